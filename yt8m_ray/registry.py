@@ -1,0 +1,92 @@
+"""Named components and their configs: how a name in a YAML file becomes an object.
+
+Lives here: the base of all config types, and the table that maps a component's name to its config type and its factory.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import pydantic
+
+T = TypeVar("T")
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+
+class Config(pydantic.BaseModel):
+    """A frozen document section; unknown keys and values out of range are refused when it is built."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
+
+
+class ComponentConfig(Config):
+    """The config of something that a registry builds by its `name`."""
+
+    name: str
+
+
+class Registry(Generic[T]):
+    """Components of one kind by name, each with a config type.
+
+    Args:
+        kind: What the components are, for error messages ("model").
+        entry_point_group: Packages that register in this group are imported on the first look-up, so that a component
+            can be added without editing this package.
+    """
+
+    def __init__(self, kind: str, *, entry_point_group: str | None = None) -> None:
+        self.kind = kind
+        self._entry_point_group = entry_point_group
+        self._components: dict[str, tuple[type[ComponentConfig], Callable[..., T]]] = {}
+
+    def register(self, name: str, config_type: type[ComponentConfig]) -> Callable[[Factory], Factory]:
+        """Returns a decorator that files a class under `name`; it is built as `factory(config, **context)`."""
+
+        def decorate(factory: Factory) -> Factory:
+            if name in self._components:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._components[name] = (config_type, factory)
+            return factory
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """Returns every registered name, sorted."""
+        self._load_entry_points()
+        return sorted(self._components)
+
+    def config_type(self, name: str) -> type[ComponentConfig]:
+        """Returns the config type of `name`; ValueError lists the valid names."""
+        return self._lookup(name)[0]
+
+    def parse(self, section: Mapping[str, Any] | ComponentConfig) -> ComponentConfig:
+        """Returns the typed config of a section such as `{"name": "moe", "num_mixtures": 2}`.
+
+        Raises:
+            ValueError: the name is missing or unknown, or a field is unknown or out of range.
+        """
+        if isinstance(section, ComponentConfig):
+            return section
+        name = section.get("name")
+        if not isinstance(name, str):
+            raise ValueError(f"name: a {self.kind} needs a name, one of {', '.join(self.names())}")
+        return self.config_type(name).model_validate(dict(section))
+
+    def build(self, section: Mapping[str, Any] | ComponentConfig, **context: Any) -> T:
+        """Returns the component that a section describes, built with `context` (for models: the sizes of the data)."""
+        config = self.parse(section)
+        return self._lookup(config.name)[1](config, **context)
+
+    def _lookup(self, name: str) -> tuple[type[ComponentConfig], Callable[..., T]]:
+        self._load_entry_points()
+        if name not in self._components:
+            raise ValueError(f"name: unknown {self.kind} {name!r}; valid: {', '.join(sorted(self._components))}")
+        return self._components[name]
+
+    def _load_entry_points(self) -> None:
+        group, self._entry_point_group = self._entry_point_group, None
+        if group is not None:
+            for entry_point in importlib.metadata.entry_points(group=group):
+                entry_point.load()

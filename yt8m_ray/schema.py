@@ -1,0 +1,60 @@
+"""Facts about the YouTube-8M data set, and the batch that models consume.
+
+Lives here: keys, sizes, class counts and quantization constants, each with its source; the `Batch` type.
+Does not live here: reading or converting any of it (`yt8m_ray.data`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch takes a second to import, and read tasks never need it
+    import torch
+
+ID_KEYS = ("id", "video_id")
+"""Keys of the video id: `id` since the 2018 release, `video_id` in the 2017 release."""
+
+LABELS_KEY = "labels"
+
+MAX_FRAMES = 300
+"""Longest clip in the published shards: one frame a second, at most five minutes."""
+
+FRAME_FEATURES = {"rgb": 1024, "audio": 128}
+"""Frame-level features of a SequenceExample and their uint8 values a frame."""
+
+VIDEO_FEATURES = {"mean_rgb": 1024, "mean_audio": 128}
+"""Video-level features of an Example and their float32 values: the mean over the unquantized frames."""
+
+MEAN_PREFIX = "mean_"
+
+NUM_CLASSES_2017 = 4716
+NUM_CLASSES_2018 = 3862
+"""Vocabulary sizes of the 2017 release and of the 2018 and 2019 releases."""
+
+QUANTIZATION_RANGE = (-2.0, 2.0)
+"""Interval that the 256 values of a stored byte divide (feature extractor of the 2016 release)."""
+
+DEQUANTIZATION_SCALE = 4.0 / 255.0
+DEQUANTIZATION_OFFSET = 4.0 / 512.0 - 2.0
+"""A stored byte b means `b * DEQUANTIZATION_SCALE + DEQUANTIZATION_OFFSET`, as the published readers define it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Videos on their device, ready for a model.
+
+    Attributes:
+        frames: float32 [B, T, D], dequantized and normalized; rows t >= num_frames are exactly 0.
+        num_frames: int64 [B], each in 0..T.
+        labels: float32 multi-hot [B, C], or None where nothing is labelled.
+        video_ids: B ids, in the order of the rows.
+    """
+
+    frames: torch.Tensor
+    num_frames: torch.Tensor
+    labels: torch.Tensor | None
+    video_ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.video_ids)

@@ -1,0 +1,41 @@
+"""What a prediction is, offline and online: the k best classes of each video with their probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Predictions of B videos, best first; equal scores are ordered by class id.
+
+    Attributes:
+        class_ids: int64 [B, k].
+        scores: float32 [B, k], probabilities.
+    """
+
+    class_ids: torch.Tensor
+    scores: torch.Tensor
+
+
+def top_k(logits: torch.Tensor, k: int) -> TopK:
+    """Returns the k most probable classes of each row of `logits` [B, C], k clipped to C.
+
+    The result depends on the values alone: among equal scores the lower class id comes first, whatever the batch.
+    """
+    if k < 1:
+        raise ValueError(f"top_k: k must be at least 1, found {k}")
+    scores = torch.sigmoid(logits.float())
+    k = min(k, scores.shape[1])
+    values, class_ids = torch.topk(scores, k, dim=1)
+    # torch.topk breaks ties arbitrarily: rows where a tie crosses the cut are selected again by a stable sort.
+    crossing = (scores >= values[:, -1:]).sum(dim=1) > k
+    if crossing.any():
+        stable_values, stable_ids = torch.sort(scores[crossing], dim=1, descending=True, stable=True)
+        values[crossing], class_ids[crossing] = stable_values[:, :k], stable_ids[:, :k]
+    by_id = torch.argsort(class_ids, dim=1, stable=True)
+    values, class_ids = values.gather(1, by_id), class_ids.gather(1, by_id)
+    by_score = torch.argsort(values, dim=1, descending=True, stable=True)
+    return TopK(class_ids=class_ids.gather(1, by_score), scores=values.gather(1, by_score))
