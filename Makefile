@@ -1,0 +1,50 @@
+# Every target makes the virtual environment if it is missing and installs again only when the pins change.
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+IMAGE ?= yt8m-ray
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test soak lint types format clean image
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## make .venv and install the pinned packages (a few minutes, 2 GB)
+
+$(STAMP): constraints.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: yt8m_ray needs Python 3.11 or newer; no python3 was found on the PATH" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: yt8m_ray needs Python 3.11 or newer; " \
+		+ sys.executable + " is " + sys.version.split()[0] + "; choose another with PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## shards, training, quantized ensemble, serving, one answer over HTTP: the whole road on synthetic data
+	$(BIN)/python -m jobs.demo
+
+test: lint types ## lint, types and all tests with small counts (under 12 minutes)
+	$(BIN)/python -m pytest
+
+soak: setup ## the full counts of every fault and fuzz test (hours)
+	YT8M_SOAK=1 $(BIN)/python -m pytest --timeout=7200
+
+lint: setup ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy --strict
+	$(BIN)/mypy
+
+format: setup ## rewrite the files as ruff wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+image: ## build the container image that docker-compose.yml runs
+	docker build --tag $(IMAGE) .
+
+clean: ## remove caches and build outputs; .venv and runs/ stay
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis demo_output
+	find yt8m_ray jobs serve tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,75 @@
+"""Fixtures and the environment that every test runs in; set before anything can import Ray or MLflow."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",  # otherwise ray.init writes a token into the home folder
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with the patch each line of a worker appears twice
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # each run ends one interval late; the default is 2 s
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "OMP_NUM_THREADS": "1",  # two threads on a busy two-core machine wait for each other in every operation
+    "PYTHONUNBUFFERED": "1",
+}
+
+os.environ.update(ENVIRONMENT)
+for _name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(_name, None)  # tests touch nobody's cluster and nobody's store
+# Ray's workers and the commands under test import jobs, serve and the test modules by name.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+
+IS_SOAK = os.environ.get("YT8M_SOAK") == "1"
+
+# A shared machine makes any deadline a lottery; pytest-timeout catches what hangs.
+hypothesis.settings.register_profile("test", deadline=None, max_examples=50, print_blob=True)
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=2000, print_blob=True)
+hypothesis.settings.load_profile("soak" if IS_SOAK else "test")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not IS_SOAK:
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="full counts run with YT8M_SOAK=1 (make soak)"))
+
+
+@pytest.fixture(scope="session")
+def yt8m_data() -> Path:
+    """Returns the folder of real shards: $YT8M_DATA, else ../shared/data beside the repository."""
+    configured = os.environ.get("YT8M_DATA")
+    path = Path(configured) if configured else ROOT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no real data: {path} is not a folder; set YT8M_DATA to one")
+    return path.resolve()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Starts one local cluster of 4 logical CPUs for all integration tests and stops it at the end."""
+    assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized(), "another test left a cluster running"
+    import ray
+
+    ray.init(
+        address="local",  # never the cluster that a killed `ray start` left in Ray's temp folder
+        num_cpus=4,  # logical: two workers and the readers that feed them, on two cores
+        num_gpus=0,
+        include_dashboard=False,
+        object_store_memory=1024**3,
+        log_to_driver=False,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
