@@ -1,0 +1,70 @@
+"""The document of one export: which checkpoints become which bundle, and on what its quality is measured.
+
+Lives here: the config types of `jobs.export`. Does not live here: the work itself (`yt8m_ray.inference`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from yt8m_ray.registry import ComponentConfig, Config
+
+PUBLISHED_MIN_ELEMENTS = 17_000
+"""Variables with more elements than this were quantized by the 2018 systems; smaller ones are not worth it."""
+
+
+class MemberConfig(Config):
+    """One model of the ensemble.
+
+    Attributes:
+        checkpoint: A checkpoint folder, as the last line of `jobs.train` names it.
+        weight: Its share of the averaged probabilities, relative to the other members; equal shares by default.
+    """
+
+    checkpoint: str
+    weight: Annotated[float, pydantic.Field(gt=0)] = 1.0
+
+
+class TransformConfig(ComponentConfig):
+    """How weights are stored.
+
+    Attributes:
+        name: `int8` (per channel, symmetric, weights only) or `none` (float32 as trained).
+        min_elements: Only matrices with more elements than this are transformed.
+    """
+
+    name: Literal["int8", "none"] = "int8"
+    min_elements: Annotated[int, pydantic.Field(ge=0)] = PUBLISHED_MIN_ELEMENTS
+
+
+class ExportDataConfig(Config):
+    """The shards that GAP is measured on.
+
+    Attributes:
+        validation: A glob, or a list of globs; None takes the first member's own `data.validation`.
+        batch_size: Videos a batch while measuring; no result depends on it.
+    """
+
+    validation: str | tuple[str, ...] | None = None
+    batch_size: Annotated[int, pydantic.Field(ge=1)] = 256
+
+
+class ExportConfig(Config):
+    """Checkpoints -> one bundle.
+
+    Attributes:
+        members: The models, at least one, in the order of the bundle's `members/` folders.
+        output: The bundle's folder; it must not exist yet.
+    """
+
+    members: Annotated[tuple[MemberConfig, ...], pydantic.Field(min_length=1)]
+    transform: TransformConfig = TransformConfig()
+    data: ExportDataConfig = ExportDataConfig()
+    output: str
+
+    def weights(self) -> list[float]:
+        """Returns the members' weights, scaled to the sum 1."""
+        total = sum(member.weight for member in self.members)
+        return [member.weight / total for member in self.members]

@@ -1,0 +1,87 @@
+"""8-bit weights: int8 per output channel, symmetric, with one float32 scale a channel.
+
+Lives here: state dict <-> quantized state dict. The quantized form is plain tensors, ready for safetensors: `name` holds
+int8 codes and `name` + SCALE_SUFFIX the scales, shaped to multiply them by broadcasting.
+Biases, batch norm and everything of at most `min_elements` stay float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from yt8m_ray.config.export import PUBLISHED_MIN_ELEMENTS
+
+SCALE_SUFFIX = ".scale"
+MAX_CODE = 127
+"""Codes are -127..127: without -128 the code of -w is minus the code of w."""
+
+_OUTPUT_FIRST = (nn.Linear, nn.Embedding)
+
+
+def channel_axes(model: nn.Module) -> dict[str, int]:
+    """Returns the axis of the output channels of every matrix in `model`, by its name in the state dict.
+
+    `nn.Linear` stores [out, in], so its channels are axis 0. A parameter that a model holds itself is multiplied from
+    the left, [in, out] (cluster weights, hidden weights, gates), so its channels are the last axis.
+    """
+    axes = {}
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim >= 2:
+                key = f"{prefix}.{name}" if prefix else name
+                axes[key] = 0 if isinstance(module, _OUTPUT_FIRST) else parameter.ndim - 1
+    return axes
+
+
+def quantize_state(
+    state: Mapping[str, torch.Tensor], axes: Mapping[str, int], *, min_elements: int = PUBLISHED_MIN_ELEMENTS
+) -> dict[str, torch.Tensor]:
+    """Returns `state` with every matrix of more than `min_elements` elements as int8 codes and float32 scales.
+
+    Each weight comes back within half its channel's scale (largest magnitude / 127), plus float32 rounding.
+
+    Args:
+        state: A model's state dict; it is not changed.
+        axes: The output-channel axis of each matrix, from `channel_axes`; tensors not named there are kept.
+        min_elements: Matrices with this many elements or fewer are kept.
+
+    Raises:
+        ValueError: a matrix holds NaN or infinity, or two names collide.
+    """
+    quantized: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        if name in axes and tensor.is_floating_point() and tensor.numel() > min_elements:
+            scale_name = name + SCALE_SUFFIX
+            if scale_name in state:
+                raise ValueError(f"{scale_name}: the model's own variable has the name of the scales of {name}")
+            quantized[name], quantized[scale_name] = _quantize(name, tensor, axes[name])
+        else:
+            quantized[name] = tensor.detach().clone()
+    return quantized
+
+
+def dequantize_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns the float32 state dict of a quantized one; one that was never quantized comes back as it is."""
+    scaled = {name for name in state if name + SCALE_SUFFIX in state and state[name].dtype == torch.int8}
+    scales = {name + SCALE_SUFFIX for name in scaled}
+    return {
+        name: tensor.float().mul_(state[name + SCALE_SUFFIX]) if name in scaled else tensor
+        for name, tensor in state.items()
+        if name not in scales
+    }
+
+
+def _quantize(name: str, tensor: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns int8 codes of the same shape and float32 scales of shape 1 in all axes but `axis`."""
+    weights = tensor.detach().float()
+    other_axes = [other for other in range(weights.ndim) if other != axis]
+    largest = weights.abs().amax(dim=other_axes, keepdim=True)
+    if not torch.isfinite(largest).all():
+        raise ValueError(f"{name}: weights must be finite to be quantized, found NaN or infinity")
+    # The floor keeps the division finite for an all-zero channel; its codes are 0 whatever the scale.
+    scale = (largest / MAX_CODE).clamp_min(torch.finfo(torch.float32).tiny)
+    codes = (weights / scale).round_().clamp_(-MAX_CODE, MAX_CODE)
+    return codes.to(torch.int8), scale

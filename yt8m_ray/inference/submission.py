@@ -1,0 +1,126 @@
+"""Prediction files: the CSV of the Kaggle competitions, byte for byte, and the same as Parquet.
+
+Lives here: (video ids, TopK) -> file, chunk by chunk. A file appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from yt8m_ray.topk import TopK
+
+CSV_HEADER = b"VideoId,LabelConfidencePairs\n"
+PARQUET_SCHEMA = pa.schema(
+    [
+        pa.field("video_id", pa.string()),
+        pa.field("class_ids", pa.list_(pa.int32())),
+        pa.field("scores", pa.list_(pa.float32())),
+    ]
+)
+SUFFIXES = (".csv", ".parquet")
+
+
+def csv_rows(video_ids: Sequence[str], predictions: TopK) -> bytes:
+    """Returns one line a video: the id, a comma, then `class score` pairs, best first, joined by single spaces.
+
+    Scores are written as "%g", six significant digits, like the published inference script does; nothing is quoted.
+
+    Raises:
+        ValueError: an id holds a comma, a quote or a line break, which this format cannot carry.
+    """
+    lines = []
+    rows = zip(video_ids, predictions.class_ids.tolist(), predictions.scores.tolist(), strict=True)
+    for video_id, class_ids, scores in rows:
+        if any(character in video_id for character in ',"\r\n'):
+            raise ValueError(
+                f"video id {video_id!r} holds a comma, a quote or a line break: write a .parquet file instead"
+            )
+        pairs = " ".join("%i %g" % pair for pair in zip(class_ids, scores, strict=True))
+        lines.append(f"{video_id},{pairs}\n")
+    return "".join(lines).encode("utf-8")
+
+
+def parquet_table(video_ids: Sequence[str], predictions: TopK) -> pa.Table:
+    """Returns the rows with the columns video_id, class_ids (list of int32) and scores (list of float32)."""
+    columns = [list(video_ids), predictions.class_ids.tolist(), predictions.scores.tolist()]
+    return pa.table(columns, schema=PARQUET_SCHEMA)
+
+
+class _Sink(Protocol):
+    def write(self, video_ids: Sequence[str], predictions: TopK) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _CsvSink:
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        file.write(CSV_HEADER)
+
+    def write(self, video_ids: Sequence[str], predictions: TopK) -> None:
+        self._file.write(csv_rows(video_ids, predictions))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _ParquetSink:
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._writer = pq.ParquetWriter(file, PARQUET_SCHEMA)
+
+    def write(self, video_ids: Sequence[str], predictions: TopK) -> None:
+        self._writer.write_table(parquet_table(video_ids, predictions))
+
+    def close(self) -> None:
+        self._writer.close()
+        self._file.close()
+
+
+class SubmissionWriter:
+    """A context manager that writes predictions to `path`, CSV or Parquet by its suffix.
+
+    Rows are written aside and the file is renamed when the block ends; after an error nothing stays.
+
+    Example:
+        with SubmissionWriter("predictions.csv") as writer:
+            writer.write(["aaaa", "bbbb"], predictor.predict(rows, top_k=20))
+    """
+
+    def __init__(self, path: str) -> None:
+        if not path.endswith(SUFFIXES):
+            raise ValueError(f"output: expected a name that ends in {' or '.join(SUFFIXES)}, found {path!r}")
+        self.path = path
+        self.num_videos = 0
+        self._aside = path + ".tmp"
+        self._sink: _Sink | None = None
+
+    def __enter__(self) -> Self:
+        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
+        file = open(self._aside, "wb")
+        self._sink = _CsvSink(file) if self.path.endswith(".csv") else _ParquetSink(file)
+        return self
+
+    def write(self, video_ids: Sequence[str], predictions: TopK) -> None:
+        """Appends one row a video, in the given order."""
+        if self._sink is None:
+            raise ValueError(f"{self.path}: a SubmissionWriter writes inside its with block")
+        self._sink.write(video_ids, predictions)
+        self.num_videos += len(video_ids)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.close()
+        if kind is None:
+            os.replace(self._aside, self.path)
+        else:
+            os.unlink(self._aside)
