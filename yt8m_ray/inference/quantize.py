@@ -1,7 +1,7 @@
 """8-bit weights: int8 per output channel, symmetric, with one float32 scale a channel.
 
-Lives here: state dict <-> quantized state dict. The quantized form is plain tensors, ready for safetensors: `name` holds
-int8 codes and `name` + SCALE_SUFFIX the scales, shaped to multiply them by broadcasting.
+Lives here: state dict <-> quantized state dict. Both are plain tensors, so that both lie in safetensors: `name` holds
+int8 codes, and `name` + SCALE_SUFFIX the scales, shaped to multiply them by broadcasting.
 Biases, batch norm and everything of at most `min_elements` stay float32.
 """
 

@@ -38,10 +38,8 @@ def csv_rows(video_ids: Sequence[str], predictions: TopK) -> bytes:
     rows = zip(video_ids, predictions.class_ids.tolist(), predictions.scores.tolist(), strict=True)
     for video_id, class_ids, scores in rows:
         if any(character in video_id for character in ',"\r\n'):
-            raise ValueError(
-                f"video id {video_id!r} holds a comma, a quote or a line break: write a .parquet file instead"
-            )
-        pairs = " ".join("%i %g" % pair for pair in zip(class_ids, scores, strict=True))
+            raise ValueError(f"video id {video_id!r} holds a comma, a quote or a line break: write a .parquet file")
+        pairs = " ".join(f"{class_id:d} {score:g}" for class_id, score in zip(class_ids, scores, strict=True))
         lines.append(f"{video_id},{pairs}\n")
     return "".join(lines).encode("utf-8")
 
