@@ -4,10 +4,11 @@ VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-IMAGE ?= yt8m-ray
+# The user inside the containers owns what it writes into runs/; root on the host becomes the image's own user.
+export YT8M_UID := $(shell id -u | sed 's/^0$$/1000/')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint types format clean image
+.PHONY: help setup demo test soak lint types format image up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
@@ -43,7 +44,18 @@ format: setup ## rewrite the files as ruff wants them
 	$(BIN)/ruff format .
 
 image: ## build the container image that docker-compose.yml runs
-	docker build --tag $(IMAGE) .
+	docker compose build head
+
+up: secrets/ray_token ## start the containers: a Ray cluster, MLflow and the service
+	docker compose up --build --detach
+
+down: ## stop the containers; runs/ and MLflow's volume stay
+	docker compose down
+
+secrets/ray_token:
+	@mkdir -p secrets runs data
+	@umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > $@
+	@chown $(YT8M_UID) $@ runs
 
 clean: ## remove caches and build outputs; .venv and runs/ stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis demo_output

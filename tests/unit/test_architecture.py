@@ -268,7 +268,9 @@ def test_reading_shards_imports_neither_torch_nor_ray() -> None:
 def test_unit_tests_do_not_reach_ray() -> None:
     for path in source_files("tests/unit"):
         reached = reached_modules(path)
-        assert "ray" not in reached, f"{relative(path)} reaches ray: {' > '.join(reached['ray'])}; see tests/integration"
+        assert "ray" not in reached, (
+            f"{relative(path)} reaches ray: {' > '.join(reached['ray'])}; see tests/integration"
+        )
 
 
 def reached_modules(start: Path) -> dict[str, list[str]]:

@@ -1,0 +1,42 @@
+# One image for every container of docker-compose.yml: Ray head and workers, the MLflow server, the deployment.
+FROM python:3.11-slim
+
+# The user inside owns what it writes into the mounted runs/: build with your own id, as `make image` does.
+ARG UID=1000
+# For example an index of CPU-only PyTorch wheels; without one pip takes the default build for the platform.
+ARG PIP_EXTRA_INDEX_URL=
+
+# PYTHONPATH: jobs/ and serve/ are no part of the wheel, and Ray's workers import them by name.
+# OMP_NUM_THREADS: threads that outnumber the cores wait for each other in every operation.
+# MLFLOW_SERVER_ENABLE_JOB_EXECUTION: without job runners the server is 2 processes instead of 10.
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONPATH=/app \
+    OMP_NUM_THREADS=1 \
+    RAY_USAGE_STATS_ENABLED=0 \
+    RAY_TRAIN_ENABLE_PRINT_PATCH=0 \
+    RAY_TRAIN_ENABLE_STATE_TRACKING=1 \
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=0.5 \
+    RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=30 \
+    RAY_SERVE_ENABLE_HA_PROXY=1 \
+    RAY_SERVE_HAPROXY_NBTHREAD=1 \
+    RAY_SERVE_THROUGHPUT_OPTIMIZED=1 \
+    MLFLOW_DISABLE_TELEMETRY=true \
+    MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
+
+RUN useradd --create-home --uid "$UID" yt8m \
+    && mkdir -p /app/runs /data /mlflow \
+    && chown -R yt8m /app /mlflow
+
+WORKDIR /app
+
+# Only the dependencies, in a layer of its own: a change of the code does not install 2 GB again.
+COPY pyproject.toml constraints.txt /tmp/install/
+RUN python -c "import tomllib; print(*tomllib.load(open('/tmp/install/pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > /tmp/install/requirements.txt \
+    && PIP_EXTRA_INDEX_URL="$PIP_EXTRA_INDEX_URL" pip install --no-cache-dir -c /tmp/install/constraints.txt -r /tmp/install/requirements.txt \
+    && rm -r /tmp/install
+
+COPY --chown=yt8m . .
+
+USER yt8m
