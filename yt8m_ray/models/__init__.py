@@ -1,0 +1,11 @@
+"""Models: frames in, logits out. Importing this package registers every family."""
+
+from __future__ import annotations
+
+from yt8m_ray.models import logistic as logistic
+from yt8m_ray.models import moe as moe
+from yt8m_ray.models import netvlad as netvlad
+from yt8m_ray.models.base import MODELS, Model, build_model
+from yt8m_ray.models.layers import mixture_logits, set_batch_norm_sync
+
+__all__ = ["MODELS", "Model", "build_model", "mixture_logits", "set_batch_norm_sync"]

@@ -1,0 +1,81 @@
+"""The contract of a model, and the registry that builds one from its config.
+
+Lives here: what every model promises to training, evaluation, quantization and serving. Does not live here: any
+architecture (one file a family) or layer (`yt8m_ray.models.layers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from yt8m_ray.models.layers import Regularized
+from yt8m_ray.registry import ComponentConfig, Registry
+
+
+class Model(nn.Module):
+    """A classifier of clips: frames in, one logit a class out.
+
+    What every model promises, and the contract tests check for each name in `MODELS`:
+
+    - Logits depend on a clip's real frames alone: not on the values in its padding, not on the padding's length and, in
+      eval mode, not on the other clips of the batch. Eval mode is deterministic.
+    - A clip of one frame (a video-level record), a clip without frames and a batch without clips are legal. A batch
+      without clips gives logits [0, C] and zero gradients, so that a worker without rows can take part in a step.
+    - Logits are finite for finite frames.
+
+    Attributes:
+        feature_sizes: The sizes of the features that are concatenated in a frame, in order; they add up to D.
+        num_classes: C.
+    """
+
+    def __init__(self, *, feature_sizes: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        if not feature_sizes or min(feature_sizes) < 1 or num_classes < 1:
+            raise ValueError(
+                f"a model needs feature sizes and a number of classes of at least 1, found feature_sizes "
+                f"{tuple(feature_sizes)} and num_classes {num_classes}"
+            )
+        self.feature_sizes = tuple(feature_sizes)
+        self.num_classes = num_classes
+
+    @property
+    def frame_dim(self) -> int:
+        """D, the values of a frame."""
+        return sum(self.feature_sizes)
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns logits [B, C].
+
+        Args:
+            frames: float32 [B, T, D], dequantized and normalized; rows t >= num_frames are ignored.
+            num_frames: int64 [B], each in 0..T.
+        """
+        raise NotImplementedError
+
+    def regularization(self) -> torch.Tensor:
+        """Returns the published l2 term, to add to the loss: l2 * 0.5 * sum(W^2) over the regularized weights."""
+        terms = [module.regularization() for module in self.modules() if isinstance(module, Regularized)]
+        return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+MODELS: Registry[Model] = Registry("model", entry_point_group="yt8m_ray.models")
+
+
+def build_model(
+    config: Mapping[str, Any] | ComponentConfig, *, feature_sizes: Sequence[int], num_classes: int
+) -> Model:
+    """Returns a new model, in training mode, with the published initial weights.
+
+    Args:
+        config: `{"name": "moe", "num_mixtures": 4}` or the typed config; the name is one of `MODELS.names()`.
+        feature_sizes: The sizes of the features that are concatenated in a frame, in order, such as (1024, 128).
+        num_classes: The size of the vocabulary.
+
+    Raises:
+        ValueError: the name is unknown, or a field is unknown or out of range.
+    """
+    return MODELS.build(config, feature_sizes=feature_sizes, num_classes=num_classes)

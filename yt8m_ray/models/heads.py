@@ -1,0 +1,220 @@
+"""Classifiers from a clip's representation [B, D] to logits [B, C], which every family ends with.
+
+Lives here: the heads, their configs and the registry `HEADS`. Does not live here: what turns frames into one vector.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import pydantic
+import torch
+from torch import nn
+
+from yt8m_ray.models.layers import (
+    BATCH_NORM_MOMENTUM,
+    BatchNorm,
+    Regularized,
+    gated_logits,
+    glorot_linear,
+    mixture_logits,
+    normal_linear,
+)
+from yt8m_ray.registry import ComponentConfig, Registry
+
+L2 = 1e-8
+"""Weight of the l2 term in the starter code."""
+
+GATED_SHARE = 0.5
+"""What probability gating multiplies with before training: its batch norm centres the gate's logit at 0."""
+
+
+class Head(Regularized):
+    """A classifier of representations: `forward(inputs [B, D]) -> logits [B, C]`."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Returns logits [B, C]."""
+        raise NotImplementedError
+
+    def set_class_prior(self, probabilities: torch.Tensor) -> None:
+        """Sets the biases so that an input that says nothing is given these probabilities [C], each in (0, 1)."""
+        raise NotImplementedError
+
+
+HEADS: Registry[Head] = Registry("head")
+
+HeadField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(HEADS.parse)]
+"""The type of a config field that holds any registered head."""
+
+
+def half_sum_of_squares(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Returns 0.5 * sum(W^2), what the published l2 terms multiply."""
+    return torch.stack([weight.float().square().sum() for weight in weights]).sum() * 0.5
+
+
+def _set_bias(linear: nn.Linear, probabilities: torch.Tensor) -> None:
+    with torch.no_grad():
+        linear.bias.copy_(torch.logit(probabilities))
+
+
+class LogisticFields(ComponentConfig):
+    """What a logistic classifier is configured by, as a head or as a whole model.
+
+    Attributes:
+        l2: Weight of the l2 term.
+        initial_probability: Probability of every class before training; None is the published start of 0.5, which takes
+            hundreds of steps to unlearn.
+    """
+
+    l2: float = pydantic.Field(default=L2, ge=0)
+    initial_probability: float | None = pydantic.Field(default=None, gt=0, lt=1)
+
+
+class LogisticHeadConfig(LogisticFields):
+    """The head `logistic`."""
+
+    name: Literal["logistic"] = "logistic"
+
+
+@HEADS.register("logistic", LogisticHeadConfig)
+class LogisticHead(Head):
+    """One linear layer."""
+
+    def __init__(
+        self,
+        config: LogisticFields,
+        *,
+        input_dim: int,
+        num_classes: int,
+        batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
+    ) -> None:
+        super().__init__()
+        self.l2 = config.l2
+        self.linear = glorot_linear(input_dim, num_classes)
+        if config.initial_probability is not None:
+            self.set_class_prior(torch.full((num_classes,), config.initial_probability))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.linear(inputs)
+        return logits
+
+    def regularization(self) -> torch.Tensor:
+        return self.l2 * half_sum_of_squares([self.linear.weight])
+
+    def set_class_prior(self, probabilities: torch.Tensor) -> None:
+        _set_bias(self.linear, probabilities)
+
+
+class MoEFields(ComponentConfig):
+    """What a mixture of experts is configured by, as a head or as a whole model.
+
+    Attributes:
+        num_mixtures: Experts a class, M; a dummy expert that predicts 0 joins them.
+        low_rank: Rank of the gates' weights; None is full rank.
+        prob_gating: What the gate that multiplies the probabilities reads: nothing, the probabilities or the input.
+        prob_gating_remove_diagonal: Whether a class's own probability is kept out of its gate.
+        l2: Weight of the l2 term on gates and experts.
+        initial_probability: Probability of every class before training, below M / (M + 1), what the dummy leaves (half
+            of it with probability gating); None is the published start, half of that bound.
+    """
+
+    num_mixtures: int = pydantic.Field(default=2, ge=1)
+    low_rank: int | None = pydantic.Field(default=None, ge=1)
+    prob_gating: Literal["none", "prob", "input"] = "none"
+    prob_gating_remove_diagonal: bool = False
+    l2: float = pydantic.Field(default=L2, ge=0)
+    initial_probability: float | None = pydantic.Field(default=None, gt=0, lt=1)
+
+    @property
+    def expert_share(self) -> float:
+        """What the gates, before training, multiply an expert's probability with."""
+        share = self.num_mixtures / (self.num_mixtures + 1)
+        return share if self.prob_gating == "none" else share * GATED_SHARE
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> MoEFields:
+        if self.prob_gating_remove_diagonal and self.prob_gating != "prob":
+            raise ValueError(
+                f"prob_gating_remove_diagonal needs prob_gating: prob, found prob_gating: {self.prob_gating}"
+            )
+        if self.initial_probability is not None and self.initial_probability >= self.expert_share:
+            raise ValueError(
+                f"initial_probability must lie below {self.expert_share:.4g}, what untrained gates give the experts, "
+                f"found {self.initial_probability}"
+            )
+        return self
+
+
+class MoEHeadConfig(MoEFields):
+    """The head `moe`."""
+
+    name: Literal["moe"] = "moe"
+
+
+@HEADS.register("moe", MoEHeadConfig)
+class MoEHead(Head):
+    """A mixture of logistic experts a class, with a dummy expert and without gate biases.
+
+    Columns are class-major: expert m of class c is column c * M + m, its gate c * (M + 1) + m.
+
+    Attributes:
+        gate_projection, gates: Linear layers to the gates' logits; the first one exists with `low_rank` only.
+        experts: Linear layer to the experts' logits.
+        prob_gate, prob_gate_bn: The gate of the probabilities, where configured.
+    """
+
+    def __init__(
+        self,
+        config: MoEFields,
+        *,
+        input_dim: int,
+        num_classes: int,
+        batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        num_gates = num_classes * (config.num_mixtures + 1)
+        rank = config.low_rank
+        self.gate_projection = None if rank is None else glorot_linear(input_dim, rank, bias=False)
+        self.gates = glorot_linear(input_dim if rank is None else rank, num_gates, bias=False)
+        self.experts = glorot_linear(input_dim, num_classes * config.num_mixtures)
+        self.prob_gate: nn.Linear | None = None
+        self.prob_gate_bn: BatchNorm | None = None
+        if config.prob_gating != "none":
+            gate_input_dim = num_classes if config.prob_gating == "prob" else input_dim
+            self.prob_gate = normal_linear(gate_input_dim, num_classes, std=1 / math.sqrt(num_classes))
+            self.prob_gate_bn = BatchNorm(num_classes, momentum=batch_norm_momentum)
+        if config.initial_probability is not None:
+            self.set_class_prior(torch.full((num_classes,), config.initial_probability))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        num_mixtures = self.config.num_mixtures
+        gates = self.gates(inputs if self.gate_projection is None else self.gate_projection(inputs))
+        logits = mixture_logits(
+            gates.unflatten(1, (-1, num_mixtures + 1)), self.experts(inputs).unflatten(1, (-1, num_mixtures))
+        )
+        return self._gate_probabilities(logits, inputs)
+
+    def _gate_probabilities(self, logits: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        if self.prob_gate is None or self.prob_gate_bn is None:
+            return logits
+        if self.config.prob_gating == "input":
+            return gated_logits(logits, self.prob_gate_bn(self.prob_gate(inputs)))
+        probabilities = torch.sigmoid(logits)
+        gate = self.prob_gate(probabilities)
+        if self.config.prob_gating_remove_diagonal:
+            gate = gate - probabilities * self.prob_gate.weight.diagonal()
+        return gated_logits(logits, self.prob_gate_bn(gate))
+
+    def regularization(self) -> torch.Tensor:
+        weights = [self.gates.weight, self.experts.weight]
+        if self.gate_projection is not None:
+            weights.append(self.gate_projection.weight)
+        return self.config.l2 * half_sum_of_squares(weights)
+
+    def set_class_prior(self, probabilities: torch.Tensor) -> None:
+        # Untrained gates share out evenly between the experts and the dummy: p = sigmoid(bias) * M / (M + 1).
+        experts = (probabilities / self.config.expert_share).clamp(max=1 - 1e-4)
+        _set_bias(self.experts, experts.repeat_interleave(self.config.num_mixtures))

@@ -1,0 +1,234 @@
+"""Layers that the model families share.
+
+Lives here: masked pooling, linear layers with the published initial weights, batch normalization, context gating and
+the mixture in logits. Does not live here: classifiers on top of a representation (`yt8m_ray.models.heads`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import nn
+from torch.nn import functional as F
+
+L2_NORMALIZE_EPSILON = 1e-12
+"""Smallest squared norm that TensorFlow's l2_normalize divides by."""
+
+BATCH_NORM_EPSILON = 1e-3
+BATCH_NORM_MOMENTUM = 0.001
+"""Defaults of slim.batch_norm, which no published system changes (torch has 1e-5 and 0.1)."""
+
+
+class Regularized(nn.Module):
+    """A layer whose weights carry a published l2 term; `Model.regularization` adds up those of all its layers."""
+
+    def regularization(self) -> torch.Tensor:
+        """Returns l2 * 0.5 * sum(W^2) over the layer's regularized weights."""
+        raise NotImplementedError
+
+
+def mask_frames(frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns `frames` [B, T, D] with padding zeroed, whatever stood there, and the mask bool [B, T] of real frames."""
+    mask = torch.arange(frames.shape[1], device=frames.device) < num_frames.unsqueeze(1)
+    return frames.masked_fill(~mask.unsqueeze(2), 0.0), mask
+
+
+def masked_mean(frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+    """Returns the mean over the real frames [B, D]; zeros for a clip without frames."""
+    frames, _ = mask_frames(frames, num_frames)
+    return frames.sum(dim=1) / num_frames.clamp(min=1).unsqueeze(1)
+
+
+def l2_normalize(inputs: torch.Tensor, dim: int) -> torch.Tensor:
+    """Returns `inputs` scaled to norm 1 along `dim`, in float32; zeros stay zeros."""
+    inputs = inputs.float()
+    return inputs * torch.rsqrt(inputs.square().sum(dim=dim, keepdim=True).clamp(min=L2_NORMALIZE_EPSILON))
+
+
+def _empty_linear(input_dim: int, output_dim: int, *, bias: bool) -> nn.Linear:
+    # torch draws its own initial weights, which takes seconds for a NetVLAD: build without storage, then allocate.
+    linear = nn.Linear(input_dim, output_dim, bias=bias, device="meta")
+    return linear.to_empty(device=torch.get_default_device())
+
+
+def glorot_linear(input_dim: int, output_dim: int, *, bias: bool = True) -> nn.Linear:
+    """Returns the published fully connected layer: weights uniform in +-sqrt(6 / (input + output)), biases 0."""
+    linear = _empty_linear(input_dim, output_dim, bias=bias)
+    nn.init.xavier_uniform_(linear.weight)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def normal_linear(input_dim: int, output_dim: int, *, std: float, bias_std: float | None = None) -> nn.Linear:
+    """Returns a linear layer with weights N(0, std), not truncated, and biases N(0, bias_std) or none."""
+    linear = _empty_linear(input_dim, output_dim, bias=bias_std is not None)
+    nn.init.normal_(linear.weight, std=std)
+    if bias_std is not None:
+        nn.init.normal_(linear.bias, std=bias_std)
+    return linear
+
+
+class _SumOverWorkers(torch.autograd.Function):
+    """The sum of a tensor over all workers; every worker's loss depends on it, so its gradient is such a sum too."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: torch.Tensor) -> torch.Tensor:  # noqa: ARG004, autograd's signature
+        total = inputs.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+        total = gradient.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization as slim.batch_norm has it, over all axes but the last, in float32.
+
+    In training the statistics are those of the rows that `mask` keeps, and with `synchronized` those of the global
+    batch: sums over all workers, however unequal their numbers of rows (0 is legal). Normalizing uses the biased
+    variance. The moving variance receives the unbiased one, as TensorFlow's fused kernel does for inputs of rank 2,
+    unless `unbiased_moving_variance` is False (its other kernel, for rank 3).
+
+    Attributes:
+        gamma, beta: Scale and shift [C].
+        moving_mean, moving_variance: What eval mode normalizes with [C].
+        synchronized: Whether to share statistics when several workers train; see `set_batch_norm_sync`.
+    """
+
+    moving_mean: torch.Tensor
+    moving_variance: torch.Tensor
+
+    def __init__(
+        self, dim: int, *, momentum: float = BATCH_NORM_MOMENTUM, unbiased_moving_variance: bool = True
+    ) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.unbiased_moving_variance = unbiased_moving_variance
+        self.synchronized = True
+        self.gamma = nn.Parameter(torch.ones(dim))
+        self.beta = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("moving_mean", torch.zeros(dim))
+        self.register_buffer("moving_variance", torch.ones(dim))
+
+    def forward(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns the normalized inputs [..., C]; rows outside `mask` [...] count nowhere and must be finite."""
+        with torch.autocast(inputs.device.type, enabled=False):
+            if self.training:
+                return self._normalize_by_batch(inputs.float(), mask)
+            scale = self.gamma * torch.rsqrt(self.moving_variance + BATCH_NORM_EPSILON)
+            return (inputs.float() - self.moving_mean) * scale + self.beta
+
+    def _normalize_by_batch(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        axes = tuple(range(inputs.dim() - 1))
+        weights = inputs.new_ones(inputs.shape[:-1]) if mask is None else mask.to(inputs.dtype)
+        weights = weights.unsqueeze(-1)
+        sums = self._sum_over_workers(torch.cat([(inputs * weights).sum(dim=axes), weights.sum().reshape(1)]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count.clamp(min=1)
+        # The variance comes from centred values: E[x^2] - E[x]^2 would cancel where the mean is large.
+        centred = (inputs - mean) * weights
+        variance = self._sum_over_workers(centred.square().sum(dim=axes)) / count.clamp(min=1)
+        self._update_moving(mean.detach(), variance.detach(), count)
+        return centred * (self.gamma * torch.rsqrt(variance + BATCH_NORM_EPSILON)) + self.beta
+
+    @torch.no_grad()
+    def _update_moving(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
+        if self.unbiased_moving_variance:
+            variance = variance * count / (count - 1).clamp(min=1)
+        momentum = self.momentum * (count > 0)  # a step without rows leaves the moving statistics alone
+        self.moving_mean += momentum * (mean - self.moving_mean)
+        self.moving_variance += momentum * (variance - self.moving_variance)
+
+    def _sum_over_workers(self, values: torch.Tensor) -> torch.Tensor:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not (self.synchronized and distributed) or torch.distributed.get_world_size() == 1:
+            return values
+        total: torch.Tensor = _SumOverWorkers.apply(values)  # type: ignore[no-untyped-call]
+        return total
+
+
+def set_batch_norm_sync(model: nn.Module, enabled: bool) -> None:
+    """Switches for all batch normalizations of `model` whether workers share their statistics (on when built)."""
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.synchronized = enabled
+
+
+class ContextGating(nn.Module):
+    """x * sigmoid(BN(x W)), optionally without the diagonal of W (Miech et al. 2017, arXiv:1706.06905).
+
+    Without batch normalization the gate has a bias instead.
+    """
+
+    def __init__(self, dim: int, *, remove_diagonal: bool, batch_norm: bool, batch_norm_momentum: float) -> None:
+        super().__init__()
+        std = 1 / math.sqrt(dim)
+        self.remove_diagonal = remove_diagonal
+        self.gate = normal_linear(dim, dim, std=std, bias_std=None if batch_norm else std)
+        self.gate_bn = BatchNorm(dim, momentum=batch_norm_momentum) if batch_norm else None
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Returns the gated inputs [B, dim]."""
+        gate = self.gate(inputs)
+        if self.remove_diagonal:
+            gate = gate - inputs * self.gate.weight.diagonal()
+        if self.gate_bn is not None:
+            gate = self.gate_bn(gate)
+        return inputs * torch.sigmoid(gate)
+
+
+class HiddenLayer(nn.Module):
+    """The hidden layer of the 2018 winner: relu6(BN(x W)) with `use_relu` and batch normalization, else x W + b."""
+
+    def __init__(
+        self, input_dim: int, hidden_dim: int, *, std: float, use_relu: bool, batch_norm: bool, momentum: float
+    ) -> None:
+        super().__init__()
+        normalized = use_relu and batch_norm
+        self.linear = normal_linear(input_dim, hidden_dim, std=std, bias_std=None if normalized else 0.01)
+        self.bn = BatchNorm(hidden_dim, momentum=momentum) if normalized else None
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Returns the hidden representation [B, hidden_dim]."""
+        hidden: torch.Tensor = self.linear(inputs)
+        return hidden if self.bn is None else F.relu6(self.bn(hidden))
+
+
+def mixture_logits(log_gates: torch.Tensor, expert_logits: torch.Tensor) -> torch.Tensor:
+    """Returns the logits of the probabilities sum_m gate_m * sigmoid(expert_m), in float32.
+
+    Computed from log p and log(1 - p), so that p next to 0 or 1 keeps its digits and its gradient. A common factor of
+    the gates appears in both and cancels: they need not add up to 1.
+
+    Args:
+        log_gates: [..., M], or [..., M + 1] with a last gate for the dummy expert, which predicts probability 0.
+            Broadcast against the experts; -inf switches an expert off.
+        expert_logits: [..., M], finite.
+
+    Returns:
+        Logits [...].
+    """
+    log_gates, expert_logits = log_gates.float(), expert_logits.float()
+    num_experts = expert_logits.shape[-1]
+    if log_gates.shape[-1] not in (num_experts, num_experts + 1):
+        raise ValueError(f"{num_experts} experts need {num_experts} gates or one more, found {log_gates.shape[-1]}")
+    expert_gates, dummy_gate = log_gates[..., :num_experts], log_gates[..., num_experts:]
+    positive = expert_gates + F.logsigmoid(expert_logits)
+    negative = expert_gates + F.logsigmoid(-expert_logits)
+    dummy_gate = dummy_gate.expand(*negative.shape[:-1], dummy_gate.shape[-1])
+    return torch.logsumexp(positive, dim=-1) - torch.logsumexp(torch.cat([negative, dummy_gate], dim=-1), dim=-1)
+
+
+def gated_logits(logits: torch.Tensor, gate_logits: torch.Tensor) -> torch.Tensor:
+    """Returns the logits of sigmoid(logits) * sigmoid(gate_logits), in float32."""
+    logits, gate_logits = logits.float(), gate_logits.float()
+    log_p = F.logsigmoid(logits)
+    log_not_p = torch.logaddexp(F.logsigmoid(-logits), log_p + F.logsigmoid(-gate_logits))
+    return log_p + F.logsigmoid(gate_logits) - log_not_p
