@@ -1,0 +1,52 @@
+"""What is said about a bad record: the reason alone, and the reason with its place.
+
+Lives here: the two error types that the modules of this package share.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Cause = Literal["crc", "length", "parse", "label"]
+"""Why a record is refused: a checksum, a length or truncation, its content, a class id out of range."""
+
+
+class RecordError(ValueError):
+    """A record's bytes or fields are bad; raised where the path and the position are not known.
+
+    Attributes:
+        reason: What was expected and what was found.
+        cause: The kind of fault, for counters.
+    """
+
+    def __init__(self, reason: str, cause: Cause = "parse") -> None:
+        super().__init__(reason, cause)
+        self.reason = reason
+        self.cause: Cause = cause
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class CorruptRecordError(ValueError):
+    """A shard holds a bad record.
+
+    Attributes:
+        path: The shard as the caller named it.
+        record: Index of the record in the shard.
+        offset: First byte of the record, counted in the uncompressed stream.
+        reason: What was expected and what was found.
+        cause: The kind of fault, for counters.
+    """
+
+    def __init__(self, path: str, record: int, offset: int, reason: str, cause: Cause) -> None:
+        # All arguments go to the base class: that is what lets the error cross a process boundary by pickle.
+        super().__init__(path, record, offset, reason, cause)
+        self.path = path
+        self.record = record
+        self.offset = offset
+        self.reason = reason
+        self.cause: Cause = cause
+
+    def __str__(self) -> str:
+        return f"{self.path}: record {self.record} at byte {self.offset}: {self.reason}"

@@ -1,0 +1,227 @@
+"""The fields of a record -> the row of a video; the rows of a shard.
+
+Lives here: which features a video has, and every check on them. Does not live here: batches, dequantized frames of the
+frame level (`yt8m_ray.data.batch`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.fs
+
+from yt8m_ray.data.errors import CorruptRecordError, RecordError
+from yt8m_ray.data.example import Fields, decode_record
+from yt8m_ray.data.tfrecord import Compression, open_shard, read_payloads
+from yt8m_ray.schema import (
+    DEQUANTIZATION_OFFSET,
+    DEQUANTIZATION_SCALE,
+    ID_KEYS,
+    LABELS_KEY,
+    MAX_FRAMES,
+    MEAN_PREFIX,
+)
+
+__all__ = ["CorruptRecordError", "FeatureSpec", "RecordError", "VideoRow", "read_rows", "to_row"]
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What is read of each video.
+
+    Attributes:
+        sizes: Values a frame of each feature, by name, in the order in which they are concatenated.
+        num_classes: Valid class ids are 0..num_classes - 1.
+        max_frames: Frames after so many are dropped, as the published readers do.
+    """
+
+    sizes: Mapping[str, int]
+    num_classes: int
+    max_frames: int = MAX_FRAMES
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes.values()) < 1 or self.num_classes < 1 or self.max_frames < 1:
+            raise ValueError(f"features: expected one or more, and sizes and counts of at least 1, found {self}")
+        if len({name.startswith(MEAN_PREFIX) for name in self.sizes}) > 1:
+            raise ValueError(f"features: {', '.join(self.sizes)} mix video level ({MEAN_PREFIX}*) and frame level")
+
+    @property
+    def is_video_level(self) -> bool:
+        """Whether a video is one row of float features instead of many frames."""
+        return all(name.startswith(MEAN_PREFIX) for name in self.sizes)
+
+    @property
+    def dim(self) -> int:
+        """Values a frame, over all features."""
+        return sum(self.sizes.values())
+
+    @property
+    def dtype(self) -> Literal["uint8", "float32"]:
+        """Type of the frames."""
+        return "float32" if self.is_video_level else "uint8"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRow:
+    """One video.
+
+    Attributes:
+        video_id: The id as published, or what the shard calls it.
+        frames: uint8 [T, D] as stored, T in 0..max_frames; at video level float32 [1, D].
+        labels: int32, class ids in ascending order, each once; empty where the video is not labelled.
+    """
+
+    video_id: str
+    frames: npt.NDArray[Any]
+    labels: npt.NDArray[np.int32]
+
+
+def to_row(fields: Fields, spec: FeatureSpec) -> VideoRow:
+    """Returns the video that a record describes; its arrays are its own.
+
+    At video level a record without `mean_rgb` but with the list `rgb` gets the mean of its dequantized frames.
+
+    Raises:
+        RecordError: a feature is missing, of another kind or size, features differ in their number of frames, the id is
+            missing or not UTF-8, or a class id is out of range.
+    """
+    frames = _video_frames(fields, spec) if spec.is_video_level else _frames(fields, spec)
+    return VideoRow(_video_id(fields), frames, _labels(fields, spec.num_classes))
+
+
+def read_rows(
+    path: str,
+    spec: FeatureSpec,
+    *,
+    filesystem: pyarrow.fs.FileSystem | None = None,
+    compression: Compression = "auto",
+    verify_crc: bool = True,
+    skip: Container[int] | None = None,
+) -> Iterator[tuple[int, VideoRow]]:
+    """Yields (record index, video) of each record of a shard.
+
+    Args:
+        path: As in `open_shard`.
+        spec: What is read of each video.
+        filesystem: As in `open_shard`.
+        compression: As in `read_payloads`.
+        verify_crc: As in `read_payloads`.
+        skip: Indexes of records to leave out.
+
+    Raises:
+        CorruptRecordError: with the record that could not be read; all before it have been yielded.
+        OSError: the shard cannot be opened or read.
+    """
+    with open_shard(path, filesystem) as stream:
+        for record, offset, payload in read_payloads(stream, path=path, compression=compression, verify_crc=verify_crc):
+            if skip is not None and record in skip:
+                continue
+            try:
+                row = to_row(decode_record(payload), spec)
+            except RecordError as error:
+                raise CorruptRecordError(path, record, offset, error.reason, error.cause) from error
+            yield record, row
+
+
+def _video_id(fields: Fields) -> str:
+    for key in ID_KEYS:
+        if key in fields.context:
+            values = fields.context[key]
+            break
+    else:
+        raise RecordError(f"the video has no id; expected one of the keys {', '.join(ID_KEYS)}")
+    if not isinstance(values, list) or len(values) != 1 or not values[0]:
+        raise RecordError(f"{key}: expected one byte string that is not empty, found {_describe(values)}")
+    try:
+        return values[0].decode()
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{key}: {values[0][:32]!r} is not UTF-8") from error
+
+
+def _labels(fields: Fields, num_classes: int) -> npt.NDArray[np.int32]:
+    values = fields.context.get(LABELS_KEY)
+    if values is None:
+        return np.empty(0, np.int32)
+    if isinstance(values, list) or values.dtype != np.int64:
+        raise RecordError(f"{LABELS_KEY}: expected int64 values, found {_describe(values)}", "label")
+    # Three class ids are typical: for so few a set beats np.unique.
+    class_ids = sorted(set(values.tolist()))
+    if class_ids and not (class_ids[0] >= 0 and class_ids[-1] < num_classes):
+        found = class_ids[-1] if class_ids[0] >= 0 else class_ids[0]
+        raise RecordError(f"{LABELS_KEY}: class id {found} is out of range, valid are 0 to {num_classes - 1}", "label")
+    return np.array(class_ids, np.int32)
+
+
+def _frames(fields: Fields, spec: FeatureSpec) -> npt.NDArray[np.uint8]:
+    """Returns the first `max_frames` frames, uint8 [T, D]."""
+    features = {name: _feature_frames(fields, name, size) for name, size in spec.sizes.items()}
+    counts = {name: len(feature) for name, feature in features.items()}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise RecordError(f"all features must have the same number of frames, found {found}")
+    num_frames = min(next(iter(counts.values())), spec.max_frames)
+    frames = np.empty((num_frames, spec.dim), np.uint8)
+    column = 0
+    for feature in features.values():
+        frames[:, column : column + feature.shape[1]] = feature[:num_frames]
+        column += feature.shape[1]
+    return frames
+
+
+def _feature_frames(fields: Fields, name: str, size: int) -> npt.NDArray[np.uint8]:
+    """Returns all frames of one feature, uint8 [T, size]."""
+    steps = fields.sequences.get(name)
+    if isinstance(steps, np.ndarray) and steps.shape[1] == size:
+        return steps
+    if steps is None:
+        found = ", ".join(sorted(fields.sequences)) or "none"
+        raise RecordError(f"{name}: no such list of frames; the record's lists: {found}")
+    for index, values in enumerate(steps):
+        if isinstance(steps, np.ndarray):
+            raise RecordError(f"{name}: expected {size} bytes a frame, found {steps.shape[1]}")
+        if not isinstance(values, list) or len(values) != 1:
+            raise RecordError(f"{name}: expected one byte string a frame, found {_describe(values)} in frame {index}")
+        if len(values[0]) != size:
+            raise RecordError(f"{name}: expected {size} bytes a frame, found {len(values[0])} in frame {index}")
+    return np.empty((0, size), np.uint8)
+
+
+def _video_frames(fields: Fields, spec: FeatureSpec) -> npt.NDArray[np.float32]:
+    """Returns the means of all features as one frame, float32 [1, D]."""
+    frames = np.empty((1, spec.dim), np.float32)
+    column = 0
+    for name, size in spec.sizes.items():
+        frames[0, column : column + size] = _mean(fields, name, size)
+        column += size
+    return frames
+
+
+def _mean(fields: Fields, name: str, size: int) -> npt.NDArray[np.floating[Any]]:
+    values = fields.context.get(name)
+    if values is None:
+        return _mean_of_frames(fields, name, size)
+    if isinstance(values, list) or values.dtype != np.float32 or len(values) != size:
+        raise RecordError(f"{name}: expected {size} float32 values, found {_describe(values)}")
+    return values
+
+
+def _mean_of_frames(fields: Fields, name: str, size: int) -> npt.NDArray[np.floating[Any]]:
+    frame_name = name.removeprefix(MEAN_PREFIX)
+    if frame_name not in fields.sequences:
+        found = ", ".join([*sorted(fields.context), *sorted(fields.sequences)]) or "none"
+        raise RecordError(f"{name}: no such feature, and no frames {frame_name} to average; the record has: {found}")
+    frames = _feature_frames(fields, frame_name, size)
+    if len(frames) == 0:
+        raise RecordError(f"{name}: no such feature, and 0 frames {frame_name} to average")
+    mean: npt.NDArray[np.float64] = frames.mean(axis=0, dtype=np.float64)
+    return mean * DEQUANTIZATION_SCALE + DEQUANTIZATION_OFFSET
+
+
+def _describe(values: npt.NDArray[Any] | list[bytes]) -> str:
+    kind = "byte strings" if isinstance(values, list) else f"{values.dtype} values"
+    sizes = f" of {len(values[0])} bytes" if isinstance(values, list) and len(values) == 1 else ""
+    return f"{len(values)} {kind}{sizes}"

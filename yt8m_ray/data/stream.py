@@ -1,0 +1,117 @@
+"""Streams of bytes: reading ahead without trusting a length, and unpacking GZIP and ZLIB on the way.
+
+Lives here: bytes in, bytes out. Does not live here: what a record is (`yt8m_ray.data.tfrecord`).
+"""
+
+from __future__ import annotations
+
+import zlib
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from yt8m_ray.data.errors import RecordError
+
+Compression = Literal["none", "gzip", "zlib", "auto"]
+
+WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "zlib": zlib.MAX_WBITS}
+"""What zlib calls the two containers."""
+
+_CHUNK_BYTES = 1 << 20
+_PACKED_CHUNK_BYTES = 1 << 16
+
+
+class ByteStream(Protocol):
+    """What a shard is read from: a Python binary file or a pyarrow file."""
+
+    def readinto(self, buffer: Any, /) -> int | None: ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> Any: ...
+
+
+class Window:
+    """The bytes of a stream that have been read and not been taken yet."""
+
+    def __init__(self, stream: ByteStream | Inflater) -> None:
+        self._stream = stream
+        self._buffer = self._view = memoryview(b"")
+        self._start = self._end = 0
+
+    def fill(self, num_bytes: int) -> int:
+        """Reads until `num_bytes` are waiting or the stream ends; returns how many are waiting."""
+        while self._end - self._start < num_bytes:
+            if self._end == len(self._buffer):
+                self._make_room()
+            num_read = self._stream.readinto(self._buffer[self._end :])
+            if not num_read:
+                break
+            self._end += num_read
+        return self._end - self._start
+
+    def peek(self, num_bytes: int) -> memoryview:
+        """Returns waiting bytes and leaves them waiting; the view stays valid for as long as it is kept."""
+        return self._view[self._start : self._start + num_bytes]
+
+    def take(self, num_bytes: int) -> memoryview:
+        """Returns waiting bytes and moves past them; the view stays valid for as long as it is kept."""
+        taken = self.peek(num_bytes)
+        self._start += num_bytes
+        return taken
+
+    def _make_room(self) -> None:
+        # Views of the old buffer may be in use, so it is left alone. The new one's size follows what was read, not what
+        # a length promises.
+        waiting = self._view[self._start : self._end]
+        self._buffer = np.empty(_CHUNK_BYTES + 2 * len(waiting), np.uint8).data
+        self._buffer[: len(waiting)] = waiting
+        self._view = self._buffer.toreadonly()
+        self._start, self._end = 0, len(waiting)
+
+
+class Inflater:
+    """The uncompressed bytes of a GZIP stream (of one or more members) or a ZLIB stream."""
+
+    def __init__(self, packed: Window, compression: Compression) -> None:
+        self._packed = packed
+        self._name = compression.upper()
+        self._bits = WINDOW_BITS[compression]
+        self._decompressor = zlib.decompressobj(self._bits)
+        self._input: bytes | memoryview = b""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fills the start of `buffer`; returns the number of bytes, 0 at the sound end of the stream.
+
+        Raises:
+            RecordError: the stream is corrupt, cut short, or followed by other bytes.
+        """
+        while True:
+            if not self._input:
+                self._input = self._packed.take(min(self._packed.fill(1), _PACKED_CHUNK_BYTES))
+            is_last = not self._input
+            if self._decompressor.eof:
+                if is_last:
+                    return 0
+                self._start_member()
+            try:
+                output = self._decompressor.decompress(self._input, len(buffer))
+            except zlib.error as error:
+                raise RecordError(f"the {self._name} stream is corrupt ({error})", "crc") from error
+            at_end = self._decompressor.eof
+            self._input = self._decompressor.unused_data if at_end else self._decompressor.unconsumed_tail
+            if output:
+                buffer[: len(output)] = output
+                return len(output)
+            if is_last and not at_end:
+                raise RecordError(f"the {self._name} stream is cut short", "length")
+
+    def _start_member(self) -> None:
+        if self._bits == zlib.MAX_WBITS:
+            raise RecordError(f"bytes follow the end of the {self._name} stream", "length")
+        self._decompressor = zlib.decompressobj(self._bits)
