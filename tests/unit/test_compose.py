@@ -63,6 +63,13 @@ def test_every_container_of_ray_uses_the_token(compose: Any) -> None:
         assert service["secrets"] == ["ray_token"], name
 
 
+def test_the_model_that_is_served_lies_in_a_volume_of_every_node(compose: Any) -> None:
+    for name in ("head", "worker"):
+        service = compose["services"][name]
+        assert service["environment"]["YT8M_MODEL"].startswith("${YT8M_MODEL:-runs/"), name
+        assert "./runs:/app/runs" in service["volumes"], name
+
+
 def test_the_token_is_made_by_make_and_reaches_neither_git_nor_the_image(compose: Any) -> None:
     token = compose["secrets"]["ray_token"]["file"].removeprefix("./")
 
