@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from yt8m_ray.data.vocabulary import PUBLISHED_PATH, Vocabulary
+
+HEADER = "Index,TrainVideoCount,KnowledgeGraphId,Name,Vertical1,Vertical2,Vertical3\n"
+
+
+@pytest.fixture(scope="module")
+def published() -> Vocabulary:
+    return Vocabulary.load()
+
+
+def test_the_published_vocabulary_has_3862_classes(published: Vocabulary) -> None:
+    assert len(published) == 3862
+
+
+def test_a_class_has_its_published_name_id_and_verticals(published: Vocabulary) -> None:
+    assert published.name(59) == "Fish"
+    assert published.knowledge_graph_id(59) == "/m/0ch_cf"
+    assert published.verticals(59) == ("Business & Industrial", "Pets & Animals", "Science")
+
+
+def test_a_quoted_name_loses_its_quotes(published: Vocabulary) -> None:
+    assert published.name(2533) == 'Toys "R" Us'
+
+
+def test_56_classes_have_no_name(published: Vocabulary) -> None:
+    names = [published.name(class_id) for class_id in range(len(published))]
+
+    assert names.count(None) == 56
+    assert "" not in names
+
+
+def test_counts_are_those_of_the_published_training_set(published: Vocabulary) -> None:
+    assert published.train_video_counts[:3].tolist() == [788288, 539945, 415890]
+    assert published.train_video_counts.min() == 123
+
+
+def test_saving_the_published_vocabulary_gives_the_published_bytes(published: Vocabulary, tmp_path: Path) -> None:
+    published.save(tmp_path / "saved.csv")
+
+    assert (tmp_path / "saved.csv").read_bytes() == PUBLISHED_PATH.read_bytes()
+
+
+def test_the_shipped_file_equals_the_published_one(yt8m_data: Path) -> None:
+    assert PUBLISHED_PATH.read_bytes() == (yt8m_data / "vocabulary.csv").read_bytes()
+
+
+def test_fewer_classes_are_the_first_of_the_table() -> None:
+    vocabulary = Vocabulary.for_num_classes(2)
+
+    assert len(vocabulary) == 2
+    assert [vocabulary.name(0), vocabulary.name(1)] == ["Game", "Video game"]
+
+
+def test_the_classes_of_2017_have_no_names(tmp_path: Path) -> None:
+    vocabulary = Vocabulary.for_num_classes(4716)
+
+    assert len(vocabulary) == 4716
+    assert vocabulary.name(0) is None and vocabulary.knowledge_graph_id(4715) is None
+    assert vocabulary.verticals(0) == ()
+
+
+def test_a_vocabulary_without_names_survives_saving_and_loading(tmp_path: Path) -> None:
+    Vocabulary.for_num_classes(4716).save(tmp_path / "vocabulary.csv")
+
+    loaded = Vocabulary.load(tmp_path / "vocabulary.csv")
+
+    assert len(loaded) == 4716
+    assert loaded.name(4715) is None
+
+
+@pytest.mark.parametrize("class_id", [-1, 3862])
+def test_a_class_id_out_of_range_is_refused(published: Vocabulary, class_id: int) -> None:
+    with pytest.raises(IndexError, match=r"0\.\.3861"):
+        published.name(class_id)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Index,Name\n0,Game\n", "missing TrainVideoCount, KnowledgeGraphId, Vertical1"),
+        (HEADER + "1,5,/m/x,Game,,,\n", "expected class id 0 in data row 0, found '1'"),
+        (HEADER + "0,many,/m/x,Game,,,\n", "TrainVideoCount 'many' is not a count"),
+        (HEADER + "0,5\n", "expected 7 columns"),
+        ("", "missing Index"),
+    ],
+)
+def test_a_table_of_another_form_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+
+    with pytest.raises(ValueError, match=message):
+        Vocabulary.load(path)

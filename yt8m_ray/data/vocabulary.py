@@ -1,0 +1,108 @@
+"""What the classes are called.
+
+Lives here: the vocabulary of the 2018 release (`vocabulary.csv`: YouTube-8M, Google Inc., CC BY 4.0, see NOTICE), and
+tables of its form. Does not live here: which classes a model or a data set has.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from yt8m_ray.schema import NUM_CLASSES_2018
+
+PUBLISHED_PATH = Path(__file__).with_name("vocabulary.csv")
+
+_VERTICAL_COLUMNS = ("Vertical1", "Vertical2", "Vertical3")
+_COLUMNS = ("Index", "TrainVideoCount", "KnowledgeGraphId", "Name", *_VERTICAL_COLUMNS)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One class: empty strings and 0 where nothing is known."""
+
+    train_video_count: int = 0
+    knowledge_graph_id: str = ""
+    name: str = ""
+    verticals: tuple[str, ...] = ()
+
+
+class Vocabulary:
+    """Names of the classes 0..len - 1. Asking for a class beyond them is an IndexError.
+
+    Attributes:
+        train_video_counts: int64 [len], videos of the published training set with each label; 0 where unknown.
+    """
+
+    def __init__(self, entries: Sequence[_Entry]) -> None:
+        self._entries = tuple(entries)
+        counts = [entry.train_video_count for entry in self._entries]
+        self.train_video_counts: npt.NDArray[np.int64] = np.array(counts, dtype=np.int64)
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> Vocabulary:
+        """Returns the table of a CSV file with the published columns, the published table itself by default.
+
+        Raises:
+            ValueError: a column is missing, a class id is not its row's number, or a count is no number.
+        """
+        path = PUBLISHED_PATH if path is None else Path(path)
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                raise ValueError(f"{path}: expected the columns {', '.join(_COLUMNS)}, missing {', '.join(missing)}")
+            return cls([_parse_row(row, class_id, path) for class_id, row in enumerate(reader)])
+
+    @classmethod
+    def for_num_classes(cls, num_classes: int) -> Vocabulary:
+        """Returns the first `num_classes` classes of the published table; of more than it has, none is known."""
+        if num_classes <= NUM_CLASSES_2018:
+            return cls(cls.load()._entries[:num_classes])
+        # Not the table and some blanks: the 4,716 classes of 2017 have other ids, and their names are not in this table.
+        return cls([_Entry()] * num_classes)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def name(self, class_id: int) -> str | None:
+        """Returns the name of a class, None where it is unknown or empty (56 published ones are)."""
+        return self._entry(class_id).name or None
+
+    def knowledge_graph_id(self, class_id: int) -> str | None:
+        """Returns the id in Google's Knowledge Graph such as `/m/02wbm`, None where unknown."""
+        return self._entry(class_id).knowledge_graph_id or None
+
+    def verticals(self, class_id: int) -> tuple[str, ...]:
+        """Returns the up to three groups of topics that a class belongs to."""
+        return self._entry(class_id).verticals
+
+    def save(self, path: str | Path) -> None:
+        """Writes the table; of the published one, the same bytes as published."""
+        with Path(path).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            for class_id, entry in enumerate(self._entries):
+                verticals = entry.verticals + ("",) * (len(_VERTICAL_COLUMNS) - len(entry.verticals))
+                writer.writerow((class_id, entry.train_video_count, entry.knowledge_graph_id, entry.name, *verticals))
+
+    def _entry(self, class_id: int) -> _Entry:
+        if not 0 <= class_id < len(self):  # a negative id would silently count from the end
+            raise IndexError(f"class id {class_id}: the vocabulary has the classes 0..{len(self) - 1}")
+        return self._entries[class_id]
+
+
+def _parse_row(row: dict[str, str], class_id: int, path: Path) -> _Entry:
+    if None in row.values():  # what csv gives for columns that a short row lacks
+        raise ValueError(f"{path}: data row {class_id}: expected {len(_COLUMNS)} columns or more")
+    if row["Index"] != str(class_id):
+        raise ValueError(f"{path}: expected class id {class_id} in data row {class_id}, found {row['Index']!r}")
+    if not row["TrainVideoCount"].isdecimal():
+        raise ValueError(f"{path}: class id {class_id}: TrainVideoCount {row['TrainVideoCount']!r} is not a count")
+    verticals = tuple(row[column] for column in _VERTICAL_COLUMNS if row[column])
+    return _Entry(int(row["TrainVideoCount"]), row["KnowledgeGraphId"], row["Name"], verticals)
