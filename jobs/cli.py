@@ -1,0 +1,121 @@
+"""What all verbs share: arguments, the connection to Ray, logging, exit codes.
+
+stdout carries only the result; everything else goes to stderr. Exit codes: 0; 1 data or run failed; 2 config or
+arguments; 130 and 143 interrupted and terminated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, TypeVar
+
+from yt8m_ray.config.document import ConfigError, load_document, to_yaml
+from yt8m_ray.data.dataset import NoShardsError
+from yt8m_ray.registry import Config
+
+C = TypeVar("C", bound=Config)
+
+logger = logging.getLogger("jobs")
+
+
+def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
+    """Runs `main(argv)` and exits; what a user can mend is one message, without a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("alembic", "mlflow.store.db.utils", "ray.data"):  # migrations and plans are nothing to act on
+        logging.getLogger(name).setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        main(sys.argv[1:])
+    except (ConfigError, NoShardsError) as error:
+        _fail(error, 2)
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def parse_document(argv: Sequence[str], config_type: type[C], *, description: str) -> C:
+    """Returns the config of `CONFIG [section.key=value ...]`; `--dry-run` prints it and exits."""
+    parser = argparse.ArgumentParser(prog=_program(), description=description)
+    parser.add_argument(
+        "arguments", nargs="*", metavar="CONFIG | section.key=value", help="a YAML file, then overrides"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
+    options = parser.parse_args(argv)
+    path, overrides = split_overrides(options.arguments)
+    if len(path) > 1:
+        raise ConfigError(f"one CONFIG is expected, found {', '.join(path)}")
+    config = load_document(path[0] if path else None, config_type, overrides)
+    if options.dry_run:
+        print(to_yaml(config), end="")
+        sys.exit(0)
+    return config
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns (inputs, `key=value` overrides); a path that holds `=` is an input if it begins with `.` or `/`."""
+    overrides = [text for text in arguments if "=" in text and not text.startswith((".", "/"))]
+    return [text for text in arguments if text not in overrides], overrides
+
+
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_LOG_LEVEL": "WARNING",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with it, each line of a worker appears twice
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a run ends one interval late; Ray's default is 2 s
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # logs an error about itself at every start
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources` is deprecated",  # Ray warns of its own code
+}
+
+
+@contextmanager
+def ray_cluster() -> Iterator[None]:
+    """Connects to $RAY_ADDRESS (`ray job submit` sets it), or starts a cluster of this machine and stops it again."""
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray  # reads its settings from the environment when it is imported
+
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    runtime_env = {"env_vars": {name: os.environ[name] for name in RAY_ENVIRONMENT}}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.WARNING, runtime_env=runtime_env)
+    else:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster on loopback; `token` is for shared ones
+        context = ray.init(address="local", logging_level=logging.WARNING, runtime_env=runtime_env)
+        if context.dashboard_url:
+            logger.info("Ray dashboard: http://%s", context.dashboard_url)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def print_result(path: str | Path) -> None:
+    """Prints the result's path as the last line of stdout."""
+    print(path, flush=True)
+
+
+def _program() -> str:
+    return f"python -m jobs.{Path(sys.argv[0]).stem}"
+
+
+def _fail(error: BaseException, code: int) -> NoReturn:
+    logger.debug("failed here", exc_info=error)
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(143)

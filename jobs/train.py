@@ -1,0 +1,24 @@
+"""python -m jobs.train CONFIG [section.key=value ...] [--dry-run]: trains, or continues, one run.
+
+The last line of stdout is the best checkpoint's folder.
+"""
+
+from __future__ import annotations
+
+from jobs.cli import parse_document, print_result, ray_cluster, run_verb
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.training.trainer import fit
+
+
+def main(argv: list[str]) -> None:
+    """Trains the run that `argv` describes."""
+    config = parse_document(
+        argv, TrainConfig, description="Trains one run on Ray; its checkpoints go to output/run.name."
+    )
+    with ray_cluster():
+        result = fit(config)
+    print_result(result.checkpoint)
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,164 @@
+"""A checkpoint is a folder: config.yaml, model.safetensors, state.safetensors, manifest.json. Loading executes no code.
+
+The manifest holds sizes and SHA-256 hashes. A folder whose files do not match it is refused, so that a write that was
+cut short is never taken for a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from yt8m_ray import __version__
+from yt8m_ray.config.document import parse_yaml, to_yaml, validate
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.models import Model, build_model
+
+CONFIG_FILE = "config.yaml"
+MODEL_FILE = "model.safetensors"
+STATE_FILE = "state.safetensors"
+MANIFEST_FILE = "manifest.json"
+
+FORMAT_VERSION = 1
+
+
+class CheckpointError(ValueError):
+    """A folder that is no intact checkpoint; the message says which file and why."""
+
+
+def save_checkpoint(
+    folder: str | Path,
+    *,
+    config: TrainConfig,
+    model: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    facts: Mapping[str, object],
+) -> None:
+    """Writes a checkpoint into an existing empty folder; the manifest comes last.
+
+    Args:
+        folder: Where to write.
+        config: The run, with every default.
+        model: Its weights and statistics are saved on the CPU.
+        state: What training needs to continue, by name.
+        facts: What else the manifest keeps: `metrics` measured at this point, `mlflow_run_id`.
+    """
+    folder = Path(folder)
+    (folder / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
+    safetensors.torch.save_file(_on_cpu(model.state_dict()), folder / MODEL_FILE)
+    safetensors.torch.save_file(_on_cpu(state), folder / STATE_FILE)
+    write_manifest(folder, {"kind": "checkpoint", **facts})
+
+
+def write_manifest(folder: Path, facts: Mapping[str, object]) -> None:
+    """Writes manifest.json with `facts` and the size and hash of every file of the folder."""
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = {"format_version": FORMAT_VERSION, "written_by": f"yt8m_ray {__version__}", **facts, "files": files}
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: str | Path, *, kind: str) -> dict[str, object]:
+    """Returns the manifest of a folder after checking every file against it.
+
+    Raises:
+        CheckpointError: no manifest, another kind or version, or a file that is missing, cut short or altered.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no {kind}: {MANIFEST_FILE} is missing") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: unreadable manifest: {error}") from None
+    if manifest.get("kind") != kind:
+        raise CheckpointError(f"{folder}: expected a {kind}, found a {manifest.get('kind', 'folder of unknown kind')}")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder}: format version {manifest.get('format_version')} found, this program reads {FORMAT_VERSION}"
+        )
+    for name, facts in manifest["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"{file}: listed in the manifest, but missing")
+        if file.stat().st_size != facts["bytes"]:
+            raise CheckpointError(f"{file}: {facts['bytes']} bytes expected, {file.stat().st_size} found")
+        if _sha256(file) != facts["sha256"]:
+            raise CheckpointError(f"{file}: the contents do not match the hash in the manifest")
+    checked: dict[str, object] = manifest
+    return checked
+
+
+def load_config(folder: str | Path) -> TrainConfig:
+    """Returns the config that a checkpoint was trained with."""
+    path = Path(folder) / CONFIG_FILE
+    return validate(parse_yaml(path.read_text(encoding="utf-8"), where=str(path)), TrainConfig, where=str(path))
+
+
+def load_model(folder: str | Path) -> tuple[Model, TrainConfig]:
+    """Returns (model in eval mode on the CPU, its config) of a checkpoint whose files are intact."""
+    read_manifest(folder, kind="checkpoint")
+    config = load_config(folder)
+    model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
+    load_weights(model, Path(folder) / MODEL_FILE)
+    return model.eval(), config
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Copies a safetensors file into `model`; CheckpointError lists names and shapes that do not fit."""
+    found = read_tensors(path)
+    expected = model.state_dict()
+    wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    wrong += [f"{name} is unexpected" for name in found.keys() - expected.keys()]
+    wrong += [
+        f"{name} is {list(found[name].shape)}, expected {list(expected[name].shape)}"
+        for name in expected.keys() & found.keys()
+        if found[name].shape != expected[name].shape
+    ]
+    if wrong:
+        raise CheckpointError(f"{path}: weights do not fit the model: {'; '.join(sorted(wrong))}")
+    model.load_state_dict(found)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a safetensors file; anything else (a pickle, say) is refused."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from None
+
+
+def latest_checkpoint(run_path: str | Path) -> Path | None:
+    """Returns the intact checkpoint of a run folder with the most steps, or None; broken ones are passed over."""
+    for folder in sorted(Path(run_path).glob("step_*"), reverse=True):
+        try:
+            read_manifest(folder, kind="checkpoint")
+        except CheckpointError:
+            continue
+        return folder
+    return None
+
+
+def checkpoint_name(step: int) -> str:
+    """Returns the folder name of a checkpoint; names sort by step."""
+    return f"step_{step:09d}"
+
+
+def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # Cloned: safetensors refuses tensors that share memory.
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

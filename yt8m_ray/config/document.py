@@ -1,0 +1,174 @@
+"""YAML documents <-> typed configs: load, override by dotted key, save. The only module that imports yaml.
+
+Order of precedence: defaults in the type < YAML < `section.key=value` on the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from yt8m_ray.registry import Config, Registry
+
+C = TypeVar("C", bound=Config)
+
+
+class ConfigError(ValueError):
+    """A document, an override or an argument that the user has to change; the message names the dotted key."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with one spelling of floats more: `1e-3` is a number, as everybody means it."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Keeps nested lists readable and never writes anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_EXPONENT = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))  # type: ignore[no-untyped-call]
+
+
+def load_document(path: str | Path | None, config_type: type[C], overrides: Sequence[str] = ()) -> C:
+    """Returns the typed config of a YAML file with `key=value` overrides applied.
+
+    Args:
+        path: The file; None starts from the type's defaults.
+        config_type: What the document must be.
+        overrides: `section.key=value` strings; the value is read as YAML, or as text where it is not YAML (a glob).
+
+    Raises:
+        ConfigError: the file is missing or malformed, or a key or value is refused; names the dotted key.
+    """
+    tree = {} if path is None else _read_tree(Path(path))
+    for text in overrides:
+        key, value = parse_override(text)
+        set_key(tree, key, value)
+    return validate(tree, config_type, where="command line" if path is None else str(path))
+
+
+def validate(tree: Mapping[str, Any], config_type: type[C], *, where: str) -> C:
+    """Returns `tree` as `config_type`; a ConfigError lists each refused dotted key, one a line."""
+    try:
+        return config_type.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(f"{where}: {line}" for line in _explain(error, config_type, tree))) from None
+
+
+def override(config: C, changes: Mapping[str, Any]) -> C:
+    """Returns `config` with dotted keys replaced: `{"model.num_clusters": 64}`."""
+    tree = config.model_dump(mode="json")
+    for key, value in changes.items():
+        set_key(tree, key, value)
+    return validate(tree, type(config), where="override")
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Returns (dotted key, value) of `key=value`."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"{text!r}: expected section.key=value")
+    try:
+        return key, yaml.load(value, _Loader)
+    except yaml.YAMLError:  # a bare glob such as *.tfrecord is not YAML
+        return key, value
+
+
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key in a nested document; a number names a list entry (`members.0.weight`)."""
+    *parents, last = key.split(".")
+    node: Any = tree
+    for depth, part in enumerate(parents):
+        if isinstance(node, list):
+            node = node[_list_index(node, part, key)]
+        else:
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"{key}: {'.'.join(parents[: depth + 1])} is a value, not a section")
+    if isinstance(node, list):
+        node[_list_index(node, last, key)] = value
+    else:
+        node[last] = value
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Returns the config by dotted key, lists as YAML text: the names of parameters in MLflow and in search spaces."""
+
+    def walk(prefix: str, node: Any) -> Iterable[tuple[str, Any]]:
+        if isinstance(node, dict) and node:
+            for name, child in node.items():
+                yield from walk(f"{prefix}.{name}" if prefix else name, child)
+        else:
+            yield prefix, node
+
+    return dict(walk("", config.model_dump(mode="json")))
+
+
+def to_yaml(config: Config) -> str:
+    """Returns the document with every default written out."""
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
+    """Returns the mapping that `text` holds; ConfigError if it is not a YAML mapping."""
+    try:
+        tree = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: expected a mapping of sections, found a {type(tree).__name__}")
+    return tree
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot read the config: {reason}") from None
+    return parse_yaml(text, where=str(path))
+
+
+def _list_index(node: list[Any], part: str, key: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ConfigError(f"{key}: {part!r} is no entry of a list of {len(node)} (0 to {len(node) - 1})")
+    return int(part)
+
+
+def _explain(error: pydantic.ValidationError, config_type: type[Config], tree: Mapping[str, Any]) -> Iterable[str]:
+    for detail in error.errors(include_url=False):
+        key = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            valid = _fields_at(config_type, detail["loc"][:-1], tree)
+            yield f"{key}: unknown key" + (f"; valid: {', '.join(valid)}" if valid else "")
+        elif detail["type"] == "missing":
+            yield f"{key}: required, but not given"
+        else:
+            message = detail["msg"].removeprefix("Value error, ")
+            yield f"{key}: {message}" + ("" if detail["type"] == "value_error" else f", found {detail['input']!r}")
+
+
+def _fields_at(config_type: Any, location: Sequence[str | int], tree: Any) -> list[str]:
+    """Returns the field names of the section at `location`; a component's are those of the name in `tree`."""
+    for part in location:
+        if isinstance(part, int):
+            return []
+        field, tree = config_type.model_fields[part], tree[part]
+        registries = [getattr(getattr(item, "func", None), "__self__", None) for item in field.metadata]
+        registry = next((item for item in registries if isinstance(item, Registry)), None)
+        config_type = registry.config_type(tree["name"]) if registry else field.annotation
+        if not hasattr(config_type, "model_fields"):
+            return []
+    return sorted(config_type.model_fields)

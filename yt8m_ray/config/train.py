@@ -1,0 +1,154 @@
+"""The document of one training run. The saved file holds every default and lies beside the weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.losses import LOSSES
+from yt8m_ray.models import MODELS
+from yt8m_ray.registry import ComponentConfig, Config
+from yt8m_ray.schema import MAX_FRAMES, NUM_CLASSES_2018, VIDEO_FEATURES
+
+Shards = str | list[str] | None
+"""A path, a glob, or a list of them; local, `s3://` or `gs://`."""
+
+
+class RunConfig(Config):
+    """Which run this is: its folder is `output/name`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: NonNegativeInt = 0
+    resume: Literal["auto", "never", "must"] = "auto"
+
+
+class DataConfig(Config):
+    """What is read, and how it becomes batches.
+
+    Attributes:
+        features: Sizes by name, in the order in which they are concatenated; names that begin with `mean_` are
+            video-level. Either all are, or none.
+        normalize: `l2` divides each frame by its norm over the concatenated features, as all published systems do.
+        shuffle_window: Videos a worker holds to draw from at random; 0 keeps the order of the shards.
+        vocabulary: CSV of class names; null takes the published one where the number of classes allows.
+        verify_checksums: CRC-32C of every record, both fields.
+    """
+
+    train: Shards = None
+    validation: Shards = None
+    test: Shards = None
+    features: dict[str, PositiveInt] = Field(default=dict(VIDEO_FEATURES), min_length=1)
+    num_classes: PositiveInt = NUM_CLASSES_2018
+    max_frames: PositiveInt = MAX_FRAMES
+    normalize: Literal["l2", "none"] = "l2"
+    shuffle_window: NonNegativeInt = 1024
+    vocabulary: str | None = None
+    verify_checksums: bool = True
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """What the reader needs to know."""
+        return FeatureSpec(dict(self.features), num_classes=self.num_classes, max_frames=self.max_frames)
+
+    @property
+    def feature_sizes(self) -> list[int]:
+        """What a model needs to know."""
+        return list(self.features.values())
+
+    @pydantic.model_validator(mode="after")
+    def _check_features(self) -> DataConfig:
+        _ = self.spec  # its own check: no mixture of video level and frame level
+        return self
+
+
+class OptimizerConfig(Config):
+    """Adam with a learning rate that falls in a staircase by examples seen (published: 0.95 every 4,000,000).
+
+    Attributes:
+        epsilon: Added to the root of the second moment, as torch does it.
+        clip_gradient_norm: Bound of each variable's own gradient norm; 0 switches clipping off.
+    """
+
+    name: Literal["adam"] = "adam"
+    learning_rate: PositiveFloat = 0.01
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    epsilon: PositiveFloat = 1e-8
+    decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.95
+    decay_examples: PositiveInt = 4_000_000
+    clip_gradient_norm: NonNegativeFloat = 1.0
+
+
+class LoopConfig(Config):
+    """How long to train, and on what batches.
+
+    Attributes:
+        batch_size: Videos a step over all workers together.
+        max_steps: Ends the run early; null trains all epochs.
+        precision: `bfloat16` runs the model under autocast; weights and loss stay float32.
+        regularization_penalty: Weight of the model's own L2 terms.
+        sync_batch_norm: Statistics over the global batch, so that results do not depend on the number of workers.
+        log_every_steps: Interval of the progress line and of the curves in MLflow.
+    """
+
+    batch_size: PositiveInt = 1024
+    num_epochs: PositiveInt = 5
+    max_steps: PositiveInt | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    regularization_penalty: NonNegativeFloat = 1.0
+    sync_batch_norm: bool = True
+    log_every_steps: PositiveInt = 10
+
+
+class CheckpointConfig(Config):
+    """When checkpoints are written; one is written after every epoch in any case.
+
+    Attributes:
+        every_steps: Also every so many steps inside an epoch.
+        num_to_keep: Best checkpoints by validation GAP to keep; the last one is kept too.
+    """
+
+    every_steps: PositiveInt | None = None
+    num_to_keep: PositiveInt = 1
+
+
+class ScalingConfig(Config):
+    """The workers of the run.
+
+    Attributes:
+        use_gpu: One GPU a worker; null takes GPUs where the cluster has one for every worker.
+        cpus_per_worker: Logical CPUs and torch threads of a worker; null takes one, or less where the cluster is small.
+        max_failures: Restarts after a lost worker before the run fails.
+    """
+
+    num_workers: PositiveInt = 1
+    use_gpu: bool | None = None
+    cpus_per_worker: PositiveFloat | None = None
+    max_failures: NonNegativeInt = 3
+
+
+class TrackingConfig(Config):
+    """Where MLflow keeps the run; a null uri means an SQLite file under the output folder."""
+
+    uri: str | None = None
+    experiment: str = "yt8m_ray"
+
+
+class TrainConfig(Config):
+    """One training run, complete: `fit` needs nothing else."""
+
+    output: str = "runs"
+    run: RunConfig
+    data: DataConfig = DataConfig()
+    model: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(MODELS.parse)]
+    loss: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(LOSSES.parse)] = Field(
+        default_factory=lambda: LOSSES.parse({"name": "cross_entropy"})
+    )
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: LoopConfig = LoopConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    tracking: TrackingConfig = TrackingConfig()

@@ -1,0 +1,224 @@
+"""Shards -> ray.data.Dataset of Arrow blocks. The only module that imports ray.data.
+
+A block holds rows of one shard: shard and record index, id, number of frames, frames as bytes, class ids
+(`yt8m_ray.data.batch`). Each shard is one read task, in the order that the epoch's seed gives.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import glob
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, ExecutionOptions
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from yt8m_ray.data.batch import to_block
+from yt8m_ray.data.features import FeatureSpec, VideoRow, read_rows
+from yt8m_ray.data.position import Position, epoch_order
+from yt8m_ray.data.tfrecord import open_shard, read_payloads
+
+READ_CPUS = 0.25
+"""Logical CPUs that a read task asks for: little, so that readers fit beside workers on few CPUs."""
+
+_BLOCK_BYTES = 16 * 2**20
+_BLOCK_ROWS = 512
+_SAMPLE_RECORDS = 32
+_FRAMING_BYTES = 16
+
+
+class NoShardsError(FileNotFoundError):
+    """A path or glob that names no shard."""
+
+
+def expand_shards(patterns: str | Sequence[str] | None, *, key: str) -> list[str]:
+    """Returns the sorted shards that paths and globs name, each once.
+
+    Args:
+        patterns: A path or glob, or several; local, `s3://` or `gs://`.
+        key: Where the patterns come from (`data.train`), for messages.
+
+    Raises:
+        NoShardsError: nothing is given, or a pattern matches no file.
+    """
+    shards: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
+        matches = _remote_glob(pattern) if "://" in pattern else glob.glob(pattern, recursive=True)
+        if not matches:
+            raise NoShardsError(f"{key}: no file matches {pattern!r}")
+        shards.update(matches)
+    if not shards:
+        raise NoShardsError(f"{key}: no shards are given; expected a path or a glob such as 'data/train*.tfrecord'")
+    return sorted(shards)
+
+
+def total_bytes(shards: Sequence[str]) -> int:
+    """Returns the size of all shards together."""
+    filesystem, _ = pyarrow.fs.FileSystem.from_uri(_uri(shards[0]))
+    paths = [pyarrow.fs.FileSystem.from_uri(_uri(shard))[1] for shard in shards]
+    return sum(info.size or 0 for info in filesystem.get_file_info(paths))
+
+
+def estimate_num_videos(shards: Sequence[str]) -> float:
+    """Returns about how many videos the shards hold, from their sizes and the first records; for progress alone."""
+    with open_shard(shards[0]) as stream:
+        records = itertools.islice(read_payloads(stream, path=shards[0]), _SAMPLE_RECORDS)
+        sizes = [len(payload) + _FRAMING_BYTES for _, _, payload in records]
+    return total_bytes(shards) * len(sizes) / sum(sizes)
+
+
+class ShardSource(Datasource):
+    """Reads TFRecord shards as blocks, one task a shard.
+
+    Args:
+        shards: Paths; a row's `shard` column is the index in this list.
+        spec: The features to read.
+        verify_checksums: Compare the CRC-32C of every record.
+        shuffle_seed: Permutes the shards anew in each epoch; None keeps their order.
+        position_path: A file with the `Position` to continue from, read at the start of each epoch; records that it
+            marks are left out.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        spec: FeatureSpec,
+        *,
+        verify_checksums: bool = True,
+        shuffle_seed: int | None = None,
+        position_path: str | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._shards = list(shards)
+        self._spec = spec
+        self._verify_checksums = verify_checksums
+        self._shuffle_seed = shuffle_seed
+        self._position_path = position_path
+
+    def get_name(self) -> str:
+        return "YouTube8MShards"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any | None = None
+    ) -> list[ReadTask]:
+        """Returns a task for each shard with records left, in this epoch's order; Ray calls it once an epoch."""
+        position = Position.load(self._position_path) if self._position_path else Position()
+        order: Sequence[int] = range(len(self._shards))
+        if self._shuffle_seed is not None:
+            order = epoch_order(len(self._shards), seed=self._shuffle_seed, epoch=position.epoch)
+        tasks = []
+        for index in order:
+            read = functools.partial(
+                _read_blocks,
+                self._shards[index],
+                index,
+                self._spec,
+                verify_checksums=self._verify_checksums,
+                skip=frozenset(position.records(index).tolist()),
+            )
+            metadata = BlockMetadata(
+                num_rows=None, size_bytes=None, input_files=(self._shards[index],), exec_stats=None
+            )
+            tasks.append(ReadTask(read, metadata, per_task_row_limit=per_task_row_limit))
+        return tasks
+
+
+def read_dataset(
+    shards: Sequence[str],
+    spec: FeatureSpec,
+    *,
+    verify_checksums: bool = True,
+    shuffle_seed: int | None = None,
+    position_path: str | None = None,
+) -> ray.data.Dataset:
+    """Returns the shards as a Dataset whose blocks `PackedVideos.from_block` understands; see `ShardSource`."""
+    source = ShardSource(
+        shards, spec, verify_checksums=verify_checksums, shuffle_seed=shuffle_seed, position_path=position_path
+    )
+    dataset: ray.data.Dataset = ray.data.read_datasource(source, override_num_blocks=len(shards), num_cpus=READ_CPUS)
+    dataset.context.enable_progress_bars = False  # the jobs report videos and rates, not tasks
+    return dataset
+
+
+def split_dataset(dataset: ray.data.Dataset, num_parts: int) -> list[ray.data.DataIterator]:
+    """Returns iterators that share out every row of each pass; blocks keep the order of their read tasks."""
+    dataset.context.execution_options = ExecutionOptions(preserve_order=True)
+    # equal=True, Ray's way in training, drops up to a batch of rows to make the parts equal.
+    parts: list[ray.data.DataIterator] = dataset.streaming_split(num_parts, equal=False)
+    return parts
+
+
+def map_blocks(
+    dataset: ray.data.Dataset,
+    worker: type,
+    arguments: Sequence[Any],
+    *,
+    num_workers: int,
+    cpus_per_worker: float,
+    gpus_per_worker: float = 0,
+) -> Iterator[pa.Table]:
+    """Yields `worker(*arguments)(block)` for every block, in order, computed by a pool of actors."""
+    dataset.context.execution_options = ExecutionOptions(preserve_order=True)
+    mapped = dataset.map_batches(
+        worker,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        fn_constructor_args=tuple(arguments),
+        compute=ActorPoolStrategy(size=num_workers),
+        num_cpus=cpus_per_worker,
+        num_gpus=gpus_per_worker,
+    )
+    try:
+        yield from mapped.iter_batches(batch_size=None, batch_format="pyarrow")
+    except ray.exceptions.RayError as error:
+        raise root_cause(error) from None
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Returns the exception of our own code inside those that Ray wraps around it."""
+    while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
+
+
+def _read_blocks(
+    path: str, index: int, spec: FeatureSpec, *, verify_checksums: bool, skip: frozenset[int]
+) -> Iterator[pa.Table]:
+    rows: list[VideoRow] = []
+    records: list[int] = []
+    num_bytes = 0
+    for record, row in read_rows(path, spec, verify_crc=verify_checksums, skip=skip):
+        rows.append(row)
+        records.append(record)
+        num_bytes += row.frames.nbytes
+        if num_bytes >= _BLOCK_BYTES or len(rows) >= _BLOCK_ROWS:
+            yield to_block(rows, records, shard=index)
+            rows, records, num_bytes = [], [], 0
+    yield to_block(rows, records, shard=index)  # possibly empty: a task has to return a block
+
+
+def _remote_glob(pattern: str) -> list[str]:
+    scheme, _, rest = pattern.partition("://")
+    folder = re.split(r"[*?\[]", rest)[0].rpartition("/")[0]
+    filesystem, root = pyarrow.fs.FileSystem.from_uri(f"{scheme}://{folder}")
+    selector = pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True)
+    files = [info.path for info in filesystem.get_file_info(selector) if info.type == pyarrow.fs.FileType.File]
+    return [f"{scheme}://{path}" for path in fnmatch.filter(files, rest)]
+
+
+def _uri(path: str) -> str:
+    return path if "://" in path else Path(path).absolute().as_uri()

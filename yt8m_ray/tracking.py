@@ -1,0 +1,100 @@
+"""Runs, parameters by dotted key, metrics and artifacts. The only module that imports mlflow."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+
+logger = logging.getLogger(__name__)
+
+_MAX_PARAM_LENGTH = 6000
+_PARAMS_A_CALL = 100
+
+
+def default_uri(output: str | Path) -> str:
+    """Returns the SQLite store under an output folder, as an absolute address: a job's working directory vanishes."""
+    return f"sqlite:///{Path(output).absolute() / 'mlflow.db'}"
+
+
+class Tracker:
+    """One MLflow run.
+
+    Args:
+        uri: Tracking server or SQLite store.
+        run_id: The run.
+    """
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self.uri = uri
+        self.run_id = run_id
+        self._client = MlflowClient(uri)
+
+    @classmethod
+    def start(
+        cls, uri: str, *, experiment: str, run_name: str, params: Mapping[str, object], artifact_path: Path
+    ) -> Tracker:
+        """Returns a new run with `params` logged.
+
+        Args:
+            uri: Tracking server or SQLite store; a store is created here, once, so that workers never race for it.
+            experiment: Created if missing.
+            run_name: Shown in the user interface.
+            params: By dotted key.
+            artifact_path: Folder for artifacts of a store without a server.
+        """
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(experiment)
+        location = None if uri.startswith("http") else artifact_path.absolute().as_uri()
+        experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
+        run = client.create_run(experiment_id, run_name=run_name)
+        tracker = cls(uri, run.info.run_id)
+        entries = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in params.items()]
+        for start in range(0, len(entries), _PARAMS_A_CALL):
+            client.log_batch(tracker.run_id, params=entries[start : start + _PARAMS_A_CALL])
+        return tracker
+
+    @classmethod
+    def resume(cls, uri: str, run_id: str) -> Tracker | None:
+        """Returns an existing run set back to running, or None where the store does not have it."""
+        tracker = cls(uri, run_id)
+        try:
+            tracker._client.update_run(run_id, status="RUNNING")
+        except MlflowException as error:
+            logger.warning("MLflow run %s cannot be continued, a new one is made: %s", run_id, error)
+            return None
+        return tracker
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Logs finite values at `step`."""
+        now = int(time.time() * 1000)
+        entries = [Metric(key, float(value), now, step) for key, value in metrics.items() if math.isfinite(value)]
+        self._client.log_batch(self.run_id, metrics=entries)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Sets tags of the run."""
+        for key, value in tags.items():
+            self._client.set_tag(self.run_id, key, value)
+
+    def log_artifacts(self, path: str | Path, *, artifact_path: str | None = None) -> None:
+        """Copies a file or a folder into the run's artifacts."""
+        if Path(path).is_dir():
+            self._client.log_artifacts(self.run_id, str(path), artifact_path)
+        else:
+            self._client.log_artifact(self.run_id, str(path), artifact_path)
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Marks the run as ended."""
+        self._client.set_terminated(self.run_id, status)

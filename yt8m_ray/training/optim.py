@@ -1,0 +1,60 @@
+"""Optimizer, learning-rate schedule by examples, gradient clipping, and their state as named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from yt8m_ray.config.train import OptimizerConfig
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.Adam:
+    """Returns Adam over `parameters`; the schedule sets its learning rate before each step."""
+    return torch.optim.Adam(
+        parameters, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon, foreach=True
+    )
+
+
+def learning_rate(config: OptimizerConfig, num_examples: int) -> float:
+    """Returns base * factor ** floor(examples seen / period): independent of the number of workers."""
+    return config.learning_rate * config.decay_factor ** (num_examples // config.decay_examples)
+
+
+def clip_each_gradient(parameters: Iterable[torch.nn.Parameter], bound: float) -> None:
+    """Scales each gradient whose own L2 norm exceeds `bound` down to it; 0 leaves all as they are.
+
+    Published systems clip every variable by itself, which is not `torch.nn.utils.clip_grad_norm_`.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if bound <= 0 or not gradients:
+        return
+    scales = [bound / torch.clamp_min(norm, bound) for norm in torch._foreach_norm(gradients)]
+    torch._foreach_mul_(gradients, scales)
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str]
+) -> dict[str, torch.Tensor]:
+    """Returns the moments as `exp_avg.<parameter name>` and so on."""
+    return {
+        f"{moment}.{name}": optimizer.state[parameter][moment]
+        for parameter, name in names.items()
+        for moment in _MOMENTS
+        if parameter in optimizer.state
+    }
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Puts the moments that `optimizer_state` returned back; parameters that never had a step stay without."""
+    for parameter, name in names.items():
+        if f"step.{name}" in tensors:
+            optimizer.state[parameter] = {
+                # `step` stays on the CPU, where torch keeps it.
+                moment: tensors[f"{moment}.{name}"].to("cpu" if moment == "step" else parameter.device, copy=True)
+                for moment in _MOMENTS
+            }

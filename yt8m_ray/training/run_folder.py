@@ -1,0 +1,106 @@
+"""The folder of one run: what it holds, whether it can be continued, and which of its checkpoints is the best."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from yt8m_ray.checkpoint import CheckpointError, latest_checkpoint, load_config, read_manifest
+from yt8m_ray.config.document import ConfigError, flatten
+from yt8m_ray.config.train import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+POSITION_FILE = "position.npz"
+
+_FREE_TO_CHANGE = ("output", "run", "tracking", "scaling", "checkpoint", "optimizer", "train", "data")
+"""Sections that a continued run may change; a change is logged."""
+
+_FIXED = ("data.features", "data.num_classes", "data.max_frames", "data.normalize")
+"""Keys of those sections that it may not."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run leaves for the next start of the same name, in run.json.
+
+    Attributes:
+        status: `running` also where the process died.
+        mlflow_run_id: The run to continue logging to.
+    """
+
+    status: Literal["running", "finished", "failed", "stopped"]
+    mlflow_run_id: str
+
+    def save(self, run_path: Path) -> None:
+        """Writes the record aside and renames it."""
+        aside = run_path / f"{RUN_FILE}.tmp"
+        aside.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        os.replace(aside, run_path / RUN_FILE)
+
+    @classmethod
+    def load(cls, run_path: Path) -> RunRecord | None:
+        """Returns the record of a run folder, or None where no run was started."""
+        path = run_path / RUN_FILE
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def run_path(config: TrainConfig) -> Path:
+    """Returns the absolute folder of the run."""
+    return Path(config.output).absolute() / config.run.name
+
+
+def check_resume(config: TrainConfig) -> Path | None:
+    """Returns the checkpoint that the run continues from, or None for a new run.
+
+    Raises:
+        ConfigError: `run.resume` forbids what the folder holds, or the model or its data differ from the checkpoint's.
+    """
+    folder = run_path(config)
+    record, checkpoint = RunRecord.load(folder), latest_checkpoint(folder)
+    if config.run.resume == "never" and record is not None:
+        raise ConfigError(f"run.resume: never, but {folder} holds a run already; choose another run.name or output")
+    if config.run.resume == "must" and checkpoint is None:
+        raise ConfigError(f"run.resume: must, but {folder} holds no checkpoint to continue from")
+    if checkpoint is not None:
+        _check_changes(load_config(checkpoint), config, checkpoint)
+    return checkpoint
+
+
+def best_checkpoint(folder: Path) -> tuple[Path, dict[str, float]]:
+    """Returns (checkpoint with the highest validation GAP, its metrics); the last one where none was validated.
+
+    Raises:
+        CheckpointError: the folder holds no intact checkpoint.
+    """
+    best: tuple[float, str, Path, dict[str, float]] | None = None
+    for path in folder.glob("step_*"):
+        try:
+            manifest = read_manifest(path, kind="checkpoint")
+        except CheckpointError as error:
+            logger.warning("passed over: %s", error)
+            continue
+        metrics = manifest["metrics"]
+        assert isinstance(metrics, dict)
+        candidate = (float(metrics.get("validation/gap", -1.0)), path.name, path, metrics)
+        best = candidate if best is None or candidate[:2] > best[:2] else best
+    if best is None:
+        raise CheckpointError(f"{folder}: no intact checkpoint")
+    return best[2], best[3]
+
+
+def _check_changes(saved: TrainConfig, config: TrainConfig, checkpoint: Path) -> None:
+    before, after = flatten(saved), flatten(config)
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    refused = [key for key in changed if key.split(".")[0] not in _FREE_TO_CHANGE or key.startswith(_FIXED)]
+    if refused:
+        lines = [f"{key}: {before.get(key)!r} in {checkpoint}, now {after.get(key)!r}" for key in refused]
+        raise ConfigError("\n".join([*lines, "a continued run keeps its model; choose another run.name to train anew"]))
+    for key in changed:
+        if not key.startswith(("output", "run.", "tracking.", "scaling.")):
+            logger.warning("continued with a change: %s was %r, now %r", key, before.get(key), after.get(key))

@@ -1,0 +1,277 @@
+"""fit(config) -> FitResult on Ray Train. The only module that imports ray.train.
+
+Lives here: resources, the splitting of data among workers, restarts, and the end of a run. What a worker does is in
+`yt8m_ray.training.worker`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from yt8m_ray.config.document import ConfigError, flatten
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.batch import PackedVideos
+from yt8m_ray.data.dataset import (
+    READ_CPUS,
+    estimate_num_videos,
+    expand_shards,
+    read_dataset,
+    root_cause,
+    split_dataset,
+)
+from yt8m_ray.tracking import Tracker, default_uri
+from yt8m_ray.training.run_folder import POSITION_FILE, RunRecord, best_checkpoint, check_resume, run_path
+from yt8m_ray.training.worker import Metrics, Worker, WorkerPorts
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The outcome of a run.
+
+    Attributes:
+        checkpoint: Folder of the best checkpoint by validation GAP.
+        metrics: Its metrics.
+        run_path: The run's folder.
+        tracking_uri: Where MLflow has the run.
+        mlflow_run_id: The run there.
+    """
+
+    checkpoint: Path
+    metrics: dict[str, float]
+    run_path: Path
+    tracking_uri: str
+    mlflow_run_id: str
+
+
+class WorkersLostError(RuntimeError):
+    """Workers died more often than `scaling.max_failures` allows."""
+
+
+def fit(config: TrainConfig) -> FitResult:
+    """Trains, or continues, the run that `config` describes, on the Ray cluster this process is connected to.
+
+    Raises:
+        ConfigError: the config cannot be run here.
+        ValueError, OSError, FloatingPointError: the data or the optimisation failed; the message says where.
+        WorkersLostError: too many workers died.
+    """
+    folder = run_path(config)
+    train_shards = expand_shards(config.data.train, key="data.train")
+    validation_shards = (
+        expand_shards(config.data.validation, key="data.validation") if config.data.validation is not None else []
+    )
+    resumed_from = check_resume(config)
+    if resumed_from:
+        logger.info("run %s is continued from %s", config.run.name, resumed_from)
+    scaling = _scaling(config)
+    num_videos = estimate_num_videos(train_shards)
+    folder.mkdir(parents=True, exist_ok=True)
+    tracker = _start_tracking(config, folder)
+    status = "failed"
+    try:
+        _fit_with_restarts(config, folder, scaling, train_shards, validation_shards, num_videos, tracker)
+        status = "finished"
+        checkpoint, metrics = best_checkpoint(folder)
+        tracker.log_artifacts(checkpoint, artifact_path="checkpoint")
+    except (KeyboardInterrupt, SystemExit):
+        status = "stopped"
+        raise
+    finally:
+        RunRecord(status, tracker.run_id).save(folder)  # type: ignore[arg-type]
+        tracker.finish({"finished": "FINISHED", "stopped": "KILLED"}.get(status, "FAILED"))  # type: ignore[arg-type]
+    return FitResult(checkpoint, metrics, folder, tracker.uri, tracker.run_id)
+
+
+def _fit_with_restarts(
+    config: TrainConfig,
+    folder: Path,
+    scaling: ray.train.ScalingConfig,
+    train_shards: list[str],
+    validation_shards: list[str],
+    num_videos: float,
+    tracker: Tracker,
+) -> None:
+    spec = config.data.spec
+    verify = config.data.verify_checksums
+    datasets = {
+        "train": read_dataset(
+            train_shards,
+            spec,
+            verify_checksums=verify,
+            shuffle_seed=config.run.seed,
+            position_path=str(folder / POSITION_FILE),
+        )
+    }
+    if validation_shards:
+        datasets["validation"] = read_dataset(validation_shards, spec, verify_checksums=verify)
+    for attempt in range(config.scaling.max_failures + 1):
+        trainer = ray.train.torch.TorchTrainer(
+            _work,  # type: ignore[arg-type]  # its return value goes to the Result
+            train_loop_config={
+                "config": config.model_dump(mode="json"),
+                "run_path": str(folder),
+                "num_videos": num_videos,
+                "tracking": (tracker.uri, tracker.run_id),
+            },
+            scaling_config=scaling,
+            run_config=ray.train.RunConfig(
+                name=folder.name,
+                storage_path=str(folder.parent),
+                # Ray would also restart after an error in the data or the code, which no restart mends.
+                failure_config=ray.train.FailureConfig(max_failures=0),
+                logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+                checkpoint_config=ray.train.CheckpointConfig(
+                    num_to_keep=config.checkpoint.num_to_keep, checkpoint_score_attribute="score"
+                ),
+            ),
+            datasets=dict(datasets),
+            dataset_config=_SplitAll(),
+        )
+        try:
+            _interruptible(trainer.fit)
+        except ray.train.TrainingFailedError as error:
+            reason = _final_error(error)
+            if reason is not None:
+                raise reason from None
+            if attempt == config.scaling.max_failures:
+                raise WorkersLostError(
+                    f"{attempt + 1} times a worker was lost, the last time: {_brief(error)}"
+                ) from None
+            logger.warning("a worker was lost; starting again from the last checkpoint: %s", _brief(error))
+        else:
+            return
+
+
+def _work(payload: dict[str, Any]) -> Metrics:
+    """The function that Ray Train runs in each worker."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a process of its own: jobs/ did not configure it
+    config = TrainConfig.model_validate(payload["config"])
+    torch.set_num_threads(max(1, int(float(os.environ.get("OMP_NUM_THREADS", "1")))))
+    is_first = ray.train.get_context().get_world_rank() == 0
+    tracker = Tracker(*payload["tracking"]) if is_first else None
+    spec = config.data.spec
+
+    def read(split: str) -> Iterator[PackedVideos]:
+        blocks = ray.train.get_dataset_shard(split).iter_batches(batch_size=None, batch_format="pyarrow")
+        return (PackedVideos.from_block(block, spec) for block in blocks)
+
+    def report(metrics: Metrics, path: Path | None, name: str) -> None:
+        checkpoint = None if path is None else ray.train.Checkpoint.from_directory(path)
+        # Checkpoints inside an epoch carry no GAP; they rank below all that do.
+        scored = {**metrics, "score": metrics.get("validation/gap", -1.0)}
+        ray.train.report(scored, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+    def log(metrics: Metrics, step: int) -> None:
+        if tracker is not None:
+            tracker.log_metrics(metrics, step=step)
+
+    worker = Worker(
+        config,
+        Path(payload["run_path"]),
+        num_videos=payload["num_videos"],
+        device=ray.train.torch.get_device(),
+        ports=WorkerPorts(read, report, log, run_id=payload["tracking"][1]),
+    )
+    return worker.run()
+
+
+class _SplitAll(ray.train.DataConfig):
+    """Splits every dataset without dropping rows; Ray's own way drops the remainder to make the parts equal."""
+
+    def configure(
+        self,
+        datasets: dict[str, Any],
+        world_size: int,
+        worker_handles: Any,
+        worker_node_ids: Any,
+        **_: Any,
+    ) -> list[dict[str, Any]]:
+        splits = {name: split_dataset(dataset, world_size) for name, dataset in datasets.items()}
+        return [{name: parts[rank] for name, parts in splits.items()} for rank in range(world_size)]
+
+
+def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
+    """Returns the workers' resources; ConfigError with the numbers where they and a reader cannot fit the cluster."""
+    wanted = config.scaling
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    use_gpu = gpus >= wanted.num_workers if wanted.use_gpu is None else wanted.use_gpu
+    if use_gpu and gpus < wanted.num_workers:
+        raise ConfigError(f"scaling.num_workers: {wanted.num_workers} need a GPU each, the cluster has {gpus:g}")
+    left = cpus - 2 * READ_CPUS
+    each = wanted.cpus_per_worker or min(1.0, left / wanted.num_workers)
+    if each <= 0.01 or each * wanted.num_workers > cpus - READ_CPUS:
+        raise ConfigError(
+            f"scaling: {wanted.num_workers} workers of {each:g} CPUs and a reader of {READ_CPUS} do not fit the "
+            f"cluster's {cpus:g} logical CPUs; lower scaling.num_workers or scaling.cpus_per_worker"
+        )
+    resources = {"CPU": each, **({"GPU": 1.0} if use_gpu else {})}
+    return ray.train.ScalingConfig(num_workers=wanted.num_workers, use_gpu=use_gpu, resources_per_worker=resources)
+
+
+def _start_tracking(config: TrainConfig, folder: Path) -> Tracker:
+    uri = config.tracking.uri or default_uri(config.output)
+    record = RunRecord.load(folder)
+    tracker = Tracker.resume(uri, record.mlflow_run_id) if record else None
+    if tracker is None:
+        tracker = Tracker.start(
+            uri,
+            experiment=config.tracking.experiment,
+            run_name=config.run.name,
+            params=flatten(config),
+            artifact_path=folder.parent / "mlartifacts",
+        )
+    logger.info("MLflow: run %s in %s", tracker.run_id, uri)
+    RunRecord("running", tracker.run_id).save(folder)
+    return tracker
+
+
+def _interruptible(call: Any) -> None:
+    """Runs `call` beside the main thread, which stays free for Ctrl-C; Ray's own handler would end with status 0."""
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.5)
+    if failure:
+        raise failure[0]
+
+
+def _final_error(error: ray.train.TrainingFailedError) -> BaseException | None:
+    """Returns the error to show where a restart would not help, or None where a worker or node was lost."""
+    causes = list(getattr(error, "worker_failures", {}).values())
+    if any(_is_loss(cause) for cause in causes):
+        return None
+    for cause in causes or [error]:
+        cause = root_cause(cause)
+        if isinstance(cause, ValueError | OSError | FloatingPointError):
+            return cause
+    return causes[0] if causes else error
+
+
+def _is_loss(cause: BaseException) -> bool:
+    return isinstance(cause, ray.exceptions.RayActorError) or "HealthCheck" in type(cause).__name__
+
+
+def _brief(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1][:300]

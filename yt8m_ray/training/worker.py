@@ -1,0 +1,232 @@
+"""What each training worker does: epochs of steps, validation and checkpoints. Torch only; the trainer feeds it."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from yt8m_ray.checkpoint import (
+    MODEL_FILE,
+    STATE_FILE,
+    checkpoint_name,
+    latest_checkpoint,
+    load_weights,
+    read_tensors,
+    save_checkpoint,
+)
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.batch import PackedVideos, batches_of, to_batch
+from yt8m_ray.data.position import Position
+from yt8m_ray.evaluation import evaluate
+from yt8m_ray.losses import LOSSES
+from yt8m_ray.models import build_model
+from yt8m_ray.models.layers import set_batch_norm_sync
+from yt8m_ray.training.loop import TrainingLoop
+from yt8m_ray.training.run_folder import POSITION_FILE
+from yt8m_ray.training.workers import from_rank_0, gather, is_distributed, rank, sum_over_workers, world_size
+
+logger = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class WorkerPorts:
+    """What a worker needs from outside.
+
+    Attributes:
+        read: `read(split)` starts a pass over this worker's share of `train` or `validation`.
+        report: `report(metrics, folder, name)` takes a finished checkpoint; called by all workers, with a folder on
+            rank 0 alone.
+        log: `log(metrics, step)` on rank 0 keeps curves.
+        run_id: Where they are kept, for the manifest.
+    """
+
+    read: Callable[[str], Iterator[PackedVideos]]
+    report: Callable[[Metrics, Path | None, str], None]
+    log: Callable[[Metrics, int], None]
+    run_id: str
+
+
+class Worker:
+    """One worker of a run.
+
+    Args:
+        config: The run.
+        run_path: The run's folder, which all workers see.
+        num_videos: Estimated videos of an epoch, for the time left.
+        device: Where to compute.
+        ports: The way out.
+    """
+
+    def __init__(
+        self, config: TrainConfig, run_path: Path, *, num_videos: float, device: torch.device, ports: WorkerPorts
+    ) -> None:
+        self._config = config
+        self._run_path = run_path
+        self._num_videos = num_videos
+        self._device = device
+        self._ports = ports
+        self._spec = config.data.spec
+        torch.manual_seed(config.run.seed)  # the same initial weights on all workers
+        self._model = build_model(
+            config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes
+        ).to(device)
+        self._loss = LOSSES.build(config.loss)
+        set_batch_norm_sync(self._model, config.train.sync_batch_norm)
+        self._start = Position()
+        tensors = self._load_checkpoint()
+        forward: torch.nn.Module = self._model
+        if is_distributed():
+            # The statistics of batch norm are equal by their own synchronisation (or rank 0's are saved).
+            forward = DistributedDataParallel(self._model, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        self._loop = TrainingLoop(self._model, forward, self._loss, config, spec=self._spec, device=device)
+        if tensors:
+            self._loop.load_state(tensors)
+
+    def run(self) -> Metrics:
+        """Trains to the end and returns the last metrics."""
+        metrics: Metrics = {}
+        if self._loop.is_finished:
+            logger.warning("the run is finished already: nothing is left to train")
+        while not self._loop.is_finished:
+            metrics = self._run_epoch()
+        return metrics
+
+    def _run_epoch(self) -> Metrics:
+        loop, config = self._loop, self._config
+        epoch, first_step = loop.progress.position.epoch, loop.progress.step
+        if rank() == 0:
+            self._start.save(self._run_path / POSITION_FILE)
+        from_rank_0(None)  # no worker starts to read before the position is there
+        torch.manual_seed(self._stream_seed(first_step))
+        videos = batches_of(
+            self._ports.read("train"),
+            batch_size=self._local_batch_size(),
+            shuffle_window=config.data.shuffle_window,
+            seed=(config.run.seed, epoch, rank(), first_step),
+        )
+        started = time.perf_counter()
+        metrics: Metrics = {}
+        for step in loop.steps(videos):
+            if step % config.train.log_every_steps == 0:
+                metrics = self._log_interval(started)
+            every = config.checkpoint.every_steps
+            if every is not None and step % every == 0 and not loop.is_finished:
+                self._checkpoint(metrics)
+        is_epoch_complete = not loop.is_finished
+        if loop.progress.step == first_step and not self._start.num_consumed:
+            raise ValueError("data.train: the shards hold no video")
+        metrics |= self._log_interval(started) | self._validate()
+        if rank() == 0:
+            self._ports.log(metrics, loop.progress.step)
+        if is_epoch_complete:
+            self._num_videos = loop.progress.num_examples_in_epoch
+            loop.progress.num_examples_in_epoch = 0
+            loop.progress.position.start_epoch(epoch + 1)
+            self._start = Position(epoch + 1)
+        self._checkpoint(metrics)
+        return metrics
+
+    def _validate(self) -> Metrics:
+        config = self._config
+        if config.data.validation is None:
+            return {}
+        videos = batches_of(self._ports.read("validation"), batch_size=self._local_batch_size())
+        batches = (
+            to_batch(part, num_classes=config.data.num_classes, normalize=config.data.normalize, device=self._device)
+            for part in videos
+        )
+        whole, *others = gather(evaluate(self._model, batches, self._loss))
+        for other in others:
+            whole.merge(other)
+        if not whole.num_videos:
+            raise ValueError("data.validation: the shards hold no video")
+        values = whole.compute()
+        if rank() == 0:
+            logger.info(
+                "epoch %d/%d validation on %d videos: GAP %.4f  Hit@1 %.4f  PERR %.4f  mAP %.4f  loss %.4f",
+                self._loop.progress.position.epoch + 1,
+                config.train.num_epochs,
+                whole.num_videos,
+                *(values[name] for name in ("gap", "hit_at_1", "perr", "mean_ap", "loss")),
+            )
+        return {f"validation/{name}": float(value) for name, value in values.items()}
+
+    def _log_interval(self, started: float) -> Metrics:
+        metrics, progress = self._loop.interval(), self._loop.progress
+        if rank() == 0 and metrics["train/videos_per_s"] > 0:
+            done = progress.num_examples_in_epoch / max(self._num_videos, progress.num_examples_in_epoch, 1)
+            total = self._num_videos * (self._config.train.num_epochs - progress.position.epoch - done)
+            logger.info(
+                "epoch %d/%d %3.0f%%  step %d  loss %.4f  %.0f videos/s  input wait %.0f%%  ETA %s",
+                progress.position.epoch + 1,
+                self._config.train.num_epochs,
+                100 * done,
+                progress.step,
+                metrics["train/loss"],
+                metrics["train/videos_per_s"],
+                100 * metrics["train/input_wait_fraction"],
+                _clock(total / metrics["train/videos_per_s"]),
+            )
+            self._ports.log(metrics, progress.step)
+        return {**metrics, "epoch": progress.position.epoch + 1, "seconds": time.perf_counter() - started}
+
+    def _checkpoint(self, metrics: Metrics) -> None:
+        """Reports a checkpoint; collective."""
+        position = Position(self._loop.progress.position.epoch)
+        for mine in gather(self._loop.progress.position):
+            position.merge(mine)
+        position.merge(self._start)
+        name = checkpoint_name(self._loop.progress.step)
+        cpu_s = sum_over_workers([time.process_time()], self._device)[0]
+        with tempfile.TemporaryDirectory(prefix="yt8m_checkpoint_") as folder:
+            if rank() == 0:
+                facts = {
+                    "step": self._loop.progress.step,
+                    "mlflow_run_id": self._ports.run_id,
+                    "metrics": {**metrics, "train/worker_cpu_s": cpu_s},
+                }
+                save_checkpoint(
+                    folder, config=self._config, model=self._model, state=self._loop.state(position), facts=facts
+                )
+            self._ports.report(metrics, Path(folder) if rank() == 0 else None, name)
+
+    def _load_checkpoint(self) -> Mapping[str, torch.Tensor]:
+        """Returns the training state of the newest intact checkpoint, its weights loaded; the same on all workers."""
+        path = from_rank_0(latest_checkpoint(self._run_path))
+        if path is None:
+            return {}
+        load_weights(self._model, path / MODEL_FILE)
+        tensors = read_tensors(path / STATE_FILE)
+        self._start = Position.from_arrays(
+            {name.removeprefix("position."): t.numpy() for name, t in tensors.items() if name.startswith("position.")}
+        )
+        if rank() == 0:
+            logger.info(
+                "continuing from %s: epoch %d, %d of its videos done",
+                path,
+                self._start.epoch + 1,
+                self._start.num_consumed,
+            )
+        return tensors
+
+    def _local_batch_size(self) -> int:
+        whole, rest = divmod(self._config.train.batch_size, world_size())
+        return max(whole + (rank() < rest), 1)
+
+    def _stream_seed(self, step: int) -> int:
+        return int(np.random.SeedSequence([self._config.run.seed, step, rank()]).generate_state(1)[0])
+
+
+def _clock(seconds: float) -> str:
+    minutes, left = divmod(int(max(seconds, 0)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{left:02d}" if minutes >= 60 else f"{minutes}:{left:02d}"

@@ -1,0 +1,54 @@
+"""What the workers of a run tell one another: sums and gathered objects; one worker alone talks to itself."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed
+
+T = TypeVar("T")
+
+
+def is_distributed() -> bool:
+    """Returns whether there is more than this worker."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized() and world_size() > 1
+
+
+def world_size() -> int:
+    """Returns the number of workers."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Returns this worker's number; 0 writes checkpoints and logs."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def sum_over_workers(values: list[float], device: torch.device) -> list[float]:
+    """Returns the element-wise sum of every worker's values."""
+    if not is_distributed():
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(tensor)
+    totals: list[float] = tensor.tolist()
+    return totals
+
+
+def gather(value: T) -> list[T]:
+    """Returns every worker's value, by rank, on every worker."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def from_rank_0(value: T) -> T:
+    """Returns rank 0's value on every worker; also a barrier."""
+    if not is_distributed():
+        return value
+    values: list[Any] = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    received: T = values[0]
+    return received
