@@ -201,11 +201,11 @@ def to_batch(
     num_frames = torch.from_numpy(videos.num_frames).to(device)
     num_videos, longest = len(videos), int(videos.num_frames.max(initial=1))
     if flat.shape[0] == num_videos * longest:
-        frames = flat.view(num_videos, longest, -1)
+        frames = flat.view(num_videos, longest, flat.shape[1])
     else:
         frames = flat.new_zeros(num_videos * longest, flat.shape[1])
         frames[torch.from_numpy(_padded_positions(videos.num_frames, longest)).to(device)] = flat
-        frames = frames.view(num_videos, longest, -1)
+        frames = frames.view(num_videos, longest, flat.shape[1])
     labels = None
     if labelled:
         labels = torch.zeros(num_videos, num_classes, device=device)
