@@ -64,11 +64,11 @@ def quantize_state(
 
 
 def dequantize_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the float32 state dict of a quantized one; one that was never quantized comes back as it is."""
+    """Returns the float32 state dict of a quantized one; what was not quantized is copied, so nothing maps a file."""
     scaled = {name for name in state if name + SCALE_SUFFIX in state and state[name].dtype == torch.int8}
     scales = {name + SCALE_SUFFIX for name in scaled}
     return {
-        name: tensor.float().mul_(state[name + SCALE_SUFFIX]) if name in scaled else tensor
+        name: tensor.float().mul_(state[name + SCALE_SUFFIX]) if name in scaled else tensor.clone()
         for name, tensor in state.items()
         if name not in scales
     }

@@ -13,6 +13,7 @@ from typing import BinaryIO, Protocol, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from yt8m_ray.config.document import ConfigError
 from yt8m_ray.topk import TopK
 
 CSV_HEADER = b"VideoId,LabelConfidencePairs\n"
@@ -93,7 +94,7 @@ class SubmissionWriter:
 
     def __init__(self, path: str) -> None:
         if not path.endswith(SUFFIXES):
-            raise ValueError(f"output: expected a name that ends in {' or '.join(SUFFIXES)}, found {path!r}")
+            raise ConfigError(f"output: expected a name that ends in {' or '.join(SUFFIXES)}, found {path!r}")
         self.path = path
         self.num_videos = 0
         self._aside = path + ".tmp"

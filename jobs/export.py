@@ -1,0 +1,24 @@
+"""python -m jobs.export CONFIG [section.key=value ...] [--dry-run]: checkpoints -> a quantized ensemble bundle.
+
+The last line of stdout is the bundle's folder; the measured GAP goes to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from jobs.cli import parse_document, print_result, run_verb
+from yt8m_ray.config.export import ExportConfig
+from yt8m_ray.inference.export import export, format_table
+
+
+def main(argv: list[str]) -> None:
+    """Exports the bundle that `argv` describes."""
+    config = parse_document(argv, ExportConfig, description="Quantizes checkpoints into one measured ensemble bundle.")
+    path, document = export(config)
+    print(format_table(document), file=sys.stderr)
+    print_result(path)
+
+
+if __name__ == "__main__":
+    run_verb(main)

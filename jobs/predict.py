@@ -1,0 +1,41 @@
+"""python -m jobs.predict CHECKPOINT_OR_BUNDLE GLOB... --output FILE [--top-k N]: shards -> a file of predictions.
+
+FILE ends in .csv (the Kaggle format) or .parquet; videos keep the order of the sorted shards and of their records.
+The last line of stdout is FILE.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from jobs.cli import print_result, ray_cluster, run_verb
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.inference.offline import predict_shards
+
+
+def main(argv: list[str]) -> None:
+    """Predicts the shards that `argv` names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.predict", description="Writes the best classes of each video."
+    )
+    parser.add_argument("model", help="folder of a checkpoint or a bundle")
+    parser.add_argument("shards", nargs="+", help="paths or globs; local, s3:// or gs://")
+    parser.add_argument("--output", required=True, help="a .csv or .parquet file")
+    parser.add_argument("--top-k", type=int, default=20, help="classes a video (default 20)")
+    parser.add_argument("--num-workers", type=int, default=1, help="processes that predict (default 1)")
+    options = parser.parse_args(argv)
+    if options.top_k < 1 or options.num_workers < 1:
+        raise ConfigError("--top-k and --num-workers: expected at least 1")
+    with ray_cluster():
+        predict_shards(
+            options.model,
+            options.shards,
+            output=options.output,
+            top_k=options.top_k,
+            num_workers=options.num_workers,
+        )
+    print_result(options.output)
+
+
+if __name__ == "__main__":
+    run_verb(main)

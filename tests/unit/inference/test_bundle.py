@@ -1,0 +1,217 @@
+"""The bundle: what export writes, what loading refuses, and that it answers like its members."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.config.export import ExportConfig
+from yt8m_ray.data.example import encode_sequence_example
+from yt8m_ray.data.features import VideoRow, read_rows
+from yt8m_ray.data.tfrecord import write_records
+from yt8m_ray.inference.bundle import load_bundle
+from yt8m_ray.inference.export import export, format_table
+from yt8m_ray.inference.predictor import Predictor
+from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    """Returns a labelled frame-level shard of 40 videos."""
+    generator = np.random.default_rng(5)
+    payloads = []
+    for index in range(40):
+        num_frames = int(generator.integers(1, 7))
+        sequences = {name: generator.integers(0, 256, (num_frames, size), np.uint8) for name, size in SIZES.items()}
+        context = {"id": [f"v{index:03d}".encode()], "labels": generator.integers(0, 30, 3)}
+        payloads.append(encode_sequence_example(context, sequences))
+    path = tmp_path / "validate.tfrecord"
+    write_records(str(path), payloads)
+    return path
+
+
+SIZES = {"rgb": 8, "audio": 4}
+
+
+def config(tmp_path: Path, shard: Path, checkpoints: list[Path], **changes: object) -> ExportConfig:
+    tree = {
+        "members": [
+            {"checkpoint": str(path), "weight": weight} for path, weight in zip(checkpoints, (3, 1), strict=False)
+        ],
+        "transform": {"name": "int8", "min_elements": 100},
+        "data": {"validation": str(shard), "batch_size": 16},
+        "output": str(tmp_path / "bundle"),
+    }
+    return ExportConfig.model_validate({**tree, **changes})
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, shard: Path, save_tiny_checkpoint: Callable[..., Path]) -> Path:
+    checkpoints = [save_tiny_checkpoint("a", seed=1), save_tiny_checkpoint("b", seed=2)]
+    return export(config(tmp_path, shard, checkpoints))[0]
+
+
+def gap_by_loops(scores: list[np.ndarray], labels: list[set[int]]) -> float:
+    """Global average precision at 20, straight from its definition."""
+    pairs = [
+        (float(row[class_id]), class_id in truth)
+        for row, truth in zip(scores, labels, strict=True)
+        for class_id in np.argsort(-row, kind="stable")[:20]
+    ]
+    hits, total = 0, 0.0
+    for rank, (_, is_hit) in enumerate(sorted(pairs, key=lambda pair: -pair[0]), start=1):
+        hits += is_hit
+        total += hits / rank if is_hit else 0.0
+    return total / sum(len(truth) for truth in labels)
+
+
+def test_a_bundle_is_these_files_and_no_pickle(bundle: Path) -> None:
+    names = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
+    assert names == [
+        "bundle.yaml",
+        "manifest.json",
+        "members/0/model.safetensors",
+        "members/1/model.safetensors",
+        "vocabulary.csv",
+    ]
+
+
+def test_a_bundle_answers_like_the_weighted_mean_of_its_quantized_members(
+    bundle: Path, shard: Path, tmp_path: Path
+) -> None:
+    predictor = Predictor.from_path(bundle)
+    rows = [row for _, row in read_rows(str(shard), predictor.spec)]
+    expected = torch.zeros(len(rows), 30)
+    for name, weight in (("a", 0.75), ("b", 0.25)):
+        member = Predictor.from_path(tmp_path / name)
+        state = quantize_state(member.model.state_dict(), channel_axes(member.model), min_elements=100)
+        member.model.load_state_dict(dequantize_state(state))
+        best = member.predict(rows, 30)
+        expected += weight * torch.zeros(len(rows), 30).scatter(1, best.class_ids, best.scores)
+    found = predictor.predict(rows, 30)
+    assert torch.allclose(expected.gather(1, found.class_ids), found.scores, atol=1e-6)
+
+
+def test_the_stored_gap_is_that_of_the_answers(bundle: Path, shard: Path) -> None:
+    predictor = Predictor.from_path(bundle)
+    rows = [row for _, row in read_rows(str(shard), predictor.spec)]
+    best = predictor.predict(rows, 30)
+    scores = torch.zeros(len(rows), 30).scatter(1, best.class_ids, best.scores).numpy()
+    quality = load_bundle(bundle).document.quality
+    assert quality is not None
+    assert quality.num_videos == 40
+    assert quality.gap_after == pytest.approx(
+        gap_by_loops(list(scores), [set(row.labels.tolist()) for row in rows]), abs=1e-9
+    )
+
+
+def test_every_member_has_its_gap_before_and_after(bundle: Path) -> None:
+    document = load_bundle(bundle).document
+    assert [entry.weight for entry in document.members] == [0.75, 0.25]
+    for entry in document.members:
+        assert entry.gap_before is not None and entry.gap_after is not None
+        assert abs(entry.gap_before - entry.gap_after) < 0.05
+    lines = format_table(document).splitlines()
+    assert [line.split()[0] for line in lines] == ["model", "logistic", "logistic", "ensemble", "on"]
+
+
+def test_quantized_weights_are_stored_as_int8(bundle: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    stored = load_file(bundle / "members/0/model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.int8, torch.float32}
+
+
+def test_the_version_depends_on_the_content_alone(bundle: Path, tmp_path: Path) -> None:
+    moved = bundle.rename(tmp_path / "elsewhere")
+    version = load_bundle(moved).version
+    assert len(version) == 12
+    assert Predictor.from_path(moved).version == version
+    assert Predictor.from_path(tmp_path / "a").version != version
+
+
+@pytest.mark.parametrize("name", ["bundle.yaml", "members/1/model.safetensors", "vocabulary.csv"])
+def test_a_changed_file_is_refused_by_name(bundle: Path, name: str) -> None:
+    data = bytearray((bundle / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / name).write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=name):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "members/0/model.safetensors"])
+def test_a_missing_file_is_refused_by_name(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    with pytest.raises(ValueError, match=name):
+        load_bundle(bundle)
+
+
+def test_a_file_that_the_manifest_does_not_list_is_not_loaded(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["files"]["members/1/model.safetensors"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="expected the files"):
+        load_bundle(bundle)
+
+
+def test_an_unknown_format_version_is_refused_with_a_sentence(bundle: Path) -> None:
+    document = (bundle / "bundle.yaml").read_text().replace("format_version: 1", "format_version: 7")
+    (bundle / "bundle.yaml").write_text(document)
+    from yt8m_ray.checkpoint import write_manifest
+
+    (bundle / "manifest.json").unlink()
+    write_manifest(bundle, {"kind": "bundle"})
+    with pytest.raises(ValueError, match="format_version 7 found, this program reads 1"):
+        load_bundle(bundle)
+
+
+def test_a_checkpoint_is_no_bundle(save_tiny_checkpoint: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="expected a bundle, found a checkpoint"):
+        load_bundle(save_tiny_checkpoint())
+
+
+def test_a_bundle_is_never_written_over(tmp_path: Path, shard: Path, bundle: Path) -> None:
+    with pytest.raises(ConfigError, match="exists already"):
+        export(config(tmp_path, shard, [tmp_path / "a"]))
+
+
+def test_members_of_other_features_leave_nothing_behind(
+    tmp_path: Path, shard: Path, save_tiny_checkpoint: Callable[..., Path]
+) -> None:
+    checkpoints = [save_tiny_checkpoint("a"), save_tiny_checkpoint("b", data={"features": {"rgb": 8}})]
+    with pytest.raises(ValueError, match=r"data\.features"):
+        export(config(tmp_path, shard, checkpoints))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "validate.tfrecord"]
+
+
+def test_without_a_transform_the_answers_are_the_checkpoints_own(
+    tmp_path: Path, shard: Path, save_tiny_checkpoint: Callable[..., Path]
+) -> None:
+    checkpoint = save_tiny_checkpoint("a")
+    path, document = export(config(tmp_path, shard, [checkpoint], transform={"name": "none"}))
+    row = VideoRow("x", np.full((3, 12), 200, np.uint8), np.empty(0, np.int32))
+    assert torch.equal(
+        Predictor.from_path(path).predict([row]).scores, Predictor.from_path(checkpoint).predict([row]).scores
+    )
+    assert document.quality is not None and document.quality.gap_before == document.quality.gap_after
+
+
+def test_shards_without_labels_cannot_measure_anything(
+    tmp_path: Path, save_tiny_checkpoint: Callable[..., Path]
+) -> None:
+    sequences = {name: np.zeros((2, size), np.uint8) for name, size in SIZES.items()}
+    path = tmp_path / "test.tfrecord"
+    write_records(str(path), [encode_sequence_example({"id": [b"a"]}, sequences)])
+    with pytest.raises(ValueError, match="none of its 1 videos has a label"):
+        export(config(tmp_path, path, [save_tiny_checkpoint("a")]))
+
+
+def test_a_folder_of_neither_kind_is_refused_with_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"config\.yaml.*bundle\.yaml"):
+        Predictor.from_path(tmp_path)

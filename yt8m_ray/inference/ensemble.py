@@ -1,0 +1,66 @@
+"""A weighted ensemble, which is a model: evaluated, quantized, distilled from and served like one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from yt8m_ray.config.train import DataConfig
+from yt8m_ray.models.base import Model
+from yt8m_ray.models.layers import mixture_logits
+
+WEIGHT_TOLERANCE = 1e-4
+"""How far the sum of the weights may lie from 1 (the 2018 ensembles allowed the same)."""
+
+
+class Ensemble(Model):
+    """The arithmetic mean of the members' probabilities, weighted, returned as logits.
+
+    A mixture of experts whose gates are constant, so it is computed from log p and log(1 - p) like one.
+
+    Args:
+        members: Models of the same inputs and classes, run one after the other.
+        weights: One positive share a member; their sum is 1.
+    """
+
+    log_weights: torch.Tensor
+
+    def __init__(self, members: Sequence[Model], weights: Sequence[float]) -> None:
+        if not members or len(members) != len(weights):
+            raise ValueError(f"ensemble: expected one weight a member, found {len(members)} and {len(weights)} weights")
+        if min(weights) <= 0 or abs(sum(weights) - 1) > WEIGHT_TOLERANCE:
+            raise ValueError(f"ensemble: weights must be positive with the sum 1, found {list(weights)}")
+        shapes = {(member.feature_sizes, member.num_classes) for member in members}
+        if len(shapes) > 1:
+            raise ValueError(f"ensemble: members must have the same features and classes, found {sorted(shapes)}")
+        super().__init__(feature_sizes=members[0].feature_sizes, num_classes=members[0].num_classes)
+        self.members = nn.ModuleList(members)
+        log_weights = torch.tensor([math.log(weight) for weight in weights])
+        self.register_buffer("log_weights", log_weights, persistent=False)
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns logits [B, C] of the mean probability."""
+        if len(self.members) == 1:
+            logits: torch.Tensor = self.members[0](frames, num_frames)
+            return logits
+        member_logits = torch.stack([member(frames, num_frames) for member in self.members], dim=-1)
+        return mixture_logits(self.log_weights, member_logits)
+
+
+def check_agreement(names: Sequence[str], data: Sequence[DataConfig]) -> None:
+    """Checks that all members read the same input and answer for the same classes.
+
+    Raises:
+        ValueError: names the first member that differs from the first one, and in what.
+    """
+    for name, config in zip(names[1:], data[1:], strict=True):
+        for key in ("features", "num_classes", "max_frames", "normalize"):
+            expected, found = getattr(data[0], key), getattr(config, key)
+            # Two dicts are equal in any order, but features are concatenated in theirs.
+            if expected != found or (key == "features" and list(expected) != list(found)):
+                raise ValueError(
+                    f"{name}: data.{key} is {found}, but {names[0]} has {expected}; all members read one input"
+                )
