@@ -1,0 +1,28 @@
+"""`serve.app:build`, the import path of serve/config.yaml: arguments -> a Ray Serve application."""
+
+from __future__ import annotations
+
+import os
+
+from ray import serve
+from ray.serve import Application
+
+from serve.deployments import PredictionService
+from serve.schemas import ServeArgs
+
+MODEL_VARIABLE = "YT8M_MODEL"
+
+
+def build(args: ServeArgs) -> Application:
+    """Returns the application; replicas, CPUs, queues and batch limits are the config file's.
+
+    Raises:
+        ValueError: no model is named.
+    """
+    model = args.model or os.environ.get(MODEL_VARIABLE)
+    if not model:
+        raise ValueError(
+            f"model: name the folder of a bundle in args.model or in the environment variable {MODEL_VARIABLE}"
+        )
+    deployment = serve.deployment(name="PredictionService")(serve.ingress()(PredictionService))
+    return deployment.bind(os.path.abspath(model), args.num_threads)

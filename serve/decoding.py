@@ -1,0 +1,164 @@
+"""Request bodies -> rows: the border where everything that a client may get wrong is refused.
+
+Lives here: JSON, base64 and protobuf to `VideoRow`. 400 means that the body cannot be read, 422 that what it says does
+not fit the model.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+
+from serve.errors import RequestError
+from serve.schemas import Limits, PredictRequest, Video
+from yt8m_ray.data.errors import RecordError
+from yt8m_ray.data.example import Fields, Values, decode_record
+from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
+from yt8m_ray.schema import FRAME_FEATURES, ID_KEYS, LABELS_KEY, MEAN_PREFIX, VIDEO_FEATURES
+
+TAGS = ("base64", "flat", "nested")
+"""Names of the three forms of frames in JSON; they appear in pydantic's locations and mean nothing to a client."""
+
+NO_ID = b"-"
+"""Stands for the id of a video without one: optional here, required in a shard."""
+
+
+@dataclass(frozen=True)
+class PredictionInput:
+    """A request that can be answered: rows that fit the model, their ids as given, and 1 <= top_k <= classes."""
+
+    video_ids: list[str]
+    rows: list[VideoRow]
+    top_k: int
+
+
+def decode_json(body: bytes, spec: FeatureSpec, limits: Limits) -> PredictionInput:
+    """Returns the input of an `application/json` body; RequestError says what is wrong with it."""
+    try:
+        request = PredictRequest.model_validate_json(body)
+    except pydantic.ValidationError as error:
+        raise _refusal(error) from None
+    if len(request.videos) > limits.max_videos:
+        raise RequestError(422, f"videos: at most {limits.max_videos} a request, found {len(request.videos)}")
+    rows = [_json_row(video, spec, f"videos[{index}]") for index, video in enumerate(request.videos)]
+    return PredictionInput([video.video_id for video in request.videos], rows, _top_k(request.top_k, spec, limits))
+
+
+def decode_binary(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:
+    """Returns the input of one serialized SequenceExample or Example; RequestError says what is wrong with it."""
+    if not body:
+        raise RequestError(400, "body: expected a serialized SequenceExample or Example, found no bytes")
+    try:
+        fields = decode_record(body)
+    except RecordError as error:
+        raise RequestError(400, f"body: not a SequenceExample or Example: {error.reason}") from None
+    row = _row(fields.context, fields.sequences, spec, "body")
+    has_id = any(key in fields.context for key in ID_KEYS)
+    return PredictionInput([row.video_id if has_id else ""], [row], _top_k(top_k, spec, limits))
+
+
+def parse_top_k(text: str | None) -> int | None:
+    """Returns the number in the query parameter `top_k`, None where it is not given."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise RequestError(422, f"top_k: expected a whole number of at least 1, found {_shorten(text)}")
+    return int(text)
+
+
+def _top_k(asked: int | None, spec: FeatureSpec, limits: Limits) -> int:
+    if asked is None:
+        return min(limits.default_top_k, spec.num_classes)
+    if not 1 <= asked <= spec.num_classes:
+        raise RequestError(422, f"top_k: expected 1 to {spec.num_classes}, found {asked}")
+    return asked
+
+
+def _json_row(video: Video, spec: FeatureSpec, where: str) -> VideoRow:
+    context: dict[str, Values] = {}
+    sequences: dict[str, Any] = {}
+    for name in VIDEO_FEATURES:
+        values = getattr(video, name)
+        if values is not None and name in spec.sizes:
+            with np.errstate(over="ignore"):  # what does not fit becomes infinite, and `_row` refuses it
+                context[name] = np.array(values, np.float64).astype(np.float32)
+    for name in FRAME_FEATURES:
+        value = getattr(video, name)
+        size = spec.sizes.get(MEAN_PREFIX + name if spec.is_video_level else name)
+        if value is not None and size is not None:
+            sequences[name] = _json_frames(value, size, f"{where}.{name}")
+    return _row(context, sequences, spec, where)
+
+
+def _json_frames(value: str | Sequence[int | list[int]], size: int, where: str) -> npt.NDArray[np.uint8]:
+    """Returns frames [T, size] given as base64 text, as one list of bytes or as one list a frame."""
+    if isinstance(value, str):
+        try:
+            values = np.frombuffer(base64.b64decode(value, validate=True), np.uint8)
+        except (binascii.Error, ValueError) as error:
+            raise RequestError(400, f"{where}: not base64 (standard alphabet, no line breaks): {error}") from None
+    else:
+        for index, frame in enumerate(value):
+            if isinstance(frame, list) and len(frame) != size:
+                raise RequestError(422, f"{where}[{index}]: expected {size} values a frame, found {len(frame)}")
+        values = np.array(value, np.uint8).reshape(-1)
+    if len(values) % size:
+        raise RequestError(422, f"{where}: expected a multiple of {size} bytes ({size} a frame), found {len(values)}")
+    return values.reshape(-1, size)
+
+
+def _row(context: Mapping[str, Values], sequences: Mapping[str, Any], spec: FeatureSpec, where: str) -> VideoRow:
+    """Returns the row of one video after the checks that only a service makes; offline, long clips are cut."""
+    for name in spec.sizes:
+        frame_name = name.removeprefix(MEAN_PREFIX)
+        if name not in context and frame_name not in sequences:
+            ways = f"{name}, or the frames {frame_name} to average" if spec.is_video_level else f"the frames {name}"
+            raise RequestError(422, f"{where}: this model needs {ways}; found {_names(context, sequences)}")
+        if name in context and spec.is_video_level:
+            continue
+        num_frames = len(sequences[frame_name])
+        if not 1 <= num_frames <= spec.max_frames:
+            raise RequestError(422, f"{where}.{frame_name}: expected 1 to {spec.max_frames} frames, found {num_frames}")
+    known = {key: values for key, values in context.items() if key in (*spec.sizes, *ID_KEYS)}
+    try:
+        if not any(key in known for key in ID_KEYS):
+            known[ID_KEYS[0]] = [NO_ID]
+        row = to_row(Fields(known, dict(sequences)), spec)
+    except RecordError as error:
+        raise RequestError(422, f"{where}: {error.reason}") from None
+    if not np.isfinite(row.frames).all():
+        raise RequestError(422, f"{where}: expected finite numbers that fit float32, found NaN or infinity")
+    return row
+
+
+def _names(context: Mapping[str, Any], sequences: Mapping[str, Any]) -> str:
+    return ", ".join(sorted({*context, *sequences} - {*ID_KEYS, LABELS_KEY})) or "no features"
+
+
+def _refusal(error: pydantic.ValidationError) -> RequestError:
+    """Returns one sentence for the first thing that is wrong with a JSON body."""
+    first = error.errors(include_url=False)[0]
+    where = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"] if part not in TAGS
+    ).removeprefix(".")
+    if first["type"] == "json_invalid":
+        return RequestError(400, f"body: not JSON: {first['ctx']['error']}")
+    if first["type"] == "extra_forbidden":
+        fields = Video.model_fields if where.startswith("videos") else PredictRequest.model_fields
+        return RequestError(422, f"{where[:100]}: unknown key; valid: {', '.join(fields)}")
+    found = "" if first["type"] == "missing" else f", found {_shorten(first['input'])}"
+    return RequestError(422, f"{where or 'body'}: {first['msg']}{found}")
+
+
+def _shorten(value: object) -> str:
+    if isinstance(value, list | dict):
+        return f"a {'list' if isinstance(value, list) else 'mapping'} of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,77 @@
+"""What a client is told when a request cannot be answered: one JSON shape, one sentence, never an internal.
+
+Lives here: RequestError and the handlers that turn every error of the application into that shape.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+logger = logging.getLogger(__name__)
+
+CODES = {
+    400: "malformed_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    422: "invalid_request",
+    500: "internal_error",
+}
+
+
+class RequestError(Exception):
+    """A request that is the client's to change.
+
+    Attributes:
+        status: The HTTP status, one of CODES.
+        message: One sentence: where, what was expected, what was found.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+def request_id(request: Request) -> str:
+    """Returns the request's id. Serve's proxy sets the header on request and response; without a proxy, a new one."""
+    return request.headers.get("x-request-id") or str(uuid.uuid4())
+
+
+def error_response(
+    request: Request, status: int, message: str, *, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """Returns the error body for `status`, one of CODES."""
+    error = {"code": CODES[status], "message": message, "request_id": request_id(request)}
+    return JSONResponse({"error": error}, status_code=status, headers=headers)
+
+
+def add_error_handlers(api: FastAPI) -> None:
+    """Makes every error of `api` answer in the one JSON shape."""
+
+    @api.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError) -> JSONResponse:
+        return error_response(request, error.status, error.message)
+
+    @api.exception_handler(ClientDisconnect)
+    async def disconnected(request: Request, _: ClientDisconnect) -> JSONResponse:
+        return error_response(request, 400, "the connection was closed before the whole body arrived")
+
+    @api.exception_handler(HTTPException)
+    async def no_route(request: Request, error: HTTPException) -> JSONResponse:
+        paths = "POST /v1/predict, GET /healthz, GET /openapi.json, GET /docs"
+        message = f"{request.method} {request.url.path}: nothing here; valid: {paths}"
+        status = error.status_code if error.status_code in CODES else 404
+        return error_response(request, status, message, headers=dict(error.headers or {}))
+
+    @api.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        logger.error("request %s failed", request_id(request), exc_info=error)
+        return error_response(request, 500, "the server failed; its log has the details under this request id")
