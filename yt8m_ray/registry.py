@@ -69,7 +69,7 @@ class Registry(Generic[T]):
         """
         if isinstance(section, ComponentConfig):
             return section
-        name = section.get("name")
+        name = section.get("name") if isinstance(section, Mapping) else None
         if not isinstance(name, str):
             raise ValueError(f"name: a {self.kind} needs a name, one of {', '.join(self.names())}")
         return self.config_type(name).model_validate(dict(section))

@@ -1,0 +1,205 @@
+"""What `Model` promises, checked for every registered name at its smallest, and for the options of some of them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from yt8m_ray.models import MODELS, Model, build_model
+
+FEATURE_SIZES = (6, 4)
+NUM_CLASSES = 5
+NUM_FRAMES = torch.tensor([7, 3, 1, 5, 7, 2])
+MAX_FRAMES = 7
+
+SMALL: dict[str, Any] = {"num_clusters": 4, "hidden_dim": 6, "cell_dim": 8}
+"""Sizes for whatever fields of these names a family has, so that a new family is tested because it is registered."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "moe, low rank": {"name": "moe", "num_mixtures": 3, "low_rank": 2},
+    "moe, gated by probabilities": {"name": "moe", "prob_gating": "prob"},
+    "moe, gated by other probabilities": {"name": "moe", "prob_gating": "prob", "prob_gating_remove_diagonal": True},
+    "moe, gated by input": {"name": "moe", "prob_gating": "input"},
+    "netvlad, relu6, ungated": {"name": "netvlad", **SMALL, "use_relu": True, "gating": False},
+    "netvlad, no batch norm": {"name": "netvlad", **SMALL, "batch_norm": False, "gating_remove_diagonal": True},
+    "netvlad, logistic": {"name": "netvlad", **SMALL, "head": {"name": "logistic"}},
+    "netvlad, gated head": {"name": "netvlad", **SMALL, "head": {"name": "moe", "prob_gating": "prob"}},
+    "netvlad, random frames": {"name": "netvlad", **SMALL, "sampling": {"name": "random", "num_frames": 4}},
+    "netvlad, a sequence": {"name": "netvlad", **SMALL, "sampling": {"name": "sequence", "num_frames": 4}},
+    "netvlad, every second frame": {"name": "netvlad", **SMALL, "sampling": {"name": "uniform", "every": 2}},
+}
+
+
+def small_config(name: str) -> dict[str, Any]:
+    fields = MODELS.config_type(name).model_fields
+    return {"name": name, **{field: size for field, size in SMALL.items() if field in fields}}
+
+
+CONFIGS = {name: small_config(name) for name in MODELS.names()}
+for title, options in OPTIONS.items():
+    known = MODELS.config_type(options["name"]).model_fields
+    CONFIGS[title] = {field: value for field, value in options.items() if field in known}
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> Model:
+    """A model after one step of training, so that no weight and no moving statistic is at its start."""
+    torch.manual_seed(0)
+    model = build_model(CONFIGS[request.param], feature_sizes=FEATURE_SIZES, num_classes=NUM_CLASSES)
+    with torch.no_grad():
+        model(random_frames(), NUM_FRAMES)
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def random_frames(seed: int = 1) -> torch.Tensor:
+    frames = torch.randn(len(NUM_FRAMES), MAX_FRAMES, sum(FEATURE_SIZES), generator=torch.Generator().manual_seed(seed))
+    return frames.masked_fill(torch.arange(MAX_FRAMES)[:, None] >= NUM_FRAMES[:, None, None], 0)
+
+
+def logits_of(model: Model, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+    """Runs a copy, so that training mode leaves the model's moving statistics alone; draws are the same each time."""
+    torch.manual_seed(2)
+    with torch.no_grad():
+        return copy.deepcopy(model)(frames, num_frames)
+
+
+def test_logits_are_finite_with_one_row_a_clip_and_one_column_a_class(model: Model) -> None:
+    logits = logits_of(model.eval(), random_frames(), NUM_FRAMES)
+    assert logits.shape == (len(NUM_FRAMES), NUM_CLASSES)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("filler", [1e4, float("nan")])
+def test_values_in_the_padding_do_not_matter(model: Model, training: bool, filler: float) -> None:
+    model.train(training)
+    padding = torch.arange(MAX_FRAMES)[:, None] >= NUM_FRAMES[:, None, None]
+    torch.testing.assert_close(
+        logits_of(model, random_frames().masked_fill(padding, filler), NUM_FRAMES),
+        logits_of(model, random_frames(), NUM_FRAMES),
+    )
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_the_length_of_the_padding_does_not_matter(model: Model, training: bool) -> None:
+    model.train(training)
+    longer = torch.nn.functional.pad(random_frames(), (0, 0, 0, 6))
+    torch.testing.assert_close(
+        logits_of(model, longer, NUM_FRAMES),
+        logits_of(model, random_frames(), NUM_FRAMES),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_the_other_clips_of_a_batch_do_not_matter_in_eval_mode(model: Model) -> None:
+    model.eval()
+    together = logits_of(model, random_frames(), NUM_FRAMES)
+    for row in range(len(NUM_FRAMES)):
+        alone = logits_of(model, random_frames()[row : row + 1], NUM_FRAMES[row : row + 1])
+        torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-5)
+
+
+def test_eval_mode_repeats_itself(model: Model) -> None:
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(model(random_frames(), NUM_FRAMES), model(random_frames(), NUM_FRAMES))
+
+
+@pytest.mark.parametrize("num_frames", [0, 1], ids=["no frame", "one frame"])
+@pytest.mark.parametrize("max_frames", [1, 4])
+def test_clips_of_at_most_one_frame_have_finite_logits(model: Model, num_frames: int, max_frames: int) -> None:
+    frames = random_frames()[:2, :max_frames]
+    for training in (True, False):
+        logits = logits_of(model.train(training), frames, torch.full((2,), num_frames))
+        assert logits.shape == (2, NUM_CLASSES)
+        assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("max_frames", [0, 7])
+def test_a_batch_without_clips_gives_zero_gradients_to_every_parameter(model: Model, max_frames: int) -> None:
+    logits = model(torch.zeros(0, max_frames, sum(FEATURE_SIZES)), torch.zeros(0, dtype=torch.int64))
+    assert logits.shape == (0, NUM_CLASSES)
+    logits.sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert not parameter.grad.any(), name
+
+
+def test_a_batch_without_clips_leaves_the_moving_statistics_alone(model: Model) -> None:
+    before = copy.deepcopy(dict(model.named_buffers()))
+    model(torch.zeros(0, MAX_FRAMES, sum(FEATURE_SIZES)), torch.zeros(0, dtype=torch.int64))
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+
+
+def test_every_parameter_gets_a_gradient(model: Model) -> None:
+    logits = model(random_frames(), NUM_FRAMES)
+    (logits * torch.randn(logits.shape)).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_a_loaded_state_dict_gives_the_same_logits(model: Model, request: pytest.FixtureRequest) -> None:
+    model.eval()
+    loaded = build_model(
+        CONFIGS[request.node.callspec.params["model"]], feature_sizes=FEATURE_SIZES, num_classes=NUM_CLASSES
+    ).eval()
+    loaded.load_state_dict(model.state_dict())
+    assert torch.equal(logits_of(loaded, random_frames(), NUM_FRAMES), logits_of(model, random_frames(), NUM_FRAMES))
+
+
+def test_bfloat16_autocast_stays_near_float32(model: Model) -> None:
+    model.eval()
+    exact = torch.sigmoid(logits_of(model, random_frames(), NUM_FRAMES))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = torch.sigmoid(logits_of(model, random_frames(), NUM_FRAMES).float())
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0.05)
+
+
+def test_bfloat16_autocast_trains(model: Model) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(random_frames(), NUM_FRAMES)
+    logits.float().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_extreme_frames_give_finite_logits_and_gradients(model: Model, training: bool) -> None:
+    model.train(training)
+    logits = model(random_frames() * 1e4, NUM_FRAMES)
+    assert logits.isfinite().all()
+    logits.sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_the_l2_term_is_a_positive_scalar_with_a_gradient(model: Model) -> None:
+    term = model.regularization()
+    assert term.shape == ()
+    assert term > 0
+    term.backward()
+    assert any(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_an_unknown_field_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="num_clutsers"):
+        build_model({"name": name, "num_clutsers": 8}, feature_sizes=FEATURE_SIZES, num_classes=NUM_CLASSES)
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_a_config_survives_being_dumped_and_parsed(name: str) -> None:
+    config = MODELS.parse(CONFIGS[name])
+    assert MODELS.parse(config.model_dump(mode="json")) == config
+
+
+def test_sizes_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"found feature_sizes \(6, 0\) and num_classes 5"):
+        build_model({"name": "logistic"}, feature_sizes=(6, 0), num_classes=5)

@@ -1,0 +1,77 @@
+"""Which frames each sampling takes; frame t of clip b holds the number 100 * b + t."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from yt8m_ray.models.sampling import SAMPLERS, Sampler
+
+FRAMES = (100.0 * torch.arange(3)[:, None] + torch.arange(8)).unsqueeze(2)
+NUM_FRAMES = torch.tensor([8, 3, 0])
+
+
+def build_sampler(config: dict[str, Any], *, training: bool = False) -> Sampler:
+    torch.manual_seed(0)
+    return SAMPLERS.build(config).train(training)
+
+
+def taken(sampler: Sampler, row: int) -> list[int]:
+    frames, num_frames = sampler(FRAMES, NUM_FRAMES)
+    return [int(value) - 100 * row for value in frames[row, : num_frames[row], 0]]
+
+
+def test_all_frames_are_taken_as_they_are() -> None:
+    frames, num_frames = build_sampler({"name": "all"})(FRAMES, NUM_FRAMES)
+    assert frames is FRAMES
+    assert num_frames is NUM_FRAMES
+
+
+def test_uniform_sampling_takes_every_nth_frame_from_the_first() -> None:
+    sampler = build_sampler({"name": "uniform", "every": 3})
+    assert [taken(sampler, row) for row in range(3)] == [[0, 3, 6], [0], []]
+
+
+def test_a_sequence_longer_than_the_clip_repeats_its_last_frame() -> None:
+    sampler = build_sampler({"name": "sequence", "num_frames": 6}, training=True)
+    assert taken(sampler, 1) == [0, 1, 2, 2, 2, 2]
+
+
+def test_training_sequences_start_at_every_place_where_they_fit() -> None:
+    sampler = build_sampler({"name": "sequence", "num_frames": 5}, training=True)
+    drawn = [taken(sampler, 0) for _ in range(100)]
+    assert {sequence[0] for sequence in drawn} == {0, 1, 2, 3}
+    assert all(sequence == list(range(sequence[0], sequence[0] + 5)) for sequence in drawn)
+
+
+def test_training_draws_every_real_frame_and_no_other() -> None:
+    sampler = build_sampler({"name": "random", "num_frames": 100}, training=True)
+    assert set(taken(sampler, 0)) == set(range(8))
+    assert set(taken(sampler, 1)) == set(range(3))
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"name": "random", "num_frames": 4}, [[1, 3, 5, 7], [0, 1, 1, 2], []]),
+        ({"name": "sequence", "num_frames": 4}, [[2, 3, 4, 5], [0, 1, 2, 2], []]),
+    ],
+    ids=["random", "sequence"],
+)
+def test_eval_mode_takes_fixed_frames_spread_over_the_clip_or_around_its_middle(
+    config: dict[str, Any], expected: list[list[int]]
+) -> None:
+    sampler = build_sampler(config)
+    assert [taken(sampler, row) for row in range(3)] == expected
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", SAMPLERS.names())
+def test_a_batch_padded_to_no_frame_stays_so(name: str, training: bool) -> None:
+    frames, num_frames = build_sampler({"name": name}, training=training)(
+        torch.zeros(2, 0, 1), torch.zeros(2, dtype=torch.int64)
+    )
+    assert frames.shape == (2, 0, 1)
+    assert num_frames.tolist() == [0, 0]
