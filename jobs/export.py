@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import sys
 
-from jobs.cli import parse_document, print_result, run_verb
+from jobs.cli import parse_document, print_result, ray_cluster, run_verb
 from yt8m_ray.config.export import ExportConfig
-from yt8m_ray.inference.export import export, format_table
+from yt8m_ray.inference.bundle import format_table
+from yt8m_ray.inference.export import export
 
 
 def main(argv: list[str]) -> None:
     """Exports the bundle that `argv` describes."""
     config = parse_document(argv, ExportConfig, description="Quantizes checkpoints into one measured ensemble bundle.")
-    path, document = export(config)
+    with ray_cluster():
+        path, document = export(config)
     print(format_table(document), file=sys.stderr)
     print_result(path)
 

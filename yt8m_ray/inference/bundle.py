@@ -6,7 +6,7 @@
     manifest.json                  size and SHA-256 of each file, written last
 
 Lives here: writing and loading the folder; nothing in it is executed or unpickled. Does not live here: making the
-weights smaller (`quantize`) and measuring them (`export`). It is built aside and renamed, so that it is always whole.
+weights smaller (`quantize`) and measuring them (`members`). It is built aside and renamed, so that it is always whole.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class MemberEntry(Config):
     weight: pydantic.PositiveFloat
     checkpoint: str
     mlflow_run_id: str | None = None
-    gap_before: float | None = None
-    gap_after: float | None = None
+    gap_before: float
+    gap_after: float
 
 
 class Quality(Config):
@@ -91,9 +91,10 @@ class BundleDocument(Config):
     normalize: Literal["l2", "none"]
     members: list[MemberEntry] = pydantic.Field(min_length=1)
     transform: TransformConfig
-    quality: Quality | None = None
+    quality: Quality
     provenance: Provenance
 
+    @property
     def spec(self) -> FeatureSpec:
         """Returns what the members read."""
         return FeatureSpec(self.features, num_classes=self.num_classes, max_frames=self.max_frames)
@@ -107,6 +108,16 @@ class Bundle:
     model: Model
     vocabulary: Vocabulary
     version: str
+
+
+def format_table(document: BundleDocument) -> str:
+    """Returns the measured GAP of each member and of the ensemble as lines of text."""
+    quality = document.quality
+    rows = [(entry.model["name"], entry.weight, entry.gap_before, entry.gap_after) for entry in document.members]
+    rows.append(("ensemble", 1.0, quality.gap_before, quality.gap_after))
+    header = f"{'model':<20} {'weight':>7} {'GAP float32':>12} {f'GAP {document.transform.name}':>12}"
+    lines = [f"{name:<20} {weight:7.4f} {before:12.6f} {after:12.6f}" for name, weight, before, after in rows]
+    return "\n".join([header, *lines, f"on {quality.num_videos} videos of {len(quality.split)} shards"])
 
 
 def write_bundle(

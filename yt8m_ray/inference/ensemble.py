@@ -43,11 +43,13 @@ class Ensemble(Model):
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
         """Returns logits [B, C] of the mean probability."""
-        if len(self.members) == 1:
-            logits: torch.Tensor = self.members[0](frames, num_frames)
-            return logits
-        member_logits = torch.stack([member(frames, num_frames) for member in self.members], dim=-1)
-        return mixture_logits(self.log_weights, member_logits)
+        return self.combine([member(frames, num_frames) for member in self.members])
+
+    def combine(self, member_logits: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Returns what `forward` returns, from the members' logits."""
+        if len(member_logits) == 1:
+            return member_logits[0]
+        return mixture_logits(self.log_weights, torch.stack(list(member_logits), dim=-1))
 
 
 def check_agreement(names: Sequence[str], data: Sequence[DataConfig]) -> None:

@@ -50,7 +50,7 @@ class Predictor:
         path = Path(path)
         if (path / DOCUMENT_FILE).is_file():
             bundle = load_bundle(path)
-            model, spec, vocabulary = bundle.model, bundle.document.spec(), bundle.vocabulary
+            model, spec, vocabulary = bundle.model, bundle.document.spec, bundle.vocabulary
             normalize: Normalization = bundle.document.normalize
         elif (path / CONFIG_FILE).is_file():
             model, config = load_model(path)
