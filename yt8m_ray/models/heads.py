@@ -51,7 +51,9 @@ HeadField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeV
 
 def half_sum_of_squares(weights: Sequence[torch.Tensor]) -> torch.Tensor:
     """Returns 0.5 * sum(W^2), what the published l2 terms multiply."""
-    return torch.stack([weight.float().square().sum() for weight in weights]).sum() * 0.5
+    # The gradient of W . stop(W) is W, as that of 0.5 * sum(W^2) is: two passes over the weights in place of six.
+    squares = torch.stack([torch.dot(weight.flatten(), weight.detach().flatten()) for weight in weights]).sum()
+    return squares - 0.5 * squares.detach()
 
 
 def _set_bias(linear: nn.Linear, probabilities: torch.Tensor) -> None:

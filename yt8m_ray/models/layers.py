@@ -6,6 +6,7 @@ the mixture in logits. Does not live here: classifiers on top of a representatio
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -20,6 +21,10 @@ L2_NORMALIZE_EPSILON = 1e-12
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.001
 """Defaults of slim.batch_norm, which no published system changes (torch has 1e-5 and 0.1)."""
+
+
+LOG_OF_NOTHING = -1e30
+"""What the log of a gate of 0 counts as: beyond every logit, yet with a gradient where -inf has none."""
 
 
 class Regularized(nn.Module):
@@ -219,11 +224,15 @@ def mixture_logits(log_gates: torch.Tensor, expert_logits: torch.Tensor) -> torc
     num_experts = expert_logits.shape[-1]
     if log_gates.shape[-1] not in (num_experts, num_experts + 1):
         raise ValueError(f"{num_experts} experts need {num_experts} gates or one more, found {log_gates.shape[-1]}")
-    expert_gates, dummy_gate = log_gates[..., :num_experts], log_gates[..., num_experts:]
-    positive = expert_gates + F.logsigmoid(expert_logits)
-    negative = expert_gates + F.logsigmoid(-expert_logits)
-    dummy_gate = dummy_gate.expand(*negative.shape[:-1], dummy_gate.shape[-1])
-    return torch.logsumexp(positive, dim=-1) - torch.logsumexp(torch.cat([negative, dummy_gate], dim=-1), dim=-1)
+    # One contiguous plane an expert: on a CPU, sums over a last axis of 2 or 3 take ten times as long.
+    leading = (1,) * (expert_logits.dim() - log_gates.dim())
+    gates = log_gates.clamp(min=LOG_OF_NOTHING).reshape(*leading, *log_gates.shape).movedim(-1, 0).contiguous()
+    experts = expert_logits.movedim(-1, 0).contiguous()
+    positive = gates[:num_experts] + F.logsigmoid(experts)
+    negative = positive - experts  # log(1 - sigmoid(x)) = log(sigmoid(x)) - x
+    log_p: torch.Tensor = functools.reduce(torch.logaddexp, positive)
+    log_not_p: torch.Tensor = functools.reduce(torch.logaddexp, [*negative, *gates[num_experts:]])
+    return log_p - log_not_p
 
 
 def gated_logits(logits: torch.Tensor, gate_logits: torch.Tensor) -> torch.Tensor:

@@ -87,6 +87,16 @@ def test_low_rank_gates_are_regularized_in_both_factors() -> None:
     assert float(head.regularization().detach()) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_gradient_of_the_l2_term_is_the_weight_times_l2_under_autocast_too() -> None:
+    head = build_head({"name": "logistic", "l2": 0.25})
+    with torch.autocast("cpu", torch.bfloat16):
+        term = head.regularization()
+    term.backward()
+    weight = head.linear.weight.detach()
+    torch.testing.assert_close(term.detach(), 0.25 * 0.5 * (weight**2).sum())
+    torch.testing.assert_close(head.linear.weight.grad, 0.25 * weight)
+
+
 def test_an_initial_probability_that_the_dummy_expert_rules_out_is_refused() -> None:
     with pytest.raises(ValueError, match=r"initial_probability must lie below 0\.6667.*found 0\.7"):
         HEADS.parse({"name": "moe", "num_mixtures": 2, "initial_probability": 0.7})

@@ -78,7 +78,7 @@ def test_eval_mode_normalizes_by_the_moving_statistics() -> None:
     layer = BatchNorm(1).eval()
     layer.moving_mean.fill_(2.0)
     layer.moving_variance.fill_(4.0)
-    assert float(layer(torch.tensor([[6.0]]))) == pytest.approx(4 / np.sqrt(4.001))
+    assert float(layer(torch.tensor([[6.0]])).detach()) == pytest.approx(4 / np.sqrt(4.001))
 
 
 def test_masked_rows_count_in_no_statistic() -> None:
@@ -136,6 +136,13 @@ def test_constant_gates_are_shared_by_videos_and_classes_and_zero_switches_an_ex
     logits = mixture_logits(torch.log(torch.tensor([0.25, 0.75, 0.0])), experts)
     expected = 0.25 * torch.sigmoid(experts[..., 0]) + 0.75 * torch.sigmoid(experts[..., 1])
     torch.testing.assert_close(torch.sigmoid(logits), expected)
+
+
+def test_experts_that_are_switched_off_get_no_gradient() -> None:
+    experts = torch.randn(4, 3, requires_grad=True)
+    mixture_logits(torch.log(torch.tensor([0.0, 0.0, 1.0])), experts).sum().backward()
+    assert experts.grad is not None
+    torch.testing.assert_close(experts.grad, torch.tensor([0.0, 0.0, 1.0]).expand(4, 3))
 
 
 def test_a_mixture_of_one_expert_is_that_expert_at_any_logit() -> None:
