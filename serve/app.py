@@ -1,7 +1,6 @@
 """`serve.app:build`, the import path of serve/config.yaml: arguments -> a Ray Serve application."""
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: Serve reads the type of `args`, and would find a string.
 import os
 
 from ray import serve
