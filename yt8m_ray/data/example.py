@@ -10,7 +10,6 @@ https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/example/fea
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yt8m_ray.data.errors import RecordError
+from yt8m_ray.data.frames import encode_frames, stack_frames, view_frames
 from yt8m_ray.data.wire import (
     DELIMITED,
     FIXED32,
@@ -27,7 +27,6 @@ from yt8m_ray.data.wire import (
     encode_delimited,
     encode_varint,
     iterate_fields,
-    read_size,
     read_varint,
 )
 
@@ -109,7 +108,7 @@ def encode_sequence_example(
         if not isinstance(steps, np.ndarray):
             content = b"".join(encode_delimited(1, _encode_feature(name, values)) for values in steps)
         elif steps.ndim == 2 and steps.dtype == np.uint8:
-            content = _encode_frames(steps)
+            content = encode_frames(steps)
         else:
             raise ValueError(f"{name}: expected a uint8 array [T, size], found {steps.dtype} {list(steps.shape)}")
         lists.append(_encode_entry(name, content))
@@ -195,66 +194,36 @@ def _decode_floats(data: memoryview, ranges: list[_Range]) -> npt.NDArray[np.flo
                 if (piece_end - piece_start) % 4:
                     raise RecordError(f"a float list at byte {piece_start} of the record ends within a value")
                 joined += data[piece_start:piece_end]
-    return np.frombuffer(joined, _FLOAT32)
+    return np.frombuffer(joined, _FLOAT32) if joined else np.empty(0, _FLOAT32)
 
 
 def _decode_integers(data: memoryview, ranges: list[_Range]) -> npt.NDArray[np.int64]:
-    values = array("Q")
+    values: list[int] = []
     for start, end in ranges:
         for tag, position, piece_end in iterate_fields(data, start, end):
             if tag not in (_FIELD_1, _UNPACKED_INT64):
                 continue
             while position < piece_end:
                 value, position = read_varint(data, position, piece_end)
-                values.append(value)
-    return np.frombuffer(values, np.int64)
+                values.append(value - (value >> 63 << 64))  # two's complement
+    return np.array(values, np.int64)
 
 
 def _decode_steps(data: memoryview, ranges: list[_Range]) -> npt.NDArray[np.uint8] | list[Values]:
     """Returns the steps of a FeatureList."""
-    if len(ranges) == 1:
-        frames = _view_frames(data, *ranges[0])
-        if frames is not None:
-            return frames
+    frames = view_frames(data, *ranges[0]) if len(ranges) == 1 else None
+    if frames is not None:
+        return frames
     steps: list[Values] = []
     for start, end in ranges:
         for tag, step_start, step_end in iterate_fields(data, start, end):
             if tag == _FIELD_1:
                 values = _decode_feature(data, [(step_start, step_end)])
                 steps.append([] if values is None else values)
-    return _stack_frames(steps)
-
-
-def _view_frames(data: memoryview, start: int, end: int) -> npt.NDArray[np.uint8] | None:
-    """Returns the frames of a FeatureList as a view [T, size], None unless all have the first one's exact layout.
-
-    Step, bytes list and value are three nested fields 1. Where each of the three ends the step, and every step begins
-    with the same tags and lengths, the steps repeat with a constant stride, and the bytes can mean nothing else.
-    """
-    if start == end or data[start] != _FIELD_1:
-        return None
-    size, step_start = read_size(data, start + 1, end)
-    step_end = step_start + size
-    stride = step_end - start
-    if (end - start) % stride:
-        return None
-    list_start = content_start(data, step_start, step_end, _BYTES_LIST)
-    value_start = content_start(data, list_start, step_end, _FIELD_1) if list_start >= 0 else -1
-    if value_start < 0:
-        return None
-    rows = np.frombuffer(data, np.uint8, end - start, start).reshape(-1, stride)
-    header = bytes(data[start:value_start])
-    if rows[:, : len(header)].tobytes() != header * len(rows):
-        return None
-    return rows[:, len(header) :]
-
-
-def _stack_frames(steps: list[Values]) -> npt.NDArray[np.uint8] | list[Values]:
-    """Returns steps of one byte string each, all of one size, as an array [T, size]; others as they are."""
-    frames = [values[0] for values in steps if isinstance(values, list) and len(values) == 1]
-    if not steps or len(frames) < len(steps) or any(len(frame) != len(frames[0]) for frame in frames):
+    strings = [values[0] for values in steps if isinstance(values, list) and len(values) == 1]
+    if len(strings) < len(steps) or len({len(string) for string in strings}) != 1:
         return steps
-    return np.frombuffer(b"".join(frames), np.uint8).reshape(len(frames), len(frames[0]))
+    return stack_frames(strings)
 
 
 def _encode_features(features: Mapping[str, Values]) -> bytes:
@@ -278,14 +247,3 @@ def _encode_feature(name: str, values: Values) -> bytes:
         f"{name}: expected bytes in a list, or floats or integers in an array [n]; "
         f"found {values.dtype} {list(values.shape)}"
     )
-
-
-def _encode_frames(frames: npt.NDArray[np.uint8]) -> bytes:
-    """Returns the content of a FeatureList with one byte string a step."""
-    num_frames, size = frames.shape
-    step = encode_delimited(1, encode_delimited(1, encode_delimited(1, bytes(size))))
-    header = np.frombuffer(step[: len(step) - size], np.uint8)
-    rows = np.empty((num_frames, len(step)), np.uint8)
-    rows[:, : len(header)] = header
-    rows[:, len(header) :] = frames
-    return rows.tobytes()
