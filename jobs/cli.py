@@ -82,18 +82,22 @@ RAY_ENVIRONMENT = {
 
 @contextmanager
 def ray_cluster() -> Iterator[None]:
-    """Connects to $RAY_ADDRESS (`ray job submit` sets it), or starts a cluster of this machine and stops it again."""
+    """Connects to $RAY_ADDRESS (`ray job submit` sets it), or starts a cluster of this machine and stops it again.
+
+    Ray's own log lines stay in its session folder; what an operator acts on comes from this package.
+    """
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray  # reads its settings from the environment when it is imported
 
-    logging.getLogger("ray").setLevel(logging.WARNING)
     runtime_env = {"env_vars": {name: os.environ[name] for name in RAY_ENVIRONMENT}}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING, runtime_env=runtime_env)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env)
     else:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster on loopback; `token` is for shared ones
-        context = ray.init(address="local", logging_level=logging.WARNING, runtime_env=runtime_env)
+        context = ray.init(
+            address="local", logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env
+        )
         if context.dashboard_url:
             logger.info("Ray dashboard: http://%s", context.dashboard_url)
     try:

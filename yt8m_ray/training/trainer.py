@@ -7,9 +7,10 @@ Lives here: resources, the splitting of data among workers, restarts, and the en
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,9 @@ class FitResult:
     mlflow_run_id: str
 
 
+LOG_FILE = "train.log"
+
+
 class WorkersLostError(RuntimeError):
     """Workers died more often than `scaling.max_failures` allows."""
 
@@ -85,6 +89,7 @@ def fit(config: TrainConfig) -> FitResult:
         _fit_with_restarts(config, folder, scaling, train_shards, validation_shards, num_videos, tracker)
         status = "finished"
         checkpoint, metrics = best_checkpoint(folder)
+        logger.info("best checkpoint: GAP %.4f, %s", metrics.get("validation/gap", math.nan), checkpoint)
         tracker.log_artifacts(checkpoint, artifact_path="checkpoint")
     except (KeyboardInterrupt, SystemExit):
         status = "stopped"
@@ -141,7 +146,7 @@ def _fit_with_restarts(
             dataset_config=_SplitAll(),
         )
         try:
-            _interruptible(trainer.fit)
+            _follow(trainer.fit, folder / LOG_FILE)
         except ray.train.TrainingFailedError as error:
             reason = _final_error(error)
             if reason is not None:
@@ -157,7 +162,10 @@ def _fit_with_restarts(
 
 def _work(payload: dict[str, Any]) -> Metrics:
     """The function that Ray Train runs in each worker."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a process of its own: jobs/ did not configure it
+    # A process of its own, which jobs/ did not configure; the driver passes the file's lines on.
+    package_logger = logging.getLogger("yt8m_ray")
+    package_logger.addHandler(logging.FileHandler(Path(payload["run_path"]) / LOG_FILE))
+    package_logger.setLevel(logging.INFO)
     config = TrainConfig.model_validate(payload["config"])
     torch.set_num_threads(max(1, int(float(os.environ.get("OMP_NUM_THREADS", "1")))))
     is_first = ray.train.get_context().get_world_rank() == 0
@@ -239,8 +247,11 @@ def _start_tracking(config: TrainConfig, folder: Path) -> Tracker:
     return tracker
 
 
-def _interruptible(call: Any) -> None:
-    """Runs `call` beside the main thread, which stays free for Ctrl-C; Ray's own handler would end with status 0."""
+def _follow(call: Callable[[], object], log_path: Path) -> None:
+    """Runs `call` beside the main thread and logs the lines that workers add to `log_path` meanwhile.
+
+    The main thread stays free for Ctrl-C; Ray's own handler, set where `fit` runs in it, would end with status 0.
+    """
     failure: list[BaseException] = []
 
     def run() -> None:
@@ -249,10 +260,15 @@ def _interruptible(call: Any) -> None:
         except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
             failure.append(error)
 
+    log_path.touch()
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(timeout=0.5)
+    with log_path.open(encoding="utf-8") as lines:
+        lines.seek(0, os.SEEK_END)
+        thread.start()
+        while thread.is_alive():
+            thread.join(timeout=0.2)
+            for line in lines:
+                logger.info("%s", line.rstrip())
     if failure:
         raise failure[0]
 
@@ -266,6 +282,7 @@ def _final_error(error: ray.train.TrainingFailedError) -> BaseException | None:
         cause = root_cause(cause)
         if isinstance(cause, ValueError | OSError | FloatingPointError):
             return cause
+    logger.error("%s", error)  # not for a user to mend: with the worker's traceback
     return causes[0] if causes else error
 
 

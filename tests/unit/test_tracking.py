@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from yt8m_ray.tracking import Tracker, default_uri
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    output = tmp_path_factory.mktemp("runs")
+    params = {"model.num_clusters": 8, "data.train": "x" * 10_000, **{f"many.key_{i}": i for i in range(150)}}
+    return Tracker.start(
+        default_uri(output), experiment="test", run_name="one", params=params, artifact_path=output / "mlartifacts"
+    )
+
+
+def test_parameters_have_dotted_keys(tracker: Tracker) -> None:
+    params = MlflowClient(tracker.uri).get_run(tracker.run_id).data.params
+
+    assert params["model.num_clusters"] == "8"
+    assert params["many.key_149"] == "149"
+
+
+def test_metrics_keep_their_steps_and_leave_out_what_is_not_finite(tracker: Tracker) -> None:
+    tracker.log_metrics({"validation/gap": 0.25, "train/loss": math.nan}, step=3)
+    tracker.log_metrics({"validation/gap": 0.5}, step=7)
+
+    client = MlflowClient(tracker.uri)
+    history = client.get_metric_history(tracker.run_id, "validation/gap")
+    assert [(entry.step, entry.value) for entry in history] == [(3, 0.25), (7, 0.5)]
+    assert "train/loss" not in client.get_run(tracker.run_id).data.metrics
+
+
+def test_folders_and_files_become_artifacts(tracker: Tracker, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.txt").write_text("a")
+
+    tracker.log_artifacts(tmp_path / "folder", artifact_path="checkpoint")
+    tracker.log_artifacts(tmp_path / "folder" / "a.txt")
+
+    client = MlflowClient(tracker.uri)
+    assert [item.path for item in client.list_artifacts(tracker.run_id, "checkpoint")] == ["checkpoint/a.txt"]
+    assert "a.txt" in [item.path for item in client.list_artifacts(tracker.run_id)]
+
+
+def test_a_run_that_ended_can_be_continued(tracker: Tracker) -> None:
+    tracker.finish("FAILED")
+    assert MlflowClient(tracker.uri).get_run(tracker.run_id).info.status == "FAILED"
+
+    again = Tracker.resume(tracker.uri, tracker.run_id)
+
+    assert again is not None
+    assert MlflowClient(tracker.uri).get_run(tracker.run_id).info.status == "RUNNING"
+
+
+def test_a_run_that_the_store_lost_is_not_continued(tracker: Tracker) -> None:
+    assert Tracker.resume(tracker.uri, "0" * 32) is None

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.batch import PackedVideos, batches_of
+from yt8m_ray.data.features import VideoRow
+from yt8m_ray.data.position import Position
+from yt8m_ray.losses import build_loss
+from yt8m_ray.models import build_model
+from yt8m_ray.training.loop import TrainingLoop
+
+NUM_VIDEOS = 40
+
+
+def config_of(**train: Any) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "run": {"name": "test"},
+            "data": {"features": {"mean_rgb": 6}, "num_classes": 4},
+            "model": {"name": "moe", "l2": 0.1},
+            "train": {"batch_size": 8, "num_epochs": 3, **train},
+        }
+    )
+
+
+def loop_of(config: TrainConfig) -> TrainingLoop:
+    torch.manual_seed(0)
+    model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
+    device = torch.device("cpu")
+    return TrainingLoop(model, model, build_loss(config.loss), config, spec=config.data.spec, device=device)
+
+
+def videos(config: TrainConfig, *, skip: frozenset[int] = frozenset()) -> Iterator[PackedVideos]:
+    rng = np.random.default_rng(0)
+    frames, labels = rng.normal(size=(NUM_VIDEOS, 1, 6)).astype(np.float32), rng.integers(0, 4, NUM_VIDEOS)
+    rows = [VideoRow(str(i), frames[i], np.array([labels[i]], np.int32)) for i in range(NUM_VIDEOS)]
+    packed = PackedVideos.from_rows(rows, config.data.spec, shard=0)
+    left = packed.select(np.array([i for i in range(NUM_VIDEOS) if i not in skip]))
+    return batches_of([left], batch_size=8)
+
+
+def weights(loop: TrainingLoop) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in loop.model.state_dict().items()}
+
+
+def test_a_step_follows_the_gradient_of_the_mean_loss_plus_the_penalty() -> None:
+    config = config_of(regularization_penalty=0.5)
+    loop = loop_of(config)
+    twin = loop_of(config).model
+    optimizer = torch.optim.Adam(twin.parameters(), lr=config.optimizer.learning_rate)
+    first = next(videos(config))
+    frames = torch.nn.functional.normalize(torch.from_numpy(first.frames.copy()), dim=-1)[:, None]
+    labels = torch.nn.functional.one_hot(torch.from_numpy(first.labels).long(), 4).float()
+    logits = twin(frames, torch.ones(8, dtype=torch.int64))
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / 8
+    (loss + 0.5 * twin.regularization()).backward()
+    for parameter in twin.parameters():
+        assert parameter.grad is not None
+        parameter.grad *= min(1.0, 1.0 / float(parameter.grad.norm()))
+    optimizer.step()
+
+    next(loop.steps(iter([first])))
+
+    for name, expected in twin.state_dict().items():
+        torch.testing.assert_close(loop.model.state_dict()[name], expected)
+
+
+def test_an_epoch_counts_its_steps_and_videos() -> None:
+    config = config_of()
+    loop = loop_of(config)
+
+    steps = list(loop.steps(videos(config)))
+
+    assert steps == [1, 2, 3, 4, 5]
+    assert loop.progress.num_examples == NUM_VIDEOS
+    assert loop.progress.position.records(0).tolist() == list(range(NUM_VIDEOS))
+
+
+def test_a_run_stops_at_its_number_of_steps() -> None:
+    config = config_of(max_steps=2)
+    loop = loop_of(config)
+
+    assert list(loop.steps(videos(config))) == [1, 2]
+    assert loop.is_finished
+
+
+def test_a_run_continued_inside_an_epoch_equals_one_that_was_not_stopped() -> None:
+    config = config_of()
+    straight = loop_of(config)
+    list(straight.steps(videos(config)))
+
+    first = loop_of(config)
+    stream = first.steps(videos(config))
+    assert [next(stream), next(stream)] == [1, 2]
+    state = {name: tensor.clone() for name, tensor in first.state(first.progress.position).items()}
+    second = loop_of(config)
+    second.model.load_state_dict(weights(first))
+    second.load_state(state)
+    position = Position.from_arrays(
+        {name.removeprefix("position."): t.numpy() for name, t in state.items() if name.startswith("position.")}
+    )
+    steps = list(second.steps(videos(config, skip=frozenset(position.records(0).tolist()))))
+
+    assert steps == [3, 4, 5]
+    assert second.progress.num_examples == NUM_VIDEOS
+    for name, expected in weights(straight).items():
+        assert torch.equal(second.model.state_dict()[name], expected), name
+
+
+def test_the_loss_falls() -> None:
+    config = config_of(regularization_penalty=0.0)
+    loop = loop_of(config)
+    losses = []
+    for _ in range(20):
+        list(loop.steps(videos(config)))
+        losses.append(loop.interval()["train/loss"])
+
+    assert losses[-1] < 0.85 * losses[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_videos_named() -> None:
+    config = config_of()
+    loop = loop_of(config)
+    first = next(videos(config))
+    first.frames[3, 0] = np.nan
+
+    with pytest.raises(FloatingPointError, match="step 1: the loss is nan on videos 0, 1, 2, 3"):
+        next(loop.steps(iter([first])))
+
+
+def test_bfloat16_trains_and_keeps_float32_weights() -> None:
+    config = config_of(precision="bfloat16")
+    loop = loop_of(config)
+
+    list(loop.steps(videos(config)))
+
+    assert {tensor.dtype for tensor in loop.model.state_dict().values()} == {torch.float32}
+    assert np.isfinite(loop.interval()["train/loss"])
