@@ -93,6 +93,13 @@ class _SumOverWorkers(torch.autograd.Function):
         return total
 
 
+def _sum_rows(inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Returns the sum [C] over all rows of `inputs` [..., C], or over those of [B, T, C] that `mask` [B, T] keeps."""
+    if mask is None:
+        return inputs.sum(dim=tuple(range(inputs.dim() - 1)))
+    return torch.bmm(mask.to(inputs.dtype).unsqueeze(1), inputs).sum(dim=(0, 1))  # one pass, no masked copy
+
+
 class BatchNorm(nn.Module):
     """Batch normalization as slim.batch_norm has it, over all axes but the last, in float32.
 
@@ -123,25 +130,23 @@ class BatchNorm(nn.Module):
         self.register_buffer("moving_variance", torch.ones(dim))
 
     def forward(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns the normalized inputs [..., C]; rows outside `mask` [...] count nowhere and must be finite."""
+        """Returns the normalized inputs [..., C]; of [B, T, C], rows outside `mask` [B, T] count nowhere."""
         with torch.autocast(inputs.device.type, enabled=False):
             if self.training:
                 return self._normalize_by_batch(inputs.float(), mask)
             scale = self.gamma * torch.rsqrt(self.moving_variance + BATCH_NORM_EPSILON)
-            return (inputs.float() - self.moving_mean) * scale + self.beta
+            return torch.addcmul(self.beta, inputs.float() - self.moving_mean, scale)
 
     def _normalize_by_batch(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        axes = tuple(range(inputs.dim() - 1))
-        weights = inputs.new_ones(inputs.shape[:-1]) if mask is None else mask.to(inputs.dtype)
-        weights = weights.unsqueeze(-1)
-        sums = self._sum_over_workers(torch.cat([(inputs * weights).sum(dim=axes), weights.sum().reshape(1)]))
+        num_rows = inputs.new_tensor([inputs.shape[:-1].numel()]) if mask is None else mask.sum().reshape(1)
+        sums = self._sum_over_workers(torch.cat([_sum_rows(inputs, mask), num_rows.to(inputs.dtype)]))
         count = sums[-1].detach()
         mean = sums[:-1] / count.clamp(min=1)
         # The variance comes from centred values: E[x^2] - E[x]^2 would cancel where the mean is large.
-        centred = (inputs - mean) * weights
-        variance = self._sum_over_workers(centred.square().sum(dim=axes)) / count.clamp(min=1)
+        centred = inputs - mean
+        variance = self._sum_over_workers(_sum_rows(centred.square(), mask)) / count.clamp(min=1)
         self._update_moving(mean.detach(), variance.detach(), count)
-        return centred * (self.gamma * torch.rsqrt(variance + BATCH_NORM_EPSILON)) + self.beta
+        return torch.addcmul(self.beta, centred, self.gamma * torch.rsqrt(variance + BATCH_NORM_EPSILON))
 
     @torch.no_grad()
     def _update_moving(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
