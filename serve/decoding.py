@@ -145,9 +145,10 @@ def _names(context: Mapping[str, Any], sequences: Mapping[str, Any]) -> str:
 def _refusal(error: pydantic.ValidationError) -> RequestError:
     """Returns one sentence for the first thing that is wrong with a JSON body."""
     first = error.errors(include_url=False)[0]
-    where = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"] if part not in TAGS
-    ).removeprefix(".")
+    location = first["loc"]
+    if len(location) > 3 and location[3] in TAGS:  # videos, index, rgb, "flat", index
+        location = (*location[:3], *location[4:])
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
     if first["type"] == "json_invalid":
         return RequestError(400, f"body: not JSON: {first['ctx']['error']}")
     if first["type"] == "extra_forbidden":

@@ -67,7 +67,7 @@ def add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> JSONResponse:
         paths = "POST /v1/predict, GET /healthz, GET /openapi.json, GET /docs"
-        message = f"{request.method} {request.url.path}: nothing here; valid: {paths}"
+        message = f"{request.method} {request.url.path[:200]}: nothing here; valid: {paths}"
         status = error.status_code if error.status_code in CODES else 404
         return error_response(request, status, message, headers=dict(error.headers or {}))
 

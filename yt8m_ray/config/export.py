@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from yt8m_ray.config.train import Shards, TrackingConfig
 from yt8m_ray.registry import ComponentConfig, Config
 
 PUBLISHED_MIN_ELEMENTS = 17_000
@@ -47,7 +48,7 @@ class ExportDataConfig(Config):
         batch_size: Videos a batch while measuring; no result depends on it.
     """
 
-    validation: str | tuple[str, ...] | None = None
+    validation: Shards = None
     batch_size: Annotated[int, pydantic.Field(ge=1)] = 256
 
 
@@ -57,12 +58,14 @@ class ExportConfig(Config):
     Attributes:
         members: The models, at least one, in the order of the bundle's `members/` folders.
         output: The bundle's folder; it must not exist yet.
+        tracking: The MLflow store that gets a run with the bundle; a null uri means the first member's own store.
     """
 
     members: Annotated[tuple[MemberConfig, ...], pydantic.Field(min_length=1)]
     transform: TransformConfig = TransformConfig()
     data: ExportDataConfig = ExportDataConfig()
     output: str
+    tracking: TrackingConfig = TrackingConfig()
 
     def weights(self) -> list[float]:
         """Returns the members' weights, scaled to the sum 1."""

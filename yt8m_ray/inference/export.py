@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.config.document import ConfigError, flatten
 from yt8m_ray.config.export import ExportConfig
+from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.batch import PackedVideos, to_batch
 from yt8m_ray.data.dataset import expand_shards, map_blocks, read_dataset
 from yt8m_ray.inference.bundle import BundleDocument
 from yt8m_ray.inference.members import QualityMeter, assemble, ensembles, load_members
 from yt8m_ray.inference.offline import CPUS_PER_WORKER, PROGRESS_INTERVAL_S
+from yt8m_ray.tracking import Tracker, default_uri
 
 logger = logging.getLogger(__name__)
 
@@ -75,4 +77,26 @@ def export(config: ExportConfig, *, num_workers: int = 1) -> tuple[Path, BundleD
         if time.monotonic() - reported > PROGRESS_INTERVAL_S:
             reported = time.monotonic()
             logger.info("measured %d videos", before.num_videos)
-    return assemble(config, members, before=before, after=after, split=shards)
+    path, document = assemble(config, members, before=before, after=after, split=shards)
+    _track(config, members[0].config, path, document)
+    return path, document
+
+
+def _track(config: ExportConfig, trained: TrainConfig, path: Path, document: BundleDocument) -> None:
+    """Logs the bundle as an MLflow run of its own; a local store that is gone is not made anew."""
+    uri = config.tracking.uri or trained.tracking.uri or default_uri(trained.output)
+    if config.tracking.uri is None and uri.startswith("sqlite:///") and not Path(uri[len("sqlite:///") :]).exists():
+        logger.info("MLflow: %s does not exist here; name a store in tracking.uri to log the bundle", uri)
+        return
+    tracker = Tracker.start(
+        uri,
+        experiment=config.tracking.experiment,
+        run_name=path.name,
+        params=flatten(config),
+        artifact_path=Path(trained.output) / "mlartifacts",
+    )
+    gaps = {"validation/gap": document.quality.gap_after, "validation/gap_float32": document.quality.gap_before}
+    tracker.log_metrics(gaps, step=0)
+    tracker.log_artifacts(path, artifact_path="bundle")
+    tracker.finish("FINISHED")
+    logger.info("MLflow: run %s in %s", tracker.run_id, uri)

@@ -1,0 +1,105 @@
+"""Mutated bodies: whatever arrives, the answer is a 200 or a refusal in the one shape, never a failure here."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import strategies as st
+
+from serve.api import Best, build_api
+from serve.schemas import Limits
+from yt8m_ray.data.example import encode_sequence_example
+from yt8m_ray.data.features import VideoRow
+from yt8m_ray.inference.predictor import Predictor
+
+FRAMES = {"rgb": np.arange(32, dtype=np.uint8).reshape(4, 8), "audio": np.arange(16, dtype=np.uint8).reshape(4, 4)}
+RECORD = encode_sequence_example({"id": [b"abcd"], "labels": np.array([3, 5])}, FRAMES)
+BODY = json.dumps(
+    {
+        "videos": [{"video_id": "a", **{name: base64.b64encode(x.tobytes()).decode() for name, x in FRAMES.items()}}],
+        "top_k": 3,
+    }
+).encode()
+
+
+class UnbatchedService:
+    """Answers each video by itself."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.limits = Limits()
+
+    async def best_classes(self, row: VideoRow, top_k: int) -> Best:
+        best = self.predictor.predict([row], top_k)
+        return best.class_ids[0].tolist(), best.scores[0].tolist()
+
+
+@pytest.fixture
+def client(save_tiny_checkpoint: Callable[..., Path]) -> TestClient:
+    # Exceptions of the server are raised into the test: a 500 cannot hide.
+    return TestClient(build_api(UnbatchedService(Predictor.from_path(save_tiny_checkpoint()))))
+
+
+def mutate(body: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
+    data = bytearray(body)
+    for kind, where, value in edits:
+        position = where % (len(data) + 1)
+        end = position + (len(value) if kind == "replace" else where % 7 if kind == "delete" else 0)
+        data[position:end] = b"" if kind == "delete" else value
+    return bytes(data)
+
+
+EDITS = st.lists(
+    st.tuples(st.sampled_from(["replace", "insert", "delete"]), st.integers(0, 400), st.binary(max_size=4)),
+    min_size=1,
+    max_size=4,
+)
+SETTINGS = hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+
+
+def check(client: TestClient, body: bytes, content_type: str) -> None:
+    response = client.post("/v1/predict", content=body, headers={"content-type": content_type})
+    assert response.status_code in (200, 400, 422), response.text
+    if response.status_code != 200:
+        assert response.json()["error"]["message"]
+
+
+@SETTINGS
+@hypothesis.given(edits=EDITS)
+def test_mutated_records_are_answered_or_refused(client: TestClient, edits: list[tuple[str, int, bytes]]) -> None:
+    check(client, mutate(RECORD, edits), "application/octet-stream")
+
+
+@SETTINGS
+@hypothesis.given(edits=EDITS)
+def test_mutated_json_is_answered_or_refused(client: TestClient, edits: list[tuple[str, int, bytes]]) -> None:
+    check(client, mutate(BODY, edits), "application/json")
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=4), children, max_size=3),
+    max_leaves=8,
+)
+
+
+@SETTINGS
+@hypothesis.given(key=st.sampled_from(["video_id", "rgb", "audio", "mean_rgb", "other"]), value=JSON_VALUES)
+def test_any_json_in_the_place_of_a_feature_is_answered_or_refused(client: TestClient, key: str, value: object) -> None:
+    tree = json.loads(BODY)
+    tree["videos"][0][key] = value
+    check(client, json.dumps(tree).encode(), "application/json")
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 5000, "-1", "1e3", "0.0", "1" * 20])
+def test_any_number_as_top_k_is_refused(client: TestClient, number: str) -> None:
+    body = BODY.replace(b'"top_k": 3', f'"top_k": {number}'.encode())
+    response = client.post("/v1/predict", content=body, headers={"content-type": "application/json"})
+    assert response.status_code in (400, 422)
