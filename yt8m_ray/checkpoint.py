@@ -25,6 +25,8 @@ MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.safetensors"
 MANIFEST_FILE = "manifest.json"
 
+CHECKPOINT_PATTERN = "epoch_*_step_*"
+
 FORMAT_VERSION = 1
 
 
@@ -139,8 +141,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def latest_checkpoint(run_path: str | Path) -> Path | None:
-    """Returns the intact checkpoint of a run folder with the most steps, or None; broken ones are passed over."""
-    for folder in sorted(Path(run_path).glob("step_*"), reverse=True):
+    """Returns the intact checkpoint of a run folder that is furthest on, or None; broken ones are passed over."""
+    for folder in sorted(Path(run_path).glob(CHECKPOINT_PATTERN), reverse=True):
         try:
             read_manifest(folder, kind="checkpoint")
         except CheckpointError:
@@ -149,9 +151,9 @@ def latest_checkpoint(run_path: str | Path) -> Path | None:
     return None
 
 
-def checkpoint_name(step: int) -> str:
-    """Returns the folder name of a checkpoint; names sort by step."""
-    return f"step_{step:09d}"
+def checkpoint_name(*, epoch: int, step: int) -> str:
+    """Returns the folder name of a checkpoint after `epoch` whole epochs and `step` steps; names sort by progress."""
+    return f"epoch_{epoch:04d}_step_{step:09d}"
 
 
 def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
-from yt8m_ray.metrics import Metric, build_metric
+from yt8m_ray.metrics import Metric, build_metric, update_all
 from yt8m_ray.schema import Batch
 
 METRIC_NAMES = ("gap", "hit_at_1", "perr", "mean_ap")
@@ -26,8 +26,7 @@ class Evaluation:
         if not len(logits):
             return
         scores, truth = torch.sigmoid(logits.float()).cpu().numpy(), labels.cpu().numpy() > 0
-        for metric in self._metrics.values():
-            metric.update(scores, truth)
+        update_all(self._metrics.values(), scores, truth)
         self._loss_sum += float(loss) * len(logits)
         self.num_videos += len(logits)
 

@@ -107,10 +107,10 @@ def test_another_kind_or_version_is_refused(
 
 def test_the_latest_checkpoint_is_the_last_intact_one(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
     for step in (5, 40, 300):
-        save_tiny_checkpoint(checkpoint_name(step))
-    (tmp_path / checkpoint_name(300) / "state.safetensors").write_bytes(b"")
+        save_tiny_checkpoint(checkpoint_name(epoch=0, step=step))
+    (tmp_path / checkpoint_name(epoch=0, step=300) / "state.safetensors").write_bytes(b"")
 
-    assert latest_checkpoint(tmp_path) == tmp_path / checkpoint_name(40)
+    assert latest_checkpoint(tmp_path) == tmp_path / checkpoint_name(epoch=0, step=40)
 
 
 def test_a_folder_without_checkpoints_has_no_latest(tmp_path: Path) -> None:

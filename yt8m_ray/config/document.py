@@ -34,7 +34,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 _EXPONENT = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
 def load_document(path: str | Path | None, config_type: type[C], overrides: Sequence[str] = ()) -> C:

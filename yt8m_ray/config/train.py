@@ -102,6 +102,10 @@ class LoopConfig(Config):
     sync_batch_norm: bool = True
     log_every_steps: PositiveInt = 10
 
+    def is_reached(self, *, epoch: int, step: int) -> bool:
+        """Returns whether a run with so many whole epochs and steps behind it is at its end."""
+        return epoch >= self.num_epochs or (self.max_steps is not None and step >= self.max_steps)
+
 
 class CheckpointConfig(Config):
     """When checkpoints are written; one is written after every epoch in any case.

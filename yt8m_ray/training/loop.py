@@ -94,9 +94,7 @@ class TrainingLoop:
     @property
     def is_finished(self) -> bool:
         """Whether the run has reached its number of epochs or steps."""
-        limits = self._config.train
-        out_of_steps = limits.max_steps is not None and self.progress.step >= limits.max_steps
-        return out_of_steps or self.progress.position.epoch >= limits.num_epochs
+        return self._config.train.is_reached(epoch=self.progress.position.epoch, step=self.progress.step)
 
     def steps(self, videos: Iterator[PackedVideos]) -> Iterator[int]:
         """Takes a step for each batch, yielding the step's number, until all workers are out of videos."""

@@ -9,7 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from yt8m_ray.checkpoint import CheckpointError, latest_checkpoint, load_config, read_manifest
+from yt8m_ray.checkpoint import (
+    CHECKPOINT_PATTERN,
+    STATE_FILE,
+    CheckpointError,
+    latest_checkpoint,
+    load_config,
+    read_manifest,
+    read_tensors,
+)
 from yt8m_ray.config.document import ConfigError, flatten
 from yt8m_ray.config.train import TrainConfig
 
@@ -72,6 +80,15 @@ def check_resume(config: TrainConfig) -> Path | None:
     return checkpoint
 
 
+def is_finished(config: TrainConfig) -> bool:
+    """Returns whether the run's last checkpoint is at the end that `config` sets."""
+    checkpoint = latest_checkpoint(run_path(config))
+    if checkpoint is None:
+        return False
+    state = read_tensors(checkpoint / STATE_FILE)
+    return config.train.is_reached(epoch=int(state["position.epoch"]), step=int(state["progress.step"]))
+
+
 def best_checkpoint(folder: Path) -> tuple[Path, dict[str, float]]:
     """Returns (checkpoint with the highest validation GAP, its metrics); the last one where none was validated.
 
@@ -79,7 +96,7 @@ def best_checkpoint(folder: Path) -> tuple[Path, dict[str, float]]:
         CheckpointError: the folder holds no intact checkpoint.
     """
     best: tuple[float, str, Path, dict[str, float]] | None = None
-    for path in folder.glob("step_*"):
+    for path in folder.glob(CHECKPOINT_PATTERN):
         try:
             manifest = read_manifest(path, kind="checkpoint")
         except CheckpointError as error:

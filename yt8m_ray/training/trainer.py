@@ -32,7 +32,7 @@ from yt8m_ray.data.dataset import (
     split_dataset,
 )
 from yt8m_ray.tracking import Tracker, default_uri
-from yt8m_ray.training.run_folder import POSITION_FILE, RunRecord, best_checkpoint, check_resume, run_path
+from yt8m_ray.training.run_folder import POSITION_FILE, RunRecord, best_checkpoint, check_resume, is_finished, run_path
 from yt8m_ray.training.worker import Metrics, Worker, WorkerPorts
 
 logger = logging.getLogger(__name__)
@@ -77,9 +77,9 @@ def fit(config: TrainConfig) -> FitResult:
     validation_shards = (
         expand_shards(config.data.validation, key="data.validation") if config.data.validation is not None else []
     )
-    resumed_from = check_resume(config)
-    if resumed_from:
-        logger.info("run %s is continued from %s", config.run.name, resumed_from)
+    check_resume(config)
+    if is_finished(config):
+        return _finished(config, folder)
     scaling = _scaling(config)
     num_videos = estimate_num_videos(train_shards)
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +98,21 @@ def fit(config: TrainConfig) -> FitResult:
         RunRecord(status, tracker.run_id).save(folder)  # type: ignore[arg-type]
         tracker.finish({"finished": "FINISHED", "stopped": "KILLED"}.get(status, "FAILED"))  # type: ignore[arg-type]
     return FitResult(checkpoint, metrics, folder, tracker.uri, tracker.run_id)
+
+
+def _finished(config: TrainConfig, folder: Path) -> FitResult:
+    """Returns the outcome of a run that has nothing left to train, and says so."""
+    record = RunRecord.load(folder)
+    checkpoint, metrics = best_checkpoint(folder)
+    logger.warning(
+        "run %s is finished already, nothing was trained; raise train.num_epochs to continue it, or choose another "
+        "run.name. Its best checkpoint: GAP %.4f, %s",
+        config.run.name,
+        metrics.get("validation/gap", math.nan),
+        checkpoint,
+    )
+    uri = config.tracking.uri or default_uri(config.output)
+    return FitResult(checkpoint, metrics, folder, uri, record.mlflow_run_id if record else "")
 
 
 def _fit_with_restarts(
@@ -137,7 +152,7 @@ def _fit_with_restarts(
                 storage_path=str(folder.parent),
                 # Ray would also restart after an error in the data or the code, which no restart mends.
                 failure_config=ray.train.FailureConfig(max_failures=0),
-                logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+                logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
                 checkpoint_config=ray.train.CheckpointConfig(
                     num_to_keep=config.checkpoint.num_to_keep, checkpoint_score_attribute="score"
                 ),

@@ -95,8 +95,6 @@ class Worker:
     def run(self) -> Metrics:
         """Trains to the end and returns the last metrics."""
         metrics: Metrics = {}
-        if self._loop.is_finished:
-            logger.warning("the run is finished already: nothing is left to train")
         while not self._loop.is_finished:
             metrics = self._run_epoch()
         return metrics
@@ -186,7 +184,7 @@ class Worker:
         for mine in gather(self._loop.progress.position):
             position.merge(mine)
         position.merge(self._start)
-        name = checkpoint_name(self._loop.progress.step)
+        name = checkpoint_name(epoch=position.epoch, step=self._loop.progress.step)
         cpu_s = sum_over_workers([time.process_time()], self._device)[0]
         with tempfile.TemporaryDirectory(prefix="yt8m_checkpoint_") as folder:
             if rank() == 0:

@@ -25,32 +25,32 @@ def with_gap(path: Path, gap: float | None) -> Path:
 def run(save_tiny_checkpoint: Save, tmp_path: Path) -> Path:
     """A run folder with one checkpoint; output is tmp_path, the run's name is tiny."""
     (tmp_path / "tiny").mkdir()
-    save_tiny_checkpoint(f"tiny/{checkpoint_name(10)}")
+    save_tiny_checkpoint(f"tiny/{checkpoint_name(epoch=0, step=10)}")
     RunRecord("failed", "abc").save(tmp_path / "tiny")
     return tmp_path
 
 
 def test_a_run_is_continued_from_its_last_checkpoint(run: Path) -> None:
-    config = override(load_config(run / "tiny" / checkpoint_name(10)), {"output": str(run)})
+    config = override(load_config(run / "tiny" / checkpoint_name(epoch=0, step=10)), {"output": str(run)})
 
-    assert check_resume(config) == run / "tiny" / checkpoint_name(10)
+    assert check_resume(config) == run / "tiny" / checkpoint_name(epoch=0, step=10)
 
 
 def test_a_new_name_is_a_new_run(run: Path) -> None:
-    config = load_config(run / "tiny" / checkpoint_name(10))
+    config = load_config(run / "tiny" / checkpoint_name(epoch=0, step=10))
 
     assert check_resume(override(config, {"output": str(run), "run.name": "other"})) is None
 
 
 def test_never_resume_refuses_a_folder_that_holds_a_run(run: Path) -> None:
-    config = load_config(run / "tiny" / checkpoint_name(10))
+    config = load_config(run / "tiny" / checkpoint_name(epoch=0, step=10))
 
     with pytest.raises(ConfigError, match=r"run.resume: never, but .*tiny holds a run already"):
         check_resume(override(config, {"output": str(run), "run.resume": "never"}))
 
 
 def test_must_resume_refuses_a_folder_without_a_checkpoint(run: Path) -> None:
-    config = load_config(run / "tiny" / checkpoint_name(10))
+    config = load_config(run / "tiny" / checkpoint_name(epoch=0, step=10))
 
     with pytest.raises(ConfigError, match=r"run.resume: must, but .*other holds no checkpoint"):
         check_resume(override(config, {"output": str(run), "run.resume": "must", "run.name": "other"}))
@@ -58,14 +58,14 @@ def test_must_resume_refuses_a_folder_without_a_checkpoint(run: Path) -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("model.l2", 0.5), ("data.num_classes", 31), ("data.normalize", "none")])
 def test_a_continued_run_cannot_change_its_model(run: Path, key: str, value: object) -> None:
-    config = load_config(run / "tiny" / checkpoint_name(10))
+    config = load_config(run / "tiny" / checkpoint_name(epoch=0, step=10))
 
     with pytest.raises(ConfigError, match=rf"{key}: .* in .*, now "):
         check_resume(override(config, {"output": str(run), key: value}))
 
 
 def test_other_changes_are_taken_and_logged(run: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = load_config(run / "tiny" / checkpoint_name(10))
+    config = load_config(run / "tiny" / checkpoint_name(epoch=0, step=10))
 
     with caplog.at_level(logging.WARNING):
         check_resume(override(config, {"output": str(run), "optimizer.learning_rate": 0.5}))
@@ -75,25 +75,25 @@ def test_other_changes_are_taken_and_logged(run: Path, caplog: pytest.LogCapture
 
 def test_the_best_checkpoint_has_the_highest_gap(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
     for step, gap in ((1, 0.4), (2, 0.6), (3, 0.5)):
-        with_gap(save_tiny_checkpoint(checkpoint_name(step)), gap)
+        with_gap(save_tiny_checkpoint(checkpoint_name(epoch=0, step=step)), gap)
 
     path, metrics = best_checkpoint(tmp_path)
 
-    assert (path.name, metrics["validation/gap"]) == (checkpoint_name(2), 0.6)
+    assert (path.name, metrics["validation/gap"]) == (checkpoint_name(epoch=0, step=2), 0.6)
 
 
 def test_without_validation_the_last_checkpoint_is_the_best(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
     for step in (1, 2):
-        with_gap(save_tiny_checkpoint(checkpoint_name(step)), None)
+        with_gap(save_tiny_checkpoint(checkpoint_name(epoch=0, step=step)), None)
 
-    assert best_checkpoint(tmp_path)[0].name == checkpoint_name(2)
+    assert best_checkpoint(tmp_path)[0].name == checkpoint_name(epoch=0, step=2)
 
 
 def test_a_broken_checkpoint_is_never_the_best(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
-    with_gap(save_tiny_checkpoint(checkpoint_name(1)), 0.1)
-    (with_gap(save_tiny_checkpoint(checkpoint_name(2)), 0.9) / "config.yaml").write_text("changed")
+    with_gap(save_tiny_checkpoint(checkpoint_name(epoch=0, step=1)), 0.1)
+    (with_gap(save_tiny_checkpoint(checkpoint_name(epoch=0, step=2)), 0.9) / "config.yaml").write_text("changed")
 
-    assert best_checkpoint(tmp_path)[0].name == checkpoint_name(1)
+    assert best_checkpoint(tmp_path)[0].name == checkpoint_name(epoch=0, step=1)
 
 
 def test_a_run_without_checkpoints_has_no_best(tmp_path: Path) -> None:

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
+from yt8m_ray.checkpoint import latest_checkpoint, read_tensors
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.errors import CorruptRecordError
+from yt8m_ray.data.position import Position
+from yt8m_ray.inference.scoring import evaluate_shards
+from yt8m_ray.training.trainer import FitResult, fit
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def config_of(shards: Shards, output: Path, name: str, **sections: dict[str, Any]) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "output": str(output),
+            "run": {"name": name, **sections.pop("run", {})},
+            "data": {
+                "train": shards.train,
+                "validation": shards.validation,
+                "features": {"mean_rgb": FEATURE_DIM},
+                "num_classes": NUM_CLASSES,
+                "shuffle_window": 64,
+                **sections.pop("data", {}),
+            },
+            "model": {"name": "moe"},
+            "train": {"batch_size": 32, "num_epochs": 4, **sections.pop("train", {})},
+            "optimizer": {"learning_rate": 0.03},
+            "scaling": {"num_workers": 2, **sections.pop("scaling", {})},
+            **sections,
+        }
+    )
+
+
+def state_of(checkpoint: Path) -> tuple[dict[str, int], Position]:
+    tensors = read_tensors(checkpoint / "state.safetensors")
+    counters = {name.removeprefix("progress."): int(t) for name, t in tensors.items() if name.startswith("progress.")}
+    arrays = {name.removeprefix("position."): t.numpy() for name, t in tensors.items() if name.startswith("position.")}
+    return counters, Position.from_arrays(arrays)
+
+
+@pytest.fixture(scope="module")
+def two_workers(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
+    """A run of two workers over four epochs, undisturbed."""
+    return fit(config_of(shards, tmp_path_factory.mktemp("runs"), "two"))
+
+
+def test_two_workers_validate_every_video(two_workers: FitResult, shards: Shards) -> None:
+    assert two_workers.metrics["validation/num_videos"] == shards.num_validation
+
+
+def test_two_workers_train_on_every_video_of_every_epoch(two_workers: FitResult, shards: Shards) -> None:
+    latest = latest_checkpoint(two_workers.run_path)
+    assert latest is not None
+    assert state_of(latest)[0]["num_examples"] == 4 * shards.num_train
+
+
+def test_two_workers_and_one_reach_the_same_gap(two_workers: FitResult, shards: Shards, tmp_path: Path) -> None:
+    one = fit(config_of(shards, tmp_path, "one", scaling={"num_workers": 1}))
+
+    assert one.metrics["validation/gap"] > 0.8
+    assert two_workers.metrics["validation/gap"] == pytest.approx(one.metrics["validation/gap"], abs=0.005)
+
+
+def test_evaluating_the_checkpoint_gives_the_gap_of_training(two_workers: FitResult, shards: Shards) -> None:
+    config = config_of(shards, Path("unused"), "unused")
+
+    metrics = evaluate_shards(
+        str(two_workers.checkpoint), shards.validation, data=config.data, loss=config.loss, num_workers=2
+    )
+
+    assert metrics["num_videos"] == shards.num_validation
+    for name in ("gap", "hit_at_1", "perr", "mean_ap"):
+        assert metrics[name] == pytest.approx(two_workers.metrics[f"validation/{name}"], abs=1e-6)
+    assert metrics["loss"] == pytest.approx(two_workers.metrics["validation/loss"], rel=1e-5)
+
+
+def test_mlflow_has_parameters_curves_and_the_checkpoint(two_workers: FitResult) -> None:
+    client = MlflowClient(two_workers.tracking_uri)
+    run = client.get_run(two_workers.mlflow_run_id)
+
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.batch_size"] == "32"
+    assert len(client.get_metric_history(run.info.run_id, "validation/gap")) == 4
+    expected = {"train/loss", "train/videos_per_s", "train/input_wait_fraction"}
+    expected |= {f"validation/{name}" for name in ("gap", "hit_at_1", "perr", "mean_ap", "loss")}
+    assert expected <= run.data.metrics.keys()
+    names = {Path(item.path).name for item in client.list_artifacts(run.info.run_id, "checkpoint")}
+    assert names == {"config.yaml", "model.safetensors", "state.safetensors", "manifest.json"}
+
+
+def test_a_finished_run_says_so_and_stays(
+    two_workers: FitResult, shards: Shards, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        again = fit(config_of(shards, two_workers.run_path.parent, "two"))
+
+    assert "finished already" in caplog.text
+    assert again.checkpoint == two_workers.checkpoint
+
+
+def test_a_run_stopped_inside_an_epoch_continues_there(shards: Shards, tmp_path: Path, two_workers: FitResult) -> None:
+    def config(num_workers: int, **train: int) -> TrainConfig:
+        return config_of(shards, tmp_path, "stopped", train=train, scaling={"num_workers": num_workers})
+
+    fit(config(2, max_steps=30))
+    stopped = latest_checkpoint(tmp_path / "stopped")
+    assert stopped is not None
+    before, position = state_of(stopped)
+    moments_before = read_tensors(stopped / "state.safetensors")
+    fit(config(1, max_steps=31))  # another number of workers, one step
+    continued = latest_checkpoint(tmp_path / "stopped")
+    assert continued is not None
+    after, later = state_of(continued)
+
+    assert (before["step"], after["step"]) == (30, 31)
+    assert 0 < position.num_consumed == before["num_examples_in_epoch"] < shards.num_train
+    # The records of the next step are new ones: the union has as many as both together.
+    assert later.num_consumed == position.num_consumed + (after["num_examples"] - before["num_examples"])
+    # Adam's step counter continued, so its moments were taken over.
+    steps = {int(t) for name, t in moments_before.items() if name.startswith("optimizer.step.")}
+    assert steps == {30}
+    assert {
+        int(t)
+        for name, t in read_tensors(continued / "state.safetensors").items()
+        if name.startswith("optimizer.step.")
+    } == {31}
+
+    finished = fit(config(2))
+
+    latest = latest_checkpoint(tmp_path / "stopped")
+    assert latest is not None
+    assert state_of(latest)[0]["num_examples"] == 4 * shards.num_train
+    assert finished.metrics["validation/gap"] == pytest.approx(two_workers.metrics["validation/gap"], abs=0.005)
+
+
+def test_a_killed_worker_costs_no_video(shards: Shards, tmp_path: Path) -> None:
+    config = config_of(shards, tmp_path, "killed", train={"num_epochs": 3}, checkpoint={"every_steps": 5})
+    killer = threading.Thread(target=_kill_a_worker_after_a_checkpoint, args=(tmp_path / "killed",), daemon=True)
+    killer.start()
+
+    result = fit(config)
+
+    killer.join(timeout=1)
+    assert not killer.is_alive(), "no worker was killed"
+    latest = latest_checkpoint(result.run_path)
+    assert latest is not None
+    assert state_of(latest)[0]["num_examples"] == 3 * shards.num_train
+    assert "continuing from" in (result.run_path / "train.log").read_text()
+
+
+def _kill_a_worker_after_a_checkpoint(run_path: Path) -> None:
+    import psutil
+
+    while not latest_checkpoint(run_path):
+        time.sleep(0.2)
+    workers = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if any("RayTrainWorker" in part for part in process.cmdline())
+    ]
+    os.kill(workers[-1].pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"data": {"num_classes": 3}},
+            r"train\d+.tfrecord: record \d+ at byte \d+: labels: class id \d+ is out",
+        ),
+        ({"data": {"features": {"mean_rgb": 17}}}, r"train\d+.tfrecord: record 0 at byte 0: mean_rgb: expected 17 "),
+    ],
+)
+def test_bad_data_is_one_message_with_file_record_and_byte(
+    shards: Shards, tmp_path: Path, sections: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CorruptRecordError, match=message):
+        fit(config_of(shards, tmp_path, "bad", **sections))
+
+    assert json.loads((tmp_path / "bad" / "run.json").read_text())["status"] == "failed"
+    assert not list((tmp_path / "bad").glob("epoch_*"))
+
+
+def test_workers_that_do_not_fit_the_cluster_are_refused_with_the_numbers(shards: Shards, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"scaling: 3 workers of 2 CPUs and a reader .* cluster's 4 logical CPUs"):
+        fit(config_of(shards, tmp_path, "large", scaling={"num_workers": 3, "cpus_per_worker": 2}))
