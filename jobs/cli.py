@@ -31,6 +31,9 @@ def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("alembic", "mlflow.store.db.utils", "ray.data"):  # migrations and plans are nothing to act on
         logging.getLogger(name).setLevel(logging.WARNING)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # it raises its errors too, and they are said below, once
+            handler.addFilter(_is_below_error)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         main(sys.argv[1:])
@@ -119,6 +122,10 @@ def _fail(error: BaseException, code: int) -> NoReturn:
     logger.debug("failed here", exc_info=error)
     print(f"error: {error}", file=sys.stderr)
     sys.exit(code)
+
+
+def _is_below_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
