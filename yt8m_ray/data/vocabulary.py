@@ -64,7 +64,7 @@ class Vocabulary:
         """Returns the first `num_classes` classes of the published table; of more than it has, none is known."""
         if num_classes <= NUM_CLASSES_2018:
             return cls(cls.load()._entries[:num_classes])
-        # Not the table and some blanks: the 4,716 classes of 2017 have other ids, and their names are not in this table.
+        # Not the table and some blanks: the 4,716 classes of 2017 have other ids, and this table lacks their names.
         return cls([_Entry()] * num_classes)
 
     def __len__(self) -> int:
