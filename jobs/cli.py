@@ -18,7 +18,7 @@ from types import FrameType
 from typing import NoReturn, TypeVar
 
 from yt8m_ray.config.document import ConfigError, load_document, to_yaml
-from yt8m_ray.data.dataset import NoShardsError
+from yt8m_ray.data.errors import ClusterTooSmallError, NoShardsError
 from yt8m_ray.registry import Config
 
 C = TypeVar("C", bound=Config)
@@ -26,18 +26,30 @@ C = TypeVar("C", bound=Config)
 logger = logging.getLogger("jobs")
 
 
+RAY_ENVIRONMENT = {
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # its errors reach us as exceptions
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # logs an error about itself at every start
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with it, each line of a worker appears twice
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a run ends one interval late; Ray's default is 2 s
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources` is deprecated",  # Ray warns of its own code
+}
+# Ray and MLflow read these when they are imported, which every verb does after this module.
+for _name, _value in RAY_ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+
 def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
     """Runs `main(argv)` and exits; what a user can mend is one message, without a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("alembic", "mlflow.store.db.utils", "ray.data"):  # migrations and plans are nothing to act on
+    for name in ("alembic", "mlflow.store.db.utils"):  # migrations are nothing to act on
         logging.getLogger(name).setLevel(logging.WARNING)
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):  # it raises its errors too, and they are said below, once
-            handler.addFilter(_is_below_error)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         main(sys.argv[1:])
-    except (ConfigError, NoShardsError) as error:
+    except (ConfigError, NoShardsError, ClusterTooSmallError) as error:
         _fail(error, 2)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         _fail(error, 1)
@@ -71,36 +83,23 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return [text for text in arguments if text not in overrides], overrides
 
 
-RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_LOG_LEVEL": "WARNING",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with it, each line of a worker appears twice
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a run ends one interval late; Ray's default is 2 s
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # logs an error about itself at every start
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources` is deprecated",  # Ray warns of its own code
-}
-
-
 @contextmanager
 def ray_cluster() -> Iterator[None]:
     """Connects to $RAY_ADDRESS (`ray job submit` sets it), or starts a cluster of this machine and stops it again.
 
     Ray's own log lines stay in its session folder; what an operator acts on comes from this package.
     """
-    for name, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import ray  # reads its settings from the environment when it is imported
+    import ray
 
+    if ray.is_initialized():  # a verb inside another, as in the demo: the outer one stops the cluster
+        yield
+        return
     runtime_env = {"env_vars": {name: os.environ[name] for name in RAY_ENVIRONMENT}}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env)
     else:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster on loopback; `token` is for shared ones
-        context = ray.init(
-            address="local", logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env
-        )
+        context = ray.init(address="local", logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env)
         if context.dashboard_url:
             logger.info("Ray dashboard: http://%s", context.dashboard_url)
     try:
@@ -122,10 +121,6 @@ def _fail(error: BaseException, code: int) -> NoReturn:
     logger.debug("failed here", exc_info=error)
     print(f"error: {error}", file=sys.stderr)
     sys.exit(code)
-
-
-def _is_below_error(record: logging.LogRecord) -> bool:
-    return record.levelno < logging.ERROR
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""python -m jobs.evaluate CHECKPOINT data.test=GLOB [section.key=value ...]: exact metrics over every video.
+"""python -m jobs.evaluate CHECKPOINT_OR_BUNDLE data.test=GLOB [section.key=value ...]: exact metrics over every video.
 
 stdout is one JSON object: num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss, videos_per_s.
 """
@@ -9,28 +9,27 @@ import argparse
 import json
 
 from jobs.cli import ray_cluster, run_verb, split_overrides
-from yt8m_ray.checkpoint import load_config
 from yt8m_ray.config.document import ConfigError, override, parse_override, to_yaml
-from yt8m_ray.inference.scoring import evaluate_shards
+from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config
 
 
 def main(argv: list[str]) -> None:
     """Evaluates the checkpoint that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.evaluate", description="Exact metrics over every video.")
-    parser.add_argument("arguments", nargs="+", metavar="CHECKPOINT | key=value", help="a folder, then dotted keys")
+    parser.add_argument(
+        "arguments", nargs="+", metavar="CHECKPOINT_OR_BUNDLE | key=value", help="a folder, then dotted keys"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
     options = parser.parse_args(argv)
     inputs, overrides = split_overrides(options.arguments)
     if len(inputs) != 1:
-        raise ConfigError(f"one CHECKPOINT is expected, found {', '.join(inputs) or 'none'}")
-    config = override(load_config(inputs[0]), dict(map(parse_override, overrides)))
+        raise ConfigError(f"one CHECKPOINT_OR_BUNDLE is expected, found {', '.join(inputs) or 'none'}")
+    config = override(evaluation_config(inputs[0]), dict(map(parse_override, overrides)))
     if options.dry_run:
         print(to_yaml(config), end="")
         return
     with ray_cluster():
-        metrics = evaluate_shards(
-            inputs[0], config.data.test, data=config.data, loss=config.loss, num_workers=config.scaling.num_workers
-        )
+        metrics = evaluate_shards(inputs[0], config)
     print(json.dumps(metrics))
 
 

@@ -83,6 +83,8 @@ def read_manifest(folder: str | Path, *, kind: str) -> dict[str, object]:
         raise CheckpointError(f"{folder}: no {kind}: {MANIFEST_FILE} is missing") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: unreadable manifest: {error}") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise CheckpointError(f"{path}: unreadable manifest: expected a mapping with the section files")
     if manifest.get("kind") != kind:
         raise CheckpointError(f"{folder}: expected a {kind}, found a {manifest.get('kind', 'folder of unknown kind')}")
     if manifest.get("format_version") != FORMAT_VERSION:

@@ -13,11 +13,11 @@ from mlflow import MlflowClient
 
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
 from yt8m_ray.checkpoint import latest_checkpoint, read_tensors
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.config.document import ConfigError, override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.position import Position
-from yt8m_ray.inference.scoring import evaluate_shards
+from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config
 from yt8m_ray.training.trainer import FitResult, fit
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -76,11 +76,10 @@ def test_two_workers_and_one_reach_the_same_gap(two_workers: FitResult, shards: 
 
 
 def test_evaluating_the_checkpoint_gives_the_gap_of_training(two_workers: FitResult, shards: Shards) -> None:
-    config = config_of(shards, Path("unused"), "unused")
+    changes = {"data.test": shards.validation, "scaling.num_workers": 2}
+    config = override(evaluation_config(str(two_workers.checkpoint)), changes)
 
-    metrics = evaluate_shards(
-        str(two_workers.checkpoint), shards.validation, data=config.data, loss=config.loss, num_workers=2
-    )
+    metrics = evaluate_shards(str(two_workers.checkpoint), config)
 
     assert metrics["num_videos"] == shards.num_validation
     for name in ("gap", "hit_at_1", "perr", "mean_ap"):

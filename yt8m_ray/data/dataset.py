@@ -24,6 +24,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from yt8m_ray.data.batch import to_block
+from yt8m_ray.data.errors import ClusterTooSmallError, NoShardsError
 from yt8m_ray.data.features import FeatureSpec, VideoRow, read_rows
 from yt8m_ray.data.position import Position, epoch_order
 from yt8m_ray.data.tfrecord import open_shard, read_payloads
@@ -35,10 +36,6 @@ _BLOCK_BYTES = 16 * 2**20
 _BLOCK_ROWS = 512
 _SAMPLE_RECORDS = 32
 _FRAMING_BYTES = 16
-
-
-class NoShardsError(FileNotFoundError):
-    """A path or glob that names no shard."""
 
 
 def expand_shards(patterns: str | Sequence[str] | None, *, key: str) -> list[str]:
@@ -171,6 +168,12 @@ def map_blocks(
     gpus_per_worker: float = 0,
 ) -> Iterator[pa.Table]:
     """Yields `worker(*arguments)(block)` for every block, in order, computed by a pool of actors."""
+    cpus = ray.cluster_resources().get("CPU", 0.0)
+    if num_workers * cpus_per_worker + READ_CPUS > cpus:
+        raise ClusterTooSmallError(
+            f"{num_workers} workers of {cpus_per_worker:g} CPUs and a reader of {READ_CPUS} do not fit the cluster's "
+            f"{cpus:g} logical CPUs; ask for fewer workers"
+        )
     dataset.context.execution_options = ExecutionOptions(preserve_order=True)
     mapped = dataset.map_batches(
         worker,

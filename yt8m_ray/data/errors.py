@@ -50,3 +50,11 @@ class CorruptRecordError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: record {self.record} at byte {self.offset}: {self.reason}"
+
+
+class ClusterTooSmallError(ValueError):
+    """Workers that the cluster can never place; Ray would wait for ever."""
+
+
+class NoShardsError(FileNotFoundError):
+    """A path or glob that names no shard."""

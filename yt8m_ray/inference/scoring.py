@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import pickle
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from yt8m_ray.config.train import DataConfig, Shards
+from yt8m_ray.checkpoint import load_config
+from yt8m_ray.config.evaluate import EvaluateConfig
+from yt8m_ray.config.train import DataConfig
 from yt8m_ray.data.batch import PackedVideos, to_batch
 from yt8m_ray.data.dataset import expand_shards, map_blocks, read_dataset
 from yt8m_ray.evaluation import Evaluation, evaluate
+from yt8m_ray.inference.bundle import DOCUMENT_FILE, load_bundle
 from yt8m_ray.inference.offline import BATCH_SIZE, CPUS_PER_WORKER, PROGRESS_INTERVAL_S
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.losses import build_loss
@@ -50,29 +54,41 @@ class BlockEvaluator:
         return pa.table({"evaluation": pa.array([pickle.dumps(evaluation)], pa.large_binary())})
 
 
-def evaluate_shards(
-    model_path: str, shards: Shards, *, data: DataConfig, loss: ComponentConfig, num_workers: int = 1
-) -> dict[str, float]:
+def evaluation_config(model_path: str) -> EvaluateConfig:
+    """Returns how a checkpoint or a bundle reads its data, to be completed with `data.test`."""
+    if (Path(model_path) / DOCUMENT_FILE).is_file():
+        document = load_bundle(model_path).document
+        return EvaluateConfig(
+            data=DataConfig(
+                features=document.features,
+                num_classes=document.num_classes,
+                max_frames=document.max_frames,
+                normalize=document.normalize,
+            )
+        )
+    config = load_config(model_path)
+    return EvaluateConfig(data=config.data, loss=config.loss)
+
+
+def evaluate_shards(model_path: str, config: EvaluateConfig) -> dict[str, float]:
     """Returns num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss and videos_per_s over every video.
 
     Args:
         model_path: A checkpoint or a bundle.
-        shards: Paths or globs of labelled shards (`data.test`).
-        data: How they are read.
-        loss: The loss to report.
-        num_workers: Processes that evaluate.
+        config: What to evaluate it on.
 
     Raises:
         ValueError, OSError: the model or a shard cannot be read, or the shards hold no video.
     """
-    paths = expand_shards(shards, key="data.test")
+    data = config.data
+    paths = expand_shards(data.test, key="data.test")
     evaluation = Evaluation()
     started = reported = time.monotonic()
     blocks = map_blocks(
         read_dataset(paths, data.spec, verify_checksums=data.verify_checksums),
         BlockEvaluator,
-        (model_path, loss),
-        num_workers=num_workers,
+        (model_path, config.loss),
+        num_workers=config.scaling.num_workers,
         cpus_per_worker=CPUS_PER_WORKER,
     )
     for block in blocks:
