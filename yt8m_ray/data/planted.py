@@ -34,7 +34,7 @@ LABEL_COUNT_SHARES = (0.246, 0.230, 0.200, 0.144, 0.090, 0.039, 0.030, 0.012, 0.
 DISTRACTOR_COUNT_SHARES = (0.15, 0.35, 0.35, 0.15)
 """Shares of clips with 0, 1, ... distractors: half as many as labels, so that the average still says something."""
 
-SHARED_ENERGY = 0.15
+SHARED_ENERGY = 0.2
 """Part of a prototype's energy that all modes of its class share. The other parts cancel out over the modes, so that a
 linear classifier of the average is left with the shared part, and a mixture can have it all."""
 
