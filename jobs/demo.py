@@ -39,7 +39,7 @@ from yt8m_ray.tracking import default_uri
 
 logger = logging.getLogger("jobs.demo")
 
-NUM_CLASSES = 32
+NUM_CLASSES = 48
 MIN_LEAD = 0.1
 """By how much NetVLAD's GAP must exceed that of the logistic model of averaged frames."""
 
@@ -74,7 +74,7 @@ class Demo:
     def synthesize(self, split: str, num_shards: int) -> dict[str, float]:
         """Writes a split and returns what its dataset.json says."""
         folder = self.output / "shards" / split
-        flags = f"--kind frame --split {split} --num-shards {num_shards} --videos-per-shard 256 --seed 0"
+        flags = f"--kind frame --split {split} --num-shards {num_shards} --videos-per-shard 250 --seed 0"
         self.run(
             f"synthesize {split}",
             synthesize.main,
