@@ -114,9 +114,7 @@ def _decode(content_type: str, body: bytes, top_k: int | None, service: Service)
     spec, limits = service.predictor.spec, service.limits
     if content_type == BINARY_TYPE:
         return decode_binary(body, top_k, spec, limits)
-    if top_k is not None:
-        raise RequestError(422, "query: a JSON request names top_k in its body")
-    return decode_json(body, spec, limits)
+    return decode_json(body, top_k, spec, limits)
 
 
 def _answer(predictor: Predictor, asked: PredictionInput, best: list[Best]) -> dict[str, Any]:
@@ -151,7 +149,7 @@ _REQUEST_BODY: dict[str, Any] = {
         {
             "name": "top_k",
             "in": "query",
-            "description": f"Classes a video, for {BINARY_TYPE} bodies; JSON bodies have a field of that name.",
+            "description": "Classes a video; the field of that name in a JSON body goes before it.",
             "schema": {"type": "integer", "minimum": 1},
         }
     ],

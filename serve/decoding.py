@@ -39,8 +39,8 @@ class PredictionInput:
     top_k: int
 
 
-def decode_json(body: bytes, spec: FeatureSpec, limits: Limits) -> PredictionInput:
-    """Returns the input of an `application/json` body; RequestError says what is wrong with it."""
+def decode_json(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:
+    """Returns the input of an `application/json` body, whose own `top_k` goes before the given one."""
     try:
         request = PredictRequest.model_validate_json(body)
     except pydantic.ValidationError as error:
@@ -48,7 +48,8 @@ def decode_json(body: bytes, spec: FeatureSpec, limits: Limits) -> PredictionInp
     if len(request.videos) > limits.max_videos:
         raise RequestError(422, f"videos: at most {limits.max_videos} a request, found {len(request.videos)}")
     rows = [_json_row(video, spec, f"videos[{index}]") for index, video in enumerate(request.videos)]
-    return PredictionInput([video.video_id for video in request.videos], rows, _top_k(request.top_k, spec, limits))
+    asked = top_k if request.top_k is None else request.top_k
+    return PredictionInput([video.video_id for video in request.videos], rows, _top_k(asked, spec, limits))
 
 
 def decode_binary(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:

@@ -255,6 +255,15 @@ def test_a_query_that_is_no_number_of_classes_is_refused(frame_level: TestClient
     refusal(frame_level.post(f"/v1/predict?{query}", content=record, headers=BINARY), 422)
 
 
+def test_a_query_says_top_k_for_json_too_unless_the_body_does(frame_level: TestClient) -> None:
+    def num_labels(**fields: int) -> int:
+        response = frame_level.post("/v1/predict?top_k=4", json={"videos": [video()], **fields})
+        return len(response.json()["predictions"][0]["labels"])
+
+    assert num_labels() == 4
+    assert num_labels(top_k=2) == 2
+
+
 @pytest.mark.parametrize("body", [{"videos": []}, {}, [], 3, "x", {"videos": None}, {"videos": {}}, {"videos": [[]]}])
 def test_json_that_holds_no_videos_is_refused(frame_level: TestClient, body: Any) -> None:
     refusal(frame_level.post("/v1/predict", json=body), 422)
