@@ -48,6 +48,9 @@ MIN_SHARE_OF_IDEAL = 0.6
 
 START_TIMEOUT_S = 90.0
 
+MARKER_FILE = ".yt8m_ray_demo"
+"""Marks a folder that the next demo may replace."""
+
 
 @dataclass
 class Demo:
@@ -230,10 +233,11 @@ def check(gaps: dict[str, float], ideal: float) -> None:
 
 def _clear(output: Path) -> None:
     """Empties the folder of an earlier demo; a folder that is not one stays."""
-    if output.exists() and any(output.iterdir()) and not (output / "shards").is_dir():
+    if output.exists() and any(output.iterdir()) and not (output / MARKER_FILE).is_file():
         raise ConfigError(f"--output: {output} holds something else than an earlier demo; choose another folder")
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
+    (output / MARKER_FILE).touch()
 
 
 if __name__ == "__main__":

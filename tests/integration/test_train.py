@@ -101,6 +101,20 @@ def test_mlflow_has_parameters_curves_and_the_checkpoint(two_workers: FitResult)
     assert names == {"config.yaml", "model.safetensors", "state.safetensors", "manifest.json"}
 
 
+def test_one_shard_keeps_two_workers_busy(shards: Shards, tmp_path: Path) -> None:
+    one_shard = {"train": shards.train.replace("*", "0009"), "validation": None}
+    train = {"num_epochs": 1, "batch_size": 8, "log_every_steps": 1000}
+
+    result = fit(config_of(shards, tmp_path, "shard", data=one_shard, train=train))
+
+    latest = latest_checkpoint(result.run_path)
+    assert latest is not None
+    counters, _ = state_of(latest)
+    assert counters["num_examples"] == 88
+    assert counters["step"] <= 88 / 8 + 2  # a worker without videos would double the 11 steps
+    assert result.metrics["train/loss"] > 0
+
+
 def test_a_finished_run_says_so_and_stays(
     two_workers: FitResult, shards: Shards, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,7 +22,11 @@ def save_tiny_checkpoint(tmp_path: Path) -> SaveCheckpoint:
     from yt8m_ray.config.train import TrainConfig
     from yt8m_ray.models import build_model
 
-    def save(name: str = "checkpoint", *, seed: int = 0, **sections: dict[str, Any]) -> Path:
+    empty_position = {"position.shards": torch.empty(0, dtype=torch.int64)}
+
+    def save(
+        name: str = "checkpoint", *, seed: int = 0, state: dict[str, torch.Tensor] | None = None, **sections: Any
+    ) -> Path:
         data = {"features": {"rgb": 8, "audio": 4}, "num_classes": 30, "max_frames": 6, **sections.pop("data", {})}
         config = TrainConfig.model_validate(
             {"run": {"name": "tiny"}, "data": data, "model": {"name": "logistic"}, **sections}
@@ -35,7 +39,7 @@ def save_tiny_checkpoint(tmp_path: Path) -> SaveCheckpoint:
             torch.nn.init.normal_(parameter)
         folder = tmp_path / name
         folder.mkdir()
-        save_checkpoint(folder, config=config, model=model, state={}, facts={})
+        save_checkpoint(folder, config=config, model=model, state=state or empty_position, facts={})
         return folder
 
     return save

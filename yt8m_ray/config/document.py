@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pydantic
 import yaml
@@ -23,7 +23,9 @@ class ConfigError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with one spelling of floats more: `1e-3` is a number, as everybody means it."""
+    """YAML whose plain scalars are what they look like: `1e-3` is a number; `007`, `2024_01_01` and `no` are text."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # typeshed has it on instances
 
 
 class _Dumper(yaml.SafeDumper):
@@ -33,8 +35,14 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-_EXPONENT = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+_SCALARS = {
+    "null": r"~|null|",
+    "bool": r"true|false|True|False",
+    "int": r"-?(?:0|[1-9][0-9]*)",
+    "float": r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.inf|\.nan",
+}
+for _tag, _pattern in _SCALARS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), None)
 
 
 def load_document(path: str | Path | None, config_type: type[C], overrides: Sequence[str] = ()) -> C:

@@ -10,6 +10,7 @@ import fnmatch
 import functools
 import glob
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,28 +33,31 @@ from yt8m_ray.data.tfrecord import open_shard, read_payloads
 READ_CPUS = 0.25
 """Logical CPUs that a read task asks for: little, so that readers fit beside workers on few CPUs."""
 
-_BLOCK_BYTES = 16 * 2**20
-_BLOCK_ROWS = 512
+_BLOCKS_A_PASS = 256
+_BLOCK_BYTES = (64 * 2**10, 8 * 2**20)
 _SAMPLE_RECORDS = 32
 _FRAMING_BYTES = 16
 
 
 def expand_shards(patterns: str | Sequence[str] | None, *, key: str) -> list[str]:
-    """Returns the sorted shards that paths and globs name, each once.
+    """Returns the sorted shards that paths and globs name, each once; local ones as absolute paths.
 
     Args:
         patterns: A path or glob, or several; local, `s3://` or `gs://`.
         key: Where the patterns come from (`data.train`), for messages.
 
     Raises:
-        NoShardsError: nothing is given, or a pattern matches no file.
+        NoShardsError: nothing is given, or a pattern matches no file, or a folder.
     """
     shards: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
         matches = _remote_glob(pattern) if "://" in pattern else glob.glob(pattern, recursive=True)
         if not matches:
             raise NoShardsError(f"{key}: no file matches {pattern!r}")
-        shards.update(matches)
+        folder = next(filter(os.path.isdir, matches), None)
+        if folder is not None:
+            raise NoShardsError(f"{key}: {folder} is a folder; expected files, such as '{folder}/*.tfrecord'")
+        shards.update(match if "://" in match else os.path.abspath(match) for match in matches)
     if not shards:
         raise NoShardsError(f"{key}: no shards are given; expected a path or a glob such as 'data/train*.tfrecord'")
     return sorted(shards)
@@ -81,6 +85,7 @@ class ShardSource(Datasource):
         shards: Paths; a row's `shard` column is the index in this list.
         spec: The features to read.
         verify_checksums: Compare the CRC-32C of every record.
+        block_bytes: Frames of a block; workers share out whole blocks.
         shuffle_seed: Permutes the shards anew in each epoch; None keeps their order.
         position_path: A file with the `Position` to continue from, read at the start of each epoch; records that it
             marks are left out.
@@ -92,6 +97,7 @@ class ShardSource(Datasource):
         spec: FeatureSpec,
         *,
         verify_checksums: bool = True,
+        block_bytes: int = _BLOCK_BYTES[1],
         shuffle_seed: int | None = None,
         position_path: str | None = None,
     ) -> None:
@@ -99,6 +105,7 @@ class ShardSource(Datasource):
         self._shards = list(shards)
         self._spec = spec
         self._verify_checksums = verify_checksums
+        self._block_bytes = block_bytes
         self._shuffle_seed = shuffle_seed
         self._position_path = position_path
 
@@ -111,7 +118,7 @@ class ShardSource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any | None = None
     ) -> list[ReadTask]:
-        """Returns a task for each shard with records left, in this epoch's order; Ray calls it once an epoch."""
+        """Returns a task for each shard, in this epoch's order; Ray calls it once an epoch."""
         position = Position.load(self._position_path) if self._position_path else Position()
         order: Sequence[int] = range(len(self._shards))
         if self._shuffle_seed is not None:
@@ -124,6 +131,7 @@ class ShardSource(Datasource):
                 index,
                 self._spec,
                 verify_checksums=self._verify_checksums,
+                block_bytes=self._block_bytes,
                 skip=frozenset(position.records(index).tolist()),
             )
             metadata = BlockMetadata(
@@ -142,10 +150,20 @@ def read_dataset(
     position_path: str | None = None,
 ) -> ray.data.Dataset:
     """Returns the shards as a Dataset whose blocks `PackedVideos.from_block` understands; see `ShardSource`."""
+    smallest, largest = _BLOCK_BYTES
+    block_bytes = min(max(total_bytes(shards) // _BLOCKS_A_PASS, smallest), largest)
     source = ShardSource(
-        shards, spec, verify_checksums=verify_checksums, shuffle_seed=shuffle_seed, position_path=position_path
+        shards,
+        spec,
+        verify_checksums=verify_checksums,
+        block_bytes=block_bytes,
+        shuffle_seed=shuffle_seed,
+        position_path=position_path,
     )
     dataset: ray.data.Dataset = ray.data.read_datasource(source, override_num_blocks=len(shards), num_cpus=READ_CPUS)
+    # Ray merges what a read task yields up to this size. Its default of 128 MB would make a shard one block, and the
+    # last blocks of a pass are what leaves one worker with more videos than another.
+    dataset.context.target_max_block_size = block_bytes
     dataset.context.enable_progress_bars = False  # the jobs report videos and rates, not tasks
     return dataset
 
@@ -199,7 +217,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def _read_blocks(
-    path: str, index: int, spec: FeatureSpec, *, verify_checksums: bool, skip: frozenset[int]
+    path: str, index: int, spec: FeatureSpec, *, verify_checksums: bool, block_bytes: int, skip: frozenset[int]
 ) -> Iterator[pa.Table]:
     rows: list[VideoRow] = []
     records: list[int] = []
@@ -208,7 +226,7 @@ def _read_blocks(
         rows.append(row)
         records.append(record)
         num_bytes += row.frames.nbytes
-        if num_bytes >= _BLOCK_BYTES or len(rows) >= _BLOCK_ROWS:
+        if num_bytes >= block_bytes:
             yield to_block(rows, records, shard=index)
             rows, records, num_bytes = [], [], 0
     yield to_block(rows, records, shard=index)  # possibly empty: a task has to return a block

@@ -82,9 +82,13 @@ class Position:
 
     @classmethod
     def load(cls, path: str | Path) -> Position:
-        """Returns the saved position; a missing file means the beginning."""
+        """Returns the saved position.
+
+        Raises:
+            FileNotFoundError: it is not there; reading from the beginning instead would repeat videos.
+        """
         if not Path(path).exists():
-            return cls()
+            raise FileNotFoundError(f"output: {path} is missing on this node; all nodes have to share the run's folder")
         with np.load(path, allow_pickle=False) as arrays:
             return cls.from_arrays(dict(arrays))
 

@@ -61,7 +61,6 @@ def read_payloads(
     path: str,
     compression: Compression = "auto",
     verify_crc: bool = True,
-    start_record: int = 0,
 ) -> Iterator[tuple[int, int, memoryview]]:
     """Yields (record index, byte offset in the uncompressed stream, payload) of each record.
 
@@ -73,7 +72,6 @@ def read_payloads(
         path: The shard's name, for errors.
         compression: How the stream is packed; "auto" looks at its first bytes.
         verify_crc: False skips the checksums of the payloads. Those of the lengths are verified always.
-        start_record: First record to yield; the checksums of the payloads before it are not verified.
 
     Raises:
         CorruptRecordError: with the record that could not be read; all before it have been yielded.
@@ -86,11 +84,10 @@ def read_payloads(
                 window = _decompress(window, compression)
             elif window.fill(1) == 0:
                 return
-            payload = _read_record(window, verify_crc=verify_crc and record >= start_record, is_first=record == 0)
+            payload = _read_record(window, verify_crc=verify_crc, is_first=record == 0)
         except RecordError as error:
             raise CorruptRecordError(path, record, offset, error.reason, error.cause) from error
-        if record >= start_record:
-            yield record, offset, payload
+        yield record, offset, payload
         record += 1
         offset += _HEADER.size + len(payload) + _CHECKSUM.size
 

@@ -110,7 +110,12 @@ class TrainingLoop:
             yield self.progress.step
 
     def interval(self) -> dict[str, float]:
-        """Returns loss, videos/s and the share of time spent waiting for input since the last call; collective."""
+        """Returns loss, videos/s and the share of time spent waiting for input since the last call; collective.
+
+        Without a step since then it returns nothing.
+        """
+        if not self._interval.num_steps:
+            return {}
         mine, self._interval = self._interval, _Interval()
         elapsed = max(time.perf_counter() - mine.started, 1e-9)
         loss_sum, num_videos, wait = sum_over_workers(

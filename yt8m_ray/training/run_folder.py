@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from yt8m_ray.checkpoint import (
     CHECKPOINT_PATTERN,
@@ -18,19 +22,25 @@ from yt8m_ray.checkpoint import (
     read_manifest,
     read_tensors,
 )
-from yt8m_ray.config.document import ConfigError, flatten
+from yt8m_ray.config.document import ConfigError, flatten, override
 from yt8m_ray.config.train import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 POSITION_FILE = "position.npz"
+SHARDS_KEY = "shards.sha256"
+
+_SQLITE = "sqlite:///"
 
 _FREE_TO_CHANGE = ("output", "run", "tracking", "scaling", "checkpoint", "optimizer", "train", "data")
 """Sections that a continued run may change; a change is logged."""
 
 _FIXED = ("data.features", "data.num_classes", "data.max_frames", "data.normalize")
 """Keys of those sections that it may not."""
+
+
+Status = Literal["running", "finished", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class RunRecord:
         mlflow_run_id: The run to continue logging to.
     """
 
-    status: Literal["running", "finished", "failed", "stopped"]
+    status: Status
     mlflow_run_id: str
 
     def save(self, run_path: Path) -> None:
@@ -58,12 +68,37 @@ class RunRecord:
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """Returns the config with its local paths absolute: workers and later jobs run in other folders than this one."""
+
+    def absolute(path: str) -> str:
+        return path if "://" in path else os.path.abspath(path)
+
+    changes: dict[str, object] = {"output": absolute(config.output)}
+    for key in ("train", "validation", "test"):
+        patterns = getattr(config.data, key)
+        if patterns is not None:
+            several = [absolute(pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
+            changes[f"data.{key}"] = several[0] if isinstance(patterns, str) else several
+    if config.data.vocabulary is not None:
+        changes["data.vocabulary"] = absolute(config.data.vocabulary)
+    uri = config.tracking.uri
+    if uri is not None and uri.startswith(_SQLITE):
+        changes["tracking.uri"] = _SQLITE + os.path.abspath(uri.removeprefix(_SQLITE))
+    return override(config, changes)
+
+
 def run_path(config: TrainConfig) -> Path:
     """Returns the absolute folder of the run."""
     return Path(config.output).absolute() / config.run.name
 
 
-def check_resume(config: TrainConfig) -> Path | None:
+def shards_digest(shards: Sequence[str]) -> torch.Tensor:
+    """Returns the SHA-256 of a list of shards, uint8 [32]: a position inside an epoch speaks of their numbers."""
+    return torch.frombuffer(bytearray(hashlib.sha256("\n".join(shards).encode()).digest()), dtype=torch.uint8)
+
+
+def check_resume(config: TrainConfig, train_shards: Sequence[str]) -> Path | None:
     """Returns the checkpoint that the run continues from, or None for a new run.
 
     Raises:
@@ -71,12 +106,13 @@ def check_resume(config: TrainConfig) -> Path | None:
     """
     folder = run_path(config)
     record, checkpoint = RunRecord.load(folder), latest_checkpoint(folder)
-    if config.run.resume == "never" and record is not None:
+    if config.run.resume == "never" and (record is not None or checkpoint is not None):
         raise ConfigError(f"run.resume: never, but {folder} holds a run already; choose another run.name or output")
     if config.run.resume == "must" and checkpoint is None:
         raise ConfigError(f"run.resume: must, but {folder} holds no checkpoint to continue from")
     if checkpoint is not None:
         _check_changes(load_config(checkpoint), config, checkpoint)
+        _check_shards(checkpoint, train_shards)
     return checkpoint
 
 
@@ -111,9 +147,22 @@ def best_checkpoint(folder: Path) -> tuple[Path, dict[str, float]]:
     return best[2], best[3]
 
 
+def _check_shards(checkpoint: Path, train_shards: Sequence[str]) -> None:
+    state = read_tensors(checkpoint / STATE_FILE)
+    is_inside_epoch = len(state["position.shards"]) > 0
+    if is_inside_epoch and not torch.equal(state[SHARDS_KEY], shards_digest(train_shards)):
+        raise ConfigError(
+            f"data.train: {checkpoint} is inside an epoch of other shards than the {len(train_shards)} given now; give "
+            "those, or choose another run.name"
+        )
+
+
 def _check_changes(saved: TrainConfig, config: TrainConfig, checkpoint: Path) -> None:
     before, after = flatten(saved), flatten(config)
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    if list(saved.data.features) != list(config.data.features):
+        changed.append("data.features")
+        before["data.features"], after["data.features"] = dict(saved.data.features), dict(config.data.features)
     refused = [key for key in changed if key.split(".")[0] not in _FREE_TO_CHANGE or key.startswith(_FIXED)]
     if refused:
         lines = [f"{key}: {before.get(key)!r} in {checkpoint}, now {after.get(key)!r}" for key in refused]

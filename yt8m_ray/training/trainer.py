@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import ray.train
@@ -31,8 +31,19 @@ from yt8m_ray.data.dataset import (
     root_cause,
     split_dataset,
 )
+from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.tracking import Tracker, default_uri
-from yt8m_ray.training.run_folder import POSITION_FILE, RunRecord, best_checkpoint, check_resume, is_finished, run_path
+from yt8m_ray.training.run_folder import (
+    POSITION_FILE,
+    RunRecord,
+    Status,
+    best_checkpoint,
+    check_resume,
+    is_finished,
+    run_path,
+    shards_digest,
+    with_absolute_paths,
+)
 from yt8m_ray.training.worker import Metrics, Worker, WorkerPorts
 
 logger = logging.getLogger(__name__)
@@ -59,6 +70,22 @@ class FitResult:
 
 LOG_FILE = "train.log"
 
+_MLFLOW_STATUS: dict[Status, Literal["FINISHED", "FAILED", "KILLED"]] = {
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "stopped": "KILLED",
+}
+
+
+_LOSSES = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.WorkerCrashedError,
+)
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Socket closed", "remote process exited")
+"""What gloo and NCCL say where the other end of a collective died."""
+
 
 class WorkersLostError(RuntimeError):
     """Workers died more often than `scaling.max_failures` allows."""
@@ -72,31 +99,39 @@ def fit(config: TrainConfig) -> FitResult:
         ValueError, OSError, FloatingPointError: the data or the optimisation failed; the message says where.
         WorkersLostError: too many workers died.
     """
+    config = with_absolute_paths(config)
     folder = run_path(config)
-    train_shards = expand_shards(config.data.train, key="data.train")
-    validation_shards = (
-        expand_shards(config.data.validation, key="data.validation") if config.data.validation is not None else []
-    )
-    check_resume(config)
+    shards = {"train": expand_shards(config.data.train, key="data.train")}
+    if config.data.validation is not None:
+        shards["validation"] = expand_shards(config.data.validation, key="data.validation")
+    check_resume(config, shards["train"])
     if is_finished(config):
         return _finished(config, folder)
+    _check_vocabulary(config)
     scaling = _scaling(config)
-    num_videos = estimate_num_videos(train_shards)
+    num_videos = estimate_num_videos(shards["train"])
     folder.mkdir(parents=True, exist_ok=True)
     tracker = _start_tracking(config, folder)
-    status = "failed"
+    status: Status = "failed"
     try:
-        _fit_with_restarts(config, folder, scaling, train_shards, validation_shards, num_videos, tracker)
-        status = "finished"
+        payload = {
+            "config": config.model_dump(mode="json"),
+            "run_path": str(folder),
+            "num_videos": num_videos,
+            "shards_digest": shards_digest(shards["train"]),
+            "tracking": (tracker.uri, tracker.run_id),
+        }
+        _fit_with_restarts(config, folder, scaling, shards, payload)
         checkpoint, metrics = best_checkpoint(folder)
-        logger.info("best checkpoint: GAP %.4f, %s", metrics.get("validation/gap", math.nan), checkpoint)
         tracker.log_artifacts(checkpoint, artifact_path="checkpoint")
+        logger.info("best checkpoint: GAP %.4f, %s", metrics.get("validation/gap", math.nan), checkpoint)
+        status = "finished"
     except (KeyboardInterrupt, SystemExit):
         status = "stopped"
         raise
     finally:
-        RunRecord(status, tracker.run_id).save(folder)  # type: ignore[arg-type]
-        tracker.finish({"finished": "FINISHED", "stopped": "KILLED"}.get(status, "FAILED"))  # type: ignore[arg-type]
+        RunRecord(status, tracker.run_id).save(folder)
+        tracker.finish(_MLFLOW_STATUS[status])
     return FitResult(checkpoint, metrics, folder, tracker.uri, tracker.run_id)
 
 
@@ -119,45 +154,16 @@ def _fit_with_restarts(
     config: TrainConfig,
     folder: Path,
     scaling: ray.train.ScalingConfig,
-    train_shards: list[str],
-    validation_shards: list[str],
-    num_videos: float,
-    tracker: Tracker,
+    shards: dict[str, list[str]],
+    payload: dict[str, Any],
 ) -> None:
-    spec = config.data.spec
-    verify = config.data.verify_checksums
-    datasets = {
-        "train": read_dataset(
-            train_shards,
-            spec,
-            verify_checksums=verify,
-            shuffle_seed=config.run.seed,
-            position_path=str(folder / POSITION_FILE),
-        )
-    }
-    if validation_shards:
-        datasets["validation"] = read_dataset(validation_shards, spec, verify_checksums=verify)
     for attempt in range(config.scaling.max_failures + 1):
         trainer = ray.train.torch.TorchTrainer(
             _work,  # type: ignore[arg-type]  # its return value goes to the Result
-            train_loop_config={
-                "config": config.model_dump(mode="json"),
-                "run_path": str(folder),
-                "num_videos": num_videos,
-                "tracking": (tracker.uri, tracker.run_id),
-            },
+            train_loop_config=payload,
             scaling_config=scaling,
-            run_config=ray.train.RunConfig(
-                name=folder.name,
-                storage_path=str(folder.parent),
-                # Ray would also restart after an error in the data or the code, which no restart mends.
-                failure_config=ray.train.FailureConfig(max_failures=0),
-                logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
-                checkpoint_config=ray.train.CheckpointConfig(
-                    num_to_keep=config.checkpoint.num_to_keep, checkpoint_score_attribute="score"
-                ),
-            ),
-            datasets=dict(datasets),
+            run_config=_ray_run_config(config, folder),
+            datasets=_datasets(config, folder, shards),
             dataset_config=_SplitAll(),
         )
         try:
@@ -167,12 +173,40 @@ def _fit_with_restarts(
             if reason is not None:
                 raise reason from None
             if attempt == config.scaling.max_failures:
-                raise WorkersLostError(
-                    f"{attempt + 1} times a worker was lost, the last time: {_brief(error)}"
-                ) from None
+                raise WorkersLostError(f"{attempt + 1} times a worker was lost, last: {_brief(error)}") from None
             logger.warning("a worker was lost; starting again from the last checkpoint: %s", _brief(error))
         else:
             return
+
+
+def _ray_run_config(config: TrainConfig, folder: Path) -> ray.train.RunConfig:
+    return ray.train.RunConfig(
+        name=folder.name,
+        storage_path=str(folder.parent),
+        # Ray would also restart after an error in the data or the code, which no restart mends.
+        failure_config=ray.train.FailureConfig(max_failures=0),
+        logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
+        checkpoint_config=ray.train.CheckpointConfig(
+            num_to_keep=config.checkpoint.num_to_keep, checkpoint_score_attribute="score"
+        ),
+    )
+
+
+def _datasets(config: TrainConfig, folder: Path, shards: dict[str, list[str]]) -> dict[str, Any]:
+    spec, verify = config.data.spec, config.data.verify_checksums
+    position_path = str(folder / POSITION_FILE)
+    datasets: dict[str, Any] = {
+        "train": read_dataset(
+            shards["train"],
+            spec,
+            verify_checksums=verify,
+            shuffle_seed=config.run.seed,
+            position_path=position_path,
+        )
+    }
+    if "validation" in shards:
+        datasets["validation"] = read_dataset(shards["validation"], spec, verify_checksums=verify)
+    return datasets
 
 
 def _work(payload: dict[str, Any]) -> Metrics:
@@ -205,6 +239,7 @@ def _work(payload: dict[str, Any]) -> Metrics:
         config,
         Path(payload["run_path"]),
         num_videos=payload["num_videos"],
+        shards_digest=payload["shards_digest"],
         device=ray.train.torch.get_device(),
         ports=WorkerPorts(read, report, log, run_id=payload["tracking"][1]),
     )
@@ -236,6 +271,10 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
         raise ConfigError(f"scaling.num_workers: {wanted.num_workers} need a GPU each, the cluster has {gpus:g}")
     left = cpus - 2 * READ_CPUS
     each = wanted.cpus_per_worker or min(1.0, left / wanted.num_workers)
+    if config.train.batch_size < wanted.num_workers:
+        raise ConfigError(
+            f"train.batch_size: {config.train.batch_size} videos are too few for {wanted.num_workers} workers"
+        )
     if each <= 0.01 or each * wanted.num_workers > cpus - READ_CPUS:
         raise ConfigError(
             f"scaling: {wanted.num_workers} workers of {each:g} CPUs and a reader of {READ_CPUS} do not fit the "
@@ -243,6 +282,15 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
         )
     resources = {"CPU": each, **({"GPU": 1.0} if use_gpu else {})}
     return ray.train.ScalingConfig(num_workers=wanted.num_workers, use_gpu=use_gpu, resources_per_worker=resources)
+
+
+def _check_vocabulary(config: TrainConfig) -> None:
+    path = config.data.vocabulary
+    if path is not None and len(Vocabulary.load(path)) != config.data.num_classes:
+        found = len(Vocabulary.load(path))
+        raise ConfigError(
+            f"data.vocabulary: {path} names {found} classes, data.num_classes is {config.data.num_classes}"
+        )
 
 
 def _start_tracking(config: TrainConfig, folder: Path) -> Tracker:
@@ -258,6 +306,7 @@ def _start_tracking(config: TrainConfig, folder: Path) -> Tracker:
             artifact_path=folder.parent / "mlartifacts",
         )
     logger.info("MLflow: run %s in %s", tracker.run_id, uri)
+    folder.mkdir(parents=True, exist_ok=True)
     RunRecord("running", tracker.run_id).save(folder)
     return tracker
 
@@ -302,7 +351,9 @@ def _final_error(error: ray.train.TrainingFailedError) -> BaseException | None:
 
 
 def _is_loss(cause: BaseException) -> bool:
-    return isinstance(cause, ray.exceptions.RayActorError) or "HealthCheck" in type(cause).__name__
+    """Returns whether a process or node is gone, by its own absence or by what the others say of it."""
+    is_gone = isinstance(cause, _LOSSES) or "HealthCheck" in type(cause).__name__
+    return is_gone or (isinstance(cause, RuntimeError) and any(text in str(cause) for text in _LOST_PEER))
 
 
 def _brief(error: BaseException) -> str:

@@ -30,8 +30,16 @@ from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import build_model
 from yt8m_ray.models.layers import set_batch_norm_sync
 from yt8m_ray.training.loop import TrainingLoop
-from yt8m_ray.training.run_folder import POSITION_FILE
-from yt8m_ray.training.workers import from_rank_0, gather, is_distributed, rank, sum_over_workers, world_size
+from yt8m_ray.training.run_folder import POSITION_FILE, SHARDS_KEY
+from yt8m_ray.training.workers import (
+    from_rank_0,
+    gather,
+    is_distributed,
+    rank,
+    share_buffers,
+    sum_over_workers,
+    world_size,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -63,16 +71,25 @@ class Worker:
         config: The run.
         run_path: The run's folder, which all workers see.
         num_videos: Estimated videos of an epoch, for the time left.
+        shards_digest: Which shards the position in a checkpoint speaks of.
         device: Where to compute.
         ports: The way out.
     """
 
     def __init__(
-        self, config: TrainConfig, run_path: Path, *, num_videos: float, device: torch.device, ports: WorkerPorts
+        self,
+        config: TrainConfig,
+        run_path: Path,
+        *,
+        num_videos: float,
+        shards_digest: torch.Tensor,
+        device: torch.device,
+        ports: WorkerPorts,
     ) -> None:
         self._config = config
         self._run_path = run_path
         self._num_videos = num_videos
+        self._shards_digest = shards_digest
         self._device = device
         self._ports = ports
         self._spec = config.data.spec
@@ -86,7 +103,7 @@ class Worker:
         tensors = self._load_checkpoint()
         forward: torch.nn.Module = self._model
         if is_distributed():
-            # The statistics of batch norm are equal by their own synchronisation (or rank 0's are saved).
+            # The statistics of batch norm synchronise themselves, or else are shared where they are used.
             forward = DistributedDataParallel(self._model, forward_sync_buffers=False, gradient_as_bucket_view=True)
         self._loop = TrainingLoop(self._model, forward, self._loss, config, spec=self._spec, device=device)
         if tensors:
@@ -123,9 +140,11 @@ class Worker:
         is_epoch_complete = not loop.is_finished
         if loop.progress.step == first_step and not self._start.num_consumed:
             raise ValueError("data.train: the shards hold no video")
-        metrics |= self._log_interval(started) | self._validate()
+        metrics |= self._log_interval(started)
+        validation = self._validate()
         if rank() == 0:
-            self._ports.log(metrics, loop.progress.step)
+            self._ports.log(validation, loop.progress.step)
+        metrics |= validation
         if is_epoch_complete:
             self._num_videos = loop.progress.num_examples_in_epoch
             loop.progress.num_examples_in_epoch = 0
@@ -138,6 +157,7 @@ class Worker:
         config = self._config
         if config.data.validation is None:
             return {}
+        share_buffers(self._model)
         videos = batches_of(self._ports.read("validation"), batch_size=self._local_batch_size())
         batches = (
             to_batch(part, num_classes=config.data.num_classes, normalize=config.data.normalize, device=self._device)
@@ -161,7 +181,7 @@ class Worker:
 
     def _log_interval(self, started: float) -> Metrics:
         metrics, progress = self._loop.interval(), self._loop.progress
-        if rank() == 0 and metrics["train/videos_per_s"] > 0:
+        if rank() == 0 and metrics:
             done = progress.num_examples_in_epoch / max(self._num_videos, progress.num_examples_in_epoch, 1)
             total = self._num_videos * (self._config.train.num_epochs - progress.position.epoch - done)
             logger.info(
@@ -173,7 +193,7 @@ class Worker:
                 metrics["train/loss"],
                 metrics["train/videos_per_s"],
                 100 * metrics["train/input_wait_fraction"],
-                _clock(total / metrics["train/videos_per_s"]),
+                _clock(total / max(metrics["train/videos_per_s"], 1e-9)),
             )
             self._ports.log(metrics, progress.step)
         return {**metrics, "epoch": progress.position.epoch + 1, "seconds": time.perf_counter() - started}
@@ -184,6 +204,7 @@ class Worker:
         for mine in gather(self._loop.progress.position):
             position.merge(mine)
         position.merge(self._start)
+        share_buffers(self._model)
         name = checkpoint_name(epoch=position.epoch, step=self._loop.progress.step)
         cpu_s = sum_over_workers([time.process_time()], self._device)[0]
         with tempfile.TemporaryDirectory(prefix="yt8m_checkpoint_") as folder:
@@ -194,13 +215,17 @@ class Worker:
                     "metrics": {**metrics, "train/worker_cpu_s": cpu_s},
                 }
                 save_checkpoint(
-                    folder, config=self._config, model=self._model, state=self._loop.state(position), facts=facts
+                    folder,
+                    config=self._config,
+                    model=self._model,
+                    state={**self._loop.state(position), SHARDS_KEY: self._shards_digest},
+                    facts=facts,
                 )
             self._ports.report(metrics, Path(folder) if rank() == 0 else None, name)
 
     def _load_checkpoint(self) -> Mapping[str, torch.Tensor]:
         """Returns the training state of the newest intact checkpoint, its weights loaded; the same on all workers."""
-        path = from_rank_0(latest_checkpoint(self._run_path))
+        path = from_rank_0(latest_checkpoint(self._run_path) if rank() == 0 else None)
         if path is None:
             return {}
         load_weights(self._model, path / MODEL_FILE)

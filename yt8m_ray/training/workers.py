@@ -44,6 +44,13 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def share_buffers(model: torch.nn.Module) -> None:
+    """Gives every worker rank 0's statistics; collective. Equal already where batch norm is synchronised."""
+    if is_distributed():
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
 def from_rank_0(value: T) -> T:
     """Returns rank 0's value on every worker; also a barrier."""
     if not is_distributed():

@@ -38,6 +38,19 @@ def test_exponents_without_a_point_are_numbers(text: str, value: float) -> None:
     assert parse_override(f"key={text}") == ("key", value)
 
 
+@pytest.mark.parametrize("name", ["007", "2024_01_01", "0x10", "12:30", "no", "2024-01-01", "v2"])
+def test_a_name_that_only_looks_like_a_number_stays_text(tmp_path: Path, name: str) -> None:
+    assert load(tmp_path, MINIMAL, f"run.name={name.replace(':', '-')}").run.name == name.replace(":", "-")
+    assert parse_override(f"key={name}") == ("key", name)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("5", 5), ("-3", -3), ("0", 0), ("true", True), ("null", None), ("~", None)]
+)
+def test_plain_values_have_their_types(text: str, value: object) -> None:
+    assert parse_override(f"key={text}") == ("key", value)
+
+
 def test_the_order_of_features_is_kept_through_save_and_load(tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL, "data.features={audio: 128, rgb: 1024}")
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from yt8m_ray.data.position import Position, epoch_order
 
@@ -53,8 +54,9 @@ def test_an_empty_position_survives_a_file(tmp_path: Path) -> None:
     assert (again.epoch, again.consumed) == (3, {})
 
 
-def test_a_missing_file_is_the_beginning(tmp_path: Path) -> None:
-    assert Position.load(tmp_path / "position.npz") == Position()
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"position.npz is missing on this node"):
+        Position.load(tmp_path / "position.npz")
 
 
 def test_epochs_have_orders_of_their_own_that_the_seed_repeats() -> None:

@@ -84,14 +84,6 @@ def test_a_gzip_stream_may_have_several_members() -> None:
     assert read(gzip.compress(SHARD[:40]) + gzip.compress(SHARD[40:])) == PAYLOADS
 
 
-def test_reading_may_start_at_any_record() -> None:
-    found = [
-        (record, bytes(payload)) for record, _, payload in read_payloads(io.BytesIO(SHARD), path="s", start_record=2)
-    ]
-
-    assert found == [(2, PAYLOADS[2]), (3, PAYLOADS[3])]
-
-
 def test_payloads_stay_as_they_were_when_later_ones_are_read() -> None:
     shard = b"".join(frame_record(bytes([index]) * 300_000) for index in range(12))
 

@@ -113,6 +113,15 @@ def test_a_run_continued_inside_an_epoch_equals_one_that_was_not_stopped() -> No
         assert torch.equal(second.model.state_dict()[name], expected), name
 
 
+def test_an_interval_without_a_step_reports_nothing() -> None:
+    config = config_of()
+    loop = loop_of(config)
+    list(loop.steps(videos(config)))
+
+    assert loop.interval()["train/loss"] > 0
+    assert loop.interval() == {}
+
+
 def test_the_loss_falls() -> None:
     config = config_of(regularization_penalty=0.0)
     loop = loop_of(config)

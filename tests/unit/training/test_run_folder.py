@@ -5,11 +5,22 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from yt8m_ray.checkpoint import CheckpointError, checkpoint_name, load_config
 from yt8m_ray.config.document import ConfigError, override
-from yt8m_ray.training.run_folder import RunRecord, best_checkpoint, check_resume
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.position import Position
+from yt8m_ray.training.run_folder import (
+    SHARDS_KEY,
+    RunRecord,
+    best_checkpoint,
+    check_resume,
+    shards_digest,
+    with_absolute_paths,
+)
 
 Save = Callable[..., Path]
 
@@ -33,27 +44,27 @@ def run(save_tiny_checkpoint: Save, tmp_path: Path) -> Path:
 def test_a_run_is_continued_from_its_last_checkpoint(run: Path) -> None:
     config = override(load_config(run / "tiny" / checkpoint_name(epoch=0, step=10)), {"output": str(run)})
 
-    assert check_resume(config) == run / "tiny" / checkpoint_name(epoch=0, step=10)
+    assert check_resume(config, []) == run / "tiny" / checkpoint_name(epoch=0, step=10)
 
 
 def test_a_new_name_is_a_new_run(run: Path) -> None:
     config = load_config(run / "tiny" / checkpoint_name(epoch=0, step=10))
 
-    assert check_resume(override(config, {"output": str(run), "run.name": "other"})) is None
+    assert check_resume(override(config, {"output": str(run), "run.name": "other"}), []) is None
 
 
 def test_never_resume_refuses_a_folder_that_holds_a_run(run: Path) -> None:
     config = load_config(run / "tiny" / checkpoint_name(epoch=0, step=10))
 
     with pytest.raises(ConfigError, match=r"run.resume: never, but .*tiny holds a run already"):
-        check_resume(override(config, {"output": str(run), "run.resume": "never"}))
+        check_resume(override(config, {"output": str(run), "run.resume": "never"}), [])
 
 
 def test_must_resume_refuses_a_folder_without_a_checkpoint(run: Path) -> None:
     config = load_config(run / "tiny" / checkpoint_name(epoch=0, step=10))
 
     with pytest.raises(ConfigError, match=r"run.resume: must, but .*other holds no checkpoint"):
-        check_resume(override(config, {"output": str(run), "run.resume": "must", "run.name": "other"}))
+        check_resume(override(config, {"output": str(run), "run.resume": "must", "run.name": "other"}), [])
 
 
 @pytest.mark.parametrize(("key", "value"), [("model.l2", 0.5), ("data.num_classes", 31), ("data.normalize", "none")])
@@ -61,16 +72,60 @@ def test_a_continued_run_cannot_change_its_model(run: Path, key: str, value: obj
     config = load_config(run / "tiny" / checkpoint_name(epoch=0, step=10))
 
     with pytest.raises(ConfigError, match=rf"{key}: .* in .*, now "):
-        check_resume(override(config, {"output": str(run), key: value}))
+        check_resume(override(config, {"output": str(run), key: value}), [])
 
 
 def test_other_changes_are_taken_and_logged(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = load_config(run / "tiny" / checkpoint_name(epoch=0, step=10))
 
     with caplog.at_level(logging.WARNING):
-        check_resume(override(config, {"output": str(run), "optimizer.learning_rate": 0.5}))
+        check_resume(override(config, {"output": str(run), "optimizer.learning_rate": 0.5}), [])
 
     assert "optimizer.learning_rate was 0.01, now 0.5" in caplog.text
+
+
+def test_the_order_of_features_is_part_of_the_model(run: Path) -> None:
+    config = load_config(run / "tiny" / checkpoint_name(epoch=0, step=10))
+    turned = dict(reversed(config.data.features.items()))
+
+    with pytest.raises(
+        ConfigError, match=r"data.features: \{'rgb': 8, 'audio': 4\} in .*, now \{'audio': 4, 'rgb': 8\}"
+    ):
+        check_resume(override(config, {"output": str(run), "data.features": turned}), [])
+
+
+def test_a_position_inside_an_epoch_wants_the_same_shards(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    position = Position()
+    position.add(np.array([1]), np.array([5]))
+    state = {f"position.{name}": torch.from_numpy(array) for name, array in position.to_arrays().items()}
+    state[SHARDS_KEY] = shards_digest(["a", "b"])
+    path = save_tiny_checkpoint(f"tiny/{checkpoint_name(epoch=0, step=10)}", state=state)
+    config = override(load_config(path), {"output": str(tmp_path)})
+
+    assert check_resume(config, ["a", "b"]) == path
+    with pytest.raises(ConfigError, match=r"data.train: .* is inside an epoch of other shards than the 3 given now"):
+        check_resume(config, ["a", "a2", "b"])
+
+
+def test_local_paths_become_absolute_and_remote_ones_stay() -> None:
+    config = TrainConfig.model_validate(
+        {
+            "output": "runs",
+            "run": {"name": "x"},
+            "model": {"name": "moe"},
+            "data": {"train": ["a/*.tfrecord", "s3://bucket/b*"], "validation": "v"},
+            "tracking": {"uri": "sqlite:///mlflow.db"},
+        }
+    )
+
+    absolute = with_absolute_paths(config)
+
+    here = str(Path.cwd())
+    assert absolute.output == f"{here}/runs"
+    assert absolute.data.train == [f"{here}/a/*.tfrecord", "s3://bucket/b*"]
+    assert absolute.data.validation == f"{here}/v"
+    assert absolute.tracking.uri == f"sqlite:///{here}/mlflow.db"
 
 
 def test_the_best_checkpoint_has_the_highest_gap(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
