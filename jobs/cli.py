@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn, TypeVar
 
 from yt8m_ray.config.document import ConfigError, load_document, to_yaml
@@ -46,6 +45,7 @@ def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("alembic", "mlflow.store.db.utils"):  # migrations are nothing to act on
         logging.getLogger(name).setLevel(logging.WARNING)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # frameworks clean up on KeyboardInterrupt
     signal.signal(signal.SIGTERM, _terminate)
     try:
         main(sys.argv[1:])
@@ -54,8 +54,7 @@ def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         _fail(error, 1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _interrupt()
     sys.exit(0)
 
 
@@ -94,14 +93,17 @@ def ray_cluster() -> Iterator[None]:
     if ray.is_initialized():  # a verb inside another, as in the demo: the outer one stops the cluster
         yield
         return
-    runtime_env = {"env_vars": {name: os.environ[name] for name in RAY_ENVIRONMENT}}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env)
-    else:
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster on loopback; `token` is for shared ones
-        context = ray.init(address="local", logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env)
-        if context.dashboard_url:
-            logger.info("Ray dashboard: http://%s", context.dashboard_url)
+    runtime_env = {"env_vars": {name: os.environ[name] for name in RAY_ENVIRONMENT}}
+    try:
+        context = ray.init(address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env)
+    except SystemExit:  # Ray installs handlers of its own, which exit with 1 or 15
+        _terminate()
+    signal.signal(signal.SIGTERM, _terminate)
+    if address == "local" and context.dashboard_url:
+        logger.info("Ray dashboard: http://%s", context.dashboard_url)
     try:
         yield
     finally:
@@ -123,5 +125,21 @@ def _fail(error: BaseException, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+def _interrupt(*_: object) -> NoReturn:
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
+
+
+def _terminate(*_: object) -> NoReturn:
+    print("terminated", file=sys.stderr)
     sys.exit(143)
+
+
+def _is_program() -> bool:
+    specification = getattr(sys.modules["__main__"], "__spec__", None)
+    return specification is not None and specification.name.startswith("jobs.")
+
+
+if _is_program():  # the imports that follow take seconds; until `run_verb` nothing needs more than to end quietly
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _terminate)

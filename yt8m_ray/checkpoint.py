@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from yt8m_ray import __version__
-from yt8m_ray.config.document import parse_yaml, to_yaml, validate
+from yt8m_ray.config.document import ConfigError, parse_yaml, to_yaml, validate
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.models import Model, build_model
 
@@ -32,6 +32,10 @@ FORMAT_VERSION = 1
 
 class CheckpointError(ValueError):
     """A folder that is no intact checkpoint; the message says which file and why."""
+
+
+class NoSuchFolderError(CheckpointError, ConfigError):
+    """A path where no folder is: an argument to change, where a broken checkpoint is bad data."""
 
 
 def save_checkpoint(
@@ -74,9 +78,12 @@ def read_manifest(folder: str | Path, *, kind: str) -> dict[str, object]:
 
     Raises:
         CheckpointError: no manifest, another kind or version, or a file that is missing, cut short or altered.
+        NoSuchFolderError: there is no such folder.
     """
     folder = Path(folder)
     path = folder / MANIFEST_FILE
+    if not folder.is_dir():
+        raise NoSuchFolderError(f"{folder}: no {kind}: there is no such folder")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -106,6 +113,10 @@ def read_manifest(folder: str | Path, *, kind: str) -> dict[str, object]:
 def load_config(folder: str | Path) -> TrainConfig:
     """Returns the config that a checkpoint was trained with."""
     path = Path(folder) / CONFIG_FILE
+    if not path.parent.is_dir():
+        raise NoSuchFolderError(f"{folder}: no checkpoint: there is no such folder")
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no checkpoint: {CONFIG_FILE} is missing")
     return validate(parse_yaml(path.read_text(encoding="utf-8"), where=str(path)), TrainConfig, where=str(path))
 
 

@@ -16,6 +16,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
+from yt8m_ray.config.document import ConfigError
+
 logger = logging.getLogger(__name__)
 
 _MAX_PARAM_LENGTH = 6000
@@ -38,7 +40,7 @@ class Tracker:
     def __init__(self, uri: str, run_id: str) -> None:
         self.uri = uri
         self.run_id = run_id
-        self._client = MlflowClient(uri)
+        self._client = _open(uri)
 
     @classmethod
     def start(
@@ -52,18 +54,24 @@ class Tracker:
             run_name: Shown in the user interface.
             params: By dotted key.
             artifact_path: Folder for artifacts of a store without a server.
+
+        Raises:
+            ConfigError: MLflow has no store of that kind.
+            ConnectionError: the store or server does not answer as it should.
         """
         if uri.startswith("sqlite:///"):
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        client = MlflowClient(uri)
-        found = client.get_experiment_by_name(experiment)
+        client = _open(uri)
         location = None if uri.startswith("http") else artifact_path.absolute().as_uri()
-        experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
-        run = client.create_run(experiment_id, run_name=run_name)
-        tracker = cls(uri, run.info.run_id)
-        entries = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in params.items()]
-        for start in range(0, len(entries), _PARAMS_A_CALL):
-            client.log_batch(tracker.run_id, params=entries[start : start + _PARAMS_A_CALL])
+        try:
+            found = client.get_experiment_by_name(experiment)
+            experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
+            tracker = cls(uri, client.create_run(experiment_id, run_name=run_name).info.run_id)
+            entries = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in params.items()]
+            for start in range(0, len(entries), _PARAMS_A_CALL):
+                client.log_batch(tracker.run_id, params=entries[start : start + _PARAMS_A_CALL])
+        except MlflowException as error:
+            raise ConnectionError(f"tracking.uri: {uri}: {_first_line(error)}") from None
         return tracker
 
     @classmethod
@@ -98,3 +106,17 @@ class Tracker:
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Marks the run as ended."""
         self._client.set_terminated(self.run_id, status)
+
+
+def _open(uri: str) -> MlflowClient:
+    try:
+        return MlflowClient(uri)
+    except MlflowException as error:
+        raise ConfigError(
+            f"tracking.uri: expected an address such as http://127.0.0.1:5000 or a store such as "
+            f"sqlite:////absolute/path/mlflow.db, found {uri!r}: {_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: MlflowException) -> str:
+    return str(error).strip().splitlines()[0]

@@ -10,6 +10,7 @@ import torch
 
 from yt8m_ray.checkpoint import (
     CheckpointError,
+    NoSuchFolderError,
     checkpoint_name,
     latest_checkpoint,
     load_config,
@@ -115,3 +116,17 @@ def test_the_latest_checkpoint_is_the_last_intact_one(save_tiny_checkpoint: Save
 
 def test_a_folder_without_checkpoints_has_no_latest(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("load", [load_model, load_config])
+def test_a_missing_folder_is_the_arguments_fault(load: Callable[[Path], object], tmp_path: Path) -> None:
+    with pytest.raises(NoSuchFolderError, match="nothing: no checkpoint: there is no such folder"):
+        load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("load", [load_model, load_config])
+def test_another_folder_is_no_checkpoint(load: Callable[[Path], object], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint: .* is missing") as caught:
+        load(tmp_path)
+
+    assert not isinstance(caught.value, NoSuchFolderError)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from yt8m_ray.config.document import ConfigError
 from yt8m_ray.tracking import Tracker, default_uri
 
 
@@ -59,3 +60,9 @@ def test_a_run_that_ended_can_be_continued(tracker: Tracker) -> None:
 
 def test_a_run_that_the_store_lost_is_not_continued(tracker: Tracker) -> None:
     assert Tracker.resume(tracker.uri, "0" * 32) is None
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "postgres://host/store"])
+def test_a_store_that_mlflow_does_not_have_names_the_key(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"^tracking\.uri: expected an address .*, found '{uri}'"):
+        Tracker.start(uri, experiment="test", run_name="one", params={}, artifact_path=tmp_path)

@@ -9,7 +9,7 @@ from typing import Self
 
 import torch
 
-from yt8m_ray.checkpoint import CONFIG_FILE, load_model
+from yt8m_ray.checkpoint import CONFIG_FILE, NoSuchFolderError, load_model
 from yt8m_ray.data.batch import Normalization, PackedVideos, to_batch
 from yt8m_ray.data.features import FeatureSpec, VideoRow
 from yt8m_ray.data.vocabulary import Vocabulary
@@ -44,7 +44,7 @@ class Predictor:
         """Returns the predictor of a bundle's or checkpoint's folder.
 
         Raises:
-            FileNotFoundError: there is neither a bundle nor a checkpoint.
+            NoSuchFolderError: there is neither a bundle nor a checkpoint.
             ValueError: its files are damaged or of an unknown version.
         """
         path = Path(path)
@@ -57,7 +57,7 @@ class Predictor:
             spec, normalize = config.data.spec, config.data.normalize
             vocabulary = load_vocabulary(config.data.vocabulary, spec.num_classes)
         else:
-            raise FileNotFoundError(
+            raise NoSuchFolderError(
                 f"{path.absolute()}: expected a checkpoint's folder (has {CONFIG_FILE}) or a bundle's ({DOCUMENT_FILE})"
             )
         return cls(model.to(device).eval(), spec, normalize, vocabulary, folder_version(path), torch.device(device))

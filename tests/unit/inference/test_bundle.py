@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from yt8m_ray.checkpoint import NoSuchFolderError
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.data.batch import make_batch
 from yt8m_ray.data.example import encode_sequence_example
@@ -227,5 +228,5 @@ def test_shards_without_labels_cannot_measure_anything(
 
 
 def test_a_folder_of_neither_kind_is_refused_with_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"config\.yaml.*bundle\.yaml"):
+    with pytest.raises(NoSuchFolderError, match=r"config\.yaml.*bundle\.yaml"):
         Predictor.from_path(tmp_path)
