@@ -111,7 +111,7 @@ def test_one_shard_keeps_two_workers_busy(shards: Shards, tmp_path: Path) -> Non
     assert latest is not None
     counters, _ = state_of(latest)
     assert counters["num_examples"] == 88
-    assert counters["step"] <= 88 / 8 + 2  # a worker without videos would double the 11 steps
+    assert counters["step"] <= 88 / 8 + 3  # a worker without videos would double the 11 steps
     assert result.metrics["train/loss"] > 0
 
 

@@ -34,7 +34,7 @@ READ_CPUS = 0.25
 """Logical CPUs that a read task asks for: little, so that readers fit beside workers on few CPUs."""
 
 _BLOCKS_A_PASS = 256
-_BLOCK_BYTES = (64 * 2**10, 8 * 2**20)
+_BLOCK_BYTES = (2**10, 8 * 2**20)
 _SAMPLE_RECORDS = 32
 _FRAMING_BYTES = 16
 
@@ -85,6 +85,7 @@ class ShardSource(Datasource):
         shards: Paths; a row's `shard` column is the index in this list.
         spec: The features to read.
         verify_checksums: Compare the CRC-32C of every record.
+        labelled: Whether labels are read too.
         block_bytes: Frames of a block; workers share out whole blocks.
         shuffle_seed: Permutes the shards anew in each epoch; None keeps their order.
         position_path: A file with the `Position` to continue from, read at the start of each epoch; records that it
@@ -97,6 +98,7 @@ class ShardSource(Datasource):
         spec: FeatureSpec,
         *,
         verify_checksums: bool = True,
+        labelled: bool = True,
         block_bytes: int = _BLOCK_BYTES[1],
         shuffle_seed: int | None = None,
         position_path: str | None = None,
@@ -105,6 +107,7 @@ class ShardSource(Datasource):
         self._shards = list(shards)
         self._spec = spec
         self._verify_checksums = verify_checksums
+        self._labelled = labelled
         self._block_bytes = block_bytes
         self._shuffle_seed = shuffle_seed
         self._position_path = position_path
@@ -131,6 +134,7 @@ class ShardSource(Datasource):
                 index,
                 self._spec,
                 verify_checksums=self._verify_checksums,
+                labelled=self._labelled,
                 block_bytes=self._block_bytes,
                 skip=frozenset(position.records(index).tolist()),
             )
@@ -146,6 +150,7 @@ def read_dataset(
     spec: FeatureSpec,
     *,
     verify_checksums: bool = True,
+    labelled: bool = True,
     shuffle_seed: int | None = None,
     position_path: str | None = None,
 ) -> ray.data.Dataset:
@@ -156,6 +161,7 @@ def read_dataset(
         shards,
         spec,
         verify_checksums=verify_checksums,
+        labelled=labelled,
         block_bytes=block_bytes,
         shuffle_seed=shuffle_seed,
         position_path=position_path,
@@ -183,15 +189,19 @@ def map_blocks(
     *,
     num_workers: int,
     cpus_per_worker: float,
-    gpus_per_worker: float = 0,
 ) -> Iterator[pa.Table]:
-    """Yields `worker(*arguments)(block)` for every block, in order, computed by a pool of actors."""
+    """Yields `worker(*arguments, device=...)(block)` for every block, in order, computed by a pool of actors.
+
+    Each has a GPU to itself, and the device `cuda`, where the cluster has one for every worker.
+    """
     cpus = ray.cluster_resources().get("CPU", 0.0)
     if num_workers * cpus_per_worker + READ_CPUS > cpus:
         raise ClusterTooSmallError(
             f"{num_workers} workers of {cpus_per_worker:g} CPUs and a reader of {READ_CPUS} do not fit the cluster's "
             f"{cpus:g} logical CPUs; ask for fewer workers"
         )
+    # Told, not found out: Ray hides no GPU from a worker that asked for none.
+    has_gpus = ray.cluster_resources().get("GPU", 0.0) >= num_workers
     dataset.context.execution_options = ExecutionOptions(preserve_order=True)
     mapped = dataset.map_batches(
         worker,
@@ -199,9 +209,10 @@ def map_blocks(
         batch_format="pyarrow",
         zero_copy_batch=True,
         fn_constructor_args=tuple(arguments),
+        fn_constructor_kwargs={"device": "cuda" if has_gpus else "cpu"},
         compute=ActorPoolStrategy(size=num_workers),
         num_cpus=cpus_per_worker,
-        num_gpus=gpus_per_worker,
+        num_gpus=1 if has_gpus else 0,
     )
     try:
         yield from mapped.iter_batches(batch_size=None, batch_format="pyarrow")
@@ -217,12 +228,19 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def _read_blocks(
-    path: str, index: int, spec: FeatureSpec, *, verify_checksums: bool, block_bytes: int, skip: frozenset[int]
+    path: str,
+    index: int,
+    spec: FeatureSpec,
+    *,
+    verify_checksums: bool,
+    labelled: bool,
+    block_bytes: int,
+    skip: frozenset[int],
 ) -> Iterator[pa.Table]:
     rows: list[VideoRow] = []
     records: list[int] = []
     num_bytes = 0
-    for record, row in read_rows(path, spec, verify_crc=verify_checksums, skip=skip):
+    for record, row in read_rows(path, spec, verify_crc=verify_checksums, skip=skip, labelled=labelled):
         rows.append(row)
         records.append(record)
         num_bytes += row.frames.nbytes

@@ -31,6 +31,7 @@ from yt8m_ray.data.dataset import (
     root_cause,
     split_dataset,
 )
+from yt8m_ray.data.position import Position
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.tracking import Tracker, default_uri
 from yt8m_ray.training.run_folder import (
@@ -195,6 +196,8 @@ def _ray_run_config(config: TrainConfig, folder: Path) -> ray.train.RunConfig:
 def _datasets(config: TrainConfig, folder: Path, shards: dict[str, list[str]]) -> dict[str, Any]:
     spec, verify = config.data.spec, config.data.verify_checksums
     position_path = str(folder / POSITION_FILE)
+    if not (folder / POSITION_FILE).exists():
+        Position().save(position_path)  # Ray also asks for read tasks when a dataset is made
     datasets: dict[str, Any] = {
         "train": read_dataset(
             shards["train"],
