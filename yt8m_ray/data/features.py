@@ -72,7 +72,7 @@ class VideoRow:
     Attributes:
         video_id: The id as published, or what the shard calls it.
         frames: uint8 [T, D] as stored, T in 0..max_frames; at video level float32 [1, D].
-        labels: int32, class ids in ascending order, each once; empty where the video is not labelled.
+        labels: int32, class ids in ascending order, each once; empty where the video has none or none are read.
     """
 
     video_id: str
@@ -80,17 +80,23 @@ class VideoRow:
     labels: npt.NDArray[np.int32]
 
 
-def to_row(fields: Fields, spec: FeatureSpec) -> VideoRow:
+def to_row(fields: Fields, spec: FeatureSpec, *, labelled: bool = True) -> VideoRow:
     """Returns the video that a record describes; its arrays are its own.
 
     At video level a record without `mean_rgb` but with the list `rgb` gets the mean of its dequantized frames.
+
+    Args:
+        fields: The record.
+        spec: What is read of it.
+        labelled: Whether labels are read too; they may be of another vocabulary where they are not.
 
     Raises:
         RecordError: a feature is missing, of another kind or size, features differ in their number of frames, the id is
             missing or not UTF-8, or a class id is out of range.
     """
     frames = _video_frames(fields, spec) if spec.is_video_level else _frames(fields, spec)
-    return VideoRow(_video_id(fields), frames, _labels(fields, spec.num_classes))
+    labels = _labels(fields, spec.num_classes) if labelled else np.empty(0, np.int32)
+    return VideoRow(_video_id(fields), frames, labels)
 
 
 def read_rows(
@@ -101,6 +107,7 @@ def read_rows(
     compression: Compression = "auto",
     verify_crc: bool = True,
     skip: Container[int] | None = None,
+    labelled: bool = True,
 ) -> Iterator[tuple[int, VideoRow]]:
     """Yields (record index, video) of each record of a shard.
 
@@ -111,6 +118,7 @@ def read_rows(
         compression: As in `read_payloads`.
         verify_crc: As in `read_payloads`.
         skip: Indexes of records to leave out.
+        labelled: As in `to_row`.
 
     Raises:
         CorruptRecordError: with the record that could not be read; all before it have been yielded.
@@ -121,7 +129,7 @@ def read_rows(
             if skip is not None and record in skip:
                 continue
             try:
-                row = to_row(decode_record(payload), spec)
+                row = to_row(decode_record(payload), spec, labelled=labelled)
             except RecordError as error:
                 raise CorruptRecordError(path, record, offset, error.reason, error.cause) from error
             yield record, row

@@ -242,6 +242,18 @@ def test_skipped_records_are_not_looked_at(tmp_path: Path) -> None:
     assert [(record, row.video_id) for record, row in rows] == [(1, "v1"), (3, "v3")]
 
 
+def test_labels_of_another_vocabulary_do_not_matter_where_none_are_read(tmp_path: Path) -> None:
+    path = str(tmp_path / "shard.tfrecord")
+    write_records(path, [encode_example({"id": [b"v"], "labels": np.array([7]), "mean_rgb": np.ones(6, np.float32)})])
+    spec = FeatureSpec({"mean_rgb": 6}, num_classes=5)
+
+    ((_, row),) = read_rows(path, spec, labelled=False)
+
+    assert row.video_id == "v" and not len(row.labels)
+    with pytest.raises(CorruptRecordError, match="class id 7 is out of range"):
+        list(read_rows(path, spec))
+
+
 @given(st.binary(max_size=100))
 def test_any_record_gives_a_row_or_a_refusal(payload: bytes) -> None:
     try:
