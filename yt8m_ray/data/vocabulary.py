@@ -45,11 +45,16 @@ class Vocabulary:
         self.train_video_counts: npt.NDArray[np.int64] = np.array(counts, dtype=np.int64)
 
     @classmethod
-    def load(cls, path: str | Path | None = None) -> Vocabulary:
+    def load(cls, path: str | Path | None = None, *, num_classes: int = 0) -> Vocabulary:
         """Returns the table of a CSV file with the published columns, the published table itself by default.
 
+        Args:
+            path: The file.
+            num_classes: How many classes it must have at least.
+
         Raises:
-            ValueError: a column is missing, a class id is not its row's number, or a count is no number.
+            ValueError: a column is missing, a class id is not its row's number, a count is no number, or there are
+                fewer classes.
         """
         path = PUBLISHED_PATH if path is None else Path(path)
         with path.open(encoding="utf-8", newline="") as file:
@@ -57,7 +62,10 @@ class Vocabulary:
             missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
                 raise ValueError(f"{path}: expected the columns {', '.join(_COLUMNS)}, missing {', '.join(missing)}")
-            return cls([_parse_row(row, class_id, path) for class_id, row in enumerate(reader)])
+            vocabulary = cls([_parse_row(row, class_id, path) for class_id, row in enumerate(reader)])
+        if len(vocabulary) < num_classes:
+            raise ValueError(f"{path}: expected the names of {num_classes} classes, found {len(vocabulary)}")
+        return vocabulary
 
     @classmethod
     def for_num_classes(cls, num_classes: int) -> Vocabulary:

@@ -74,6 +74,14 @@ def test_a_vocabulary_without_names_survives_saving_and_loading(tmp_path: Path) 
     assert loaded.name(4715) is None
 
 
+def test_a_table_of_too_few_classes_is_refused(tmp_path: Path) -> None:
+    Vocabulary.for_num_classes(5).save(tmp_path / "few.csv")
+
+    assert len(Vocabulary.load(tmp_path / "few.csv", num_classes=5)) == 5
+    with pytest.raises(ValueError, match=r"few\.csv: expected the names of 3862 classes, found 5"):
+        Vocabulary.load(tmp_path / "few.csv", num_classes=3862)
+
+
 @pytest.mark.parametrize("class_id", [-1, 3862])
 def test_a_class_id_out_of_range_is_refused(published: Vocabulary, class_id: int) -> None:
     with pytest.raises(IndexError, match=r"0\.\.3861"):
