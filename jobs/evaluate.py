@@ -10,6 +10,8 @@ import json
 
 from jobs.cli import ray_cluster, run_verb, split_overrides
 from yt8m_ray.config.document import ConfigError, override, parse_override, to_yaml
+from yt8m_ray.data.dataset import expand_shards
+from yt8m_ray.inference.predictor import locate_model
 from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config
 
 
@@ -24,12 +26,14 @@ def main(argv: list[str]) -> None:
     inputs, overrides = split_overrides(options.arguments)
     if len(inputs) != 1:
         raise ConfigError(f"one CHECKPOINT_OR_BUNDLE is expected, found {', '.join(inputs) or 'none'}")
-    config = override(evaluation_config(inputs[0]), dict(map(parse_override, overrides)))
+    model = locate_model(inputs[0])
+    config = override(evaluation_config(model), dict(map(parse_override, overrides)))
     if options.dry_run:
         print(to_yaml(config), end="")
         return
+    shards = expand_shards(config.data.test, key="data.test")
     with ray_cluster():
-        metrics = evaluate_shards(inputs[0], config)
+        metrics = evaluate_shards(model, shards, config)
     print(json.dumps(metrics))
 
 

@@ -10,14 +10,15 @@ import sys
 from jobs.cli import parse_document, print_result, ray_cluster, run_verb
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.inference.bundle import format_table
-from yt8m_ray.inference.export import export
+from yt8m_ray.inference.export import export, resolve
 
 
 def main(argv: list[str]) -> None:
     """Exports the bundle that `argv` describes."""
     config = parse_document(argv, ExportConfig, description="Quantizes checkpoints into one measured ensemble bundle.")
+    config, shards = resolve(config)
     with ray_cluster():
-        path, document = export(config)
+        path, document = export(config, shards)
     print(format_table(document), file=sys.stderr)
     print_result(path)
 

@@ -10,7 +10,10 @@ import argparse
 
 from jobs.cli import print_result, ray_cluster, run_verb
 from yt8m_ray.config.document import ConfigError
+from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.inference.offline import predict_shards
+from yt8m_ray.inference.predictor import locate_model
+from yt8m_ray.inference.submission import SubmissionWriter
 
 
 def main(argv: list[str]) -> None:
@@ -26,14 +29,11 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     if options.top_k < 1 or options.num_workers < 1:
         raise ConfigError("--top-k and --num-workers: expected at least 1")
+    model = locate_model(options.model)
+    shards = expand_shards(options.shards, key="shards")
+    writer = SubmissionWriter(options.output)
     with ray_cluster():
-        predict_shards(
-            options.model,
-            options.shards,
-            output=options.output,
-            top_k=options.top_k,
-            num_workers=options.num_workers,
-        )
+        predict_shards(model, shards, writer, top_k=options.top_k, num_workers=options.num_workers)
     print_result(options.output)
 
 

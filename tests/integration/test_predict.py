@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from yt8m_ray.checkpoint import save_checkpoint
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.example import encode_example
 from yt8m_ray.data.features import read_rows
 from yt8m_ray.data.tfrecord import write_records
 from yt8m_ray.inference.bundle import load_bundle
-from yt8m_ray.inference.export import export
+from yt8m_ray.inference.export import export, resolve
 from yt8m_ray.inference.offline import predict_shards
 from yt8m_ray.inference.predictor import Predictor
+from yt8m_ray.inference.submission import SubmissionWriter
 from yt8m_ray.metrics import build_metric
 from yt8m_ray.models import build_model
 
@@ -59,6 +60,11 @@ def write_shard(path: Path, first: int, count: int, *, labelled: bool = True) ->
     return path
 
 
+def predict(checkpoint: Path, pattern: str, output: Path, **options: int) -> int:
+    shards = expand_shards(pattern, key="shards")
+    return predict_shards(checkpoint, shards, SubmissionWriter(str(output)), **options)
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     return save_model(tmp_path / "checkpoint", seed=1)
@@ -70,7 +76,7 @@ def test_predictions_keep_the_order_of_shards_and_records(tmp_path: Path, checkp
     write_shard(tmp_path / "a.tfrecord", 0, 700)
     output = tmp_path / "predictions.csv"
 
-    num_videos = predict_shards(str(checkpoint), [str(tmp_path / "*.tfrecord")], output=str(output), num_workers=2)
+    num_videos = predict(checkpoint, str(tmp_path / "*.tfrecord"), output, num_workers=2)
 
     lines = output.read_text().splitlines()
     assert num_videos == 703
@@ -81,7 +87,7 @@ def test_predictions_keep_the_order_of_shards_and_records(tmp_path: Path, checkp
 def test_both_formats_hold_what_the_predictor_answers(tmp_path: Path, checkpoint: Path) -> None:
     shard = write_shard(tmp_path / "a.tfrecord", 0, 70)
     for name in ("p.csv", "p.parquet"):
-        predict_shards(str(checkpoint), [str(shard)], output=str(tmp_path / name), top_k=4)
+        predict(checkpoint, str(shard), tmp_path / name, top_k=4)
 
     predictor = Predictor.from_path(checkpoint)
     best = predictor.predict([row for _, row in read_rows(str(shard), predictor.spec)], 4)
@@ -100,14 +106,17 @@ def test_a_bad_record_is_named_and_leaves_no_file(tmp_path: Path, checkpoint: Pa
     shard.write_bytes(bytes(data))
 
     with pytest.raises(CorruptRecordError, match=r"a\.tfrecord: record 4 at byte "):
-        predict_shards(str(checkpoint), [str(shard)], output=str(tmp_path / "p.csv"))
+        predict(checkpoint, str(shard), tmp_path / "p.csv")
 
     assert not list(tmp_path.glob("p.csv*"))
 
 
-def test_an_output_of_another_kind_is_refused_before_any_work(tmp_path: Path, checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\.csv or \.parquet"):
-        predict_shards(str(checkpoint), ["nothing"], output=str(tmp_path / "p.txt"))
+def test_labels_of_another_vocabulary_are_no_hindrance(tmp_path: Path, checkpoint: Path) -> None:
+    features = {name: np.ones(size, np.float32) for name, size in FEATURES.items()}
+    payload = encode_example({"id": [b"v"], "labels": np.array([NUM_CLASSES]), **features})
+    write_records(str(tmp_path / "a.tfrecord"), [payload])
+
+    assert predict(checkpoint, str(tmp_path / "a.tfrecord"), tmp_path / "p.csv") == 1
 
 
 def test_an_exported_bundle_states_the_gap_of_its_own_predictions(tmp_path: Path, checkpoint: Path) -> None:
@@ -122,7 +131,7 @@ def test_an_exported_bundle_states_the_gap_of_its_own_predictions(tmp_path: Path
         }
     )
 
-    path, document = export(config, num_workers=2)
+    path, document = export(*resolve(config), num_workers=2)
 
     predictor = Predictor.from_path(path)
     rows = [row for shard in shards for _, row in read_rows(str(shard), predictor.spec)]

@@ -15,6 +15,7 @@ from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
 from yt8m_ray.checkpoint import latest_checkpoint, read_tensors
 from yt8m_ray.config.document import ConfigError, override
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.position import Position
 from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config
@@ -77,9 +78,10 @@ def test_two_workers_and_one_reach_the_same_gap(two_workers: FitResult, shards: 
 
 def test_evaluating_the_checkpoint_gives_the_gap_of_training(two_workers: FitResult, shards: Shards) -> None:
     changes = {"data.test": shards.validation, "scaling.num_workers": 2}
-    config = override(evaluation_config(str(two_workers.checkpoint)), changes)
+    config = override(evaluation_config(two_workers.checkpoint), changes)
 
-    metrics = evaluate_shards(str(two_workers.checkpoint), config)
+    shards_to_read = expand_shards(config.data.test, key="data.test")
+    metrics = evaluate_shards(two_workers.checkpoint, shards_to_read, config)
 
     assert metrics["num_videos"] == shards.num_validation
     for name in ("gap", "hit_at_1", "perr", "mean_ap"):

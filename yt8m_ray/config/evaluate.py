@@ -1,22 +1,40 @@
-"""The document of one evaluation: on what a checkpoint or a bundle is measured."""
+"""The document of one evaluation: on what a checkpoint or a bundle is measured. How it reads its input is its own."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import pydantic
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from yt8m_ray.config.train import DataConfig, ScalingConfig
+from yt8m_ray.config.train import Shards
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.registry import ComponentConfig, Config
 
 
-class EvaluateConfig(Config):
-    """How shards are read and scored; `data.test` names them."""
+class EvaluateDataConfig(Config):
+    """What is read.
 
-    data: DataConfig
+    Attributes:
+        test: A path, a glob, or a list of them.
+        verify_checksums: CRC-32C of every record, both fields.
+    """
+
+    test: Shards = None
+    verify_checksums: bool = True
+
+
+class EvaluateScalingConfig(Config):
+    """The processes that evaluate; no result depends on their number."""
+
+    num_workers: PositiveInt = 1
+
+
+class EvaluateConfig(Config):
+    """Which shards are scored, and by which loss besides the metrics."""
+
+    data: EvaluateDataConfig = EvaluateDataConfig()
     loss: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(LOSSES.parse)] = Field(
         default_factory=lambda: LOSSES.parse({"name": "cross_entropy"})
     )
-    scaling: ScalingConfig = ScalingConfig()
+    scaling: EvaluateScalingConfig = EvaluateScalingConfig()

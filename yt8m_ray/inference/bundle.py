@@ -157,20 +157,31 @@ def load_bundle(path: str | Path) -> Bundle:
         ValueError: there is no bundle, a file is missing, changed or malformed, or the format version is unknown.
     """
     path = Path(path)
-    files = cast(dict[str, Any], read_manifest(path, kind="bundle")["files"])
-    document = _read_document(path / DOCUMENT_FILE)
-    needed = {DOCUMENT_FILE, VOCABULARY_FILE, *map(_weights_name, range(len(document.members)))}
-    if needed - files.keys():
-        raise CheckpointError(f"{path / MANIFEST_FILE}: expected the files {sorted(needed)}, found {sorted(files)}")
+    document = read_document(path)
     members = [
         _load_member(entry, document, path / _weights_name(index)) for index, entry in enumerate(document.members)
     ]
     return Bundle(
         document=document,
         model=Ensemble(members, [entry.weight for entry in document.members]).eval(),
-        vocabulary=Vocabulary.load(str(path / VOCABULARY_FILE)),
+        vocabulary=Vocabulary.load(path / VOCABULARY_FILE, num_classes=document.num_classes),
         version=folder_version(path),
     )
+
+
+def read_document(folder: str | Path) -> BundleDocument:
+    """Returns what a bundle says of itself, after its files were compared with the manifest.
+
+    Raises:
+        ValueError: as `load_bundle`.
+    """
+    folder = Path(folder)
+    files = cast(dict[str, Any], read_manifest(folder, kind="bundle")["files"])
+    document = _parse_document(folder / DOCUMENT_FILE)
+    needed = {DOCUMENT_FILE, VOCABULARY_FILE, *map(_weights_name, range(len(document.members)))}
+    if needed - files.keys():
+        raise CheckpointError(f"{folder / MANIFEST_FILE}: expected the files {sorted(needed)}, found {sorted(files)}")
+    return document
 
 
 def folder_version(path: str | Path) -> str:
@@ -182,7 +193,7 @@ def _weights_name(index: int) -> str:
     return f"members/{index}/{MODEL_FILE}"
 
 
-def _read_document(path: Path) -> BundleDocument:
+def _parse_document(path: Path) -> BundleDocument:
     tree = parse_yaml(path.read_text(encoding="utf-8"), where=str(path))
     found = tree.get("format_version")
     if found != FORMAT_VERSION:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import pickle
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
+from yt8m_ray.checkpoint import CheckpointError, load_config
 from yt8m_ray.config.document import ConfigError, flatten
-from yt8m_ray.config.export import ExportConfig
+from yt8m_ray.config.export import ExportConfig, MemberConfig
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.batch import PackedVideos, to_batch
-from yt8m_ray.data.dataset import expand_shards, map_blocks, read_dataset
+from yt8m_ray.data.batch import PackedVideos, batches_of, to_batch
+from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.inference.bundle import BundleDocument
+from yt8m_ray.inference.ensemble import check_agreement
 from yt8m_ray.inference.members import QualityMeter, assemble, ensembles, load_members
-from yt8m_ray.inference.offline import CPUS_PER_WORKER, PROGRESS_INTERVAL_S
+from yt8m_ray.inference.pool import map_videos
+from yt8m_ray.inference.predictor import load_vocabulary
 from yt8m_ray.tracking import Tracker, default_uri
 
 logger = logging.getLogger(__name__)
@@ -28,55 +30,80 @@ class BlockMeter:
 
     Args:
         config: The export; its checkpoints lie at the same place on every node.
+        device: Where the models run.
     """
 
-    def __init__(self, config: ExportConfig) -> None:
+    def __init__(self, config: ExportConfig, *, device: str) -> None:
         members = load_members(config)
         self._data = members[0].config.data
         self._batch_size = config.data.batch_size
-        self._ensembles = ensembles(config, members)
+        self._device = device
+        self._ensembles = [ensemble.to(device) for ensemble in ensembles(config, members)]
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Returns one row with the block's two meters. They are pickled as Ray itself pickles, within one cluster."""
         videos = PackedVideos.from_block(block, self._data.spec)
         meters = [QualityMeter(len(ensemble.members)) for ensemble in self._ensembles]
-        for start in range(0, len(videos), self._batch_size):
-            part = videos.select(np.arange(start, min(start + self._batch_size, len(videos))))
-            batch = to_batch(part, num_classes=self._data.num_classes, normalize=self._data.normalize)
+        for part in batches_of([videos], batch_size=self._batch_size):
+            batch = to_batch(
+                part, num_classes=self._data.num_classes, normalize=self._data.normalize, device=self._device
+            )
             for meter, ensemble in zip(meters, self._ensembles, strict=True):
                 meter.update(ensemble, batch)
         return pa.table({"meters": pa.array([pickle.dumps(meters)], pa.large_binary())})
 
 
-def export(config: ExportConfig, *, num_workers: int = 1) -> tuple[Path, BundleDocument]:
-    """Writes the bundle that `config` describes; returns its folder and what was measured.
+def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
+    """Returns (`config` with absolute paths, the shards to measure on), after every check that needs no cluster.
 
     Raises:
-        ConfigError: the output exists already.
-        ValueError, OSError: a checkpoint or a shard cannot be read, or the members do not go together.
+        ConfigError: the output exists already, or a member is no checkpoint.
+        NoShardsError: there is nothing to measure on.
+        ValueError, OSError: the members do not go together, or their vocabulary cannot be read.
     """
-    if Path(config.output).exists():
-        raise ConfigError(f"output: {config.output} exists already; a bundle is never written over")
+    output = Path(config.output).absolute()
+    if output.exists():
+        raise ConfigError(f"output: {output} exists already; a bundle is never written over")
+    members, data = [], []
+    for index, member in enumerate(config.members):
+        folder = Path(member.checkpoint).absolute()
+        try:
+            data.append(load_config(folder).data)
+        except CheckpointError as error:
+            raise ConfigError(f"members.{index}.checkpoint: {error}") from None
+        members.append(MemberConfig(checkpoint=str(folder), weight=member.weight))
+    check_agreement([member.checkpoint for member in members], data)
+    load_vocabulary(data[0].vocabulary, data[0].num_classes)
+    patterns = config.data.validation if config.data.validation is not None else data[0].validation
+    shards = expand_shards(patterns, key="data.validation")
+    return config.model_copy(update={"members": tuple(members), "output": str(output)}), shards
+
+
+def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1) -> tuple[Path, BundleDocument]:
+    """Writes the bundle that `config` describes; both arguments are from `resolve`.
+
+    Returns:
+        The bundle's folder, and what was measured of it.
+
+    Raises:
+        ValueError, OSError: a checkpoint or a shard cannot be read.
+    """
     members = load_members(config)
     data = members[0].config.data
-    patterns = config.data.validation if config.data.validation is not None else data.validation
-    shards = expand_shards(patterns, key="data.validation")
     before, after = QualityMeter(len(members)), QualityMeter(len(members))
-    blocks = map_blocks(
-        read_dataset(shards, data.spec, verify_checksums=data.verify_checksums),
+    blocks = map_videos(
+        shards,
+        data.spec,
         BlockMeter,
         (config,),
         num_workers=num_workers,
-        cpus_per_worker=CPUS_PER_WORKER,
+        num_done=lambda: after.num_videos,
+        verify_checksums=data.verify_checksums,
     )
-    reported = time.monotonic()
     for block in blocks:
         for state in block["meters"].to_pylist():
             for meter, part in zip((before, after), pickle.loads(state), strict=True):
                 meter.merge(part)
-        if time.monotonic() - reported > PROGRESS_INTERVAL_S:
-            reported = time.monotonic()
-            logger.info("measured %d videos", before.num_videos)
     path, document = assemble(config, members, before=before, after=after, split=shards)
     _track(config, members[0].config, path, document)
     return path, document

@@ -120,26 +120,13 @@ def assemble(
     """
     data = members[0].config.data
     gaps_before, gaps_after = before.compute(), after.compute()
-    entries = [
-        MemberEntry(
-            model=member.config.model.model_dump(mode="json"),
-            weight=weight,
-            checkpoint=member.checkpoint,
-            mlflow_run_id=member.mlflow_run_id,
-            gap_before=gap_before,
-            gap_after=gap_after,
-        )
-        for member, weight, gap_before, gap_after in zip(
-            members, config.weights(), gaps_before[:-1], gaps_after[:-1], strict=True
-        )
-    ]
     document = BundleDocument(
         level="video" if data.spec.is_video_level else "frame",
         features=dict(data.features),
         num_classes=data.num_classes,
         max_frames=data.max_frames,
         normalize=data.normalize,
-        members=entries,
+        members=_entries(members, config.weights(), gaps_before[:-1], gaps_after[:-1]),
         transform=config.transform,
         quality=Quality(
             split=list(split), num_videos=before.num_videos, gap_before=gaps_before[-1], gap_after=gaps_after[-1]
@@ -152,6 +139,22 @@ def assemble(
     )
     vocabulary = load_vocabulary(data.vocabulary, data.num_classes)
     return write_bundle(config.output, document, [member.stored for member in members], vocabulary), document
+
+
+def _entries(
+    members: Sequence[Member], weights: Sequence[float], gaps_before: Sequence[float], gaps_after: Sequence[float]
+) -> list[MemberEntry]:
+    return [
+        MemberEntry(
+            model=member.config.model.model_dump(mode="json"),
+            weight=weight,
+            checkpoint=member.checkpoint,
+            mlflow_run_id=member.mlflow_run_id,
+            gap_before=gap_before,
+            gap_after=gap_after,
+        )
+        for member, weight, gap_before, gap_after in zip(members, weights, gaps_before, gaps_after, strict=True)
+    ]
 
 
 def _load_member(checkpoint: str, transform: TransformConfig) -> Member:

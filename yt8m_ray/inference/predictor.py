@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Self
 
 import torch
 
-from yt8m_ray.checkpoint import CONFIG_FILE, NoSuchFolderError, load_model
+from yt8m_ray.checkpoint import CONFIG_FILE, NoSuchFolderError, load_config, load_model, read_manifest
 from yt8m_ray.data.batch import Normalization, PackedVideos, to_batch
 from yt8m_ray.data.features import FeatureSpec, VideoRow
 from yt8m_ray.data.vocabulary import Vocabulary
-from yt8m_ray.inference.bundle import DOCUMENT_FILE, folder_version, load_bundle
+from yt8m_ray.inference.bundle import DOCUMENT_FILE, VOCABULARY_FILE, folder_version, load_bundle, read_document
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
 from yt8m_ray.topk import TopK, top_k
@@ -27,7 +28,7 @@ class Predictor:
         model: In eval mode, on `device`.
         spec: What a row must hold.
         normalize: How batches are normalized.
-        vocabulary: Names of the classes.
+        vocabulary_path: Table of the classes; None means the published one where the number of classes allows.
         version: A short hash of the exact files that were loaded.
         device: Where batches go.
     """
@@ -35,7 +36,7 @@ class Predictor:
     model: Model
     spec: FeatureSpec
     normalize: Normalization
-    vocabulary: Vocabulary
+    vocabulary_path: str | None
     version: str
     device: torch.device
 
@@ -47,20 +48,26 @@ class Predictor:
             NoSuchFolderError: there is neither a bundle nor a checkpoint.
             ValueError: its files are damaged or of an unknown version.
         """
-        path = Path(path)
-        if (path / DOCUMENT_FILE).is_file():
+        path = locate_model(path)
+        if is_bundle(path):
             bundle = load_bundle(path)
-            model, spec, vocabulary = bundle.model, bundle.document.spec, bundle.vocabulary
+            model, spec = bundle.model, bundle.document.spec
             normalize: Normalization = bundle.document.normalize
-        elif (path / CONFIG_FILE).is_file():
-            model, config = load_model(path)
-            spec, normalize = config.data.spec, config.data.normalize
-            vocabulary = load_vocabulary(config.data.vocabulary, spec.num_classes)
+            vocabulary_path: str | None = str(path / VOCABULARY_FILE)
         else:
-            raise NoSuchFolderError(
-                f"{path.absolute()}: expected a checkpoint's folder (has {CONFIG_FILE}) or a bundle's ({DOCUMENT_FILE})"
-            )
-        return cls(model.to(device).eval(), spec, normalize, vocabulary, folder_version(path), torch.device(device))
+            model, config = load_model(path)
+            spec, normalize, vocabulary_path = config.data.spec, config.data.normalize, config.data.vocabulary
+        version = folder_version(path)
+        return cls(model.to(device).eval(), spec, normalize, vocabulary_path, version, torch.device(device))
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Names of the classes, read on the first use: predictions do without.
+
+        Raises:
+            ValueError, OSError: the table cannot be read, or has too few classes.
+        """
+        return load_vocabulary(self.vocabulary_path, self.spec.num_classes)
 
     def predict(self, videos: Sequence[VideoRow] | Batch, top_k: int = 20) -> TopK:
         """Returns the `top_k` best classes of each video, on the CPU.
@@ -86,6 +93,39 @@ class Predictor:
         return TopK(class_ids=best.class_ids.cpu(), scores=best.scores.cpu())
 
 
+def locate_model(path: str | Path) -> Path:
+    """Returns the absolute path of a checkpoint's or bundle's folder.
+
+    Raises:
+        NoSuchFolderError: there is neither a bundle nor a checkpoint.
+    """
+    folder = Path(path).absolute()
+    if not is_bundle(folder) and not (folder / CONFIG_FILE).is_file():
+        raise NoSuchFolderError(
+            f"{folder}: expected a checkpoint's folder (has {CONFIG_FILE}) or a bundle's ({DOCUMENT_FILE})"
+        )
+    return folder
+
+
+def is_bundle(folder: Path) -> bool:
+    """Returns whether a folder from `locate_model` is a bundle's."""
+    return (folder / DOCUMENT_FILE).is_file()
+
+
+def read_spec(folder: Path) -> FeatureSpec:
+    """Returns what the model in a folder reads, after its files were compared with the manifest."""
+    if is_bundle(folder):
+        return read_document(folder).spec
+    read_manifest(folder, kind="checkpoint")
+    return load_config(folder).data.spec
+
+
 def load_vocabulary(path: str | None, num_classes: int) -> Vocabulary:
-    """Returns the vocabulary of a CSV file, or the published one where the number of classes allows."""
-    return Vocabulary.for_num_classes(num_classes) if path is None else Vocabulary.load(path)
+    """Returns the vocabulary of a CSV file, or the published one where the number of classes allows.
+
+    Raises:
+        ValueError, OSError: the file cannot be read, or has fewer classes.
+    """
+    if path is None:
+        return Vocabulary.for_num_classes(num_classes)
+    return Vocabulary.load(path, num_classes=num_classes)

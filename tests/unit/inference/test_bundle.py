@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from yt8m_ray.checkpoint import NoSuchFolderError
+from yt8m_ray.checkpoint import NoSuchFolderError, write_manifest
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.data.batch import make_batch
 from yt8m_ray.data.example import encode_sequence_example
 from yt8m_ray.data.features import VideoRow, read_rows
 from yt8m_ray.data.tfrecord import write_records
+from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.bundle import BundleDocument, format_table, load_bundle
 from yt8m_ray.inference.members import QualityMeter, assemble, ensembles, load_members
 from yt8m_ray.inference.predictor import Predictor
@@ -175,11 +176,17 @@ def test_a_file_that_the_manifest_does_not_list_is_not_loaded(bundle: Path) -> N
         load_bundle(bundle)
 
 
+def test_a_vocabulary_of_too_few_classes_is_refused(bundle: Path) -> None:
+    Vocabulary.for_num_classes(5).save(bundle / "vocabulary.csv")
+    (bundle / "manifest.json").unlink()
+    write_manifest(bundle, {"kind": "bundle"})
+    with pytest.raises(ValueError, match=r"vocabulary\.csv: expected the names of 30 classes, found 5"):
+        load_bundle(bundle)
+
+
 def test_an_unknown_format_version_is_refused_with_a_sentence(bundle: Path) -> None:
     document = (bundle / "bundle.yaml").read_text().replace("format_version: 1", "format_version: 7")
     (bundle / "bundle.yaml").write_text(document)
-    from yt8m_ray.checkpoint import write_manifest
-
     (bundle / "manifest.json").unlink()
     write_manifest(bundle, {"kind": "bundle"})
     with pytest.raises(ValueError, match="format_version 7 found, this program reads 1"):

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.example import Fields
 from yt8m_ray.data.features import VideoRow, to_row
-from yt8m_ray.inference.predictor import Predictor
+from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.inference.predictor import Predictor, is_bundle, locate_model
 
 NO_LABELS = np.empty(0, np.int32)
 
@@ -43,6 +45,37 @@ def test_a_video_is_answered_alike_alone_and_beside_longer_ones(save_tiny_checkp
     together = predictor.predict([clip(6, seed=2), clip(2, seed=1)])
     assert together.class_ids[1].tolist() == alone.class_ids[0].tolist()
     assert torch.allclose(together.scores[1], alone.scores[0], atol=1e-6)
+
+
+def test_predictions_do_without_a_vocabulary_and_names_need_all_of_it(
+    save_tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    Vocabulary.for_num_classes(5).save(tmp_path / "few.csv")
+    missing = Predictor.from_path(save_tiny_checkpoint("a", data={"vocabulary": str(tmp_path / "none.csv")}))
+    few = Predictor.from_path(save_tiny_checkpoint("b", data={"vocabulary": str(tmp_path / "few.csv")}))
+
+    assert torch.equal(missing.predict([clip(2)]).scores, few.predict([clip(2)]).scores)
+    with pytest.raises(FileNotFoundError, match=r"none\.csv"):
+        _ = missing.vocabulary
+    with pytest.raises(ValueError, match=r"few\.csv: expected the names of 30 classes, found 5"):
+        _ = few.vocabulary
+
+
+@pytest.mark.parametrize("name", ["bundle.yaml", "config.yaml"])
+def test_a_model_is_found_from_any_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / name).touch()
+    monkeypatch.chdir(tmp_path)
+
+    assert locate_model("model") == tmp_path / "model"
+    assert is_bundle(locate_model("model")) == (name == "bundle.yaml")
+
+
+def test_a_folder_of_something_else_is_a_mistake_in_the_arguments(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a checkpoint's folder"):
+        locate_model(tmp_path)
 
 
 def test_no_videos_give_no_predictions(save_tiny_checkpoint: Callable[..., Path]) -> None:

@@ -1,0 +1,116 @@
+"""What predictions, evaluations and exports are checked for before they need a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs import evaluate, export, predict
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.config.export import ExportConfig
+from yt8m_ray.data.errors import NoShardsError
+from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.inference.export import resolve
+from yt8m_ray.inference.scoring import evaluation_config
+
+Save = Callable[..., Path]
+
+
+def config(*checkpoints: str, validation: str | None = "*.tfrecord", output: str = "bundle") -> ExportConfig:
+    members = [{"checkpoint": checkpoint, "weight": index + 1} for index, checkpoint in enumerate(checkpoints)]
+    return ExportConfig.model_validate({"members": members, "data": {"validation": validation}, "output": output})
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.tfrecord").touch()
+    monkeypatch.chdir(tmp_path)
+
+
+def test_paths_are_those_of_the_working_directory_of_the_command(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
+    save_tiny_checkpoint("one"), save_tiny_checkpoint("two")
+
+    resolved, shards = resolve(config("one", "./two"))
+
+    assert [(member.checkpoint, member.weight) for member in resolved.members] == [
+        (str(tmp_path / "one"), 1),
+        (str(tmp_path / "two"), 2),
+    ]
+    assert resolved.output == str(tmp_path / "bundle")
+    assert shards == [str(tmp_path / "a.tfrecord")]
+
+
+def test_the_first_members_own_validation_shards_are_the_default(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
+    save_tiny_checkpoint("one", data={"validation": str(tmp_path / "a*")})
+
+    assert resolve(config("one", validation=None))[1] == [str(tmp_path / "a.tfrecord")]
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty"])
+def test_a_member_that_is_no_checkpoint_is_named(save_tiny_checkpoint: Save, tmp_path: Path, name: str) -> None:
+    save_tiny_checkpoint("one")
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(ConfigError, match=rf"members\.1\.checkpoint: .*{name}: no checkpoint"):
+        resolve(config("one", name))
+
+
+def test_an_output_that_exists_is_refused(save_tiny_checkpoint: Save) -> None:
+    save_tiny_checkpoint("one")
+
+    with pytest.raises(ConfigError, match=r"output: .*one exists already"):
+        resolve(config("one", output="one"))
+
+
+def test_shards_that_do_not_exist_are_named(save_tiny_checkpoint: Save) -> None:
+    save_tiny_checkpoint("one")
+
+    with pytest.raises(NoShardsError, match=r"data\.validation: no file matches 'b\*'"):
+        resolve(config("one", validation="b*"))
+
+
+def test_a_vocabulary_of_too_few_classes_is_refused(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
+    Vocabulary.for_num_classes(5).save(tmp_path / "few.csv")
+    save_tiny_checkpoint("one", data={"vocabulary": str(tmp_path / "few.csv")})
+
+    with pytest.raises(ValueError, match=r"few\.csv: expected the names of 30 classes, found 5"):
+        resolve(config("one"))
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "message"),
+    [
+        (predict.main, ["nothing", "*.tfrecord", "--output", "p.csv"], "nothing: expected a checkpoint's folder"),
+        (predict.main, ["one", "*.tfrecord", "--output", "p.txt"], r"output: .*\.csv or \.parquet, found 'p\.txt'"),
+        (predict.main, ["one", "b*", "--output", "p.csv"], r"shards: no file matches 'b\*'"),
+        (evaluate.main, ["nothing", "data.test=*.tfrecord"], "nothing: expected a checkpoint's folder"),
+        (evaluate.main, ["one", "data.test=b*"], r"data\.test: no file matches 'b\*'"),
+        (evaluate.main, ["one"], r"data\.test: no shards are given"),
+        (evaluate.main, ["one", "data.normalize=none"], r"data\.normalize: unknown key; valid: test, verify_checksums"),
+        (export.main, ["members=[{checkpoint: nothing}]", "output=bundle"], r"members\.0\.checkpoint: .*nothing"),
+    ],
+)
+def test_a_verb_refuses_its_arguments_before_it_connects(
+    save_tiny_checkpoint: Save,
+    monkeypatch: pytest.MonkeyPatch,
+    main: Callable[[list[str]], None],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # nobody is there
+    save_tiny_checkpoint("one")
+
+    with pytest.raises((ConfigError, NoShardsError), match=message):
+        main(arguments)
+
+
+def test_an_evaluation_of_a_checkpoint_begins_with_its_own_loss_and_shards(save_tiny_checkpoint: Save) -> None:
+    loss = {"name": "cross_entropy", "published_epsilon": 1e-5}
+    path = save_tiny_checkpoint("one", data={"test": "t*", "verify_checksums": False}, loss=loss)
+
+    config = evaluation_config(path)
+
+    assert (config.data.test, config.data.verify_checksums) == ("t*", False)
+    assert config.loss.model_dump() == loss
