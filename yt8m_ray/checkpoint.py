@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import safetensors
 import safetensors.torch
@@ -98,14 +98,13 @@ def read_manifest(folder: str | Path, *, kind: str) -> dict[str, object]:
         raise CheckpointError(
             f"{folder}: format version {manifest.get('format_version')} found, this program reads {FORMAT_VERSION}"
         )
+    needed = {CONFIG_FILE, MODEL_FILE, STATE_FILE} if kind == "checkpoint" else set()
+    if needed - manifest["files"].keys():
+        raise CheckpointError(f"{path}: expected the files {sorted(needed)}, found {sorted(manifest['files'])}")
     for name, facts in manifest["files"].items():
-        file = folder / name
-        if not file.is_file():
-            raise CheckpointError(f"{file}: listed in the manifest, but missing")
-        if file.stat().st_size != facts["bytes"]:
-            raise CheckpointError(f"{file}: {facts['bytes']} bytes expected, {file.stat().st_size} found")
-        if _sha256(file) != facts["sha256"]:
-            raise CheckpointError(f"{file}: the contents do not match the hash in the manifest")
+        if not isinstance(facts, dict) or not {"bytes", "sha256"} <= facts.keys():
+            raise CheckpointError(f"{path}: files: {name!r}: expected its bytes and sha256, found {facts!r}")
+        _check_file(folder, name, num_bytes=facts["bytes"], sha256=facts["sha256"])
     checked: dict[str, object] = manifest
     return checked
 
@@ -167,6 +166,18 @@ def latest_checkpoint(run_path: str | Path) -> Path | None:
 def checkpoint_name(*, epoch: int, step: int) -> str:
     """Returns the folder name of a checkpoint after `epoch` whole epochs and `step` steps; names sort by progress."""
     return f"epoch_{epoch:04d}_step_{step:09d}"
+
+
+def _check_file(folder: Path, name: str, *, num_bytes: object, sha256: object) -> None:
+    file = folder / name
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise CheckpointError(f"{folder / MANIFEST_FILE}: files: {name!r} lies outside the folder")
+    if not file.is_file():
+        raise CheckpointError(f"{file}: listed in the manifest, but missing")
+    if file.stat().st_size != num_bytes:
+        raise CheckpointError(f"{file}: {num_bytes} bytes expected, {file.stat().st_size} found")
+    if _sha256(file) != sha256:
+        raise CheckpointError(f"{file}: the contents do not match the hash in the manifest")
 
 
 def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

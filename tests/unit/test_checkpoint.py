@@ -106,6 +106,28 @@ def test_another_kind_or_version_is_refused(
         load_model(path)
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, r"expected the files \['config.yaml', 'model.safetensors', 'state.safetensors'\], found \[\]"),
+        ({"x": 3}, "'x': expected its bytes and sha256, found 3"),
+        ({"x": {"bytes": 3}}, "'x': expected its bytes and sha256"),
+        ({"../outside": {"bytes": 0, "sha256": ""}}, "'../outside' lies outside the folder"),
+        ({"/etc/passwd": {"bytes": 0, "sha256": ""}}, "'/etc/passwd' lies outside the folder"),
+    ],
+)
+def test_a_manifest_that_does_not_list_the_folders_own_files_is_refused(
+    save_tiny_checkpoint: Save, files: dict[str, object], message: str
+) -> None:
+    path = save_tiny_checkpoint()
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"] = {**manifest["files"], **files} if files else {}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)
+
+
 def test_the_latest_checkpoint_is_the_last_intact_one(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
     for step in (5, 40, 300):
         save_tiny_checkpoint(checkpoint_name(epoch=0, step=step))
