@@ -38,6 +38,9 @@ SHARED_ENERGY = 0.2
 """Part of a prototype's energy that all modes of its class share. The other parts cancel out over the modes, so that a
 linear classifier of the average is left with the shared part, and a mixture can have it all."""
 
+TAIL_CLASSES = 1000
+"""Last classes of the published vocabulary that tell how often further ones would occur."""
+
 _PROTOTYPES_STREAM = 0x50524F54  # keeps the prototypes' random numbers apart from the samples'
 
 Floats = npt.NDArray[np.float32]
@@ -80,11 +83,25 @@ def quantize(frames: Floats) -> npt.NDArray[np.uint8]:
     return quantized
 
 
+def class_counts(num_classes: int) -> npt.NDArray[np.float64]:
+    """Returns how often each class occurs [C]: the videos of the published training set, and their law beyond it.
+
+    The table ends with 3,862 classes. Its tail is close to a power of the rank, which is fitted to the last thousand
+    and continued.
+    """
+    published = Vocabulary.load().train_video_counts.astype(np.float64)
+    ranks = np.arange(1, max(num_classes, len(published)) + 1)
+    tail = slice(len(published) - TAIL_CLASSES, len(published))
+    exponent, offset = np.polyfit(np.log(ranks[tail]), np.log(published[tail]), 1)
+    continued = np.exp(offset + exponent * np.log(ranks[len(published) :]))
+    return np.concatenate([published, continued])[:num_classes]
+
+
 class PlantedWorld:
     """The classes of one world: makes videos, and knows how to score them.
 
     Args:
-        num_classes: C, at least 2; frequencies are those of the first C classes of the published vocabulary.
+        num_classes: C, at least 2; frequencies are those of `class_counts`.
         num_modes: Prototypes a class; each video and class shows one of them, each equally often.
         world: Number of the world; videos of one world can be learned from one another.
         signal: Length of a prototype in a marked frame, in standard deviations of the noise.
@@ -96,7 +113,7 @@ class PlantedWorld:
     def __init__(self, num_classes: int, *, num_modes: int, world: int, signal: float) -> None:
         self.signal = signal
         self._prototypes = draw_prototypes(num_classes, num_modes, world)
-        counts = Vocabulary.for_num_classes(num_classes).train_video_counts
+        counts = class_counts(num_classes)
         self._log_frequencies = np.log(counts / counts.sum())
         max_labels = max(num_classes // 2, 1)
         self._label_shares = _clip_counts(np.array((0.0, *LABEL_COUNT_SHARES)), max_labels)

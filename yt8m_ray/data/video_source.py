@@ -10,6 +10,7 @@ the other shards nor on the number of shards.
 from __future__ import annotations
 
 import abc
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -19,15 +20,18 @@ import pydantic
 from pydantic import Field
 
 from yt8m_ray.data.features import FeatureSpec, read_rows
-from yt8m_ray.data.planted import NOISE_STD, WINDOW_LENGTHS, PlantedVideo, PlantedWorld, quantize
-from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.data.planted import NOISE_STD, WINDOW_LENGTHS, PlantedVideo, PlantedWorld, class_counts, quantize
 from yt8m_ray.registry import Config
-from yt8m_ray.schema import MAX_FRAMES, NUM_CLASSES_2018, VIDEO_FEATURES
+from yt8m_ray.schema import MAX_FRAMES, NUM_CLASSES_2017, NUM_CLASSES_2018, VIDEO_FEATURES
 
 PREVIOUS_FRAME_WEIGHT = 0.3
 """Weight of the previous frame's noise around a real mean; neighbours then correlate by 0.28, as in a real clip."""
 
 SPLITS = ("train", "validate", "test")
+
+SOURCE_TENTHS = {"validate": (0,), "test": (1,), "train": tuple(range(2, 10))}
+"""Tenths of the real videos that each split is made of: CRC-32 of the id, modulo 10. So no video is in two splits,
+whatever shards they are made from and however many videos they take."""
 
 _ID_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 4
@@ -46,7 +50,7 @@ class SynthesisConfig(Config):
     num_shards: int = Field(default=4, ge=1, le=9999, description="files")
     videos_per_shard: int = Field(default=256, ge=1, description="records a file")
     num_classes: int = Field(
-        default=NUM_CLASSES_2018, ge=2, le=NUM_CLASSES_2018, description="classes, as frequent as those of YouTube-8M"
+        default=NUM_CLASSES_2018, ge=2, le=NUM_CLASSES_2017, description="classes, as frequent as those of YouTube-8M"
     )
     seed: int = Field(default=0, ge=0, description="of the videos")
     world: int = Field(default=0, ge=0, description="of what the classes look like")
@@ -98,7 +102,7 @@ class VideoSource(abc.ABC):
 
     Attributes:
         class_probabilities: [C], what is known of a video before it is looked at.
-        provenance: One sentence on what is real and what is not.
+        provenance: What is real and what is not.
     """
 
     class_probabilities: npt.NDArray[np.float64]
@@ -161,17 +165,20 @@ class PlantedSource(VideoSource):
 
 
 class AroundMeansSource(VideoSource):
-    """Clips around the means of real videos, in the order of their shards; labels and ids stay theirs."""
+    """Clips around the means of the split's real videos, in the order of their shards; labels and ids stay theirs."""
 
     def __init__(self, config: SynthesisConfig, source_shards: Sequence[str]) -> None:
         super().__init__(config)
         spec = FeatureSpec(VIDEO_FEATURES, num_classes=config.num_classes)
-        self._rows = (row for path in source_shards for _, row in read_rows(path, spec))
-        counts = Vocabulary.for_num_classes(config.num_classes).train_video_counts
+        rows = (row for path in source_shards for _, row in read_rows(path, spec))
+        tenths = SOURCE_TENTHS[config.split]
+        self._rows = (row for row in rows if zlib.crc32(row.video_id.encode()) % 10 in tenths)
+        counts = class_counts(config.num_classes)
         self.class_probabilities = counts / counts.sum()
         self.provenance = (
             f"Frames drawn around the video-level features of {config.from_video_level}: labels and means are as real "
-            "as those; the frames and their order in time are synthetic."
+            "as those; the frames and their order in time are synthetic. Of the videos, the split has those whose id's "
+            f"CRC-32 modulo 10 is in {list(tenths)}; no other split has any of them."
         )
 
     def draw(self, shard: int) -> Iterator[tuple[str, PlantedVideo]]:
@@ -181,7 +188,7 @@ class AroundMeansSource(VideoSource):
             if row is None:
                 raise ValueError(
                     f"{self.config.from_video_level}: {self.config.num_videos} videos are needed, "
-                    f"{shard * self.config.videos_per_shard + position} found"
+                    f"{shard * self.config.videos_per_shard + position} found that belong to {self.config.split}"
                 )
             frames = draw_frames_around(row.frames[0], random, self.draw_num_frames(random))
             yield row.video_id, PlantedVideo(row.labels.astype(np.int64), frames)

@@ -16,12 +16,12 @@ from yt8m_ray.data.planted import (
     NOISE_STD,
     WINDOW_LENGTHS,
     PlantedWorld,
+    class_counts,
     draw_prototypes,
     quantize,
 )
 from yt8m_ray.data.synthetic import SynthesisConfig, synthesize
 from yt8m_ray.data.tfrecord import open_shard, read_payloads
-from yt8m_ray.data.video_source import draw_frames_around
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.schema import FRAME_FEATURES, VIDEO_FEATURES
 
@@ -287,53 +287,22 @@ def test_the_published_rounding_takes_each_value_to_its_nearest_byte() -> None:
     assert quantize(values).tolist() == [0, 0, 1, 128, 128, 255, 255]  # round((x + 2) * 255 / 4), half to even
 
 
-def test_frames_around_a_mean_have_that_mean_and_correlate_with_their_neighbors() -> None:
-    mean = np.linspace(-1, 1, 400, dtype=np.float32)
+def test_classes_beyond_the_table_go_on_in_its_tails_law(tmp_path: Path) -> None:
+    counts = class_counts(4716)
 
-    frames = draw_frames_around(mean, np.random.default_rng(0), 100) * (4 / 255) - 2.0
-
-    assert frames.mean(axis=0) == pytest.approx(mean, abs=0.005)
-    deviations = frames - frames.mean(axis=0)
-    assert deviations.std() == pytest.approx(0.3, abs=0.01)
-    assert (deviations[1:] * deviations[:-1]).sum() / (deviations**2).sum() == pytest.approx(0.275, abs=0.03)
-
-
-def test_clips_around_real_means_keep_ids_labels_and_means(tmp_path: Path) -> None:
-    write(tmp_path / "means", kind="video", num_shards=1)
-    source = str(tmp_path / "means" / "train0000.tfrecord")
-    config = SynthesisConfig(num_shards=2, videos_per_shard=10, num_classes=NUM_CLASSES, from_video_level=source)
-
-    document = synthesize(config, tmp_path / "clips", source_shards=[source], new_gap=LoopGAP)
-
-    means, clips = rows_of(tmp_path / "means", VIDEO_SPEC), rows_of(tmp_path / "clips", FRAME_SPEC)
-    assert [row.video_id for row in clips] == [row.video_id for row in means]
-    for clip, mean in zip(clips, means, strict=True):
-        assert clip.labels.tolist() == mean.labels.tolist()
-        assert (clip.frames * (4 / 255) - 2.0).mean(axis=0) == pytest.approx(mean.frames[0], abs=0.006)
-    assert document["ideal_scorer_gap"] is None
-    assert "synthetic" in document["provenance"] and source in document["provenance"]
+    assert np.array_equal(counts[:3862], Vocabulary.load().train_video_counts)
+    assert (np.diff(counts[3862:]) < 0).all()
+    # The last 1,000 published classes have 140 to 210 videos and halve about every 50 % of rank.
+    assert 135 < counts[3862] < 150
+    assert 90 < counts[4715] < 110
 
 
-def test_clips_around_real_yt8m_means_keep_their_labels(yt8m_data: Path, tmp_path: Path) -> None:
-    source = str(yt8m_data / "yt8m" / "v2_video" / "validate" / "validate0077.tfrecord")
-    config = SynthesisConfig(num_shards=1, videos_per_shard=5, from_video_level=source)
+def test_a_data_set_may_have_the_classes_of_2017(tmp_path: Path) -> None:
+    write(tmp_path / "shards", num_classes=4716, num_shards=1, videos_per_shard=3, kind="video")
 
-    synthesize(config, tmp_path / "clips", source_shards=[source], new_gap=LoopGAP)
+    rows = rows_of(tmp_path / "shards", FeatureSpec(VIDEO_FEATURES, num_classes=4716))
 
-    clips = rows_of(tmp_path / "clips", FeatureSpec(FRAME_FEATURES, num_classes=3862))
-    real = itertools.islice(read_rows(source, FeatureSpec(VIDEO_FEATURES, num_classes=3862)), 5)
-    assert [row.labels.tolist() for row in clips] == [row.labels.tolist() for _, row in real]
-
-
-def test_too_few_real_videos_are_an_error_that_leaves_nothing_behind(tmp_path: Path) -> None:
-    write(tmp_path / "means", kind="video", num_shards=1)
-    source = str(tmp_path / "means" / "train0000.tfrecord")
-    config = SynthesisConfig(num_shards=2, videos_per_shard=15, num_classes=NUM_CLASSES, from_video_level=source)
-
-    with pytest.raises(ValueError, match="30 videos are needed, 20 found"):
-        synthesize(config, tmp_path / "clips", source_shards=[source], new_gap=LoopGAP)
-
-    assert [path.name for path in tmp_path.iterdir()] == ["means"]
+    assert len(rows) == 3
 
 
 def test_a_folder_that_holds_something_is_refused_and_kept(frame_level: Path) -> None:
@@ -350,7 +319,7 @@ def test_a_folder_that_holds_something_is_refused_and_kept(frame_level: Path) ->
     [
         ({"min_frames": 60, "max_frames": 50}, "min_frames 60 is more than max_frames 50"),
         ({"min_frames": 5}, "greater than or equal to 6"),
-        ({"num_classes": 4716}, "less than or equal to 3862"),
+        ({"num_classes": 4717}, "less than or equal to 4716"),
         ({"kind": "video", "from_video_level": "x"}, "expected kind frame, found video"),
         ({"num_shards": 9999, "videos_per_shard": 1000}, "at most 4925445, found 9999000"),
     ],
