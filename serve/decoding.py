@@ -48,8 +48,8 @@ def decode_json(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limit
     if len(request.videos) > limits.max_videos:
         raise RequestError(422, f"videos: at most {limits.max_videos} a request, found {len(request.videos)}")
     rows = [_json_row(video, spec, f"videos[{index}]") for index, video in enumerate(request.videos)]
-    asked = top_k if request.top_k is None else request.top_k
-    return PredictionInput([video.video_id for video in request.videos], rows, _top_k(asked, spec, limits))
+    asked = _top_k(top_k if request.top_k is None else request.top_k, len(rows), spec, limits)
+    return PredictionInput([video.video_id for video in request.videos], rows, asked)
 
 
 def decode_binary(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:
@@ -62,7 +62,7 @@ def decode_binary(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Lim
         raise RequestError(400, f"body: not a SequenceExample or Example: {error.reason}") from None
     row = _row(fields.context, fields.sequences, spec, "body")
     has_id = any(key in fields.context for key in ID_KEYS)
-    return PredictionInput([row.video_id if has_id else ""], [row], _top_k(top_k, spec, limits))
+    return PredictionInput([row.video_id if has_id else ""], [row], _top_k(top_k, 1, spec, limits))
 
 
 def parse_top_k(text: str | None) -> int | None:
@@ -74,12 +74,15 @@ def parse_top_k(text: str | None) -> int | None:
     return int(text)
 
 
-def _top_k(asked: int | None, spec: FeatureSpec, limits: Limits) -> int:
-    if asked is None:
-        return min(limits.default_top_k, spec.num_classes)
-    if not 1 <= asked <= spec.num_classes:
-        raise RequestError(422, f"top_k: expected 1 to {spec.num_classes}, found {asked}")
-    return asked
+def _top_k(asked: int | None, num_videos: int, spec: FeatureSpec, limits: Limits) -> int:
+    top_k = min(limits.default_top_k, spec.num_classes) if asked is None else asked
+    if not 1 <= top_k <= spec.num_classes:
+        raise RequestError(422, f"top_k: expected 1 to {spec.num_classes}, found {top_k}")
+    if num_videos * top_k > limits.max_labels:
+        raise RequestError(
+            422, f"top_k: at most {limits.max_labels} labels an answer, found {num_videos} videos * {top_k}"
+        )
+    return top_k
 
 
 def _json_row(video: Video, spec: FeatureSpec, where: str) -> VideoRow:
@@ -127,11 +130,11 @@ def _row(context: Mapping[str, Values], sequences: Mapping[str, Any], spec: Feat
         num_frames = len(sequences[frame_name])
         if not 1 <= num_frames <= spec.max_frames:
             raise RequestError(422, f"{where}.{frame_name}: expected 1 to {spec.max_frames} frames, found {num_frames}")
-    known = {key: values for key, values in context.items() if key in (*spec.sizes, *ID_KEYS)}
+    named = dict(context)
+    if not any(key in named for key in ID_KEYS):
+        named[ID_KEYS[0]] = [NO_ID]
     try:
-        if not any(key in known for key in ID_KEYS):
-            known[ID_KEYS[0]] = [NO_ID]
-        row = to_row(Fields(known, dict(sequences)), spec)
+        row = to_row(Fields(named, dict(sequences)), spec, labelled=False)
     except RecordError as error:
         raise RequestError(422, f"{where}: {error.reason}") from None
     if not np.isfinite(row.frames).all():

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from fastapi import FastAPI
 from ray import serve
@@ -27,7 +28,9 @@ class PredictionService:
     def __init__(self, model: str, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
         self._limits = Limits()
-        self._predictor = Predictor.from_path(model)
+        # By what Ray assigned: it hides no GPU from a replica that asked for none.
+        self._predictor = Predictor.from_path(model, device="cuda" if ray.get_gpu_ids() else "cpu")
+        _ = self._predictor.vocabulary  # a table that cannot be read stops the start, not a request
         # The first call pays for allocations and kernels: before Serve calls the replica ready, not in a request.
         spec = self._predictor.spec
         self._predictor.predict([VideoRow("warm-up", np.zeros((1, spec.dim), spec.dtype), np.empty(0, np.int32))])

@@ -31,6 +31,7 @@ class Limits(Config):
         batch_wait_timeout_s: How long a batch waits for more videos.
         max_body_bytes: Largest request body.
         max_videos: Most videos a request.
+        max_labels: Most labels of an answer: its videos times its classes a video.
         default_top_k: Classes a video where the request names no number.
     """
 
@@ -38,6 +39,7 @@ class Limits(Config):
     batch_wait_timeout_s: Annotated[float, Field(ge=0, le=1)] = 0.002
     max_body_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
     max_videos: Annotated[int, Field(ge=1)] = 64
+    max_labels: Annotated[int, Field(ge=1)] = 100_000
     default_top_k: Annotated[int, Field(ge=1)] = 20
 
 

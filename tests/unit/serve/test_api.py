@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from serve.api import Best, build_api
 from serve.schemas import Limits
 from yt8m_ray.data.example import encode_example, encode_sequence_example
 from yt8m_ray.data.features import VideoRow
+from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.predictor import Predictor
 
 GENERATOR = np.random.default_rng(3)
@@ -31,7 +33,7 @@ class UnbatchedService:
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self.limits = Limits(max_body_bytes=20_000, max_videos=3)
+        self.limits = Limits(max_body_bytes=20_000, max_videos=3, max_labels=60)
 
     async def best_classes(self, row: VideoRow, top_k: int) -> Best:
         best = self.predictor.predict([row], top_k)
@@ -286,10 +288,46 @@ def test_a_large_body_that_hides_its_size_is_refused_while_it_is_read(frame_leve
     assert "found more" in refusal(frame_level.post("/v1/predict", content=chunks(), headers=BINARY), 413)
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "", "application/x-www-form-urlencoded", "application/jsonx"])
+@pytest.mark.parametrize("content_type", ["text/plain", "nonsense", "application/x-www-form-urlencoded"])
 def test_an_unknown_content_type_is_refused(frame_level: TestClient, content_type: str) -> None:
     response = frame_level.post("/v1/predict", content=b"{}", headers={"content-type": content_type})
-    assert "expected application/json or application/octet-stream" in refusal(response, 415)
+    assert "expected application/json or application/octet-stream" in refusal(response, 400)
+
+
+def test_without_a_content_type_a_brace_begins_json_and_all_else_is_a_record(frame_level: TestClient) -> None:
+    record = encode_sequence_example({"id": [b"abcd"]}, {"rgb": RGB, "audio": AUDIO})
+    answers = []
+    for body in (json.dumps({"videos": [video()]}).encode(), record):
+        request = frame_level.build_request("POST", "/v1/predict", content=body)
+        assert "content-type" not in request.headers
+        answers.append(frame_level.send(request).json()["predictions"])
+    assert answers[0] == answers[1]
+
+
+def test_more_labels_than_an_answer_may_have_are_refused(frame_level: TestClient) -> None:
+    assert post(frame_level, *[video()] * 3, top_k=20).status_code == 200
+    response = post(frame_level, *[video()] * 3, top_k=21)
+    assert "top_k: at most 60 labels an answer, found 3 videos * 21" in refusal(response, 422)
+
+
+def test_an_answer_is_written_off_the_event_loop(save_tiny_checkpoint: Callable[..., Path]) -> None:
+    threads: set[str] = set()
+    loops: set[str] = set()
+
+    class Watched(Vocabulary):
+        def name(self, class_id: int) -> str | None:
+            threads.add(threading.current_thread().name)
+            return None
+
+    class Loop(UnbatchedService):
+        async def best_classes(self, row: VideoRow, top_k: int) -> Best:
+            loops.add(threading.current_thread().name)
+            return await super().best_classes(row, top_k)
+
+    predictor = Predictor.from_path(save_tiny_checkpoint())
+    vars(predictor)["vocabulary"] = Watched([])
+    assert post(TestClient(build_api(Loop(predictor))), video()).status_code == 200
+    assert threads and not threads & loops
 
 
 def test_a_content_type_may_have_parameters_and_capitals(frame_level: TestClient) -> None:
@@ -300,7 +338,7 @@ def test_a_content_type_may_have_parameters_and_capitals(frame_level: TestClient
 
 def test_a_packed_body_is_refused(frame_level: TestClient) -> None:
     headers = {**BINARY, "content-encoding": "gzip"}
-    assert "content-encoding" in refusal(frame_level.post("/v1/predict", content=b"x", headers=headers), 415)
+    assert "content-encoding" in refusal(frame_level.post("/v1/predict", content=b"x", headers=headers), 400)
 
 
 def test_unknown_paths_and_methods_get_the_same_shape(frame_level: TestClient) -> None:
@@ -331,7 +369,7 @@ def test_the_openapi_document_resolves_and_describes_both_bodies(frame_level: Te
     document = frame_level.get("/openapi.json").json()
     operation = document["paths"]["/v1/predict"]["post"]
     assert operation["requestBody"]["content"].keys() == {"application/json", "application/octet-stream"}
-    assert {"200", "400", "413", "415", "422"} <= operation["responses"].keys()
+    assert {"200", "400", "413", "422"} == operation["responses"].keys()
     for reference in re.findall(r'"\$ref": ?"#/components/schemas/([^"]+)"', json.dumps(document)):
         assert reference in document["components"]["schemas"]
     assert "$defs" not in json.dumps(document)
