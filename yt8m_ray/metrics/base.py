@@ -19,6 +19,9 @@ from yt8m_ray.registry import Registry
 
 Array = npt.NDArray[Any]
 
+Values = npt.ArrayLike | torch.Tensor
+"""NumPy, torch or nested lists."""
+
 SHARED_DEPTH = 32
 """Classes a video that are selected at once: enough for GAP@20 and for PERR of nearly every video, so that all metrics
 of a batch share one selection."""
@@ -43,8 +46,8 @@ class RankedBatch:
     """Scores and labels of B videos, with what several metrics want to know about them computed once.
 
     Args:
-        scores: [B, C] probabilities, NumPy or torch.
-        labels: [B, C] multi-hot, NumPy or torch; everything above 0 is a label.
+        scores: [B, C] probabilities.
+        labels: [B, C] multi-hot, of any type of number; everything above 0 is a label.
 
     Raises:
         ValueError: the shapes differ or are not [B, C], or a score is NaN.
@@ -57,7 +60,7 @@ class RankedBatch:
         best_classes: int64 [B], the most probable class; of equal scores the lower class id.
     """
 
-    def __init__(self, scores: Array | torch.Tensor, labels: Array | torch.Tensor) -> None:
+    def __init__(self, scores: Values, labels: Values) -> None:
         self.scores, self.labels = _float_array(scores), _label_array(labels)
         if self.scores.ndim != 2 or self.scores.shape != self.labels.shape or self.scores.shape[1] == 0:
             raise ValueError(
@@ -111,19 +114,20 @@ def _keep_first_ties(selected: Array, scores: Array, threshold: Array, k: int) -
     selected[rows] = above | (equal & (np.cumsum(equal, axis=1) <= room))
 
 
-def _float_array(scores: Array | torch.Tensor) -> Array:
+def _float_array(scores: Values) -> Array:
     if isinstance(scores, torch.Tensor):
         # NumPy has no bfloat16; float32 holds every half-precision value exactly.
         is_half = scores.dtype in (torch.bfloat16, torch.float16)
         scores = (scores.float() if is_half else scores).detach().cpu().numpy()
-    if scores.dtype in (np.float32, np.float64):
-        return scores
-    return scores.astype(np.float32 if scores.dtype == np.float16 else np.float64)
+    array = np.asarray(scores)
+    if array.dtype in (np.float32, np.float64):
+        return array
+    return array.astype(np.float32 if array.dtype == np.float16 else np.float64)
 
 
-def _label_array(labels: Array | torch.Tensor) -> Array:
-    array: Array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else labels
-    return array if array.dtype == np.bool_ else array > 0
+def _label_array(labels: Values) -> Array:
+    array = (labels > 0).cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    return array if array.dtype == np.bool_ else np.asarray(array > 0)
 
 
 class Metric(abc.ABC):
@@ -132,7 +136,7 @@ class Metric(abc.ABC):
     State is plain NumPy arrays and numbers, to be pickled, sent and merged. `compute` is NaN before any video.
     """
 
-    def update(self, scores: Array | torch.Tensor, labels: Array | torch.Tensor) -> None:
+    def update(self, scores: Values, labels: Values) -> None:
         """Adds the videos of a batch: `scores` [B, C] probabilities, `labels` [B, C] multi-hot; B = 0 is legal."""
         self.update_ranked(RankedBatch(scores, labels))
 
@@ -157,7 +161,7 @@ def build_metric(name: str, **options: Any) -> Metric:
     return METRICS.build({"name": name, **options})
 
 
-def update_all(metrics: Iterable[Metric], scores: Array | torch.Tensor, labels: Array | torch.Tensor) -> None:
+def update_all(metrics: Iterable[Metric], scores: Values, labels: Values) -> None:
     """Adds a batch to several metrics, which share the selection of its best classes, most of their time."""
     batch = RankedBatch(scores, labels)
     for metric in metrics:

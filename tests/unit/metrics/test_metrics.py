@@ -210,6 +210,23 @@ def test_a_nan_score_is_refused_with_its_row(name: str) -> None:
         value(name, scores, LABELS)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("label_type", [bool, int, float])
+def test_lists_arrays_and_tensors_give_the_same(name: str, label_type: type) -> None:
+    labels = LABELS.astype(label_type)
+    expected = value(name, SCORES, LABELS)
+    for container in (np.ndarray.tolist, torch.from_numpy, np.asarray):
+        metric = build_metric(name)
+        metric.update(container(SCORES), container(labels))
+        assert metric.compute() == expected
+
+
+def test_bfloat16_labels_are_labels() -> None:
+    metric = build_metric("gap")
+    metric.update(torch.from_numpy(SCORES), torch.from_numpy(LABELS).to(torch.bfloat16))
+    assert metric.compute() == value("gap", SCORES, LABELS)
+
+
 def test_scores_and_labels_of_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(8, 30\) and \(8, 29\)"):
         value("gap", SCORES, LABELS[:, :29])
