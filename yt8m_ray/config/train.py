@@ -8,6 +8,7 @@ import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.data.normalize import Normalization
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import MODELS
 from yt8m_ray.registry import ComponentConfig, Config
@@ -31,7 +32,8 @@ class DataConfig(Config):
     Attributes:
         features: Sizes by name, in the order in which they are concatenated; names that begin with `mean_` are
             video-level. Either all are, or none.
-        normalize: `l2` divides each frame by its norm over the concatenated features, as all published systems do.
+        normalize: `l2` divides each frame by its norm over the concatenated features, as the published systems do;
+            `unwhitened` is described in `yt8m_ray.data.normalize`.
         shuffle_window: Videos a worker holds to draw from at random; 0 keeps the order of the shards.
         vocabulary: CSV of class names; null takes the published one where the number of classes allows.
         verify_checksums: CRC-32C of every record, both fields.
@@ -43,7 +45,7 @@ class DataConfig(Config):
     features: dict[str, PositiveInt] = Field(default=dict(VIDEO_FEATURES), min_length=1)
     num_classes: PositiveInt = NUM_CLASSES_2018
     max_frames: PositiveInt = MAX_FRAMES
-    normalize: Literal["l2", "none"] = "l2"
+    normalize: Normalization = "l2"
     shuffle_window: NonNegativeInt = 1024
     vocabulary: str | None = None
     verify_checksums: bool = True

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from yt8m_ray.data.features import FeatureSpec, VideoRow
+from yt8m_ray.data.normalize import Normalization
+from yt8m_ray.data.normalize import normalize as normalize_frames
 from yt8m_ray.schema import DEQUANTIZATION_OFFSET, DEQUANTIZATION_SCALE, Batch
-
-Normalization = Literal["l2", "none"]
 
 _BLOCK_SCHEMA = pa.schema(
     [
@@ -188,7 +188,7 @@ class _Pool:
 def to_batch(
     videos: PackedVideos,
     *,
-    num_classes: int,
+    spec: FeatureSpec,
     normalize: Normalization = "l2",
     device: torch.device | str = "cpu",
     labelled: bool = True,
@@ -196,8 +196,7 @@ def to_batch(
     """Returns the videos on `device`, padded to their longest clip; B = 0 gives frames [0, 1, D]."""
     device = torch.device(device)
     flat = _to_float(videos.frames, device)
-    if normalize == "l2":
-        flat *= torch.rsqrt(torch.clamp_min(flat.square().sum(dim=-1, keepdim=True), 1e-12))
+    normalize_frames(flat, spec.sizes, normalize)
     num_frames = torch.from_numpy(videos.num_frames).to(device)
     num_videos, longest = len(videos), int(videos.num_frames.max(initial=1))
     if flat.shape[0] == num_videos * longest:
@@ -208,7 +207,7 @@ def to_batch(
         frames = frames.view(num_videos, longest, flat.shape[1])
     labels = None
     if labelled:
-        labels = torch.zeros(num_videos, num_classes, device=device)
+        labels = torch.zeros(num_videos, spec.num_classes, device=device)
         rows = np.repeat(np.arange(num_videos), videos.num_labels)
         labels[torch.from_numpy(rows).to(device), torch.from_numpy(videos.labels.astype(np.int64)).to(device)] = 1.0
     return Batch(frames, num_frames, labels, tuple(videos.video_ids))
@@ -224,7 +223,7 @@ def make_batch(
 ) -> Batch:
     """Returns rows as one batch: the short way for a request or a test."""
     packed = PackedVideos.from_rows(rows, spec)
-    return to_batch(packed, num_classes=spec.num_classes, normalize=normalize, device=device, labelled=labelled)
+    return to_batch(packed, spec=spec, normalize=normalize, device=device, labelled=labelled)
 
 
 def _to_float(frames: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -27,6 +27,7 @@ from yt8m_ray.checkpoint import MANIFEST_FILE, MODEL_FILE, CheckpointError, read
 from yt8m_ray.config.document import parse_yaml, to_yaml, validate
 from yt8m_ray.config.export import TransformConfig
 from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.data.normalize import Normalization
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.ensemble import Ensemble
 from yt8m_ray.inference.quantize import dequantize_state
@@ -88,7 +89,7 @@ class BundleDocument(Config):
     features: dict[str, int]
     num_classes: int
     max_frames: int
-    normalize: Literal["l2", "none"]
+    normalize: Normalization
     members: list[MemberEntry] = pydantic.Field(min_length=1)
     transform: TransformConfig
     quality: Quality

@@ -45,9 +45,7 @@ class BlockMeter:
         videos = PackedVideos.from_block(block, self._data.spec)
         meters = [QualityMeter(len(ensemble.members)) for ensemble in self._ensembles]
         for part in batches_of([videos], batch_size=self._batch_size):
-            batch = to_batch(
-                part, num_classes=self._data.num_classes, normalize=self._data.normalize, device=self._device
-            )
+            batch = to_batch(part, spec=self._data.spec, normalize=self._data.normalize, device=self._device)
             for meter, ensemble in zip(meters, self._ensembles, strict=True):
                 meter.update(ensemble, batch)
         return pa.table({"meters": pa.array([pickle.dumps(meters)], pa.large_binary())})

@@ -11,8 +11,9 @@ from typing import Self
 import torch
 
 from yt8m_ray.checkpoint import CONFIG_FILE, NoSuchFolderError, load_config, load_model, read_manifest
-from yt8m_ray.data.batch import Normalization, PackedVideos, to_batch
+from yt8m_ray.data.batch import PackedVideos, to_batch
 from yt8m_ray.data.features import FeatureSpec, VideoRow
+from yt8m_ray.data.normalize import Normalization
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.bundle import DOCUMENT_FILE, VOCABULARY_FILE, folder_version, load_bundle, read_document
 from yt8m_ray.models import Model
@@ -82,9 +83,7 @@ class Predictor:
 
     def predict_packed(self, videos: PackedVideos, top_k: int = 20) -> TopK:
         """Returns the same as `predict` for packed videos."""
-        batch = to_batch(
-            videos, num_classes=self.spec.num_classes, normalize=self.normalize, device=self.device, labelled=False
-        )
+        batch = to_batch(videos, spec=self.spec, normalize=self.normalize, device=self.device, labelled=False)
         return self._best(batch, top_k)
 
     def _best(self, batch: Batch, k: int) -> TopK:

@@ -39,7 +39,7 @@ class BlockEvaluator:
         batches = (
             to_batch(
                 part,
-                num_classes=spec.num_classes,
+                spec=spec,
                 normalize=self._predictor.normalize,
                 device=device,
             )

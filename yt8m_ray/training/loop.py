@@ -86,6 +86,7 @@ class TrainingLoop:
         self._loss = loss
         self._config = config
         self._device = device
+        self._spec = spec
         self._nothing = PackedVideos.from_rows([], spec)
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         self._optimizer = build_optimizer(model.parameters(), config.optimizer)
@@ -152,9 +153,7 @@ class TrainingLoop:
 
     def _step(self, mine: PackedVideos, total: int) -> None:
         config = self._config
-        batch = to_batch(
-            mine, num_classes=config.data.num_classes, normalize=config.data.normalize, device=self._device
-        )
+        batch = to_batch(mine, spec=self._spec, normalize=config.data.normalize, device=self._device)
         assert batch.labels is not None
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, self.progress.num_examples)

@@ -14,7 +14,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.Adam:
     """Returns Adam over `parameters`; the schedule sets its learning rate before each step."""
     return torch.optim.Adam(
-        parameters, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon, foreach=True
+        parameters, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True
     )
 
 

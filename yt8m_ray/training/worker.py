@@ -160,8 +160,7 @@ class Worker:
         share_buffers(self._model)
         videos = batches_of(self._ports.read("validation"), batch_size=self._local_batch_size())
         batches = (
-            to_batch(part, num_classes=config.data.num_classes, normalize=config.data.normalize, device=self._device)
-            for part in videos
+            to_batch(part, spec=self._spec, normalize=config.data.normalize, device=self._device) for part in videos
         )
         whole, *others = gather(evaluate(self._model, batches, self._loss))
         for other in others:

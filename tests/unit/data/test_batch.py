@@ -103,13 +103,13 @@ def test_a_batch_does_not_change_the_videos_it_was_made_from() -> None:
     row = VideoRow("v", np.array([[3.0, 0.0, 0.0, 4.0, 0.0]], np.float32), np.array([1], np.int32))
     packed = PackedVideos.from_rows([row], VIDEOS)
 
-    to_batch(packed, num_classes=6)
+    to_batch(packed, spec=VIDEOS)
 
     assert packed.frames.tolist() == [[3.0, 0.0, 0.0, 4.0, 0.0]]
 
 
 def test_no_videos_make_an_empty_batch() -> None:
-    batch = to_batch(PackedVideos.from_rows([], FRAMES), num_classes=6)
+    batch = to_batch(PackedVideos.from_rows([], FRAMES), spec=FRAMES)
 
     assert batch.frames.shape == (0, 1, 5)
     assert batch.labels is not None
