@@ -1,0 +1,128 @@
+"""Commands as a user types them: each in a session of its own, watched while it runs, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TAG = "YT8M_TEST_COMMAND"
+"""A variable in the environment of a command: all its descendants have it too, whoever their parent is by then."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit code, and its output by stream."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def result(self) -> str:
+        """The last line of stdout."""
+        return self.stdout.splitlines()[-1]
+
+
+class Command:
+    """A running command; at the end of its `with` block it and all it started are gone.
+
+    Args:
+        arguments: The command line.
+        folder: Where its output is kept.
+        environment: Variables to add to those of this process.
+    """
+
+    def __init__(self, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._tag = uuid.uuid4().hex
+        self._paths = [folder / f"{self._tag}.{stream}" for stream in ("stdout", "stderr")]
+        with self._paths[0].open("wb") as stdout, self._paths[1].open("wb") as stderr:
+            self._process = subprocess.Popen(
+                arguments,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {}), TAG: self._tag},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+
+    @property
+    def stdout(self) -> str:
+        return self._paths[0].read_text(encoding="utf-8")
+
+    @property
+    def stderr(self) -> str:
+        return self._paths[1].read_text(encoding="utf-8")
+
+    def wait(self, timeout_s: float = 150) -> Outcome:
+        """Returns what the command left when it ends by itself."""
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the command runs on after {timeout_s:g} s\n{self.stdout[-1000:]}\n{self.stderr[-3000:]}")
+        return Outcome(code, self.stdout, self.stderr)
+
+    def wait_until(self, condition: Callable[[], object], timeout_s: float = 150) -> None:
+        """Returns when `condition` holds; fails if the command ends before."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"exit {self._process.poll()} too early\n{self.stdout[-1000:]}\n{self.stderr[-3000:]}")
+            time.sleep(0.05)
+
+    def press_ctrl_c(self) -> None:
+        """Interrupts the whole process group, as a terminal does."""
+        os.killpg(self._process.pid, signal.SIGINT)
+
+    def send(self, number: signal.Signals) -> None:
+        """Signals the command's own process alone."""
+        os.kill(self._process.pid, number)
+
+    def leftovers(self, grace_s: float = 20) -> list[str]:
+        """Returns the command lines of what is still there `grace_s` after the command ended."""
+        deadline = time.monotonic() + grace_s
+        while (processes := self._alive()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return [_describe(process) for process in processes]
+
+    def _alive(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter() if _tag_of(process) == self._tag]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while processes := self._alive():
+            for process in processes:
+                process.kill()
+            psutil.wait_procs(processes, timeout=5)
+        self._process.wait()
+
+
+def _tag_of(process: psutil.Process) -> str | None:
+    try:
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.environ().get(TAG)
+    except (psutil.Error, OSError):
+        return None
+
+
+def _describe(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} {' '.join(process.cmdline())[:120]}"
+    except psutil.Error:
+        return str(process.pid)

@@ -1,0 +1,208 @@
+"""Bad inputs through the commands: one message that says where, the right exit code, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.e2e.conftest import NUM_CLASSES, Head, RunVerb, Shards
+from tests.e2e.processes import Outcome
+from yt8m_ray.checkpoint import save_checkpoint
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.models import build_model
+
+IS_SOAK = os.environ.get("YT8M_SOAK") == "1"
+
+PARALLEL = 3
+"""Commands at a time: each spends much of its seconds waiting for processes to start."""
+
+
+def offset_of(shard: bytes, record: int) -> int:
+    """Returns where a record begins, by walking the framing: 8 bytes of length, 4 bytes, the payload, 4 bytes."""
+    offset = 0
+    for _ in range(record):
+        offset += 16 + int(struct.unpack_from("<Q", shard, offset)[0])
+    return offset
+
+
+def truncate(shard: bytes) -> bytes:
+    return shard[: offset_of(shard, 10) + 100]
+
+
+def flip_a_bit(shard: bytes) -> bytes:
+    position = offset_of(shard, 7) + 50
+    return shard[:position] + bytes([shard[position] ^ 4]) + shard[position + 1 :]
+
+
+def empty(_: bytes) -> bytes:
+    return b""
+
+
+def write_text(_: bytes) -> bytes:
+    return b"id,labels,mean_rgb\n" * 50
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line with something wrong in it.
+
+    Attributes:
+        command: With {bad}, a spoiled shard, {glob}, it and a good one, {good}, good ones, {model}, a checkpoint, and
+            {output}, a folder that does not exist.
+        message: A pattern of the whole message, with {bad} and {offset}, where the bad record begins.
+        code: The exit code.
+        spoil: Makes the spoiled shard.
+        record: The bad record in it.
+    """
+
+    command: str
+    message: str
+    code: int
+    spoil: Callable[[bytes], bytes] = bytes
+    record: int = 0
+
+
+TRAIN = (
+    "train configs/train/moe_video.yaml output={output} run.name=bad train.batch_size=32 data.validation={good} "
+    f"data.num_classes={NUM_CLASSES} "
+)
+EVALUATE = "evaluate {model} "
+PREDICT = "predict {model} --output {output}/predictions.csv "
+EXPORT = "export configs/export/ensemble.yaml members.0.checkpoint={model} output={output}/bundle "
+
+TRUNCATED = r"{bad}: record 10 at byte {offset}: \d+ bytes promised, 84 found"
+FLIPPED = r"{bad}: record 7 at byte {offset}: .*checksum.*"
+EMPTY = r"{bad}: record 0 at byte 0: 0 bytes: no record"
+TEXT = r"{bad}: record 0 at byte 0: not a TFRecord shard: .*"
+CLASS_ID = r"\S+\.tfrecord: record \d+ at byte \d+: labels: class id [4-7] is out of range, valid are 0 to 3"
+FEATURE_SIZE = r"\S+\.tfrecord: record 0 at byte 0: mean_rgb: expected 512 values, found 1024"
+
+MESSAGES: dict[str, tuple[str, Callable[[bytes], bytes], int]] = {
+    "a truncated shard": (TRUNCATED, truncate, 10),
+    "a flipped bit": (FLIPPED, flip_a_bit, 7),
+    "an empty file": (EMPTY, empty, 0),
+    "a text file": (TEXT, write_text, 0),
+}
+DATA_KEY = {TRAIN: "data.train=", EVALUATE: "data.test=", PREDICT: "", EXPORT: "data.validation="}
+
+CASES = {
+    "train: a truncated shard": Case(TRAIN + "data.train={glob}", TRUNCATED, 1, truncate, 10),
+    "train: a flipped bit": Case(TRAIN + "data.train={glob}", FLIPPED, 1, flip_a_bit, 7),
+    "train: an empty file": Case(TRAIN + "data.train={bad}", EMPTY, 1, empty),
+    "train: a text file": Case(TRAIN + "data.train={bad}", TEXT, 1, write_text),
+    "train: a class id out of range": Case(TRAIN + "data.train={good} data.num_classes=4", CLASS_ID, 1),
+    "train: a wrong feature size": Case(TRAIN + "data.train={good} data.features.mean_rgb=512", FEATURE_SIZE, 1),
+    "train: a missing path": Case(TRAIN + "data.train=no/*.tfrecord", r"data\.train: no file matches 'no/.*'", 2),
+    "train: a folder": Case(TRAIN + "data.train={output}/..", r"data\.train: \S+ is a folder; expected files, .*", 2),
+    "train: an unknown key": Case(
+        TRAIN + "data.train={good} train.num_epoch=3", r"\S+: train\.num_epoch: unknown key; valid: .*num_epochs.*", 2
+    ),
+    "train: a value out of range": Case(
+        TRAIN + "data.train={good} train.batch_size=0", r"\S+: train\.batch_size: .*greater than 0.*", 2
+    ),
+    "train: a missing config": Case("train configs/train/no.yaml", r"configs/train/no\.yaml: cannot read the .*", 2),
+    "train: a store that is none": Case(TRAIN + "data.train={good} tracking.uri=no", r"tracking\.uri: expected .*", 2),
+    "evaluate: a flipped bit": Case(EVALUATE + "data.test={glob}", FLIPPED, 1, flip_a_bit, 7),
+    "evaluate: a missing checkpoint": Case("evaluate no data.test={good}", "no: no checkpoint: .* no such folder", 2),
+    "predict: a truncated shard": Case(PREDICT + "{glob}", TRUNCATED, 1, truncate, 10),
+    "predict: a missing checkpoint": Case("predict no {good} --output {output}/p.csv", r"\S+/no: expected a .*", 2),
+    "export: a class id out of range": Case(EXPORT + "data.validation={bad}", CLASS_ID, 1),
+    "export: a missing checkpoint": Case(
+        "export configs/export/ensemble.yaml members.0.checkpoint=no", "no: no checkpoint: .* no such folder", 2
+    ),
+    "synthesize: a folder that is in use": Case("synthesize --output {output}/..", r"\S+: expected a folder .*", 1),
+    "synthesize: too many classes": Case(
+        "synthesize --output {output} --num-classes 5000", r"command line: num_classes: .*3862.*", 2
+    ),
+}
+EVERYTHING = {
+    f"{command.split()[0]}: {fault}": Case(f"{command}{key}{{glob}}", message, 1, spoil, record)
+    for command, key in DATA_KEY.items()
+    for fault, (message, spoil, record) in MESSAGES.items()
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A case that was run: what the command left, in which folder, and what its message has to be."""
+
+    case: Case
+    outcome: Outcome
+    output: Path
+    message: str
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights whose classes are 0 to 3."""
+    data = {"features": {"mean_rgb": 1024, "mean_audio": 128}, "num_classes": 4}
+    config = TrainConfig.model_validate({"run": {"name": "any"}, "data": data, "model": {"name": "logistic"}})
+    torch.manual_seed(0)
+    model = build_model(config.model, feature_sizes=[1024, 128], num_classes=4)
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(folder, config=config, model=model, state={}, facts={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ended(
+    run_verb: RunVerb,
+    head: Head,
+    video_shards: Shards,
+    checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, Future[Ended]]]:
+    """Runs all cases, a few at a time, on one cluster."""
+    shard = Path(video_shards.first_train).read_bytes()
+
+    def run(case: Case) -> Ended:
+        folder = tmp_path_factory.mktemp("case")
+        bad = folder / "shards" / "train0001.tfrecord"
+        bad.parent.mkdir()
+        bad.write_bytes(case.spoil(shard))
+        (folder / "shards" / "train0000.tfrecord").write_bytes(shard)
+        places = {"bad": bad, "glob": bad.parent / "*.tfrecord", "good": video_shards.train, "model": checkpoint}
+        command = case.command.format(**places, output=folder / "output")
+        outcome = run_verb(*command.split(), **head.environment)
+        message = case.message.format(bad=re.escape(str(bad)), offset=offset_of(shard, case.record))
+        return Ended(case, outcome, folder / "output", message)
+
+    cases = EVERYTHING | CASES if IS_SOAK else CASES
+    pool = ThreadPoolExecutor(PARALLEL)
+    yield {name: pool.submit(run, case) for name, case in cases.items()}
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_bad_input_is_one_message_and_leaves_nothing(ended: dict[str, Future[Ended]], name: str) -> None:
+    check(ended[name].result())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", sorted(EVERYTHING.keys() - CASES.keys()))
+def test_every_bad_shard_is_one_message_of_every_verb(ended: dict[str, Future[Ended]], name: str) -> None:
+    check(ended[name].result())
+
+
+def check(ended: Ended) -> None:
+    stderr = ended.outcome.stderr
+    assert ended.outcome.code == ended.case.code, stderr
+    assert ended.outcome.stdout == ""
+    errors = [line.removeprefix("error: ") for line in stderr.splitlines() if "error: " in line]
+    assert len(errors) == 1, stderr
+    assert re.fullmatch(ended.message, errors[0]), stderr
+    assert "Traceback" not in stderr
+    left = {path.relative_to(ended.output).as_posix() for path in ended.output.rglob("*") if path.is_file()}
+    if ended.case.code == 1 and "bad/run.json" in left:
+        assert json.loads((ended.output / "bad" / "run.json").read_text())["status"] == "failed"
+        left -= {"bad/run.json", "bad/train.log", "bad/position.npz", "mlflow.db"}
+    assert left == set()

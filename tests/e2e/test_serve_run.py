@@ -1,0 +1,50 @@
+"""`serve run serve/config.yaml` as a user starts it at a terminal, and Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.e2e.conftest import BIN, Shards, free_port, is_listening
+from tests.e2e.processes import Command
+from tests.e2e.service import ask, is_healthy, write_config
+from yt8m_ray.checkpoint import save_checkpoint
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.models import build_model
+from yt8m_ray.schema import FRAME_FEATURES
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    config = TrainConfig.model_validate(
+        {"run": {"name": "any"}, "data": {"features": FRAME_FEATURES}, "model": {"name": "logistic"}}
+    )
+    torch.manual_seed(0)
+    sizes = list(FRAME_FEATURES.values())
+    model = build_model(config.model, feature_sizes=sizes, num_classes=config.data.num_classes)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    save_checkpoint(folder, config=config, model=model, state={}, facts={})
+    return folder
+
+
+def test_a_service_answers_until_ctrl_c_and_leaves_nothing(
+    checkpoint: Path, frame_shards: Shards, tmp_path: Path
+) -> None:
+    port = free_port()
+    config = write_config(checkpoint, tmp_path / "serve.yaml", port)
+
+    with Command(str(BIN / "serve"), "run", str(config), folder=tmp_path) as command:
+        command.wait_until(lambda: is_healthy(port))
+        by_json, by_record = ask(port, frame_shards.first_validation, top_k=20)
+        command.press_ctrl_c()
+        outcome = command.wait()
+        leftovers = command.leftovers()
+
+    assert by_json == by_record
+    assert len(by_json["predictions"][0]["labels"]) == 20
+    assert outcome.code == 0
+    assert not is_listening(port)
+    assert leftovers == []
