@@ -7,11 +7,13 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
@@ -20,6 +22,8 @@ from yt8m_ray.config.document import ConfigError
 
 logger = logging.getLogger(__name__)
 
+_SQLITE = "sqlite:///"
+_LOCK_TIMEOUT_S = 120.0
 _MAX_PARAM_LENGTH = 6000
 _PARAMS_A_CALL = 100
 
@@ -49,7 +53,7 @@ class Tracker:
         """Returns a new run with `params` logged.
 
         Args:
-            uri: Tracking server or SQLite store; a store is created here, once, so that workers never race for it.
+            uri: Tracking server or SQLite store; a store is created here, under a lock, so that nobody races for it.
             experiment: Created if missing.
             run_name: Shown in the user interface.
             params: By dotted key.
@@ -59,13 +63,12 @@ class Tracker:
             ConfigError: MLflow has no store of that kind.
             ConnectionError: the store or server does not answer as it should.
         """
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        client = _open(uri)
         location = None if uri.startswith("http") else artifact_path.absolute().as_uri()
         try:
-            found = client.get_experiment_by_name(experiment)
-            experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
+            with _creation_lock(uri):
+                client = _open(uri)
+                found = client.get_experiment_by_name(experiment)
+                experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
             tracker = cls(uri, client.create_run(experiment_id, run_name=run_name).info.run_id)
             entries = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in params.items()]
             for start in range(0, len(entries), _PARAMS_A_CALL):
@@ -106,6 +109,15 @@ class Tracker:
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Marks the run as ended."""
         self._client.set_terminated(self.run_id, status)
+
+
+def _creation_lock(uri: str) -> AbstractContextManager[object]:
+    """Returns a lock on an SQLite store's file; two first starts at once would both create its tables."""
+    if not uri.startswith(_SQLITE):
+        return nullcontext()
+    path = Path(uri.removeprefix(_SQLITE))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{path}.lock", timeout=_LOCK_TIMEOUT_S)
 
 
 def _open(uri: str) -> MlflowClient:

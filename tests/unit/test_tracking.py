@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,21 @@ def test_a_run_that_ended_can_be_continued(tracker: Tracker) -> None:
 
     assert again is not None
     assert MlflowClient(tracker.uri).get_run(tracker.run_id).info.status == "RUNNING"
+
+
+def test_runs_that_start_at_once_make_one_store(tmp_path: Path) -> None:
+    start = (
+        "import sys; from pathlib import Path; from yt8m_ray.tracking import Tracker, default_uri; "
+        "Tracker.start(default_uri(sys.argv[1]), experiment='e', run_name='r', params={}, artifact_path=Path('a'))"
+    )
+
+    processes = [subprocess.Popen([sys.executable, "-c", start, str(tmp_path)]) for _ in range(2)]
+
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    client = MlflowClient(default_uri(tmp_path))
+    experiment = client.get_experiment_by_name("e")
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id])) == 2
 
 
 def test_a_run_that_the_store_lost_is_not_continued(tracker: Tracker) -> None:
