@@ -35,6 +35,7 @@ READ_CPUS = 0.25
 
 _BLOCKS_A_PASS = 256
 _BLOCK_BYTES = (2**10, 8 * 2**20)
+_GPU_ROWS = 256  # videos handed at once to a worker with a GPU; whole blocks Ray gives only to those without
 _SAMPLE_RECORDS = 32
 _FRAMING_BYTES = 16
 
@@ -192,7 +193,8 @@ def map_blocks(
 ) -> Iterator[pa.Table]:
     """Yields `worker(*arguments, device=...)(block)` for every block, in order, computed by a pool of actors.
 
-    Each has a GPU to itself, and the device `cuda`, where the cluster has one for every worker.
+    Each has a GPU to itself, and the device `cuda`, where the cluster has one for every worker; blocks are then joined
+    and cut into parts of one size.
     """
     cpus = ray.cluster_resources().get("CPU", 0.0)
     if num_workers * cpus_per_worker + READ_CPUS > cpus:
@@ -205,7 +207,7 @@ def map_blocks(
     dataset.context.execution_options = ExecutionOptions(preserve_order=True)
     mapped = dataset.map_batches(
         worker,
-        batch_size=None,
+        batch_size=_GPU_ROWS if has_gpus else None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         fn_constructor_args=tuple(arguments),
