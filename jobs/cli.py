@@ -7,12 +7,12 @@ arguments; 130 and 143 interrupted and terminated.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -82,17 +82,20 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return [text for text in arguments if text not in overrides], overrides
 
 
-@contextmanager
+@contextlib.contextmanager
 def ray_cluster() -> Iterator[None]:
     """Connects to $RAY_ADDRESS (`ray job submit` sets it), or starts a cluster of this machine and stops it again.
 
-    Ray's own log lines stay in its session folder; what an operator acts on comes from this package.
+    Ray's own log lines stay in its session folder; what an operator acts on comes from this package. What Ray prints
+    nevertheless goes to stderr.
     """
     import ray
 
     if ray.is_initialized():  # a verb inside another, as in the demo: the outer one stops the cluster
-        yield
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
         return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it prints advice to Ray's own developers as errors
     address = os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster on loopback; `token` is for shared ones
@@ -104,10 +107,11 @@ def ray_cluster() -> Iterator[None]:
     signal.signal(signal.SIGTERM, _terminate)
     if address == "local" and context.dashboard_url:
         logger.info("Ray dashboard: http://%s", context.dashboard_url)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def print_result(path: str | Path) -> None:

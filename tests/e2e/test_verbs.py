@@ -57,11 +57,10 @@ def checkpoint(submitted: Submitted) -> str:
 @pytest.fixture(scope="module")
 def bundle(run_verb: RunVerb, head: Head, checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "bundle"
-    member = f"members.0.checkpoint={checkpoint}"
-    outcome = run_verb(
-        "export", "configs/export/ensemble.yaml", member, f"output={folder}", "transform.min_elements=100",
-        **head.environment,
-    )  # fmt: skip
+    config = folder.with_name("export.yaml")
+    config.write_text(f"members: [{{checkpoint: {checkpoint}}}, {{checkpoint: {checkpoint}, weight: 2}}]\n")
+    overrides = (f"output={folder}", "transform.min_elements=100")
+    outcome = run_verb("export", str(config), *overrides, **head.environment)
     assert outcome.code == 0, outcome.stderr
     assert outcome.stdout == f"{folder}\n"
     return folder
@@ -86,12 +85,12 @@ def test_a_submitted_job_is_in_mlflow_under_its_output(submitted: Submitted) -> 
 
 
 def test_a_submitted_job_that_fails_fails_the_submission(head: Head, tmp_path: Path) -> None:
-    verb = ["python", "-m", "jobs.train", "model.name=moe", "run.name=x", "data.train=no", f"output={tmp_path}"]
+    verb = ["python", "-m", "jobs.train", "model.name=moe", "run.name=x", "data.train=/no", f"output={tmp_path}"]
     submit = [str(BIN / "ray"), "job", "submit", "--working-dir=.", "--", *verb]
     with Command(*submit, folder=tmp_path, environment={**head.environment, "PYTHONPATH": ""}) as command:
         outcome = command.wait()
     assert outcome.code == 1
-    assert "error: data.train: no file matches 'no'" in outcome.stdout
+    assert "error: data.train: no file matches '/no'" in outcome.stdout
 
 
 def test_evaluation_repeats_the_validation_of_training(

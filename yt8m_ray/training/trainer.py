@@ -111,7 +111,6 @@ def fit(config: TrainConfig) -> FitResult:
     _check_vocabulary(config)
     scaling = _scaling(config)
     num_videos = estimate_num_videos(shards["train"])
-    folder.mkdir(parents=True, exist_ok=True)
     tracker = _start_tracking(config, folder)
     status: Status = "failed"
     try:
