@@ -39,7 +39,12 @@ hypothesis.settings.register_profile("soak", deadline=None, max_examples=2000, p
 hypothesis.settings.load_profile("soak" if IS_SOAK else "test")
 
 
+ORDER = ("unit", "benchmarks", "e2e", "integration")
+"""Quick ones first; the cluster of the integration tests lives to the end, and commands start clusters of their own."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: ORDER.index(item.path.relative_to(ROOT / "tests").parts[0]))
     if not IS_SOAK:
         for item in items:
             if item.get_closest_marker("soak"):
