@@ -36,7 +36,8 @@ def test_a_service_answers_until_ctrl_c_and_leaves_nothing(
     port = free_port()
     config = write_config(checkpoint, tmp_path / "serve.yaml", port)
 
-    with Command(str(BIN / "serve"), "run", str(config), folder=tmp_path) as command:
+    own_cluster = {"RAY_ADDRESS": "local"}  # not one that somebody else runs on this machine
+    with Command(str(BIN / "serve"), "run", str(config), folder=tmp_path, environment=own_cluster) as command:
         command.wait_until(lambda: is_healthy(port))
         by_json, by_record = ask(port, frame_shards.first_validation, top_k=20)
         command.press_ctrl_c()

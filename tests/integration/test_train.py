@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -16,7 +15,6 @@ from yt8m_ray.checkpoint import latest_checkpoint, read_tensors
 from yt8m_ray.config.document import ConfigError, override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.dataset import expand_shards
-from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.position import Position
 from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config
 from yt8m_ray.training.trainer import FitResult, fit
@@ -188,26 +186,6 @@ def _kill_a_worker_after_a_checkpoint(run_path: Path) -> None:
         if any("RayTrainWorker" in part for part in process.cmdline())
     ]
     os.kill(workers[-1].pid, signal.SIGKILL)
-
-
-@pytest.mark.parametrize(
-    ("sections", "message"),
-    [
-        (
-            {"data": {"num_classes": 3}},
-            r"train\d+.tfrecord: record \d+ at byte \d+: labels: class id \d+ is out",
-        ),
-        ({"data": {"features": {"mean_rgb": 17}}}, r"train\d+.tfrecord: record 0 at byte 0: mean_rgb: expected 17 "),
-    ],
-)
-def test_bad_data_is_one_message_with_file_record_and_byte(
-    shards: Shards, tmp_path: Path, sections: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(CorruptRecordError, match=message):
-        fit(config_of(shards, tmp_path, "bad", **sections))
-
-    assert json.loads((tmp_path / "bad" / "run.json").read_text())["status"] == "failed"
-    assert not list((tmp_path / "bad").glob("epoch_*"))
 
 
 def test_workers_that_do_not_fit_the_cluster_are_refused_with_the_numbers(shards: Shards, tmp_path: Path) -> None:
