@@ -7,6 +7,7 @@ import glob
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -36,6 +37,13 @@ def free_port() -> int:
 def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def terminal() -> None:
+    """Lets commands hear Ctrl-C: they would inherit the deafness of tests that a shell runs in the background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
