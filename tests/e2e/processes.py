@@ -36,11 +36,6 @@ class Outcome:
         return self.stdout.splitlines()[-1]
 
 
-def _as_at_a_terminal() -> None:
-    """Undoes what a shell does to commands in the background: they ignore Ctrl-C, and so do their descendants."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Command:
     """A running command; at the end of its `with` block it and all it started are gone.
 
@@ -62,7 +57,6 @@ class Command:
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
-                preexec_fn=_as_at_a_terminal,
             )
 
     @property

@@ -33,7 +33,7 @@ from yt8m_ray.data.tfrecord import open_shard, read_payloads
 READ_CPUS = 0.25
 """Logical CPUs that a read task asks for: little, so that readers fit beside workers on few CPUs."""
 
-_BLOCKS_A_PASS = 256
+_BLOCKS_A_PASS = 64
 _BLOCK_BYTES = (2**10, 8 * 2**20)
 _GPU_ROWS = 256  # videos handed at once to a worker with a GPU; whole blocks Ray gives only to those without
 _SAMPLE_RECORDS = 32
