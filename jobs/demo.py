@@ -32,7 +32,8 @@ from jobs import evaluate, export, synthesize, train
 from jobs.cli import print_result, ray_cluster, run_verb
 from yt8m_ray.checkpoint import MODEL_FILE
 from yt8m_ray.config.document import ConfigError
-from yt8m_ray.data.features import FeatureSpec, read_rows
+from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.data.reader import read_rows
 from yt8m_ray.inference.bundle import load_bundle
 from yt8m_ray.schema import FRAME_FEATURES
 from yt8m_ray.tracking import default_uri

@@ -1,7 +1,7 @@
 """python -m jobs.predict CHECKPOINT_OR_BUNDLE GLOB... --output FILE [--top-k N]: shards -> a file of predictions.
 
 FILE ends in .csv (the Kaggle format) or .parquet; videos keep the order of the sorted shards and of their records.
-The last line of stdout is FILE.
+Interrupted, the same command goes on behind the shards that were finished. The last line of stdout is FILE.
 """
 
 from __future__ import annotations
@@ -26,14 +26,22 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", required=True, help="a .csv or .parquet file")
     parser.add_argument("--top-k", type=int, default=20, help="classes a video (default 20)")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that predict (default 1)")
+    parser.add_argument("--on-corrupt", choices=("fail", "skip"), default="fail", help="what a bad record does")
     options = parser.parse_args(argv)
     if options.top_k < 1 or options.num_workers < 1:
         raise ConfigError("--top-k and --num-workers: expected at least 1")
     model = locate_model(options.model)
     shards = expand_shards(options.shards, key="shards")
-    writer = SubmissionWriter(options.output)
+    SubmissionWriter(options.output)  # refuses a name that no format has, before anything starts
     with ray_cluster():
-        predict_shards(model, shards, writer, top_k=options.top_k, num_workers=options.num_workers)
+        predict_shards(
+            model,
+            shards,
+            options.output,
+            top_k=options.top_k,
+            num_workers=options.num_workers,
+            on_corrupt=options.on_corrupt,
+        )
     print_result(options.output)
 
 

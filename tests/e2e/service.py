@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from tests.e2e.processes import ROOT
-from yt8m_ray.data.features import FeatureSpec, read_rows
+from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.data.reader import read_rows
 from yt8m_ray.data.tfrecord import open_shard, read_payloads
 from yt8m_ray.schema import FRAME_FEATURES
 

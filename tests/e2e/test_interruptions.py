@@ -152,7 +152,7 @@ def test_the_checkpoint_inside_an_epoch_knows_each_video_of_it(story: Story, nam
     checkpoint = story.stops[name].checkpoint
 
     # Each video was new: had one been read twice, there would be fewer records than examples.
-    assert 0 < checkpoint.position.num_consumed == checkpoint.num_examples_in_epoch < NUM_TRAIN
+    assert 0 < checkpoint.position.num_done == checkpoint.num_examples_in_epoch < NUM_TRAIN
 
 
 @pytest.mark.parametrize("name", STOPS)

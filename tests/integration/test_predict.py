@@ -15,13 +15,12 @@ from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.example import encode_example
-from yt8m_ray.data.features import read_rows
+from yt8m_ray.data.reader import read_rows
 from yt8m_ray.data.tfrecord import write_records
 from yt8m_ray.inference.bundle import load_bundle
 from yt8m_ray.inference.export import export, resolve
 from yt8m_ray.inference.offline import predict_shards
 from yt8m_ray.inference.predictor import Predictor
-from yt8m_ray.inference.submission import SubmissionWriter
 from yt8m_ray.metrics import build_metric
 from yt8m_ray.models import build_model
 
@@ -62,7 +61,7 @@ def write_shard(path: Path, first: int, count: int, *, labelled: bool = True) ->
 
 def predict(checkpoint: Path, pattern: str, output: Path, **options: int) -> int:
     shards = expand_shards(pattern, key="shards")
-    return predict_shards(checkpoint, shards, SubmissionWriter(str(output)), **options)
+    return predict_shards(checkpoint, shards, str(output), **options)
 
 
 @pytest.fixture

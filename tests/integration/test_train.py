@@ -140,9 +140,9 @@ def test_a_run_stopped_inside_an_epoch_continues_there(shards: Shards, tmp_path:
     after, later = state_of(continued)
 
     assert (before["step"], after["step"]) == (30, 31)
-    assert 0 < position.num_consumed == before["num_examples_in_epoch"] < shards.num_train
+    assert 0 < position.num_done == before["num_examples_in_epoch"] < shards.num_train
     # The records of the next step are new ones: the union has as many as both together.
-    assert later.num_consumed == position.num_consumed + (after["num_examples"] - before["num_examples"])
+    assert later.num_done == position.num_done + (after["num_examples"] - before["num_examples"])
     # Adam's step counter continued, so its moments were taken over.
     steps = {int(t) for name, t in moments_before.items() if name.startswith("optimizer.step.")}
     assert steps == {30}

@@ -8,6 +8,7 @@ import pydantic
 from pydantic import Field, PositiveInt
 
 from yt8m_ray.config.train import Shards
+from yt8m_ray.data.reader import OnCorruptPolicy
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.registry import ComponentConfig, Config
 
@@ -18,10 +19,12 @@ class EvaluateDataConfig(Config):
     Attributes:
         test: A path, a glob, or a list of them.
         verify_checksums: CRC-32C of every record, both fields.
+        on_corrupt: What a bad record does: `fail` stops with its place, `skip` leaves it out and counts it.
     """
 
     test: Shards = None
     verify_checksums: bool = True
+    on_corrupt: OnCorruptPolicy = "fail"
 
 
 class EvaluateScalingConfig(Config):

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.normalize import Normalization
+from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import MODELS
 from yt8m_ray.registry import ComponentConfig, Config
@@ -19,11 +20,16 @@ Shards = str | list[str] | None
 
 
 class RunConfig(Config):
-    """Which run this is: its folder is `output/name`."""
+    """Which run this is: its folder is `output/name`.
+
+    Attributes:
+        trace_videos: Each worker writes the ids of the videos of each of its steps to `videos-RANK.jsonl` there.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: NonNegativeInt = 0
     resume: Literal["auto", "never", "must"] = "auto"
+    trace_videos: bool = False
 
 
 class DataConfig(Config):
@@ -37,6 +43,7 @@ class DataConfig(Config):
         shuffle_window: Videos a worker holds to draw from at random; 0 keeps the order of the shards.
         vocabulary: CSV of class names; null takes the published one where the number of classes allows.
         verify_checksums: CRC-32C of every record, both fields.
+        on_corrupt: What a bad record does: `fail` stops with its place, `skip` leaves it out and counts it by cause.
     """
 
     train: Shards = None
@@ -49,11 +56,17 @@ class DataConfig(Config):
     shuffle_window: NonNegativeInt = 1024
     vocabulary: str | None = None
     verify_checksums: bool = True
+    on_corrupt: OnCorruptPolicy = "fail"
 
     @property
     def spec(self) -> FeatureSpec:
         """What the reader needs to know."""
         return FeatureSpec(dict(self.features), num_classes=self.num_classes, max_frames=self.max_frames)
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """How shards are read."""
+        return ReadOptions(verify_checksums=self.verify_checksums, on_corrupt=self.on_corrupt)
 
     @property
     def feature_sizes(self) -> list[int]:

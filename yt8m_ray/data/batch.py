@@ -7,123 +7,15 @@ and padded to the longest clip of the batch. A padded frame is exactly 0, after 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from yt8m_ray.data.features import FeatureSpec, VideoRow
 from yt8m_ray.data.normalize import Normalization
 from yt8m_ray.data.normalize import normalize as normalize_frames
+from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.schema import DEQUANTIZATION_OFFSET, DEQUANTIZATION_SCALE, Batch
-
-_BLOCK_SCHEMA = pa.schema(
-    [
-        ("shard", pa.int32()),
-        ("record", pa.int32()),
-        ("video_id", pa.string()),
-        ("num_frames", pa.int32()),
-        ("frames", pa.large_binary()),
-        ("labels", pa.list_(pa.int32())),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class PackedVideos:
-    """N videos with their frames end to end, as they travel from the reader to the device.
-
-    Attributes:
-        shards: int32 [N], index of the shard in the list that is read.
-        records: int32 [N], index of the record in its shard.
-        video_ids: N ids.
-        num_frames: int64 [N].
-        frames: uint8 or float32 [sum of num_frames, D].
-        num_labels: int64 [N].
-        labels: int32 [sum of num_labels], class ids.
-    """
-
-    shards: np.ndarray
-    records: np.ndarray
-    video_ids: np.ndarray
-    num_frames: np.ndarray
-    frames: np.ndarray
-    num_labels: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.video_ids)
-
-    @classmethod
-    def from_rows(
-        cls, rows: Sequence[VideoRow], spec: FeatureSpec, *, shard: int = 0, first_record: int = 0
-    ) -> PackedVideos:
-        """Returns rows end to end, numbered from `first_record` on."""
-        frames = [row.frames for row in rows] or [np.empty((0, spec.dim), spec.dtype)]
-        labels = [row.labels for row in rows] or [np.empty(0, np.int32)]
-        return cls(
-            shards=np.full(len(rows), shard, np.int32),
-            records=np.arange(first_record, first_record + len(rows), dtype=np.int32),
-            video_ids=np.array([row.video_id for row in rows], dtype=object),
-            num_frames=np.array([len(row.frames) for row in rows], dtype=np.int64),
-            frames=np.concatenate(frames),
-            num_labels=np.array([len(row.labels) for row in rows], dtype=np.int64),
-            labels=np.concatenate(labels),
-        )
-
-    @classmethod
-    def from_block(cls, block: pa.Table, spec: FeatureSpec) -> PackedVideos:
-        """Returns the videos of an Arrow block without copying their frames."""
-        block = block.combine_chunks()
-        frames, labels = block["frames"].combine_chunks(), block["labels"].combine_chunks()
-        frame_ends = np.frombuffer(frames.buffers()[1], np.int64, len(frames) + 1, offset=8 * frames.offset)
-        values = np.frombuffer(frames.buffers()[2] or b"", np.uint8)[frame_ends[0] : frame_ends[-1]]
-        return cls(
-            shards=block["shard"].to_numpy(),
-            records=block["record"].to_numpy(),
-            video_ids=block["video_id"].to_numpy(),
-            num_frames=block["num_frames"].to_numpy().astype(np.int64),
-            frames=values.view(spec.dtype).reshape(-1, spec.dim),
-            num_labels=np.diff(labels.offsets.to_numpy()).astype(np.int64),
-            labels=labels.flatten().to_numpy(),
-        )
-
-    def select(self, rows: np.ndarray) -> PackedVideos:
-        """Returns the given rows in the given order."""
-        return PackedVideos(
-            shards=self.shards[rows],
-            records=self.records[rows],
-            video_ids=self.video_ids[rows],
-            num_frames=self.num_frames[rows],
-            frames=_gather(self.frames, self.num_frames, rows),
-            num_labels=self.num_labels[rows],
-            labels=_gather(self.labels, self.num_labels, rows),
-        )
-
-    @staticmethod
-    def concatenate(parts: Sequence[PackedVideos]) -> PackedVideos:
-        """Returns the videos of all parts in order."""
-        if len(parts) == 1:
-            return parts[0]
-        names = PackedVideos.__dataclass_fields__
-        return PackedVideos(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
-
-
-def to_block(rows: Sequence[VideoRow], records: Sequence[int], *, shard: int) -> pa.Table:
-    """Returns rows of one shard as an Arrow block; frames are one binary value a video."""
-    return pa.table(
-        [
-            pa.array(np.full(len(rows), shard, np.int32)),
-            pa.array(records, pa.int32()),
-            pa.array([row.video_id for row in rows], pa.string()),
-            pa.array([len(row.frames) for row in rows], pa.int32()),
-            _binary_column([row.frames for row in rows]),
-            _list_column([row.labels for row in rows]),
-        ],
-        schema=_BLOCK_SCHEMA,
-    )
 
 
 def batches_of(
@@ -245,30 +137,3 @@ def _within(counts: np.ndarray) -> np.ndarray:
     """Returns 0..count-1 for each count, end to end."""
     within: np.ndarray = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     return within
-
-
-def _gather(values: np.ndarray, counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    if len(values) == len(counts) and (counts == 1).all():
-        selected: np.ndarray = values[rows]
-        return selected
-    starts = np.cumsum(counts) - counts
-    parts = [values[starts[row] : starts[row] + counts[row]] for row in rows]
-    return np.concatenate(parts) if parts else values[:0]
-
-
-def _binary_column(frames: Sequence[np.ndarray]) -> Any:
-    ends = np.zeros(len(frames) + 1, np.int64)
-    np.cumsum([array.nbytes for array in frames], out=ends[1:])
-    values = np.empty(int(ends[-1]), np.uint8)
-    for array, start, end in zip(frames, ends[:-1], ends[1:], strict=True):
-        values[start:end] = array.reshape(-1).view(np.uint8)
-    return pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(frames), [None, pa.py_buffer(ends), pa.py_buffer(values)]
-    )
-
-
-def _list_column(labels: Sequence[np.ndarray]) -> Any:
-    ends = np.zeros(len(labels) + 1, np.int32)
-    np.cumsum([len(array) for array in labels], out=ends[1:])
-    values = np.concatenate(labels) if labels else np.empty(0, np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values, pa.int32()))

@@ -6,6 +6,7 @@ A block holds rows of one shard: shard and record index, id, number of frames, f
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import functools
 import glob
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 import ray
@@ -24,17 +26,18 @@ from ray.data import ActorPoolStrategy, ExecutionOptions
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from yt8m_ray.data.batch import to_block
 from yt8m_ray.data.errors import ClusterTooSmallError, NoShardsError
-from yt8m_ray.data.features import FeatureSpec, VideoRow, read_rows
+from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.data.packed import Block, PackedVideos, ShardEnd, to_table
 from yt8m_ray.data.position import Position, epoch_order
+from yt8m_ray.data.reader import ReadOptions, read_blocks
 from yt8m_ray.data.tfrecord import open_shard, read_payloads
 
 READ_CPUS = 0.25
 """Logical CPUs that a read task asks for: little, so that readers fit beside workers on few CPUs."""
 
 _BLOCKS_A_PASS = 64
-_BLOCK_BYTES = (2**10, 8 * 2**20)
+_LEAST_BLOCK_BYTES = 2**10
 _GPU_ROWS = 256  # videos handed at once to a worker with a GPU; whole blocks Ray gives only to those without
 _SAMPLE_RECORDS = 32
 _FRAMING_BYTES = 16
@@ -85,9 +88,7 @@ class ShardSource(Datasource):
     Args:
         shards: Paths; a row's `shard` column is the index in this list.
         spec: The features to read.
-        verify_checksums: Compare the CRC-32C of every record.
-        labelled: Whether labels are read too.
-        block_bytes: Frames of a block; workers share out whole blocks.
+        options: How to read them; workers share out whole blocks.
         shuffle_seed: Permutes the shards anew in each epoch; None keeps their order.
         position_path: A file with the `Position` to continue from, read at the start of each epoch; records that it
             marks are left out.
@@ -97,19 +98,15 @@ class ShardSource(Datasource):
         self,
         shards: Sequence[str],
         spec: FeatureSpec,
+        options: ReadOptions,
         *,
-        verify_checksums: bool = True,
-        labelled: bool = True,
-        block_bytes: int = _BLOCK_BYTES[1],
         shuffle_seed: int | None = None,
         position_path: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._shards = list(shards)
         self._spec = spec
-        self._verify_checksums = verify_checksums
-        self._labelled = labelled
-        self._block_bytes = block_bytes
+        self._options = options
         self._shuffle_seed = shuffle_seed
         self._position_path = position_path
 
@@ -130,14 +127,13 @@ class ShardSource(Datasource):
         tasks = []
         for index in order:
             read = functools.partial(
-                _read_blocks,
+                _read_tables,
                 self._shards[index],
-                index,
                 self._spec,
-                verify_checksums=self._verify_checksums,
-                labelled=self._labelled,
-                block_bytes=self._block_bytes,
-                skip=frozenset(position.records(index).tolist()),
+                self._options,
+                shard=index,
+                skip=position.records(index),
+                num_records=position.num_records.get(index),
             )
             metadata = BlockMetadata(
                 num_rows=None, size_bytes=None, input_files=(self._shards[index],), exec_stats=None
@@ -149,24 +145,18 @@ class ShardSource(Datasource):
 def read_dataset(
     shards: Sequence[str],
     spec: FeatureSpec,
+    options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
     *,
-    verify_checksums: bool = True,
-    labelled: bool = True,
     shuffle_seed: int | None = None,
     position_path: str | None = None,
 ) -> ray.data.Dataset:
-    """Returns the shards as a Dataset whose blocks `PackedVideos.from_block` understands; see `ShardSource`."""
-    smallest, largest = _BLOCK_BYTES
-    block_bytes = min(max(total_bytes(shards) // _BLOCKS_A_PASS, smallest), largest)
-    source = ShardSource(
-        shards,
-        spec,
-        verify_checksums=verify_checksums,
-        labelled=labelled,
-        block_bytes=block_bytes,
-        shuffle_seed=shuffle_seed,
-        position_path=position_path,
-    )
+    """Returns the shards as a Dataset whose blocks `packed.from_table` understands; see `ShardSource`.
+
+    The size of blocks follows that of the data; `options.block_bytes` is the largest.
+    """
+    block_bytes = max(min(total_bytes(shards) // _BLOCKS_A_PASS, options.block_bytes), _LEAST_BLOCK_BYTES)
+    options = dataclasses.replace(options, block_bytes=block_bytes)
+    source = ShardSource(shards, spec, options, shuffle_seed=shuffle_seed, position_path=position_path)
     dataset: ray.data.Dataset = ray.data.read_datasource(source, override_num_blocks=len(shards), num_cpus=READ_CPUS)
     # Ray merges what a read task yields up to this size. Its default of 128 MB would make a shard one block, and the
     # last blocks of a pass are what leaves one worker with more videos than another.
@@ -229,27 +219,18 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _read_blocks(
-    path: str,
-    index: int,
-    spec: FeatureSpec,
-    *,
-    verify_checksums: bool,
-    labelled: bool,
-    block_bytes: int,
-    skip: frozenset[int],
+def _read_tables(
+    path: str, spec: FeatureSpec, options: ReadOptions, *, shard: int, skip: np.ndarray, num_records: int | None
 ) -> Iterator[pa.Table]:
-    rows: list[VideoRow] = []
-    records: list[int] = []
-    num_bytes = 0
-    for record, row in read_rows(path, spec, verify_crc=verify_checksums, skip=skip, labelled=labelled):
-        rows.append(row)
-        records.append(record)
-        num_bytes += row.frames.nbytes
-        if num_bytes >= block_bytes:
-            yield to_block(rows, records, shard=index)
-            rows, records, num_bytes = [], [], 0
-    yield to_block(rows, records, shard=index)  # possibly empty: a task has to return a block
+    """Yields the blocks of a shard as Ray keeps them; at least one, since a task has to return something.
+
+    Where `skip` holds all `num_records` of the shard there is nothing to read.
+    """
+    if num_records is not None and len(skip) == num_records:
+        yield to_table(Block(PackedVideos.from_rows([], spec), ends=[ShardEnd(shard, num_records)]))
+        return
+    for block in read_blocks(path, spec, options, shard=shard, skip=skip):
+        yield to_table(block)
 
 
 def _remote_glob(pattern: str) -> list[str]:

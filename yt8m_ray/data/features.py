@@ -1,22 +1,20 @@
-"""The fields of a record -> the row of a video; the rows of a shard.
+"""The fields of a record -> the row of a video.
 
-Lives here: which features a video has, and every check on them. Does not live here: batches, dequantized frames of the
-frame level (`yt8m_ray.data.batch`).
+Lives here: which features a video has, and every check on them. Does not live here: whole shards
+(`yt8m_ray.data.reader`), batches and dequantized frames (`yt8m_ray.data.batch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.fs
 
-from yt8m_ray.data.errors import CorruptRecordError, RecordError
-from yt8m_ray.data.example import Fields, decode_record
-from yt8m_ray.data.tfrecord import Compression, open_shard, read_payloads
+from yt8m_ray.data.errors import RecordError
+from yt8m_ray.data.example import Fields
 from yt8m_ray.schema import (
     DEQUANTIZATION_OFFSET,
     DEQUANTIZATION_SCALE,
@@ -26,7 +24,7 @@ from yt8m_ray.schema import (
     MEAN_PREFIX,
 )
 
-__all__ = ["CorruptRecordError", "FeatureSpec", "RecordError", "VideoRow", "read_rows", "to_row"]
+__all__ = ["FeatureSpec", "RecordError", "VideoRow", "to_row"]
 
 
 @dataclass(frozen=True)
@@ -97,42 +95,6 @@ def to_row(fields: Fields, spec: FeatureSpec, *, labelled: bool = True) -> Video
     frames = _video_frames(fields, spec) if spec.is_video_level else _frames(fields, spec)
     labels = _labels(fields, spec.num_classes) if labelled else np.empty(0, np.int32)
     return VideoRow(_video_id(fields), frames, labels)
-
-
-def read_rows(
-    path: str,
-    spec: FeatureSpec,
-    *,
-    filesystem: pyarrow.fs.FileSystem | None = None,
-    compression: Compression = "auto",
-    verify_crc: bool = True,
-    skip: Container[int] | None = None,
-    labelled: bool = True,
-) -> Iterator[tuple[int, VideoRow]]:
-    """Yields (record index, video) of each record of a shard.
-
-    Args:
-        path: As in `open_shard`.
-        spec: What is read of each video.
-        filesystem: As in `open_shard`.
-        compression: As in `read_payloads`.
-        verify_crc: As in `read_payloads`.
-        skip: Indexes of records to leave out.
-        labelled: As in `to_row`.
-
-    Raises:
-        CorruptRecordError: with the record that could not be read; all before it have been yielded.
-        OSError: the shard cannot be opened or read.
-    """
-    with open_shard(path, filesystem) as stream:
-        for record, offset, payload in read_payloads(stream, path=path, compression=compression, verify_crc=verify_crc):
-            if skip is not None and record in skip:
-                continue
-            try:
-                row = to_row(decode_record(payload), spec, labelled=labelled)
-            except RecordError as error:
-                raise CorruptRecordError(path, record, offset, error.reason, error.cause) from error
-            yield record, row
 
 
 def _video_id(fields: Fields) -> str:

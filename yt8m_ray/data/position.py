@@ -1,17 +1,29 @@
-"""How far an epoch has been read: which records of which shards have been trained on.
+"""How far the records of shards have been read: which of them are done, which were rejected, how many there are.
 
 A checkpoint carries it, and the reader of a resumed epoch leaves those records out, whatever the number of workers
-is by then. The set is kept as it is, not as a count, because workers finish shards in any order.
+is by then. The set is kept as it is, not as a count, because workers finish shards in any order. It is also the
+account: a record that arrives twice is refused, and at the end every record that a shard holds has to have arrived.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
+
+from yt8m_ray.data.errors import Cause
+from yt8m_ray.data.packed import Rejection, ShardEnd
+
+CAUSES: tuple[Cause, ...] = get_args(Cause)
+
+
+class AccountingError(RuntimeError):
+    """A record arrived twice or not at all: a fault of this software or of the cluster, never of the data."""
 
 
 @dataclass
@@ -20,50 +32,96 @@ class Position:
 
     Attributes:
         epoch: Epochs finished; also chooses the order of the shards.
-        consumed: Per shard index, packed bits: bit r is set where record r was consumed in the current epoch.
+        done: Per shard index, packed bits: bit r is set where record r was used or rejected in the current epoch.
+        num_records: Per shard index, how many records it holds, of the shards read to their end in this epoch.
+        rejected: Records rejected in the current epoch, by cause.
     """
 
     epoch: int = 0
-    consumed: dict[int, np.ndarray] = field(default_factory=dict)
+    done: dict[int, np.ndarray] = field(default_factory=dict)
+    num_records: dict[int, int] = field(default_factory=dict)
+    rejected: Counter[str] = field(default_factory=Counter)
 
     def add(self, shards: np.ndarray, records: np.ndarray) -> None:
-        """Marks records [N] of shards [N] as consumed."""
+        """Marks records [N] of shards [N] as done.
+
+        Raises:
+            AccountingError: one of them was done already.
+        """
         for shard in np.unique(shards).tolist():
             mine = records[shards == shard]
-            bits = np.zeros(max(int(mine.max()) + 1, 8 * len(self.consumed.get(shard, b""))), bool)
+            bits = np.zeros(int(mine.max()) + 1, bool)
             bits[mine] = True
-            packed = np.packbits(bits)
-            if shard in self.consumed:
-                packed[: len(self.consumed[shard])] |= self.consumed[shard]
-            self.consumed[shard] = packed
+            if np.count_nonzero(bits) != len(mine):
+                raise AccountingError(f"shard {shard}: a record arrived twice among {sorted(mine.tolist())}")
+            self._mark(shard, np.packbits(bits))
+
+    def add_remarks(self, rejections: Iterable[Rejection], ends: Iterable[ShardEnd]) -> None:
+        """Marks rejected records as done and counts them; notes how many records the shards hold."""
+        for rejection in rejections:
+            self.add(np.array([rejection.shard]), np.array([rejection.record]))
+            self.rejected[rejection.cause] += 1
+        for end in ends:
+            self.num_records[end.shard] = end.num_records
 
     def merge(self, other: Position) -> None:
-        """Marks everything that `other` marks."""
-        for shard in other.consumed:
-            records = other.records(shard)
-            self.add(np.full(len(records), shard), records)
+        """Adds everything that `other`, of the same epoch, has.
+
+        Raises:
+            AccountingError: a record is in both.
+        """
+        for shard, packed in other.done.items():
+            self._mark(shard, packed)
+        self.num_records |= other.num_records
+        self.rejected += other.rejected
 
     def records(self, shard: int) -> np.ndarray:
-        """Returns the consumed records of a shard, ascending."""
-        return np.flatnonzero(np.unpackbits(self.consumed[shard])) if shard in self.consumed else np.empty(0, np.int64)
+        """Returns the records of a shard that are done, ascending."""
+        return np.flatnonzero(np.unpackbits(self.done[shard])) if shard in self.done else np.empty(0, np.int64)
 
     @property
-    def num_consumed(self) -> int:
-        return sum(int(np.unpackbits(bits).sum()) for bits in self.consumed.values())
+    def num_done(self) -> int:
+        """Records used or rejected."""
+        return sum(int(np.unpackbits(bits).sum()) for bits in self.done.values())
+
+    @property
+    def num_rejected(self) -> int:
+        return self.rejected.total()
+
+    def is_finished(self, shard: int) -> bool:
+        """Returns whether every record of a shard is done."""
+        return shard in self.num_records and len(self.records(shard)) == self.num_records[shard]
+
+    def check_complete(self, shards: Sequence[str]) -> None:
+        """Checks that every record of every shard is done: used + rejected = present.
+
+        Raises:
+            AccountingError: naming the first shard where that is not so.
+        """
+        for index, path in enumerate(shards):
+            records = self.records(index)
+            present = self.num_records.get(index)
+            if present is None or len(records) != present or (present and records[-1] != present - 1):
+                raise AccountingError(
+                    f"{path}: {'an unknown number of' if present is None else present} records are present, "
+                    f"{len(records)} arrived"
+                )
 
     def start_epoch(self, epoch: int) -> None:
         """Forgets the records: a new epoch begins."""
-        self.epoch, self.consumed = epoch, {}
+        self.epoch, self.done, self.num_records, self.rejected = epoch, {}, {}, Counter()
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the position as three arrays, for a safetensors file."""
-        shards = sorted(self.consumed)
-        bits = [self.consumed[shard] for shard in shards]
+        """Returns the position as arrays, for a safetensors file."""
+        shards = sorted(self.done)
+        bits = [self.done[shard] for shard in shards]
         return {
             "epoch": np.array(self.epoch, np.int64),
             "shards": np.array(shards, np.int64),
             "num_bytes": np.array([len(part) for part in bits], np.int64),
             "bits": np.concatenate(bits) if bits else np.empty(0, np.uint8),
+            "num_records": np.array(sorted(self.num_records.items()), np.int64).reshape(-1, 2),
+            "rejected": np.array([self.rejected[cause] for cause in CAUSES], np.int64),
         }
 
     @classmethod
@@ -71,7 +129,9 @@ class Position:
         """Returns the position that `to_arrays` described."""
         ends = np.cumsum(arrays["num_bytes"])
         parts = np.split(arrays["bits"], ends[:-1]) if len(ends) else []
-        return cls(int(arrays["epoch"]), dict(zip(arrays["shards"].tolist(), parts, strict=True)))
+        done = dict(zip(arrays["shards"].tolist(), parts, strict=True))
+        rejected = Counter(dict(zip(CAUSES, arrays["rejected"].tolist(), strict=True)))
+        return cls(int(arrays["epoch"]), done, dict(arrays["num_records"].tolist()), +rejected)
 
     def save(self, path: str | Path) -> None:
         """Writes the position aside and renames it, so that a reader never sees half of it."""
@@ -91,6 +151,16 @@ class Position:
             raise FileNotFoundError(f"output: {path} is missing on this node; all nodes have to share the run's folder")
         with np.load(path, allow_pickle=False) as arrays:
             return cls.from_arrays(dict(arrays))
+
+    def _mark(self, shard: int, packed: np.ndarray) -> None:
+        before = self.done.get(shard, packed[:0])
+        both = np.zeros(max(len(before), len(packed)), np.uint8)
+        both[: len(before)] = before
+        if np.any(both[: len(packed)] & packed):
+            twice = np.flatnonzero(np.unpackbits(both[: len(packed)] & packed))
+            raise AccountingError(f"shard {shard}: record {twice[0]} arrived twice")
+        both[: len(packed)] |= packed
+        self.done[shard] = both
 
 
 def epoch_order(num_shards: int, *, seed: int, epoch: int) -> Sequence[int]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from yt8m_ray.data.buffers import shared_pool
 from yt8m_ray.data.errors import RecordError
 
 Compression = Literal["none", "gzip", "zlib", "auto"]
@@ -18,7 +19,7 @@ Compression = Literal["none", "gzip", "zlib", "auto"]
 WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "zlib": zlib.MAX_WBITS}
 """What zlib calls the two containers."""
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 21  # a record that two chunks share is copied once more: with 1 MB that costs a tenth
 _PACKED_CHUNK_BYTES = 1 << 16
 
 
@@ -39,9 +40,10 @@ class ByteStream(Protocol):
 class Window:
     """The bytes of a stream that have been read and not been taken yet."""
 
-    def __init__(self, stream: ByteStream | Inflater) -> None:
+    def __init__(self, stream: ByteStream | Inflater, *, chunk_bytes: int = _CHUNK_BYTES) -> None:
         self._stream = stream
-        self._buffer = self._view = memoryview(b"")
+        self._pool = shared_pool(chunk_bytes)
+        self._buffer = np.empty(0, np.uint8)
         self._start = self._end = 0
 
     def fill(self, num_bytes: int) -> int:
@@ -49,17 +51,17 @@ class Window:
         while self._end - self._start < num_bytes:
             if self._end == len(self._buffer):
                 self._make_room()
-            num_read = self._stream.readinto(self._buffer[self._end :])
+            num_read = self._stream.readinto(self._buffer[self._end :].data)
             if not num_read:
                 break
             self._end += num_read
         return self._end - self._start
 
-    def peek(self, num_bytes: int) -> memoryview:
+    def peek(self, num_bytes: int) -> np.ndarray:
         """Returns waiting bytes and leaves them waiting; the view stays valid for as long as it is kept."""
-        return self._view[self._start : self._start + num_bytes]
+        return self._buffer[self._start : self._start + num_bytes]
 
-    def take(self, num_bytes: int) -> memoryview:
+    def take(self, num_bytes: int) -> np.ndarray:
         """Returns waiting bytes and moves past them; the view stays valid for as long as it is kept."""
         taken = self.peek(num_bytes)
         self._start += num_bytes
@@ -68,10 +70,12 @@ class Window:
     def _make_room(self) -> None:
         # Views of the old buffer may be in use, so it is left alone. The new one's size follows what was read, not what
         # a length promises.
-        waiting = self._view[self._start : self._end]
-        self._buffer = np.empty(_CHUNK_BYTES + 2 * len(waiting), np.uint8).data
+        waiting = self._buffer[self._start : self._end]
+        if 2 * len(waiting) <= self._pool.num_bytes:
+            self._buffer = self._pool.take()
+        else:
+            self._buffer = np.empty(self._pool.num_bytes + 2 * len(waiting), np.uint8)
         self._buffer[: len(waiting)] = waiting
-        self._view = self._buffer.toreadonly()
         self._start, self._end = 0, len(waiting)
 
 
@@ -93,7 +97,7 @@ class Inflater:
         """
         while True:
             if not self._input:
-                self._input = self._packed.take(min(self._packed.fill(1), _PACKED_CHUNK_BYTES))
+                self._input = self._packed.take(min(self._packed.fill(1), _PACKED_CHUNK_BYTES)).data
             is_last = not self._input
             if self._decompressor.eof:
                 if is_last:

@@ -12,23 +12,77 @@ import errno
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import crc32c
+import numpy as np
 import pyarrow.fs
 
 from yt8m_ray.data.errors import CorruptRecordError, RecordError
+from yt8m_ray.data.scan import (
+    BAD_CHECKSUM,
+    BAD_LENGTH,
+    FOOTER_BYTES,
+    HEADER_BYTES,
+    MAX_PAYLOAD_BYTES,
+    find_header,
+    find_records,
+)
 from yt8m_ray.data.stream import WINDOW_BITS, ByteStream, Compression, Inflater, Window
 
-__all__ = ["Compression", "CorruptRecordError", "frame_record", "open_shard", "read_payloads", "write_records"]
+__all__ = [
+    "Compression",
+    "CorruptRecordError",
+    "OnCorrupt",
+    "Records",
+    "frame_record",
+    "open_shard",
+    "read_payloads",
+    "read_records",
+    "write_records",
+]
+
+OnCorrupt = Callable[[CorruptRecordError], None]
+"""Takes a record that cannot be read; reading then goes on behind it."""
 
 _HEADER = struct.Struct("<QI")
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
-_MAX_PAYLOAD_BYTES = 2**31 - 1
-"""Longest message that protobuf can parse."""
+_MOST_RECORDS = 4096
+_SEARCH_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Records that follow one another.
+
+    Attributes:
+        data: uint8 [N], the bytes that hold them; valid for as long as it is kept, and not to be written to.
+        starts: int64 [R], where the payloads start in `data`.
+        ends: int64 [R], where they end.
+        first: Index of the first record in the shard.
+        offset: Where `data` begins in the uncompressed stream.
+    """
+
+    data: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    first: int
+    offset: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def between(self, start: int, stop: int) -> Records:
+        """Returns some of them."""
+        return Records(self.data, self.starts[start:stop], self.ends[start:stop], self.first + start, self.offset)
+
+    def offset_of(self, index: int) -> int:
+        """Returns the first byte of a record in the uncompressed stream."""
+        return self.offset + int(self.starts[index]) - HEADER_BYTES
 
 
 def open_shard(path: str, filesystem: pyarrow.fs.FileSystem | None = None) -> ByteStream:
@@ -55,41 +109,62 @@ def open_shard(path: str, filesystem: pyarrow.fs.FileSystem | None = None) -> By
     return stream
 
 
-def read_payloads(
+def read_records(
     stream: ByteStream,
     *,
     path: str,
     compression: Compression = "auto",
     verify_crc: bool = True,
-) -> Iterator[tuple[int, int, memoryview]]:
-    """Yields (record index, byte offset in the uncompressed stream, payload) of each record.
+    on_corrupt: OnCorrupt | None = None,
+) -> Iterator[Records]:
+    """Yields the records of a shard, as many at a time as were read at once.
 
-    A payload is a read-only view that stays valid for as long as it is kept, though it may keep up to a megabyte of
-    its neighbours in memory with it. Lengths are never trusted: no more is allocated than twice what the stream holds.
+    Lengths are never trusted: no more is allocated than some three times what the stream holds.
 
     Args:
         stream: The shard from its first byte; the caller closes it.
         path: The shard's name, for errors.
         compression: How the stream is packed; "auto" looks at its first bytes.
         verify_crc: False skips the checksums of the payloads. Those of the lengths are verified always.
+        on_corrupt: Is told of each bad record, which is then left out. Behind a bad length the search for the next
+            sound one goes through the bytes; what lay between counts as one record. None raises the error instead.
 
     Raises:
         CorruptRecordError: with the record that could not be read; all before it have been yielded.
     """
-    window = Window(stream)
-    record = offset = 0
-    while True:
-        try:
-            if record == 0:
-                window = _decompress(window, compression)
-            elif window.fill(1) == 0:
-                return
-            payload = _read_record(window, verify_crc=verify_crc, is_first=record == 0)
-        except RecordError as error:
-            raise CorruptRecordError(path, record, offset, error.reason, error.cause) from error
-        yield record, offset, payload
-        record += 1
-        offset += _HEADER.size + len(payload) + _CHECKSUM.size
+    framing = _Framing(stream, path, compression, on_corrupt)
+    while (records := framing.next_records()) is not None:
+        good = 0
+        for bad in _bad_checksums(records) if verify_crc else ():
+            if bad > good:
+                yield records.between(good, bad)
+            size = int(records.ends[bad] - records.starts[bad])
+            reason = f"the checksum of its {size} bytes does not match"
+            framing.reject(records.first + bad, records.offset_of(bad), RecordError(reason, "crc"))
+            good = bad + 1
+        if good < len(records):
+            yield records.between(good, len(records))
+
+
+def read_payloads(
+    stream: ByteStream,
+    *,
+    path: str,
+    compression: Compression = "auto",
+    verify_crc: bool = True,
+    on_corrupt: OnCorrupt | None = None,
+) -> Iterator[tuple[int, int, memoryview]]:
+    """Yields (record index, byte offset in the uncompressed stream, payload) of each record.
+
+    A payload is a read-only view that stays valid for as long as it is kept, though it may keep up to a megabyte of
+    its neighbours in memory with it. Arguments and errors are those of `read_records`.
+    """
+    chunks = read_records(stream, path=path, compression=compression, verify_crc=verify_crc, on_corrupt=on_corrupt)
+    for records in chunks:
+        view = records.data.data.toreadonly()
+        bounds = zip(records.starts.tolist(), records.ends.tolist(), strict=True)
+        for index, (start, end) in enumerate(bounds):
+            yield records.first + index, records.offset_of(index), view[start:end]
 
 
 def write_records(path: str, payloads: Iterable[bytes], *, compression: Compression = "none") -> int:
@@ -139,38 +214,114 @@ def _masked_crc(data: bytes | memoryview) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _read_record(window: Window, *, verify_crc: bool, is_first: bool) -> memoryview:
-    """Returns the payload of the record at the window's start; RecordError where it is not whole and sound."""
-    found = window.fill(_HEADER.size)
-    if found == 0:
-        raise RecordError("0 bytes: no record", "length")
-    if found < _HEADER.size:
-        suffix = "; not a TFRecord shard" if is_first else ""
-        raise RecordError(f"{_HEADER.size} bytes of header expected, {found} found{suffix}", "length")
-    header = window.take(_HEADER.size)
-    length, length_crc = _HEADER.unpack(header)
-    if _masked_crc(header[: _LENGTH.size]) != length_crc:
-        prefix = "not a TFRecord shard: " if is_first else ""
-        raise RecordError(f"{prefix}the checksum of the record's length does not match", "crc")
-    if length > _MAX_PAYLOAD_BYTES:
-        raise RecordError(f"{length} bytes promised, at most {_MAX_PAYLOAD_BYTES} are possible", "length")
-    found = window.fill(length + _CHECKSUM.size)
-    if found < length:
-        raise RecordError(f"{length} bytes promised, {found} found", "length")
-    if found < length + _CHECKSUM.size:
-        raise RecordError(f"{_CHECKSUM.size} bytes of checksum expected, {found - length} found", "length")
-    payload = window.take(length)
-    (payload_crc,) = _CHECKSUM.unpack(window.take(_CHECKSUM.size))
-    if verify_crc and _masked_crc(payload) != payload_crc:
-        raise RecordError(f"the checksum of its {length} bytes does not match", "crc")
-    return payload
+def _bad_checksums(records: Records) -> list[int]:
+    """Returns the records whose payloads are not those that were written."""
+    view = records.data.data
+    bounds = zip(records.starts.tolist(), records.ends.tolist(), strict=True)
+    crcs = np.array([crc32c.crc32c(view[start:end]) for start, end in bounds], np.uint32)
+    stored = records.data[records.ends[:, None] + np.arange(FOOTER_BYTES)].view("<u4").ravel()
+    masked = (crcs >> np.uint32(15) | crcs << np.uint32(17)) + np.uint32(0xA282EAD8)
+    bad: list[int] = np.flatnonzero(masked != stored).tolist()
+    return bad
+
+
+class _Framing:
+    """Where the records of a stream lie, and how to go on behind one that is bad."""
+
+    def __init__(self, stream: ByteStream, path: str, compression: Compression, on_corrupt: OnCorrupt | None) -> None:
+        self._window = Window(stream)
+        self._path = path
+        self._compression: Compression | None = compression
+        self._on_corrupt = on_corrupt
+        self._record = self._offset = 0
+        self._at_end = False
+
+    def reject(self, record: int, offset: int, error: RecordError) -> None:
+        """Tells of a bad record, or raises its error where nobody is to be told."""
+        corrupt = CorruptRecordError(self._path, record, offset, error.reason, error.cause)
+        if self._on_corrupt is None:
+            raise corrupt from error
+        self._on_corrupt(corrupt)
+
+    def next_records(self) -> Records | None:
+        """Returns the next whole records, one or more, or None at the end of the stream."""
+        while not self._at_end:
+            try:
+                records = self._find()
+            except RecordError as error:
+                self.reject(self._record, self._offset, error)
+                self._record += 1
+                self._search()
+            else:
+                return records
+        return None
+
+    def _find(self) -> Records | None:
+        if self._compression is not None:
+            compression, self._compression = self._compression, None
+            self._window = _decompress(self._window, compression)
+        found = self._window.fill(HEADER_BYTES)
+        if found == 0:
+            self._at_end = True
+            if self._record == 0:
+                raise RecordError("0 bytes: no record", "length")
+            return None
+        starts, ends = np.empty(_MOST_RECORDS, np.int64), np.empty(_MOST_RECORDS, np.int64)
+        count, used, status = find_records(self._window.peek(found), starts, ends)
+        if count == 0:
+            found = self._fill_one(found, status)
+            count, used, status = find_records(self._window.peek(found), starts, ends)
+        records = Records(self._window.take(used), starts[:count], ends[:count], self._record, self._offset)
+        self._record += count
+        self._offset += used
+        return records
+
+    def _fill_one(self, found: int, status: int) -> int:
+        """Reads until the next record waits whole; returns how much waits. RecordError where it is not to be had."""
+        is_first = self._record == 0
+        if found < HEADER_BYTES:
+            suffix = "; not a TFRecord shard" if is_first else ""
+            self._at_end = True
+            raise RecordError(f"{HEADER_BYTES} bytes of header expected, {found} found{suffix}", "length")
+        if status == BAD_CHECKSUM:
+            prefix = "not a TFRecord shard: " if is_first else ""
+            raise RecordError(f"{prefix}the checksum of the record's length does not match", "crc")
+        length, _ = _HEADER.unpack(self._window.peek(HEADER_BYTES).data)
+        if status == BAD_LENGTH:
+            raise RecordError(f"{length} bytes promised, at most {MAX_PAYLOAD_BYTES} are possible", "length")
+        found = self._window.fill(HEADER_BYTES + length + FOOTER_BYTES)
+        if found < HEADER_BYTES + length + FOOTER_BYTES:
+            self._at_end = True
+            found -= HEADER_BYTES
+            if found < length:
+                raise RecordError(f"{length} bytes promised, {found} found", "length")
+            raise RecordError(f"{FOOTER_BYTES} bytes of checksum expected, {found - length} found", "length")
+        return found
+
+    def _search(self) -> None:
+        """Moves to the next sound header behind the one at the window's start, or to the end of the stream."""
+        skipped = 1
+        try:
+            while not self._at_end:
+                self._window.take(skipped)
+                self._offset += skipped
+                found = self._window.fill(_SEARCH_BYTES)
+                position = find_header(self._window.peek(found))
+                if position >= 0:
+                    self._window.take(position)
+                    self._offset += position
+                    return
+                self._at_end = found < _SEARCH_BYTES
+                skipped = found - HEADER_BYTES + 1
+        except RecordError:  # the compressed stream ends here, which has cost nothing but bytes of this same gap
+            self._at_end = True
 
 
 def _decompress(window: Window, compression: Compression) -> Window:
     """Returns a window on the uncompressed bytes; an empty stream stays as it is."""
     found = window.fill(_HEADER.size)
     if compression == "auto":
-        compression = _detect(bytes(window.peek(_HEADER.size)))
+        compression = _detect(window.peek(_HEADER.size).tobytes())
     if compression == "none" or found == 0:
         return window
     return Window(Inflater(window, compression))

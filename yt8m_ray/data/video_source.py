@@ -19,8 +19,9 @@ import numpy.typing as npt
 import pydantic
 from pydantic import Field
 
-from yt8m_ray.data.features import FeatureSpec, read_rows
+from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.planted import NOISE_STD, WINDOW_LENGTHS, PlantedVideo, PlantedWorld, class_counts, quantize
+from yt8m_ray.data.reader import read_rows
 from yt8m_ray.registry import Config
 from yt8m_ray.schema import MAX_FRAMES, NUM_CLASSES_2017, NUM_CLASSES_2018, VIDEO_FEATURES
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
-
-import pyarrow as pa
 
 from yt8m_ray.checkpoint import CheckpointError, load_config
 from yt8m_ray.config.document import ConfigError, flatten
 from yt8m_ray.config.export import ExportConfig, MemberConfig
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.batch import PackedVideos, batches_of, to_batch
+from yt8m_ray.data.batch import batches_of, to_batch
 from yt8m_ray.data.dataset import expand_shards
+from yt8m_ray.data.packed import PackedVideos
+from yt8m_ray.data.reader import ReadOptions
 from yt8m_ray.inference.bundle import BundleDocument
 from yt8m_ray.inference.ensemble import check_agreement
 from yt8m_ray.inference.members import QualityMeter, assemble, ensembles, load_members
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class BlockMeter:
-    """Measures whole blocks of a dataset before and after the transform: what each worker runs.
+    """Measures the videos of a block before and after the transform: what each worker runs.
 
     Args:
         config: The export; its checkpoints lie at the same place on every node.
@@ -40,15 +39,14 @@ class BlockMeter:
         self._device = device
         self._ensembles = [ensemble.to(device) for ensemble in ensembles(config, members)]
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Returns one row with the block's two meters. They are pickled as Ray itself pickles, within one cluster."""
-        videos = PackedVideos.from_block(block, self._data.spec)
+    def __call__(self, videos: PackedVideos) -> list[QualityMeter]:
+        """Returns the block's two meters."""
         meters = [QualityMeter(len(ensemble.members)) for ensemble in self._ensembles]
         for part in batches_of([videos], batch_size=self._batch_size):
             batch = to_batch(part, spec=self._data.spec, normalize=self._data.normalize, device=self._device)
             for meter, ensemble in zip(meters, self._ensembles, strict=True):
                 meter.update(ensemble, batch)
-        return pa.table({"meters": pa.array([pickle.dumps(meters)], pa.large_binary())})
+        return meters
 
 
 def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
@@ -89,19 +87,17 @@ def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1)
     members = load_members(config)
     data = members[0].config.data
     before, after = QualityMeter(len(members)), QualityMeter(len(members))
-    blocks = map_videos(
+    answers = map_videos(
         shards,
         data.spec,
         BlockMeter,
         (config,),
         num_workers=num_workers,
-        num_done=lambda: after.num_videos,
-        verify_checksums=data.verify_checksums,
+        options=ReadOptions(verify_checksums=data.verify_checksums, on_corrupt=data.on_corrupt),
     )
-    for block in blocks:
-        for state in block["meters"].to_pylist():
-            for meter, part in zip((before, after), pickle.loads(state), strict=True):
-                meter.merge(part)
+    for answer in answers:
+        for meter, part in zip((before, after), answer.result, strict=True):
+            meter.merge(part)
     path, document = assemble(config, members, before=before, after=after, split=shards)
     _track(config, members[0].config, path, document)
     return path, document

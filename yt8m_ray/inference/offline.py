@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from yt8m_ray.data.batch import PackedVideos, batches_of
-from yt8m_ray.inference.pool import BATCH_SIZE, map_videos
+from yt8m_ray.data.batch import batches_of
+from yt8m_ray.data.errors import Cause
+from yt8m_ray.data.packed import PackedVideos
+from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
+from yt8m_ray.inference.bundle import folder_version
+from yt8m_ray.inference.parts import PredictionParts
+from yt8m_ray.inference.pool import BATCH_SIZE, Answer, map_videos
 from yt8m_ray.inference.predictor import Predictor, read_spec
-from yt8m_ray.inference.submission import PARQUET_SCHEMA, SubmissionWriter, parquet_table
 from yt8m_ray.topk import TopK
 
 logger = logging.getLogger(__name__)
 
 
 class BlockPredictor:
-    """Predicts whole blocks of a dataset: what each worker runs.
+    """Predicts the videos of a block: what each worker runs.
 
     Args:
         path: A checkpoint or a bundle, at the same place on every node.
@@ -33,51 +37,88 @@ class BlockPredictor:
         self._predictor = Predictor.from_path(path, device=device)
         self._top_k = top_k
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Returns the columns video_id, class_ids and scores, one row a video in the same order."""
-        videos = PackedVideos.from_block(block, self._predictor.spec)
-        tables = [PARQUET_SCHEMA.empty_table()]
-        for part in batches_of([videos], batch_size=BATCH_SIZE):
-            tables.append(parquet_table(list(part.video_ids), self._predictor.predict_packed(part, self._top_k)))
-        return pa.concat_tables(tables)
+    def __call__(self, videos: PackedVideos) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Returns the ids, the class ids [N, K] and the scores [N, K] of N videos in the same order."""
+        parts = [
+            self._predictor.predict_packed(part, self._top_k) for part in batches_of([videos], batch_size=BATCH_SIZE)
+        ]
+        if not parts:
+            return [], np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)
+        class_ids = torch.cat([part.class_ids for part in parts]).numpy()
+        return list(videos.video_ids), class_ids, torch.cat([part.scores for part in parts]).numpy()
 
 
 def predict_shards(
-    model_path: Path, shards: Sequence[str], writer: SubmissionWriter, *, top_k: int = 20, num_workers: int = 1
+    model_path: Path,
+    shards: Sequence[str],
+    output: str,
+    *,
+    top_k: int = 20,
+    num_workers: int = 1,
+    on_corrupt: OnCorruptPolicy = "fail",
 ) -> int:
     """Writes the best classes of every video of the shards and returns the number of videos.
+
+    What is finished is kept by shard in `OUTPUT.parts`; the same call after an interruption predicts the others alone.
 
     Args:
         model_path: A checkpoint or a bundle, absolute, from `locate_model`.
         shards: Paths; labels are not needed.
-        writer: The file; it appears when it is complete.
+        output: The file, `.csv` or `.parquet`; it appears when it is complete.
         top_k: Classes a video.
         num_workers: Processes that predict.
+        on_corrupt: What a bad record does.
 
     Raises:
+        ConfigError: `OUTPUT.parts` holds parts of another prediction.
         ValueError, OSError: the model or a shard cannot be read.
     """
     started = time.monotonic()
-    blocks = map_videos(
-        shards,
-        read_spec(model_path),
-        BlockPredictor,
-        (model_path, top_k),
-        num_workers=num_workers,
-        num_done=lambda: writer.num_videos,
-        labelled=False,
+    spec = read_spec(model_path)
+    parts = PredictionParts(output, model_version=folder_version(model_path), shards=shards, top_k=top_k)
+    num_before = parts.counts["num_videos"]
+    left = [index for index in range(len(shards)) if index not in set(parts.done)]
+    if parts.done:
+        logger.info("continuing: %d of %d shards were done, %d videos", len(parts.done), len(shards), num_before)
+    if left:
+        answers = map_videos(
+            [shards[index] for index in left],
+            spec,
+            BlockPredictor,
+            (model_path, top_k),
+            num_workers=num_workers,
+            options=ReadOptions(labelled=False, on_corrupt=on_corrupt),
+        )
+        rejected: dict[int, Counter[Cause]] = {}
+        try:
+            for answer in answers:
+                _write(parts, answer, left, rejected)
+        except BaseException:
+            parts.abandon()
+            raise
+    parts.join()
+    counts, elapsed = parts.counts, time.monotonic() - started
+    num_videos = counts.pop("num_videos", 0)
+    logger.info(
+        "%d videos of %d shards; %d of them in %.1f s: %.0f videos/s; left out: %s",
+        num_videos,
+        len(shards),
+        num_videos - num_before,
+        elapsed,
+        (num_videos - num_before) / elapsed,
+        ", ".join(f"{cause} {count}" for cause, count in sorted(counts.items())) or "none",
     )
-    with writer:
-        for block in blocks:
-            if block.num_rows:
-                writer.write(block["video_id"].to_pylist(), _top_k_of(block))
-    logger.info("%d videos of %d shards in %.1f s", writer.num_videos, len(shards), time.monotonic() - started)
-    return writer.num_videos
+    return num_videos
 
 
-def _top_k_of(block: pa.Table) -> TopK:
-    class_ids, scores = (block[name].combine_chunks().flatten().to_numpy() for name in ("class_ids", "scores"))
-    return TopK(
-        class_ids=torch.from_numpy(class_ids.astype(np.int64)).view(block.num_rows, -1),
-        scores=torch.from_numpy(scores.copy()).view(block.num_rows, -1),
-    )
+def _write(parts: PredictionParts, answer: Answer, indexes: Sequence[int], rejected: dict[int, Counter[Cause]]) -> None:
+    """Adds a block to the parts of its shards and finishes those that end with it; `indexes` number what was read."""
+    video_ids, class_ids, scores = answer.result
+    for shard in np.unique(answer.shards).tolist():
+        rows = np.flatnonzero(answer.shards == shard)
+        best = TopK(class_ids=torch.from_numpy(class_ids[rows]), scores=torch.from_numpy(scores[rows]))
+        parts.write(indexes[shard], [video_ids[row] for row in rows], best)
+    for rejection in answer.rejections:
+        rejected.setdefault(rejection.shard, Counter())[rejection.cause] += 1
+    for end in answer.ends:
+        parts.finish(indexes[end.shard], Counter(rejected.pop(end.shard, {})))

@@ -11,9 +11,10 @@ from typing import Self
 import torch
 
 from yt8m_ray.checkpoint import CONFIG_FILE, NoSuchFolderError, load_config, load_model, read_manifest
-from yt8m_ray.data.batch import PackedVideos, to_batch
+from yt8m_ray.data.batch import to_batch
 from yt8m_ray.data.features import FeatureSpec, VideoRow
 from yt8m_ray.data.normalize import Normalization
+from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.bundle import DOCUMENT_FILE, VOCABULARY_FILE, folder_version, load_bundle, read_document
 from yt8m_ray.models import Model

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-
 from yt8m_ray.checkpoint import load_config
 from yt8m_ray.config.evaluate import EvaluateConfig, EvaluateDataConfig
-from yt8m_ray.data.batch import PackedVideos, batches_of, to_batch
+from yt8m_ray.data.batch import batches_of, to_batch
+from yt8m_ray.data.packed import PackedVideos
+from yt8m_ray.data.reader import ReadOptions
 from yt8m_ray.evaluation import Evaluation, evaluate
 from yt8m_ray.inference.pool import BATCH_SIZE, map_videos
 from yt8m_ray.inference.predictor import Predictor, is_bundle, read_spec
@@ -20,7 +19,7 @@ from yt8m_ray.registry import ComponentConfig
 
 
 class BlockEvaluator:
-    """Evaluates whole blocks of a dataset: what each worker runs.
+    """Evaluates the videos of a block: what each worker runs.
 
     Args:
         path: A checkpoint or a bundle, at the same place on every node.
@@ -32,21 +31,14 @@ class BlockEvaluator:
         self._predictor = Predictor.from_path(path, device=device)
         self._loss = build_loss(loss).to(device)
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Returns one row with the block's evaluation. It is pickled as Ray itself pickles, within one cluster."""
-        spec, device = self._predictor.spec, self._predictor.device
-        videos = PackedVideos.from_block(block, spec)
+    def __call__(self, videos: PackedVideos) -> Evaluation:
+        """Returns the evaluation of the block."""
+        predictor = self._predictor
         batches = (
-            to_batch(
-                part,
-                spec=spec,
-                normalize=self._predictor.normalize,
-                device=device,
-            )
+            to_batch(part, spec=predictor.spec, normalize=predictor.normalize, device=predictor.device)
             for part in batches_of([videos], batch_size=BATCH_SIZE)
         )
-        evaluation = evaluate(self._predictor.model, batches, self._loss)
-        return pa.table({"evaluation": pa.array([pickle.dumps(evaluation)], pa.large_binary())})
+        return evaluate(predictor.model, batches, self._loss)
 
 
 def evaluation_config(model_path: Path) -> EvaluateConfig:
@@ -54,12 +46,13 @@ def evaluation_config(model_path: Path) -> EvaluateConfig:
     if is_bundle(model_path):
         return EvaluateConfig()
     config = load_config(model_path)
-    data = EvaluateDataConfig(test=config.data.test, verify_checksums=config.data.verify_checksums)
+    read = config.data
+    data = EvaluateDataConfig(test=read.test, verify_checksums=read.verify_checksums, on_corrupt=read.on_corrupt)
     return EvaluateConfig(data=data, loss=config.loss)
 
 
 def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> dict[str, float]:
-    """Returns num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss and videos_per_s over every video.
+    """Returns num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss, num_rejected and videos_per_s.
 
     Args:
         model_path: A checkpoint or a bundle, absolute, from `locate_model`.
@@ -71,18 +64,20 @@ def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateCon
     """
     evaluation = Evaluation()
     started = time.monotonic()
-    blocks = map_videos(
+    data = config.data
+    answers = map_videos(
         shards,
         read_spec(model_path),
         BlockEvaluator,
         (model_path, config.loss),
         num_workers=config.scaling.num_workers,
-        num_done=lambda: evaluation.num_videos,
-        verify_checksums=config.data.verify_checksums,
+        options=ReadOptions(verify_checksums=data.verify_checksums, on_corrupt=data.on_corrupt),
     )
-    for block in blocks:
-        for state in block["evaluation"].to_pylist():
-            evaluation.merge(pickle.loads(state))
+    num_rejected = 0
+    for answer in answers:
+        evaluation.merge(answer.result)
+        num_rejected += len(answer.rejections)
     if not evaluation.num_videos:
         raise ValueError("data.test: the shards hold no video")
-    return {**evaluation.compute(), "videos_per_s": round(evaluation.num_videos / (time.monotonic() - started), 1)}
+    rate = round(evaluation.num_videos / (time.monotonic() - started), 1)
+    return {**evaluation.compute(), "num_rejected": num_rejected, "videos_per_s": rate}

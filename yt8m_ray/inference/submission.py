@@ -6,6 +6,7 @@ Lives here: (video ids, TopK) -> file, chunk by chunk. A file appears under its 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self
@@ -25,6 +26,8 @@ PARQUET_SCHEMA = pa.schema(
     ]
 )
 SUFFIXES = (".csv", ".parquet")
+
+_COPY_BYTES = 1 << 20
 
 
 def csv_rows(video_ids: Sequence[str], predictions: TopK) -> bytes:
@@ -96,14 +99,16 @@ class SubmissionWriter:
         if not path.endswith(SUFFIXES):
             raise ConfigError(f"output: expected a name that ends in {' or '.join(SUFFIXES)}, found {path!r}")
         self.path = path
+        self.suffix = next(filter(path.endswith, SUFFIXES))
         self.num_videos = 0
         self._aside = path + ".tmp"
         self._sink: _Sink | None = None
 
-    def __enter__(self) -> Self:
+    def open(self) -> Self:
+        """Starts the file; `finish` or `discard` ends it."""
         os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
-        file = open(self._aside, "wb")
-        self._sink = _CsvSink(file) if self.path.endswith(".csv") else _ParquetSink(file)
+        file = open(self._aside, "wb")  # noqa: SIM115 - the sink closes it
+        self._sink = _CsvSink(file) if self.suffix == ".csv" else _ParquetSink(file)
         return self
 
     def write(self, video_ids: Sequence[str], predictions: TopK) -> None:
@@ -113,13 +118,46 @@ class SubmissionWriter:
         self._sink.write(video_ids, predictions)
         self.num_videos += len(video_ids)
 
+    def finish(self) -> None:
+        """Gives the file its name."""
+        self._close()
+        os.replace(self._aside, self.path)
+
+    def discard(self) -> None:
+        """Leaves nothing of the file."""
+        self._close()
+        os.unlink(self._aside)
+
+    def __enter__(self) -> Self:
+        return self.open()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.discard()
+
+    def _close(self) -> None:
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.close()
-        if kind is None:
-            os.replace(self._aside, self.path)
+
+
+def join_submissions(parts: Sequence[str], path: str) -> None:
+    """Writes the rows of files of one format, in the order given, to `path`; it appears when it is complete."""
+    aside = path + ".tmp"
+    with open(aside, "wb") as file:
+        if path.endswith(".csv"):
+            file.write(CSV_HEADER)
+            for part in parts:
+                with open(part, "rb") as rows:
+                    rows.seek(len(CSV_HEADER))
+                    shutil.copyfileobj(rows, file, _COPY_BYTES)
         else:
-            os.unlink(self._aside)
+            with pq.ParquetWriter(file, PARQUET_SCHEMA) as writer:
+                for part in parts:
+                    for group in range((source := pq.ParquetFile(part)).num_row_groups):
+                        writer.write_table(source.read_row_group(group))
+    os.replace(aside, path)

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.batch import PackedVideos, to_batch
+from yt8m_ray.data.batch import to_batch
 from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.position import Position
 from yt8m_ray.models import Model
 from yt8m_ray.training.optim import (

@@ -22,7 +22,6 @@ import torch
 
 from yt8m_ray.config.document import ConfigError, flatten
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.batch import PackedVideos
 from yt8m_ray.data.dataset import (
     READ_CPUS,
     estimate_num_videos,
@@ -31,6 +30,7 @@ from yt8m_ray.data.dataset import (
     root_cause,
     split_dataset,
 )
+from yt8m_ray.data.packed import Block, from_table
 from yt8m_ray.data.position import Position
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.tracking import Tracker, default_uri
@@ -42,7 +42,6 @@ from yt8m_ray.training.run_folder import (
     check_resume,
     is_finished,
     run_path,
-    shards_digest,
     with_absolute_paths,
 )
 from yt8m_ray.training.worker import Metrics, Worker, WorkerPorts
@@ -118,7 +117,7 @@ def fit(config: TrainConfig) -> FitResult:
             "config": config.model_dump(mode="json"),
             "run_path": str(folder),
             "num_videos": num_videos,
-            "shards_digest": shards_digest(shards["train"]),
+            "shards": shards,
             "tracking": (tracker.uri, tracker.run_id),
         }
         _fit_with_restarts(config, folder, scaling, shards, payload)
@@ -193,21 +192,15 @@ def _ray_run_config(config: TrainConfig, folder: Path) -> ray.train.RunConfig:
 
 
 def _datasets(config: TrainConfig, folder: Path, shards: dict[str, list[str]]) -> dict[str, Any]:
-    spec, verify = config.data.spec, config.data.verify_checksums
+    spec, options = config.data.spec, config.data.read_options
     position_path = str(folder / POSITION_FILE)
     if not (folder / POSITION_FILE).exists():
         Position().save(position_path)  # Ray also asks for read tasks when a dataset is made
     datasets: dict[str, Any] = {
-        "train": read_dataset(
-            shards["train"],
-            spec,
-            verify_checksums=verify,
-            shuffle_seed=config.run.seed,
-            position_path=position_path,
-        )
+        "train": read_dataset(shards["train"], spec, options, shuffle_seed=config.run.seed, position_path=position_path)
     }
     if "validation" in shards:
-        datasets["validation"] = read_dataset(shards["validation"], spec, verify_checksums=verify)
+        datasets["validation"] = read_dataset(shards["validation"], spec, options)
     return datasets
 
 
@@ -223,9 +216,9 @@ def _work(payload: dict[str, Any]) -> Metrics:
     tracker = Tracker(*payload["tracking"]) if is_first else None
     spec = config.data.spec
 
-    def read(split: str) -> Iterator[PackedVideos]:
-        blocks = ray.train.get_dataset_shard(split).iter_batches(batch_size=None, batch_format="pyarrow")
-        return (PackedVideos.from_block(block, spec) for block in blocks)
+    def read(split: str) -> Iterator[Block]:
+        tables = ray.train.get_dataset_shard(split).iter_batches(batch_size=None, batch_format="pyarrow")
+        return (from_table(table, spec) for table in tables)
 
     def report(metrics: Metrics, path: Path | None, name: str) -> None:
         checkpoint = None if path is None else ray.train.Checkpoint.from_directory(path)
@@ -241,7 +234,7 @@ def _work(payload: dict[str, Any]) -> Metrics:
         config,
         Path(payload["run_path"]),
         num_videos=payload["num_videos"],
-        shards_digest=payload["shards_digest"],
+        shards=payload["shards"],
         device=ray.train.torch.get_device(),
         ports=WorkerPorts(read, report, log, run_id=payload["tracking"][1]),
     )

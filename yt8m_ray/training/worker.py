@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +24,15 @@ from yt8m_ray.checkpoint import (
     save_checkpoint,
 )
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.batch import PackedVideos, batches_of, to_batch
-from yt8m_ray.data.position import Position
+from yt8m_ray.data.batch import batches_of, to_batch
+from yt8m_ray.data.packed import Block, PackedVideos
+from yt8m_ray.data.position import CAUSES, Position
 from yt8m_ray.evaluation import evaluate
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import build_model
 from yt8m_ray.models.layers import set_batch_norm_sync
 from yt8m_ray.training.loop import TrainingLoop
-from yt8m_ray.training.run_folder import POSITION_FILE, SHARDS_KEY
+from yt8m_ray.training.run_folder import POSITION_FILE, SHARDS_KEY, shards_digest
 from yt8m_ray.training.workers import (
     from_rank_0,
     gather,
@@ -58,7 +60,7 @@ class WorkerPorts:
         run_id: Where they are kept, for the manifest.
     """
 
-    read: Callable[[str], Iterator[PackedVideos]]
+    read: Callable[[str], Iterator[Block]]
     report: Callable[[Metrics, Path | None, str], None]
     log: Callable[[Metrics, int], None]
     run_id: str
@@ -71,7 +73,7 @@ class Worker:
         config: The run.
         run_path: The run's folder, which all workers see.
         num_videos: Estimated videos of an epoch, for the time left.
-        shards_digest: Which shards the position in a checkpoint speaks of.
+        shards: Paths of `train` and `validation`; the position in a checkpoint speaks of their numbers.
         device: Where to compute.
         ports: The way out.
     """
@@ -82,14 +84,14 @@ class Worker:
         run_path: Path,
         *,
         num_videos: float,
-        shards_digest: torch.Tensor,
+        shards: Mapping[str, Sequence[str]],
         device: torch.device,
         ports: WorkerPorts,
     ) -> None:
         self._config = config
         self._run_path = run_path
         self._num_videos = num_videos
-        self._shards_digest = shards_digest
+        self._shards = shards
         self._device = device
         self._ports = ports
         self._spec = config.data.spec
@@ -124,11 +126,13 @@ class Worker:
         from_rank_0(None)  # no worker starts to read before the position is there
         torch.manual_seed(self._stream_seed(first_step))
         videos = batches_of(
-            self._ports.read("train"),
+            _videos_of(self._ports.read("train"), loop.progress.position),
             batch_size=self._local_batch_size(),
             shuffle_window=config.data.shuffle_window,
             seed=(config.run.seed, epoch, rank(), first_step),
         )
+        if config.run.trace_videos:
+            videos = self._traced(videos)
         started = time.perf_counter()
         metrics: Metrics = {}
         for step in loop.steps(videos):
@@ -138,13 +142,12 @@ class Worker:
             if every is not None and step % every == 0 and not loop.is_finished:
                 self._checkpoint(metrics)
         is_epoch_complete = not loop.is_finished
-        if loop.progress.step == first_step and not self._start.num_consumed:
+        if loop.progress.step == first_step and not self._start.num_done:
             raise ValueError("data.train: the shards hold no video")
         metrics |= self._log_interval(started)
-        validation = self._validate()
+        metrics |= self._account(is_epoch_complete) | self._validate()
         if rank() == 0:
-            self._ports.log(validation, loop.progress.step)
-        metrics |= validation
+            self._ports.log({name: value for name, value in metrics.items() if "/" in name}, loop.progress.step)
         if is_epoch_complete:
             self._num_videos = loop.progress.num_examples_in_epoch
             loop.progress.num_examples_in_epoch = 0
@@ -153,12 +156,21 @@ class Worker:
         self._checkpoint(metrics)
         return metrics
 
+    def _account(self, is_epoch_complete: bool) -> Metrics:
+        """Returns what was read and rejected in the epoch; where it is complete, every record has to be either."""
+        position = self._whole_position()
+        if is_epoch_complete:
+            position.check_complete(self._shards["train"])
+        return {"data/videos_read": position.num_done - position.num_rejected, **_rejected("data", position)}
+
     def _validate(self) -> Metrics:
         config = self._config
         if config.data.validation is None:
             return {}
         share_buffers(self._model)
-        videos = batches_of(self._ports.read("validation"), batch_size=self._local_batch_size())
+        seen = Position()
+        blocks = _videos_of(self._ports.read("validation"), seen, is_used=True)
+        videos = batches_of(blocks, batch_size=self._local_batch_size())
         batches = (
             to_batch(part, spec=self._spec, normalize=config.data.normalize, device=self._device) for part in videos
         )
@@ -167,6 +179,10 @@ class Worker:
             whole.merge(other)
         if not whole.num_videos:
             raise ValueError("data.validation: the shards hold no video")
+        position = Position()
+        for part in gather(seen):
+            position.merge(part)
+        position.check_complete(self._shards["validation"])
         values = whole.compute()
         if rank() == 0:
             logger.info(
@@ -176,7 +192,8 @@ class Worker:
                 whole.num_videos,
                 *(values[name] for name in ("gap", "hit_at_1", "perr", "mean_ap", "loss")),
             )
-        return {f"validation/{name}": float(value) for name, value in values.items()}
+        values_of_split = {f"validation/{name}": float(value) for name, value in values.items()}
+        return values_of_split | _rejected("validation", position)
 
     def _log_interval(self, started: float) -> Metrics:
         metrics, progress = self._loop.interval(), self._loop.progress
@@ -199,10 +216,7 @@ class Worker:
 
     def _checkpoint(self, metrics: Metrics) -> None:
         """Reports a checkpoint; collective."""
-        position = Position(self._loop.progress.position.epoch)
-        for mine in gather(self._loop.progress.position):
-            position.merge(mine)
-        position.merge(self._start)
+        position = self._whole_position()
         share_buffers(self._model)
         name = checkpoint_name(epoch=position.epoch, step=self._loop.progress.step)
         cpu_s = sum_over_workers([time.process_time()], self._device)[0]
@@ -217,10 +231,28 @@ class Worker:
                     folder,
                     config=self._config,
                     model=self._model,
-                    state={**self._loop.state(position), SHARDS_KEY: self._shards_digest},
+                    state={**self._loop.state(position), SHARDS_KEY: shards_digest(self._shards["train"])},
                     facts=facts,
                 )
             self._ports.report(metrics, Path(folder) if rank() == 0 else None, name)
+
+    def _whole_position(self) -> Position:
+        """Returns what all workers, in all runs of this epoch, have done; collective."""
+        position = Position(self._loop.progress.position.epoch)
+        for mine in gather(self._loop.progress.position):
+            position.merge(mine)
+        position.merge(self._start)
+        return position
+
+    def _traced(self, videos: Iterator[PackedVideos]) -> Iterator[PackedVideos]:
+        """Passes batches on and writes down which videos are in which step."""
+        progress = self._loop.progress
+        with (self._run_path / f"videos-{rank()}.jsonl").open("a", encoding="utf-8") as file:
+            for batch in videos:
+                line = {"epoch": progress.position.epoch, "step": progress.step + 1, "videos": list(batch.video_ids)}
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                yield batch
 
     def _load_checkpoint(self) -> Mapping[str, torch.Tensor]:
         """Returns the training state of the newest intact checkpoint, its weights loaded; the same on all workers."""
@@ -237,7 +269,7 @@ class Worker:
                 "continuing from %s: epoch %d, %d of its videos done",
                 path,
                 self._start.epoch + 1,
-                self._start.num_consumed,
+                self._start.num_done,
             )
         return tensors
 
@@ -247,6 +279,22 @@ class Worker:
 
     def _stream_seed(self, step: int) -> int:
         return int(np.random.SeedSequence([self._config.run.seed, step, rank()]).generate_state(1)[0])
+
+
+def _videos_of(blocks: Iterator[Block], position: Position, *, is_used: bool = False) -> Iterator[PackedVideos]:
+    """Yields the videos of blocks; what the reader says besides goes to `position`, and so do they if `is_used`."""
+    for block in blocks:
+        position.add_remarks(block.rejections, block.ends)
+        for end in block.ends:
+            if end.message is not None:
+                logger.warning("%s", end.message)
+        if is_used:
+            position.add(block.videos.shards, block.videos.records)
+        yield block.videos
+
+
+def _rejected(split: str, position: Position) -> Metrics:
+    return {f"{split}/rejected_{cause}": float(position.rejected[cause]) for cause in CAUSES}
 
 
 def _clock(seconds: float) -> str:

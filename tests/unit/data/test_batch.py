@@ -3,12 +3,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
-from yt8m_ray.data.batch import PackedVideos, batches_of, make_batch, to_batch, to_block
+from yt8m_ray.data.batch import batches_of, make_batch, to_batch
 from yt8m_ray.data.features import FeatureSpec, VideoRow
+from yt8m_ray.data.packed import PackedVideos
 
 FRAMES = FeatureSpec({"rgb": 3, "audio": 2}, num_classes=6)
 VIDEOS = FeatureSpec({"mean_rgb": 3, "mean_audio": 2}, num_classes=6)
@@ -27,43 +27,6 @@ def many(count: int, per_block: int) -> Iterator[PackedVideos]:
         numbers = range(start, min(start + per_block, count))
         rows = [clip(str(number), 1 + number % 3, [number % 6]) for number in numbers]
         yield PackedVideos.from_rows(rows, FRAMES, shard=start, first_record=0)
-
-
-def test_a_block_gives_back_what_was_put_in() -> None:
-    videos = PackedVideos.from_block(to_block(CLIPS, [3, 5, 6, 9], shard=2), FRAMES)
-
-    assert videos.video_ids.tolist() == ["a", "b", "c", "d"]
-    assert videos.shards.tolist() == [2, 2, 2, 2]
-    assert videos.records.tolist() == [3, 5, 6, 9]
-    assert videos.num_frames.tolist() == [4, 1, 0, 2]
-    assert videos.labels.tolist() == [0, 5, 2, 1, 2, 3]
-    np.testing.assert_array_equal(videos.frames, np.concatenate([row.frames for row in CLIPS]))
-
-
-def test_a_slice_of_a_block_is_read_at_its_offset() -> None:
-    block = to_block(CLIPS, [0, 1, 2, 3], shard=0).slice(1, 3)
-
-    videos = PackedVideos.from_block(block, FRAMES)
-
-    np.testing.assert_array_equal(videos.frames, np.concatenate([row.frames for row in CLIPS[1:]]))
-    assert videos.num_labels.tolist() == [0, 1, 3]
-    assert videos.labels.tolist() == [2, 1, 2, 3]
-
-
-def test_blocks_that_were_joined_are_read_as_one() -> None:
-    block = pa.concat_tables([to_block(CLIPS[:2], [0, 1], shard=0), to_block(CLIPS[2:], [0, 1], shard=1)])
-
-    videos = PackedVideos.from_block(block, FRAMES)
-
-    assert videos.shards.tolist() == [0, 0, 1, 1]
-    np.testing.assert_array_equal(videos.frames, np.concatenate([row.frames for row in CLIPS]))
-
-
-def test_an_empty_block_holds_no_video() -> None:
-    videos = PackedVideos.from_block(to_block([], [], shard=0), FRAMES)
-
-    assert len(videos) == 0
-    assert videos.frames.shape == (0, 5)
 
 
 def test_bytes_are_dequantized_as_published_and_padding_is_zero() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yt8m_ray.data.example import Fields, decode_record, encode_example, encode_sequence_example
-from yt8m_ray.data.features import CorruptRecordError, FeatureSpec, RecordError, VideoRow, read_rows, to_row
-from yt8m_ray.data.tfrecord import frame_record, write_records
+from yt8m_ray.data.features import FeatureSpec, RecordError, VideoRow, to_row
+from yt8m_ray.data.reader import read_rows
 
 FRAME_SPEC = FeatureSpec({"rgb": 6, "audio": 2}, num_classes=100)
 VIDEO_SPEC = FeatureSpec({"mean_rgb": 6, "mean_audio": 2}, num_classes=100)
@@ -211,47 +210,6 @@ def test_a_spec_mixes_no_levels() -> None:
 def test_a_spec_without_sizes_is_refused(sizes: dict[str, int], num_classes: int, max_frames: int) -> None:
     with pytest.raises(ValueError, match="expected one or more, and sizes and counts of at least 1"):
         FeatureSpec(sizes, num_classes, max_frames)
-
-
-def shard_with_a_bad_third_record(folder: Path) -> str:
-    path = str(folder / "train0007.tfrecord")
-    good = [encode_example({"id": [b"v%d" % index], "mean_rgb": np.zeros(6, np.float32)}) for index in range(4)]
-    bad = encode_example({"id": [b"v2"], "mean_rgb": np.zeros(6, np.float32), "labels": np.array([100])})
-    write_records(path, [*good[:2], bad, good[3]])
-    return path
-
-
-def test_rows_are_read_up_to_the_record_that_is_named_in_the_error(tmp_path: Path) -> None:
-    path = shard_with_a_bad_third_record(tmp_path)
-    rows: list[tuple[int, VideoRow]] = []
-
-    with pytest.raises(CorruptRecordError) as caught:
-        rows.extend(read_rows(path, FeatureSpec({"mean_rgb": 6}, num_classes=100)))
-
-    offset = 2 * len(frame_record(encode_example({"id": [b"v0"], "mean_rgb": np.zeros(6, np.float32)})))
-    reason = "labels: class id 100 is out of range, valid are 0 to 99"
-    assert str(caught.value) == f"{path}: record 2 at byte {offset}: {reason}"
-    assert pickle.loads(pickle.dumps(caught.value)).cause == "label"
-
-
-def test_skipped_records_are_not_looked_at(tmp_path: Path) -> None:
-    path = shard_with_a_bad_third_record(tmp_path)
-
-    rows = read_rows(path, FeatureSpec({"mean_rgb": 6}, num_classes=100), skip={0, 2})
-
-    assert [(record, row.video_id) for record, row in rows] == [(1, "v1"), (3, "v3")]
-
-
-def test_labels_of_another_vocabulary_do_not_matter_where_none_are_read(tmp_path: Path) -> None:
-    path = str(tmp_path / "shard.tfrecord")
-    write_records(path, [encode_example({"id": [b"v"], "labels": np.array([7]), "mean_rgb": np.ones(6, np.float32)})])
-    spec = FeatureSpec({"mean_rgb": 6}, num_classes=5)
-
-    ((_, row),) = read_rows(path, spec, labelled=False)
-
-    assert row.video_id == "v" and not len(row.labels)
-    with pytest.raises(CorruptRecordError, match="class id 7 is out of range"):
-        list(read_rows(path, spec))
 
 
 @given(st.binary(max_size=100))

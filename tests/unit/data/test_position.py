@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yt8m_ray.data.position import Position, epoch_order
+from yt8m_ray.data.packed import Rejection, ShardEnd
+from yt8m_ray.data.position import AccountingError, Position, epoch_order
 
 
 def position_of(*pairs: tuple[int, int], epoch: int = 0) -> Position:
@@ -22,7 +23,7 @@ def test_records_come_back_ascending_by_shard() -> None:
     assert position.records(3).tolist() == [0, 17, 300]
     assert position.records(0).tolist() == [2]
     assert position.records(1).tolist() == []
-    assert position.num_consumed == 4
+    assert position.num_done == 4
 
 
 def test_adding_earlier_records_keeps_later_ones() -> None:
@@ -31,19 +32,68 @@ def test_adding_earlier_records_keeps_later_ones() -> None:
 
 def test_merging_is_the_union() -> None:
     position = position_of((0, 1), (2, 9))
-    position.merge(position_of((0, 4), (0, 1), (5, 0)))
+    position.merge(position_of((0, 4), (0, 90), (5, 0)))
 
-    assert {shard: position.records(shard).tolist() for shard in (0, 2, 5)} == {0: [1, 4], 2: [9], 5: [0]}
+    assert {shard: position.records(shard).tolist() for shard in (0, 2, 5)} == {0: [1, 4, 90], 2: [9], 5: [0]}
+
+
+@pytest.mark.parametrize("again", [[3], [20, 3], [20, 20]])
+def test_a_record_that_arrives_twice_is_refused(again: list[int]) -> None:
+    position = position_of((7, 1), (7, 3), (7, 12))
+
+    with pytest.raises(AccountingError, match=r"shard 7: .* arrived twice"):
+        position.add(np.full(len(again), 7), np.array(again))
+
+
+def test_a_record_that_two_workers_have_is_refused() -> None:
+    with pytest.raises(AccountingError, match="shard 4: record 9 arrived twice"):
+        position_of((4, 9)).merge(position_of((4, 2), (4, 9), (4, 11)))
+
+
+def remarked(num_records: int, *rejected: int) -> Position:
+    """One shard with records 0 and 1 used."""
+    position = position_of((0, 0), (0, 1))
+    position.add_remarks([Rejection(0, record, "crc", "") for record in rejected], [ShardEnd(0, num_records)])
+    return position
+
+
+def test_used_and_rejected_records_make_a_shard_complete() -> None:
+    position = remarked(4, 2, 3)
+
+    position.check_complete(["a"])
+
+    assert position.is_finished(0)
+    assert (position.num_done, position.num_rejected, position.rejected["crc"]) == (4, 2, 2)
+
+
+@pytest.mark.parametrize(("position", "present"), [(remarked(5, 2, 3), "5"), (remarked(4, 3), "4"), (remarked(1), "1")])
+def test_a_record_that_does_not_arrive_is_an_error_that_names_its_shard(position: Position, present: str) -> None:
+    with pytest.raises(AccountingError, match=f"train01.tfrecord: {present} records are present"):
+        position.check_complete(["train01.tfrecord"])
+
+
+def test_a_shard_whose_end_does_not_arrive_is_an_error() -> None:
+    with pytest.raises(AccountingError, match="b: an unknown number of records are present, 0 arrived"):
+        remarked(2).check_complete(["a", "b"])
+
+
+def test_an_empty_shard_is_complete() -> None:
+    position = Position()
+    position.add_remarks([], [ShardEnd(0, 0)])
+    position.check_complete(["a"])
 
 
 def test_arrays_hold_everything() -> None:
     position = position_of((7, 12), (0, 0), epoch=4)
+    position.add_remarks([Rejection(7, 3, "label", "")], [ShardEnd(0, 1), ShardEnd(7, 40)])
 
     again = Position.from_arrays(position.to_arrays())
 
     assert again.epoch == 4
-    assert again.records(7).tolist() == [12]
+    assert again.records(7).tolist() == [3, 12]
     assert again.records(0).tolist() == [0]
+    assert again.num_records == {0: 1, 7: 40}
+    assert again.rejected == {"label": 1}
 
 
 def test_an_empty_position_survives_a_file(tmp_path: Path) -> None:
@@ -51,7 +101,7 @@ def test_an_empty_position_survives_a_file(tmp_path: Path) -> None:
 
     again = Position.load(tmp_path / "position.npz")
 
-    assert (again.epoch, again.consumed) == (3, {})
+    assert (again.epoch, again.done) == (3, {})
 
 
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:

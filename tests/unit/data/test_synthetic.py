@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from yt8m_ray.data.example import decode_record
-from yt8m_ray.data.features import FeatureSpec, VideoRow, read_rows
+from yt8m_ray.data.features import FeatureSpec, VideoRow
 from yt8m_ray.data.planted import (
     LABEL_COUNT_SHARES,
     NOISE_STD,
@@ -20,6 +20,7 @@ from yt8m_ray.data.planted import (
     draw_prototypes,
     quantize,
 )
+from yt8m_ray.data.reader import read_rows
 from yt8m_ray.data.synthetic import SynthesisConfig, synthesize
 from yt8m_ray.data.tfrecord import open_shard, read_payloads
 from yt8m_ray.data.vocabulary import Vocabulary

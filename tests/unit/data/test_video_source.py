@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from yt8m_ray.data.features import FeatureSpec, VideoRow, read_rows
+from yt8m_ray.data.features import FeatureSpec, VideoRow
+from yt8m_ray.data.reader import read_rows
 from yt8m_ray.data.synthetic import SynthesisConfig, synthesize
 from yt8m_ray.data.video_source import draw_frames_around
 from yt8m_ray.metrics import build_metric

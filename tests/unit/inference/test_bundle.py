@@ -14,7 +14,8 @@ from yt8m_ray.checkpoint import NoSuchFolderError, write_manifest
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.data.batch import make_batch
 from yt8m_ray.data.example import encode_sequence_example
-from yt8m_ray.data.features import VideoRow, read_rows
+from yt8m_ray.data.features import VideoRow
+from yt8m_ray.data.reader import read_rows
 from yt8m_ray.data.tfrecord import write_records
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.bundle import BundleDocument, format_table, load_bundle

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.batch import PackedVideos, batches_of
+from yt8m_ray.data.batch import batches_of
 from yt8m_ray.data.features import VideoRow
+from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.position import Position
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import build_model
@@ -127,6 +128,7 @@ def test_the_loss_falls() -> None:
     loop = loop_of(config)
     losses = []
     for _ in range(20):
+        loop.progress.position.start_epoch(0)
         list(loop.steps(videos(config)))
         losses.append(loop.interval()["train/loss"])
 

@@ -1,0 +1,55 @@
+"""Memory that is used again as soon as nobody looks at it: a fresh page costs more than the bytes written to it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+
+import numpy as np
+
+_MOST_KEPT = 8
+
+
+class BufferPool:
+    """Hands out uint8 arrays, and hands one out again when every view of it is gone.
+
+    The Python object of an array counts its views: slices, memoryviews and Arrow buffers each hold a reference to it.
+    Threads may share a pool.
+
+    Args:
+        num_bytes: Size of an array.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
+        self._arrays: list[np.ndarray] = []
+        self._lock = threading.Lock()
+
+    def take(self) -> np.ndarray:
+        """Returns an array [num_bytes] of arbitrary content that nothing else refers to."""
+        with self._lock:
+            for array in self._arrays:
+                if sys.getrefcount(array) == _UNUSED:
+                    return array
+            array = np.empty(self.num_bytes, np.uint8)
+            if len(self._arrays) < _MOST_KEPT:
+                self._arrays.append(array)
+            return array
+
+
+@functools.lru_cache(maxsize=8)
+def shared_pool(num_bytes: int) -> BufferPool:
+    """Returns this process's pool of arrays of one size; the shards that it reads one after another share it."""
+    return BufferPool(num_bytes)
+
+
+def _references_of_an_unused_array() -> int:
+    """Returns what `take` counts for an array that only its list and its loop refer to."""
+    arrays = [np.empty(1, np.uint8)]
+    for array in arrays:
+        return sys.getrefcount(array)
+    raise AssertionError
+
+
+_UNUSED = _references_of_an_unused_array()
