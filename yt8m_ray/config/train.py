@@ -44,6 +44,7 @@ class DataConfig(Config):
         vocabulary: CSV of class names; null takes the published one where the number of classes allows.
         verify_checksums: CRC-32C of every record, both fields.
         on_corrupt: What a bad record does: `fail` stops with its place, `skip` leaves it out and counts it by cause.
+        cache: A folder on every node in which decoded shards are kept for the next epoch; null keeps none.
     """
 
     train: Shards = None
@@ -57,6 +58,7 @@ class DataConfig(Config):
     vocabulary: str | None = None
     verify_checksums: bool = True
     on_corrupt: OnCorruptPolicy = "fail"
+    cache: str | None = None
 
     @property
     def spec(self) -> FeatureSpec:

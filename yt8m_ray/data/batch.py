@@ -6,20 +6,32 @@ and padded to the longest clip of the batch. A padded frame is exactly 0, after 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from yt8m_ray.data.buffers import shared_pool
 from yt8m_ray.data.features import FeatureSpec, VideoRow
 from yt8m_ray.data.normalize import Normalization
 from yt8m_ray.data.normalize import normalize as normalize_frames
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.schema import DEQUANTIZATION_OFFSET, DEQUANTIZATION_SCALE, Batch
 
+T = TypeVar("T")
+
 
 def batches_of(
-    blocks: Iterable[PackedVideos], *, batch_size: int, shuffle_window: int = 0, seed: Sequence[int] = (0,)
+    blocks: Iterable[PackedVideos],
+    *,
+    batch_size: int,
+    shuffle_window: int = 0,
+    seed: Sequence[int] = (0,),
+    pin_memory: bool = False,
 ) -> Iterator[PackedVideos]:
     """Yields batches of exactly `batch_size` videos; only the last may be smaller, and no video is lost.
 
@@ -28,8 +40,9 @@ def batches_of(
         batch_size: Videos a batch.
         shuffle_window: Each batch is drawn at random from at least this many videos (fewer at the end); 0 keeps order.
         seed: Seeds the draws.
+        pin_memory: Puts the frames where a GPU fetches them by itself.
     """
-    pool = _Pool(np.random.default_rng(list(seed)) if shuffle_window else None)
+    pool = _Pool(np.random.default_rng(list(seed)) if shuffle_window else None, _allocator(pin_memory))
     for block in blocks:
         pool.add(block)
         while len(pool) >= max(batch_size, shuffle_window):
@@ -38,15 +51,50 @@ def batches_of(
         yield pool.draw(batch_size)
 
 
+def prefetch(batches: Iterable[T], *, depth: int = 1) -> Iterator[T]:
+    """Yields the same, prepared by another thread up to `depth` ahead; its errors are raised here."""
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+    is_closed = threading.Event()
+
+    def put(item: tuple[T | None, BaseException | None]) -> None:
+        while not is_closed.is_set():
+            with contextlib.suppress(queue.Full):
+                return ready.put(item, timeout=0.1)
+
+    def prepare() -> None:
+        try:
+            for batch in batches:
+                put((batch, None))
+                if is_closed.is_set():
+                    return
+            put((None, None))
+        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
+            put((None, error))
+
+    threading.Thread(target=prepare, daemon=True).start()
+    try:
+        while True:
+            batch, error = ready.get()
+            if error is not None:
+                raise error
+            if batch is None:
+                return
+            yield batch
+    finally:
+        is_closed.set()
+
+
 class _Pool:
     """Videos of several blocks to draw from; a block is let go when its last video is drawn.
 
     Args:
         rng: Draws at random; None draws in the order in which videos were added.
+        allocate: Gives memory for the frames of a batch.
     """
 
-    def __init__(self, rng: np.random.Generator | None) -> None:
+    def __init__(self, rng: np.random.Generator | None, allocate: Callable[[int], np.ndarray]) -> None:
         self._rng = rng
+        self._allocate = allocate
         self._blocks: dict[int, PackedVideos] = {}
         self._num_left: dict[int, int] = {}
         self._num_added = 0
@@ -67,14 +115,26 @@ class _Pool:
 
     def draw(self, count: int) -> PackedVideos:
         drawn, self._waiting = self._waiting[:count], self._waiting[count:]
-        parts = []
-        for key in np.unique(drawn[:, 0]).tolist():
-            rows = drawn[drawn[:, 0] == key, 1]
-            parts.append(self._blocks[key].select(rows))
+        parts = [(self._blocks[key], drawn[drawn[:, 0] == key, 1]) for key in np.unique(drawn[:, 0]).tolist()]
+        batch = PackedVideos.gather(parts, self._allocate)
+        for key, rows in zip(np.unique(drawn[:, 0]).tolist(), [rows for _, rows in parts], strict=True):
             self._num_left[key] -= len(rows)
             if not self._num_left[key]:
                 del self._blocks[key], self._num_left[key]
-        return PackedVideos.concatenate(parts)
+        return batch
+
+
+def _allocator(pin_memory: bool) -> Callable[[int], np.ndarray]:
+    """Returns a source of memory for batches that is used again when a batch is gone."""
+    if not pin_memory:
+        return lambda num_bytes: shared_pool(_rounded(num_bytes)).take()[:num_bytes]
+    # torch's own cache, which also waits for copies to a GPU that are still under way
+    return lambda num_bytes: torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()
+
+
+def _rounded(num_bytes: int) -> int:
+    """Returns the next power of two, so that batches of nearly one size share their memory."""
+    return 1 << max(num_bytes - 1, 1).bit_length()
 
 
 def to_batch(

@@ -9,6 +9,7 @@ import threading
 import numpy as np
 
 _MOST_KEPT = 8
+_MOST_BYTES_KEPT = 192 << 20
 
 
 class BufferPool:
@@ -33,7 +34,7 @@ class BufferPool:
                 if sys.getrefcount(array) == _UNUSED:
                     return array
             array = np.empty(self.num_bytes, np.uint8)
-            if len(self._arrays) < _MOST_KEPT:
+            if len(self._arrays) < min(_MOST_KEPT, max(_MOST_BYTES_KEPT // self.num_bytes, 1)):
                 self._arrays.append(array)
             return array
 

@@ -26,17 +26,18 @@ from ray.data import ActorPoolStrategy, ExecutionOptions
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from yt8m_ray.data.cache import read_tables
 from yt8m_ray.data.errors import ClusterTooSmallError, NoShardsError
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.packed import Block, PackedVideos, ShardEnd, to_table
 from yt8m_ray.data.position import Position, epoch_order
-from yt8m_ray.data.reader import ReadOptions, read_blocks
+from yt8m_ray.data.reader import ReadOptions
 from yt8m_ray.data.tfrecord import open_shard, read_payloads
 
 READ_CPUS = 0.25
 """Logical CPUs that a read task asks for: little, so that readers fit beside workers on few CPUs."""
 
-_BLOCKS_A_PASS = 64
+_BLOCKS_A_PART = 20
 _LEAST_BLOCK_BYTES = 2**10
 _GPU_ROWS = 256  # videos handed at once to a worker with a GPU; whole blocks Ray gives only to those without
 _SAMPLE_RECORDS = 32
@@ -92,6 +93,7 @@ class ShardSource(Datasource):
         shuffle_seed: Permutes the shards anew in each epoch; None keeps their order.
         position_path: A file with the `Position` to continue from, read at the start of each epoch; records that it
             marks are left out.
+        cache: A folder on each node for decoded shards; None keeps none.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class ShardSource(Datasource):
         *,
         shuffle_seed: int | None = None,
         position_path: str | None = None,
+        cache: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._shards = list(shards)
@@ -109,6 +112,7 @@ class ShardSource(Datasource):
         self._options = options
         self._shuffle_seed = shuffle_seed
         self._position_path = position_path
+        self._cache = cache
 
     def get_name(self) -> str:
         return "YouTube8MShards"
@@ -134,6 +138,7 @@ class ShardSource(Datasource):
                 shard=index,
                 skip=position.records(index),
                 num_records=position.num_records.get(index),
+                cache=self._cache,
             )
             metadata = BlockMetadata(
                 num_rows=None, size_bytes=None, input_files=(self._shards[index],), exec_stats=None
@@ -147,16 +152,26 @@ def read_dataset(
     spec: FeatureSpec,
     options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
     *,
+    num_parts: int = 1,
     shuffle_seed: int | None = None,
     position_path: str | None = None,
+    cache: str | None = None,
 ) -> ray.data.Dataset:
     """Returns the shards as a Dataset whose blocks `packed.from_table` understands; see `ShardSource`.
 
-    The size of blocks follows that of the data; `options.block_bytes` is the largest.
+    Args:
+        shards: As in `ShardSource`.
+        spec: As in `ShardSource`.
+        options: As in `ShardSource`; `block_bytes` is the largest size of a block, which follows that of the data.
+        num_parts: Among how many the blocks are shared out: the last ones of a pass should keep nobody waiting.
+        shuffle_seed: As in `ShardSource`.
+        position_path: As in `ShardSource`.
+        cache: As in `ShardSource`.
     """
-    block_bytes = max(min(total_bytes(shards) // _BLOCKS_A_PASS, options.block_bytes), _LEAST_BLOCK_BYTES)
+    num_blocks = _BLOCKS_A_PART * (2 * num_parts - 1)
+    block_bytes = max(min(total_bytes(shards) // num_blocks, options.block_bytes), _LEAST_BLOCK_BYTES)
     options = dataclasses.replace(options, block_bytes=block_bytes)
-    source = ShardSource(shards, spec, options, shuffle_seed=shuffle_seed, position_path=position_path)
+    source = ShardSource(shards, spec, options, shuffle_seed=shuffle_seed, position_path=position_path, cache=cache)
     dataset: ray.data.Dataset = ray.data.read_datasource(source, override_num_blocks=len(shards), num_cpus=READ_CPUS)
     # Ray merges what a read task yields up to this size. Its default of 128 MB would make a shard one block, and the
     # last blocks of a pass are what leaves one worker with more videos than another.
@@ -220,7 +235,14 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def _read_tables(
-    path: str, spec: FeatureSpec, options: ReadOptions, *, shard: int, skip: np.ndarray, num_records: int | None
+    path: str,
+    spec: FeatureSpec,
+    options: ReadOptions,
+    *,
+    shard: int,
+    skip: np.ndarray,
+    num_records: int | None,
+    cache: str | None,
 ) -> Iterator[pa.Table]:
     """Yields the blocks of a shard as Ray keeps them; at least one, since a task has to return something.
 
@@ -229,8 +251,7 @@ def _read_tables(
     if num_records is not None and len(skip) == num_records:
         yield to_table(Block(PackedVideos.from_rows([], spec), ends=[ShardEnd(shard, num_records)]))
         return
-    for block in read_blocks(path, spec, options, shard=shard, skip=skip):
-        yield to_table(block)
+    yield from read_tables(path, spec, options, folder=cache, shard=shard, skip=skip)
 
 
 def _remote_glob(pattern: str) -> list[str]:

@@ -6,7 +6,7 @@ reading (`yt8m_ray.data.reader`), batches and tensors (`yt8m_ray.data.batch`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from yt8m_ray.data.features import FeatureSpec, VideoRow
 
 _END = "end"
 
-_BLOCK_SCHEMA = pa.schema(
+BLOCK_SCHEMA = pa.schema(
     [
         ("shard", pa.int32()),
         ("record", pa.int32()),
@@ -77,23 +77,39 @@ class PackedVideos:
 
     def select(self, rows: np.ndarray) -> PackedVideos:
         """Returns the given rows in the given order."""
-        return PackedVideos(
-            shards=self.shards[rows],
-            records=self.records[rows],
-            video_ids=self.video_ids[rows],
-            num_frames=self.num_frames[rows],
-            frames=_gather(self.frames, self.num_frames, rows),
-            num_labels=self.num_labels[rows],
-            labels=_gather(self.labels, self.num_labels, rows),
-        )
+        return PackedVideos.gather([(self, rows)])
 
     @staticmethod
-    def concatenate(parts: Sequence[PackedVideos]) -> PackedVideos:
-        """Returns the videos of all parts in order."""
-        if len(parts) == 1:
-            return parts[0]
-        names = PackedVideos.__dataclass_fields__
-        return PackedVideos(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+    def gather(
+        parts: Sequence[tuple[PackedVideos, np.ndarray]], allocate: Callable[[int], np.ndarray] | None = None
+    ) -> PackedVideos:
+        """Returns the given rows of one or more packs, end to end; each frame is copied once.
+
+        Args:
+            parts: Packs, and the rows of each in the order wanted.
+            allocate: Gives a uint8 array of so many bytes for the frames; None takes fresh memory.
+        """
+        num_frames = np.concatenate([videos.num_frames[rows] for videos, rows in parts])
+        first = parts[0][0].frames
+        num_bytes = int(num_frames.sum()) * first.shape[1] * first.itemsize
+        memory = np.empty(num_bytes, np.uint8) if allocate is None else allocate(num_bytes)
+        frames = memory.view(first.dtype).reshape(-1, first.shape[1])
+        row = 0
+        for videos, rows in parts:
+            row = _copy(videos.frames, videos.num_frames, rows, frames, row)
+
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([getattr(videos, name)[rows] for videos, rows in parts])
+
+        return PackedVideos(
+            shards=joined("shards"),
+            records=joined("records"),
+            video_ids=joined("video_ids"),
+            num_frames=num_frames,
+            frames=frames,
+            num_labels=joined("num_labels"),
+            labels=np.concatenate([_select(videos.labels, videos.num_labels, rows) for videos, rows in parts]),
+        )
 
 
 @dataclass(frozen=True)
@@ -163,7 +179,7 @@ def to_table(block: Block) -> pa.Table:
             pa.array([None] * len(videos) + remarks, pa.string()),
             pa.array([None] * len(videos) + messages, pa.string()),
         ],
-        schema=_BLOCK_SCHEMA,
+        schema=BLOCK_SCHEMA,
     )
 
 
@@ -217,10 +233,19 @@ def _ends(sizes: np.ndarray, num_more: int, dtype: type[np.integer[Any]]) -> np.
     return ends
 
 
-def _gather(values: np.ndarray, counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _copy(values: np.ndarray, counts: np.ndarray, rows: np.ndarray, out: np.ndarray, first: int) -> int:
+    """Copies the frames of the given videos to `out[first:]`; returns the row behind them."""
     if len(values) == len(counts) and (counts == 1).all():
-        selected: np.ndarray = values[rows]
-        return selected
+        np.take(values, rows, axis=0, out=out[first : first + len(rows)])
+        return first + len(rows)
     starts = np.cumsum(counts) - counts
-    parts = [values[starts[row] : starts[row] + counts[row]] for row in rows]
+    for start, count in zip(starts[rows].tolist(), counts[rows].tolist(), strict=True):
+        out[first : first + count] = values[start : start + count]
+        first += count
+    return first
+
+
+def _select(values: np.ndarray, counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    starts = np.cumsum(counts) - counts
+    parts = [values[start : start + count] for start, count in zip(starts[rows], counts[rows], strict=True)]
     return np.concatenate(parts) if parts else values[:0]

@@ -27,7 +27,8 @@ from yt8m_ray.schema import ID_KEYS, LABELS_KEY
 OnCorruptPolicy = Literal["fail", "skip"]
 """What a bad record does: stops everything with its place, or is left out and counted."""
 
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 64 * 2**20
+"""Frames of a block: what Ray does for a block costs less than reading it only where it is as large as this."""
 _MOST_LABELS = 1 << 16
 
 

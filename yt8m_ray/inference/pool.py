@@ -94,7 +94,7 @@ def map_videos(
     """
     started = reported = time.monotonic()
     done = Position()
-    dataset = read_dataset(shards, spec, options)
+    dataset = read_dataset(shards, spec, options, num_parts=num_workers)
     pooled = (worker, tuple(arguments), spec)
     for table in map_blocks(dataset, _Pooled, pooled, num_workers=num_workers, cpus_per_worker=CPUS_PER_WORKER):
         for state in table["answer"].to_pylist():

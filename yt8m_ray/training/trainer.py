@@ -6,6 +6,7 @@ Lives here: resources, the splitting of data among workers, restarts, and the en
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -192,15 +193,22 @@ def _ray_run_config(config: TrainConfig, folder: Path) -> ray.train.RunConfig:
 
 
 def _datasets(config: TrainConfig, folder: Path, shards: dict[str, list[str]]) -> dict[str, Any]:
-    spec, options = config.data.spec, config.data.read_options
+    data = config.data
+    read = functools.partial(
+        read_dataset,
+        spec=data.spec,
+        options=data.read_options,
+        num_parts=config.scaling.num_workers,
+        cache=data.cache,
+    )
     position_path = str(folder / POSITION_FILE)
     if not (folder / POSITION_FILE).exists():
         Position().save(position_path)  # Ray also asks for read tasks when a dataset is made
     datasets: dict[str, Any] = {
-        "train": read_dataset(shards["train"], spec, options, shuffle_seed=config.run.seed, position_path=position_path)
+        "train": read(shards["train"], shuffle_seed=config.run.seed, position_path=position_path)
     }
     if "validation" in shards:
-        datasets["validation"] = read_dataset(shards["validation"], spec, options)
+        datasets["validation"] = read(shards["validation"])
     return datasets
 
 
