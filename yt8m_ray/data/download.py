@@ -28,7 +28,7 @@ import filelock
 import pydantic
 import requests
 from pydantic import Field
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from yt8m_ray.data.errors import NoShardsError
 from yt8m_ray.data.progress import Progress

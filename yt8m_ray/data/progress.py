@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
