@@ -99,7 +99,10 @@ def test_a_file_that_stays_wrong_is_exit_1_with_its_name_and_the_others_are_ther
     ("changes", "message"),
     [
         (["--partition", "2/frame"], "partition: expected version/level/split such as 2/frame/train"),
-        (["--partition", "2/frame/tarin"], "/2/download_plans/frame_tarin.json: there is no such plan (404)"),
+        (
+            ["--partition", "2/frame/tarin"],
+            "/2/download_plans/frame_tarin.json: no such plan (404 Not Found); partitions are named like 2/frame/train",
+        ),
         (["--shard", "101,100"], "shard: expected i,n with 1 <= i <= n, found '101,100'"),
     ],
 )

@@ -104,6 +104,13 @@ def test_answers_that_stay_short_are_an_error(store: ObjectStore) -> None:
         read(f"s3://{BUCKET}/{KEY}")
 
 
+def test_an_error_longer_than_what_was_asked_for_is_asked_again(store: ObjectStore) -> None:
+    path = store.put("small", b"x")
+    store.faults = ["503", "500"]
+
+    assert read(path) == b"x"
+
+
 @pytest.mark.parametrize("size", [0, 1, 15, 17, READ_AHEAD_BYTES - 1, READ_AHEAD_BYTES, READ_AHEAD_BYTES + 1])
 def test_objects_of_every_size_come_back(store: ObjectStore, size: int) -> None:
     data = random.Random(size).randbytes(size)
@@ -121,6 +128,14 @@ def test_a_file_that_ends_before_its_size_is_an_error(tmp_path: Path) -> None:
         os.truncate(path, READ_AHEAD_BYTES)
         with pytest.raises(OSError, match=f"^file: {READ_AHEAD_BYTES} bytes from {READ_AHEAD_BYTES} expected, "):
             stream.readinto(buffer)
+
+
+@pytest.mark.soak
+def test_a_long_run_may_meet_any_number_of_passing_faults(store: ObjectStore) -> None:
+    path = store.put("small", b"x")
+    for index in range(300):
+        store.faults = [("cut", "503", "reset")[index % 3]]
+        assert read(path) == b"x"
 
 
 @pytest.mark.soak

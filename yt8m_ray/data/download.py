@@ -294,8 +294,9 @@ class _Download:
 
 def _fetch_plan(transfer: Transfer, url: str) -> dict[str, str]:
     response = transfer.read(url)
-    if response.status_code == requests.codes.not_found:
-        raise NoShardsError(f"{url}: there is no such plan (404); partitions are named like 2/frame/train")
+    if response.status_code in (requests.codes.forbidden, requests.codes.not_found):  # public buckets say either
+        status = f"{response.status_code} {response.reason}"
+        raise NoShardsError(f"{url}: no such plan ({status}); partitions are named like 2/frame/train")
     if response.status_code != requests.codes.ok:
         raise TransferError(f"{url}: expected status 200, found {response.status_code} {response.reason}")
     return parse_plan(response.content, url=url)

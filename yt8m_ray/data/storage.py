@@ -31,8 +31,8 @@ from yt8m_ray.data.stream import ByteStream
 READ_AHEAD_BYTES = 4 << 20
 """Bytes of a request: each costs some tens of milliseconds, however little it brings."""
 
-NUM_ATTEMPTS = 5
-"""Tries of a request, with pauses of some 5 s together; the SDKs' own AWS_MAX_ATTEMPTS overrides it."""
+NUM_ATTEMPTS = 8
+"""Tries of a request, with pauses of some 3 s together; the SDKs' own AWS_MAX_ATTEMPTS overrides it."""
 
 _CONNECT_TIMEOUT_S = 3.0
 _SILENCE_TIMEOUT_S = 5.0
@@ -40,9 +40,10 @@ _SILENCE_TIMEOUT_S = 5.0
 _LOCAL = LocalFileSystem()
 _others: dict[tuple[str, str, str], FileSystem] = {}
 
-_NUM_SHORT_ATTEMPTS = 3
-_SHORT_BACKOFF_S = 0.2
+_NUM_OWN_ATTEMPTS = 4
+_OWN_BACKOFF_S = 0.1
 _MARK_BYTES = 16
+_LONG_ERROR = "Failed to flush response stream"
 
 _QUERY_KEYS = ("endpoint_override", "region", "scheme")
 
@@ -152,8 +153,9 @@ def total_bytes(paths: Sequence[str]) -> int:
 class _ReadAhead:
     """A file of an object store; `readinto` returns what is there, and asks for much where nothing is.
 
-    An answer that is sound but short of what was asked for, pyarrow takes for whole: the rest of the buffer stays as it
-    was. So the buffer's end is marked before each request, and a mark that is still there afterwards shows it.
+    Two faults pyarrow does not see for what they are, and they are asked again here. A sound answer that is short of
+    what was asked for it takes for whole: the rest of the buffer stays as it was, so the buffer's end is marked before
+    each request. An error whose text is longer than the buffer fails for good, though it may be a passing one.
     """
 
     def __init__(self, file: Any, path: str, size: int) -> None:
@@ -176,18 +178,27 @@ class _ReadAhead:
 
     def _request(self, num_bytes: int) -> memoryview:
         wanted = self._buffer[:num_bytes]
-        for attempt in range(_NUM_SHORT_ATTEMPTS if num_bytes else 0):
-            time.sleep(_SHORT_BACKOFF_S * attempt)
-            mark = os.urandom(_MARK_BYTES)[:num_bytes]  # anew, so that no bytes of a file are like it twice
-            wanted[-len(mark) :] = mark
+        for attempt in range(_NUM_OWN_ATTEMPTS if num_bytes else 0):
+            time.sleep(_OWN_BACKOFF_S * attempt)
             with _explained(self._path):
-                self._file.seek(self._offset)
-                num_read = self._file.readinto(wanted)
-            if num_read == num_bytes and wanted[-len(mark) :] != mark:
-                return wanted
+                if self._has_read(wanted):
+                    return wanted
         if num_bytes:  # a shard that ended here might look whole
-            raise OSError(f"{self._path}: {num_bytes} bytes from {self._offset} expected, fewer found in every attempt")
+            place = f"{num_bytes} bytes from {self._offset}"
+            raise OSError(f"{self._path}: {place} expected, fewer or an error found in every attempt")
         return wanted
+
+    def _has_read(self, wanted: memoryview) -> bool:
+        mark = os.urandom(_MARK_BYTES)[: len(wanted)]  # anew each time: no bytes of a file are like it twice
+        wanted[-len(mark) :] = mark
+        self._file.seek(self._offset)
+        try:
+            num_read = self._file.readinto(wanted)
+        except OSError as error:
+            if _LONG_ERROR not in str(error):
+                raise
+            return False
+        return bool(num_read == len(wanted) and wanted[-len(mark) :] != mark)
 
     def close(self) -> None:
         self._file.close()
@@ -210,7 +221,9 @@ def _open_s3(bucket: str, connection: _Connection) -> FileSystem:
         region=region or pyarrow.fs.resolve_s3_region(bucket),
         connect_timeout=_CONNECT_TIMEOUT_S,
         request_timeout=_SILENCE_TIMEOUT_S,
-        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=num_attempts),
+        # Not the standard strategy: it allows a client 100 retries, and pyarrow never tells it of a success, which
+        # would give them back. This one counts retries, not attempts.
+        retry_strategy=pyarrow.fs.AwsDefaultS3RetryStrategy(max_attempts=num_attempts - 1),
     )
 
 
