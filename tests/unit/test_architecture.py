@@ -53,7 +53,7 @@ DOORS = {
 }
 
 # Reading shards must not cost a read task the second that torch takes to import, nor tie it to Ray.
-READ_MODULES = ("tfrecord", "example", "features", "vocabulary")
+READ_MODULES = ("tfrecord", "storage", "example", "features", "vocabulary")
 
 MAX_FILE_LINES = 400
 MAX_VERB_LINES = 40

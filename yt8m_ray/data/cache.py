@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs
 
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.packed import BLOCK_SCHEMA, to_table
 from yt8m_ray.data.reader import ReadOptions, read_blocks
+from yt8m_ray.data.storage import from_uri
 
 _VERSION = 1
 
@@ -61,7 +61,7 @@ def _key(path: str, spec: FeatureSpec, options: ReadOptions) -> str:
 
 def _state(path: str) -> tuple[int, int]:
     """Returns the size of a shard and the time of its last change, in ns."""
-    filesystem, location = pyarrow.fs.FileSystem.from_uri(path if "://" in path else Path(path).absolute().as_uri())
+    filesystem, location = from_uri(path)
     info = filesystem.get_file_info(location)
     return info.size or 0, info.mtime_ns or 0
 

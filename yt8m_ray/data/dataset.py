@@ -7,19 +7,15 @@ A block holds rows of one shard: shard and record index, id, number of frames, f
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import functools
 import glob
 import itertools
 import os
-import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, ExecutionOptions
@@ -32,6 +28,7 @@ from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.packed import Block, PackedVideos, ShardEnd, to_table
 from yt8m_ray.data.position import Position, epoch_order
 from yt8m_ray.data.reader import ReadOptions
+from yt8m_ray.data.storage import match_uris, total_bytes
 from yt8m_ray.data.tfrecord import open_shard, read_payloads
 
 READ_CPUS = 0.25
@@ -56,7 +53,7 @@ def expand_shards(patterns: str | Sequence[str] | None, *, key: str) -> list[str
     """
     shards: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
-        matches = _remote_glob(pattern) if "://" in pattern else glob.glob(pattern, recursive=True)
+        matches = _match_uris(pattern, key) if "://" in pattern else glob.glob(pattern, recursive=True)
         if not matches:
             raise NoShardsError(f"{key}: no file matches {pattern!r}")
         folder = next(filter(os.path.isdir, matches), None)
@@ -66,13 +63,6 @@ def expand_shards(patterns: str | Sequence[str] | None, *, key: str) -> list[str
     if not shards:
         raise NoShardsError(f"{key}: no shards are given; expected a path or a glob such as 'data/train*.tfrecord'")
     return sorted(shards)
-
-
-def total_bytes(shards: Sequence[str]) -> int:
-    """Returns the size of all shards together."""
-    filesystem, _ = pyarrow.fs.FileSystem.from_uri(_uri(shards[0]))
-    paths = [pyarrow.fs.FileSystem.from_uri(_uri(shard))[1] for shard in shards]
-    return sum(info.size or 0 for info in filesystem.get_file_info(paths))
 
 
 def estimate_num_videos(shards: Sequence[str]) -> float:
@@ -254,14 +244,8 @@ def _read_tables(
     yield from read_tables(path, spec, options, folder=cache, shard=shard, skip=skip)
 
 
-def _remote_glob(pattern: str) -> list[str]:
-    scheme, _, rest = pattern.partition("://")
-    folder = re.split(r"[*?\[]", rest)[0].rpartition("/")[0]
-    filesystem, root = pyarrow.fs.FileSystem.from_uri(f"{scheme}://{folder}")
-    selector = pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True)
-    files = [info.path for info in filesystem.get_file_info(selector) if info.type == pyarrow.fs.FileType.File]
-    return [f"{scheme}://{path}" for path in fnmatch.filter(files, rest)]
-
-
-def _uri(path: str) -> str:
-    return path if "://" in path else Path(path).absolute().as_uri()
+def _match_uris(pattern: str, key: str) -> list[str]:
+    try:
+        return match_uris(pattern)
+    except FileNotFoundError as error:
+        raise NoShardsError(f"{key}: {error}") from error

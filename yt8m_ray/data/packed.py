@@ -80,6 +80,11 @@ class PackedVideos:
         return PackedVideos.gather([(self, rows)])
 
     @staticmethod
+    def concatenate(parts: Sequence[PackedVideos]) -> PackedVideos:
+        """Returns the videos of all parts in order."""
+        return PackedVideos.gather([(part, np.arange(len(part))) for part in parts])
+
+    @staticmethod
     def gather(
         parts: Sequence[tuple[PackedVideos, np.ndarray]], allocate: Callable[[int], np.ndarray] | None = None
     ) -> PackedVideos:

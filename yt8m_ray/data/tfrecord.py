@@ -8,7 +8,6 @@ A record is an 8-byte little-endian length, the masked CRC-32C of these 8 bytes,
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 import zlib
@@ -31,6 +30,7 @@ from yt8m_ray.data.scan import (
     find_header,
     find_records,
 )
+from yt8m_ray.data.storage import open_stream
 from yt8m_ray.data.stream import WINDOW_BITS, ByteStream, Compression, Inflater, Window
 
 __all__ = [
@@ -94,19 +94,11 @@ def open_shard(path: str, filesystem: pyarrow.fs.FileSystem | None = None) -> By
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: with the path.
+        OSError: the object store cannot be reached, or fails in every attempt.
     """
     if filesystem is None and "://" not in path:
         return open(path, "rb", buffering=0)
-    location = path
-    if filesystem is None:
-        filesystem, location = pyarrow.fs.FileSystem.from_uri(path)
-    kind = filesystem.get_file_info(location).type
-    if kind == pyarrow.fs.FileType.NotFound:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    if kind == pyarrow.fs.FileType.Directory:
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    stream: ByteStream = filesystem.open_input_stream(location, compression=None)
-    return stream
+    return open_stream(path, filesystem)
 
 
 def read_records(
