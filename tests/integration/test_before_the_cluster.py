@@ -10,10 +10,12 @@ import pytest
 from jobs import evaluate, export, predict
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.export import ExportConfig
+from yt8m_ray.config.train import DataConfig
 from yt8m_ray.data.errors import NoShardsError
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.export import resolve
 from yt8m_ray.inference.scoring import evaluation_config
+from yt8m_ray.training.trainer import splits_of
 
 Save = Callable[..., Path]
 
@@ -114,3 +116,35 @@ def test_an_evaluation_of_a_checkpoint_begins_with_its_own_loss_and_shards(save_
 
     assert (config.data.test, config.data.verify_checksums) == ("t*", False)
     assert config.loss.model_dump() == loss
+
+
+def touch(*names: str) -> list[str]:
+    for name in names:
+        Path(name).touch()
+    return [str(Path(name).absolute()) for name in names]
+
+
+def test_several_globs_are_trained_on_together() -> None:
+    shards = touch("train1.tfrecord", "train2.tfrecord", "validate1.tfrecord")
+
+    splits = splits_of(DataConfig(train=["train*.tfrecord", "validate*.tfrecord", "train1.tfrecord"]))
+
+    assert splits == {"train": shards}
+
+
+def test_a_fold_of_the_training_shards_is_the_validation() -> None:
+    shards = touch(*(f"train{index}.tfrecord" for index in range(6)))
+
+    splits = [splits_of(DataConfig(train="train*.tfrecord", folds=3, fold=fold, split_seed=11)) for fold in range(3)]
+
+    assert sorted(shard for split in splits for shard in split["validation"]) == shards
+    assert all(sorted(split["train"] + split["validation"]) == shards for split in splits)
+
+
+def test_a_shard_in_training_and_validation_is_refused() -> None:
+    touch("train1.tfrecord", "train2.tfrecord")
+
+    with pytest.raises(
+        ConfigError, match=r"data.validation: 1 of its shards are in data.train too, .*/train2.tfrecord"
+    ):
+        splits_of(DataConfig(train="train*.tfrecord", validation="train2.tfrecord"))

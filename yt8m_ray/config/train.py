@@ -36,6 +36,12 @@ class DataConfig(Config):
     """What is read, and how it becomes batches.
 
     Attributes:
+        train: What is trained on; several globs are taken together.
+        validation: What every epoch is measured on; no shard of `train`.
+        test: What `jobs.evaluate` measures on.
+        folds: Splits the shards of `train` into so many folds and holds one out as validation.
+        fold: The one held out, from 0.
+        split_seed: Chooses which shards are in which fold.
         features: Sizes by name, in the order in which they are concatenated; names that begin with `mean_` are
             video-level. Either all are, or none.
         normalize: `l2` divides each frame by its norm over the concatenated features, as the published systems do;
@@ -50,6 +56,9 @@ class DataConfig(Config):
     train: Shards = None
     validation: Shards = None
     test: Shards = None
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: NonNegativeInt = 0
+    split_seed: NonNegativeInt = 0
     features: dict[str, PositiveInt] = Field(default=dict(VIDEO_FEATURES), min_length=1)
     num_classes: PositiveInt = NUM_CLASSES_2018
     max_frames: PositiveInt = MAX_FRAMES
@@ -74,6 +83,16 @@ class DataConfig(Config):
     def feature_sizes(self) -> list[int]:
         """What a model needs to know."""
         return list(self.features.values())
+
+    @pydantic.model_validator(mode="after")
+    def _check_folds(self) -> DataConfig:
+        if self.folds is None and self.fold:
+            raise ValueError(f"fold: {self.fold}, but folds is null")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold: expected 0 to {self.folds - 1}, found {self.fold}")
+        if self.folds is not None and self.validation is not None:
+            raise ValueError("folds: a fold of data.train is the validation; remove data.validation, or folds")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _check_features(self) -> DataConfig:

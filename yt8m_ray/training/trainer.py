@@ -22,7 +22,7 @@ import ray.train.torch
 import torch
 
 from yt8m_ray.config.document import ConfigError, flatten
-from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.config.train import DataConfig, TrainConfig
 from yt8m_ray.data.dataset import (
     READ_CPUS,
     estimate_num_videos,
@@ -31,6 +31,7 @@ from yt8m_ray.data.dataset import (
     root_cause,
     split_dataset,
 )
+from yt8m_ray.data.folds import split_folds
 from yt8m_ray.data.packed import Block, from_table
 from yt8m_ray.data.position import Position
 from yt8m_ray.data.vocabulary import Vocabulary
@@ -102,9 +103,7 @@ def fit(config: TrainConfig) -> FitResult:
     """
     config = with_absolute_paths(config)
     folder = run_path(config)
-    shards = {"train": expand_shards(config.data.train, key="data.train")}
-    if config.data.validation is not None:
-        shards["validation"] = expand_shards(config.data.validation, key="data.validation")
+    shards = splits_of(config.data)
     check_resume(config, shards["train"])
     if is_finished(config):
         return _finished(config, folder)
@@ -133,6 +132,21 @@ def fit(config: TrainConfig) -> FitResult:
         RunRecord(status, tracker.run_id).save(folder)
         tracker.finish(_MLFLOW_STATUS[status])
     return FitResult(checkpoint, metrics, folder, tracker.uri, tracker.run_id)
+
+
+def splits_of(data: DataConfig) -> dict[str, list[str]]:
+    """Returns the shards of `train` and, where there is one, of `validation`; no shard is in both."""
+    shards = {"train": expand_shards(data.train, key="data.train")}
+    if data.folds is not None:
+        shards["train"], shards["validation"] = split_folds(
+            shards["train"], num_folds=data.folds, fold=data.fold, seed=data.split_seed
+        )
+    elif data.validation is not None:
+        shards["validation"] = expand_shards(data.validation, key="data.validation")
+    both = sorted(set(shards["train"]) & set(shards.get("validation", ())))
+    if both:
+        raise ConfigError(f"data.validation: {len(both)} of its shards are in data.train too, the first is {both[0]}")
+    return shards
 
 
 def _finished(config: TrainConfig, folder: Path) -> FitResult:

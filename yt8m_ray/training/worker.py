@@ -165,7 +165,7 @@ class Worker:
 
     def _validate(self) -> Metrics:
         config = self._config
-        if config.data.validation is None:
+        if "validation" not in self._shards:
             return {}
         share_buffers(self._model)
         seen = Position()
