@@ -90,7 +90,11 @@ def test_a_vocabulary_of_too_few_classes_is_refused(save_tiny_checkpoint: Save, 
         (evaluate.main, ["nothing", "data.test=*.tfrecord"], "nothing: expected a checkpoint's folder"),
         (evaluate.main, ["one", "data.test=b*"], r"data\.test: no file matches 'b\*'"),
         (evaluate.main, ["one"], r"data\.test: no shards are given"),
-        (evaluate.main, ["one", "data.normalize=none"], r"data\.normalize: unknown key; valid: test, verify_checksums"),
+        (
+            evaluate.main,
+            ["one", "data.normalize=none"],
+            r"data\.normalize: unknown key; valid: on_corrupt, test, verify_checksums",
+        ),
         (export.main, ["members=[{checkpoint: nothing}]", "output=bundle"], r"members\.0\.checkpoint: .*nothing"),
     ],
 )

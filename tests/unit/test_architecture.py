@@ -40,6 +40,7 @@ OUTER = ("jobs", "serve", "tests")
 DOORS = {
     "ray": ("jobs/",),
     "ray.data": ("yt8m_ray/data/dataset.py",),
+    "ray.exceptions": ("yt8m_ray/training/failures.py",),
     "ray.train": ("yt8m_ray/training/trainer.py",),
     "ray.tune": ("yt8m_ray/tuning/",),
     "ray.serve": ("serve/",),

@@ -10,8 +10,7 @@ import functools
 import logging
 import math
 import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +27,6 @@ from yt8m_ray.data.dataset import (
     estimate_num_videos,
     expand_shards,
     read_dataset,
-    root_cause,
     split_dataset,
 )
 from yt8m_ray.data.folds import split_folds
@@ -36,6 +34,8 @@ from yt8m_ray.data.packed import Block, from_table
 from yt8m_ray.data.position import Position
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.tracking import Tracker, default_uri
+from yt8m_ray.training.failures import final_error, last_line
+from yt8m_ray.training.follow import follow
 from yt8m_ray.training.run_folder import (
     POSITION_FILE,
     RunRecord,
@@ -77,16 +77,6 @@ _MLFLOW_STATUS: dict[Status, Literal["FINISHED", "FAILED", "KILLED"]] = {
     "failed": "FAILED",
     "stopped": "KILLED",
 }
-
-
-_LOSSES = (
-    ray.exceptions.RayActorError,
-    ray.exceptions.NodeDiedError,
-    ray.exceptions.ObjectLostError,
-    ray.exceptions.WorkerCrashedError,
-)
-_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Socket closed", "remote process exited")
-"""What gloo and NCCL say where the other end of a collective died."""
 
 
 class WorkersLostError(RuntimeError):
@@ -181,14 +171,14 @@ def _fit_with_restarts(
             dataset_config=_SplitAll(),
         )
         try:
-            _follow(trainer.fit, folder / LOG_FILE)
+            follow(trainer.fit, folder / LOG_FILE)
         except ray.train.TrainingFailedError as error:
-            reason = _final_error(error)
+            reason = final_error(error)
             if reason is not None:
                 raise reason from None
             if attempt == config.scaling.max_failures:
-                raise WorkersLostError(f"{attempt + 1} times a worker was lost, last: {_brief(error)}") from None
-            logger.warning("a worker was lost; starting again from the last checkpoint: %s", _brief(error))
+                raise WorkersLostError(f"{attempt + 1} times a worker was lost, last: {last_line(error)}") from None
+            logger.warning("a worker was lost; starting again from the last checkpoint: %s", last_line(error))
         else:
             return
 
@@ -326,52 +316,3 @@ def _start_tracking(config: TrainConfig, folder: Path) -> Tracker:
     folder.mkdir(parents=True, exist_ok=True)
     RunRecord("running", tracker.run_id).save(folder)
     return tracker
-
-
-def _follow(call: Callable[[], object], log_path: Path) -> None:
-    """Runs `call` beside the main thread and logs the lines that workers add to `log_path` meanwhile.
-
-    The main thread stays free for Ctrl-C; Ray's own handler, set where `fit` runs in it, would end with status 0.
-    """
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            call()
-        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
-            failure.append(error)
-
-    log_path.touch()
-    thread = threading.Thread(target=run, daemon=True)
-    with log_path.open(encoding="utf-8") as lines:
-        lines.seek(0, os.SEEK_END)
-        thread.start()
-        while thread.is_alive():
-            thread.join(timeout=0.2)
-            for line in lines:
-                logger.info("%s", line.rstrip())
-    if failure:
-        raise failure[0]
-
-
-def _final_error(error: ray.train.TrainingFailedError) -> BaseException | None:
-    """Returns the error to show where a restart would not help, or None where a worker or node was lost."""
-    causes = list(getattr(error, "worker_failures", {}).values())
-    if any(_is_loss(cause) for cause in causes):
-        return None
-    for cause in causes or [error]:
-        cause = root_cause(cause)
-        if isinstance(cause, ValueError | OSError | FloatingPointError):
-            return cause
-    logger.error("%s", error)  # not for a user to mend: with the worker's traceback
-    return causes[0] if causes else error
-
-
-def _is_loss(cause: BaseException) -> bool:
-    """Returns whether a process or node is gone, by its own absence or by what the others say of it."""
-    is_gone = isinstance(cause, _LOSSES) or "HealthCheck" in type(cause).__name__
-    return is_gone or (isinstance(cause, RuntimeError) and any(text in str(cause) for text in _LOST_PEER))
-
-
-def _brief(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1][:300]

@@ -6,9 +6,11 @@ import json
 import logging
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +26,8 @@ from yt8m_ray.checkpoint import (
     save_checkpoint,
 )
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.batch import batches_of, to_batch
-from yt8m_ray.data.packed import Block, PackedVideos
+from yt8m_ray.data.batch import batches_of, prefetch, to_batch
+from yt8m_ray.data.packed import Block, PackedVideos, Rejection, ShardEnd
 from yt8m_ray.data.position import CAUSES, Position
 from yt8m_ray.evaluation import evaluate
 from yt8m_ray.losses import LOSSES
@@ -46,6 +48,7 @@ from yt8m_ray.training.workers import (
 logger = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
+Remarks = tuple[list[Rejection], list[ShardEnd]]
 
 
 @dataclass(frozen=True)
@@ -125,9 +128,9 @@ class Worker:
             self._start.save(self._run_path / POSITION_FILE)
         from_rank_0(None)  # no worker starts to read before the position is there
         torch.manual_seed(self._stream_seed(first_step))
-        videos = batches_of(
-            _videos_of(self._ports.read("train"), loop.progress.position),
-            batch_size=self._local_batch_size(),
+        videos = self._batches(
+            "train",
+            loop.progress.position,
             shuffle_window=config.data.shuffle_window,
             seed=(config.run.seed, epoch, rank(), first_step),
         )
@@ -169,10 +172,9 @@ class Worker:
             return {}
         share_buffers(self._model)
         seen = Position()
-        blocks = _videos_of(self._ports.read("validation"), seen, is_used=True)
-        videos = batches_of(blocks, batch_size=self._local_batch_size())
         batches = (
-            to_batch(part, spec=self._spec, normalize=config.data.normalize, device=self._device) for part in videos
+            to_batch(_counted(part, seen), spec=self._spec, normalize=config.data.normalize, device=self._device)
+            for part in self._batches("validation", seen)
         )
         whole, *others = gather(evaluate(self._model, batches, self._loss))
         for other in others:
@@ -244,6 +246,23 @@ class Worker:
         position.merge(self._start)
         return position
 
+    def _batches(self, split: str, position: Position, **order: Any) -> Iterator[PackedVideos]:
+        """Yields this worker's batches of a pass, prepared by another thread; what the reader says goes to `position`.
+
+        The position itself belongs to this thread alone, so the remarks wait in a queue until it takes a batch.
+        """
+        remarks: deque[Remarks] = deque()
+        batches = batches_of(
+            _videos_of(self._ports.read(split), remarks),
+            batch_size=self._local_batch_size(),
+            pin_memory=self._device.type == "cuda",
+            **order,
+        )
+        for batch in prefetch(batches):
+            _note(remarks, position)
+            yield batch
+        _note(remarks, position)
+
     def _traced(self, videos: Iterator[PackedVideos]) -> Iterator[PackedVideos]:
         """Passes batches on and writes down which videos are in which step."""
         progress = self._loop.progress
@@ -281,16 +300,25 @@ class Worker:
         return int(np.random.SeedSequence([self._config.run.seed, step, rank()]).generate_state(1)[0])
 
 
-def _videos_of(blocks: Iterator[Block], position: Position, *, is_used: bool = False) -> Iterator[PackedVideos]:
-    """Yields the videos of blocks; what the reader says besides goes to `position`, and so do they if `is_used`."""
+def _videos_of(blocks: Iterator[Block], remarks: deque[Remarks]) -> Iterator[PackedVideos]:
+    """Yields the videos of blocks, and puts what the reader says besides into `remarks`."""
     for block in blocks:
-        position.add_remarks(block.rejections, block.ends)
-        for end in block.ends:
+        remarks.append((block.rejections, block.ends))
+        yield block.videos
+
+
+def _note(remarks: deque[Remarks], position: Position) -> None:
+    while remarks:
+        rejections, ends = remarks.popleft()
+        position.add_remarks(rejections, ends)
+        for end in ends:
             if end.message is not None:
                 logger.warning("%s", end.message)
-        if is_used:
-            position.add(block.videos.shards, block.videos.records)
-        yield block.videos
+
+
+def _counted(videos: PackedVideos, position: Position) -> PackedVideos:
+    position.add(videos.shards, videos.records)
+    return videos
 
 
 def _rejected(split: str, position: Position) -> Metrics:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
-from yt8m_ray.data.batch import batches_of, make_batch, to_batch
+from yt8m_ray.data.batch import batches_of, make_batch, prefetch, to_batch
 from yt8m_ray.data.features import FeatureSpec, VideoRow
 from yt8m_ray.data.packed import PackedVideos
 
@@ -114,3 +115,51 @@ def test_every_drawn_video_keeps_its_own_frames_and_labels() -> None:
             frames = batch.frames[starts[index] : starts[index] + batch.num_frames[index]]
             np.testing.assert_array_equal(frames, originals[name].frames)
             assert batch.labels[index] == originals[name].labels[0]
+
+
+def test_prefetched_batches_are_the_same_in_order() -> None:
+    expected = [batch.video_ids.tolist() for batch in batches_of(many(50, 7), batch_size=8)]
+
+    found = [batch.video_ids.tolist() for batch in prefetch(batches_of(many(50, 7), batch_size=8), depth=2)]
+
+    assert found == expected
+
+
+def test_an_error_in_the_other_thread_is_raised_behind_the_batches_before_it() -> None:
+    def failing() -> Iterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    batches = prefetch(failing())
+
+    assert next(batches) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(batches)
+
+
+def test_prefetching_stops_where_nobody_takes_batches_any_more() -> None:
+    taken: list[int] = []
+    is_done = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        try:
+            for number in range(10_000):
+                taken.append(number)
+                yield number
+        finally:
+            is_done.set()
+
+    batches = prefetch(numbers())
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+
+    assert is_done.wait(timeout=10)
+    assert len(taken) < 10
+
+
+def test_a_batch_keeps_its_frames_while_later_ones_are_drawn() -> None:
+    batches = list(batches_of(many(200, 9), batch_size=8))
+    again = [batch.frames.copy() for batch in batches_of(many(200, 9), batch_size=8)]
+
+    for batch, frames in zip(batches, again, strict=True):
+        np.testing.assert_array_equal(batch.frames, frames)

@@ -1,0 +1,37 @@
+"""A long call beside the main thread, and the lines that others add to a log file meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+def follow(call: Callable[[], object], log_path: Path) -> None:
+    """Runs `call` beside the main thread and logs the lines that workers add to `log_path` meanwhile.
+
+    The main thread stays free for Ctrl-C; Ray's own handler, set where `fit` runs in it, would end with status 0.
+    """
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
+            failure.append(error)
+
+    log_path.touch()
+    thread = threading.Thread(target=run, daemon=True)
+    with log_path.open(encoding="utf-8") as lines:
+        lines.seek(0, os.SEEK_END)
+        thread.start()
+        while thread.is_alive():
+            thread.join(timeout=0.2)
+            for line in lines:
+                logger.info("%s", line.rstrip())
+    if failure:
+        raise failure[0]
