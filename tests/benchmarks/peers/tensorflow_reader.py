@@ -154,6 +154,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.verb == "write":
         write(options.folder, options.level, options.num_videos, options.num_shards)
+        print(json.dumps({"videos": options.num_videos}))
         return
     paths = sorted(map(str, pathlib.Path(options.folder).glob(f"{options.level}*.tfrecord")))
     print(json.dumps(read(paths, options.reader, options.num_threads, options.passes)))
