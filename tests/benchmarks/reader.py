@@ -2,11 +2,11 @@
 
     python tests/benchmarks/reader.py --peer PYTHON_WITH_TENSORFLOW [--json] [--folder DIR]
 
-The peer writes the shards (120 to 300 frames a video, about a gigabyte) and reads them on pinned cores, with checksums, from
-the page cache, in rounds that alternate with ours; the best round of each counts. CPU time a video is the steady unit
-on a machine that does other work as well. Ours are blocks of packed uint8 frames, as training takes them; `padded` also
-pads each to [300, 1152], as the peers' batches are. `read` is `open(shard, "rb").read()`; `readinto` fills one small
-buffer again and again, which no reader can reach that looks at the bytes.
+The peer writes the shards (120 to 300 frames a video, about a gigabyte) and reads them on pinned cores, with checksums,
+from the page cache, in rounds that alternate with ours; the best round of each counts. CPU time a video is the steady
+unit on a machine that does other work as well. Ours are blocks of packed uint8 frames, as training takes them;
+`padded` also pads each to [300, 1152], as the peers' batches are. `read` is `open(shard, "rb").read()`; `readinto`
+fills one small buffer again and again, which no reader can reach that looks at the bytes.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def read_tfrecord_package(paths: list[str], level: str) -> int:
     for path in paths:
         features = {"rgb": "byte", "audio": "byte"}
         for _, lists in tfrecord_loader(path, None, {"id": "byte", "labels": "int"}, sequence_description=features):
-            frames = [np.frombuffer(b"".join(lists[name]), np.uint8).reshape(-1, size) for name, size in SIZES[level].items()]
+            frames = [
+                np.frombuffer(b"".join(lists[name]), np.uint8).reshape(-1, size) for name, size in SIZES[level].items()
+            ]
             np.concatenate(frames, axis=1)
             num_videos += 1
     return num_videos
@@ -100,9 +102,7 @@ def measure(reader: str, level: str, paths: list[str], passes: int) -> Figures:
     for _ in range(passes + 1):  # the first one warms up
         cpu, wall = time.process_time(), time.perf_counter()
         num_videos = READERS[reader](paths, level)
-        rounds.append(
-            {"videos": num_videos, "cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
-        )
+        rounds.append({"videos": num_videos, "cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall})
     return best(rounds[1:])
 
 
@@ -187,7 +187,9 @@ def ratios(found: dict[str, Figures]) -> Figures:
     cpu = {name: figures["cpu_s"] / figures["videos"] * 1e6 for name, figures in found.items()}
     rate = {name: figures["videos"] / figures["wall_s"] for name, figures in found.items()}
     us = {f"cpu_us_a_video_{name.replace(' ', '_')}": round(value, 2) for name, value in cpu.items() if value}
-    per_second = {f"videos_per_s_{name.replace(' ', '_')}": round(rate[name]) for name in ("two frame", "lean frame two")}
+    per_second = {
+        f"videos_per_s_{name.replace(' ', '_')}": round(rate[name]) for name in ("two frame", "lean frame two")
+    }
     return {
         **us,
         **per_second,

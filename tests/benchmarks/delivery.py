@@ -1,0 +1,197 @@
+"""How many videos a second Ray Data brings to the training step, beside raw reader processes in the same run.
+
+    python tests/benchmarks/delivery.py [--folder DIR] [--num-readers 2] [--json]
+
+Both sides read the same frame-level shards (a gigabyte, page cache, checksums verified) with the same reader in the
+same number of processes, and end with packed uint8 frames in a tensor of the consumer's own on its device. The raw side
+is the least that can be: each reader copies its blocks into shared memory, the consumer copies them out. Ray's side is
+what a training worker does: blocks through the object store, batches of 128 drawn by `batches_of` in a second thread.
+The breakdown is CPU time a video by process; rounds alternate, the best of each side counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing import shared_memory
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, its folder is what Python looks in
+
+from tests.benchmarks.shards import make_shards
+from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.data.reader import ReadOptions, read_blocks
+from yt8m_ray.schema import FRAME_FEATURES, NUM_CLASSES_2018
+
+SPEC = FeatureSpec(FRAME_FEATURES, num_classes=NUM_CLASSES_2018)
+BATCH_SIZE = 128
+SLOT_BYTES = 4 << 20
+NUM_SLOTS = 4
+
+
+def serve_blocks(paths: list[str], names: list[str], free: Any, full: Any, start: Any) -> None:
+    """What a raw reader process does."""
+    slots = [shared_memory.SharedMemory(name) for name in names]
+    for _ in read_blocks(paths[0], SPEC):
+        pass
+    start.wait()
+    for path in paths:
+        for block in read_blocks(path, SPEC, ReadOptions(block_bytes=SLOT_BYTES)):
+            videos = block.videos
+            slot = free.get()
+            np.ndarray(videos.frames.shape, np.uint8, slots[slot].buf)[:] = videos.frames
+            full.put((slot, videos.frames.shape, videos.num_frames, videos.num_labels, videos.labels))
+    full.put(None)
+    for slot in slots:
+        slot.close()
+
+
+def deliver_raw(paths: list[str], num_readers: int, device: torch.device) -> float:
+    """Returns videos a second."""
+    context = multiprocessing.get_context("spawn")
+    size = SLOT_BYTES + SPEC.max_frames * SPEC.dim * 2
+    start, readers = context.Barrier(num_readers + 1), []
+    for index in range(num_readers):
+        slots = [shared_memory.SharedMemory(create=True, size=size) for _ in range(NUM_SLOTS)]
+        free, full = context.SimpleQueue(), context.SimpleQueue()
+        for slot in range(NUM_SLOTS):
+            free.put(slot)
+        arguments = (paths[index::num_readers], [slot.name for slot in slots], free, full, start)
+        process = context.Process(target=serve_blocks, args=arguments)
+        process.start()
+        readers.append((process, slots, free, full))
+    tensor = torch.empty(size, dtype=torch.uint8, device=device)
+    start.wait()
+    started, num_videos, live = time.perf_counter(), 0, list(readers)
+    while live:
+        for reader in list(live):
+            _, slots, free, full = reader
+            message = full.get()
+            if message is None:
+                live.remove(reader)
+                continue
+            slot, shape, num_frames, _, _ = message
+            count = shape[0] * shape[1]
+            tensor[:count].copy_(torch.from_numpy(np.ndarray(count, np.uint8, slots[slot].buf)))
+            free.put(slot)
+            num_videos += len(num_frames)
+    elapsed = time.perf_counter() - started
+    for process, slots, _, _ in readers:
+        process.join()
+        for slot in slots:
+            slot.close()
+            slot.unlink()
+    return num_videos / elapsed
+
+
+def deliver_by_ray(paths: list[str], device: torch.device, *, cache: str | None = None) -> tuple[float, Counter[str]]:
+    """Returns videos a second and CPU us a video by process."""
+    from yt8m_ray.data.batch import batches_of, prefetch
+    from yt8m_ray.data.dataset import read_dataset, split_dataset
+    from yt8m_ray.data.packed import PackedVideos, from_table
+
+    (part,) = split_dataset(read_dataset(paths, SPEC, cache=cache), 1)
+
+    def videos() -> Iterator[PackedVideos]:
+        for table in part.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from_table(table, SPEC).videos
+
+    before, started, num_videos = cpu_by_process(), time.perf_counter(), 0
+    for batch in prefetch(batches_of(videos(), batch_size=BATCH_SIZE, pin_memory=device.type == "cuda")):
+        torch.from_numpy(batch.frames).to(device, non_blocking=True)
+        num_videos += len(batch)
+    elapsed = time.perf_counter() - started
+    used = cpu_by_process()
+    used.subtract(before)
+    return num_videos / elapsed, Counter({name: seconds / num_videos * 1e6 for name, seconds in used.items()})
+
+
+def cpu_by_process() -> Counter[str]:
+    """Returns CPU seconds of this process and Ray's, by kind."""
+    used: Counter[str] = Counter()
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        try:
+            title, times = " ".join(process.cmdline()[:1]), process.cpu_times()
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        kind = "consumer" if process.pid == os.getpid() else "other Ray processes"
+        if "SplitCoordinator" in title:
+            kind = "split coordinator"
+        elif title.startswith("ray::") and "_" not in title.removeprefix("ray::")[:1] and "Dash" not in title:
+            kind = "readers"
+        elif "raylet" in title or "gcs_server" in title:
+            kind = "raylet and GCS"
+        used[kind] += times.user + times.system
+    return used
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", help="keep the shards here, or take those that are here")
+    parser.add_argument("--num-readers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--repeat", type=int, default=4, help="passes over the shards in a round")
+    parser.add_argument("--cache", action="store_true", help="measure Ray's side from data.cache as well")
+    parser.add_argument("--json", action="store_true", help="end with one JSON line")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = compare(options, options.folder or f"{scratch}/shards", scratch)
+    for name, value in figures.items():
+        print(f"{name:45s} {value:10.2f}")
+    if options.json:
+        print(json.dumps(figures))
+
+
+def compare(options: argparse.Namespace, folder: str, scratch: str) -> dict[str, float]:
+    from jobs.cli import RAY_ENVIRONMENT  # isort: skip - sets what Ray reads when it is imported
+
+    import ray
+
+    from yt8m_ray.data import dataset
+
+    dataset.READ_CPUS = 1.0  # as many readers at once as there are CPUs; in training more of them share one
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    paths = make_shards(folder) * options.repeat
+    raw, through_ray, cached = [], [], []
+    for _ in range(options.rounds):
+        raw.append(deliver_raw(paths, options.num_readers, device))
+        # Ray's processes exist only while they are measured.
+        ray.init(
+            "local",
+            num_cpus=options.num_readers,
+            object_store_memory=1 << 30,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            runtime_env={"env_vars": {name: os.environ[name] for name in RAY_ENVIRONMENT}},
+        )
+        try:
+            deliver_by_ray(paths, device)  # worker processes start and touch their memory
+            through_ray.append(deliver_by_ray(paths, device))
+            if options.cache:
+                deliver_by_ray(paths, device, cache=f"{scratch}/cache")
+                cached.append(deliver_by_ray(paths, device, cache=f"{scratch}/cache"))
+        finally:
+            ray.shutdown()
+    rate, used = max(through_ray, key=lambda found: found[0])
+    figures = {"videos_per_s_raw": max(raw), "videos_per_s_ray": rate, "share_of_raw": rate / max(raw)}
+    if cached:
+        figures |= {"videos_per_s_ray_cached": max(cached)[0], "gain_of_cache": max(cached)[0] / rate}
+    return figures | {f"cpu_us_a_video_{name.replace(' ', '_')}": value for name, value in sorted(used.items())}
+
+
+if __name__ == "__main__":
+    main()
