@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import re
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.conftest import BIN, NUM_CLASSES, Head, RunVerb, Shards, free_port, is_listening
+from tests.e2e.conftest import BIN, NUM_CLASSES, Head, RunVerb, Shards, StartVerb, free_port, is_listening
 from tests.e2e.processes import Command, Outcome
 from tests.e2e.service import ask, wait_until_healthy, write_config
 
@@ -101,7 +103,8 @@ def test_evaluation_repeats_the_validation_of_training(
     assert outcome.code == 0, outcome.stderr
     metrics = json.loads(outcome.stdout)
     assert list(metrics) == [
-        "num_videos", "gap", "hit_at_1", "perr", "mean_ap", "mean_ap_num_classes", "loss", "videos_per_s",
+        "num_videos", "gap", "hit_at_1", "perr", "mean_ap", "mean_ap_num_classes", "loss", "num_rejected",
+        "videos_per_s",
     ]  # fmt: skip
     trained = json.loads((Path(checkpoint) / "manifest.json").read_text())["metrics"]
     assert metrics["num_videos"] == NUM_VALIDATION
@@ -128,6 +131,35 @@ def test_predictions_are_the_published_csv_and_the_same_as_parquet(
         assert class_ids == [str(class_id) for class_id in row["class_ids"]]
         assert scores == [f"{score:g}" for score in row["scores"]]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.parquet"]
+
+
+def test_a_killed_prediction_goes_on_behind_the_shards_that_were_finished(
+    start_verb: StartVerb, head: Head, checkpoint: str, frame_shards: Shards, tmp_path: Path
+) -> None:
+    shards = sorted(glob.glob(frame_shards.train)) * 10
+    for index, shard in enumerate(shards):
+        (tmp_path / f"{index:04d}.tfrecord").symlink_to(shard)
+    output = tmp_path / "p.csv"
+    done = Path(f"{output}.parts/done.jsonl")
+    command = ("predict", checkpoint, str(tmp_path / "*.tfrecord"), "--output", str(output), "--top-k", "3")
+
+    with start_verb(*command, **head.environment) as killed:
+        killed.wait_until(lambda: done.exists() and len(done.read_text().splitlines()) >= 5)
+        killed.send(signal.SIGKILL)
+        killed.wait()
+    num_done = len(done.read_text().splitlines())
+    assert num_done < len(shards) and not output.exists()
+    with start_verb(*command, **head.environment) as again:
+        outcome = again.wait()
+
+    assert (outcome.code, outcome.stdout) == (0, f"{output}\n"), outcome.stderr
+    assert f"continuing: {num_done} of {len(shards)} shards were done" in outcome.stderr
+    num_videos = 24 * len(shards)
+    assert f"{num_videos} videos of {len(shards)} shards; {num_videos - 24 * num_done} of them in" in outcome.stderr
+    lines = output.read_text().splitlines()[1:]
+    assert len(lines) == num_videos
+    assert lines == lines[: 24 * 4] * 10
+    assert not done.parent.exists()
 
 
 def test_a_bundle_is_predicted_from_like_a_checkpoint(

@@ -29,7 +29,10 @@ MAX_PAYLOAD_BYTES = 2**31 - 1
 
 def compiled(function: F) -> F:
     """Returns the function, compiled without Python objects, so that it runs beside other threads."""
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
+    try:
+        return cast(F, numba.njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
+        return cast(F, numba.njit(nogil=True)(function))
 
 
 def _crc_table() -> np.ndarray:
