@@ -115,19 +115,29 @@ def _write(config: InspectionConfig, summary: Summary) -> None:
 
 def _log(summary: Summary) -> None:
     """Says in a few lines what an operator acts on; the document has all of it."""
-    failures, duplicates = summary.failures, summary.duplicates
     for warning in summary.warnings:
         count = "" if warning["num_videos"] is None else f"{warning['num_videos']} "
         place = "" if warning["first"] is None else f"; the first: {warning['first']}"
         logger.warning("warning: %s%s%s", count, warning["warning"], place)
-    for failure in failures[:_MOST_LINES]:
+    failures, duplicates = summary.failures, summary.duplicates
+    bad = [failure for failure in failures if "manifest" not in failure.causes]
+    for failure in bad[:_MOST_LINES]:
         more = f" (the first of {failure.num_rejected})" if failure.num_rejected > 1 else ""
         logger.error("%s%s", failure.first, more)
-    if len(failures) > _MOST_LINES:
-        logger.error("and %d more failures", len(failures) - _MOST_LINES)
+    for difference in summary.differences[:_MOST_LINES]:
+        logger.error("%s", difference.message)
     for duplicate in duplicates.first[:1]:
         places = ", ".join(f"{summary.shards[shard]} record {record}" for shard, record in duplicate.places[:3])
         logger.error("%d ids occur more than once; the first: %r in %s", duplicates.num_ids, duplicate.video_id, places)
+    logger.info(
+        "%d of %d shards bad, %d of %d records refused, %d ids more than once%s",
+        len(bad),
+        len(summary.shards),
+        summary.counts.rejected.total(),
+        summary.counts.num_records,
+        duplicates.num_ids,
+        f", {len(summary.differences)} differences from the manifest" if summary.differences else "",
+    )
 
 
 class _Progress:

@@ -190,9 +190,9 @@ def differences(manifest: Manifest, entries: Iterable[ShardEntry]) -> list[Diffe
     faults = []
     for path in sorted(found.keys() | manifest.entries.keys()):
         if path not in manifest.entries:
-            faults.append(Difference(path, f"{path}: expected no such shard, it is not in {manifest.path}"))
+            faults.append(Difference(path, f"{path}: not in the manifest {manifest.path}"))
         elif path not in found:
-            faults.append(Difference(path, f"{path}: expected by {manifest.path}, not among the shards read"))
+            faults.append(Difference(path, f"{path}: in the manifest {manifest.path}, but not among the shards read"))
         else:
             for name in (*_COUNTS, "crc32c"):
                 wanted, actual = getattr(manifest.entries[path], name), getattr(found[path], name)

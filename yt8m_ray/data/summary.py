@@ -55,6 +55,10 @@ class Failure:
         """Records refused."""
         return sum(count for cause, count in self.causes.items() if cause in CAUSES)
 
+    def document(self) -> dict[str, Any]:
+        """Returns the failure as JSON's types."""
+        return {"shard": self.shard, "num_rejected": self.num_rejected, "causes": self.causes, "first": self.first}
+
 
 @dataclass
 class Summary:
@@ -174,14 +178,14 @@ class Summary:
             "seconds": round(self.seconds, 3),
             "videos_per_s": round(counts.num_videos / max(self.seconds, 1e-9), 1),
             "warnings": self.warnings,
-            "failures": [{**asdict(failure), "num_rejected": failure.num_rejected} for failure in self.failures],
+            "failures": [failure.document() for failure in self.failures],
         }
 
     def _duplicates_document(self) -> dict[str, Any]:
         shown = [
             {
                 "id": duplicate.video_id,
-                "places": [{"shard": self.shards[shard], "record": record} for shard, record in duplicate.places[:10]],
+                "places": [{"shard": self.shards[shard], "record": record} for shard, record in duplicate.places],
             }
             for duplicate in self.duplicates.first
         ]

@@ -12,17 +12,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
-from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-import crc32c
 import numpy as np
 
 from yt8m_ray.data.duplicates import id_keys
 from yt8m_ray.data.errors import CorruptRecordError, RecordError
 from yt8m_ray.data.example import Fields, Values, decode_record
 from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
-from yt8m_ray.data.stream import ByteStream, Compression
+from yt8m_ray.data.stream import ChecksummedStream
 from yt8m_ray.data.tfrecord import detect_compression, open_shard, read_payloads
 from yt8m_ray.schema import FRAME_FEATURES, LABELS_KEY, MAX_FRAMES, MEAN_PREFIX, VIDEO_FEATURES
 
@@ -35,10 +33,9 @@ KeyUse: TypeAlias = tuple[str, str, str]
 _MOST_KEYS = 256
 _OTHER_KEYS = "(other keys)"
 _SAMPLE_RECORDS = 64
-_START_BYTES = 12
 
 
-@dataclass
+@dataclass(eq=False)
 class Survey:
     """Counts over records; `merge` adds those of other records.
 
@@ -100,7 +97,7 @@ class Survey:
         self.remarks[remark] = (count + 1, first)
 
 
-@dataclass
+@dataclass(eq=False)
 class ShardSurvey:
     """What one shard holds.
 
@@ -109,7 +106,7 @@ class ShardSurvey:
         counts: What was counted; nothing where the shard is unreadable.
         crc32c: Checksum of the file as it stands, 8 hexadecimal digits.
         first_rejection: Record, byte offset and reason of the first record that was refused.
-        unreadable: Why the shard could not be opened or read.
+        unreadable: The path, and why it could not be opened or read.
         keys: uint64 [num_videos, 2], the ids (`yt8m_ray.data.duplicates`).
         records: int32 [num_videos], which record each video is.
     """
@@ -134,13 +131,13 @@ def survey_shard(path: str, sizes: Mapping[str, int], *, num_classes: int) -> Sh
     spec = FeatureSpec(sizes, num_classes, max_frames=sys.maxsize)  # frames that readers drop are counted too
     surveyor = _Surveyor(path, spec)
     try:
-        with _ChecksummedStream(open_shard(path)) as stream:
+        with ChecksummedStream(open_shard(path)) as stream:
             payloads = read_payloads(stream, path=path, on_corrupt=surveyor.reject)
             for record, offset, payload in payloads:
                 surveyor.add(record, offset, payload)
             stream.drain()
     except OSError as error:
-        return ShardSurvey(path, unreadable=str(error))
+        return ShardSurvey(path, unreadable=f"{path}: {error.strerror or error}")
     return surveyor.finish(stream)
 
 
@@ -193,11 +190,11 @@ class _Surveyor:
         self._counts.rejected[error.cause] += 1
         self._first_rejection = self._first_rejection or str(error)
 
-    def finish(self, stream: _ChecksummedStream) -> ShardSurvey:
+    def finish(self, stream: ChecksummedStream) -> ShardSurvey:
         """Returns the counts once the stream has been read to its end."""
         counts = self._counts
         counts.num_bytes = stream.num_bytes
-        counts.compressions[stream.compression] = 1
+        counts.compressions[detect_compression(stream.start)] = 1
         counts.class_counts = np.bincount(np.concatenate([*self._class_ids, np.empty(0, np.int32)]))
         keys, records = id_keys(self._video_ids), np.array(self._records, np.int32)
         return ShardSurvey(self._path, counts, f"{stream.crc:08x}", self._first_rejection, None, keys, records)
@@ -223,51 +220,6 @@ class _Surveyor:
         labels = fields.context.get(LABELS_KEY)
         if isinstance(labels, np.ndarray) and labels.dtype == np.int64 and len(labels):
             self._counts.max_class_id = max(self._counts.max_class_id, int(labels.max()))
-
-
-class _ChecksummedStream:
-    """A shard's bytes, and what can be said of the whole file once all of them have been read.
-
-    Attributes:
-        crc: CRC-32C of the bytes so far.
-        num_bytes: How many.
-    """
-
-    def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
-        self._start = b""
-        self.crc = self.num_bytes = 0
-
-    def readinto(self, buffer: Any, /) -> int:
-        num_read = self._stream.readinto(buffer) or 0
-        view = memoryview(buffer)[:num_read]
-        self.crc = crc32c.crc32c(view, self.crc)
-        self.num_bytes += num_read
-        if len(self._start) < _START_BYTES:
-            self._start += view[: _START_BYTES - len(self._start)]
-        return num_read
-
-    @property
-    def compression(self) -> Compression:
-        """How the shard is packed."""
-        return detect_compression(self._start)
-
-    def drain(self) -> None:
-        """Reads what a reader left that gave up before the end."""
-        buffer = bytearray(1 << 20)
-        while self.readinto(buffer):
-            pass
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def __enter__(self) -> _ChecksummedStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
-    ) -> None:
-        self.close()
 
 
 def _sizes_of(payload: memoryview) -> dict[str, int]:

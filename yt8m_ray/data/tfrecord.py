@@ -329,9 +329,9 @@ def _decompress(window: Window, compression: Compression) -> Window:
 
 
 def detect_compression(start: bytes) -> Compression:
-    """Returns how a shard is packed that starts with these bytes, a header's length of them."""
+    """Returns how a shard is packed that starts with these bytes, a header's length of them or more."""
     # The checksum decides first: the length 35,615 is spelled 1f 8b, like the start of a GZIP stream.
-    if len(start) == _HEADER.size and _masked_crc(start[: _LENGTH.size]) == _HEADER.unpack(start)[1]:
+    if len(start) >= _HEADER.size and _masked_crc(start[: _LENGTH.size]) == _HEADER.unpack_from(start)[1]:
         return "none"
     if start[:2] == b"\x1f\x8b":
         return "gzip"

@@ -80,8 +80,9 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         if patterns is not None:
             several = [absolute(pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
             changes[f"data.{key}"] = several[0] if isinstance(patterns, str) else several
-    if config.data.vocabulary is not None:
-        changes["data.vocabulary"] = absolute(config.data.vocabulary)
+    for key in ("vocabulary", "manifest"):
+        if getattr(config.data, key) is not None:
+            changes[f"data.{key}"] = absolute(getattr(config.data, key))
     uri = config.tracking.uri
     if uri is not None and uri.startswith(_SQLITE):
         changes["tracking.uri"] = _SQLITE + os.path.abspath(uri.removeprefix(_SQLITE))
