@@ -19,7 +19,9 @@ SIZES = {"mean_rgb": 4}
 
 
 def video(video_id: str, *labels: int, key: str = "id", size: int = 4) -> bytes:
-    return encode_example({key: [video_id.encode()], "labels": np.array(labels), "mean_rgb": np.ones(size, np.float32)})
+    return encode_example(
+        {key: [video_id.encode()], "labels": np.array(labels, np.int64), "mean_rgb": np.ones(size, np.float32)}
+    )
 
 
 def summarise(tmp_path: Path, *shards: list[bytes], num_classes: int = 3862) -> Summary:
