@@ -249,3 +249,19 @@ def test_features_are_those_of_the_first_record_that_has_some(
 
     assert sizes == found
     assert sizes is None or list(sizes) == list(found or {})
+
+
+def test_a_published_shard_is_sound_and_as_long_as_its_framing_says(yt8m_data: Path) -> None:
+    path = yt8m_data / "yt8m" / "v2_video" / "validate" / "validate0064.tfrecord"
+    data, offset, num_records = path.read_bytes(), 0, 0
+    while offset < len(data):
+        offset += 16 + int.from_bytes(data[offset : offset + 8], "little")
+        num_records += 1
+
+    found = survey_shard(str(path), {"mean_rgb": 1024, "mean_audio": 128}, num_classes=3862)
+
+    assert found.counts.num_videos == num_records
+    assert (found.counts.rejected, found.counts.remarks) == ({}, {})
+    assert {name: count for (_, name, _), (count, _, _) in found.counts.keys.items()} == dict.fromkeys(
+        ("id", "labels", "mean_rgb", "mean_audio"), num_records
+    )
