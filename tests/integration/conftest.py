@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.example import encode_example
+from yt8m_ray.data.manifest import Manifest
+from yt8m_ray.data.summary import Summary
+from yt8m_ray.data.survey import survey_shard
 from yt8m_ray.data.tfrecord import write_records
 
 NUM_CLASSES = 12
@@ -43,6 +48,18 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
         num_train=sum(counts["train"]),
         num_validation=sum(counts["validation"]),
     )
+
+
+@pytest.fixture(scope="session")
+def manifest(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a manifest of the shards of both splits."""
+    paths = expand_shards([shards.train, shards.validation], key="shards")
+    summary = Summary(paths, {"mean_rgb": FEATURE_DIM}, NUM_CLASSES)
+    for index, path in enumerate(paths):
+        summary.add(index, survey_shard(path, summary.sizes, num_classes=NUM_CLASSES))
+    manifest = Manifest(tmp_path_factory.mktemp("manifest") / "manifest.json", summary.entries.values())
+    manifest.save()
+    return Path(manifest.path)
 
 
 def _video(rng: np.random.Generator, prototypes: np.ndarray, name: str) -> bytes:

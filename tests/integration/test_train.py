@@ -52,9 +52,9 @@ def state_of(checkpoint: Path) -> tuple[dict[str, int], Position]:
 
 
 @pytest.fixture(scope="module")
-def two_workers(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
-    """A run of two workers over four epochs, undisturbed."""
-    return fit(config_of(shards, tmp_path_factory.mktemp("runs"), "two"))
+def two_workers(shards: Shards, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
+    """A run of two workers over four epochs, undisturbed, whose shards are what their manifest says."""
+    return fit(config_of(shards, tmp_path_factory.mktemp("runs"), "two", data={"manifest": str(manifest)}))
 
 
 def test_two_workers_validate_every_video(two_workers: FitResult, shards: Shards) -> None:

@@ -46,6 +46,8 @@ class DataConfig(Config):
             video-level. Either all are, or none.
         normalize: `l2` divides each frame by its norm over the concatenated features, as the published systems do;
             `unwhitened` is described in `yt8m_ray.data.normalize`.
+        manifest: A file that `jobs.inspect` wrote. Every shard of `train` and `validation` has to be in it, every shard
+            in it has to exist in its size, and each epoch counts records again; null checks none of that.
         shuffle_window: Videos a worker holds to draw from at random; 0 keeps the order of the shards.
         vocabulary: CSV of class names; null takes the published one where the number of classes allows.
         verify_checksums: CRC-32C of every record, both fields.
@@ -59,6 +61,7 @@ class DataConfig(Config):
     folds: Annotated[int, Field(ge=2)] | None = None
     fold: NonNegativeInt = 0
     split_seed: NonNegativeInt = 0
+    manifest: str | None = None
     features: dict[str, PositiveInt] = Field(default=dict(VIDEO_FEATURES), min_length=1)
     num_classes: PositiveInt = NUM_CLASSES_2018
     max_frames: PositiveInt = MAX_FRAMES

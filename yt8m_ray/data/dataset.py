@@ -11,8 +11,8 @@ import functools
 import glob
 import itertools
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,8 @@ from yt8m_ray.data.reader import ReadOptions
 from yt8m_ray.data.storage import match_uris, total_bytes
 from yt8m_ray.data.tfrecord import open_shard, read_payloads
 
+R = TypeVar("R")
+
 READ_CPUS = 0.25
 """Logical CPUs that a read task asks for: little, so that readers fit beside workers on few CPUs."""
 
@@ -41,12 +43,13 @@ _SAMPLE_RECORDS = 32
 _FRAMING_BYTES = 16
 
 
-def expand_shards(patterns: str | Sequence[str] | None, *, key: str) -> list[str]:
+def expand_shards(patterns: str | Sequence[str] | None, *, key: str, keep_folders: bool = False) -> list[str]:
     """Returns the sorted shards that paths and globs name, each once; local ones as absolute paths.
 
     Args:
         patterns: A path or glob, or several; local, `s3://` or `gs://`.
         key: Where the patterns come from (`data.train`), for messages.
+        keep_folders: A folder that a glob matches is among the shards, for a caller that says what is wrong with each.
 
     Raises:
         NoShardsError: nothing is given, or a pattern matches no file, or a folder.
@@ -57,7 +60,7 @@ def expand_shards(patterns: str | Sequence[str] | None, *, key: str) -> list[str
         if not matches:
             raise NoShardsError(f"{key}: no file matches {pattern!r}")
         folder = next(filter(os.path.isdir, matches), None)
-        if folder is not None:
+        if folder is not None and not (keep_folders and folder != pattern):
             raise NoShardsError(f"{key}: {folder} is a folder; expected files, such as '{folder}/*.tfrecord'")
         shards.update(match if "://" in match else os.path.abspath(match) for match in matches)
     if not shards:
@@ -217,11 +220,46 @@ def map_blocks(
         raise root_cause(error) from None
 
 
+def map_paths(
+    function: Callable[[str], R], paths: Sequence[str], *, num_workers: int | None = None
+) -> Iterator[tuple[int, R]]:
+    """Yields (index of the path, `function(path)`) in the order in which they are done, each by a task of one CPU.
+
+    Args:
+        function: Can be pickled; where a worker dies it is called again.
+        paths: Its arguments.
+        num_workers: Tasks at once, at most; None takes as many as the cluster has CPUs.
+    """
+    if num_workers is None:
+        num_workers = max(int(ray.cluster_resources().get("CPU", 1.0)), 1)
+    call: Any = ray.remote(num_cpus=1)(_call)
+    shared = ray.put(function)
+    waiting = iter(enumerate(paths))
+    running: dict[Any, int] = {}
+    try:
+        while True:
+            for index, path in itertools.islice(waiting, num_workers - len(running)):
+                running[call.remote(shared, path)] = index
+            if not running:
+                return
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            yield running.pop(done), ray.get(done)
+    except ray.exceptions.RayError as error:
+        raise root_cause(error) from None
+    finally:
+        for task in running:
+            ray.cancel(task)
+
+
 def root_cause(error: BaseException) -> BaseException:
     """Returns the exception of our own code inside those that Ray wraps around it."""
     while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause
     return error
+
+
+def _call(function: Callable[[str], R], path: str) -> R:
+    return function(path)
 
 
 def _read_tables(

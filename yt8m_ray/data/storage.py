@@ -17,7 +17,7 @@ import re
 import time
 import urllib.parse
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -127,27 +127,40 @@ def match_uris(pattern: str) -> list[str]:
     return [f"{scheme}://{path}{query}" for path in fnmatch.filter(files, rest)]
 
 
-def total_bytes(paths: Sequence[str]) -> int:
-    """Returns the size of files together; one that is missing counts 0.
+def file_sizes(paths: Iterable[str]) -> dict[str, int | None]:
+    """Returns the size of each file, None where there is none.
 
     Raises:
         OSError: as `explained` says.
     """
     folders: defaultdict[tuple[int, str], dict[str, str]] = defaultdict(dict)
     filesystems: dict[int, FileSystem] = {}
+    sizes: dict[str, int | None] = {}
     for path in paths:
         filesystem, location = from_uri(path)
         filesystems[id(filesystem)] = filesystem
         folders[id(filesystem), location.rpartition("/")[0]][location] = path
-    size = 0
+        sizes[path] = None
     for (key, folder), locations in folders.items():
         # A listing brings a thousand sizes for the price of one.
         is_listed = len(locations) > 1 and not isinstance(filesystems[key], LocalFileSystem)
         selector = FileSelector(folder, allow_not_found=True) if is_listed else list(locations)
         with _explained(next(iter(locations.values()))):
             found = filesystems[key].get_file_info(selector)
-        size += sum(info.size or 0 for info in found if info.path in locations)
-    return size
+        for info in found:
+            if info.path in locations and info.type == FileType.File:
+                sizes[locations[info.path]] = info.size
+    return sizes
+
+
+def total_bytes(paths: Sequence[str]) -> int:
+    """Returns the size of files together; one that is missing counts 0.
+
+    Raises:
+        OSError: as `explained` says.
+    """
+    sizes = file_sizes(paths)
+    return sum(sizes[path] or 0 for path in paths)
 
 
 class _ReadAhead:

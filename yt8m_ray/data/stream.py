@@ -9,6 +9,7 @@ import zlib
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
+import crc32c
 import numpy as np
 
 from yt8m_ray.data.buffers import shared_pool
@@ -21,6 +22,7 @@ WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "zlib": zlib.MAX_WBITS}
 
 _CHUNK_BYTES = 1 << 21  # a record that two chunks share is copied once more: with 1 MB that costs a tenth
 _PACKED_CHUNK_BYTES = 1 << 16
+_START_BYTES = 64
 
 
 class ByteStream(Protocol):
@@ -35,6 +37,49 @@ class ByteStream(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
     ) -> Any: ...
+
+
+class ChecksummedStream:
+    """A stream, and what can be said of all its bytes once they have been read.
+
+    Args:
+        stream: The bytes from the first on; it is closed with this one.
+
+    Attributes:
+        start: The first bytes, 64 at most.
+        crc: CRC-32C of the bytes so far.
+        num_bytes: How many.
+    """
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self.start = b""
+        self.crc = self.num_bytes = 0
+
+    def readinto(self, buffer: Any, /) -> int:
+        num_read = self._stream.readinto(buffer) or 0
+        view = memoryview(buffer)[:num_read]
+        self.crc = crc32c.crc32c(view, self.crc)
+        self.num_bytes += num_read
+        self.start += view[: max(_START_BYTES - len(self.start), 0)]
+        return num_read
+
+    def drain(self) -> None:
+        """Reads what a reader left that gave up before the end."""
+        buffer = bytearray(_CHUNK_BYTES)
+        while self.readinto(buffer):
+            pass
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> ChecksummedStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        self.close()
 
 
 class Window:

@@ -38,6 +38,7 @@ __all__ = [
     "CorruptRecordError",
     "OnCorrupt",
     "Records",
+    "detect_compression",
     "frame_record",
     "open_shard",
     "read_payloads",
@@ -313,16 +314,16 @@ def _decompress(window: Window, compression: Compression) -> Window:
     """Returns a window on the uncompressed bytes; an empty stream stays as it is."""
     found = window.fill(_HEADER.size)
     if compression == "auto":
-        compression = _detect(window.peek(_HEADER.size).tobytes())
+        compression = detect_compression(window.peek(_HEADER.size).tobytes())
     if compression == "none" or found == 0:
         return window
     return Window(Inflater(window, compression))
 
 
-def _detect(start: bytes) -> Compression:
-    """Returns how a shard is packed that starts with these bytes, a header's length of them."""
+def detect_compression(start: bytes) -> Compression:
+    """Returns how a shard is packed that starts with these bytes, a header's length of them or more."""
     # The checksum decides first: the length 35,615 is spelled 1f 8b, like the start of a GZIP stream.
-    if len(start) == _HEADER.size and _masked_crc(start[: _LENGTH.size]) == _HEADER.unpack(start)[1]:
+    if len(start) >= _HEADER.size and _masked_crc(start[: _LENGTH.size]) == _HEADER.unpack_from(start)[1]:
         return "none"
     if start[:2] == b"\x1f\x8b":
         return "gzip"

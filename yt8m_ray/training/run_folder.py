@@ -80,7 +80,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         if patterns is not None:
             several = [absolute(pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
             changes[f"data.{key}"] = several[0] if isinstance(patterns, str) else several
-    for key in ("vocabulary", "cache"):
+    for key in ("vocabulary", "manifest", "cache"):
         path = getattr(config.data, key)
         if path is not None:
             changes[f"data.{key}"] = absolute(path)

@@ -30,6 +30,7 @@ from yt8m_ray.data.dataset import (
     split_dataset,
 )
 from yt8m_ray.data.folds import split_folds
+from yt8m_ray.data.manifest import Manifest, check_shards, load_manifest
 from yt8m_ray.data.packed import Block, from_table
 from yt8m_ray.data.position import Position
 from yt8m_ray.data.vocabulary import Vocabulary
@@ -99,7 +100,8 @@ def fit(config: TrainConfig) -> FitResult:
         return _finished(config, folder)
     _check_vocabulary(config)
     scaling = _scaling(config)
-    num_videos = estimate_num_videos(shards["train"])
+    manifest = _load_manifest(config, shards)
+    num_videos = manifest.num_videos_of(shards["train"]) if manifest else estimate_num_videos(shards["train"])
     tracker = _start_tracking(config, folder)
     status: Status = "failed"
     try:
@@ -108,6 +110,7 @@ def fit(config: TrainConfig) -> FitResult:
             "run_path": str(folder),
             "num_videos": num_videos,
             "shards": shards,
+            "num_records": {split: manifest.num_records_of(shards[split]) for split in shards} if manifest else {},
             "tracking": (tracker.uri, tracker.run_id),
         }
         _fit_with_restarts(config, folder, scaling, shards, payload)
@@ -247,6 +250,7 @@ def _work(payload: dict[str, Any]) -> Metrics:
         Path(payload["run_path"]),
         num_videos=payload["num_videos"],
         shards=payload["shards"],
+        num_records=payload["num_records"],
         device=ray.train.torch.get_device(),
         ports=WorkerPorts(read, report, log, run_id=payload["tracking"][1]),
     )
@@ -298,6 +302,19 @@ def _check_vocabulary(config: TrainConfig) -> None:
         raise ConfigError(
             f"data.vocabulary: {path} names {found} classes, data.num_classes is {config.data.num_classes}"
         )
+
+
+def _load_manifest(config: TrainConfig, shards: dict[str, list[str]]) -> Manifest | None:
+    """Returns the manifest of the shards, all of which it has and which have its sizes; None where none is given."""
+    path = config.data.manifest
+    if path is None:
+        return None
+    try:
+        manifest = load_manifest(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"data.manifest: {error}") from None
+    check_shards(manifest, [shard for split in shards.values() for shard in split])
+    return manifest
 
 
 def _start_tracking(config: TrainConfig, folder: Path) -> Tracker:

@@ -27,6 +27,7 @@ from yt8m_ray.checkpoint import (
 )
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.batch import batches_of, prefetch, to_batch
+from yt8m_ray.data.manifest import check_num_records
 from yt8m_ray.data.packed import Block, PackedVideos, Rejection, ShardEnd
 from yt8m_ray.data.position import CAUSES, Position
 from yt8m_ray.evaluation import evaluate
@@ -76,6 +77,7 @@ class Worker:
         config: The run.
         run_path: The run's folder, which all workers see.
         num_videos: Estimated videos of an epoch, for the time left.
+        num_records: Of each shard of `train` and `validation` as the manifest says; empty where there is none.
         shards: Paths of `train` and `validation`; the position in a checkpoint speaks of their numbers.
         device: Where to compute.
         ports: The way out.
@@ -88,6 +90,7 @@ class Worker:
         *,
         num_videos: float,
         shards: Mapping[str, Sequence[str]],
+        num_records: Mapping[str, Sequence[int]],
         device: torch.device,
         ports: WorkerPorts,
     ) -> None:
@@ -95,6 +98,7 @@ class Worker:
         self._run_path = run_path
         self._num_videos = num_videos
         self._shards = shards
+        self._num_records = num_records
         self._device = device
         self._ports = ports
         self._spec = config.data.spec
@@ -163,8 +167,13 @@ class Worker:
         """Returns what was read and rejected in the epoch; where it is complete, every record has to be either."""
         position = self._whole_position()
         if is_epoch_complete:
-            position.check_complete(self._shards["train"])
+            self._check_complete("train", position)
         return {"data/videos_read": position.num_done - position.num_rejected, **_rejected("data", position)}
+
+    def _check_complete(self, split: str, position: Position) -> None:
+        position.check_complete(self._shards[split])
+        if split in self._num_records:
+            check_num_records(self._shards[split], self._num_records[split], position.num_records)
 
     def _validate(self) -> Metrics:
         config = self._config
@@ -184,7 +193,7 @@ class Worker:
         position = Position()
         for part in gather(seen):
             position.merge(part)
-        position.check_complete(self._shards["validation"])
+        self._check_complete("validation", position)
         values = whole.compute()
         if rank() == 0:
             logger.info(

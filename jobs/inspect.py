@@ -1,0 +1,54 @@
+"""python -m jobs.inspect GLOB... [--output DIR] [--write-manifest FILE] [--manifest FILE]: what shards hold, verified.
+
+Every byte is read and every record checked as training would check it, in parallel on Ray. stdout is one JSON object:
+num_shards, num_records, num_videos, num_frames (0 at video level), bytes, level, features, classes, frames and labels
+per video, keys, compression, `rejected` by cause, `duplicates`, `failures`, `warnings`, videos_per_s.
+
+A failure is a record that training would refuse (causes crc, length, parse, label), a shard that cannot be read
+(unreadable), each difference from the manifest (manifest). With one of them, or an id that two videos have, the exit
+code is 1. A warning is what training takes, though it may not be meant: unlabelled videos among labelled ones, class
+ids listed twice, clips of 0 frames or of more than 300, features that are not finite, videos at frame level read as
+their means, features other than the published ones, ids under both keys. Class ids need not be in order: in the
+published shards they are not.
+
+The level and the features are those of the first record that has some; `--features` says them instead. A data set of
+2017 needs `--num-classes 4716`. `--write-manifest` writes what was found, good or bad, if every shard could be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from jobs.cli import ray_cluster, run_verb
+from yt8m_ray.config.document import ConfigError, validate
+from yt8m_ray.data.dataset import expand_shards
+from yt8m_ray.data.inspection import InspectionConfig, inspect_shards
+from yt8m_ray.data.manifest import load_manifest
+
+
+def main(argv: list[str]) -> None:
+    """Inspects the shards that `argv` names; SystemExit(1) where something is wrong with them."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.inspect", description="Verifies and summarises shards.")
+    parser.add_argument("shards", nargs="+", metavar="GLOB", help="paths or globs; local, s3:// or gs://")
+    for name, field in InspectionConfig.model_fields.items():
+        default = "" if field.default is None else f" (default: {field.default})"
+        parser.add_argument(f"--{name.replace('_', '-')}", help=f"{field.description}{default}", metavar="VALUE")
+    options = vars(parser.parse_args(argv))
+    patterns = options.pop("shards")
+    given = {name: value for name, value in options.items() if value is not None}
+    config = validate(given, InspectionConfig, where="command line")
+    try:
+        manifest = None if config.manifest is None else load_manifest(config.manifest)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"command line: manifest: {error}") from None
+    shards = expand_shards(patterns, key="shards", keep_folders=True)
+    with ray_cluster():
+        summary = inspect_shards(config, shards, manifest=manifest)
+    print(json.dumps(summary.document(), indent=2))
+    if not summary.is_sound:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    run_verb(main)
