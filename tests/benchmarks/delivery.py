@@ -14,86 +14,39 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import multiprocessing
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from multiprocessing import shared_memory
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import psutil
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, its folder is what Python looks in
 
+from tests.benchmarks.raw_readers import SLOT_BYTES, raw_readers
 from tests.benchmarks.shards import make_shards
 from yt8m_ray.data.features import FeatureSpec
-from yt8m_ray.data.reader import ReadOptions, read_blocks
 from yt8m_ray.schema import FRAME_FEATURES, NUM_CLASSES_2018
 
 SPEC = FeatureSpec(FRAME_FEATURES, num_classes=NUM_CLASSES_2018)
 BATCH_SIZE = 128
-SLOT_BYTES = 4 << 20
-NUM_SLOTS = 4
-
-
-def serve_blocks(paths: list[str], names: list[str], free: Any, full: Any, start: Any) -> None:
-    """What a raw reader process does."""
-    slots = [shared_memory.SharedMemory(name) for name in names]
-    for _ in read_blocks(paths[0], SPEC):
-        pass
-    start.wait()
-    for path in paths:
-        for block in read_blocks(path, SPEC, ReadOptions(block_bytes=SLOT_BYTES)):
-            videos = block.videos
-            slot = free.get()
-            np.ndarray(videos.frames.shape, np.uint8, slots[slot].buf)[:] = videos.frames
-            full.put((slot, videos.frames.shape, videos.num_frames, videos.num_labels, videos.labels))
-    full.put(None)
-    for slot in slots:
-        slot.close()
 
 
 def deliver_raw(paths: list[str], num_readers: int, device: torch.device) -> float:
     """Returns videos a second."""
-    context = multiprocessing.get_context("spawn")
-    size = SLOT_BYTES + SPEC.max_frames * SPEC.dim * 2
-    start, readers = context.Barrier(num_readers + 1), []
-    for index in range(num_readers):
-        slots = [shared_memory.SharedMemory(create=True, size=size) for _ in range(NUM_SLOTS)]
-        free, full = context.SimpleQueue(), context.SimpleQueue()
-        for slot in range(NUM_SLOTS):
-            free.put(slot)
-        arguments = (paths[index::num_readers], [slot.name for slot in slots], free, full, start)
-        process = context.Process(target=serve_blocks, args=arguments)
-        process.start()
-        readers.append((process, slots, free, full))
-    tensor = torch.empty(size, dtype=torch.uint8, device=device)
-    start.wait()
-    started, num_videos, live = time.perf_counter(), 0, list(readers)
-    while live:
-        for reader in list(live):
-            _, slots, free, full = reader
-            message = full.get()
-            if message is None:
-                live.remove(reader)
-                continue
-            slot, shape, num_frames, _, _ = message
-            count = shape[0] * shape[1]
-            tensor[:count].copy_(torch.from_numpy(np.ndarray(count, np.uint8, slots[slot].buf)))
-            free.put(slot)
-            num_videos += len(num_frames)
-    elapsed = time.perf_counter() - started
-    for process, slots, _, _ in readers:
-        process.join()
-        for slot in slots:
-            slot.close()
-            slot.unlink()
+    tensor = torch.empty(2 * SLOT_BYTES, dtype=torch.uint8, device=device)
+    num_videos = 0
+    with raw_readers(paths, SPEC, num_readers) as packs:
+        started = time.perf_counter()
+        for videos in packs:
+            tensor[: videos.frames.size].copy_(torch.from_numpy(videos.frames.reshape(-1)))
+            num_videos += len(videos)
+        elapsed = time.perf_counter() - started
+        del videos
     return num_videos / elapsed
 
 

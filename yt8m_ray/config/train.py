@@ -48,7 +48,7 @@ class DataConfig(Config):
             `unwhitened` is described in `yt8m_ray.data.normalize`.
         manifest: A file that `jobs.inspect` wrote. Every shard of `train` and `validation` has to be in it, every shard
             in it has to exist in its size, and each epoch counts records again; null checks none of that.
-        shuffle_window: Videos a worker holds to draw from at random; 0 keeps the order of the shards.
+        shuffle_window: Videos that a worker gathers and deals out at random; 0 keeps the order of the shards.
         vocabulary: CSV of class names; null takes the published one where the number of classes allows.
         verify_checksums: CRC-32C of every record, both fields.
         on_corrupt: What a bad record does: `fail` stops with its place, `skip` leaves it out and counts it by cause.

@@ -38,17 +38,24 @@ def batches_of(
     Args:
         blocks: Videos in reading order.
         batch_size: Videos a batch.
-        shuffle_window: Each batch is drawn at random from at least this many videos (fewer at the end); 0 keeps order.
+        shuffle_window: So many videos are gathered and dealt out at random, then the next ones (fewer at the end); 0
+            keeps the order.
         seed: Seeds the draws.
         pin_memory: Puts the frames where a GPU fetches them by itself.
     """
-    pool = _Pool(np.random.default_rng(list(seed)) if shuffle_window else None, _allocator(pin_memory))
+    rng = np.random.default_rng(list(seed)) if shuffle_window else None
+    allocate = _allocator(pin_memory)
+    waiting: list[PackedVideos] = []
+    num_waiting = 0
     for block in blocks:
-        pool.add(block)
-        while len(pool) >= max(batch_size, shuffle_window):
-            yield pool.draw(batch_size)
-    while len(pool):
-        yield pool.draw(batch_size)
+        waiting.append(block)
+        num_waiting += len(block)
+        if num_waiting >= max(batch_size, shuffle_window):
+            num_left = num_waiting % batch_size
+            yield from _draw(waiting, num_waiting - num_left, batch_size, rng, allocate)
+            num_waiting = num_left
+    if num_waiting:
+        yield from _draw(waiting, num_waiting, batch_size, rng, allocate)
 
 
 def prefetch(batches: Iterable[T], *, depth: int = 1) -> Iterator[T]:
@@ -84,44 +91,32 @@ def prefetch(batches: Iterable[T], *, depth: int = 1) -> Iterator[T]:
         is_closed.set()
 
 
-class _Pool:
-    """Videos of several blocks to draw from; a block is let go when its last video is drawn.
+def _draw(
+    waiting: list[PackedVideos],
+    count: int,
+    batch_size: int,
+    rng: np.random.Generator | None,
+    allocate: Callable[[int], np.ndarray],
+) -> Iterator[PackedVideos]:
+    """Yields `count` of the waiting videos in batches, at random or in their order; the others stay in `waiting`.
 
-    Args:
-        rng: Draws at random; None draws in the order in which videos were added.
-        allocate: Gives memory for the frames of a batch.
+    The others are copied, so that no block is kept for a few of its videos: what is held is the window and a block.
     """
+    blocks = list(waiting)
+    waiting.clear()
+    places = np.concatenate(  # (block, row) of each video, in the order of drawing
+        [np.stack([np.full(len(block), index), np.arange(len(block))], axis=1) for index, block in enumerate(blocks)]
+    )
+    if rng is not None:
+        places = rng.permutation(places)
+    if count < len(places):
+        waiting.append(PackedVideos.gather(_by_block(blocks, places[count:])))
+    for start in range(0, count, batch_size):
+        yield PackedVideos.gather(_by_block(blocks, places[start : min(start + batch_size, count)]), allocate)
 
-    def __init__(self, rng: np.random.Generator | None, allocate: Callable[[int], np.ndarray]) -> None:
-        self._rng = rng
-        self._allocate = allocate
-        self._blocks: dict[int, PackedVideos] = {}
-        self._num_left: dict[int, int] = {}
-        self._num_added = 0
-        self._waiting = np.empty((0, 2), np.int64)  # (block, row) of each video, in the order of drawing
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def add(self, block: PackedVideos) -> None:
-        if not len(block):
-            return
-        key, self._num_added = self._num_added, self._num_added + 1
-        self._blocks[key], self._num_left[key] = block, len(block)
-        added = np.stack([np.full(len(block), key), np.arange(len(block))], axis=1)
-        self._waiting = np.concatenate([self._waiting, added])
-        if self._rng is not None:
-            self._waiting = self._rng.permutation(self._waiting)
-
-    def draw(self, count: int) -> PackedVideos:
-        drawn, self._waiting = self._waiting[:count], self._waiting[count:]
-        parts = [(self._blocks[key], drawn[drawn[:, 0] == key, 1]) for key in np.unique(drawn[:, 0]).tolist()]
-        batch = PackedVideos.gather(parts, self._allocate)
-        for key, rows in zip(np.unique(drawn[:, 0]).tolist(), [rows for _, rows in parts], strict=True):
-            self._num_left[key] -= len(rows)
-            if not self._num_left[key]:
-                del self._blocks[key], self._num_left[key]
-        return batch
+def _by_block(blocks: Sequence[PackedVideos], places: np.ndarray) -> list[tuple[PackedVideos, np.ndarray]]:
+    return [(blocks[index], places[places[:, 0] == index, 1]) for index in np.unique(places[:, 0]).tolist()]
 
 
 def _allocator(pin_memory: bool) -> Callable[[int], np.ndarray]:

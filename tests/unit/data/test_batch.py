@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -163,3 +164,19 @@ def test_a_batch_keeps_its_frames_while_later_ones_are_drawn() -> None:
 
     for batch, frames in zip(batches, again, strict=True):
         np.testing.assert_array_equal(batch.frames, frames)
+
+
+def test_a_block_is_let_go_when_its_window_is_dealt_out() -> None:
+    kept: list[weakref.ref[np.ndarray]] = []
+
+    def blocks() -> Iterator[PackedVideos]:
+        for block in many(60, 6):
+            kept.append(weakref.ref(block.frames))
+            yield block
+
+    alive = [
+        sum(reference() is not None for reference in kept)
+        for _ in batches_of(blocks(), batch_size=4, shuffle_window=18, seed=(1,))
+    ]
+
+    assert max(alive) <= 4  # the window's three blocks, and the one that filled it
