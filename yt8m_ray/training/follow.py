@@ -7,20 +7,24 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-def follow(call: Callable[[], object], log_path: Path) -> None:
-    """Runs `call` beside the main thread and logs the lines that workers add to `log_path` meanwhile.
+
+def follow(call: Callable[[], T], log_path: Path) -> T:
+    """Runs `call` beside the main thread and returns what it does; lines added to `log_path` meanwhile are logged.
 
     The main thread stays free for Ctrl-C; Ray's own handler, set where `fit` runs in it, would end with status 0.
     """
+    results: list[T] = []
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
-            call()
+            results.append(call())
         except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
             failure.append(error)
 
@@ -35,3 +39,4 @@ def follow(call: Callable[[], object], log_path: Path) -> None:
                 logger.info("%s", line.rstrip())
     if failure:
         raise failure[0]
+    return results[0]

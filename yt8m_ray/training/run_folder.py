@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import filelock
 import torch
 
 from yt8m_ray.checkpoint import (
@@ -28,6 +31,7 @@ from yt8m_ray.config.train import TrainConfig
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
+LOCK_FILE = "run.lock"
 POSITION_FILE = "position.npz"
 SHARDS_KEY = "shards.sha256"
 
@@ -93,6 +97,30 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 def run_path(config: TrainConfig) -> Path:
     """Returns the absolute folder of the run."""
     return Path(config.output).absolute() / config.run.name
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a run's folder to this process while the `with` block runs; the lock goes with the process.
+
+    Raises:
+        ConfigError: another command has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = filelock.FileLock(folder / LOCK_FILE).acquire(timeout=0)
+    except filelock.Timeout:
+        raise ConfigError(f"run.name: another command is at work on {folder}; wait, or choose another name") from None
+    with lock:
+        yield
+
+
+def remove_checkpoints(folder: Path, *, keep: Iterable[str]) -> None:
+    """Removes the checkpoints of a run whose names are not among those to keep."""
+    names = set(keep)
+    for path in folder.glob(CHECKPOINT_PATTERN):
+        if path.name not in names:
+            shutil.rmtree(path)
 
 
 def shards_digest(shards: Sequence[str]) -> torch.Tensor:

@@ -44,6 +44,8 @@ from yt8m_ray.training.run_folder import (
     best_checkpoint,
     check_resume,
     is_finished,
+    locked,
+    remove_checkpoints,
     run_path,
     with_absolute_paths,
 )
@@ -88,7 +90,7 @@ def fit(config: TrainConfig) -> FitResult:
     """Trains, or continues, the run that `config` describes, on the Ray cluster this process is connected to.
 
     Raises:
-        ConfigError: the config cannot be run here.
+        ConfigError: the config cannot be run here, or another command is at work on the same run.
         ValueError, OSError, FloatingPointError: the data or the optimisation failed; the message says where.
         WorkersLostError: too many workers died.
     """
@@ -102,6 +104,19 @@ def fit(config: TrainConfig) -> FitResult:
     scaling = _scaling(config)
     manifest = _load_manifest(config, shards)
     num_videos = manifest.num_videos_of(shards["train"]) if manifest else estimate_num_videos(shards["train"])
+    with locked(folder):
+        return _run(config, folder, scaling, shards, manifest, num_videos)
+
+
+def _run(
+    config: TrainConfig,
+    folder: Path,
+    scaling: ray.train.ScalingConfig,
+    shards: dict[str, list[str]],
+    manifest: Manifest | None,
+    num_videos: float,
+) -> FitResult:
+    """Trains, and says in MLflow and in the run's folder how it ended."""
     tracker = _start_tracking(config, folder)
     status: Status = "failed"
     try:
@@ -174,7 +189,7 @@ def _fit_with_restarts(
             dataset_config=_SplitAll(),
         )
         try:
-            follow(trainer.fit, folder / LOG_FILE)
+            result = follow(trainer.fit, folder / LOG_FILE)
         except ray.train.TrainingFailedError as error:
             reason = final_error(error)
             if reason is not None:
@@ -183,6 +198,10 @@ def _fit_with_restarts(
                 raise WorkersLostError(f"{attempt + 1} times a worker was lost, last: {last_line(error)}") from None
             logger.warning("a worker was lost; starting again from the last checkpoint: %s", last_line(error))
         else:
+            # Ray forgets checkpoints that it had not booked when a driver was killed; the run's end is a safe moment.
+            kept = [checkpoint for checkpoint, _ in result.best_checkpoints or []]
+            if result.checkpoint is not None:
+                remove_checkpoints(folder, keep=[Path(one.path).name for one in (*kept, result.checkpoint)])
             return
 
 

@@ -18,6 +18,8 @@ from yt8m_ray.training.run_folder import (
     RunRecord,
     best_checkpoint,
     check_resume,
+    locked,
+    remove_checkpoints,
     shards_digest,
     with_absolute_paths,
 )
@@ -154,3 +156,21 @@ def test_a_broken_checkpoint_is_never_the_best(save_tiny_checkpoint: Save, tmp_p
 def test_a_run_without_checkpoints_has_no_best(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no intact checkpoint"):
         best_checkpoint(tmp_path)
+
+
+def test_two_commands_are_not_at_work_on_one_run(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+
+    with locked(folder), pytest.raises(ConfigError, match=r"run.name: another command is at work on .*/tiny"):
+        locked(folder).__enter__()
+
+    with locked(folder):
+        pass
+
+
+def test_checkpoints_that_are_not_kept_are_removed(run: Path, save_tiny_checkpoint: Save) -> None:
+    save_tiny_checkpoint(f"tiny/{checkpoint_name(epoch=0, step=20)}")
+
+    remove_checkpoints(run / "tiny", keep=[checkpoint_name(epoch=0, step=20)])
+
+    assert sorted(path.name for path in (run / "tiny").iterdir()) == [checkpoint_name(epoch=0, step=20), "run.json"]
