@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from yt8m_ray.data.scan import compiled
+from yt8m_ray.compiled import compiled
 
 DONE, UNUSUAL, FULL = range(3)
 """Why `pack_records` stopped: no further record, one for the slow decoder, or no room for the next one's frames."""

@@ -2,21 +2,15 @@
 
 Lives here: lengths and their checksums. Does not live here: what a record holds (`yt8m_ray.data.pack`), the checksums
 of payloads, for which a library uses the processor's instruction (`yt8m_ray.data.tfrecord`).
-
-Numba compiles at the first call (seconds, once a machine: the result is cached beside the source).
 """
 
 # ruff: noqa: SIM110 - generator expressions are slower here, or not to be compiled
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 
-F = TypeVar("F", bound=Callable[..., Any])
+from yt8m_ray.compiled import compiled
 
 COMPLETE, BAD_CHECKSUM, BAD_LENGTH = range(3)
 """Why `find_records` stopped: no further whole record, or what is wrong with the next one's length."""
@@ -25,14 +19,6 @@ HEADER_BYTES = 12
 FOOTER_BYTES = 4
 MAX_PAYLOAD_BYTES = 2**31 - 1
 """Longest message that protobuf can parse."""
-
-
-def compiled(function: F) -> F:
-    """Returns the function, compiled without Python objects, so that it runs beside other threads."""
-    try:
-        return cast(F, numba.njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
-        return cast(F, numba.njit(nogil=True)(function))
 
 
 def _crc_table() -> np.ndarray:

@@ -1,0 +1,21 @@
+"""How loops over bytes and numbers are compiled: the one decorator of every such loop.
+
+Numba compiles at the first call (seconds, once a machine: the result is cached beside the source).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Returns the function, compiled without Python objects, so that it runs beside other threads."""
+    try:
+        return cast(F, numba.njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
+        return cast(F, numba.njit(nogil=True)(function))
