@@ -25,8 +25,7 @@ class Evaluation:
         """Adds a batch: logits and labels [B, C], `loss` the mean over its B videos."""
         if not len(logits):
             return
-        scores, truth = torch.sigmoid(logits.float()).cpu().numpy(), labels.cpu().numpy() > 0
-        update_all(self._metrics.values(), scores, truth)
+        update_all(self._metrics.values(), torch.sigmoid(logits.float()), labels)
         self._loss_sum += float(loss) * len(logits)
         self.num_videos += len(logits)
 

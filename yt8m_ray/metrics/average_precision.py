@@ -12,62 +12,101 @@ because the pair at place i of the group is a hit with probability k / n, and th
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from yt8m_ray.compiled import compiled
+
 Array = npt.NDArray[Any]
 
-CHUNK_PAIRS = 1 << 20
-"""Pairs whose terms are held at once, which bounds the memory when millions of scores are equal."""
+_SCORE_BIT = np.uint64(32)
+_CLASS_BITS = np.uint64((1 << 31) - 1)
+_ONE = np.uint64(1)
 
 
-def precision_sums(scores: Array, hits: Array, class_ids: Array, num_classes: int) -> Array:
+def precision_sums(
+    scores: Sequence[Array], hits: Sequence[Array], class_ids: Sequence[Array] | None, num_classes: int
+) -> Array:
     """Returns, for each class, the sum over its hits of the precision at the hit's rank, float64 [num_classes].
 
+    Each list holds the pairs in parts of any length, in any order: they are ranked together.
+
     Args:
-        scores: [N], in any order.
-        hits: bool [N].
-        class_ids: [N], the ranking that each pair belongs to; 16-bit ids are sorted fastest.
-        num_classes: Number of rankings.
+        scores: float32 or float64 [N] each.
+        hits: bool [N] each.
+        class_ids: [N] each, the ranking that each pair belongs to; None for one ranking.
+        num_classes: Number of rankings, below 2**31.
     """
-    order = np.argsort(scores)[::-1]
-    if num_classes > 1:
-        order = order[np.argsort(class_ids[order], kind="stable")]
-    scores, hits, class_ids = scores[order], hits[order], class_ids[order]
-    del order
-    class_starts = np.searchsorted(class_ids, np.arange(num_classes))
-    hits_before: Array = np.zeros(len(hits) + 1, dtype=np.int32 if len(hits) < 1 << 31 else np.int64)
-    np.cumsum(hits, out=hits_before[1:])
-
-    starts_group = np.ones(len(scores), dtype=bool)
-    starts_group[1:] = (scores[1:] != scores[:-1]) | (class_ids[1:] != class_ids[:-1])
-    starts = np.flatnonzero(starts_group)
-    sizes = np.diff(starts, append=len(scores))
-    group_hits = hits_before[starts + sizes] - hits_before[starts]
-    has_hits = group_hits > 0
-    starts, sizes, group_hits = starts[has_hits], sizes[has_hits], group_hits[has_hits]
-
-    group_classes = class_ids[starts]
-    pairs_before = starts - class_starts[group_classes]
-    group_hits_before = hits_before[starts] - hits_before[class_starts[group_classes]]
-    return _expected_sums(sizes, group_hits, pairs_before, group_hits_before, group_classes, num_classes)
-
-
-def _expected_sums(
-    sizes: Array, hits: Array, pairs_before: Array, hits_before: Array, class_ids: Array, num_classes: int
-) -> Array:
-    """Returns the sums of the formula above for groups with n = sizes, k = hits, R = pairs_before, P = hits_before."""
+    pairs = _packed(scores, hits, class_ids)
+    pairs.sort()
     sums = np.zeros(num_classes)
-    ends = np.cumsum(sizes)
-    num_pairs = int(ends[-1]) if len(ends) else 0
-    other_hits = (hits - 1) / np.maximum(sizes - 1, 1)
-    for first in range(0, num_pairs, CHUNK_PAIRS):
-        pairs = np.arange(first, min(first + CHUNK_PAIRS, num_pairs))
-        group = np.searchsorted(ends, pairs, side="right")
-        place = pairs - (ends - sizes)[group]  # i - 1
-        expected_hits = hits_before[group] + 1 + place * other_hits[group]
-        terms = hits[group] / sizes[group] * expected_hits / (pairs_before[group] + place + 1)
-        sums += np.bincount(class_ids[group], weights=terms, minlength=num_classes)
+    _add_precisions(pairs, sums)
     return sums
+
+
+def _packed(scores: Sequence[Array], hits: Sequence[Array], class_ids: Sequence[Array] | None) -> Array:
+    """Returns the pairs as integers in the order of their scores: 32 bits of rank, 31 of class id, 1 of hit.
+
+    One sort of integers, for which NumPy has vector instructions, then serves for all rankings.
+    """
+    pairs = np.empty(sum(map(len, scores)), dtype=np.uint64)
+    first = 0
+    for index, keys in enumerate(_ordered_keys(scores)):
+        part = pairs[first : first + len(keys)]
+        part[:] = keys
+        part <<= _SCORE_BIT
+        if class_ids is not None:
+            part |= class_ids[index].astype(np.uint64) << _ONE
+        part |= hits[index]
+        first += len(keys)
+    return pairs
+
+
+def _ordered_keys(scores: Sequence[Array]) -> Iterable[Array]:
+    """Returns, part by part, an integer below 2**32 for each score: in their order, and equal for equal scores."""
+    if all(part.dtype == np.float32 for part in scores):
+        return map(_float32_keys, scores)
+    ranks = np.unique(np.concatenate(scores), return_inverse=True)[1]
+    return np.split(ranks, np.cumsum([len(part) for part in scores])[:-1])
+
+
+def _float32_keys(scores: Array) -> Array:
+    """Returns the bits of the scores, of negative ones the complement: so they sort like the numbers."""
+    bits = (scores + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0, which it equals
+    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+
+
+@compiled
+def _close_group(class_id: Any, groups: np.ndarray, before: np.ndarray) -> float:
+    """Returns the formula above for a class with [n, k] in `groups` and [R, P] in `before`, and empties the group."""
+    size, num_hits = groups[class_id, 0], groups[class_id, 1]
+    pairs_before, hits_before = before[class_id, 0], before[class_id, 1]
+    total = 0.0
+    if num_hits:
+        other_hits = (num_hits - 1) / max(size - 1, 1)
+        for place in range(size):  # i - 1
+            total += num_hits / size * (hits_before + 1 + place * other_hits) / (pairs_before + place + 1)
+    before[class_id, 0], before[class_id, 1] = pairs_before + size, hits_before + num_hits
+    groups[class_id, 0] = groups[class_id, 1] = 0
+    return total
+
+
+@compiled
+def _add_precisions(pairs: np.ndarray, sums: np.ndarray) -> None:
+    """Adds to `sums` what the sorted pairs of `_packed` give, with one open group of equal scores for each class."""
+    num_classes = len(sums)
+    open_scores = np.zeros(num_classes, np.uint64)
+    groups, before = np.zeros((num_classes, 2), np.int64), np.zeros((num_classes, 2), np.int64)
+    for index in range(len(pairs) - 1, -1, -1):
+        pair = pairs[index]
+        score, class_id = pair >> _SCORE_BIT, np.int64((pair >> _ONE) & _CLASS_BITS)
+        if score != open_scores[class_id]:
+            sums[class_id] += _close_group(class_id, groups, before)
+            open_scores[class_id] = score
+        groups[class_id, 0] += 1
+        groups[class_id, 1] += np.int64(pair & _ONE)
+    for left in range(num_classes):
+        sums[left] += _close_group(left, groups, before)

@@ -1,7 +1,7 @@
 """The contract of a metric, the batch that metrics share, and the registry that builds one by name.
 
-Lives here: what every metric promises and the selection of each video's best classes. Does not live here: any metric
-(one file each) or the loss.
+Lives here: what every metric promises and what they share. Does not live here: any metric (one file each), the compiled
+loops (`yt8m_ray.metrics.selection`) or the loss.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from yt8m_ray.metrics.selection import MAX_SELECTED, find_hits, find_labels, select_best
 from yt8m_ray.registry import Registry
 
 Array = npt.NDArray[Any]
@@ -22,9 +23,8 @@ Array = npt.NDArray[Any]
 Values = npt.ArrayLike | torch.Tensor
 """NumPy, torch or nested lists."""
 
-SHARED_DEPTH = 32
-"""Classes a video that are selected at once: enough for GAP@20 and for PERR of nearly every video, so that all metrics
-of a batch share one selection."""
+SHARED_DEPTH = 20
+"""Classes a video that are selected at least, so that GAP@20 and all other metrics of a batch share one selection."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TopPairs:
 
     Attributes:
         scores: [B, k], descending.
-        class_ids: int64 [B, k].
+        class_ids: [B, k], uint16 where that holds every class id, else int32.
         hits: bool [B, k], whether the video has the label.
     """
 
@@ -54,28 +54,24 @@ class RankedBatch:
 
     Attributes:
         scores: float32 or float64 [B, C].
-        labels: bool [B, C].
         num_labels: int64 [B].
         class_counts: int64 [C], videos of the batch that have each label.
-        best_classes: int64 [B], the most probable class; of equal scores the lower class id.
     """
 
     def __init__(self, scores: Values, labels: Values) -> None:
-        self.scores, self.labels = _float_array(scores), _label_array(labels)
-        if self.scores.ndim != 2 or self.scores.shape != self.labels.shape or self.scores.shape[1] == 0:
+        self.scores, truth = _float_array(scores), _label_array(labels)
+        if self.scores.ndim != 2 or self.scores.shape != truth.shape or self.scores.shape[1] == 0:
             raise ValueError(
                 f"metrics need scores and labels of one shape [videos, classes], found {self.scores.shape} and "
-                f"{self.labels.shape}"
+                f"{truth.shape}"
             )
         num_videos, num_classes = self.scores.shape
-        rows, class_ids = np.divmod(np.flatnonzero(self.labels), num_classes)
-        self.num_labels = np.bincount(rows, minlength=num_videos)
-        self.class_counts = np.bincount(class_ids, minlength=num_classes)
-        self.best_classes = self.scores.argmax(axis=1)
-        best = self.scores[np.arange(num_videos), self.best_classes]
-        if np.isnan(best).any():  # argmax stops at a NaN: one value a video tells
-            raise ValueError(f"metrics need scores that are numbers, found NaN in row {int(np.isnan(best).argmax())}")
-        self._top: TopPairs | None = None
+        self.class_counts = np.zeros(num_classes, dtype=np.int64)
+        self._label_ends = np.empty(num_videos, dtype=np.int64)
+        self._label_ids = find_labels(truth, self._label_ends, self.class_counts)
+        self.num_labels = np.diff(self._label_ends, prepend=0)
+        depth = max(SHARED_DEPTH, int(self.num_labels.max(initial=0)))
+        self._top = self._select(min(depth, num_classes, MAX_SELECTED))
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -83,26 +79,39 @@ class RankedBatch:
     def top(self, k: int) -> TopPairs:
         """Returns the k best classes of each video, k clipped to C."""
         k = min(k, self.scores.shape[1])
-        if self._top is None or self._top.scores.shape[1] < k:
-            self._top = self._select(min(max(k, SHARED_DEPTH), self.scores.shape[1]))
+        if self._top.scores.shape[1] < k:
+            self._top = self._select(k)
         top = self._top
         return TopPairs(top.scores[:, :k], top.class_ids[:, :k], top.hits[:, :k])
 
     def _select(self, k: int) -> TopPairs:
         num_videos, num_classes = self.scores.shape
-        threshold = np.partition(self.scores, num_classes - k, axis=1)[:, num_classes - k : num_classes - k + 1]
-        selected = self.scores >= threshold
-        if np.count_nonzero(selected) > num_videos * k:
-            _keep_first_ties(selected, self.scores, threshold, k)
-        class_ids = (np.flatnonzero(selected) % num_classes).reshape(num_videos, k)
-        # Class ids ascend here, so that a stable sort leaves equal scores in their order.
-        order = np.argsort(-np.take_along_axis(self.scores, class_ids, axis=1), axis=1, kind="stable")
-        class_ids = np.take_along_axis(class_ids, order, axis=1)
-        return TopPairs(
-            np.take_along_axis(self.scores, class_ids, axis=1),
-            class_ids,
-            np.take_along_axis(self.labels, class_ids, axis=1),
-        )
+        id_type = np.uint16 if num_classes <= 1 << 16 else np.int32
+        best_scores = np.empty((num_videos, k), dtype=self.scores.dtype)
+        class_ids = np.empty((num_videos, k), dtype=id_type)
+        if k > MAX_SELECTED:
+            class_ids[:] = _best_of_many(self.scores, k)
+            best_scores[:] = np.take_along_axis(self.scores, class_ids.astype(np.int64), axis=1)
+        else:
+            nan_row = select_best(self.scores, best_scores, class_ids)
+            if nan_row >= 0:
+                raise ValueError(f"metrics need scores that are numbers, found NaN in row {nan_row}")
+        hits = np.empty((num_videos, k), dtype=bool)
+        find_hits(class_ids, self._label_ids, self._label_ends, hits)
+        return TopPairs(best_scores, class_ids, hits)
+
+
+def _best_of_many(scores: Array, k: int) -> Array:
+    """Returns the k best classes of each video, best first, for a k beyond MAX_SELECTED."""
+    num_videos, num_classes = scores.shape
+    threshold = np.partition(scores, num_classes - k, axis=1)[:, num_classes - k : num_classes - k + 1]
+    selected = scores >= threshold
+    if np.count_nonzero(selected) > num_videos * k:
+        _keep_first_ties(selected, scores, threshold, k)
+    class_ids = (np.flatnonzero(selected) % num_classes).reshape(num_videos, k)
+    # Class ids ascend here, so that a stable sort leaves equal scores in their order.
+    order = np.argsort(-np.take_along_axis(scores, class_ids, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(class_ids, order, axis=1)
 
 
 def _keep_first_ties(selected: Array, scores: Array, threshold: Array, k: int) -> None:
@@ -120,14 +129,23 @@ def _float_array(scores: Values) -> Array:
         is_half = scores.dtype in (torch.bfloat16, torch.float16)
         scores = (scores.float() if is_half else scores).detach().cpu().numpy()
     array = np.asarray(scores)
-    if array.dtype in (np.float32, np.float64):
-        return array
-    return array.astype(np.float32 if array.dtype == np.float16 else np.float64)
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
+    return np.ascontiguousarray(array)
 
 
 def _label_array(labels: Values) -> Array:
-    array = (labels > 0).cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
-    return array if array.dtype == np.bool_ else np.asarray(array > 0)
+    """Returns the labels, positive where there is one, as float32 or uint8, the types that the loops are compiled for.
+
+    Labels on a device become bytes there: a quarter of what has to be copied.
+    """
+    if isinstance(labels, torch.Tensor):
+        is_ready = labels.device.type == "cpu" and labels.dtype in (torch.float32, torch.bool)
+        labels = (labels.detach() if is_ready else labels > 0).cpu().numpy()
+    array = np.asarray(labels)
+    if array.dtype != np.float32:
+        array = (array if array.dtype == np.bool_ else np.asarray(array > 0)).view(np.uint8)
+    return np.ascontiguousarray(array)
 
 
 class Metric(abc.ABC):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import numpy as np
 import pydantic
 
 from yt8m_ray.metrics.average_precision import Array, precision_sums
@@ -25,7 +24,8 @@ class GAP(Metric):
     """Average precision of the (video, class) pairs of all videos' best `top_k` classes, in one ranking by score.
 
     The denominator is the number of all labels, also of those outside the best classes. Ties: see `average_precision`;
-    at the cut to `top_k` the lower class id wins. Without any label it is 0. Holds 5 bytes a pair (float32 scores).
+    at the cut to `top_k` the lower class id wins. Without any label it is 0. Holds 5 bytes a pair (float32 scores),
+    which a mean AP of the same batches shares.
     """
 
     def __init__(self, config: GAPConfig) -> None:
@@ -53,7 +53,5 @@ class GAP(Metric):
     def compute(self) -> float:
         if not self._num_videos:
             return math.nan
-        scores = np.concatenate(self._scores)
-        one_ranking = np.zeros(len(scores), dtype=np.uint8)
-        precision_sum = precision_sums(scores, np.concatenate(self._hits), one_ranking, num_classes=1)[0]
+        precision_sum = precision_sums(self._scores, self._hits, class_ids=None, num_classes=1)[0]
         return float(precision_sum) / max(self._num_labels, 1)

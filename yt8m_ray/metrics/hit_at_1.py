@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import numpy as np
-
 from yt8m_ray.metrics.base import METRICS, Metric, RankedBatch
 from yt8m_ray.registry import ComponentConfig
 
@@ -26,7 +24,7 @@ class HitAt1(Metric):
         self._num_videos = 0
 
     def update_ranked(self, batch: RankedBatch) -> None:
-        self._num_hits += int(batch.labels[np.arange(len(batch)), batch.best_classes].sum())
+        self._num_hits += int(batch.top(1).hits.sum())
         self._num_videos += len(batch)
 
     def merge(self, other: HitAt1) -> None:

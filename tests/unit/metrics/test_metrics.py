@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from yt8m_ray.metrics import METRICS, build_metric, update_all
+from yt8m_ray.metrics.base import RankedBatch
+from yt8m_ray.metrics.selection import MAX_SELECTED
 
 NAMES = ("gap", "hit_at_1", "mean_ap", "perr")
 SCORES = np.random.RandomState(0).rand(8, 30)
@@ -148,6 +150,68 @@ def test_tied_videos_of_a_class_count_by_their_mean_over_all_orders() -> None:
         for order in itertools.permutations([True, False, True])
     ]
     assert value("mean_ap", scores, labels) == pytest.approx((np.mean(in_order) + 1.0) / 2, abs=1e-14)
+
+
+def expected_average_precision(pairs: list[tuple[float, bool]], num_positives: int) -> float:
+    """The mean over all orders of equal scores, group by group: a group's order does not change the other groups."""
+    total, num_pairs, num_hits = 0.0, 0, 0
+    for _, group in itertools.groupby(sorted(pairs, key=lambda pair: -pair[0]), key=lambda pair: pair[0]):
+        hits = [hit for _, hit in group]
+        orders = list(itertools.combinations(range(1, len(hits) + 1), sum(hits)))  # the places that the hits take
+        precisions = [
+            (num_hits + found) / (num_pairs + place) for order in orders for found, place in enumerate(order, start=1)
+        ]
+        total += sum(precisions) / len(orders)
+        num_pairs += len(hits)
+        num_hits += sum(hits)
+    return total / num_positives
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", range(4))
+def test_with_ties_and_negative_scores_gap_and_mean_ap_equal_a_loop_over_all_orders(seed: int, dtype: type) -> None:
+    random = np.random.RandomState(seed)
+    scores = random.choice(np.linspace(-1, 1, 61), (9, 23)).astype(dtype)
+    scores[scores == 0] *= random.choice([-1, 1], np.count_nonzero(scores == 0))  # -0.0 equals 0.0
+    labels = random.rand(9, 23) < 0.15
+    labels[2] = False
+    pairs = pooled(scores, labels, 12)
+    by_class = [
+        expected_average_precision([pair[1:] for pair in pairs if pair[0] == class_id], int(labels[:, class_id].sum()))
+        for class_id in np.flatnonzero(labels.any(axis=0))
+    ]
+    gap = expected_average_precision([pair[1:] for pair in pairs], int(labels.sum()))
+    assert value("gap", scores, labels, top_k=12) == pytest.approx(gap, abs=1e-13)
+    assert value("mean_ap", scores, labels, top_k=12) == pytest.approx(np.mean(by_class), abs=1e-13)
+
+
+@pytest.mark.parametrize("name", ["gap", "mean_ap"])
+def test_parts_of_other_precision_are_ranked_together(name: str) -> None:
+    scores, labels = tied_scores(seed=6)
+    scores = np.round(scores * 4) / 4  # the same numbers in both types
+    metric = build_metric(name)
+    metric.update(scores[:5].astype(np.float32), labels[:5])
+    metric.update(scores[5:], labels[5:])
+    assert metric.compute() == pytest.approx(value(name, scores, labels), abs=1e-14)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_in_memory_does_not_matter(name: str) -> None:
+    assert value(name, np.asfortranarray(SCORES), LABELS[:, ::-1][:, ::-1]) == value(name, SCORES, LABELS)
+
+
+def test_more_classes_than_are_selected_at_once_come_in_the_same_order() -> None:
+    scores, labels = tied_scores(seed=7, num_classes=120)
+    top = RankedBatch(scores, labels).top(MAX_SELECTED + 12)
+    assert top.class_ids.tolist() == [best_classes(row, MAX_SELECTED + 12) for row in scores]
+    assert np.array_equal(top.hits, np.take_along_axis(labels, top.class_ids.astype(np.int64), axis=1))
+
+
+def test_perr_of_a_video_with_more_labels_than_are_selected_at_once() -> None:
+    scores, labels = np.random.RandomState(8).rand(1, 200), np.zeros((1, 200), dtype=bool)
+    labels[0, : MAX_SELECTED + 30] = True
+    best = best_classes(scores[0], MAX_SELECTED + 30)
+    assert value("perr", scores, labels) == pytest.approx(labels[0, best].mean(), abs=1e-15)
 
 
 def test_a_tie_at_the_cut_keeps_the_lower_class_ids() -> None:
