@@ -109,7 +109,7 @@ def fit(config: TrainConfig) -> FitResult:
         return _finished(config, folder)
     _check_vocabulary(config)
     scaling = _scaling(config)
-    num_videos = estimate_num_videos(shards["train"])
+    num_videos = estimate_num_videos(shards["train"], config.data.read_options)
     tracker = _start_tracking(config, folder)
     status: Status = "failed"
     try:
