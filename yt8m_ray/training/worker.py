@@ -102,6 +102,7 @@ class Worker:
         self._loss = LOSSES.build(config.loss)
         set_batch_norm_sync(self._model, config.train.sync_batch_norm)
         self._start = Position()
+        self._read_whole: set[str] = set()
         tensors = self._load_checkpoint()
         forward: torch.nn.Module = self._model
         if is_distributed():
@@ -126,7 +127,7 @@ class Worker:
         from_rank_0(None)  # no worker starts to read before the position is there
         torch.manual_seed(self._stream_seed(first_step))
         videos = batches_of(
-            _videos_of(self._ports.read("train"), loop.progress.position),
+            self._videos_of("train", loop.progress.position),
             batch_size=self._local_batch_size(),
             shuffle_window=config.data.shuffle_window,
             seed=(config.run.seed, epoch, rank(), first_step),
@@ -169,7 +170,7 @@ class Worker:
             return {}
         share_buffers(self._model)
         seen = Position()
-        blocks = _videos_of(self._ports.read("validation"), seen, is_used=True)
+        blocks = self._videos_of("validation", seen, is_used=True)
         videos = batches_of(blocks, batch_size=self._local_batch_size())
         batches = (
             to_batch(part, spec=self._spec, normalize=config.data.normalize, device=self._device) for part in videos
@@ -244,6 +245,22 @@ class Worker:
         position.merge(self._start)
         return position
 
+    def _videos_of(self, split: str, position: Position, *, is_used: bool = False) -> Iterator[PackedVideos]:
+        """Yields this worker's share of a split; what the reader says besides goes to `position`.
+
+        So do the videos if `is_used`. What was left out is logged on the first pass alone: every pass counts it.
+        """
+        for block in self._ports.read(split):
+            position.add_remarks(block.rejections, block.ends)
+            for end in block.ends:
+                if end.message is not None and split not in self._read_whole:
+                    logger.warning("%s", end.message)
+            if is_used:
+                position.add(block.videos.shards, block.videos.records)
+            yield block.videos
+        if not (split == "train" and self._start.num_done):  # else a part of it was read before this process was there
+            self._read_whole.add(split)
+
     def _traced(self, videos: Iterator[PackedVideos]) -> Iterator[PackedVideos]:
         """Passes batches on and writes down which videos are in which step."""
         progress = self._loop.progress
@@ -279,18 +296,6 @@ class Worker:
 
     def _stream_seed(self, step: int) -> int:
         return int(np.random.SeedSequence([self._config.run.seed, step, rank()]).generate_state(1)[0])
-
-
-def _videos_of(blocks: Iterator[Block], position: Position, *, is_used: bool = False) -> Iterator[PackedVideos]:
-    """Yields the videos of blocks; what the reader says besides goes to `position`, and so do they if `is_used`."""
-    for block in blocks:
-        position.add_remarks(block.rejections, block.ends)
-        for end in block.ends:
-            if end.message is not None:
-                logger.warning("%s", end.message)
-        if is_used:
-            position.add(block.videos.shards, block.videos.records)
-        yield block.videos
 
 
 def _rejected(split: str, position: Position) -> Metrics:
