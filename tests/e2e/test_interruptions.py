@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,7 @@ class Story:
         ends = [(stop.trace, stop.checkpoint.step) for stop in self.stops.values()]
         kept: list[Step] = []
         before: Trace = {}
-        for trace, last_step in [*ends, (read_trace(self.run_path), LAST_STEP)]:
+        for trace, last_step in [*ends, (read_trace(self.run_path), sys.maxsize)]:
             for name, steps in trace.items():
                 kept += [step for step in steps[len(before.get(name, [])) :] if step.step <= last_step]
             before = trace
