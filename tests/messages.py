@@ -37,6 +37,8 @@ UNKNOWN = (
     b"\x7b\x7c",
     b"\x7d" + bytes(4),
     b"\x08\x01",
+    b"\x0a\x00",
+    b"\x12\x00",
     b"\x15" + bytes(4),
 )
 
@@ -62,23 +64,29 @@ class Messages:
     def __init__(self, random: Random, spec: FeatureSpec) -> None:
         self._random = random
         self._spec = spec
-        self._oddness = random.choice((0.0, 0.01, 0.05, 0.2))
+        # One odd thing finds more than many: a record with many is refused for the first of them.
+        count = random.choice((0, 1, 1, 1, 1, 2, 3, 20))
+        self._odd_decisions = {random.randrange(random.choice((30, 100, 200))) for _ in range(count)}
+        self._num_decisions = 0
 
     def record(self) -> bytes:
         """Returns a record, or something like one."""
         payload = self._message()
-        while self._random.random() < self._oddness:
+        for _ in range(self._random.choice((0, 0, 0, 1, 3))):
             payload = self._damaged(payload)
         return payload
 
     def _is_odd(self) -> bool:
-        return self._random.random() < self._oddness
+        self._num_decisions += 1
+        return self._num_decisions - 1 in self._odd_decisions
 
     def _damaged(self, payload: bytes) -> bytes:
+        if self._random.random() < 0.3:
+            return payload[: self._random.randint(0, len(payload))]
         start = self._random.randint(0, len(payload))
         end = min(start + self._random.choice((0, 1, 1, 2, 5)), len(payload))
         added = self._random.choice((b"", b"\x0a", b"\x12", b"\x1a", b"\x00", b"\x80", b"\xff", b"\x01"))
-        if self._is_odd():
+        if self._random.random() < 0.2:
             added = self._random.randbytes(self._random.randint(1, 3))
         return payload[:start] + added + payload[end:]
 
@@ -113,7 +121,9 @@ class Messages:
     def _strings(self, values: Sequence[bytes]) -> bytes:
         return self._list(1, [self._field(1, value) for value in values])
 
-    def _numbers(self, number: int, values: Sequence[bytes], unpacked_tag: bytes) -> bytes:
+    def _numbers(self, number: int, values: list[bytes], unpacked_tag: bytes) -> bytes:
+        if self._is_odd():
+            values = [*values, self._random.choice((b"\x00", b"\x80", b"\x00\x00\x00", b"\x80" * 10 + b"\x00"))]
         if self._is_odd():
             cut = self._random.randint(0, len(values))
             parts = [unpacked_tag + value for value in values[:cut]]
@@ -125,7 +135,7 @@ class Messages:
         return self._numbers(2, values, b"\x0d")
 
     def _integers(self, values: Sequence[int]) -> bytes:
-        width = self._random.randint(1, 11) if self._is_odd() else 1
+        width = self._random.choice((2, 4, 5, 6, 10, 11)) if self._is_odd() else 1
         return self._numbers(3, [varint(value, width) for value in values], b"\x08")
 
     def _list(self, number: int, parts: list[bytes]) -> bytes:
@@ -141,7 +151,7 @@ class Messages:
     def _entry(self, name: str, value: bytes) -> bytes:
         if self._is_odd():
             name = self._random.choice(NAMES + ODD_NAMES)
-        key = b"\xff" if self._is_odd() and self._is_odd() else name.encode()
+        key = b"\xff" if self._is_odd() and self._random.random() < 0.2 else name.encode()
         return self._field(1, self._join([self._field(1, key), self._field(2, value)]))
 
     def _labels(self) -> list[int]:
@@ -164,6 +174,9 @@ class Messages:
             self._entry("video_id" if random.random() < 0.3 else "id", self._strings([video_id])),
             self._entry("labels", self._integers(self._labels())),
         ]
+        if self._is_odd():
+            other = self._entry(random.choice(("id", "video_id")), self._strings([b"other"]))
+            entries.insert(random.randint(0, 2), other)
         if self._spec.is_video_level or self._is_odd():
             for name, size in self._spec.sizes.items():
                 entries.append(self._entry(name, self._floats(size + self._is_odd())))
@@ -188,6 +201,9 @@ class Messages:
         if self._is_odd():  # all alike, and odd all the same
             step = self._step(random.randbytes(size))
             return self._join([step] * count)
+        if self._is_odd() or random.random() < 0.02:  # the last is cut off
+            steps = b"".join(self._step(random.randbytes(size)) for _ in range(count + 1))
+            return steps[: len(steps) - random.randint(1, size + 5)]
         return self._join([self._step(random.randbytes(size + self._is_odd())) for _ in range(count)])
 
     def _step(self, frame: bytes) -> bytes:
@@ -196,9 +212,13 @@ class Messages:
         return self._field(1, self._strings([frame]))
 
     def _message(self) -> bytes:
-        parts = self._in_parts(1, self._context())
+        parts = self._in_parts(2 if self._is_odd() else 1, self._context())
         if not self._spec.is_video_level or self._random.random() < 0.2:
-            parts += self._in_parts(2, self._lists())
+            lists = self._lists()
+            if self._is_odd():  # each where the other belongs
+                parts = [self._field(1, self._join([*self._context(), *lists]))]
+            else:
+                parts += self._in_parts(2, lists)
         return self._join(parts)
 
 

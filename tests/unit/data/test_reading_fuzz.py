@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.messages import SPECS, Messages, assert_read_as_decoded, decode_slowly
 from yt8m_ray.data.features import FeatureSpec
-from yt8m_ray.data.pack import DONE, VIDEO_COLUMNS, pack_records, reading_of
+from yt8m_ray.data.pack import DONE, UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
 from yt8m_ray.data.reader import ReadOptions
 from yt8m_ray.schema import ID_KEYS, LABELS_KEY
 
@@ -71,6 +71,13 @@ def pack(data: bytes, start: int, end: int, spec: FeatureSpec, *, num_rows: int,
         return count, status
     video[0, :2] -= start
     return count, status, row, label, video.tobytes(), frames.tobytes(), labels.tobytes()
+
+
+@pytest.mark.parametrize("payload", [b"\x0a", b"\x0a\x02\x0a\x00", b"\x0a\x03\x0a\x01\x0a", b"\x12\x02\x0a\x00", b""])
+def test_a_record_that_ends_with_its_last_length_is_left_to_the_decoder(payload: bytes) -> None:
+    found = pack(payload, 0, len(payload), SPECS[0], num_rows=5, num_labels=5)
+
+    assert found == (0, UNUSUAL) == pack(payload + b"\x0a", 0, len(payload), SPECS[0], num_rows=5, num_labels=5)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: "+".join(spec.sizes))
