@@ -274,4 +274,13 @@ def assert_read_as_decoded(
             assert video.labels.tolist() == expected.labels.tolist(), payload.hex()
             assert video.frames.dtype == expected.frames.dtype, payload.hex()
             assert video.frames.shape == expected.frames.shape, payload.hex()
-            assert video.frames.tobytes() == expected.frames.tobytes(), payload.hex()
+            assert _bits(video.frames) == _bits(expected.frames), payload.hex()
+
+
+def _bits(frames: np.ndarray) -> bytes:
+    """Returns the bytes of frames, with one NaN for all: JSON, by which TensorFlow answers, knows no other."""
+    return (
+        np.where(np.isnan(frames), np.float32(np.nan), frames).tobytes()
+        if frames.dtype.kind == "f"
+        else frames.tobytes()
+    )
