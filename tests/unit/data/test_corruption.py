@@ -211,7 +211,7 @@ def test_lengths_that_lie_in_each_other_take_no_more_than_a_moment(path: Path) -
     assert {cause for _, cause in found.causes} == {"crc"}
 
 
-@pytest.mark.parametrize(("first", "last"), [(0, 8), (0, 0), (1, 1), (2, 5), (8, 8)])
+@pytest.mark.parametrize(("first", "last"), [(0, 6), (0, 0), (1, 1), (2, 4), (6, 6)])
 def test_records_overwritten_with_zero_bytes_are_one_gap(path: Path, first: int, last: int) -> None:
     start, end = STARTS[first], STARTS[last + 1]
     path.write_bytes(SHARD[:start] + bytes(end - start) + SHARD[end:])
@@ -311,9 +311,9 @@ def test_payloads_one_by_one_are_accounted_for_like_blocks(path: Path) -> None:
             for record, offset, payload in read_payloads(stream, path=str(path), on_corrupt=rejected.append)
         ]
 
-    assert payloads == [(record, STARTS[record], PAYLOADS[record]) for record in (0, 1, 3, 5, 6, 7)]
+    assert payloads == [(record, STARTS[record], PAYLOADS[record]) for record in (0, 1, 3, 5)]
     assert [(error.record, error.offset, error.cause) for error in rejected] == [
         (2, STARTS[2], "crc"),
         (4, STARTS[4], "crc"),
-        (8, STARTS[8], "length"),
+        (6, STARTS[6], "length"),
     ]
