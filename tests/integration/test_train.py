@@ -166,7 +166,7 @@ def check_trace(run_path: Path, shards: Shards) -> None:
 
 
 def test_a_killed_worker_costs_no_video(shards: Shards, tmp_path: Path) -> None:
-    config = config_of(shards, tmp_path, "killed", train={"num_epochs": 3}, checkpoint={"every_steps": 5})
+    config = config_of(shards, tmp_path, "killed", train={"num_epochs": 2}, checkpoint={"every_steps": 5})
     killer = threading.Thread(target=_kill_a_worker_after_a_checkpoint, args=(tmp_path / "killed",), daemon=True)
     killer.start()
 
@@ -176,7 +176,7 @@ def test_a_killed_worker_costs_no_video(shards: Shards, tmp_path: Path) -> None:
     assert not killer.is_alive(), "no worker was killed"
     latest = latest_checkpoint(result.run_path)
     assert latest is not None
-    assert state_of(latest)[0]["num_examples"] == 3 * shards.num_train
+    assert state_of(latest)[0]["num_examples"] == 2 * shards.num_train
     assert "continuing from" in (result.run_path / "train.log").read_text()
 
 
