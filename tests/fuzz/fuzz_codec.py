@@ -41,7 +41,7 @@ MOST_CPU_S = 1.0 if IS_COMPILED else 10.0
 
 MOST_BYTES_PER_BYTE = 200
 FREE_BYTES = 1 << 20
-NUM_SEEDS = 400
+NUM_SEEDS = 1000
 TRACED = 50
 """Every so many-th input its memory is traced, which takes ten times as long."""
 
