@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import glob
 import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,10 @@ from mlflow import MlflowClient
 from tests.e2e.conftest import NUM_CLASSES, RunVerb, Shards, StartVerb
 from tests.e2e.processes import Command, Outcome
 from yt8m_ray.checkpoint import latest_checkpoint, read_manifest, read_tensors
+from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.position import Position
+from yt8m_ray.data.reader import read_rows
+from yt8m_ray.schema import VIDEO_FEATURES
 
 NUM_TRAIN = 600
 NUM_EPOCHS = 2
@@ -28,10 +33,15 @@ STOPS = tuple(EXIT_CODES) if os.environ.get("YT8M_SOAK") == "1" else ("SIGKILL",
 """Ctrl-C takes the way of SIGTERM; tests/e2e/test_demo.py presses it always."""
 
 
-def arguments(shards: Shards, output: Path) -> list[str]:
+WORKERS = {**dict.fromkeys(STOPS, 2), "SIGTERM": 1}
+"""Workers of the start that each stop ends; the last start has 2 again: no video depends on their number."""
+
+
+def arguments(shards: Shards, output: Path, *, num_workers: int = 2) -> list[str]:
     """Returns a run of 2 epochs of 30 steps that keeps a checkpoint every other step."""
-    settings = f"data.num_classes={NUM_CLASSES} scaling.num_workers=2 train.batch_size=20 train.num_epochs={NUM_EPOCHS}"
-    intervals = "train.log_every_steps=1 checkpoint.every_steps=2 run.name=run model.name=moe"
+    settings = f"data.num_classes={NUM_CLASSES} scaling.num_workers={num_workers} train.batch_size=20"
+    intervals = f"train.num_epochs={NUM_EPOCHS} train.log_every_steps=1 checkpoint.every_steps=2 run.name=run"
+    intervals += " run.trace_videos=true model.name=moe"
     paths = [f"output={output}", f"data.train={shards.train}", f"data.validation={shards.validation}"]
     return [*paths, *settings.split(), *intervals.split()]
 
@@ -53,6 +63,24 @@ class Checkpoint:
         return cls(path, *counters, Position.from_arrays(arrays))
 
 
+@dataclass(frozen=True)
+class Step:
+    """What one worker trained on in one step."""
+
+    epoch: int
+    step: int
+    videos: list[str]
+
+
+Trace = dict[str, list[Step]]
+"""The steps of all starts so far, by the file that the workers of one rank write."""
+
+
+def read_trace(run_path: Path) -> Trace:
+    paths = run_path.glob("videos-*.jsonl")
+    return {path.name: [Step(**json.loads(line)) for line in path.read_text().splitlines()] for path in paths}
+
+
 @dataclass
 class Stop:
     """One way to end a run early, and what was there afterwards."""
@@ -63,6 +91,7 @@ class Stop:
     status: str = field(init=False)
     mlflow_status: str = field(init=False)
     checkpoint: Checkpoint = field(init=False)
+    trace: Trace = field(init=False)
 
 
 @dataclass(frozen=True)
@@ -72,6 +101,18 @@ class Story:
     stops: dict[str, Stop]
     end: Outcome
     run_path: Path
+
+    @property
+    def kept_steps(self) -> list[Step]:
+        """The steps that the final weights come from: those of each start up to the checkpoint that the next took."""
+        ends = [(stop.trace, stop.checkpoint.step) for stop in self.stops.values()]
+        kept: list[Step] = []
+        before: Trace = {}
+        for trace, last_step in [*ends, (read_trace(self.run_path), sys.maxsize)]:
+            for name, steps in trace.items():
+                kept += [step for step in steps[len(before.get(name, [])) :] if step.step <= last_step]
+            before = trace
+        return kept
 
     @property
     def client(self) -> MlflowClient:
@@ -104,8 +145,8 @@ def story(
     }
     stops = {name: stops[name] for name in STOPS}
     story = Story(stops, Outcome(-1, "", ""), output / "run")
-    for stop in stops.values():
-        with start_verb("train", *command_line) as command:
+    for name, stop in stops.items():
+        with start_verb("train", *arguments(video_shards, output, num_workers=WORKERS[name])) as command:
             command.wait_until(functools.partial(has_advanced, story.run_path, latest_checkpoint(story.run_path)))
             stop.end(command)
             stop.outcome = command.wait()
@@ -115,6 +156,7 @@ def story(
         latest = latest_checkpoint(story.run_path)
         assert latest is not None
         stop.checkpoint = Checkpoint.load(latest)
+        stop.trace = read_trace(story.run_path)
     return Story(stops, run_verb("train", *command_line), story.run_path)
 
 
@@ -172,15 +214,31 @@ def test_the_last_start_ends_all_epochs_without_a_video_too_many(story: Story) -
     assert int(read_tensors(latest / "state.safetensors")["progress.num_examples"]) == NUM_EPOCHS * NUM_TRAIN
 
 
-def test_the_disturbed_run_is_as_good_as_an_undisturbed_one(story: Story, undisturbed: Outcome) -> None:
-    gaps = []
-    for outcome in (story.end, undisturbed):
-        metrics = read_manifest(outcome.result, kind="checkpoint")["metrics"]
-        assert isinstance(metrics, dict)
-        gaps.append(metrics["validation/gap"])
+def test_each_epoch_has_each_video_once_whatever_the_number_of_workers(story: Story, video_shards: Shards) -> None:
+    spec = FeatureSpec(VIDEO_FEATURES, num_classes=NUM_CLASSES)
+    paths = glob.glob(video_shards.train)
+    expected = sorted(row.video_id for path in paths for _, row in read_rows(path, spec))
+    seen: dict[int, list[str]] = {}
+    for step in story.kept_steps:
+        seen.setdefault(step.epoch, []).extend(step.videos)
 
-    assert gaps[1] > 0.8
-    assert gaps[0] == pytest.approx(gaps[1], abs=0.005)
+    assert len(set(expected)) == NUM_TRAIN
+    assert {epoch: sorted(videos) for epoch, videos in seen.items()} == dict.fromkeys(range(NUM_EPOCHS), expected)
+
+
+def gap_of(outcome: Outcome) -> float:
+    metrics = read_manifest(outcome.result, kind="checkpoint")["metrics"]
+    assert isinstance(metrics, dict)
+    return float(metrics["validation/gap"])
+
+
+def test_the_disturbed_run_has_learned(story: Story) -> None:
+    assert gap_of(story.end) > 0.8
+
+
+@pytest.mark.soak
+def test_the_disturbed_run_is_as_good_as_an_undisturbed_one(story: Story, undisturbed: Outcome) -> None:
+    assert gap_of(story.end) == pytest.approx(gap_of(undisturbed), abs=0.005)
 
 
 def test_mlflow_has_all_starts_in_one_finished_run(story: Story) -> None:

@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.messages import SPECS, Messages, assert_read_as_decoded, decode_slowly
 from yt8m_ray.data.example import Fields, RecordError, decode_record, encode_example, encode_sequence_example
+from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
+from yt8m_ray.data.reader import ReadOptions
 from yt8m_ray.data.tfrecord import open_shard, read_payloads, write_records
 
 TESTS = Path(__file__).resolve().parents[1]
 GOLDEN = TESTS / "golden" / "tensorflow_shards"
 NUM_MUTANTS = 20_000 if os.environ.get("YT8M_SOAK") == "1" else 1_000
+NUM_MESSAGES = 20_000 if os.environ.get("YT8M_SOAK") == "1" else 1_000
 
 
 def list_values(values: Any) -> dict[str, Any]:
@@ -166,6 +170,46 @@ def test_damaged_payloads_give_the_values_of_tensorflow_or_an_error(tmp_path: Pa
         else:
             assert record is not None, f"seed {seed}: TensorFlow refuses it, found {found}"
             assert_equal_listings(found, normalize(record))
+
+
+def as_fields(record: dict[str, Any]) -> Fields:
+    """Returns what TensorFlow found, as the decoder would say it."""
+
+    def as_values(listed: dict[str, Any]) -> Any:
+        ((kind, values),) = listed.items()
+        return [bytes.fromhex(value) for value in values] if kind == "bytes" else np.array(values, kind)
+
+    sequences: dict[str, Any] = {}
+    for name, steps in record["sequences"].items():
+        values = [as_values(step) for step in steps]
+        frames = [step[0] for step in values if isinstance(step, list) and len(step) == 1]
+        is_regular = len(frames) == len(values) and len({len(frame) for frame in frames}) == 1
+        sequences[name] = np.array([np.frombuffer(frame, np.uint8) for frame in frames]) if is_regular else values
+    return Fields({name: as_values(values) for name, values in record["context"].items()}, sequences)
+
+
+def test_records_of_every_shape_are_read_with_the_values_of_tensorflow(tmp_path: Path) -> None:
+    payloads = [[Messages(random.Random(seed), spec).record() for seed in range(NUM_MESSAGES)] for spec in SPECS]
+    (tmp_path / "payloads.json").write_text(json.dumps([payload.hex() for part in payloads for payload in part]))
+
+    run_tensorflow("parse", tmp_path / "fields.json", tmp_path / "payloads.json")
+
+    expected = iter(json.loads((tmp_path / "fields.json").read_text()))
+    for spec, part in zip(SPECS, payloads, strict=True):
+        records = iter([next(expected) for _ in part])
+
+        def decode(payload: bytes, spec: FeatureSpec = spec, records: Any = records) -> VideoRow | RecordError:
+            record = next(records)
+            if record is None:
+                refused = decode_slowly(payload, spec, labelled=True)
+                assert isinstance(refused, RecordError), f"TensorFlow refuses {payload.hex()}, found {refused}"
+                return refused
+            try:
+                return to_row(as_fields(normalize(record)), spec)
+            except RecordError as error:
+                return error
+
+        assert_read_as_decoded(tmp_path / "s.tfrecord", part, spec, ReadOptions(on_corrupt="skip"), decode)
 
 
 def mutate(rng: random.Random, payload: bytes) -> bytes:

@@ -68,12 +68,16 @@ def expand_shards(patterns: str | Sequence[str] | None, *, key: str, keep_folder
     return sorted(shards)
 
 
-def estimate_num_videos(shards: Sequence[str]) -> float:
+def estimate_num_videos(shards: Sequence[str], options: ReadOptions) -> float:
     """Returns about how many videos the shards hold, from their sizes and the first records; for progress alone."""
-    with open_shard(shards[0]) as stream:
-        records = itertools.islice(read_payloads(stream, path=shards[0]), _SAMPLE_RECORDS)
-        sizes = [len(payload) + _FRAMING_BYTES for _, _, payload in records]
-    return total_bytes(shards) * len(sizes) / sum(sizes)
+    skip = None if options.on_corrupt == "fail" else lambda _: None
+    for shard in shards:
+        with open_shard(shard) as stream:
+            records = read_payloads(stream, path=shard, verify_crc=options.verify_checksums, on_corrupt=skip)
+            sizes = [len(payload) + _FRAMING_BYTES for _, _, payload in itertools.islice(records, _SAMPLE_RECORDS)]
+        if sizes:
+            return total_bytes(shards) * len(sizes) / sum(sizes)
+    return 0.0
 
 
 class ShardSource(Datasource):

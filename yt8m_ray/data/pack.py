@@ -24,6 +24,9 @@ _ID, _OTHER_ID, _LABELS = range(3)
 NUM_FIXED_KEYS = 3
 """Keys before those of the features, in this order: two spellings of the id, and the labels."""
 
+_MOST_KEYS = 63
+"""Bits of a set of keys."""
+
 _UNKNOWN = -1
 _NONE = (-1, -1)
 
@@ -375,6 +378,8 @@ def reading_of(
         labelled: Whether labels are read.
         video_level: Whether features are float lists in the context, else byte strings in the feature lists.
     """
+    if len(keys) > _MOST_KEYS:
+        raise ValueError(f"features: {len(keys) - NUM_FIXED_KEYS} are more than {_MOST_KEYS - NUM_FIXED_KEYS}")
     encoded = [key.encode() for key in keys]
     return (
         np.frombuffer(b"".join(encoded), np.uint8),

@@ -5,6 +5,8 @@ Lives here: bytes in, bytes out. Does not live here: what a record is (`yt8m_ray
 
 from __future__ import annotations
 
+import io
+import os
 import zlib
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -82,6 +84,25 @@ class ChecksummedStream:
         self.close()
 
 
+class LocalFile(io.FileIO):
+    """A file on this machine that has all the bytes that it was opened with; what is appended meanwhile is read too.
+
+    Raises:
+        RecordError: at its end, where it has become shorter: between two records nothing else would show.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "rb")
+        self._num_left = os.fstat(self.fileno()).st_size
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        num_read = super().readinto(buffer)
+        self._num_left -= num_read or 0
+        if not num_read and self._num_left > 0:
+            raise RecordError(f"the file has lost {self._num_left} bytes since it was opened", "length")
+        return num_read
+
+
 class Window:
     """The bytes of a stream that have been read and not been taken yet."""
 
@@ -103,14 +124,18 @@ class Window:
         return self._end - self._start
 
     def peek(self, num_bytes: int) -> np.ndarray:
-        """Returns waiting bytes and leaves them waiting; the view stays valid for as long as it is kept."""
-        return self._buffer[self._start : self._start + num_bytes]
+        """Returns at most so many waiting bytes and leaves them waiting; the view stays valid while it is kept."""
+        return self._buffer[self._start : min(self._start + num_bytes, self._end)]
 
     def take(self, num_bytes: int) -> np.ndarray:
-        """Returns waiting bytes and moves past them; the view stays valid for as long as it is kept."""
+        """Returns at most so many waiting bytes and moves past them; the view stays valid while it is kept."""
         taken = self.peek(num_bytes)
-        self._start += num_bytes
+        self._start += len(taken)
         return taken
+
+    def give_back(self, num_bytes: int) -> None:
+        """Makes the bytes that were taken last, since the last `fill`, wait again."""
+        self._start -= num_bytes
 
     def _make_room(self) -> None:
         # Views of the old buffer may be in use, so it is left alone. The new one's size follows what was read, not what
@@ -133,14 +158,15 @@ class Inflater:
         self._bits = WINDOW_BITS[compression]
         self._decompressor = zlib.decompressobj(self._bits)
         self._input: bytes | memoryview = b""
+        self._error: RecordError | None = None
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fills the start of `buffer`; returns the number of bytes, 0 at the sound end of the stream.
 
         Raises:
-            RecordError: the stream is corrupt, cut short, or followed by other bytes.
+            RecordError: the stream is corrupt, cut short, or followed by other bytes; all before that has been given.
         """
-        while True:
+        while self._error is None:
             if not self._input:
                 self._input = self._packed.take(min(self._packed.fill(1), _PACKED_CHUNK_BYTES)).data
             is_last = not self._input
@@ -148,10 +174,12 @@ class Inflater:
                 if is_last:
                     return 0
                 self._start_member()
+            before = self._decompressor.copy()
             try:
                 output = self._decompressor.decompress(self._input, len(buffer))
             except zlib.error as error:
-                raise RecordError(f"the {self._name} stream is corrupt ({error})", "crc") from error
+                self._error = RecordError(f"the {self._name} stream is corrupt ({error})", "crc")
+                output = _unpack_to_error(before, self._input)
             at_end = self._decompressor.eof
             self._input = self._decompressor.unused_data if at_end else self._decompressor.unconsumed_tail
             if output:
@@ -159,8 +187,24 @@ class Inflater:
                 return len(output)
             if is_last and not at_end:
                 raise RecordError(f"the {self._name} stream is cut short", "length")
+        raise self._error
 
     def _start_member(self) -> None:
         if self._bits == zlib.MAX_WBITS:
             raise RecordError(f"bytes follow the end of the {self._name} stream", "length")
         self._decompressor = zlib.decompressobj(self._bits)
+
+
+def _unpack_to_error(decompressor: Any, packed: bytes | memoryview) -> bytes:
+    """Returns what the bytes before the damaged one unpack to: zlib itself drops it with the error."""
+    parts = []
+    size = len(packed)
+    while size:
+        attempt = decompressor.copy()
+        try:
+            parts.append(attempt.decompress(packed[:size]))
+        except zlib.error:
+            size //= 2
+        else:
+            decompressor, packed = attempt, packed[size:]
+    return b"".join(parts)

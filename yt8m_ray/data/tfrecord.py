@@ -31,7 +31,7 @@ from yt8m_ray.data.scan import (
     find_records,
 )
 from yt8m_ray.data.storage import open_stream
-from yt8m_ray.data.stream import WINDOW_BITS, ByteStream, Compression, Inflater, Window
+from yt8m_ray.data.stream import WINDOW_BITS, ByteStream, Compression, Inflater, LocalFile, Window
 
 __all__ = [
     "Compression",
@@ -54,6 +54,7 @@ _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
 _MOST_RECORDS = 4096
 _SEARCH_BYTES = 1 << 20
+_MOST_READ_AGAIN = 1 << 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def open_shard(path: str, filesystem: pyarrow.fs.FileSystem | None = None) -> By
         OSError: the object store cannot be reached, or fails in every attempt.
     """
     if filesystem is None and "://" not in path:
-        return open(path, "rb", buffering=0)
+        return LocalFile(path)
     return open_stream(path, filesystem)
 
 
@@ -119,8 +120,9 @@ def read_records(
         path: The shard's name, for errors.
         compression: How the stream is packed; "auto" looks at its first bytes.
         verify_crc: False skips the checksums of the payloads. Those of the lengths are verified always.
-        on_corrupt: Is told of each bad record, which is then left out. Behind a bad length the search for the next
-            sound one goes through the bytes; what lay between counts as one record. None raises the error instead.
+        on_corrupt: Is told of each bad record, which is then left out. No bad record's length is trusted: the search
+            for the next sound header begins right behind its own, and what lies between counts as one record. None
+            raises the error instead.
 
     Raises:
         CorruptRecordError: with the record that could not be read; all before it have been yielded.
@@ -135,6 +137,9 @@ def read_records(
             reason = f"the checksum of its {size} bytes does not match"
             framing.reject(records.first + bad, records.offset_of(bad), RecordError(reason, "crc"))
             good = bad + 1
+            if framing.has_moved_back(records, bad):
+                good = len(records)
+                break
         if good < len(records):
             yield records.between(good, len(records))
 
@@ -227,6 +232,7 @@ class _Framing:
         self._compression: Compression | None = compression
         self._on_corrupt = on_corrupt
         self._record = self._offset = 0
+        self._num_read_again = 0
         self._at_end = False
 
     def reject(self, record: int, offset: int, error: RecordError) -> None:
@@ -248,6 +254,27 @@ class _Framing:
             else:
                 return records
         return None
+
+    def has_moved_back(self, records: Records, bad: int) -> bool:
+        """Goes on behind the header of a record just found, with a wrong checksum, if its length may be what is wrong.
+
+        Returns:
+            Whether it does; what was found behind that record is then found again, as far as it is there.
+        """
+        behind = int(records.ends[bad]) + FOOTER_BYTES
+        if bad + 1 < len(records):
+            first = int(records.starts[bad]) - HEADER_BYTES + 1
+            if first + find_header(records.data[first : behind + HEADER_BYTES]) == behind:
+                return False
+        num_back = len(records.data) - int(records.starts[bad]) + HEADER_BYTES
+        self._num_read_again += num_back
+        if self._num_read_again > _MOST_READ_AGAIN + records.offset:
+            return False  # lengths that lie in each other would cost the square of the shard's size
+        self._window.give_back(num_back)
+        self._record = records.first + bad + 1
+        self._offset = records.offset_of(bad)
+        self._search()
+        return True
 
     def _find(self) -> Records | None:
         if self._compression is not None:
@@ -284,7 +311,6 @@ class _Framing:
             raise RecordError(f"{length} bytes promised, at most {MAX_PAYLOAD_BYTES} are possible", "length")
         found = self._window.fill(HEADER_BYTES + length + FOOTER_BYTES)
         if found < HEADER_BYTES + length + FOOTER_BYTES:
-            self._at_end = True
             found -= HEADER_BYTES
             if found < length:
                 raise RecordError(f"{length} bytes promised, {found} found", "length")
@@ -294,27 +320,25 @@ class _Framing:
     def _search(self) -> None:
         """Moves to the next sound header behind the one at the window's start, or to the end of the stream."""
         skipped = 1
-        try:
-            while not self._at_end:
-                self._window.take(skipped)
-                self._offset += skipped
+        while not self._at_end:
+            self._offset += len(self._window.take(skipped))
+            try:
                 found = self._window.fill(_SEARCH_BYTES)
-                position = find_header(self._window.peek(found))
-                if position >= 0:
-                    self._window.take(position)
-                    self._offset += position
-                    return
-                self._at_end = found < _SEARCH_BYTES
-                skipped = found - HEADER_BYTES + 1
-        except RecordError:  # the compressed stream ends here, which has cost nothing but bytes of this same gap
-            self._at_end = True
+            except RecordError:  # the stream breaks off, which is told where a record is looked for there
+                found = self._window.fill(0)
+            position = find_header(self._window.peek(found))
+            if position >= 0:
+                self._offset += len(self._window.take(position))
+                return
+            self._at_end = found < _SEARCH_BYTES
+            skipped = found - HEADER_BYTES + 1
 
 
 def _decompress(window: Window, compression: Compression) -> Window:
     """Returns a window on the uncompressed bytes; an empty stream stays as it is."""
-    found = window.fill(_HEADER.size)
+    found = window.fill(HEADER_BYTES)
     if compression == "auto":
-        compression = detect_compression(window.peek(_HEADER.size).tobytes())
+        compression = _detect(window, found)
     if compression == "none" or found == 0:
         return window
     return Window(Inflater(window, compression))
@@ -322,11 +346,34 @@ def _decompress(window: Window, compression: Compression) -> Window:
 
 def detect_compression(start: bytes) -> Compression:
     """Returns how a shard is packed that starts with these bytes, a header's length of them or more."""
-    # The checksum decides first: the length 35,615 is spelled 1f 8b, like the start of a GZIP stream.
-    if len(start) >= _HEADER.size and _masked_crc(start[: _LENGTH.size]) == _HEADER.unpack_from(start)[1]:
+    # A checksum decides first: the length 35,615 is spelled 1f 8b, like the start of a GZIP stream.
+    if len(start) >= HEADER_BYTES and _masked_crc(start[: _LENGTH.size]) == _HEADER.unpack_from(start)[1]:
         return "none"
-    if start[:2] == b"\x1f\x8b":
+    return _guess(start[:2])
+
+
+def _detect(window: Window, found: int) -> Compression:
+    """Returns how a shard is packed, of whose first bytes `found` are waiting."""
+    guess = detect_compression(window.peek(min(found, HEADER_BYTES)).tobytes())
+    if guess != "none":
+        start = window.peek(window.fill(_SEARCH_BYTES))
+        if find_header(_unpack_header(start, guess)) < 0 <= find_header(start):
+            return "none"  # the first length is damaged, and one in 31 such looks like the start of a ZLIB stream
+    return guess
+
+
+def _guess(start: bytes) -> Compression:
+    if start == b"\x1f\x8b":
         return "gzip"
-    if len(start) >= 2 and start[0] & 0x0F == zlib.DEFLATED and int.from_bytes(start[:2]) % 31 == 0:
+    if len(start) == 2 and start[0] & 0x0F == zlib.DEFLATED and int.from_bytes(start) % 31 == 0:
         return "zlib"
     return "none"
+
+
+def _unpack_header(packed: np.ndarray, compression: Compression) -> np.ndarray:
+    """Returns the first bytes of a compressed stream, none where it is corrupt or is none."""
+    decompressor = zlib.decompressobj(WINDOW_BITS[compression])
+    try:
+        return np.frombuffer(decompressor.decompress(packed.data, HEADER_BYTES), np.uint8)
+    except zlib.error:
+        return packed[:0]

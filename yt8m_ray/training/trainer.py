@@ -103,7 +103,10 @@ def fit(config: TrainConfig) -> FitResult:
     _check_vocabulary(config)
     scaling = _scaling(config)
     manifest = _load_manifest(config, shards)
-    num_videos = manifest.num_videos_of(shards["train"]) if manifest else estimate_num_videos(shards["train"])
+    if manifest is None:
+        num_videos = estimate_num_videos(shards["train"], config.data.read_options)
+    else:
+        num_videos = manifest.num_videos_of(shards["train"])
     with locked(folder):
         return _run(config, folder, scaling, shards, manifest, num_videos)
 

@@ -109,6 +109,7 @@ class Worker:
         self._loss = LOSSES.build(config.loss)
         set_batch_norm_sync(self._model, config.train.sync_batch_norm)
         self._start = Position()
+        self._read_whole: set[str] = set()
         tensors = self._load_checkpoint()
         forward: torch.nn.Module = self._model
         if is_distributed():
@@ -268,9 +269,20 @@ class Worker:
             **order,
         )
         for batch in prefetch(batches):
-            _note(remarks, position)
+            self._note(split, remarks, position)
             yield batch
-        _note(remarks, position)
+        self._note(split, remarks, position)
+        if not (split == "train" and self._start.num_done):  # else a part of it was read before this process was there
+            self._read_whole.add(split)
+
+    def _note(self, split: str, remarks: deque[Remarks], position: Position) -> None:
+        """Counts what the reader said; what was left out is logged on the first pass alone."""
+        while remarks:
+            rejections, ends = remarks.popleft()
+            position.add_remarks(rejections, ends)
+            for end in ends:
+                if end.message is not None and split not in self._read_whole:
+                    logger.warning("%s", end.message)
 
     def _traced(self, videos: Iterator[PackedVideos]) -> Iterator[PackedVideos]:
         """Passes batches on and writes down which videos are in which step."""
@@ -314,15 +326,6 @@ def _videos_of(blocks: Iterator[Block], remarks: deque[Remarks]) -> Iterator[Pac
     for block in blocks:
         remarks.append((block.rejections, block.ends))
         yield block.videos
-
-
-def _note(remarks: deque[Remarks], position: Position) -> None:
-    while remarks:
-        rejections, ends = remarks.popleft()
-        position.add_remarks(rejections, ends)
-        for end in ends:
-            if end.message is not None:
-                logger.warning("%s", end.message)
 
 
 def _counted(videos: PackedVideos, position: Position) -> PackedVideos:

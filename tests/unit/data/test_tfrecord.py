@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
@@ -119,56 +120,6 @@ def test_a_stream_may_give_fewer_bytes_than_asked_for() -> None:
     assert [bytes(payload) for _, _, payload in read_payloads(Trickle(SHARD), path="s")] == PAYLOADS
 
 
-@pytest.mark.parametrize(("name", "pack"), PACKERS.items())
-def test_truncation_at_every_byte_is_found_after_the_records_before_it(name: str, pack: Any) -> None:
-    ends = [28, 44, 316, 336]
-    packed = pack(SHARD)
-    for size in range(len(packed)):
-        if name == "none" and size in ends:
-            assert read(packed[:size]) == PAYLOADS[: ends.index(size) + 1]
-            continue
-        payloads, error = read_until_error(packed[:size], compression=name)
-        assert payloads == PAYLOADS[: len(payloads)]
-        assert (error.cause, error.record) == ("length", len(payloads))
-        if name == "none":
-            assert error.offset == max([0, *(end for end in ends if end < size)])
-
-
-def flipped(data: bytes, bits: range) -> Iterator[tuple[int, bytes]]:
-    for bit in bits:
-        changed = bytearray(data)
-        changed[bit // 8] ^= 1 << bit % 8
-        yield bit, bytes(changed)
-
-
-def test_every_flipped_bit_is_found_in_its_record() -> None:
-    record_ends = [28, 44, 316, 336]
-    for bit, changed in flipped(SHARD, range(len(SHARD) * 8)):
-        payloads, error = read_until_error(changed)
-        record = sum(bit // 8 >= end for end in record_ends)
-        assert (error.record, error.cause) == (record, "crc")
-        assert payloads == PAYLOADS[:record]
-
-
-@pytest.mark.soak
-def test_every_flipped_bit_of_four_kilobytes_is_found() -> None:
-    shard = b"".join(frame_record(os.urandom(size)) for size in (1500, 1000, 1600))
-    for _, changed in flipped(shard, range(len(shard) * 8)):
-        assert read_until_error(changed)[1].cause == "crc"
-
-
-@pytest.mark.parametrize("name", ["gzip", "zlib"])
-def test_a_flipped_bit_never_changes_what_a_compressed_shard_gives(name: str) -> None:
-    packed = PACKERS[name](SHARD)
-    for _, changed in flipped(packed, range(len(packed) * 8)):
-        try:
-            payloads = read(changed, compression=name)
-        except CorruptRecordError as error:
-            assert error.cause in ("crc", "length")
-        else:  # bits of the GZIP header such as its time carry no data
-            assert payloads == PAYLOADS
-
-
 def test_without_verification_a_wrong_payload_passes() -> None:
     changed = bytearray(frame_record(b"abc"))
     changed[12] ^= 1
@@ -259,19 +210,6 @@ def test_a_plain_shard_read_as_gzip_is_refused() -> None:
     assert "GZIP stream is corrupt" in read_until_error(SHARD, compression="gzip")[1].reason
 
 
-def test_a_record_that_is_still_being_written_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "growing.tfrecord"
-    path.write_bytes(frame_record(b"a" * 50))
-    with open_shard(str(path)) as stream, open(path, "ab") as writer:
-        payloads = read_payloads(stream, path=str(path))
-        next(payloads)
-        writer.write(frame_record(b"b" * 50)[:40])
-        writer.flush()
-
-        with pytest.raises(CorruptRecordError, match="record 1 at byte 66: 50 bytes promised, 28 found"):
-            next(payloads)
-
-
 @given(st.binary(max_size=200), st.sampled_from(["auto", "none", "gzip", "zlib"]))
 def test_any_bytes_give_records_or_the_error_that_names_one(data: bytes, compression: Any) -> None:
     try:
@@ -345,13 +283,24 @@ def test_a_folder_is_no_shard(tmp_path: Path, scheme: str) -> None:
     assert path in str(caught.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Takes the right to read every file from a test that root runs."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
 def test_a_shard_without_permission_is_named(tmp_path: Path) -> None:
     path = tmp_path / "s.tfrecord"
     path.write_bytes(SHARD)
     path.chmod(0)
 
-    with pytest.raises(PermissionError, match=r"s\.tfrecord"):
+    with as_nobody(), pytest.raises(PermissionError, match=r"s\.tfrecord"):
         open_shard(str(path))
 
 
