@@ -68,7 +68,7 @@ def expand_shards(patterns: str | Sequence[str] | None, *, key: str, keep_folder
     return sorted(shards)
 
 
-def estimate_num_videos(shards: Sequence[str], options: ReadOptions) -> float:
+def estimate_num_videos(shards: Sequence[str], options: ReadOptions = ReadOptions()) -> float:  # noqa: B008 - frozen
     """Returns about how many videos the shards hold, from their sizes and the first records; for progress alone."""
     skip = None if options.on_corrupt == "fail" else lambda _: None
     for shard in shards:
