@@ -8,8 +8,9 @@ import threading
 
 import numpy as np
 
+_ALIGNMENT = 64
 _MOST_KEPT = 8
-_MOST_BYTES_KEPT = 192 << 20
+_MOST_BYTES_KEPT = 512 << 20
 
 
 class BufferPool:
@@ -28,15 +29,19 @@ class BufferPool:
         self._lock = threading.Lock()
 
     def take(self) -> np.ndarray:
-        """Returns an array [num_bytes] of arbitrary content that nothing else refers to."""
+        """Returns an array [num_bytes] of arbitrary content, aligned to 64 bytes, that nothing else refers to."""
         with self._lock:
             for array in self._arrays:
                 if sys.getrefcount(array) == _UNUSED:
-                    return array
-            array = np.empty(self.num_bytes, np.uint8)
+                    return self._aligned(array)
+            array = np.empty(self.num_bytes + _ALIGNMENT, np.uint8)
             if len(self._arrays) < min(_MOST_KEPT, max(_MOST_BYTES_KEPT // self.num_bytes, 1)):
                 self._arrays.append(array)
-            return array
+            return self._aligned(array)
+
+    def _aligned(self, array: np.ndarray) -> np.ndarray:
+        start = -array.ctypes.data % _ALIGNMENT
+        return array[start : start + self.num_bytes]
 
 
 @functools.lru_cache(maxsize=8)

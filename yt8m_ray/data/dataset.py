@@ -169,7 +169,14 @@ def read_dataset(
     block_bytes = max(min(total_bytes(shards) // num_blocks, options.block_bytes), _LEAST_BLOCK_BYTES)
     options = dataclasses.replace(options, block_bytes=block_bytes)
     source = ShardSource(shards, spec, options, shuffle_seed=shuffle_seed, position_path=position_path, cache=cache)
-    dataset: ray.data.Dataset = ray.data.read_datasource(source, override_num_blocks=len(shards), num_cpus=READ_CPUS)
+    dataset: ray.data.Dataset = ray.data.read_datasource(
+        source,
+        override_num_blocks=len(shards),
+        num_cpus=READ_CPUS,
+        # Ray keeps as many idle processes as there are CPUs and ends any others: more readers would be started anew,
+        # which takes seconds, all the time.
+        concurrency=max(int(ray.cluster_resources().get("CPU", 1)), 1),
+    )
     # Ray merges what a read task yields up to this size. Its default of 128 MB would make a shard one block, and the
     # last blocks of a pass are what leaves one worker with more videos than another.
     dataset.context.target_max_block_size = block_bytes

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from yt8m_ray.compiled import compiled
+from yt8m_ray.data.streaming import IS_AVAILABLE, LINE_BYTES, finish_streams, stream_bytes
 
 DONE, UNUSUAL, FULL = range(3)
 """Why `pack_records` stopped: no further record, one for the slow decoder, or no room for the next one's frames."""
@@ -210,6 +211,12 @@ def _copy_labels(data: np.ndarray, start: int, end: int, num_classes: int, label
 def _copy_rows(
     data: np.ndarray, start: int, stride: int, num_rows: int, out: np.ndarray, row: int, column: int, size: int
 ) -> None:
+    width = out.shape[1]
+    if IS_AVAILABLE and not (size | column | width | out.ctypes.data) % LINE_BYTES:
+        to, begin = out.ctypes.data + row * width + column, data.ctypes.data + start
+        for index in range(num_rows):
+            stream_bytes(np.uintp(to + index * width), np.uintp(begin + index * stride), np.uintp(size))
+        return
     # Unsigned, so that no index is tested for being negative and the inner loop moves whole vectors.
     for index in range(num_rows):
         target = out[row + index]
@@ -358,10 +365,14 @@ def pack_records(
         video = videos[index]
         status = _pack_one(data, starts[index], ends[index], reading, frames, row, labels, label, video)
         if status != DONE:
+            if IS_AVAILABLE:
+                finish_streams()
             return index, row, label, status
         video[_NUM_FRAMES] = min(video[_NUM_FRAMES], max_frames)
         row += video[_NUM_FRAMES]
         label += video[_NUM_LABELS]
+    if IS_AVAILABLE:
+        finish_streams()
     return len(starts), row, label, DONE
 
 

@@ -22,7 +22,8 @@ Compression = Literal["none", "gzip", "zlib", "auto"]
 WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "zlib": zlib.MAX_WBITS}
 """What zlib calls the two containers."""
 
-_CHUNK_BYTES = 1 << 21  # a record that two chunks share is copied once more: with 1 MB that costs a tenth
+_CHUNK_BYTES = 1 << 22
+"""Bytes read at once: enough for huge pages, and a record that two chunks share is copied once more."""
 _PACKED_CHUNK_BYTES = 1 << 16
 _START_BYTES = 64
 

@@ -1,0 +1,56 @@
+"""Stores that go past the processor's caches: a block is larger than they are, and nobody reads it at once.
+
+An ordinary store first fetches the line that it is about to overwrite; these do not, which halves the time of copying
+frames into a block. Lives here: the one instruction that Numba has no name for. Where LLVM or the processor knows no
+such store, it is an ordinary one.
+"""
+
+# ruff: noqa: ARG001 - Numba calls these functions with what it has
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+LINE_BYTES = 64
+"""Alignment of a target, and divisor of a size."""
+
+IS_AVAILABLE = not getattr(numba.config, "DISABLE_JIT")  # noqa: B009 - a name that Numba makes when it is imported
+
+
+@intrinsic
+def _stream_bytes(typing_context: Any, target: Any, source: Any, size: Any) -> Any:
+    """Copies `size` bytes between two addresses; target and size are multiples of LINE_BYTES."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        to, start, count = arguments
+        line = ir.VectorType(ir.IntType(8), LINE_BYTES)
+        zero, step = ir.Constant(count.type, 0), ir.Constant(count.type, LINE_BYTES)
+        is_nontemporal = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        with cgutils.for_range_slice(builder, zero, count, step, inc=True) as (offset, _):
+            value = builder.load(builder.inttoptr(builder.add(start, offset), line.as_pointer()), align=1)
+            place = builder.inttoptr(builder.add(to, offset), line.as_pointer())
+            builder.store(value, place, align=LINE_BYTES).set_metadata("nontemporal", is_nontemporal)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.uintp), generate
+
+
+@intrinsic
+def _finish_streams(typing_context: Any) -> Any:
+    """Makes what was streamed visible to other threads."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+# To a type checker an intrinsic still takes the compiler's own argument.
+stream_bytes: Any = _stream_bytes
+finish_streams: Any = _finish_streams
