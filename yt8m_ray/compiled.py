@@ -1,6 +1,7 @@
 """How loops over bytes and numbers are compiled: the one decorator of every such loop.
 
-Numba compiles at the first call (seconds, once a machine: the result is cached beside the source).
+Numba compiles at the first call (seconds, once a machine: the result is cached beside the source). It sees changes of
+the file whose loop it compiled, not of another file that the loop calls into: after such a change, `make clean`.
 """
 
 from __future__ import annotations

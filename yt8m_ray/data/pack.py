@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from yt8m_ray.compiled import compiled
-from yt8m_ray.data.streaming import IS_AVAILABLE, LINE_BYTES, finish_streams, stream_bytes
+from yt8m_ray.data.streaming import copy_rows, finish_copies
 
 DONE, UNUSUAL, FULL = range(3)
 """Why `pack_records` stopped: no further record, one for the slow decoder, or no room for the next one's frames."""
@@ -208,24 +208,6 @@ def _copy_labels(data: np.ndarray, start: int, end: int, num_classes: int, label
 
 
 @compiled
-def _copy_rows(
-    data: np.ndarray, start: int, stride: int, num_rows: int, out: np.ndarray, row: int, column: int, size: int
-) -> None:
-    width = out.shape[1]
-    if IS_AVAILABLE and not (size | column | width | out.ctypes.data) % LINE_BYTES:
-        to, begin = out.ctypes.data + row * width + column, data.ctypes.data + start
-        for index in range(num_rows):
-            stream_bytes(np.uintp(to + index * width), np.uintp(begin + index * stride), np.uintp(size))
-        return
-    # Unsigned, so that no index is tested for being negative and the inner loop moves whole vectors.
-    for index in range(num_rows):
-        target = out[row + index]
-        source, first = np.uint64(start + index * stride), np.uint64(column)
-        for offset in range(np.uint64(size)):
-            target[first + offset] = data[source + offset]
-
-
-@compiled
 def _take_feature(
     data: np.ndarray, start: int, end: int, key: int, reading: Any, frames: np.ndarray, row: int, video: np.ndarray
 ) -> int:
@@ -249,7 +231,7 @@ def _take_feature(
     if row + kept > len(frames):
         return FULL
     video[_NUM_FRAMES] = num_frames
-    _copy_rows(data, position, stride, kept, frames, row, column, size)
+    copy_rows(data, position, stride, kept, frames, row, column, size)
     return DONE
 
 
@@ -365,14 +347,12 @@ def pack_records(
         video = videos[index]
         status = _pack_one(data, starts[index], ends[index], reading, frames, row, labels, label, video)
         if status != DONE:
-            if IS_AVAILABLE:
-                finish_streams()
+            finish_copies()
             return index, row, label, status
         video[_NUM_FRAMES] = min(video[_NUM_FRAMES], max_frames)
         row += video[_NUM_FRAMES]
         label += video[_NUM_LABELS]
-    if IS_AVAILABLE:
-        finish_streams()
+    finish_copies()
     return len(starts), row, label, DONE
 
 

@@ -1,8 +1,8 @@
 """Stores that go past the processor's caches: a block is larger than they are, and nobody reads it at once.
 
 An ordinary store first fetches the line that it is about to overwrite; these do not, which halves the time of copying
-frames into a block. Lives here: the one instruction that Numba has no name for. Where LLVM or the processor knows no
-such store, it is an ordinary one.
+frames into a block. Lives here: the one instruction that Numba has no name for, and the copy that uses it. Where
+LLVM or the processor knows no such store, it is an ordinary one.
 """
 
 # ruff: noqa: ARG001 - Numba calls these functions with what it has
@@ -12,29 +12,32 @@ from __future__ import annotations
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-LINE_BYTES = 64
+from yt8m_ray.compiled import compiled
+
+_LINE_BYTES = 64
 """Alignment of a target, and divisor of a size."""
 
-IS_AVAILABLE = not getattr(numba.config, "DISABLE_JIT")  # noqa: B009 - a name that Numba makes when it is imported
+_IS_COMPILED = not getattr(numba.config, "DISABLE_JIT")  # noqa: B009 - a name that Numba makes when it is imported
 
 
 @intrinsic
 def _stream_bytes(typing_context: Any, target: Any, source: Any, size: Any) -> Any:
-    """Copies `size` bytes between two addresses; target and size are multiples of LINE_BYTES."""
+    """Copies `size` bytes between two addresses; target and size are multiples of _LINE_BYTES."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         to, start, count = arguments
-        line = ir.VectorType(ir.IntType(8), LINE_BYTES)
-        zero, step = ir.Constant(count.type, 0), ir.Constant(count.type, LINE_BYTES)
+        line = ir.VectorType(ir.IntType(8), _LINE_BYTES)
+        zero, step = ir.Constant(count.type, 0), ir.Constant(count.type, _LINE_BYTES)
         is_nontemporal = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
         with cgutils.for_range_slice(builder, zero, count, step, inc=True) as (offset, _):
             value = builder.load(builder.inttoptr(builder.add(start, offset), line.as_pointer()), align=1)
             place = builder.inttoptr(builder.add(to, offset), line.as_pointer())
-            builder.store(value, place, align=LINE_BYTES).set_metadata("nontemporal", is_nontemporal)
+            builder.store(value, place, align=_LINE_BYTES).set_metadata("nontemporal", is_nontemporal)
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.uintp, types.uintp), generate
@@ -52,5 +55,31 @@ def _finish_streams(typing_context: Any) -> Any:
 
 
 # To a type checker an intrinsic still takes the compiler's own argument.
-stream_bytes: Any = _stream_bytes
-finish_streams: Any = _finish_streams
+_stream: Any = _stream_bytes
+_finish: Any = _finish_streams
+
+
+@compiled
+def copy_rows(
+    data: np.ndarray, start: int, stride: int, num_rows: int, out: np.ndarray, row: int, column: int, size: int
+) -> None:
+    """Copies `size` bytes at every `stride` of `data[start:]` to consecutive rows of `out`, from `column` on."""
+    width = out.shape[1]
+    if _IS_COMPILED and not (size | column | width | out.ctypes.data) % _LINE_BYTES:
+        to, begin = out.ctypes.data + row * width + column, data.ctypes.data + start
+        for index in range(num_rows):
+            _stream(np.uintp(to + index * width), np.uintp(begin + index * stride), np.uintp(size))
+        return
+    # Unsigned, so that no index is tested for being negative and the inner loop moves whole vectors.
+    for index in range(num_rows):
+        target = out[row + index]
+        source, first = np.uint64(start + index * stride), np.uint64(column)
+        for offset in range(np.uint64(size)):
+            target[first + offset] = data[source + offset]
+
+
+@compiled
+def finish_copies() -> None:
+    """Makes what was copied visible to other threads."""
+    if _IS_COMPILED:
+        _finish()

@@ -184,3 +184,21 @@ def test_skip_does_not_hide_a_shard_that_cannot_be_opened(tmp_path: Path) -> Non
         list(read_blocks(str(tmp_path / "none.tfrecord"), FRAMES, SKIP))
     with pytest.raises(IsADirectoryError):
         list(read_blocks(str(tmp_path), FRAMES, SKIP))
+
+
+@pytest.mark.parametrize("sizes", [{"rgb": 128, "audio": 64}, {"rgb": 64, "audio": 3}, {"rgb": 3, "audio": 64}])
+def test_frames_of_whole_cache_lines_are_read_like_others(tmp_path: Path, sizes: dict[str, int]) -> None:
+    rng = np.random.default_rng(0)
+    spec = FeatureSpec(sizes, num_classes=50)
+    payloads = [
+        encode_sequence_example(
+            context(str(count), [count]),
+            {name: rng.integers(0, 256, (count, size), dtype=np.uint8) for name, size in sizes.items()},
+        )
+        for count in (1, 7, 33)
+    ]
+
+    rows = [row for _, row in read_rows(shard_of(tmp_path, payloads), spec)]
+
+    for row, payload in zip(rows, payloads, strict=True):
+        assert_same(row, to_row(decode_record(payload), spec))
