@@ -104,6 +104,7 @@ def test_mlflow_has_parameters_curves_and_the_checkpoint(two_workers: FitResult)
     assert names == {"config.yaml", "model.safetensors", "state.safetensors", "manifest.json"}
 
 
+@pytest.mark.soak
 def test_one_shard_keeps_two_workers_busy(shards: Shards, tmp_path: Path) -> None:
     one_shard = {"train": shards.train.replace("*", "0009"), "validation": None}
     train = {"num_epochs": 1, "batch_size": 8, "log_every_steps": 1000}

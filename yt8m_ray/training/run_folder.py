@@ -103,16 +103,26 @@ def run_path(config: TrainConfig) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Keeps a run's folder to this process while the `with` block runs; the lock goes with the process.
 
+    Where the block leaves nothing in a folder that was not there before, the folder goes too.
+
     Raises:
         ConfigError: another command has it.
     """
+    missing = [path for path in (folder, folder.parent) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = filelock.FileLock(folder / LOCK_FILE).acquire(timeout=0)
     except filelock.Timeout:
         raise ConfigError(f"run.name: another command is at work on {folder}; wait, or choose another name") from None
-    with lock:
-        yield
+    try:
+        with lock:
+            yield
+    finally:
+        if missing and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+            (folder / LOCK_FILE).unlink()
+            for path in missing:
+                with contextlib.suppress(OSError):  # it holds something else by now
+                    path.rmdir()
 
 
 def remove_checkpoints(folder: Path, *, keep: Iterable[str]) -> None:

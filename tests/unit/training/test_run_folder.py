@@ -165,7 +165,15 @@ def test_two_commands_are_not_at_work_on_one_run(tmp_path: Path) -> None:
         locked(folder).__enter__()
 
     with locked(folder):
-        pass
+        (folder / "run.json").touch()
+    assert folder.exists()
+
+
+def test_a_run_that_leaves_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), locked(tmp_path / "output" / "tiny"):
+        raise KeyError
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_checkpoints_that_are_not_kept_are_removed(run: Path, save_tiny_checkpoint: Save) -> None:
