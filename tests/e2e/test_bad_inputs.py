@@ -100,7 +100,6 @@ CASES = {
     "train: a truncated shard": Case(TRAIN + "data.train={glob}", TRUNCATED, 1, truncate, 10),
     "train: an empty file": Case(TRAIN + "data.train={bad}", EMPTY, 1, empty),
     "train: a text file": Case(TRAIN + "data.train={bad}", TEXT, 1, write_text),
-    "train: a class id out of range": Case(TRAIN + "data.train={good} data.num_classes=4", CLASS_ID, 1),
     "train: a missing path": Case(TRAIN + "data.train=no/*.tfrecord", r"data\.train: no file matches '\S*no/.*'", 2),
     "train: a folder": Case(TRAIN + "data.train={folder}", r"data\.train: \S+ is a folder; expected files, .*", 2),
     "train: an unknown key": Case(TRAIN + "data.train={good} train.num_epoch=3", UNKNOWN_KEY, 2),
@@ -125,6 +124,7 @@ EVERYTHING = {
     for command, key in DATA_KEYS.items()
     for fault, (message, spoil, record) in FAULTS.items()
 }
+EVERYTHING["train: a class id out of range"] = Case(TRAIN + "data.train={good} data.num_classes=4", CLASS_ID, 1)
 EVERYTHING["train: a wrong feature size"] = Case(
     TRAIN + "data.train={good} data.features.mean_rgb=512", FEATURE_SIZE, 1
 )

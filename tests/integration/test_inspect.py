@@ -253,6 +253,7 @@ def test_a_run_without_its_manifest_names_the_key(ray_cluster: None, shards: Sha
         fit(config_of(shards, tmp_path, tmp_path / "gone.json"))
 
 
+@pytest.mark.soak
 def test_an_epoch_that_counts_other_records_fails(
     ray_cluster: None, shards: Shards, tmp_path: Path, manifest: Path
 ) -> None:

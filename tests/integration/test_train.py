@@ -70,6 +70,7 @@ def test_two_workers_train_on_every_video_of_every_epoch(two_workers: FitResult,
     assert state_of(latest)[0]["num_examples"] == 4 * shards.num_train
 
 
+@pytest.mark.soak
 def test_two_workers_and_one_reach_the_same_gap(two_workers: FitResult, shards: Shards, tmp_path: Path) -> None:
     one = fit(config_of(shards, tmp_path, "one", scaling={"num_workers": 1}))
 

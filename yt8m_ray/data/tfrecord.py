@@ -154,7 +154,7 @@ def read_payloads(
 ) -> Iterator[tuple[int, int, memoryview]]:
     """Yields (record index, byte offset in the uncompressed stream, payload) of each record.
 
-    A payload is a read-only view that stays valid for as long as it is kept, though it may keep up to a megabyte of
+    A payload is a read-only view that stays valid for as long as it is kept, though it may keep some megabytes of
     its neighbours in memory with it. Arguments and errors are those of `read_records`.
     """
     chunks = read_records(stream, path=path, compression=compression, verify_crc=verify_crc, on_corrupt=on_corrupt)

@@ -247,7 +247,7 @@ def test_a_file_of_zero_bytes_is_one_rejection(path: Path, size: int) -> None:
 
 # A file that changes while it is read. Its first chunk is larger than the reader's window, so that there is a second.
 
-LONG = FRAMED[0] * 9000
+LONG = FRAMED[0] * 18000
 
 
 def read_while(path: Path, change: Callable[[], None], options: ReadOptions) -> tuple[int, list[Rejection], Any]:
@@ -273,24 +273,24 @@ def append(path: Path, data: bytes) -> None:
 def test_whole_records_that_are_appended_before_the_end_is_reached_are_read(path: Path) -> None:
     found = read_while(path, lambda: append(path, SHARD), SKIP)
 
-    assert found == (9000 + len(ALL), [], None)
+    assert found == (18000 + len(ALL), [], None)
 
 
 def test_a_record_that_is_appended_in_part_is_rejected(path: Path) -> None:
     num_videos, rejections, _ = read_while(path, lambda: append(path, FRAMED[1][:-1]), SKIP)
-    assert (num_videos, [(found.record, found.cause) for found in rejections]) == (9000, [(9000, "length")])
+    assert (num_videos, [(found.record, found.cause) for found in rejections]) == (18000, [(18000, "length")])
 
     num_videos, _, error = read_while(path, lambda: append(path, FRAMED[1][:-1]), FAIL)
-    assert num_videos == 9000
-    assert (error.record, error.offset, error.cause) == (9000, len(LONG), "length")
+    assert num_videos == 18000
+    assert (error.record, error.offset, error.cause) == (18000, len(LONG), "length")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 200], ids=["between two records", "by a byte", "within a record"])
 def test_a_shard_that_shrinks_is_an_error_even_where_it_ends_between_two_records(path: Path, cut: int) -> None:
-    size = len(FRAMED[0]) * 8500 - cut
+    size = len(FRAMED[0]) * 17500 - cut
 
     num_videos, rejections, _ = read_while(path, lambda: os.truncate(path, size), SKIP)
-    assert num_videos == (8500 if not cut else 8499)
+    assert num_videos == (17500 if not cut else 17499)
     assert [(found.record, found.cause) for found in rejections] == [(num_videos, "length")]
 
     num_videos, _, error = read_while(path, lambda: os.truncate(path, size), FAIL)
