@@ -160,7 +160,7 @@ def test_a_lying_length_takes_no_memory() -> None:
 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 3e6
+    assert peak < 5e6  # one buffer of 4 MiB
 
 
 def test_a_compressed_lying_length_takes_no_more_memory_than_the_stream_unpacks_to() -> None:
