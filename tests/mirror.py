@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.server
 import json
 import re
-import socket
-import struct
 import threading
 import time
 from collections import defaultdict
 from types import TracebackType
 from typing import Self
+
+from tests.faulty_server import FaultyHandler
 
 PARTITION = "2/frame/train"
 PLAN_PATH = "/2/download_plans/frame_train.json"
@@ -66,14 +65,10 @@ class Mirror:
         self._server.server_close()
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Handler(FaultyHandler):
     mirror: Mirror
-    protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the name that the base class calls
         if self.path == PLAN_PATH:
             self._answer(404 if self.mirror.plan is None else 200, self.mirror.plan or b"")
             return
@@ -88,7 +83,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(int(fault), b"sorry")
             return
         if fault == "reset":
-            self._reset()
+            self.reset()
             return
         data = self.mirror.files[name]
         if fault == "wrong":
@@ -119,7 +114,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
             if "reset" in fault:
-                self._reset()
+                self.reset()
             self.close_connection = True
             return
         if fault == "silent":
@@ -133,17 +128,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         for first in range(0, len(body), step):
             self.wfile.write(body[first : first + step])
             time.sleep(0.1 if is_slow else 0)
-
-    def _reset(self) -> None:
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        time.sleep(0.05)  # what was sent arrives before the reset discards it
-        self.connection.close()
-        self.close_connection = True
-
-    def handle(self) -> None:
-        with contextlib.suppress(OSError, ValueError):  # the client, or a fault, closed the connection
-            super().handle()
-
-    def finish(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            super().finish()

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
-import socket
-import struct
 import threading
-import time
 from types import TracebackType
 from typing import Self
 
 import boto3
 from moto.server import ThreadedMotoServer
+
+from tests.faulty_server import FaultyHandler
 
 BUCKET = "shards"
 
@@ -98,14 +97,10 @@ class ObjectStore:
         self._moto.stop()
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Handler(FaultyHandler):
     store: ObjectStore
-    protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the name that the base class calls
         is_object = self.path.count("/") > 1 and "?" not in self.path
         self.store.requests.append((self.command, self.path, self.headers["Range"]))
         fault = self.store.always
@@ -114,7 +109,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault in _CODES:
             self._answer(int(fault), {"Content-Type": "application/xml"}, _ERROR.format(code=_CODES[fault]).encode())
         elif fault == "reset":
-            self._reset()
+            self.reset()
         elif fault == "silent":
             self.store.is_closing.wait(_SILENCE_S)
             self.close_connection = True
@@ -125,7 +120,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 headers = {name: value for name, value in headers.items() if name.lower() != "content-length"}
             self._answer(status, headers, body, is_cut=fault == "cut")
 
-    def do_HEAD(self) -> None:
+    def do_HEAD(self) -> None:  # noqa: N802
         self.do_GET()
 
     def _forward(self) -> tuple[int, dict[str, str], bytes]:
@@ -146,17 +141,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2] if is_cut else body)
         if is_cut:
             self.close_connection = True
-
-    def _reset(self) -> None:
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        time.sleep(0.05)
-        self.connection.close()
-        self.close_connection = True
-
-    def handle(self) -> None:
-        with contextlib.suppress(OSError, ValueError):  # the client, or a fault, closed the connection
-            super().handle()
-
-    def finish(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            super().finish()
