@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -92,12 +93,18 @@ class PredictionParts:
                     "it, or choose another name"
                 )
         else:
-            path.write_text(json.dumps(job) + "\n", encoding="utf-8")
+            aside = path.with_suffix(".tmp")
+            aside.write_text(json.dumps(job) + "\n", encoding="utf-8")
+            os.replace(aside, path)
         done = self._folder / _DONE_FILE
-        for line in done.read_text(encoding="utf-8").splitlines() if done.exists() else []:
+        text = done.read_text(encoding="utf-8") if done.exists() else ""
+        if text and not text.endswith("\n"):  # a kill cut it short: the next line is not to be added to it
+            done.write_text(text + "\n", encoding="utf-8")
+        for line in text.splitlines():
             entry = _parse(line)
             if entry and Path(self._part(entry["shard"])).exists():
-                self._counts[entry.pop("shard")] = Counter(entry)
+                shard = entry.pop("shard")
+                self._counts[shard] = Counter(entry)
 
     def _writer(self, shard: int) -> SubmissionWriter:
         if shard not in self._open:
