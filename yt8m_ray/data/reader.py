@@ -1,6 +1,6 @@
 """A shard -> blocks of packed videos, at the speed of memory: the reader of training, evaluation and prediction.
 
-Ordinary records go from the bytes of the shard into a block by compiled loops (`yt8m_ray.data.scan`); any other goes
+Ordinary records go from the bytes of the shard into a block by compiled loops (`yt8m_ray.data.pack`); any other goes
 through `decode_record` and `to_row`, one by one, and so does what is wrong. Lives here: blocks of one shard, and the
 account of its records. Does not live here: framing and checksums (`yt8m_ray.data.tfrecord`).
 """
