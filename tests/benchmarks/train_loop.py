@@ -34,7 +34,7 @@ from yt8m_ray.data.batch import batches_of, prefetch
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import build_model
-from yt8m_ray.training.loop import TrainingLoop
+from yt8m_ray.training.loop import Objective, TrainingLoop
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "train" / "netvlad.yaml"
 GOAL_VIDEOS_PER_S = 15_600
@@ -76,7 +76,8 @@ def measure(options: argparse.Namespace, folder: str) -> dict[str, float]:
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes).to(
         device
     )
-    loop = TrainingLoop(model, model, build_loss(config.loss).to(device), config, spec=config.data.spec, device=device)
+    objective = Objective(model, build_loss(config.loss).to(device))
+    loop = TrainingLoop(model, objective, config, spec=config.data.spec, device=device)
     paths = make_shards(folder, num_classes=config.data.num_classes)
     num_passes = 2 + options.batch_size * (options.num_steps + NUM_WARM_UP_STEPS) // 4096
     is_gpu = device.type == "cuda"

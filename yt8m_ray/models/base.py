@@ -6,19 +6,24 @@ architecture (one file a family) or layer (`yt8m_ray.models.layers`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from yt8m_ray.models.heads import Head
 from yt8m_ray.models.layers import Regularized
 from yt8m_ray.registry import ComponentConfig, Registry
+
+Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""`criterion(logits, labels)`, both [B, C], to the mean loss over the clips."""
 
 
 class Model(nn.Module):
     """A classifier of clips: frames in, one logit a class out.
 
+    A family writes `represent` and sets `head`; those with more than one classifier write `forward` and `loss`.
     What every model promises, and the contract tests check for each name in `MODELS`:
 
     - Logits depend on a clip's real frames alone: not on the values in its padding, not on the padding's length and, in
@@ -30,7 +35,10 @@ class Model(nn.Module):
     Attributes:
         feature_sizes: The sizes of the features that are concatenated in a frame, in order; they add up to D.
         num_classes: C.
+        head: The classifier on top of the representation.
     """
+
+    head: Head
 
     def __init__(self, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__()
@@ -54,7 +62,24 @@ class Model(nn.Module):
             frames: float32 [B, T, D], dequantized and normalized; rows t >= num_frames are ignored.
             num_frames: int64 [B], each in 0..T.
         """
+        logits: torch.Tensor = self.head(self.represent(frames, num_frames))
+        return logits
+
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns what the head classifies, one vector a clip [B, R]; arguments as those of `forward`."""
         raise NotImplementedError
+
+    def loss(
+        self, frames: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor, criterion: Criterion
+    ) -> torch.Tensor:
+        """Returns what training minimizes, a scalar: `criterion` of the logits, and what else an architecture asks for.
+
+        Args:
+            frames, num_frames: As those of `forward`.
+            labels: float [B, C].
+            criterion: The configured loss.
+        """
+        return criterion(self(frames, num_frames).float(), labels)
 
     def regularization(self) -> torch.Tensor:
         """Returns the published l2 term, to add to the loss: l2 * 0.5 * sum(W^2) over the regularized weights."""

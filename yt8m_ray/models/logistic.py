@@ -33,6 +33,5 @@ class LogisticModel(Model):
         super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
         self.head = LogisticHead(config, input_dim=self.frame_dim, num_classes=num_classes)
 
-    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(masked_mean(frames, num_frames))
-        return logits
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        return masked_mean(frames, num_frames)

@@ -33,6 +33,5 @@ class MoEModel(Model):
             batch_norm_momentum=config.batch_norm_momentum,
         )
 
-    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(masked_mean(frames, num_frames))
-        return logits
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        return masked_mean(frames, num_frames)

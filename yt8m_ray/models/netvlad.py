@@ -120,15 +120,12 @@ class NetVLADModel(Model):
             config.head, input_dim=config.hidden_dim, num_classes=num_classes, batch_norm_momentum=momentum
         )
 
-    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
         frames, num_frames = self.sampler(frames, num_frames)
         frames, mask = mask_frames(frames, num_frames)
         if self.input_bn is not None:
             frames = self.input_bn(frames, mask)
         features = frames.split(self.feature_sizes, dim=2)
         descriptors = [vlad(feature, mask) for vlad, feature in zip(self.vlads, features, strict=True)]
-        hidden = self.hidden(torch.cat(descriptors, dim=1))
-        if self.gating is not None:
-            hidden = self.gating(hidden)
-        logits: torch.Tensor = self.head(hidden)
-        return logits
+        hidden: torch.Tensor = self.hidden(torch.cat(descriptors, dim=1))
+        return hidden if self.gating is None else self.gating(hidden)

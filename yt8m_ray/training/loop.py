@@ -57,13 +57,25 @@ class _Interval:
     wait_s: float = 0.0
 
 
+class Objective(torch.nn.Module):
+    """A batch to the loss of a model; a module, so that DistributedDataParallel can wrap all that a step computes."""
+
+    def __init__(self, model: Model, criterion: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.criterion = criterion
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Returns the mean loss over the batch."""
+        return self.model.loss(frames, num_frames, labels, self.criterion)
+
+
 class TrainingLoop:
     """Steps of one run.
 
     Args:
         model: The model on its device.
-        forward: What computes logits: the model itself, or the same wrapped in DistributedDataParallel.
-        loss: `loss(logits, labels)` -> mean over the batch.
+        objective: What computes its loss: an `Objective`, or the same wrapped in DistributedDataParallel.
         config: The run.
         spec: The features of the videos.
         device: Where the model is.
@@ -73,8 +85,7 @@ class TrainingLoop:
     def __init__(
         self,
         model: Model,
-        forward: torch.nn.Module,
-        loss: torch.nn.Module,
+        objective: torch.nn.Module,
         config: TrainConfig,
         *,
         spec: FeatureSpec,
@@ -83,8 +94,7 @@ class TrainingLoop:
     ) -> None:
         self.model = model
         self.progress = progress or Progress()
-        self._forward = forward
-        self._loss = loss
+        self._objective = objective
         self._config = config
         self._device = device
         self._spec = spec
@@ -160,15 +170,14 @@ class TrainingLoop:
             group["lr"] = learning_rate(config.optimizer, self.progress.num_examples)
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
-            logits = self._forward(batch.frames, batch.num_frames)
-        loss = self._loss(logits.float(), batch.labels)
+            loss = self._objective(batch.frames, batch.num_frames, batch.labels)
         # The step follows the mean over the `total` videos of all workers. DDP averages gradients over workers, and
         # `loss` is a mean over this worker's videos: sum_w (n_w / total * W * loss_w) / W is that mean, also where the
         # workers' n_w differ or are 0. The penalty is the same on all workers, so averaging leaves it alone.
-        objective = loss * (len(mine) * world_size() / total)
+        total_loss = loss * (len(mine) * world_size() / total)
         if config.train.regularization_penalty:
-            objective = objective + config.train.regularization_penalty * self.model.regularization()
-        objective.backward()
+            total_loss = total_loss + config.train.regularization_penalty * self.model.regularization()
+        total_loss.backward()
         clip_each_gradient(self._names, config.optimizer.clip_gradient_norm)
         self._optimizer.step()
         self._count(mine, total, float(loss.detach()))

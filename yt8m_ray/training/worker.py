@@ -34,7 +34,7 @@ from yt8m_ray.evaluation import evaluate
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import build_model
 from yt8m_ray.models.layers import set_batch_norm_sync
-from yt8m_ray.training.loop import TrainingLoop
+from yt8m_ray.training.loop import Objective, TrainingLoop
 from yt8m_ray.training.run_folder import POSITION_FILE, SHARDS_KEY, shards_digest
 from yt8m_ray.training.workers import (
     from_rank_0,
@@ -111,11 +111,11 @@ class Worker:
         self._start = Position()
         self._read_whole: set[str] = set()
         tensors = self._load_checkpoint()
-        forward: torch.nn.Module = self._model
+        objective: torch.nn.Module = Objective(self._model, self._loss)
         if is_distributed():
             # The statistics of batch norm synchronise themselves, or else are shared where they are used.
-            forward = DistributedDataParallel(self._model, forward_sync_buffers=False, gradient_as_bucket_view=True)
-        self._loop = TrainingLoop(self._model, forward, self._loss, config, spec=self._spec, device=device)
+            objective = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        self._loop = TrainingLoop(self._model, objective, config, spec=self._spec, device=device)
         if tensors:
             self._loop.load_state(tensors)
 

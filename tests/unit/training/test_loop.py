@@ -14,7 +14,7 @@ from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.position import Position
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import build_model
-from yt8m_ray.training.loop import TrainingLoop
+from yt8m_ray.training.loop import Objective, TrainingLoop
 
 NUM_VIDEOS = 40
 
@@ -34,7 +34,7 @@ def loop_of(config: TrainConfig) -> TrainingLoop:
     torch.manual_seed(0)
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
     device = torch.device("cpu")
-    return TrainingLoop(model, model, build_loss(config.loss), config, spec=config.data.spec, device=device)
+    return TrainingLoop(model, Objective(model, build_loss(config.loss)), config, spec=config.data.spec, device=device)
 
 
 def videos(config: TrainConfig, *, skip: frozenset[int] = frozenset()) -> Iterator[PackedVideos]:
