@@ -1,4 +1,4 @@
-"""Gated NetVLAD with late fusion of the features (Miech et al. 2017, arXiv:1706.06905; the 2018 winner's form)."""
+"""Gated NetVLAD and LightVLAD with late fusion (Miech et al. 2017, arXiv:1706.06905; the 2018 winner's form)."""
 
 from __future__ import annotations
 
@@ -10,122 +10,84 @@ import pydantic
 import torch
 from torch import nn
 
-from yt8m_ray.models.base import MODELS, Model
-from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
-from yt8m_ray.models.layers import (
-    BATCH_NORM_MOMENTUM,
-    BatchNorm,
-    ContextGating,
-    HiddenLayer,
-    l2_normalize,
-    mask_frames,
-    normal_linear,
-)
-from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
-from yt8m_ray.registry import ComponentConfig
+from yt8m_ray.models.base import MODELS
+from yt8m_ray.models.late_fusion import Assignment, LateFusionFields, LateFusionModel, Pooling
+from yt8m_ray.models.layers import l2_normalize
 
 
-class NetVLADConfig(ComponentConfig):
+class NetVLADFields(LateFusionFields):
     """The 2018 winner's NetVLADModelLF; the defaults are its largest model, but for the probability gating of its head.
 
     Attributes:
-        num_clusters: K of the first feature; the following ones have K // 2 clusters.
-        use_relu: Whether the hidden layer is relu6 of a batch norm; otherwise it is linear with a bias.
+        hidden_dim: Outputs of the hidden layer.
         gating: Whether a context gate follows the hidden layer.
         gating_remove_diagonal: Whether a hidden unit is kept out of its own gate.
-        batch_norm: Whether frames, clusters, hidden layer and gate are batch-normalized.
     """
 
-    name: Literal["netvlad"] = "netvlad"
-    num_clusters: int = pydantic.Field(default=256, ge=2)
     hidden_dim: int = pydantic.Field(default=1024, ge=1)
-    use_relu: bool = False
     gating: bool = True
     gating_remove_diagonal: bool = False
-    batch_norm: bool = True
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
-    sampling: SamplingField = AllFramesConfig()
-    head: HeadField = MoEHeadConfig()
 
 
-class NetVLAD(nn.Module):
+class NetVLADConfig(NetVLADFields):
+    """Residuals to learned centres."""
+
+    name: Literal["netvlad"] = "netvlad"
+
+
+class LightVLADConfig(NetVLADFields):
+    """No centres: the flag `lightvlad` of the 2018 winner, NetRVLAD of the 2017 one."""
+
+    name: Literal["light_vlad"] = "light_vlad"
+
+
+class NetVLAD(Pooling):
     """Aggregates one feature's frames [B, T, D] into residuals [B, D * K], l2-normalized.
 
     Frames are assigned softly to clusters, and what is kept of a cluster is the sum of its frames' differences to its
-    centre. The sum over frames is a matrix product, so that no [B, T, K, D] is ever held. The result is D-major:
-    element d * K + k is dimension d of cluster k.
+    centre; without `centers`, the sum of its frames. That sum is a matrix product, so that no [B, T, K, D] is ever
+    held. The result is D-major: element d * K + k is dimension d of cluster k.
 
     Shape letters: B clips, T frames, D feature dimensions, K clusters.
 
     Attributes:
-        cluster_weights: Linear layer from frames to the clusters' assignment logits.
-        centers: [D, K], not tied to the cluster weights.
+        assignment: The soft assignment.
+        centers: [D, K], not tied to the weights of the assignment, or None.
     """
 
-    def __init__(self, feature_dim: int, num_clusters: int, *, batch_norm: bool, batch_norm_momentum: float) -> None:
+    def __init__(self, feature_dim: int, num_clusters: int, fields: NetVLADFields, *, has_centers: bool) -> None:
         super().__init__()
-        std = 1 / math.sqrt(feature_dim)
-        self.cluster_weights = normal_linear(feature_dim, num_clusters, std=std, bias_std=None if batch_norm else std)
-        self.cluster_bn = BatchNorm(num_clusters, momentum=batch_norm_momentum) if batch_norm else None
-        self.centers = nn.Parameter(torch.empty(feature_dim, num_clusters).normal_(std=std))
-
-    @property
-    def output_dim(self) -> int:
-        """D * K."""
-        return self.centers.numel()
+        self.output_dim = feature_dim * num_clusters
+        self.assignment = Assignment(feature_dim, num_clusters, fields)
+        self.centers: nn.Parameter | None = None
+        if has_centers:
+            self.centers = nn.Parameter(torch.empty(feature_dim, num_clusters).normal_(std=1 / math.sqrt(feature_dim)))
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Returns the descriptors [B, D * K]; rows of `frames` outside `mask` [B, T] count nothing."""
-        assignment_BTK = self.cluster_weights(frames)
-        if self.cluster_bn is not None:
-            assignment_BTK = self.cluster_bn(assignment_BTK, mask)
-        assignment_BTK = torch.softmax(assignment_BTK, dim=2) * mask.unsqueeze(2)
+        assignment_BTK = self.assignment(frames, mask)
         vlad_BDK = torch.bmm(frames.transpose(1, 2), assignment_BTK)
-        vlad_BDK = vlad_BDK - assignment_BTK.sum(dim=1, keepdim=True) * self.centers
+        if self.centers is not None:
+            vlad_BDK = vlad_BDK - assignment_BTK.sum(dim=1, keepdim=True) * self.centers
         return l2_normalize(l2_normalize(vlad_BDK, dim=1).flatten(1), dim=1)
 
 
 @MODELS.register("netvlad", NetVLADConfig)
-class NetVLADModel(Model):
-    """A NetVLAD a feature, concatenated; a hidden layer, a context gate and a head on top."""
+@MODELS.register("light_vlad", LightVLADConfig)
+class NetVLADModel(LateFusionModel):
+    """A NetVLAD a feature, of K clusters for the first and K // 2 for the following ones."""
 
-    def __init__(self, config: NetVLADConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
-        momentum = config.batch_norm_momentum
-        self.sampler = SAMPLERS.build(config.sampling)
-        self.input_bn = BatchNorm(self.frame_dim, momentum=momentum) if config.batch_norm else None
+    def __init__(self, config: NetVLADFields, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         cluster_counts = [config.num_clusters] + [config.num_clusters // 2] * (len(feature_sizes) - 1)
-        self.vlads = nn.ModuleList(
-            NetVLAD(size, num_clusters, batch_norm=config.batch_norm, batch_norm_momentum=momentum)
-            for size, num_clusters in zip(feature_sizes, cluster_counts, strict=True)
+        has_centers = isinstance(config, NetVLADConfig)
+        super().__init__(
+            config,
+            [
+                NetVLAD(size, num_clusters, config, has_centers=has_centers)
+                for size, num_clusters in zip(feature_sizes, cluster_counts, strict=True)
+            ],
+            hidden_dim=config.hidden_dim,
+            gating=config.gating,
+            gating_remove_diagonal=config.gating_remove_diagonal,
+            feature_sizes=feature_sizes,
+            num_classes=num_classes,
         )
-        self.hidden = HiddenLayer(
-            sum(size * count for size, count in zip(feature_sizes, cluster_counts, strict=True)),
-            config.hidden_dim,
-            std=1
-            / math.sqrt(config.num_clusters),  # as published: not 1 / sqrt(input), although the input is D * K long
-            use_relu=config.use_relu,
-            batch_norm=config.batch_norm,
-            momentum=momentum,
-        )
-        self.gating = None
-        if config.gating:
-            self.gating = ContextGating(
-                config.hidden_dim,
-                remove_diagonal=config.gating_remove_diagonal,
-                batch_norm=config.batch_norm,
-                batch_norm_momentum=momentum,
-            )
-        self.head = HEADS.build(
-            config.head, input_dim=config.hidden_dim, num_classes=num_classes, batch_norm_momentum=momentum
-        )
-
-    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        frames, num_frames = self.sampler(frames, num_frames)
-        frames, mask = mask_frames(frames, num_frames)
-        if self.input_bn is not None:
-            frames = self.input_bn(frames, mask)
-        features = frames.split(self.feature_sizes, dim=2)
-        descriptors = [vlad(feature, mask) for vlad, feature in zip(self.vlads, features, strict=True)]
-        hidden: torch.Tensor = self.hidden(torch.cat(descriptors, dim=1))
-        return hidden if self.gating is None else self.gating(hidden)

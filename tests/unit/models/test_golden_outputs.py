@@ -38,12 +38,12 @@ def batch_norm(variable: str, module: str) -> dict[str, str]:
 PROB_GATING = {"gating_prob_weights": "head.prob_gate.weight", **batch_norm("gating_prob_bn", "head.prob_gate_bn")}
 NETVLAD = {
     **batch_norm("input_bn", "input_bn"),
-    "video_VLAD/cluster_weights": "vlads.0.cluster_weights.weight",
-    **batch_norm("video_VLAD/cluster_bn", "vlads.0.cluster_bn"),
-    "video_VLAD/cluster_weights2": "vlads.0.centers",
-    "audio_VLAD/cluster_weights": "vlads.1.cluster_weights.weight",
-    **batch_norm("audio_VLAD/cluster_bn", "vlads.1.cluster_bn"),
-    "audio_VLAD/cluster_weights2": "vlads.1.centers",
+    "video_VLAD/cluster_weights": "pools.0.assignment.weights.weight",
+    **batch_norm("video_VLAD/cluster_bn", "pools.0.assignment.bn"),
+    "video_VLAD/cluster_weights2": "pools.0.centers",
+    "audio_VLAD/cluster_weights": "pools.1.assignment.weights.weight",
+    **batch_norm("audio_VLAD/cluster_bn", "pools.1.assignment.bn"),
+    "audio_VLAD/cluster_weights2": "pools.1.centers",
     "hidden1_weights": "hidden.linear.weight",
     "hidden1_biases": "hidden.linear.bias",
     "gating_weights_2": "gating.gate.weight",

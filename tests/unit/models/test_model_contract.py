@@ -15,7 +15,14 @@ NUM_CLASSES = 5
 NUM_FRAMES = torch.tensor([7, 3, 1, 5, 7, 2])
 MAX_FRAMES = 7
 
-SMALL: dict[str, Any] = {"num_clusters": 4, "hidden_dim": 6, "cell_dim": 8}
+SMALL: dict[str, Any] = {
+    "num_clusters": 4,
+    "hidden_dim": 6,
+    "hidden_dims": (6, 5),
+    "cell_dim": 8,
+    "num_channels": 3,
+    "relu_dim": 3,
+}
 """Sizes for whatever fields of these names a family has, so that a new family is tested because it is registered."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -29,6 +36,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "netvlad, gated head": {"name": "netvlad", **SMALL, "head": {"name": "moe", "prob_gating": "prob"}},
     "netvlad, random frames": {"name": "netvlad", **SMALL, "sampling": {"name": "random", "num_frames": 4}},
     "netvlad, a sequence": {"name": "netvlad", **SMALL, "sampling": {"name": "sequence", "num_frames": 4}},
+    "light_vlad, gated": {"name": "light_vlad", **SMALL, "gating_remove_diagonal": True},
+    "netfv, learned centres, gated": {"name": "netfv", **SMALL, "couple_weights": False, "gating": True},
+    "netfv, no batch norm": {"name": "netfv", **SMALL, "batch_norm": False},
+    "soft_dbof, maxima": {"name": "soft_dbof", **SMALL, "max_pool": True, "use_relu": False},
+    "soft_dbof, no hidden layer": {"name": "soft_dbof", "num_clusters": 4, "hidden_dim": None},
+    "gated_dbof, no batch norm": {"name": "gated_dbof", **SMALL, "batch_norm": False},
+    "gated_dbof, maxima": {"name": "gated_dbof", **SMALL, "max_pool": True},
+    "dbof, relu6 averages": {"name": "dbof", **SMALL, "activation": "relu6", "pooling": "average"},
+    "dbof, no batch norm": {"name": "dbof", **SMALL, "batch_norm": False},
+    "dbof, random frames": {"name": "dbof", **SMALL, "sampling": {"name": "random", "num_frames": 4}},
+    "frame_attention, to padding": {"name": "frame_attention", "attend_to_padding": True, "max_frames": 9},
+    "monn, all statistics": {
+        "name": "monn",
+        "hidden_dims": (6,),
+        "statistics": ("cube_root_moment", "std_all", "std", "mean", "num_frames"),
+    },
     "netvlad, every second frame": {"name": "netvlad", **SMALL, "sampling": {"name": "uniform", "every": 2}},
 }
 

@@ -9,11 +9,31 @@ import torch
 
 from yt8m_ray.models import build_model
 
-GATED_MOE = {"name": "moe", "num_mixtures": 2, "prob_gating": "prob", "l2": 1e-6}
+GATED_MOE = {"name": "moe", "num_mixtures": 2, "prob_gating": "prob"}
+LOGISTIC = {"name": "logistic"}
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "LogisticModel": ({"name": "logistic"}, 4_452_886),
     "NetVLAD1": ({"name": "netvlad", "num_clusters": 256, "hidden_dim": 1024, "head": GATED_MOE}, 321_541_224),
     "NetVLAD2": ({"name": "netvlad", "num_clusters": 192, "hidden_dim": 992, "head": GATED_MOE}, 242_731_144),
+    "LightVLAD": ({"name": "light_vlad", "num_clusters": 256, "hidden_dim": 1024, "head": GATED_MOE}, 321_262_696),
+    "FVNet": (
+        {
+            "name": "netfv",
+            "num_clusters": 96,
+            "hidden_dim": 1540,
+            "use_relu": False,
+            "couple_weights": False,
+            "gating": True,
+            "head": GATED_MOE,
+        },
+        369_073_284,
+    ),
+    "DBoF1": ({"name": "gated_dbof", "num_clusters": 4096, "hidden_dim": 1024, "use_relu": False}, 37_188_652),
+    "DBoF2": ({"name": "gated_dbof", "num_clusters": 6144, "hidden_dim": 1536, "use_relu": False}, 59_315_756),
+    "DBoF3": ({"name": "gated_dbof", "num_clusters": 3684, "hidden_dim": 920, "use_relu": False}, 32_998_372),
+    "SoftDbof": ({"name": "soft_dbof", "num_clusters": 8000, "hidden_dim": 1024, "use_relu": False}, 37_358_796),
+    "DbofModel": ({"name": "dbof", "num_clusters": 8192, "hidden_dim": 1024, "head": LOGISTIC}, 21_825_814),
+    "attention_frames_v0": ({"name": "frame_attention"}, 11_046_806),
     # D V (2M + 1) + V M
     "MoeModel": ({"name": "moe", "num_mixtures": 2}, 1152 * 3862 * 5 + 3862 * 2),
 }
@@ -25,3 +45,22 @@ def test_a_published_model_has_as_many_variables_here(name: str) -> None:
     with torch.device("meta"):
         model = build_model(config, feature_sizes=(1024, 128), num_classes=3862)
     assert sum(tensor.numel() for tensor in model.state_dict().values()) == expected
+
+
+# The reference gives these in millions, for the 4716 classes and 2305 statistics of 2017.
+MONN: dict[str, tuple[tuple[int, ...], int, float]] = {
+    "MoNN2Lw": ((13830, 6915), 3, 268.9),
+    "MoNN2Lw of two experts": ((13830, 6915), 2, 225.4),
+    "MoNN3L": ((4096,) * 3, 3, 144.5),
+    "MoNN3Lw": ((18440, 2305, 9220), 3, 280.2),
+    "MoNN4Ln": ((2048,) * 4, 3, 89.8),
+}
+
+
+@pytest.mark.parametrize("name", MONN)
+def test_a_mixture_of_networks_has_its_published_size(name: str) -> None:
+    hidden_dims, num_mixtures, millions = MONN[name]
+    config = {"name": "monn", "hidden_dims": hidden_dims, "num_mixtures": num_mixtures}
+    with torch.device("meta"):
+        model = build_model(config, feature_sizes=(1024, 128), num_classes=4716)
+    assert round(sum(tensor.numel() for tensor in model.state_dict().values()) / 1e6, 1) == millions

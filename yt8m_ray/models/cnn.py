@@ -1,0 +1,95 @@
+"""Convolutions over time, You8M's CNN_4xMeanMax_1312OUT (5th place of 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import pydantic
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from yt8m_ray.models.base import MODELS, Model
+from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
+from yt8m_ray.models.sampling import FrameSequence, FrameSequenceConfig
+from yt8m_ray.registry import ComponentConfig
+
+
+class Branch(NamedTuple):
+    """One convolution: which frames it sees, and how it moves over them.
+
+    Attributes:
+        num_frames: Consecutive frames that are cut out of the clip.
+        every: Interval at which frames of these are kept.
+        kernel_size, stride: Of the convolution, in kept frames.
+    """
+
+    num_frames: int
+    every: int
+    kernel_size: int
+    stride: int
+
+
+BRANCHES = (Branch(20, 1, 1, 1), Branch(33, 3, 5, 2), Branch(50, 5, 3, 1), Branch(20, 1, 5, 3))
+"""As published; each of them once with mean and once with max pooling."""
+
+INITIAL_STD = 0.1
+INITIAL_BIAS = 0.1
+
+
+class CNNConfig(ComponentConfig):
+    """You8M's CNN.
+
+    Attributes:
+        num_channels: Of each of the eight convolutions; 164 makes the published 1312 in all.
+    """
+
+    name: Literal["cnn"] = "cnn"
+    num_channels: int = pydantic.Field(default=164, ge=1)
+    head: HeadField = MoEHeadConfig()
+
+
+class PooledConvolution(nn.Module):
+    """A convolution over the frames of a random cut, in eval mode of the clip's middle, pooled over time.
+
+    Clips that are shorter than the cut repeat their last frame, as published.
+    """
+
+    def __init__(self, frame_dim: int, num_channels: int, branch: Branch, *, pooling: Literal["mean", "max"]) -> None:
+        super().__init__()
+        self.every = branch.every
+        self.pooling = pooling
+        self.cut = FrameSequence(FrameSequenceConfig(num_frames=branch.num_frames))
+        self.convolution = nn.Conv1d(frame_dim, num_channels, branch.kernel_size, stride=branch.stride)
+        nn.init.trunc_normal_(self.convolution.weight, std=INITIAL_STD, a=-2 * INITIAL_STD, b=2 * INITIAL_STD)
+        nn.init.constant_(self.convolution.bias, INITIAL_BIAS)  # type: ignore[arg-type]
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns the pooled channels [B, num_channels]; zeros stand for the frames of a clip without any."""
+        cut, num_cut = self.cut(frames, num_frames)
+        if not cut.shape[1]:
+            cut = frames.new_zeros(len(frames), self.cut.num_frames, frames.shape[2])
+        cut = cut.masked_fill((num_cut == 0)[:, None, None], 0.0)[:, :: self.every]
+        units = F.relu(self.convolution(cut.transpose(1, 2)))
+        return units.mean(dim=2) if self.pooling == "mean" else units.amax(dim=2)
+
+
+@MODELS.register("cnn", CNNConfig)
+class CNNModel(Model):
+    """Eight pooled convolutions side by side, and a head."""
+
+    def __init__(self, config: CNNConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
+        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        poolings: tuple[Literal["mean", "max"], ...] = ("mean", "max")
+        self.convolutions = nn.ModuleList(
+            PooledConvolution(self.frame_dim, config.num_channels, branch, pooling=pooling)
+            for pooling in poolings
+            for branch in BRANCHES
+        )
+        self.head = HEADS.build(
+            config.head, input_dim=config.num_channels * len(self.convolutions), num_classes=num_classes
+        )
+
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        return torch.cat([convolution(frames, num_frames) for convolution in self.convolutions], dim=1)

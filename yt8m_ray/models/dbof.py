@@ -1,0 +1,128 @@
+"""The deep bag of frames (Abu-El-Haija et al. 2016, arXiv:1609.08675), the starter code's DbofModel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import pydantic
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from yt8m_ray.models.base import MODELS, Model
+from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
+from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, BatchNorm, mask_frames, normal_linear
+from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
+from yt8m_ray.registry import ComponentConfig
+
+Pooled = Literal["max", "average"]
+Activation = Literal["sigmoid", "relu6"]
+
+ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {"sigmoid": torch.sigmoid, "relu6": F.relu6}
+
+
+class DBoFConfig(ComponentConfig):
+    """The starter code's DbofModel with its defaults; the 2018 winner and You8M always have relu6.
+
+    Attributes:
+        num_clusters: K, the units that every frame is projected to.
+        hidden_dim: Units behind the pooling.
+        pooling: What is kept of a unit over the frames.
+        activation: Of the units before and of those behind the pooling.
+        batch_norm: Whether frames, clusters and hidden units are batch-normalized; else the latter two have biases.
+    """
+
+    name: Literal["dbof"] = "dbof"
+    num_clusters: int = pydantic.Field(default=8192, ge=1)
+    hidden_dim: int = pydantic.Field(default=1024, ge=1)
+    pooling: Pooled = "max"
+    activation: Activation = "sigmoid"
+    batch_norm: bool = True
+    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
+    sampling: SamplingField = AllFramesConfig()
+    head: HeadField = MoEHeadConfig()
+
+
+class DBoF(nn.Module):
+    """Projects every frame to K units, pools each unit over the frames, and projects the result.
+
+    Attributes:
+        input_bn, cluster_bn, hidden_bn: Batch norms of the frames, the units and the hidden units, where configured.
+        cluster_weights, hidden_weights: The two linear layers; they have biases where there is no batch norm.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        *,
+        num_clusters: int,
+        hidden_dim: int,
+        pooling: Pooled,
+        activation: Activation,
+        batch_norm: bool,
+        batch_norm_momentum: float,
+    ) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.activation = ACTIVATIONS[activation]
+        std = 1 / math.sqrt(input_dim)
+
+        def norm(dim: int) -> BatchNorm | None:
+            return BatchNorm(dim, momentum=batch_norm_momentum) if batch_norm else None
+
+        self.input_bn = norm(input_dim)
+        self.cluster_weights = normal_linear(input_dim, num_clusters, std=std, bias_std=None if batch_norm else std)
+        self.cluster_bn = norm(num_clusters)
+        self.hidden_weights = normal_linear(
+            num_clusters, hidden_dim, std=1 / math.sqrt(num_clusters), bias_std=None if batch_norm else 0.01
+        )
+        self.hidden_bn = norm(hidden_dim)
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Returns the hidden units [B, hidden_dim] of `frames` [B, T, D]; rows outside `mask` [B, T] count nothing."""
+        if self.input_bn is not None:
+            frames = self.input_bn(frames, mask)
+        units = self.cluster_weights(frames)
+        if self.cluster_bn is not None:
+            units = self.cluster_bn(units, mask)
+        hidden = self.hidden_weights(self._pool(self.activation(units), mask))
+        if self.hidden_bn is not None:
+            hidden = self.hidden_bn(hidden)
+        return self.activation(hidden)
+
+    def _pool(self, units: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        units = units.masked_fill(~mask.unsqueeze(2), 0.0)  # both activations are at least 0: padding is no maximum
+        if self.pooling == "max" and units.shape[1]:
+            return units.amax(dim=1)
+        return units.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+@MODELS.register("dbof", DBoFConfig)
+class DBoFModel(Model):
+    """A deep bag of frames with a head on its hidden units."""
+
+    def __init__(self, config: DBoFConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
+        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        self.sampler = SAMPLERS.build(config.sampling)
+        self.bag = DBoF(
+            self.frame_dim,
+            num_clusters=config.num_clusters,
+            hidden_dim=config.hidden_dim,
+            pooling=config.pooling,
+            activation=config.activation,
+            batch_norm=config.batch_norm,
+            batch_norm_momentum=config.batch_norm_momentum,
+        )
+        self.head = HEADS.build(
+            config.head,
+            input_dim=config.hidden_dim,
+            num_classes=num_classes,
+            batch_norm_momentum=config.batch_norm_momentum,
+        )
+
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        frames, num_frames = self.sampler(frames, num_frames)
+        hidden: torch.Tensor = self.bag(*mask_frames(frames, num_frames))
+        return hidden

@@ -1,0 +1,91 @@
+"""Attention over frames, the 2018 winner's attention_frames_v0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pydantic
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from yt8m_ray.models.base import MODELS, Model
+from yt8m_ray.models.heads import HEADS, HeadField, LogisticHeadConfig
+from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, LOG_OF_NOTHING, BatchNorm, glorot_linear, mask_frames
+from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
+from yt8m_ray.registry import ComponentConfig
+
+EXPANSION = 2
+"""Units of a feature for each of its dimensions."""
+
+
+class FrameAttentionConfig(ComponentConfig):
+    """The 2018 winner's attention_frames_v0.
+
+    Attributes:
+        attend_to_padding: Whether every clip counts as `max_frames` frames, zeros behind its own, as published; weights
+            that were trained so need it. Otherwise padding has no weight.
+        max_frames: Frames of such a clip.
+    """
+
+    name: Literal["frame_attention"] = "frame_attention"
+    attend_to_padding: bool = False
+    max_frames: int = pydantic.Field(default=300, ge=1)
+    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
+    sampling: SamplingField = AllFramesConfig()
+    head: HeadField = LogisticHeadConfig()
+
+
+class FrameAttention(nn.Module):
+    """One feature's frames [B, T, D] -> their attention-weighted mean [B, 2 * D].
+
+    A frame's weight is the softmax over time of one linear unit on its batch-normalized values; what is averaged is
+    relu6(BN(x W)).
+
+    Attributes:
+        input_bn, unit_bn: Batch norms of the frames and of the units.
+        units, gate: Linear layers without biases.
+    """
+
+    def __init__(self, feature_dim: int, *, momentum: float) -> None:
+        super().__init__()
+        self.input_bn = BatchNorm(feature_dim, momentum=momentum, unbiased_moving_variance=False)
+        self.units = glorot_linear(feature_dim, EXPANSION * feature_dim, bias=False)
+        self.unit_bn = BatchNorm(EXPANSION * feature_dim, momentum=momentum, unbiased_moving_variance=False)
+        self.gate = glorot_linear(feature_dim, 1, bias=False)
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Returns the weighted means; rows outside `mask` [B, T] weigh nothing."""
+        frames = self.input_bn(frames, mask)
+        units = F.relu6(self.unit_bn(self.units(frames), mask))
+        gate = self.gate(frames).float().masked_fill(~mask.unsqueeze(2), LOG_OF_NOTHING)
+        weights = torch.softmax(gate, dim=1) * mask.unsqueeze(2)
+        return torch.bmm(weights.transpose(1, 2), units).squeeze(1)
+
+
+@MODELS.register("frame_attention", FrameAttentionConfig)
+class FrameAttentionModel(Model):
+    """Attention a feature, the means side by side, and a head."""
+
+    def __init__(self, config: FrameAttentionConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
+        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        self.padded_frames = config.max_frames if config.attend_to_padding else None
+        self.sampler = SAMPLERS.build(config.sampling)
+        self.attentions = nn.ModuleList(
+            FrameAttention(size, momentum=config.batch_norm_momentum) for size in feature_sizes
+        )
+        self.head = HEADS.build(
+            config.head,
+            input_dim=EXPANSION * self.frame_dim,
+            num_classes=num_classes,
+            batch_norm_momentum=config.batch_norm_momentum,
+        )
+
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        frames, mask = mask_frames(*self.sampler(frames, num_frames))
+        if self.padded_frames is not None:
+            frames = F.pad(frames, (0, 0, 0, self.padded_frames - frames.shape[1]))  # cuts where that is negative
+            mask = torch.ones_like(frames[..., 0], dtype=torch.bool)
+        features = frames.split(self.feature_sizes, dim=2)
+        return torch.cat([pool(feature, mask) for pool, feature in zip(self.attentions, features, strict=True)], dim=1)

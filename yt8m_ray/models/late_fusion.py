@@ -1,0 +1,145 @@
+"""What the 2018 winner's pooling models share: each feature is pooled on its own, then a hidden layer joins them.
+
+Lives here: the fields, the assembly and the contract of a pooling layer. Does not live here: any pooling layer (one
+file a family).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pydantic
+import torch
+from torch import nn
+
+from yt8m_ray.models.base import Model
+from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
+from yt8m_ray.models.layers import (
+    BATCH_NORM_MOMENTUM,
+    BatchNorm,
+    ContextGating,
+    HiddenLayer,
+    mask_frames,
+    normal_linear,
+)
+from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
+from yt8m_ray.registry import ComponentConfig
+
+
+class LateFusionFields(ComponentConfig):
+    """What every such model is configured by.
+
+    Attributes:
+        num_clusters: K of the first feature; the following ones have a published fraction of it.
+        use_relu: Whether the hidden layer is relu6 of a batch norm; otherwise it is linear with a bias.
+        batch_norm: Whether frames, clusters, hidden layer and gate are batch-normalized.
+    """
+
+    num_clusters: int = pydantic.Field(default=256, ge=2)
+    use_relu: bool = False
+    batch_norm: bool = True
+    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
+    sampling: SamplingField = AllFramesConfig()
+    head: HeadField = MoEHeadConfig()
+
+
+class Assignment(nn.Module):
+    """Soft assignment of frames to clusters: softmax(BN(x W)) over the clusters, with a bias where there is no BN.
+
+    Attributes:
+        weights: Linear layer from frames to the clusters' logits.
+        bn: Their batch norm, where configured.
+    """
+
+    def __init__(self, feature_dim: int, num_clusters: int, fields: LateFusionFields) -> None:
+        super().__init__()
+        std = 1 / math.sqrt(feature_dim)
+        self.weights = normal_linear(feature_dim, num_clusters, std=std, bias_std=None if fields.batch_norm else std)
+        self.bn = BatchNorm(num_clusters, momentum=fields.batch_norm_momentum) if fields.batch_norm else None
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Returns the shares [B, T, K] of each frame [B, T, D], which add up to 1, or to 0 outside `mask` [B, T]."""
+        logits = self.weights(frames)
+        if self.bn is not None:
+            logits = self.bn(logits, mask)
+        return torch.softmax(logits, dim=2) * mask.unsqueeze(2)
+
+
+class Pooling(nn.Module):
+    """A layer from one feature's frames to one vector: `forward(frames [B, T, D], mask [B, T]) -> [B, output_dim]`.
+
+    Attributes:
+        output_dim: Length of the vector.
+    """
+
+    output_dim: int
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Returns the pooled feature; rows of `frames` outside `mask` count nothing."""
+        raise NotImplementedError
+
+
+class LateFusionModel(Model):
+    """Batch-normalized frames, a pooling layer a feature, the results side by side; hidden layer, gate and head on top.
+
+    Args:
+        config: The shared fields.
+        pools: One pooling layer a feature.
+        hidden_dim: Outputs of the hidden layer; None is no such layer.
+        gating: Whether a context gate follows the hidden layer.
+        gating_remove_diagonal: Whether a hidden unit is kept out of its own gate.
+    """
+
+    def __init__(
+        self,
+        config: LateFusionFields,
+        pools: Sequence[Pooling],
+        *,
+        hidden_dim: int | None,
+        gating: bool = False,
+        gating_remove_diagonal: bool = False,
+        feature_sizes: Sequence[int],
+        num_classes: int,
+    ) -> None:
+        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        momentum = config.batch_norm_momentum
+        self.sampler = SAMPLERS.build(config.sampling)
+        self.input_bn = BatchNorm(self.frame_dim, momentum=momentum) if config.batch_norm else None
+        self.pools = nn.ModuleList(pools)
+        output_dim = sum(pool.output_dim for pool in pools)
+        self.hidden: HiddenLayer | None = None
+        self.gating: ContextGating | None = None
+        if hidden_dim is not None:
+            # As published: not 1 / sqrt(input), although the input is many times as long.
+            std = 1 / math.sqrt(config.num_clusters)
+            self.hidden = HiddenLayer(
+                output_dim,
+                hidden_dim,
+                std=std,
+                use_relu=config.use_relu,
+                batch_norm=config.batch_norm,
+                momentum=momentum,
+            )
+            output_dim = hidden_dim
+        if gating:
+            self.gating = ContextGating(
+                output_dim,
+                remove_diagonal=gating_remove_diagonal,
+                batch_norm=config.batch_norm,
+                batch_norm_momentum=momentum,
+            )
+        self.head = HEADS.build(
+            config.head, input_dim=output_dim, num_classes=num_classes, batch_norm_momentum=momentum
+        )
+
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        frames, num_frames = self.sampler(frames, num_frames)
+        frames, mask = mask_frames(frames, num_frames)
+        if self.input_bn is not None:
+            frames = self.input_bn(frames, mask)
+        features = frames.split(self.feature_sizes, dim=2)
+        pooled = torch.cat([pool(feature, mask) for pool, feature in zip(self.pools, features, strict=True)], dim=1)
+        if self.hidden is not None:
+            pooled = self.hidden(pooled)
+        return pooled if self.gating is None else self.gating(pooled)

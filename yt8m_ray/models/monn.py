@@ -1,0 +1,143 @@
+"""Mixtures of neural-network experts on video-level statistics, You8M's MoNN family (5th place of 2017).
+
+The statistics are computed from the frames: You8M wrote them to shards of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import pydantic
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from yt8m_ray.models.base import MODELS, Model
+from yt8m_ray.models.heads import L2, Head, half_sum_of_squares
+from yt8m_ray.models.layers import glorot_linear, mask_frames, mixture_logits
+from yt8m_ray.registry import ComponentConfig
+
+Statistic = Literal["mean", "cube_root_moment", "std", "num_frames", "std_all"]
+"""`mean`, `std` (population) and `cube_root_moment` (cube root of the mean cube) have one value a dimension,
+`std_all` (over all frames and dimensions) one a feature, `num_frames` one."""
+
+PositiveInt = Annotated[int, pydantic.Field(ge=1)]
+
+MIDDLE_NUM_FRAMES = 151
+NUM_FRAMES_SCALE = 300
+"""The published feature is (n - 151) / 300."""
+
+
+class MoNNConfig(ComponentConfig):
+    """You8M's MoNN; the defaults are MoNN3Lw, and configs/train/ has the others.
+
+    Attributes:
+        hidden_dims: Units of the experts' relu layers; published are MoNN2Lw (13830, 6915), MoNN3L (4096 three times),
+            MoNN3Lw (18440, 2305, 9220) and MoNN4Ln (2048 four times).
+        num_mixtures: Experts a class, M; a dummy expert that predicts 0 joins them.
+        statistics: What the frames are summarized to, in order.
+        l2: Weight of the l2 term on all matrices.
+    """
+
+    name: Literal["monn"] = "monn"
+    hidden_dims: tuple[PositiveInt, ...] = pydantic.Field(default=(18440, 2305, 9220), min_length=1)
+    num_mixtures: int = pydantic.Field(default=3, ge=1)
+    statistics: tuple[Statistic, ...] = pydantic.Field(default=("mean", "std", "num_frames"), min_length=1)
+    l2: float = pydantic.Field(default=L2, ge=0)
+
+
+def statistics_of(
+    frames: torch.Tensor, num_frames: torch.Tensor, statistics: Sequence[Statistic], feature_sizes: Sequence[int]
+) -> torch.Tensor:
+    """Returns the statistics of each clip's real frames [B, S], in float32; a clip without frames has zeros.
+
+    Args:
+        frames: [B, T, D].
+        num_frames: [B].
+        statistics: Which ones, in order.
+        feature_sizes: What `std_all` is separate for; they add up to D.
+    """
+    frames, mask = mask_frames(frames.float(), num_frames)
+    count = num_frames.clamp(min=1).unsqueeze(1)
+    mean = frames.sum(dim=1) / count
+
+    def compute(statistic: Statistic) -> torch.Tensor:
+        match statistic:
+            case "mean":
+                return mean
+            case "cube_root_moment":
+                moment = frames.pow(3).sum(dim=1) / count
+                return moment.sign() * moment.abs().pow(1 / 3)
+            case "std":
+                return (((frames - mean.unsqueeze(1)) * mask.unsqueeze(2)).square().sum(dim=1) / count).sqrt()
+            case "num_frames":
+                scaled = (num_frames.unsqueeze(1) - MIDDLE_NUM_FRAMES) / NUM_FRAMES_SCALE
+                return scaled * (num_frames > 0).unsqueeze(1)
+            case "std_all":
+                parts = [_std_of_all(part, mask, count) for part in frames.split(list(feature_sizes), dim=2)]
+                return torch.cat(parts, dim=1)
+
+    return torch.cat([compute(statistic) for statistic in statistics], dim=1)
+
+
+def num_statistics(statistics: Sequence[Statistic], feature_sizes: Sequence[int]) -> int:
+    """Returns S, the length of what `statistics_of` returns for a clip."""
+    sizes = {"num_frames": 1, "std_all": len(feature_sizes)}
+    return sum(sizes.get(statistic, sum(feature_sizes)) for statistic in statistics)
+
+
+def _std_of_all(feature: torch.Tensor, mask: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    num_values = count * feature.shape[2]
+    mean = feature.sum(dim=(1, 2)).unsqueeze(1) / num_values
+    centred = (feature - mean.unsqueeze(2)) * mask.unsqueeze(2)
+    return (centred.square().sum(dim=(1, 2)).unsqueeze(1) / num_values).sqrt()
+
+
+class MoNNHead(Head):
+    """A mixture whose gates read the statistics, and whose experts read relu layers on them.
+
+    Columns are class-major, as those of `MoEHead`.
+
+    Attributes:
+        layers: The relu layers.
+        gates: Linear layer to the gates' logits, without biases.
+        experts: Linear layer to the experts' logits.
+    """
+
+    def __init__(self, config: MoNNConfig, *, input_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        dims = (input_dim, *config.hidden_dims)
+        self.layers = nn.ModuleList(glorot_linear(dims[i], dims[i + 1]) for i in range(len(config.hidden_dims)))
+        self.gates = glorot_linear(input_dim, num_classes * (config.num_mixtures + 1), bias=False)
+        self.experts = glorot_linear(dims[-1], num_classes * config.num_mixtures)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        num_mixtures = self.config.num_mixtures
+        hidden = inputs
+        for layer in self.layers:
+            hidden = F.relu(layer(hidden))
+        return mixture_logits(
+            self.gates(inputs).unflatten(1, (-1, num_mixtures + 1)),
+            self.experts(hidden).unflatten(1, (-1, num_mixtures)),
+        )
+
+    def regularization(self) -> torch.Tensor:
+        layers = [*self.layers, self.gates, self.experts]
+        return self.config.l2 * half_sum_of_squares([layer.weight for layer in layers])
+
+
+@MODELS.register("monn", MoNNConfig)
+class MoNNModel(Model):
+    """Statistics of the frames, and a mixture of neural-network experts on them."""
+
+    def __init__(self, config: MoNNConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
+        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        self.statistics = config.statistics
+        self.head = MoNNHead(
+            config, input_dim=num_statistics(config.statistics, feature_sizes), num_classes=num_classes
+        )
+
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        return statistics_of(frames, num_frames, self.statistics, self.feature_sizes)

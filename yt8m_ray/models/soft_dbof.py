@@ -1,0 +1,108 @@
+"""Soft and gated deep bags of frames with late fusion, the 2018 winner's SoftDbofModelLF and GatedDbofModelLF."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import pydantic
+import torch
+
+from yt8m_ray.models.base import MODELS
+from yt8m_ray.models.late_fusion import Assignment, LateFusionFields, LateFusionModel, Pooling
+from yt8m_ray.models.layers import BatchNorm, l2_normalize, normal_linear
+
+
+class SoftDBoFFields(LateFusionFields):
+    """What both bags are configured by; the defaults are the winner's DBoF1 but for `use_relu`, its flag's default.
+
+    Attributes:
+        num_clusters: K of the first feature; the following ones have K // 8, at least 2.
+        hidden_dim: Outputs of the hidden layer; null is none (the flag `fc_dimred` off).
+        max_pool: Whether the largest shares stand beside the sums; the gated bag of the first feature ignores it.
+    """
+
+    num_clusters: int = pydantic.Field(default=4096, ge=2)
+    hidden_dim: int | None = pydantic.Field(default=1024, ge=1)
+    use_relu: bool = True
+    max_pool: bool = False
+
+
+class SoftDBoFConfig(SoftDBoFFields):
+    """Soft bags for all features."""
+
+    name: Literal["soft_dbof"] = "soft_dbof"
+
+
+class GatedDBoFConfig(SoftDBoFFields):
+    """A gated bag for the first feature, soft ones for the others."""
+
+    name: Literal["gated_dbof"] = "gated_dbof"
+
+
+class SoftDBoF(Pooling):
+    """How much of a clip falls to each cluster [B, K], l2-normalized; with `max_pool` beside the largest shares."""
+
+    def __init__(self, feature_dim: int, num_clusters: int, config: SoftDBoFFields) -> None:
+        super().__init__()
+        self.max_pool = config.max_pool
+        self.output_dim = num_clusters * (2 if config.max_pool else 1)
+        self.assignment = Assignment(feature_dim, num_clusters, config)
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        shares_BTK = self.assignment(frames, mask)
+        pooled = l2_normalize(shares_BTK.sum(dim=1), dim=1)
+        if self.max_pool:
+            pooled = torch.cat([pooled, l2_normalize(largest_share(shares_BTK), dim=1)], dim=1)
+        return pooled
+
+
+class GatedDBoF(Pooling):
+    """The sums of the shares [B, K], gated by their maxima and l2-normalized.
+
+    Attributes:
+        gate_projection, gate: Linear layers K -> D -> K, without biases and with nothing in between.
+        gate_bn: Batch norm of the gate's logits, where configured; else `gate` has a bias.
+    """
+
+    def __init__(self, feature_dim: int, num_clusters: int, config: SoftDBoFFields) -> None:
+        super().__init__()
+        std = 1 / math.sqrt(feature_dim)
+        self.output_dim = num_clusters
+        self.assignment = Assignment(feature_dim, num_clusters, config)
+        self.gate_projection = normal_linear(num_clusters, feature_dim, std=std)
+        self.gate = normal_linear(feature_dim, num_clusters, std=std, bias_std=None if config.batch_norm else std)
+        self.gate_bn = BatchNorm(num_clusters, momentum=config.batch_norm_momentum) if config.batch_norm else None
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        shares_BTK = self.assignment(frames, mask)
+        gate = self.gate(self.gate_projection(l2_normalize(largest_share(shares_BTK), dim=1)))
+        if self.gate_bn is not None:
+            gate = self.gate_bn(gate)
+        return l2_normalize(torch.sigmoid(gate) * shares_BTK.sum(dim=1), dim=1)
+
+
+def largest_share(shares: torch.Tensor) -> torch.Tensor:
+    """Returns the maximum over the frames of `shares` [B, T, K], none of them negative; zeros without frames."""
+    return shares.amax(dim=1) if shares.shape[1] else shares.sum(dim=1)
+
+
+@MODELS.register("soft_dbof", SoftDBoFConfig)
+@MODELS.register("gated_dbof", GatedDBoFConfig)
+class SoftDBoFModel(LateFusionModel):
+    """A bag a feature, of K clusters for the first and K // 8 for the following ones."""
+
+    def __init__(self, config: SoftDBoFFields, *, feature_sizes: Sequence[int], num_classes: int) -> None:
+        first = GatedDBoF if isinstance(config, GatedDBoFConfig) else SoftDBoF
+        others = max(config.num_clusters // 8, 2)  # a single cluster has every frame whole, and nothing to learn
+        super().__init__(
+            config,
+            [
+                first(feature_sizes[0], config.num_clusters, config),
+                *(SoftDBoF(size, others, config) for size in feature_sizes[1:]),
+            ],
+            hidden_dim=config.hidden_dim,
+            feature_sizes=feature_sizes,
+            num_classes=num_classes,
+        )
