@@ -21,8 +21,8 @@ from tests.published.variables import VARIABLES
 
 STORED = Path(__file__).parents[1] / "golden" / "published_models.json"
 ORIGIN = (
-    "Computed by `python -m tests.published.golden`: NumPy forms in float64 of the formulas of the 2018 reference, with "
-    "the recipe of its section H.5, where the outputs of TensorFlow 1.8 for seven of these models are printed."
+    "Computed by `python -m tests.published.golden`: NumPy forms in float64 of the formulas of the 2018 reference, "
+    "with the recipe of its section H.5, where the outputs of TensorFlow 1.8 for seven of these models are printed."
 )
 PROB_GATED = Head(prob_gating="prob")
 

@@ -31,17 +31,20 @@ def classify(variables: Variables, x: Array, head: Head = MOE) -> Array:
     return moe(variables, x, head)
 
 
-def moe(variables: Variables, x: Array, head: Head = MOE) -> Array:
+def moe(variables: Variables, x: Array, head: Head = MOE, *, gate_input: Array | None = None) -> Array:
     """2018 B.2 and B.6 MoeModel; low-rank gates where the variables have gates1 and gates2.
+
+    The gates read the experts' input unless they have one of their own (2019 B.7).
 
     Variables: gates/weights [D, V(M+1)] or gates1/weights [D, r] and gates2/weights [r, V(M+1)]; experts/weights
     [D, VM], experts/biases; with probability gating gating_prob_weights [V or D, V] and gating_prob_bn.
     """
     M = head.num_mixtures
+    gate_input = x if gate_input is None else gate_input
     if "gates1/weights" in variables:
-        gate_logits = dense(variables, "gates2", dense(variables, "gates1", x))
+        gate_logits = dense(variables, "gates2", dense(variables, "gates1", gate_input))
     else:
-        gate_logits = dense(variables, "gates", x)
+        gate_logits = dense(variables, "gates", gate_input)
     expert_logits = dense(variables, "experts", x)
     num_classes = expert_logits.shape[1] // M
     probabilities = np.zeros((len(x), num_classes))
