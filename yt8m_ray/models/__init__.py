@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from yt8m_ray.models import gru as gru
+from yt8m_ray.models import hierarchical_lstm as hierarchical_lstm
 from yt8m_ray.models import logistic as logistic
+from yt8m_ray.models import lstm as lstm
 from yt8m_ray.models import moe as moe
 from yt8m_ray.models import netvlad as netvlad
 from yt8m_ray.models.base import MODELS, Model, build_model

@@ -15,7 +15,7 @@ NUM_CLASSES = 5
 NUM_FRAMES = torch.tensor([7, 3, 1, 5, 7, 2])
 MAX_FRAMES = 7
 
-SMALL: dict[str, Any] = {"num_clusters": 4, "hidden_dim": 6, "cell_dim": 8}
+SMALL: dict[str, Any] = {"num_clusters": 4, "hidden_dim": 6, "cell_dim": 8, "max_frames": 7, "num_blocks": 3}
 """Sizes for whatever fields of these names a family has, so that a new family is tested because it is registered."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -29,6 +29,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "netvlad, gated head": {"name": "netvlad", **SMALL, "head": {"name": "moe", "prob_gating": "prob"}},
     "netvlad, random frames": {"name": "netvlad", **SMALL, "sampling": {"name": "random", "num_frames": 4}},
     "netvlad, a sequence": {"name": "netvlad", **SMALL, "sampling": {"name": "sequence", "num_frames": 4}},
+    "lstm, one layer": {"name": "lstm", **SMALL, "num_layers": 1},
+    "bidirectional_lstm, shuffled": {"name": "bidirectional_lstm", **SMALL, "frame_shuffle": True},
+    "bidirectional_gru, gated": {"name": "bidirectional_gru", **SMALL, "gating": True},
+    "branched_gru, gated": {"name": "branched_gru", "gating": True},
+    "hierarchical_lstm, more frames than it expects": {"name": "hierarchical_lstm", **SMALL, "max_frames": 4},
+    "hierarchical_lstm, every second frame": {"name": "hierarchical_lstm", **SMALL, "every": 2, "num_blocks": 2},
     "netvlad, every second frame": {"name": "netvlad", **SMALL, "sampling": {"name": "uniform", "every": 2}},
 }
 
