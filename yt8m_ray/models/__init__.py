@@ -6,7 +6,10 @@ from yt8m_ray.models import cnn as cnn
 from yt8m_ray.models import dbof as dbof
 from yt8m_ray.models import deep_combine_chain as deep_combine_chain
 from yt8m_ray.models import frame_attention as frame_attention
+from yt8m_ray.models import gru as gru
+from yt8m_ray.models import hierarchical_lstm as hierarchical_lstm
 from yt8m_ray.models import logistic as logistic
+from yt8m_ray.models import lstm as lstm
 from yt8m_ray.models import moe as moe
 from yt8m_ray.models import monn as monn
 from yt8m_ray.models import netfv as netfv

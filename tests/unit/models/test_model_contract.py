@@ -22,6 +22,8 @@ SMALL: dict[str, Any] = {
     "cell_dim": 8,
     "num_channels": 3,
     "relu_dim": 3,
+    "max_frames": 7,
+    "num_blocks": 3,
 }
 """Sizes for whatever fields of these names a family has, so that a new family is tested because it is registered."""
 
@@ -52,6 +54,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "hidden_dims": (6,),
         "statistics": ("cube_root_moment", "std_all", "std", "mean", "num_frames"),
     },
+    "lstm, one layer": {"name": "lstm", **SMALL, "num_layers": 1},
+    "bidirectional_lstm, shuffled": {"name": "bidirectional_lstm", **SMALL, "frame_shuffle": True},
+    "bidirectional_gru, gated": {"name": "bidirectional_gru", **SMALL, "gating": True},
+    "branched_gru, gated": {"name": "branched_gru", "gating": True},
+    "hierarchical_lstm, more frames than it expects": {"name": "hierarchical_lstm", **SMALL, "max_frames": 4},
+    "hierarchical_lstm, every second frame": {"name": "hierarchical_lstm", **SMALL, "every": 2, "num_blocks": 2},
     "netvlad, every second frame": {"name": "netvlad", **SMALL, "sampling": {"name": "uniform", "every": 2}},
 }
 

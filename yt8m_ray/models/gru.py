@@ -1,0 +1,139 @@
+"""GRUs over frames: the bidirectional one of You8M and the 2018 winner, and its variant with a branch a feature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pydantic
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from yt8m_ray.models.base import MODELS, Model
+from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
+from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, BatchNorm, ContextGating, glorot_linear, mask_frames
+from yt8m_ray.models.recurrent import GRU
+from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
+from yt8m_ray.registry import ComponentConfig
+
+
+class BidirectionalGRU(nn.Module):
+    """A GRU in each direction, of half the cells, and one over the outputs of both."""
+
+    def __init__(self, input_dim: int, cell_dim: int) -> None:
+        super().__init__()
+        self.forwards = GRU(input_dim, cell_dim // 2)
+        self.backwards = GRU(input_dim, cell_dim // 2, backward_in_time=True)
+        self.top = GRU(2 * (cell_dim // 2), cell_dim)
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns the last state [B, cell_dim]; `frames` must be finite in the padding too."""
+        outputs = [layer(frames, num_frames)[0] for layer in (self.forwards, self.backwards)]
+        state: torch.Tensor = self.top(torch.cat(outputs, dim=2), num_frames)[1]
+        return state
+
+
+def _gating(dim: int, *, enabled: bool, batch_norm_momentum: float) -> ContextGating | None:
+    if not enabled:
+        return None
+    return ContextGating(dim, remove_diagonal=False, batch_norm=False, batch_norm_momentum=batch_norm_momentum)
+
+
+class BidirectionalGRUConfig(ComponentConfig):
+    """GRUbidirect of the 2018 winner, and of You8M with 1,250 cells.
+
+    Attributes:
+        cell_dim: Units of the second layer; each direction of the first has half of them.
+        gating: Whether a context gate, with a bias, follows.
+        batch_norm_momentum: Of the head, where it normalizes.
+    """
+
+    name: Literal["bidirectional_gru"] = "bidirectional_gru"
+    cell_dim: int = pydantic.Field(default=1024, ge=2, multiple_of=2)
+    gating: bool = False
+    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
+    sampling: SamplingField = AllFramesConfig()
+    head: HeadField = MoEHeadConfig()
+
+
+@MODELS.register("bidirectional_gru", BidirectionalGRUConfig)
+class BidirectionalGRUModel(Model):
+    """The last state of a bidirectional GRU with another on top, optionally gated, and a head."""
+
+    def __init__(self, config: BidirectionalGRUConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
+        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        momentum = config.batch_norm_momentum
+        self.sampler = SAMPLERS.build(config.sampling)
+        self.gru = BidirectionalGRU(self.frame_dim, config.cell_dim)
+        self.gating = _gating(config.cell_dim, enabled=config.gating, batch_norm_momentum=momentum)
+        self.head = HEADS.build(
+            config.head, input_dim=config.cell_dim, num_classes=num_classes, batch_norm_momentum=momentum
+        )
+
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        frames, num_frames = self.sampler(frames, num_frames)
+        frames, _ = mask_frames(frames, num_frames)
+        state: torch.Tensor = self.gru(frames, num_frames)
+        return state if self.gating is None else self.gating(state)
+
+
+class BranchedGRUConfig(ComponentConfig):
+    """The 2018 winner's GRUbidirect_branchedBN.
+
+    Attributes:
+        gating: Whether a context gate, with a bias, follows; the published one cannot run.
+    """
+
+    name: Literal["branched_gru"] = "branched_gru"
+    gating: bool = False
+    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
+    sampling: SamplingField = AllFramesConfig()
+    head: HeadField = MoEHeadConfig()
+
+
+class GRUBranch(nn.Module):
+    """One feature's way: batch norm, a linear layer, batch norm, relu6, and a bidirectional GRU of as many cells."""
+
+    def __init__(self, feature_dim: int, *, batch_norm_momentum: float) -> None:
+        super().__init__()
+        # The frames are of rank 3: TensorFlow's kernel for them keeps the biased variance.
+        self.input_bn, self.linear_bn = (
+            BatchNorm(feature_dim, momentum=batch_norm_momentum, unbiased_moving_variance=False) for _ in range(2)
+        )
+        self.linear = glorot_linear(feature_dim, feature_dim, bias=False)
+        self.gru = BidirectionalGRU(feature_dim, feature_dim)
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns the last state [B, feature_dim]; statistics are those of the frames that `mask` [B, T] keeps."""
+        hidden = self.linear_bn(self.linear(self.input_bn(frames, mask)), mask)
+        state: torch.Tensor = self.gru(F.relu6(hidden), num_frames)
+        return state
+
+
+@MODELS.register("branched_gru", BranchedGRUConfig)
+class BranchedGRUModel(Model):
+    """A normalized GRU branch a feature, concatenated and optionally gated, and a head.
+
+    Batch normalization counts real frames alone; the published one counts the padding, too.
+    """
+
+    def __init__(self, config: BranchedGRUConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
+        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        momentum = config.batch_norm_momentum
+        if min(feature_sizes) < 2:
+            raise ValueError(f"branched_gru needs features of at least 2 values, found sizes {tuple(feature_sizes)}")
+        self.sampler = SAMPLERS.build(config.sampling)
+        self.branches = nn.ModuleList(GRUBranch(size, batch_norm_momentum=momentum) for size in feature_sizes)
+        self.gating = _gating(self.frame_dim, enabled=config.gating, batch_norm_momentum=momentum)
+        self.head = HEADS.build(
+            config.head, input_dim=self.frame_dim, num_classes=num_classes, batch_norm_momentum=momentum
+        )
+
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        frames, num_frames = self.sampler(frames, num_frames)
+        frames, mask = mask_frames(frames, num_frames)
+        features = frames.split(self.feature_sizes, dim=2)
+        states = [branch(feature, mask, num_frames) for branch, feature in zip(self.branches, features, strict=True)]
+        state = torch.cat(states, dim=1)
+        return state if self.gating is None else self.gating(state)

@@ -1,0 +1,302 @@
+"""Recurrent layers that the model families share: the LSTM and the GRU of TensorFlow 1, over clips of any length.
+
+Lives here: the two layers. Does not live here: any architecture (`yt8m_ray.models.lstm`, `gru`, `hierarchical_lstm`).
+
+Neither packs nor reverses clips. In the padding both cells are shut by their gates, exactly: the state that a clip ends
+with stays as it is to the end of the batch, and the backward direction begins its real frames in the zero state. That
+keeps whole batches in one call of oneDNN or cuDNN, asks the device for no length, and makes clips without frames legal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+SHUT = 1e30
+"""What is added to a gate in the padding: beyond every sum of inputs, so that its sigmoid is exactly 1 or 0."""
+
+
+def shuffle_frames(frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+    """Returns `frames` [B, T, D] with every clip's real frames in an order drawn at random, and the padding behind."""
+    positions = torch.arange(frames.shape[1], device=frames.device)
+    drawn = torch.rand(frames.shape[1], frames.shape[0], device=frames.device).t()  # the same whatever the padding
+    order = drawn.masked_fill(positions >= num_frames.unsqueeze(1), 2.0).argsort(dim=1)
+    return frames.gather(1, order.unsqueeze(2).expand_as(frames))
+
+
+def full_state(state: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Returns [c1; h1; c2; h2; ...] of the layers of an LSTM."""
+    return torch.cat([part for layer in state for part in layer], dim=1)
+
+
+def _at_least_one(frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the batch with a clip without frames, or a frame of padding, where it had no clip or no frame.
+
+    What comes of them is cut off again, which gives every parameter a gradient of zeros.
+    """
+    no_clip, no_frame = int(frames.shape[0] == 0), int(frames.shape[1] == 0)
+    if not (no_clip or no_frame):
+        return frames, num_frames
+    return F.pad(frames, (0, 0, 0, no_frame, 0, no_clip)), F.pad(num_frames, (0, no_clip))
+
+
+def _is_padding(frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+    return torch.arange(frames.shape[1], device=frames.device) >= num_frames.unsqueeze(1)
+
+
+class LSTMCellWeights(nn.Module):
+    """The weights of one published BasicLSTMCell, in torch's order of gates i, f, j, o (TensorFlow's is i, j, f, o).
+
+    Attributes:
+        weight_ih, weight_hh: [4 * cell_dim, input_dim] and [4 * cell_dim, cell_dim]; together the transpose of the
+            published kernel, and drawn as one, uniform in +-sqrt(6 / (input + cell_dim + 4 * cell_dim)).
+        bias: [4 * cell_dim], without the constant 1 that the forget gate gets on top.
+    """
+
+    def __init__(self, input_dim: int, cell_dim: int) -> None:
+        super().__init__()
+        bound = math.sqrt(6 / (input_dim + 5 * cell_dim))
+        self.weight_ih = nn.Parameter(torch.empty(4 * cell_dim, input_dim).uniform_(-bound, bound))
+        self.weight_hh = nn.Parameter(torch.empty(4 * cell_dim, cell_dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(4 * cell_dim))
+
+    def with_padding_column(self) -> list[torch.Tensor]:
+        """Returns what torch's LSTM takes, for inputs with a last value more: 1 in the padding, which shuts the cell.
+
+        There i = 0 and f = 1 keep the state c, and o = 0 makes the output 0.
+        """
+        cell_dim = self.weight_hh.shape[1]
+        signs = self.bias.new_tensor([-1.0, 1.0, 0.0, -1.0]).repeat_interleave(cell_dim)
+        forget = self.bias.new_tensor([0.0, 1.0, 0.0, 0.0]).repeat_interleave(cell_dim)
+        return [torch.cat([self.weight_ih, (SHUT * signs).unsqueeze(1)], dim=1), self.weight_hh, self.bias, forget]
+
+
+class LSTM(nn.Module):
+    """Stacked layers of the published BasicLSTMCell with forget bias 1, each bidirectional where asked for.
+
+    Shape letters: B clips, T frames, D inputs, H cell_dim, or 2 * cell_dim of a bidirectional layer (forward first).
+    """
+
+    def __init__(self, input_dim: int, cell_dim: int, *, num_layers: int = 1, bidirectional: bool = False) -> None:
+        super().__init__()
+        self.cell_dim = cell_dim
+        self.bidirectional = bidirectional
+        directions = 2 if bidirectional else 1
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                LSTMCellWeights(input_dim if layer == 0 else directions * cell_dim, cell_dim) for _ in range(directions)
+            )
+            for layer in range(num_layers)
+        )
+
+    def forward(
+        self, frames: torch.Tensor, num_frames: torch.Tensor
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Returns the outputs [B, T, H] of the top layer, 0 in the padding, and every layer's last c and h [B, H].
+
+        Args:
+            frames: [B, T, D], finite in the padding too.
+            num_frames: int64 [B], each in 0..T.
+        """
+        num_clips, max_frames = frames.shape[:2]
+        outputs, num_frames = _at_least_one(frames, num_frames)
+        padding = _is_padding(outputs, num_frames)
+        state = []
+        for layer in self.layers:
+            cells = cast(Iterable[LSTMCellWeights], layer)
+            weights = [weight for cell in cells for weight in cell.with_padding_column()]
+            outputs, c, h = self._run_layer(weights, outputs, padding, num_frames)
+            state.append((c[:num_clips], h[:num_clips]))
+        return outputs[:num_clips, :max_frames], state
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _run_layer(
+        self, weights: list[torch.Tensor], inputs: torch.Tensor, padding: torch.Tensor, num_frames: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns the outputs [B, T, H] and the last c and h [B, H]."""
+        inputs = torch.cat([inputs, padding.unsqueeze(2).to(inputs.dtype)], dim=2)
+        zeros = inputs.new_zeros(2 if self.bidirectional else 1, inputs.shape[0], self.cell_dim)
+        outputs, last_h, last_c = torch._VF.lstm(
+            inputs, (zeros, zeros), weights, True, 1, 0.0, self.training, self.bidirectional, True
+        )
+        # The forward direction's h is 0 in the padding: its last one stands where the clip ends.
+        ends = (num_frames - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, self.cell_dim)
+        h = outputs[..., : self.cell_dim].gather(1, ends).squeeze(1)
+        if self.bidirectional:
+            h = torch.cat([h, last_h[1]], dim=1)
+        return outputs, torch.cat(list(last_c), dim=1), h
+
+
+class GRU(nn.Module):
+    """A layer of the published GRUCell, which torch.nn.GRU is not: the reset gate acts before the matrix product.
+
+    r, u = sigmoid([x, h] Wg + bg), c = tanh([x, r * h] Wc + bc), h' = u * h + (1 - u) * c.
+
+    Shape letters: B clips, T frames, D inputs, H cell_dim.
+
+    Attributes:
+        gates_kernel, gates_bias: Wg [D + H, 2 * H] and bg, 1 before training; r first.
+        candidate_kernel, candidate_bias: Wc [D + H, H] and bc, 0 before training.
+        backward_in_time: Whether a clip is read from its last frame to its first.
+    """
+
+    def __init__(self, input_dim: int, cell_dim: int, *, backward_in_time: bool = False) -> None:
+        super().__init__()
+        self.input_dim = input_dim
+        self.backward_in_time = backward_in_time
+        joint_dim = input_dim + cell_dim
+        gates_bound, candidate_bound = (math.sqrt(6 / (joint_dim + count * cell_dim)) for count in (2, 1))
+        self.gates_kernel = nn.Parameter(torch.empty(joint_dim, 2 * cell_dim).uniform_(-gates_bound, gates_bound))
+        self.gates_bias = nn.Parameter(torch.ones(2 * cell_dim))
+        self.candidate_kernel = nn.Parameter(
+            torch.empty(joint_dim, cell_dim).uniform_(-candidate_bound, candidate_bound)
+        )
+        self.candidate_bias = nn.Parameter(torch.zeros(cell_dim))
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the outputs [B, T, H], 0 in the padding, and the last state [B, H]; arguments as those of `LSTM`."""
+        num_clips, max_frames = frames.shape[:2]
+        frames, num_frames = _at_least_one(frames, num_frames)
+        padding = _is_padding(frames, num_frames)
+        states, last = self._run(frames, padding)
+        outputs = states.transpose(0, 1).masked_fill(padding.unsqueeze(2), 0.0)
+        return outputs[:num_clips, :max_frames], last[:num_clips]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _run(self, frames: torch.Tensor, padding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the states after every step [T, B, H] and the last one [B, H]."""
+        input_dim = self.input_dim
+        steps = frames.transpose(0, 1).flatten(0, 1)
+        gates = torch.addmm(self.gates_bias, steps, self.gates_kernel[:input_dim])
+        candidates = torch.addmm(self.candidate_bias, steps, self.candidate_kernel[:input_dim])
+        with torch.autocast(frames.device.type, enabled=False):
+            arguments = (
+                gates.to(self.gates_kernel.dtype).unflatten(0, padding.t().shape),
+                candidates.to(self.gates_kernel.dtype).unflatten(0, padding.t().shape),
+                self.gates_kernel[input_dim:],
+                self.candidate_kernel[input_dim:],
+                padding.t(),
+                self.backward_in_time,
+            )
+            if not torch.is_grad_enabled():
+                return _scan(*arguments)
+            states, last = _GRUScan.apply(*arguments)  # type: ignore[no-untyped-call]
+            return states, last
+
+
+def _steps(num_steps: int, backward_in_time: bool) -> list[int]:
+    steps = list(range(num_steps))
+    return steps[::-1] if backward_in_time else steps
+
+
+def _scan(
+    gates: torch.Tensor,
+    candidates: torch.Tensor,
+    gates_kernel: torch.Tensor,
+    candidate_kernel: torch.Tensor,
+    padding: torch.Tensor,
+    backward_in_time: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the states [T, B, H] and the last one; overwrites `gates` and `candidates` with their values.
+
+    Args:
+        gates, candidates: What the inputs and the biases contribute, [T, B, 2 * H] and [T, B, H].
+        gates_kernel, candidate_kernel: What multiplies the state, [H, 2 * H] and [H, H].
+        padding: bool [T, B].
+        backward_in_time: Whether the last step comes first.
+    """
+    num_steps, _, cell_dim = candidates.shape
+    gates[..., cell_dim:].masked_fill_(padding.unsqueeze(2), SHUT)  # u = 1 keeps the state
+    states = torch.empty_like(candidates)
+    state = torch.zeros_like(candidates[0])
+    reset_state = torch.empty_like(state)
+    for step in _steps(num_steps, backward_in_time):
+        gate = gates[step].addmm_(state, gates_kernel).sigmoid_()
+        torch.mul(gate[:, :cell_dim], state, out=reset_state)
+        candidate = candidates[step].addmm_(reset_state, candidate_kernel).tanh_()
+        state = torch.lerp(candidate, state, gate[:, cell_dim:], out=states[step])
+    return states, state
+
+
+class _GRUScan(torch.autograd.Function):
+    """`_scan` with its gradient: through time by hand, then one matrix product for each kernel over all steps."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gates: torch.Tensor,
+        candidates: torch.Tensor,
+        gates_kernel: torch.Tensor,
+        candidate_kernel: torch.Tensor,
+        padding: torch.Tensor,
+        backward_in_time: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        gates, candidates = gates.clone(), candidates.clone()
+        states, last = _scan(gates, candidates, gates_kernel, candidate_kernel, padding, backward_in_time)
+        ctx.save_for_backward(gates, candidates, states, gates_kernel, candidate_kernel)
+        ctx.backward_in_time = backward_in_time
+        ctx.set_materialize_grads(False)
+        return states, last.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, states_gradient: torch.Tensor | None, last_gradient: torch.Tensor | None) -> Any:
+        gates, candidates, states, gates_kernel, candidate_kernel = ctx.saved_tensors
+        with torch.autocast(states.device.type, enabled=False):
+            gradients = _gru_gradients(
+                gates,
+                candidates,
+                states,
+                gates_kernel,
+                candidate_kernel,
+                states_gradient,
+                last_gradient,
+                ctx.backward_in_time,
+            )
+        return *gradients, None, None
+
+
+def _gru_gradients(
+    gates: torch.Tensor,
+    candidates: torch.Tensor,
+    states: torch.Tensor,
+    gates_kernel: torch.Tensor,
+    candidate_kernel: torch.Tensor,
+    states_gradient: torch.Tensor | None,
+    last_gradient: torch.Tensor | None,
+    backward_in_time: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns the gradients of `_scan`'s first four arguments, from what it left behind."""
+    num_steps, _, cell_dim = candidates.shape
+    before = torch.zeros_like(states)  # the state that each step began with
+    if backward_in_time:
+        before[:-1] = states[1:]
+    else:
+        before[1:] = states[:-1]
+    reset, update = gates[..., :cell_dim], gates[..., cell_dim:]
+    # What each step's gradients are multiplied with, for all steps at once: the loop is left with the products.
+    d_gates = torch.empty_like(gates)
+    torch.mul(before, reset * (1 - reset), out=d_gates[..., :cell_dim])
+    torch.mul(before - candidates, update * (1 - update), out=d_gates[..., cell_dim:])
+    d_candidates = (1 - update) * (1 - candidates.square())
+    gradient = torch.zeros_like(states[0]) if last_gradient is None else last_gradient.clone()
+    d_reset_state = torch.empty_like(gradient)
+    to_state, to_reset_state = gates_kernel.t(), candidate_kernel.t()
+    for step in _steps(num_steps, not backward_in_time):
+        if states_gradient is not None:
+            gradient += states_gradient[step]
+        d_candidate, d_gate = d_candidates[step].mul_(gradient), d_gates[step]
+        d_gate[:, cell_dim:].mul_(gradient)
+        torch.mm(d_candidate, to_reset_state, out=d_reset_state)
+        d_gate[:, :cell_dim].mul_(d_reset_state)
+        gradient.mul_(update[step]).addcmul_(d_reset_state, reset[step]).addmm_(d_gate, to_state)
+    flat_before = before.flatten(0, 1)
+    d_gates_kernel = flat_before.t() @ d_gates.flatten(0, 1)
+    d_candidate_kernel = before.mul_(reset).flatten(0, 1).t() @ d_candidates.flatten(0, 1)
+    return d_gates, d_candidates, d_gates_kernel, d_candidate_kernel
