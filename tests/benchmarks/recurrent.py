@@ -1,11 +1,13 @@
 """How long the recurrent layers take beside torch.nn.LSTM of the same size, in the same run.
 
-    python tests/benchmarks/recurrent.py [--threads 2] [--rounds 5] [--batch-sizes 1 32] [--cell-dims 625 1024 1250]
+    python tests/benchmarks/recurrent.py [--threads 1] [--rounds 5] [--batch-sizes 1 32] [--cell-dims 625 1024 1250]
 
 A pass over clips of 300 frames of 1152 values, all of full length, which is what nn.LSTM is best at: without gradient
 ("forward"), and with the gradients of every weight from the last state ("training"). Rounds take each layer in turn,
 the best of each counts. The goal is a GRU within twice nn.LSTM's time. "packed LSTM" is nn.LSTM over packed clips of
 100 to 300 frames, the way without masks; "our LSTM over the same clips" does more steps in the same call as ever.
+One thread, the default, is measured in its CPU time, which other work on the machine leaves alone; several threads, and
+a GPU, by the wall clock: theirs wait for one another at every step, so the machine must be idle.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, its folder is what Python looks in
 
+from tests.benchmarks.measure import cores
 from yt8m_ray.models.recurrent import GRU, LSTM
 
 MAX_FRAMES = 300
@@ -56,17 +60,22 @@ def passes(batch_size: int, cell_dim: int, device: torch.device) -> dict[str, tu
     }
 
 
+def clock() -> float:
+    one_thread = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return time.process_time() if one_thread else time.perf_counter()
+
+
 def seconds(layer: nn.Module, run: Pass, *, training: bool) -> float:
     layer.train(training)
     layer.zero_grad()
     wait_for_device()
-    started = time.perf_counter()
+    started = clock()
     with torch.set_grad_enabled(training):
         last = run()
     if training:
         last.sum().backward()
     wait_for_device()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def wait_for_device() -> None:
@@ -90,13 +99,15 @@ def measure(batch_size: int, cell_dim: int, *, training: bool, rounds: int, devi
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--cell-dims", type=int, nargs="+", default=[625, 1024, 1250])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.threads <= len(cores()):
+        os.sched_setaffinity(0, cores()[: options.threads])
     figures = {}
     for batch_size, cell_dim, training in itertools.product(options.batch_sizes, options.cell_dims, (False, True)):
         title = f"{'training' if training else 'forward'}, batch {batch_size}, {cell_dim} cells"

@@ -171,6 +171,16 @@ def test_gradients_equal_finite_differences(layer: torch.nn.Module) -> None:
     assert torch.autograd.gradcheck(run, (frames.double().requires_grad_(), *layer.parameters()))
 
 
+def test_gradients_in_float32_equal_those_in_float64(layer: torch.nn.Module) -> None:
+    frames, num_frames = random_batch()
+    exact = copy.deepcopy(layer).double()
+    for rounded, inputs in ((layer, frames), (exact, frames.double())):
+        outputs, _ = rounded(inputs, num_frames)
+        (outputs.square().sum() + last_state(rounded, inputs, num_frames).square().sum()).backward()
+    for (name, parameter), other in zip(layer.named_parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad.double(), other.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_the_gradient_of_the_last_state_alone_is_that_of_all_outputs_last_row() -> None:
     layer, (frames, _) = perturbed(GRU(INPUT_DIM, CELL_DIM)), random_batch()
     full = torch.full((len(LENGTHS),), MAX_FRAMES)
