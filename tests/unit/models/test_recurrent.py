@@ -168,7 +168,8 @@ def test_gradients_equal_finite_differences(layer: torch.nn.Module) -> None:
         outputs, last = torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (inputs, num_frames))
         return outputs, full_state(last) if isinstance(last, list) else last
 
-    assert torch.autograd.gradcheck(run, (frames.double().requires_grad_(), *layer.parameters()))
+    by_torch = isinstance(layer, LSTM)  # then its many weights are checked in one random direction
+    assert torch.autograd.gradcheck(run, (frames.double().requires_grad_(), *layer.parameters()), fast_mode=by_torch)
 
 
 def test_gradients_in_float32_equal_those_in_float64(layer: torch.nn.Module) -> None:
