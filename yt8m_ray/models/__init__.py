@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from yt8m_ray.models import gated_dbof_2019 as gated_dbof_2019
 from yt8m_ray.models import logistic as logistic
+from yt8m_ray.models import logit_moe as logit_moe
 from yt8m_ray.models import moe as moe
 from yt8m_ray.models import netvlad as netvlad
+from yt8m_ray.models import nextvlad as nextvlad
+from yt8m_ray.models import nextvlad_2019 as nextvlad_2019
 from yt8m_ray.models.base import MODELS, Model, build_model
 from yt8m_ray.models.layers import mixture_logits, set_batch_norm_sync
 
