@@ -13,19 +13,21 @@ import torch
 from torch import nn
 
 from yt8m_ray.config.export import PUBLISHED_MIN_ELEMENTS
+from yt8m_ray.models.recurrent import LSTMCellWeights
 
 SCALE_SUFFIX = ".scale"
 MAX_CODE = 127
 """Codes are -127..127: without -128 the code of -w is minus the code of w."""
 
-_OUTPUT_FIRST = (nn.Linear, nn.Embedding)
+_OUTPUT_FIRST = (nn.Linear, nn.Embedding, LSTMCellWeights)
 
 
 def channel_axes(model: nn.Module) -> dict[str, int]:
     """Returns the axis of the output channels of every matrix in `model`, by its name in the state dict.
 
-    `nn.Linear` stores [out, in], so its channels are axis 0. A parameter that a model holds itself is multiplied from
-    the left, [in, out] (cluster weights, hidden weights, gates), so its channels are the last axis.
+    `nn.Linear` stores [out, in], and so does the LSTM, as torch has it: their channels are axis 0. A parameter that a
+    model holds itself is multiplied from the left, [in, out] (centres, the GRU's kernels): its channels are the last
+    axis.
     """
     axes = {}
     for prefix, module in model.named_modules():

@@ -8,6 +8,7 @@ from yt8m_ray.models import deep_combine_chain as deep_combine_chain
 from yt8m_ray.models import frame_attention as frame_attention
 from yt8m_ray.models import gated_dbof_2019 as gated_dbof_2019
 from yt8m_ray.models import gru as gru
+from yt8m_ray.models import gru_dbof as gru_dbof
 from yt8m_ray.models import hierarchical_lstm as hierarchical_lstm
 from yt8m_ray.models import logistic as logistic
 from yt8m_ray.models import logit_moe as logit_moe

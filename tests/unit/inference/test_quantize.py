@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state
+from yt8m_ray.models.recurrent import GRU, LSTM
 
 
 class TwoLayouts(nn.Module):
@@ -44,6 +45,11 @@ def test_every_weight_comes_back_within_half_its_channels_scale(
 def test_channels_of_a_linear_are_its_rows_and_of_a_plain_parameter_its_columns() -> None:
     axes = channel_axes(TwoLayouts())
     assert axes == {"linear.weight": 0, "cluster_weights": 1, "centers": 2}
+
+
+def test_channels_of_recurrent_layers_are_the_units_of_their_gates() -> None:
+    assert channel_axes(LSTM(5, 3)) == {"layers.0.0.weight_ih": 0, "layers.0.0.weight_hh": 0}
+    assert channel_axes(GRU(5, 3)) == {"gates_kernel": 1, "candidate_kernel": 1}
 
 
 def test_the_scale_has_one_value_for_each_output_channel() -> None:

@@ -1,0 +1,68 @@
+"""You8M's hybrid of a bidirectional GRU and a deep bag of frames (5th place of 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pydantic
+import torch
+
+from yt8m_ray.models.base import MODELS, Model
+from yt8m_ray.models.dbof import Activation, DBoF, Pooled
+from yt8m_ray.models.gru import BidirectionalGRU
+from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
+from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, mask_frames
+from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
+from yt8m_ray.registry import ComponentConfig
+
+
+class GRUDBoFConfig(ComponentConfig):
+    """You8M's GRU_DBoF_hybrid.
+
+    Attributes:
+        cell_dim: Of the GRU over both directions; each of them has half as many.
+        num_clusters, hidden_dim, pooling, activation, batch_norm: Of the bag, as those of `dbof`.
+        sampling: The frames in the bag; the GRU reads all.
+    """
+
+    name: Literal["gru_dbof"] = "gru_dbof"
+    cell_dim: int = pydantic.Field(default=1024, ge=2, multiple_of=2)
+    num_clusters: int = pydantic.Field(default=8192, ge=1)
+    hidden_dim: int = pydantic.Field(default=1024, ge=1)
+    pooling: Pooled = "max"
+    activation: Activation = "relu6"
+    batch_norm: bool = True
+    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
+    sampling: SamplingField = AllFramesConfig()
+    head: HeadField = MoEHeadConfig()
+
+
+@MODELS.register("gru_dbof", GRUDBoFConfig)
+class GRUDBoFModel(Model):
+    """The last state of a bidirectional GRU beside the hidden units of a deep bag of frames, and a head."""
+
+    def __init__(self, config: GRUDBoFConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
+        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        self.sampler = SAMPLERS.build(config.sampling)
+        self.gru = BidirectionalGRU(self.frame_dim, config.cell_dim)
+        self.bag = DBoF(
+            self.frame_dim,
+            num_clusters=config.num_clusters,
+            hidden_dim=config.hidden_dim,
+            pooling=config.pooling,
+            activation=config.activation,
+            batch_norm=config.batch_norm,
+            batch_norm_momentum=config.batch_norm_momentum,
+        )
+        self.head = HEADS.build(
+            config.head,
+            input_dim=config.cell_dim + config.hidden_dim,
+            num_classes=num_classes,
+            batch_norm_momentum=config.batch_norm_momentum,
+        )
+
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        real_frames, _ = mask_frames(frames, num_frames)
+        hidden = self.bag(*mask_frames(*self.sampler(frames, num_frames)))
+        return torch.cat([self.gru(real_frames, num_frames), hidden], dim=1)
