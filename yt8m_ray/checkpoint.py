@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +19,8 @@ import torch
 from yt8m_ray import __version__
 from yt8m_ray.config.document import ConfigError, parse_yaml, to_yaml, validate
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.interop.tensorflow import load_published
+from yt8m_ray.interop.variables import read_variables
 from yt8m_ray.models import Model, build_model
 
 CONFIG_FILE = "config.yaml"
@@ -60,6 +63,40 @@ def save_checkpoint(
     safetensors.torch.save_file(_on_cpu(model.state_dict()), folder / MODEL_FILE)
     safetensors.torch.save_file(_on_cpu(state), folder / STATE_FILE)
     write_manifest(folder, {"kind": "checkpoint", **facts})
+
+
+def import_checkpoint(
+    config: TrainConfig, variables_path: str | Path, folder: str | Path, *, ema: bool = False
+) -> Path:
+    """Writes a checkpoint with the weights of a published TensorFlow system, and returns its folder.
+
+    Args:
+        config: Whose model they are for; what else it says is what the checkpoint is evaluated and served with.
+        variables_path: An .npz file, or the prefix of a TensorFlow checkpoint; see `read_variables`.
+        folder: A folder that does not exist yet, or is empty; it is there whole or not at all.
+        ema: Take the moving averages where there are some.
+
+    Raises:
+        ConfigError: the folder is taken, or there are no such variables.
+        ValueError: the variables cannot be read, or do not fit the model; what is wrong is listed.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--output: {folder}: expected a folder that does not exist yet, or is empty")
+    try:
+        variables = read_variables(variables_path)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from None
+    model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
+    load_published(model, variables, ema=ema)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
+        written = Path(aside) / folder.name
+        written.mkdir()
+        facts = {"imported_from": str(variables_path), "ema": ema}
+        save_checkpoint(written, config=config, model=model, state={}, facts=facts)
+        written.replace(folder)
+    return folder
 
 
 def write_manifest(folder: Path, facts: Mapping[str, object]) -> None:

@@ -21,10 +21,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MAKEFILE = (ROOT / "Makefile").read_text()
 PIN_LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 PINS = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in PIN_LINES)}
-REQUIREMENTS = [
-    Requirement(text)
-    for text in (*PROJECT["dependencies"], *(t for extra in PROJECT["optional-dependencies"].values() for t in extra))
-]
+EXTRAS = {name: [Requirement(text) for text in texts] for name, texts in PROJECT["optional-dependencies"].items()}
+REQUIREMENTS = [*map(Requirement, PROJECT["dependencies"]), *EXTRAS.pop("dev")]
+OTHERS = [requirement for requirements in EXTRAS.values() for requirement in requirements]  # not installed for tests
 
 
 def test_constraints_are_plain_pins() -> None:
@@ -33,7 +32,7 @@ def test_constraints_are_plain_pins() -> None:
     assert unusual == []  # no local versions such as +cpu, no paths, no hosts
 
 
-@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda requirement: requirement.name)
+@pytest.mark.parametrize("requirement", [*REQUIREMENTS, *OTHERS], ids=lambda requirement: requirement.name)
 def test_a_requirement_is_pinned_inside_its_range(requirement: Requirement) -> None:
     pin = PINS.get(canonicalize_name(requirement.name))
 

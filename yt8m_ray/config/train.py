@@ -45,7 +45,8 @@ class DataConfig(Config):
         features: Sizes by name, in the order in which they are concatenated; names that begin with `mean_` are
             video-level. Either all are, or none.
         normalize: `l2` divides each frame by its norm over the concatenated features, as the published systems do;
-            `unwhitened` is described in `yt8m_ray.data.normalize`.
+            `reverse_whitened` is what NeXtVLAD's authors do; it and `unwhitened` are described in
+            `yt8m_ray.data.normalize`.
         manifest: A file that `jobs.inspect` wrote. Every shard of `train` and `validation` has to be in it, every shard
             in it has to exist in its size, and each epoch counts records again; null checks none of that.
         shuffle_window: Videos that a worker gathers and deals out at random; 0 keeps the order of the shards.

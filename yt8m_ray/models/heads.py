@@ -66,11 +66,13 @@ class LogisticFields(ComponentConfig):
 
     Attributes:
         l2: Weight of the l2 term.
+        l2_on_biases: Whether the biases are in the l2 term, as NeXtVLAD's authors have it.
         initial_probability: Probability of every class before training; None is the published start of 0.5, which takes
             hundreds of steps to unlearn.
     """
 
     l2: float = pydantic.Field(default=L2, ge=0)
+    l2_on_biases: bool = False
     initial_probability: float | None = pydantic.Field(default=None, gt=0, lt=1)
 
 
@@ -94,6 +96,7 @@ class LogisticHead(Head):
     ) -> None:
         super().__init__()
         self.l2 = config.l2
+        self.l2_on_biases = config.l2_on_biases
         self.linear = glorot_linear(input_dim, num_classes)
         if config.initial_probability is not None:
             self.set_class_prior(torch.full((num_classes,), config.initial_probability))
@@ -103,7 +106,8 @@ class LogisticHead(Head):
         return logits
 
     def regularization(self) -> torch.Tensor:
-        return self.l2 * half_sum_of_squares([self.linear.weight])
+        regularized = [self.linear.weight, self.linear.bias] if self.l2_on_biases else [self.linear.weight]
+        return self.l2 * half_sum_of_squares(regularized)
 
     def set_class_prior(self, probabilities: torch.Tensor) -> None:
         _set_bias(self.linear, probabilities)

@@ -20,7 +20,11 @@ L2_NORMALIZE_EPSILON = 1e-12
 
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.001
-"""Defaults of slim.batch_norm, which no published system changes (torch has 1e-5 and 0.1)."""
+"""Defaults of slim.batch_norm, which no published TensorFlow system changes."""
+
+TORCH_BATCH_NORM_EPSILON = 1e-5
+TORCH_BATCH_NORM_MOMENTUM = 0.1
+"""Defaults of torch.nn.BatchNorm1d, which the 2019 systems written in torch do not change."""
 
 
 LOG_OF_NOTHING = -1e30
@@ -77,6 +81,26 @@ def normal_linear(input_dim: int, output_dim: int, *, std: float, bias_std: floa
     return linear
 
 
+def kaiming_linear(input_dim: int, output_dim: int, *, bias: bool = True) -> nn.Linear:
+    """Returns a linear layer with weights N(0, sqrt(2 / input)), not truncated, and biases 0."""
+    return normal_linear(input_dim, output_dim, std=math.sqrt(2 / input_dim), bias_std=0.0 if bias else None)
+
+
+def variance_scaling_(weights: torch.Tensor, *, fan_in: int) -> torch.Tensor:
+    """Returns `weights` filled as slim.variance_scaling_initializer does: normal, truncated at two deviations."""
+    std = math.sqrt(1.3 * 2 / fan_in)
+    return nn.init.trunc_normal_(weights, std=std, a=-2 * std, b=2 * std)
+
+
+def variance_scaling_linear(input_dim: int, output_dim: int, *, bias: bool = True) -> nn.Linear:
+    """Returns a linear layer with weights of `variance_scaling_` and biases 0."""
+    linear = _empty_linear(input_dim, output_dim, bias=bias)
+    variance_scaling_(linear.weight, fan_in=input_dim)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
 class _SumOverWorkers(torch.autograd.Function):
     """The sum of a tensor over all workers; every worker's loss depends on it, so its gradient is such a sum too."""
 
@@ -109,6 +133,7 @@ class BatchNorm(nn.Module):
     unless `unbiased_moving_variance` is False (its other kernel, for rank 3).
 
     Attributes:
+        epsilon: Added to the variance.
         gamma, beta: Scale and shift [C].
         moving_mean, moving_variance: What eval mode normalizes with [C].
         synchronized: Whether to share statistics when several workers train; see `set_batch_norm_sync`.
@@ -118,10 +143,16 @@ class BatchNorm(nn.Module):
     moving_variance: torch.Tensor
 
     def __init__(
-        self, dim: int, *, momentum: float = BATCH_NORM_MOMENTUM, unbiased_moving_variance: bool = True
+        self,
+        dim: int,
+        *,
+        momentum: float = BATCH_NORM_MOMENTUM,
+        epsilon: float = BATCH_NORM_EPSILON,
+        unbiased_moving_variance: bool = True,
     ) -> None:
         super().__init__()
         self.momentum = momentum
+        self.epsilon = epsilon
         self.unbiased_moving_variance = unbiased_moving_variance
         self.synchronized = True
         self.gamma = nn.Parameter(torch.ones(dim))
@@ -134,7 +165,7 @@ class BatchNorm(nn.Module):
         with torch.autocast(inputs.device.type, enabled=False):
             if self.training:
                 return self._normalize_by_batch(inputs.float(), mask)
-            scale = self.gamma * torch.rsqrt(self.moving_variance + BATCH_NORM_EPSILON)
+            scale = self.gamma * torch.rsqrt(self.moving_variance + self.epsilon)
             return torch.addcmul(self.beta, inputs.float() - self.moving_mean, scale)
 
     def _normalize_by_batch(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -146,7 +177,7 @@ class BatchNorm(nn.Module):
         centred = inputs - mean
         variance = self._sum_over_workers(_sum_rows(centred.square(), mask)) / count.clamp(min=1)
         self._update_moving(mean.detach(), variance.detach(), count)
-        return torch.addcmul(self.beta, centred, self.gamma * torch.rsqrt(variance + BATCH_NORM_EPSILON))
+        return torch.addcmul(self.beta, centred, self.gamma * torch.rsqrt(variance + self.epsilon))
 
     @torch.no_grad()
     def _update_moving(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:

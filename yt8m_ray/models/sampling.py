@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from yt8m_ray.registry import ComponentConfig, Registry
+from yt8m_ray.schema import MAX_FRAMES
 
 
 class Sampler(nn.Module):
@@ -119,10 +120,89 @@ class UniformFrames(Sampler):
         return frames[:, :: self.every], (num_frames + self.every - 1) // self.every
 
 
+class SampleAllConfig(ComponentConfig):
+    """Every frame once, in order; in training, random frames fill what is left of `num_frames`."""
+
+    name: Literal["sample_all"] = "sample_all"
+    num_frames: int = pydantic.Field(default=MAX_FRAMES, ge=1)
+
+
+@SAMPLERS.register("sample_all", SampleAllConfig)
+class SampleAll(Sampler):
+    """Every frame once, in order, at most `num_frames`; in training, frames drawn at random fill the slots left over.
+
+    The 2018 winner fills at inference too. Pooling that weighs frames alike gives the same in expectation with and
+    without the filler, so eval mode goes without.
+    """
+
+    def __init__(self, config: SampleAllConfig) -> None:
+        super().__init__()
+        self.num_frames = config.num_frames
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.training:
+            return frames[:, : self.num_frames], num_frames.clamp(max=self.num_frames)
+        clip_lengths = num_frames.unsqueeze(1)
+        slots = torch.arange(self.num_frames, device=frames.device)
+        filler = (torch.rand(num_frames.shape[0], self.num_frames, device=frames.device) * clip_lengths).long()
+        return _take(frames, num_frames, torch.where(slots < clip_lengths, slots, filler))
+
+
+class TrimmedFramesConfig(ComponentConfig):
+    """A clip without its beginning and its end, and at most `num_frames` of what is left.
+
+    Attributes:
+        start: Frames left out at a clip's beginning.
+        end: Frames left out at its end.
+        num_frames: At most so many are taken.
+    """
+
+    name: Literal["trimmed"] = "trimmed"
+    start: int = pydantic.Field(default=30, ge=0)
+    end: int = pydantic.Field(default=10, ge=0)
+    num_frames: int = pydantic.Field(default=140, ge=1)
+
+
+@SAMPLERS.register("trimmed", TrimmedFramesConfig)
+class TrimmedFrames(Sampler):
+    """A clip without its beginning and its end; where that is too long, one frame of each of `num_frames` strata.
+
+    In training a stratum's frame is drawn, in eval mode it is the middle one: distinct frames in their order. A clip
+    too short to be trimmed is taken whole. The 7th place of 2019 cuts the batch's padding in place of a clip's end, and
+    draws one set of frames for a whole batch, with replacement, in evaluation too.
+    """
+
+    def __init__(self, config: TrimmedFramesConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        config = self.config
+        is_trimmed = num_frames > config.start + config.end
+        kept = torch.where(is_trimmed, num_frames - config.start - config.end, num_frames)
+        slots = torch.arange(config.num_frames, device=frames.device)
+        # Of strata that are not whole frames long, the first frames are: no frame is in two of them.
+        firsts = slots * kept.unsqueeze(1) // config.num_frames
+        sizes = (slots + 1) * kept.unsqueeze(1) // config.num_frames - firsts
+        if self.training:
+            drawn = torch.rand(num_frames.shape[0], config.num_frames, device=frames.device)
+            offsets = torch.minimum((drawn * sizes).long(), sizes - 1)
+        else:
+            offsets = sizes // 2
+        indices = torch.where(kept.unsqueeze(1) > config.num_frames, firsts + offsets, slots)
+        indices = indices + torch.where(is_trimmed, config.start, 0).unsqueeze(1)
+        taken = _gather(frames, num_frames, indices[:, : frames.shape[1]])
+        return taken, kept.clamp(max=config.num_frames)
+
+
 def _take(frames: torch.Tensor, num_frames: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the frames at `indices` [B, S], kept inside each clip, and S for every clip that has a frame."""
     if frames.shape[1] == 0:
         return frames, num_frames
+    return _gather(frames, num_frames, indices), torch.where(num_frames > 0, indices.shape[1], 0)
+
+
+def _gather(frames: torch.Tensor, num_frames: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Returns the frames at `indices` [B, S], kept inside each clip."""
     indices = torch.minimum(indices, num_frames.unsqueeze(1) - 1).clamp(min=0)
-    taken = frames.gather(1, indices.unsqueeze(2).expand(-1, -1, frames.shape[2]))
-    return taken, torch.where(num_frames > 0, indices.shape[1], 0)
+    return frames.gather(1, indices.unsqueeze(2).expand(-1, -1, frames.shape[2]))

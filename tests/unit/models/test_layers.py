@@ -11,10 +11,12 @@ from yt8m_ray.models.layers import (
     ContextGating,
     gated_logits,
     glorot_linear,
+    kaiming_linear,
     l2_normalize,
     masked_mean,
     mixture_logits,
     normal_linear,
+    variance_scaling_linear,
 )
 
 
@@ -47,6 +49,29 @@ def test_normal_layers_start_with_the_given_deviations() -> None:
     assert float(linear.weight.detach().std()) == pytest.approx(0.3, rel=0.02)
     assert float(linear.weight.detach().abs().max()) > 3 * 0.3  # not truncated
     assert float(linear.bias.detach().std()) == pytest.approx(0.01, rel=0.2)
+
+
+def test_kaiming_layers_start_normal_with_the_gain_of_relu_and_zero_biases() -> None:
+    torch.manual_seed(0)
+    linear = kaiming_linear(400, 200)
+    assert float(linear.weight.detach().std()) == pytest.approx((2 / 400) ** 0.5, rel=0.02)
+    assert float(linear.weight.detach().abs().max()) > 3 * (2 / 400) ** 0.5
+    assert not linear.bias.any()
+
+
+def test_scaled_layers_start_normal_truncated_at_two_deviations() -> None:
+    torch.manual_seed(0)
+    weights = variance_scaling_linear(400, 200, bias=False).weight.detach()
+    std = (1.3 * 2 / 400) ** 0.5
+    assert float(weights.abs().max()) == pytest.approx(2 * std, rel=1e-2)
+    # A normal distribution cut at two deviations keeps 0.7737 of its variance: the 1.3 makes up for it.
+    assert float(weights.var()) == pytest.approx(0.7737 * std**2, rel=0.02)
+
+
+def test_the_epsilon_of_a_batch_norm_can_be_torchs() -> None:
+    inputs = 1e-3 * torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+    expected = torch.nn.BatchNorm1d(3)(inputs)
+    torch.testing.assert_close(BatchNorm(3, epsilon=1e-5)(inputs), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_moving_statistics_of_rank_2_equal_the_published_ones() -> None:

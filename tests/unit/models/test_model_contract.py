@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from yt8m_ray.losses import build_loss
 from yt8m_ray.models import MODELS, Model, build_model
 
 FEATURE_SIZES = (6, 4)
@@ -24,6 +25,7 @@ SMALL: dict[str, Any] = {
     "relu_dim": 3,
     "max_frames": 7,
     "num_blocks": 3,
+    "groups": 2,
 }
 """Sizes for whatever fields of these names a family has, so that a new family is tested because it is registered."""
 
@@ -61,6 +63,30 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "hierarchical_lstm, more frames than it expects": {"name": "hierarchical_lstm", **SMALL, "max_frames": 4},
     "hierarchical_lstm, every second frame": {"name": "hierarchical_lstm", **SMALL, "every": 2, "num_blocks": 2},
     "netvlad, every second frame": {"name": "netvlad", **SMALL, "sampling": {"name": "uniform", "every": 2}},
+    "netvlad, all frames and filler": {"name": "netvlad", **SMALL, "sampling": {"name": "sample_all", "num_frames": 5}},
+    "netvlad, trimmed": {
+        "name": "netvlad",
+        **SMALL,
+        "sampling": {"name": "trimmed", "start": 1, "end": 1, "num_frames": 2},
+    },
+    "netvlad, mixed logits": {"name": "netvlad", **SMALL, "head": {"name": "logit_moe", "dropout": 0}},
+    "nextvlad, moe": {"name": "nextvlad", **SMALL, "expansion": 3, "head": {"name": "moe"}},
+    "nextvlad, random frames": {"name": "nextvlad", **SMALL, "sampling": {"name": "random", "num_frames": 4}},
+    "mix_nextvlad, 2 branches": {"name": "mix_nextvlad", **SMALL, "num_branches": 2, "temperature": 1, "dropout": 0.2},
+    "nextvlad_2019, no batch norm of clusters": {"name": "nextvlad_2019", **SMALL, "cluster_bn": False},
+    "nextvlad_2019, ungated": {
+        "name": "nextvlad_2019",
+        **SMALL,
+        "se_reduction": None,
+        "head": {"name": "logit_moe", "per_class": True, "batch_norm": False},
+    },
+    "gated_dbof_2019, ungated": {
+        "name": "gated_dbof_2019",
+        **SMALL,
+        "frame_se_reduction": None,
+        "se_reduction": None,
+        "sampling": {"name": "all"},
+    },
 }
 
 
@@ -176,6 +202,18 @@ def test_every_parameter_gets_a_gradient(model: Model) -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
+
+
+def test_the_loss_is_finite_with_a_gradient_and_zero_for_a_batch_without_clips(model: Model) -> None:
+    criterion = build_loss({"name": "cross_entropy"})
+    labels = (torch.rand(len(NUM_FRAMES), NUM_CLASSES) < 0.3).float()
+    loss = model.loss(random_frames(), NUM_FRAMES, labels, criterion)
+    loss.backward()
+    assert loss.shape == () and loss.isfinite()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+    nothing = model.loss(random_frames()[:0], NUM_FRAMES[:0], labels[:0], criterion)
+    nothing.backward()
+    assert float(nothing.detach()) == 0
 
 
 def test_a_loaded_state_dict_gives_the_same_logits(model: Model, request: pytest.FixtureRequest) -> None:

@@ -1,4 +1,4 @@
-"""Sizes of the published models, batch-norm statistics included, counted in their TensorFlow graphs."""
+"""Sizes of the published models: counted in their TensorFlow graphs, batch-norm statistics included, or in torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from yt8m_ray.models import build_model
+from yt8m_ray.models import Model, build_model
 
 GATED_MOE = {"name": "moe", "num_mixtures": 2, "prob_gating": "prob"}
 LOGISTIC = {"name": "logistic"}
@@ -42,6 +42,24 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "MoeModel": ({"name": "moe", "num_mixtures": 2}, 1152 * 3862 * 5 + 3862 * 2),
 }
 
+SEGMENT_CLASSES = 1000
+PUBLISHED_PARAMETERS: dict[str, tuple[dict[str, Any], int]] = {
+    "dbof-3": ({"name": "gated_dbof_2019"}, 36_043_685),
+    "dbof-1": ({"name": "gated_dbof_2019", "head": {"name": "logit_moe", "num_mixtures": 5}}, 38_094_734),
+    "nextvlad-2": ({"name": "nextvlad_2019"}, 32_570_757),
+    "nxvlad-1": ({"name": "nextvlad_2019", "groups": 32}, 25_909_925),
+}
+PUBLISHED_MILLIONS: dict[str, tuple[dict[str, Any], int]] = {
+    "NeXtVLAD 8G .5 128K 2048H": ({"name": "nextvlad"}, 89),
+    "NeXtVLAD single, of the mixture": ({"name": "nextvlad", "num_clusters": 112, "gating_reduction": 16}, 79),
+    "3-mix T=3": ({"name": "mix_nextvlad"}, 3 * 79),  # three times the rounded figure
+}
+
+
+def build_empty(config: dict[str, Any], num_classes: int) -> Model:
+    with torch.device("meta"):
+        return build_model(config, feature_sizes=(1024, 128), num_classes=num_classes)
+
 
 # Of You8M and Efficient Video Classification, with the 4716 classes of 2017. You8M's are given in units of 10,000, and
 # to the last one by 4 h (in + h + 1) an LSTM, 3 h (in + h + 1) a GRU and 4716 (5 h + 2) the mixture of two experts.
@@ -59,9 +77,11 @@ PUBLISHED_2017: dict[str, tuple[dict[str, Any], int]] = {
 
 
 def num_variables(config: dict[str, Any], num_classes: int) -> int:
-    with torch.device("meta"):
-        model = build_model(config, feature_sizes=(1024, 128), num_classes=num_classes)
-    return sum(tensor.numel() for tensor in model.state_dict().values())
+    return sum(tensor.numel() for tensor in build_empty(config, num_classes).state_dict().values())
+
+
+def num_parameters(config: dict[str, Any], num_classes: int) -> int:
+    return sum(parameter.numel() for parameter in build_empty(config, num_classes).parameters())
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -96,3 +116,34 @@ def test_a_mixture_of_networks_has_its_published_size(name: str) -> None:
     hidden_dims, num_mixtures, millions = MONN[name]
     config = {"name": "monn", "hidden_dims": hidden_dims, "num_mixtures": num_mixtures}
     assert round(num_variables(config, 4716) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
+def test_a_model_of_the_7th_place_of_2019_has_as_many_parameters_here(name: str) -> None:
+    config, expected = PUBLISHED_PARAMETERS[name]
+    assert num_parameters(config, SEGMENT_CLASSES) == expected
+
+
+@pytest.mark.parametrize("name", PUBLISHED_MILLIONS)
+def test_a_nextvlad_has_as_many_million_parameters_as_its_authors_state(name: str) -> None:
+    config, expected = PUBLISHED_MILLIONS[name]
+    assert num_parameters(config, 3862) / 1e6 == pytest.approx(expected, rel=0.006)
+
+
+def test_a_nextvlad_layer_and_its_hidden_weights_have_the_size_of_the_published_formula() -> None:
+    # lambda N (N + G + K (G + (H + 1) / G)), without biases and batch norms
+    expansion, size, groups, num_clusters, hidden_dim = 2, 1024, 8, 128, 2048
+    with torch.device("meta"):
+        model = build_model({"name": "nextvlad"}, feature_sizes=(size,), num_classes=1)
+    encoder = model.encoder
+    vlad = encoder.vlads[0]
+    weights = [
+        vlad.widen.weight,
+        vlad.attention.weight,
+        vlad.cluster_weights.weight,
+        vlad.centers,
+        encoder.hidden.weight,
+    ]
+    expected = expansion * size * (size + groups + num_clusters * (groups + (hidden_dim + 1) / groups))
+    assert sum(weight.numel() for weight in weights) == expected
+    assert expected == pytest.approx(71.35e6, rel=1e-3)

@@ -57,14 +57,50 @@ def test_training_draws_every_real_frame_and_no_other() -> None:
     [
         ({"name": "random", "num_frames": 4}, [[1, 3, 5, 7], [0, 1, 1, 2], []]),
         ({"name": "sequence", "num_frames": 4}, [[2, 3, 4, 5], [0, 1, 2, 2], []]),
+        ({"name": "sample_all", "num_frames": 5}, [[0, 1, 2, 3, 4], [0, 1, 2], []]),
+        ({"name": "trimmed", "start": 1, "end": 1, "num_frames": 2}, [[2, 5], [1], []]),
     ],
-    ids=["random", "sequence"],
+    ids=["random", "sequence", "sample_all", "trimmed"],
 )
-def test_eval_mode_takes_fixed_frames_spread_over_the_clip_or_around_its_middle(
-    config: dict[str, Any], expected: list[list[int]]
-) -> None:
+def test_eval_mode_takes_fixed_frames(config: dict[str, Any], expected: list[list[int]]) -> None:
     sampler = build_sampler(config)
     assert [taken(sampler, row) for row in range(3)] == expected
+
+
+def test_sample_all_fills_what_is_left_with_random_real_frames_in_training() -> None:
+    sampler = build_sampler({"name": "sample_all", "num_frames": 50}, training=True)
+    assert taken(sampler, 1)[:3] == [0, 1, 2]
+    assert len(taken(sampler, 1)) == 50
+    assert set(taken(sampler, 1)[3:]) == {0, 1, 2}
+    assert taken(sampler, 0)[:8] == list(range(8))
+    assert taken(sampler, 2) == []
+
+
+def test_sample_all_takes_the_first_frames_of_a_longer_clip() -> None:
+    assert taken(build_sampler({"name": "sample_all", "num_frames": 5}, training=True), 0) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_each_clip_is_trimmed_by_its_own_length_unless_it_is_too_short(training: bool) -> None:
+    sampler = build_sampler({"name": "trimmed", "start": 2, "end": 1}, training=training)
+    assert [taken(sampler, row) for row in range(3)] == [[2, 3, 4, 5, 6], [0, 1, 2], []]
+
+
+def test_trimmed_draws_one_frame_of_each_stratum_in_training() -> None:
+    sampler = build_sampler({"name": "trimmed", "start": 1, "end": 1, "num_frames": 4}, training=True)
+    drawn = [taken(sampler, 0) for _ in range(100)]  # of the frames 1 to 6, strata of 1, 2, 1 and 2 frames
+    assert {tuple(frames) for frames in drawn} == {(1, b, 4, d) for b in (2, 3) for d in (5, 6)}
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_frames_of_a_clip_that_is_too_long_are_distinct_and_in_order(training: bool) -> None:
+    frames = torch.arange(300.0).reshape(1, 300, 1)
+    for length in (181, 199, 259, 300):
+        sampled, num_frames = build_sampler({"name": "trimmed"}, training=training)(frames, torch.tensor([length]))
+        chosen = sampled[0, :, 0]
+        assert num_frames.tolist() == [140]
+        assert (chosen.diff() > 0).all()
+        assert chosen[0] >= 30 and chosen[-1] < length - 10
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

@@ -1,0 +1,41 @@
+"""python -m jobs.import_weights CONFIG VARIABLES --output CHECKPOINT [--ema] [section.key=value ...] [--dry-run].
+
+Weights of a published TensorFlow system -> a checkpoint that jobs.evaluate, jobs.predict and jobs.export take.
+VARIABLES is an .npz file of arrays by variable name, or the prefix of a TensorFlow checkpoint. The last line of stdout
+is the checkpoint's folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from jobs.cli import print_result, run_verb, split_overrides
+from yt8m_ray.checkpoint import import_checkpoint
+from yt8m_ray.config.document import ConfigError, load_document, to_yaml
+from yt8m_ray.config.train import TrainConfig
+
+
+def main(argv: list[str]) -> None:
+    """Writes the checkpoint that `argv` describes."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.import_weights", description="Brings the weights of a published TensorFlow system along."
+    )
+    parser.add_argument(
+        "arguments", nargs="+", metavar="CONFIG VARIABLES | key=value", help="a train config, the variables, keys"
+    )
+    parser.add_argument("--output", required=True, metavar="CHECKPOINT", help="a folder that does not exist yet")
+    parser.add_argument("--ema", action="store_true", help="take the moving averages where there are some")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
+    options = parser.parse_args(argv)
+    inputs, overrides = split_overrides(options.arguments)
+    if len(inputs) != 2:
+        raise ConfigError(f"expected CONFIG and VARIABLES, found {', '.join(inputs) or 'neither'}")
+    config = load_document(inputs[0], TrainConfig, overrides)
+    if options.dry_run:
+        print(to_yaml(config), end="")
+        return
+    print_result(import_checkpoint(config, inputs[1], options.output, ema=options.ema))
+
+
+if __name__ == "__main__":
+    run_verb(main)

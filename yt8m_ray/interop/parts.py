@@ -1,0 +1,122 @@
+"""Layers and their published variables: names and shapes there, the state dict's keys and layouts here.
+
+Lives here: one function a kind of layer and head. Does not live here: which layers a model has
+(`yt8m_ray.interop.tensorflow`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from yt8m_ray.models.heads import Head, LogisticHead, MoEHead
+from yt8m_ray.models.layers import BatchNorm
+from yt8m_ray.models.recurrent import GRU, LSTMCellWeights
+
+Arrays = Mapping[str, np.ndarray]
+
+BATCH_NORM_PARTS = ("beta", "gamma", "moving_mean", "moving_variance")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some published variables, and what they become.
+
+    Attributes:
+        shapes: Of the variables, by name.
+        convert: Makes entries of the model's state dict of their arrays.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    convert: Callable[[Arrays], dict[str, np.ndarray]]
+
+
+def same(name: str, key: str, parameter: nn.Parameter, *, leading: int = 0) -> Part:
+    """A variable that lies here as it does there, but for `leading` axes of length 1."""
+    shape = tuple(parameter.shape)
+    return Part({name: (1,) * leading + shape}, lambda arrays: {key: arrays[name].reshape(shape)})
+
+
+def matrix(name: str, key: str, linear: nn.Linear) -> Part:
+    """The weights of a linear layer: [input, output] there, transposed here."""
+    shape = (linear.in_features, linear.out_features)
+    return Part({name: shape}, lambda arrays: {f"{key}.weight": arrays[name].T})
+
+
+def bias(name: str, key: str, linear: nn.Linear) -> list[Part]:
+    """The biases of a linear layer, where it has some."""
+    if linear.bias is None:
+        return []
+    return [Part({name: (linear.out_features,)}, lambda arrays: {f"{key}.bias": arrays[name]})]
+
+
+def dense(scope: str, key: str, linear: nn.Linear) -> list[Part]:
+    """slim.fully_connected under `scope`."""
+    return [matrix(f"{scope}/weights", key, linear), *bias(f"{scope}/biases", key, linear)]
+
+
+def batch_norm(scope: str, key: str, norm: BatchNorm | None) -> list[Part]:
+    """slim.batch_norm under `scope`; nothing where a layer has none."""
+    if norm is None:
+        return []
+    shape = tuple(norm.gamma.shape)
+    return [
+        Part(
+            {f"{scope}/{part}": shape for part in BATCH_NORM_PARTS},
+            lambda arrays: {f"{key}.{part}": arrays[f"{scope}/{part}"] for part in BATCH_NORM_PARTS},
+        )
+    ]
+
+
+def head(key: str, classifier: Head, *, logistic_scope: str = "fully_connected") -> list[Part]:
+    """The classifier of a model; slim numbers the scopes of logistic ones by the layers before them.
+
+    Raises:
+        ValueError: no published TensorFlow system has this head.
+    """
+    if isinstance(classifier, LogisticHead):
+        return dense(logistic_scope, f"{key}.linear", classifier.linear)
+    if not isinstance(classifier, MoEHead):
+        raise ValueError(f"no published variables are known for the head {type(classifier).__name__}")
+    parts = [*dense("experts", f"{key}.experts", classifier.experts)]
+    if classifier.gate_projection is None:
+        parts += dense("gates", f"{key}.gates", classifier.gates)
+    else:
+        parts += dense("gates1", f"{key}.gate_projection", classifier.gate_projection)
+        parts += dense("gates2", f"{key}.gates", classifier.gates)
+    if classifier.prob_gate is not None:
+        parts.append(matrix("gating_prob_weights", f"{key}.prob_gate", classifier.prob_gate))
+        parts += batch_norm("gating_prob_bn", f"{key}.prob_gate_bn", classifier.prob_gate_bn)
+    return parts
+
+
+def lstm(scope: str, key: str, cell: LSTMCellWeights) -> Part:
+    """A BasicLSTMCell under `scope`: one kernel for inputs and state there, gates in the order i, j, f, o."""
+    rows, input_dim = cell.weight_ih.shape
+    cell_dim = rows // 4
+
+    def reorder(array: np.ndarray) -> np.ndarray:
+        i, j, f, o = np.split(array, 4, axis=-1)
+        return np.concatenate([i, f, j, o], axis=-1)
+
+    def convert(arrays: Arrays) -> dict[str, np.ndarray]:
+        kernel = reorder(arrays[f"{scope}/kernel"]).T
+        return {
+            f"{key}.weight_ih": kernel[:, :input_dim],
+            f"{key}.weight_hh": kernel[:, input_dim:],
+            f"{key}.bias": reorder(arrays[f"{scope}/bias"]),
+        }
+
+    return Part({f"{scope}/kernel": (input_dim + cell_dim, rows), f"{scope}/bias": (rows,)}, convert)
+
+
+def gru(scope: str, key: str, layer: GRU) -> list[Part]:
+    """A GRUCell under `scope`, whose layout ours is."""
+    return [
+        same(f"{scope}/{part}/{name}", f"{key}.{part}_{name}", getattr(layer, f"{part}_{name}"))
+        for part in ("gates", "candidate")
+        for name in ("kernel", "bias")
+    ]

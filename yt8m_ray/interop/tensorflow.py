@@ -1,0 +1,247 @@
+"""Weights of the published TensorFlow systems -> our models (google/youtube-8m and the 2018 winner's fork of it).
+
+Lives here: which published variables each family has, by their names in the training graph without scopes. Does not
+live here: the layers' layouts (`yt8m_ray.interop.parts`), reading files (`yt8m_ray.interop.variables`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from yt8m_ray.interop.parts import Part, batch_norm, bias, dense, gru, head, lstm, matrix, same
+from yt8m_ray.interop.variables import check_shapes, has_shadows, match_variables
+from yt8m_ray.models import Model
+from yt8m_ray.models.dbof import DBoFModel
+from yt8m_ray.models.frame_attention import FrameAttention, FrameAttentionModel
+from yt8m_ray.models.gru import BidirectionalGRU, BidirectionalGRUModel, BranchedGRUModel, GRUBranch
+from yt8m_ray.models.late_fusion import Assignment, LateFusionModel
+from yt8m_ray.models.logistic import LogisticModel
+from yt8m_ray.models.lstm import BidirectionalLSTMModel, LSTMModel
+from yt8m_ray.models.moe import MoEModel
+from yt8m_ray.models.netfv import NetFV
+from yt8m_ray.models.netvlad import NetVLAD
+from yt8m_ray.models.recurrent import LSTM, LSTMCellWeights
+from yt8m_ray.models.soft_dbof import GatedDBoF, SoftDBoF
+
+FEATURE_SCOPES = ("video", "audio")
+"""Prefixes of the first and the second feature's layers; the published systems have these two."""
+
+
+def load_published(model: Model, variables: Mapping[str, Any], *, ema: bool = False) -> None:
+    """Copies the variables of a published TensorFlow system into `model`.
+
+    Args:
+        model: A model that `build_model` made with the options of the published one.
+        variables: Arrays by variable name. Leading scopes (`tower/`) and the suffix `:0` do not matter; optimizer slots
+            and counters are ignored.
+        ema: Take a variable's `ExponentialMovingAverage` where there is one.
+
+    Raises:
+        ValueError: variables are missing, unexpected or of another shape (all of them are listed, and the model is left
+            as it was), there are no moving averages to take, or no published system has this model.
+    """
+    parts = published_parts(model)
+    shapes = {name: shape for part in parts for name, shape in part.shapes.items()}
+    if ema and not has_shadows(variables):
+        raise ValueError("ema: none of the variables is an ExponentialMovingAverage")
+    found, wrong = match_variables(variables, shapes, ema=ema)
+    arrays = {name: np.asarray(variables[source]) for name, source in found.items()}
+    faults = [f"{name} is missing" for name in wrong["missing"]]
+    faults += [f"{name} is unexpected" for name in wrong["unexpected"]]
+    faults += [f"{name} is ambiguous" for name in wrong["ambiguous"]]
+    faults += check_shapes(arrays, shapes)
+    if faults:
+        raise ValueError(f"the variables do not fit {type(model).__name__}: {'; '.join(faults)}")
+    state: dict[str, torch.Tensor] = {}
+    for part in parts:
+        converted = part.convert({name: arrays[name].astype(np.float32) for name in part.shapes})
+        state |= {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in converted.items()}
+    model.load_state_dict(state)
+
+
+def published_parts(model: Model) -> list[Part]:
+    """Returns the published variables of `model`, with what they become here.
+
+    Raises:
+        ValueError: no published TensorFlow system has this model, or such a model with these options.
+    """
+    for family, parts_of in _FAMILIES.items():
+        if isinstance(model, family):
+            return parts_of(model)
+    raise ValueError(f"no published variables are known for {type(model).__name__}")
+
+
+def _frame_means(model: LogisticModel | MoEModel) -> list[Part]:
+    return head("head", model.head)
+
+
+def _dbof(model: DBoFModel) -> list[Part]:
+    bag = model.bag
+    return [
+        *batch_norm("input_bn", "bag.input_bn", bag.input_bn),
+        matrix("cluster_weights", "bag.cluster_weights", bag.cluster_weights),
+        *bias("cluster_biases", "bag.cluster_weights", bag.cluster_weights),
+        *batch_norm("cluster_bn", "bag.cluster_bn", bag.cluster_bn),
+        matrix("hidden1_weights", "bag.hidden_weights", bag.hidden_weights),
+        *bias("hidden1_biases", "bag.hidden_weights", bag.hidden_weights),
+        *batch_norm("hidden1_bn", "bag.hidden_bn", bag.hidden_bn),
+        *head("head", model.head),
+    ]
+
+
+def _late_fusion(model: LateFusionModel) -> list[Part]:
+    parts = batch_norm("input_bn", "input_bn", model.input_bn)
+    for feature, pool, key in _features(model.pools, "pools"):
+        parts += _pool(feature, pool, key)
+    if model.hidden is not None:
+        linear = model.hidden.linear
+        parts += [matrix("hidden1_weights", "hidden.linear", linear), *bias("hidden1_biases", "hidden.linear", linear)]
+        parts += batch_norm("hidden1_bn", "hidden.bn", model.hidden.bn)
+    if model.gating is not None:
+        gate = model.gating.gate
+        parts += [matrix("gating_weights_2", "gating.gate", gate), *bias("gating_biases", "gating.gate", gate)]
+        parts += batch_norm("gating_bn", "gating.gate_bn", model.gating.gate_bn)
+    return parts + head("head", model.head)
+
+
+def _pool(feature: str, pool: nn.Module, key: str) -> list[Part]:
+    if isinstance(pool, NetVLAD):
+        scope = f"{feature}_VLAD"
+        parts = _assignment(scope, f"{key}.assignment", pool.assignment)
+        if pool.centers is not None:
+            parts.append(same(f"{scope}/cluster_weights2", f"{key}.centers", pool.centers, leading=1))
+        return parts
+    if isinstance(pool, NetFV):
+        scope = f"{feature}_FV"
+        parts = _assignment(scope, f"{key}.assignment", pool.assignment)
+        parts.append(same(f"{scope}/covar_weights", f"{key}.deviations", pool.deviations))
+        if pool.centers is not None:
+            parts.append(same(f"{scope}/cluster_weights2", f"{key}.centers", pool.centers, leading=1))
+        return parts
+    scope = f"{feature}_DBOF"
+    if isinstance(pool, SoftDBoF):
+        return _assignment(scope, f"{key}.assignment", pool.assignment)
+    pool = cast(GatedDBoF, pool)
+    return [
+        *_assignment(scope, f"{key}.assignment", pool.assignment),
+        matrix(f"{scope}/dim_red", f"{key}.gate_projection", pool.gate_projection),
+        matrix(f"{scope}/cluster_weights_2", f"{key}.gate", pool.gate),
+        *bias(f"{scope}/cluster_biases_2", f"{key}.gate", pool.gate),
+        *batch_norm(f"{scope}/cluster_bn_2", f"{key}.gate_bn", pool.gate_bn),
+    ]
+
+
+def _assignment(scope: str, key: str, assignment: Assignment) -> list[Part]:
+    return [
+        matrix(f"{scope}/cluster_weights", f"{key}.weights", assignment.weights),
+        *bias(f"{scope}/cluster_biases", f"{key}.weights", assignment.weights),
+        *batch_norm(f"{scope}/cluster_bn", f"{key}.bn", assignment.bn),
+    ]
+
+
+def _features(layers: nn.ModuleList, key: str) -> list[tuple[str, nn.Module, str]]:
+    if len(layers) > len(FEATURE_SCOPES):
+        raise ValueError(
+            f"published systems have {len(FEATURE_SCOPES)} features (rgb, audio), found {len(layers)} in the model"
+        )
+    return [
+        (feature, layer, f"{key}.{index}")
+        for index, (feature, layer) in enumerate(zip(FEATURE_SCOPES, layers, strict=False))
+    ]
+
+
+def _frame_attention(model: FrameAttentionModel) -> list[Part]:
+    layers = _features(model.attentions, "attentions")
+    num_layers = len(layers)
+    parts: list[Part] = []
+    for index, (feature, layer, key) in enumerate(layers):
+        attention = cast(FrameAttention, layer)
+        parts += batch_norm(f"{feature}_input_bn", f"{key}.input_bn", attention.input_bn)
+        parts += dense(_numbered(index), f"{key}.units", attention.units)
+        parts += batch_norm(f"{feature}_cluster_bn", f"{key}.unit_bn", attention.unit_bn)
+        parts += dense(_numbered(num_layers + index), f"{key}.gate", attention.gate)
+    return parts + head("head", model.head, logistic_scope=_numbered(2 * num_layers))
+
+
+def _lstm(model: LSTMModel) -> list[Part]:
+    parts = [
+        lstm(f"{_layer(index)}/basic_lstm_cell", f"lstm.layers.{index}.0", cells[0])
+        for index, cells in enumerate(_cells(model.lstm))
+    ]
+    return parts + head("head", model.head)
+
+
+def _bidirectional_lstm(model: BidirectionalLSTMModel) -> list[Part]:
+    [[forwards, backwards]], [[top]] = _cells(model.both_directions), _cells(model.lstm)
+    return [
+        lstm(f"{_direction('fw')}/basic_lstm_cell", "both_directions.layers.0.0", forwards),
+        lstm(f"{_direction('bw')}/basic_lstm_cell", "both_directions.layers.0.1", backwards),
+        lstm(f"{_layer(0)}/basic_lstm_cell", "lstm.layers.0.0", top),
+        *head("head", model.head),
+    ]
+
+
+def _bidirectional_gru(model: BidirectionalGRUModel) -> list[Part]:
+    parts = _gru_stack("", "gru", model.gru)
+    if model.gating is not None:
+        gate = model.gating.gate
+        parts += [matrix("gating_weights_2", "gating.gate", gate), *bias("gating_biases", "gating.gate", gate)]
+    return parts + head("head", model.head)
+
+
+def _branched_gru(model: BranchedGRUModel) -> list[Part]:
+    if model.gating is not None:
+        raise ValueError("gating: the published branched GRU cannot run with it, and has no variables for it")
+    layers = _features(model.branches, "branches")
+    parts: list[Part] = []
+    for index, (feature, layer, key) in enumerate(layers):
+        branch = cast(GRUBranch, layer)
+        parts += batch_norm(f"{feature}_input_bn", f"{key}.input_bn", branch.input_bn)
+        parts += dense(_numbered(index), f"{key}.linear", branch.linear)
+        parts += batch_norm(f"{feature}_cluster_bn", f"{key}.linear_bn", branch.linear_bn)
+        parts += _gru_stack(f"{feature}/", f"{key}.gru", branch.gru)
+    return parts + head("head", model.head, logistic_scope=_numbered(len(layers)))
+
+
+def _gru_stack(scope: str, key: str, stack: BidirectionalGRU) -> list[Part]:
+    return [
+        *gru(f"{scope}{_direction('fw')}/gru_cell", f"{key}.forwards", stack.forwards),
+        *gru(f"{scope}{_direction('bw')}/gru_cell", f"{key}.backwards", stack.backwards),
+        *gru(f"{scope}{_layer(0)}/gru_cell", f"{key}.top", stack.top),
+    ]
+
+
+def _cells(stack: LSTM) -> list[list[LSTMCellWeights]]:
+    """Returns the cells of each layer, one a direction."""
+    return [list(cast(Iterable[LSTMCellWeights], layer)) for layer in stack.layers]
+
+
+def _layer(index: int) -> str:
+    return f"rnn/multi_rnn_cell/cell_{index}"
+
+
+def _direction(name: str) -> str:
+    return f"bidirectional_rnn/{name}/multi_rnn_cell/cell_0"
+
+
+def _numbered(index: int) -> str:
+    """Returns the scope that slim gives to the layer `index` of those that were not named."""
+    return f"fully_connected_{index}" if index else "fully_connected"
+
+
+_FAMILIES: dict[type[Model], Callable[[Any], list[Part]]] = {
+    LogisticModel: _frame_means,
+    MoEModel: _frame_means,
+    DBoFModel: _dbof,
+    LateFusionModel: _late_fusion,
+    FrameAttentionModel: _frame_attention,
+    LSTMModel: _lstm,
+    BidirectionalLSTMModel: _bidirectional_lstm,
+    BidirectionalGRUModel: _bidirectional_gru,
+    BranchedGRUModel: _branched_gru,
+}

@@ -1,0 +1,93 @@
+"""The head that mixes its experts' logits, where the published mixture of experts mixes their probabilities."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+import torch
+from torch import nn
+
+from yt8m_ray.models.heads import HEADS, L2, Head, half_sum_of_squares
+from yt8m_ray.models.layers import (
+    TORCH_BATCH_NORM_EPSILON,
+    TORCH_BATCH_NORM_MOMENTUM,
+    BatchNorm,
+    kaiming_linear,
+)
+from yt8m_ray.registry import ComponentConfig
+
+
+class LogitMoEHeadConfig(ComponentConfig):
+    """The head `logit_moe`; the defaults are those of the 7th place of 2019, but for its weight decay instead of l2.
+
+    Attributes:
+        num_mixtures: Experts a class, M; a dummy expert whose logit is 0 joins them.
+        per_class: Whether each class has gates of its own.
+        batch_norm: Whether the input is batch-normalized, once for experts and once for gates; the 3rd place of 2019
+            does without.
+        dropout: Share of the input that a training step leaves out, drawn for experts and gates apart.
+        l2: Weight of the l2 term on gates and experts.
+        initial_probability: Probability of every class before training; None is the published start of 0.5.
+    """
+
+    name: Literal["logit_moe"] = "logit_moe"
+    num_mixtures: int = pydantic.Field(default=4, ge=1)
+    per_class: bool = False
+    batch_norm: bool = True
+    dropout: float = pydantic.Field(default=0.5, ge=0, lt=1)
+    l2: float = pydantic.Field(default=L2, ge=0)
+    initial_probability: float | None = pydantic.Field(default=None, gt=0, lt=1)
+
+
+@HEADS.register("logit_moe", LogitMoEHeadConfig)
+class LogitMoEHead(Head):
+    """logit_c = sum_m gate_{c,m} * E_{c,m}, the gates a softmax of M + 1.
+
+    The last gate's logit is 0, so that it pulls towards a probability of one half; that of the published mixture of
+    experts predicts 0. Columns are class-major: expert m of class c is column c * M + m, its gate c * (M + 1) + m.
+
+    Attributes:
+        expert_bn, gate_bn: What normalizes the input, where configured.
+        experts, gates: Linear layers to the experts' and the gates' logits.
+    """
+
+    def __init__(
+        self,
+        config: LogitMoEHeadConfig,
+        *,
+        input_dim: int,
+        num_classes: int,
+        batch_norm_momentum: float = TORCH_BATCH_NORM_MOMENTUM,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.expert_bn: BatchNorm | None = None
+        self.gate_bn: BatchNorm | None = None
+        if config.batch_norm:
+            self.expert_bn, self.gate_bn = (
+                BatchNorm(input_dim, momentum=batch_norm_momentum, epsilon=TORCH_BATCH_NORM_EPSILON) for _ in range(2)
+            )
+        self.dropout = nn.Dropout(config.dropout)
+        self.experts = kaiming_linear(input_dim, num_classes * config.num_mixtures)
+        self.gates = kaiming_linear(input_dim, (num_classes if config.per_class else 1) * (config.num_mixtures + 1))
+        if config.initial_probability is not None:
+            self.set_class_prior(torch.full((num_classes,), config.initial_probability))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        num_mixtures = self.config.num_mixtures
+        experts = self.experts(self.dropout(inputs if self.expert_bn is None else self.expert_bn(inputs)))
+        gates = self.gates(self.dropout(inputs if self.gate_bn is None else self.gate_bn(inputs)))
+        shares = torch.softmax(gates.float().unflatten(1, (-1, num_mixtures + 1)), dim=2)[:, :, :num_mixtures]
+        logits: torch.Tensor = (experts.float().unflatten(1, (-1, num_mixtures)) * shares).sum(dim=2)
+        return logits
+
+    def regularization(self) -> torch.Tensor:
+        return self.config.l2 * half_sum_of_squares([self.gates.weight, self.experts.weight])
+
+    def set_class_prior(self, probabilities: torch.Tensor) -> None:
+        # Untrained gates share out evenly: the experts' common logit is scaled by M / (M + 1).
+        num_mixtures = self.config.num_mixtures
+        logits = torch.logit(probabilities) * (num_mixtures + 1) / num_mixtures
+        with torch.no_grad():
+            self.experts.bias.copy_(logits.repeat_interleave(num_mixtures))

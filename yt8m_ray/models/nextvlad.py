@@ -1,0 +1,272 @@
+"""NeXtVLAD, and mixtures of several that learn from their own mixture (Lin et al. 2018, arXiv:1811.05014)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Literal
+
+import pydantic
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from yt8m_ray.models.base import MODELS, Criterion, Model
+from yt8m_ray.models.gates import BatchNormFactory, SEGate
+from yt8m_ray.models.heads import HEADS, HeadField, LogisticHeadConfig
+from yt8m_ray.models.layers import (
+    BATCH_NORM_MOMENTUM,
+    BatchNorm,
+    l2_normalize,
+    mask_frames,
+    masked_mean,
+    variance_scaling_,
+    variance_scaling_linear,
+)
+from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
+from yt8m_ray.registry import ComponentConfig
+
+ClusterNormalization = Literal["batch_norm", "shared_batch_norm", "bias"]
+"""What follows the assignment's linear layer: a batch norm of G * K channels, one of K shared by groups, or a bias."""
+
+
+class NeXtVLADFields(ComponentConfig):
+    """What one NeXtVLAD is configured by, alone or as a branch of a mixture.
+
+    Attributes:
+        num_clusters: K of the first feature; the following ones have K // 2 clusters.
+        groups: G of the first feature; the following ones have G // 2 groups.
+        expansion: How many times wider than a feature its frames are made before they are cut into groups.
+        dropout: Share of the descriptors that a training step leaves out.
+        gating_reduction: How many times narrower than the hidden layer the middle of its gate is.
+    """
+
+    num_clusters: int = pydantic.Field(default=128, ge=2)
+    groups: int = pydantic.Field(default=8, ge=1)
+    expansion: int = pydantic.Field(default=2, ge=1)
+    hidden_dim: int = pydantic.Field(default=2048, ge=1)
+    dropout: float = pydantic.Field(default=0.5, ge=0, lt=1)
+    gating_reduction: int = pydantic.Field(default=8, ge=1)
+    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
+    sampling: SamplingField = AllFramesConfig()
+    head: HeadField = LogisticHeadConfig(l2=1e-5, l2_on_biases=True)
+
+
+class NeXtVLADConfig(NeXtVLADFields):
+    """The authors' single model, with the defaults of its best row."""
+
+    name: Literal["nextvlad"] = "nextvlad"
+
+
+class MixNeXtVLADConfig(NeXtVLADFields):
+    """The authors' mixture, with the defaults of its final run.
+
+    Attributes:
+        num_branches: NeXtVLADs in the mixture.
+        temperature: Logits are divided by it before branches are compared with the mixture.
+        kl_weight: Weight of that comparison in the loss; the square of the temperature where it was published.
+    """
+
+    name: Literal["mix_nextvlad"] = "mix_nextvlad"
+    num_clusters: int = pydantic.Field(default=112, ge=2)
+    gating_reduction: int = pydantic.Field(default=16, ge=1)
+    num_branches: int = pydantic.Field(default=3, ge=2)
+    temperature: float = pydantic.Field(default=3.0, gt=0)
+    kl_weight: float = pydantic.Field(default=9.0, ge=0)
+
+
+class NeXtVLAD(nn.Module):
+    """Aggregates one feature's frames [B, T, D] into residuals [B, d * K].
+
+    Frames are widened to W values and cut into G groups of d = W / G; each group of each frame is assigned softly to
+    the K clusters, which the groups share, and weighs as much as its attention says. Frames and groups are one axis of
+    the matrix product [B, d, P] x [B, P, K] that sums over them, so that no [B, T, G, K, d] is ever held. The result
+    is d-major: element i * K + k is dimension i of cluster k.
+
+    Shape letters: B clips, T frames, D feature and W widened dimensions, G groups, P = T * G pieces, K clusters,
+    d = W / G.
+
+    Attributes:
+        widen: Linear layer from D to W.
+        attention: Linear layer from W to G.
+        cluster_weights: Linear layer from W to G * K, group-major.
+        centers: [d, K].
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        *,
+        num_clusters: int,
+        groups: int,
+        expansion: int,
+        cluster_normalization: ClusterNormalization,
+        batch_norm: BatchNormFactory,
+    ) -> None:
+        super().__init__()
+        wide_dim = expansion * feature_dim
+        if wide_dim % groups:
+            raise ValueError(
+                f"groups: {groups} groups need a widened feature that they divide, found expansion {expansion} * "
+                f"{feature_dim} = {wide_dim}"
+            )
+        self.groups = groups
+        self.shares_cluster_bn = cluster_normalization == "shared_batch_norm"
+        has_bias = cluster_normalization == "bias"
+        self.widen = variance_scaling_linear(feature_dim, wide_dim)
+        self.attention = variance_scaling_linear(wide_dim, groups)
+        self.cluster_weights = variance_scaling_linear(wide_dim, groups * num_clusters, bias=has_bias)
+        num_channels = num_clusters if self.shares_cluster_bn else groups * num_clusters
+        self.cluster_bn = None if has_bias else batch_norm(num_channels)
+        # TensorFlow's fan-in of its shape [1, d, K] is d.
+        self.centers = nn.Parameter(torch.empty(wide_dim // groups, num_clusters))
+        variance_scaling_(self.centers.data, fan_in=wide_dim // groups)
+        self.bn = batch_norm(self.output_dim)
+
+    @property
+    def output_dim(self) -> int:
+        """How many values a descriptor has, d * K."""
+        return self.centers.numel()
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Returns the descriptors [B, d * K]; rows of `frames` outside `mask` [B, T] count nothing."""
+        num_clips, num_pieces = mask.shape[0], mask.shape[1] * self.groups  # a piece is one group of one frame
+        wide_BTW = self.widen(frames)
+        attention_BTG = torch.sigmoid(self.attention(wide_BTW)) * mask.unsqueeze(2)
+        assignment_BPK = torch.softmax(self._assign(wide_BTW, mask), dim=2)
+        assignment_BPK = assignment_BPK * attention_BTG.reshape(num_clips, num_pieces, 1)
+        pieces_BPd = wide_BTW.reshape(num_clips, num_pieces, self.centers.shape[0])
+        vlad_BdK = torch.bmm(pieces_BPd.transpose(1, 2), assignment_BPK)
+        vlad_BdK = vlad_BdK - assignment_BPK.sum(dim=1, keepdim=True) * self.centers
+        descriptors: torch.Tensor = self.bn(l2_normalize(vlad_BdK, dim=1).flatten(1))
+        return descriptors
+
+    def _assign(self, wide_BTW: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Returns the logits of the assignment [B, P, K]."""
+        logits: torch.Tensor = self.cluster_weights(wide_BTW)
+        if self.cluster_bn is not None and not self.shares_cluster_bn:
+            logits = self.cluster_bn(logits, mask)
+        logits = logits.reshape(mask.shape[0], mask.shape[1] * self.groups, self.centers.shape[1])
+        if self.cluster_bn is not None and self.shares_cluster_bn:
+            logits = self.cluster_bn(logits, mask.repeat_interleave(self.groups, dim=1))
+        return logits
+
+
+class NeXtVLADEncoder(nn.Module):
+    """Frames to a gated hidden layer: a NeXtVLAD a feature, concatenated, dropout, a linear layer, batch norm, gate."""
+
+    def __init__(self, config: NeXtVLADFields, *, feature_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.feature_sizes = tuple(feature_sizes)
+        # All but the gate's batch norm are TensorFlow's unfused kernel, which keeps biased variances.
+        batch_norm = functools.partial(BatchNorm, momentum=config.batch_norm_momentum, unbiased_moving_variance=False)
+        vlads = [
+            NeXtVLAD(
+                size,
+                num_clusters=config.num_clusters if index == 0 else config.num_clusters // 2,
+                groups=config.groups if index == 0 else max(config.groups // 2, 1),
+                expansion=config.expansion,
+                cluster_normalization="batch_norm",
+                batch_norm=batch_norm,
+            )
+            for index, size in enumerate(feature_sizes)
+        ]
+        self.vlads = nn.ModuleList(vlads)
+        self.dropout = nn.Dropout(config.dropout)
+        num_descriptors = sum(vlad.output_dim for vlad in vlads)
+        self.hidden = variance_scaling_linear(num_descriptors, config.hidden_dim, bias=False)
+        self.hidden_bn = batch_norm(config.hidden_dim)
+        self.gate = SEGate(
+            config.hidden_dim,
+            reduction=config.gating_reduction,
+            batch_norm=functools.partial(BatchNorm, momentum=config.batch_norm_momentum),
+        )
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Returns the representation [B, hidden_dim]; rows of `frames` outside `mask` [B, T] count nothing."""
+        features = frames.split(self.feature_sizes, dim=2)
+        descriptors = [vlad(feature, mask) for vlad, feature in zip(self.vlads, features, strict=True)]
+        hidden = self.hidden(self.dropout(torch.cat(descriptors, dim=1)))
+        gated: torch.Tensor = self.gate(self.hidden_bn(hidden))
+        return gated
+
+
+@MODELS.register("nextvlad", NeXtVLADConfig)
+class NeXtVLADModel(Model):
+    """One NeXtVLAD a feature, a gated hidden layer and a head on top."""
+
+    def __init__(self, config: NeXtVLADConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
+        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        self.sampler = SAMPLERS.build(config.sampling)
+        self.encoder = NeXtVLADEncoder(config, feature_sizes=feature_sizes)
+        self.head = HEADS.build(
+            config.head,
+            input_dim=config.hidden_dim,
+            num_classes=num_classes,
+            batch_norm_momentum=config.batch_norm_momentum,
+        )
+
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        representation: torch.Tensor = self.encoder(*mask_frames(*self.sampler(frames, num_frames)))
+        return representation
+
+
+@MODELS.register("mix_nextvlad", MixNeXtVLADConfig)
+class MixNeXtVLADModel(Model):
+    """Several NeXtVLADs; a clip's mean frame says how much each one's logits weigh in the mixture.
+
+    The mean is that of the real frames. The published one divides by 300 whatever the clip's length.
+
+    Shape letters: B clips, M branches, C classes.
+    """
+
+    def __init__(self, config: MixNeXtVLADConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
+        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        self.temperature = config.temperature
+        self.kl_weight = config.kl_weight
+        self.sampler = SAMPLERS.build(config.sampling)
+        self.mixture_bn = BatchNorm(self.frame_dim, momentum=config.batch_norm_momentum)
+        self.mixture_weights = variance_scaling_linear(self.frame_dim, config.num_branches)
+        self.encoders = nn.ModuleList(
+            NeXtVLADEncoder(config, feature_sizes=feature_sizes) for _ in range(config.num_branches)
+        )
+        self.heads = nn.ModuleList(
+            HEADS.build(
+                config.head,
+                input_dim=config.hidden_dim,
+                num_classes=num_classes,
+                batch_norm_momentum=config.batch_norm_momentum,
+            )
+            for _ in range(config.num_branches)
+        )
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        return self._mix(frames, num_frames)[0]
+
+    def loss(
+        self, frames: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor, criterion: Criterion
+    ) -> torch.Tensor:
+        """Returns what training minimizes: `criterion` of the mixture and of each branch, and the branches' distance.
+
+        The distance is the Kullback-Leibler divergence of a branch from the mixture, both as one distribution over all
+        classes, added up over branches and averaged over clips. The mixture learns from it too, as published.
+        """
+        mixture_BC, branches_BMC = self._mix(frames, num_frames)
+        total = criterion(mixture_BC, labels)
+        for branch_BC in branches_BMC.unbind(1):
+            total = total + criterion(branch_BC, labels)
+        log_mixture = F.log_softmax(mixture_BC / self.temperature, dim=1).unsqueeze(1)
+        log_branches = F.log_softmax(branches_BMC / self.temperature, dim=2)
+        divergence = (log_mixture.exp() * (log_mixture - log_branches)).sum() / max(labels.shape[0], 1)
+        return total + self.kl_weight * divergence
+
+    def _mix(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the logits of the mixture [B, C] and of its branches [B, M, C], in float32."""
+        frames, num_frames = self.sampler(frames, num_frames)
+        frames, mask = mask_frames(frames, num_frames)
+        branches = [head(encoder(frames, mask)) for head, encoder in zip(self.heads, self.encoders, strict=True)]
+        branches_BMC = torch.stack(branches, dim=1).float()
+        weights_BM = torch.softmax(
+            self.mixture_weights(self.mixture_bn(masked_mean(frames, num_frames))).float(), dim=1
+        )
+        return torch.einsum("bm,bmc->bc", weights_BM, branches_BMC), branches_BMC

@@ -1,0 +1,130 @@
+"""The NeXtVLAD model of the 7th place of 2019 (ceshine/yt8m-2019).
+
+Its layer is that of `yt8m_ray.models.nextvlad`. The published code reads the assignment's logits in another order than
+it normalizes them in, so that each softmax there runs over all groups and only some of the clusters; here it runs over
+the clusters.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Literal
+
+import pydantic
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from yt8m_ray.models.base import MODELS, Model
+from yt8m_ray.models.gates import BatchNormSEGate
+from yt8m_ray.models.heads import HEADS, HeadField
+from yt8m_ray.models.layers import (
+    TORCH_BATCH_NORM_EPSILON,
+    TORCH_BATCH_NORM_MOMENTUM,
+    BatchNorm,
+    kaiming_linear,
+    l2_normalize,
+    mask_frames,
+)
+from yt8m_ray.models.logit_moe import LogitMoEHeadConfig
+from yt8m_ray.models.nextvlad import NeXtVLAD
+from yt8m_ray.models.sampling import SAMPLERS, SamplingField, TrimmedFramesConfig
+from yt8m_ray.registry import ComponentConfig
+
+ALPHA = 100.0
+"""Sharpness of the first assignments: they start as softmax(-ALPHA * squared distance to the centre)."""
+
+
+class NeXtVLAD2019Config(ComponentConfig):
+    """The defaults are the run that was published as nextvlad-2.
+
+    Attributes:
+        num_clusters: K of the first feature; the following ones have K // 2 clusters.
+        groups: G of every feature.
+        expansion: How many times wider than a feature its frames are made before they are cut into groups.
+        cluster_bn: Whether a batch norm of K channels, shared by groups, precedes the assignment, or a bias.
+        dropout: Share of the clusters, all dimensions of each, that a training step leaves out; half of the head's.
+        se_reduction: How many times narrower than the hidden layer the middle of its gate is; null is no gate.
+    """
+
+    name: Literal["nextvlad_2019"] = "nextvlad_2019"
+    num_clusters: int = pydantic.Field(default=64, ge=2)
+    groups: int = pydantic.Field(default=16, ge=1)
+    expansion: int = pydantic.Field(default=2, ge=1)
+    hidden_dim: int = pydantic.Field(default=2048, ge=1)
+    cluster_bn: bool = True
+    dropout: float = pydantic.Field(default=0.25, ge=0, lt=1)
+    se_reduction: int | None = pydantic.Field(default=4, ge=1)
+    batch_norm_momentum: float = pydantic.Field(default=TORCH_BATCH_NORM_MOMENTUM, gt=0, le=1)
+    sampling: SamplingField = TrimmedFramesConfig()
+    head: HeadField = LogitMoEHeadConfig()
+
+
+@MODELS.register("nextvlad_2019", NeXtVLAD2019Config)
+class NeXtVLAD2019Model(Model):
+    """A NeXtVLAD of the l2-normalized frames of each feature, a relu layer, a gate and a head on top."""
+
+    def __init__(self, config: NeXtVLAD2019Config, *, feature_sizes: Sequence[int], num_classes: int) -> None:
+        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        batch_norm = functools.partial(BatchNorm, momentum=config.batch_norm_momentum, epsilon=TORCH_BATCH_NORM_EPSILON)
+        self.dropout = config.dropout
+        self.sampler = SAMPLERS.build(config.sampling)
+        self.cluster_counts = [config.num_clusters] + [config.num_clusters // 2] * (len(feature_sizes) - 1)
+        vlads = [
+            NeXtVLAD(
+                size,
+                num_clusters=num_clusters,
+                groups=config.groups,
+                expansion=config.expansion,
+                cluster_normalization="shared_batch_norm" if config.cluster_bn else "bias",
+                batch_norm=batch_norm,
+            )
+            for size, num_clusters in zip(feature_sizes, self.cluster_counts, strict=True)
+        ]
+        for vlad in vlads:
+            _initialize(vlad)
+        self.vlads = nn.ModuleList(vlads)
+        self.hidden = kaiming_linear(sum(vlad.output_dim for vlad in vlads), config.hidden_dim)
+        self.gate = None
+        if config.se_reduction is not None:
+            self.gate = BatchNormSEGate(config.hidden_dim, reduction=config.se_reduction, batch_norm=batch_norm)
+        self.head = HEADS.build(
+            config.head,
+            input_dim=config.hidden_dim,
+            num_classes=num_classes,
+            batch_norm_momentum=config.batch_norm_momentum,
+        )
+
+    def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        frames, mask = mask_frames(*self.sampler(frames, num_frames))
+        features = frames.split(self.feature_sizes, dim=2)
+        descriptors = [
+            self._drop_clusters(vlad(l2_normalize(feature, dim=2), mask), num_clusters)
+            for vlad, feature, num_clusters in zip(self.vlads, features, self.cluster_counts, strict=True)
+        ]
+        hidden = F.relu(self.hidden(torch.cat(descriptors, dim=1)))
+        return hidden if self.gate is None else self.gate(hidden)
+
+    def _drop_clusters(self, descriptors: torch.Tensor, num_clusters: int) -> torch.Tensor:
+        """Returns [B, d * K] without some of the K clusters in training."""
+        kept = F.dropout(descriptors.new_ones(descriptors.shape[0], num_clusters), self.dropout, self.training)
+        return descriptors * kept.repeat(1, descriptors.shape[1] // num_clusters)
+
+
+@torch.no_grad()
+def _initialize(vlad: NeXtVLAD) -> None:
+    """Gives the layer the published start; scales of batch norms start at 1.
+
+    The published scales start uniform in (0, 1), the default of torch before 1.2 (all but those of the assignment):
+    it halves what each such layer passes on and has no other use. The published bias of the assignment is the norm of
+    the centre where distances need its square.
+    """
+    for linear in (vlad.widen, vlad.attention):
+        nn.init.kaiming_normal_(linear.weight)
+    nn.init.uniform_(vlad.centers)
+    # Every group reads all groups, [G * K, G * d]: |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and softmax forgets |x|^2.
+    vlad.cluster_weights.weight.copy_((2 * ALPHA * vlad.centers.T).repeat(vlad.groups, vlad.groups))
+    if vlad.cluster_weights.bias is not None:
+        squared_norms = vlad.groups * vlad.centers.square().sum(dim=0)
+        vlad.cluster_weights.bias.copy_((-ALPHA * squared_norms).repeat(vlad.groups))
