@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any
 
 import pytest
 import torch
 
+from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import MODELS, Model, build_model
+
+COMPILER = "inductor" if os.environ.get("YT8M_SOAK") == "1" else "eager"
+"""What compiles the models: the real one takes half a minute each, the other one traces them only."""
 
 FEATURE_SIZES = (6, 4)
 NUM_CLASSES = 5
@@ -238,6 +243,28 @@ def test_bfloat16_autocast_trains(model: Model) -> None:
         logits = model(random_frames(), NUM_FRAMES)
     logits.float().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_a_compiled_model_has_the_same_logits_and_gradients(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(small_config(name), feature_sizes=FEATURE_SIZES, num_classes=NUM_CLASSES)
+    outcomes = []
+    for forward in (model, torch.compile(copy.deepcopy(model), backend=COMPILER)):
+        torch.manual_seed(2)
+        logits = forward(random_frames(), NUM_FRAMES)
+        (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
+        outcomes.append([logits.detach(), *(parameter.grad for parameter in forward.parameters())])
+    torch._dynamo.reset()
+    torch.testing.assert_close(outcomes[1], outcomes[0], rtol=1e-3, atol=1e-4)
+
+
+def test_an_int8_export_stays_near_float32(model: Model) -> None:
+    model.eval()
+    exact = torch.sigmoid(logits_of(model, random_frames(), NUM_FRAMES))
+    model.load_state_dict(dequantize_state(quantize_state(model.state_dict(), channel_axes(model), min_elements=0)))
+    found = torch.sigmoid(logits_of(model, random_frames(), NUM_FRAMES))
+    torch.testing.assert_close(found, exact, rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
