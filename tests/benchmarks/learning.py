@@ -1,6 +1,6 @@
 """Whether every model learns: GAP on synthetic clips with planted labels, beside the ideal and the class-prior scorer.
 
-    python tests/benchmarks/learning.py [--models lstm,netvlad] [--num-videos 2048] [--seed 0] [--json]
+    python tests/benchmarks/learning.py [--models lstm,netvlad] [--num-videos 4096] [--seed 0]
 
 Models are small, and trained as `jobs.train` trains (its loop, its batches, its normalization) in one process without
 Ray. A model has learned when its GAP is at least half of the ideal scorer's and five times that of the scorer that
@@ -35,11 +35,12 @@ from yt8m_ray.training.loop import Objective, TrainingLoop
 NUM_CLASSES = 200
 CLIP_FRAMES = (8, 12)
 SIGNAL = 40.0
-FAST_STATISTICS = {"batch_norm_momentum": 0.1}  # the published 0.001 needs thousands of steps to forget its start
-
+NUM_SHARDS = 4
+NUM_VIDEOS = 4096
+NUM_VALIDATION = 512
+NUM_EPOCHS = 8
 # Small sizes by the names of the fields; a model takes those that it has.
 SMALL: dict[str, Any] = {
-    **FAST_STATISTICS,
     "num_clusters": 32,
     "hidden_dim": 128,
     "hidden_dims": (256, 128),
@@ -52,8 +53,15 @@ SMALL: dict[str, Any] = {
     "num_blocks": 5,
     "dropout": 0.1,
 }
-OWN: dict[str, dict[str, Any]] = {}
-LEARNING_RATES: dict[str, float] = {}
+NO_DROPOUT = {"name": "logit_moe", "num_mixtures": 2, "dropout": 0.0}
+OWN: dict[str, dict[str, Any]] = {
+    "gated_dbof_2019": {"head": NO_DROPOUT, "sampling": {"name": "all"}, "num_clusters": 256},
+    "nextvlad_2019": {"head": NO_DROPOUT, "sampling": {"name": "all"}, "expansion": 1},
+    "nextvlad": {"expansion": 1},
+    "mix_nextvlad": {"expansion": 1},
+}
+FEWER_EPOCHS = {"branched_gru": 2}  # its cells are as many as a feature has values
+LEARNING_RATES = {"frame_logistic": 0.03, "logistic": 0.03, "moe": 0.03}
 
 
 def config_of(name: str, *, num_epochs: int, seed: int) -> TrainConfig:
@@ -65,7 +73,7 @@ def config_of(name: str, *, num_epochs: int, seed: int) -> TrainConfig:
         "data": {"features": {"rgb": 1024, "audio": 128}, "num_classes": NUM_CLASSES, "shuffle_window": 512},
         "model": {"name": name, **small, **OWN.get(name, {})},
         "optimizer": {"learning_rate": LEARNING_RATES.get(name, 0.003)},
-        "train": {"batch_size": 64, "num_epochs": num_epochs},
+        "train": {"batch_size": 64, "num_epochs": FEWER_EPOCHS.get(name, num_epochs)},
     }
     return TrainConfig.model_validate(document)
 
@@ -101,36 +109,44 @@ def _shuffled(videos: list[PackedVideos], config: TrainConfig, epoch: int) -> It
     return batches_of(videos, batch_size=config.train.batch_size, shuffle_window=1 << 20, seed=(config.run.seed, epoch))
 
 
+def synthesize_splits(folder: Path, *, num_videos: int, seed: int) -> tuple[float, float]:
+    """Writes train/ and validate/ and returns the GAP of the ideal and of the class-prior scorer on the latter."""
+    for split, count in (("train", num_videos), ("validate", NUM_VALIDATION)):
+        config = SynthesisConfig(
+            num_shards=NUM_SHARDS,
+            videos_per_shard=count // NUM_SHARDS,
+            num_classes=NUM_CLASSES,
+            split=split,
+            signal=SIGNAL,
+            min_frames=CLIP_FRAMES[0],
+            max_frames=CLIP_FRAMES[1],
+            seed=seed,
+        )
+        document = synthesize(config, folder / split, new_gap=lambda: build_metric("gap"))
+    return document["ideal_scorer_gap"], document["class_prior_gap"]
+
+
+def learn_from(folder: Path, name: str, *, num_epochs: int, seed: int) -> dict[str, float]:
+    """Returns the GAP and the seconds of one small model on what `synthesize_splits` wrote."""
+    config = config_of(name, num_epochs=num_epochs, seed=seed)
+    train, validation = (read_all(folder / split, config) for split in ("train", "validate"))
+    return learn(config, train, validation)
+
+
 def main() -> None:
     """Prints a line a model."""
     parser = argparse.ArgumentParser(description="Whether every model learns.")
     parser.add_argument("--models", help="names, separated by commas")
-    parser.add_argument("--num-videos", type=int, default=2048)
-    parser.add_argument("--num-epochs", type=int, default=8)
+    parser.add_argument("--num-videos", type=int, default=NUM_VIDEOS)
+    parser.add_argument("--num-epochs", type=int, default=NUM_EPOCHS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     names = options.models.split(",") if options.models else MODELS.names()
     with tempfile.TemporaryDirectory(prefix="yt8m_learning_") as folder:
-        documents = {}
-        for split, count in (("train", options.num_videos), ("validate", 512)):
-            config = SynthesisConfig(
-                num_shards=4,
-                videos_per_shard=count // 4,
-                num_classes=NUM_CLASSES,
-                split=split,
-                signal=SIGNAL,
-                min_frames=CLIP_FRAMES[0],
-                max_frames=CLIP_FRAMES[1],
-                seed=options.seed,
-            )
-            documents[split] = synthesize(config, Path(folder) / split, new_gap=lambda: build_metric("gap"))
-        ideal, prior = documents["validate"]["ideal_scorer_gap"], documents["validate"]["class_prior_gap"]
+        ideal, prior = synthesize_splits(Path(folder), num_videos=options.num_videos, seed=options.seed)
         print(f"ideal {ideal:.4f}  class prior {prior:.4f}", flush=True)
         for name in names:
-            config = config_of(name, num_epochs=options.num_epochs, seed=options.seed)
-            splits = [read_all(Path(folder) / split, config) for split in ("train", "validate")]
-            found = learn(config, *splits)
+            found = learn_from(Path(folder), name, num_epochs=options.num_epochs, seed=options.seed)
             ratios = f"{found['gap'] / ideal:5.2f} of the ideal  {found['gap'] / prior:5.1f} x the prior"
             print(f"{name:20s} GAP {found['gap']:.4f}  {ratios}  {found['seconds']:5.1f} s", flush=True)
 

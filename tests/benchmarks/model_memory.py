@@ -22,7 +22,7 @@ import torch
 
 from tests.benchmarks.measure import Figures, cores, run_pinned
 from yt8m_ray.models.layers import BatchNorm, l2_normalize
-from yt8m_ray.models.netvlad import NetVLAD
+from yt8m_ray.models.netvlad import NetVLAD, NetVLADConfig
 from yt8m_ray.models.nextvlad import NeXtVLAD
 
 FEATURE_DIM = 1024
@@ -31,8 +31,8 @@ MB = 2**20
 
 def broadcast_netvlad(layer: NetVLAD, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Returns what `layer` does, with every frame's difference to every centre at once."""
-    assert layer.cluster_bn is not None
-    assignment_BTK = torch.softmax(layer.cluster_bn(layer.cluster_weights(frames), mask), dim=2) * mask.unsqueeze(2)
+    assert layer.centers is not None
+    assignment_BTK = layer.assignment(frames, mask)
     residuals_BTKD = frames.unsqueeze(2) - layer.centers.T
     vlad_BKD = (assignment_BTK.unsqueeze(3) * residuals_BTKD).sum(dim=1)
     return l2_normalize(l2_normalize(vlad_BKD.transpose(1, 2), dim=1).flatten(1), dim=1)
@@ -55,7 +55,7 @@ def broadcast_nextvlad(layer: NeXtVLAD, frames: torch.Tensor, mask: torch.Tensor
 def build_layer(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
     if name == "netvlad":
-        return NetVLAD(FEATURE_DIM, 256, batch_norm=True, batch_norm_momentum=0.001)
+        return NetVLAD(FEATURE_DIM, 256, NetVLADConfig(), has_centers=True)
     return NeXtVLAD(
         FEATURE_DIM,
         num_clusters=128,

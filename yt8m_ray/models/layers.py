@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,6 +27,12 @@ TORCH_BATCH_NORM_EPSILON = 1e-5
 TORCH_BATCH_NORM_MOMENTUM = 0.1
 """Defaults of torch.nn.BatchNorm1d, which the 2019 systems written in torch do not change."""
 
+
+WARM_UP = 9
+"""TensorFlow's averages that count their updates take a share of 9 / (10 + n) where that is more than the plain one."""
+
+SETTLED = 1 << 40
+"""Updates behind which no warm-up is left."""
 
 LOG_OF_NOTHING = -1e30
 """What the log of a gate of 0 counts as: beyond every logit, yet with a gradient where -inf has none."""
@@ -132,6 +139,11 @@ class BatchNorm(nn.Module):
     variance. The moving variance receives the unbiased one, as TensorFlow's fused kernel does for inputs of rank 2,
     unless `unbiased_moving_variance` is False (its other kernel, for rank 3).
 
+    The moving statistics follow with a share of max(momentum, 9 / (10 + n)) at update n from 0, TensorFlow's rule for
+    averages that count their updates (`num_updates`): with the published share alone, 0.001, they would hold their
+    arbitrary start for some 7,000 steps, and a model that was trained for less could not be evaluated. `warm_up` False
+    is the published share alone. Statistics that were loaded are no start: they take the plain share.
+
     Attributes:
         epsilon: Added to the variance.
         gamma, beta: Scale and shift [C].
@@ -149,6 +161,7 @@ class BatchNorm(nn.Module):
         momentum: float = BATCH_NORM_MOMENTUM,
         epsilon: float = BATCH_NORM_EPSILON,
         unbiased_moving_variance: bool = True,
+        warm_up: bool = True,
     ) -> None:
         super().__init__()
         self.momentum = momentum
@@ -159,6 +172,12 @@ class BatchNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(dim))
         self.register_buffer("moving_mean", torch.zeros(dim))
         self.register_buffer("moving_variance", torch.ones(dim))
+        # No buffer: it is no variable of the model. A tensor, so that a compiled model does not depend on its value.
+        self._num_updates = torch.tensor(0 if warm_up else SETTLED, device="cpu")
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Says how many updates the moving statistics have seen."""
+        self._num_updates.fill_(num_updates)
 
     def forward(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the normalized inputs [..., C]; of [B, T, C], rows outside `mask` [B, T] count nowhere."""
@@ -183,9 +202,15 @@ class BatchNorm(nn.Module):
     def _update_moving(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
         if self.unbiased_moving_variance:
             variance = variance * count / (count - 1).clamp(min=1)
-        momentum = self.momentum * (count > 0)  # a step without rows leaves the moving statistics alone
+        share = (WARM_UP / (WARM_UP + 1 + self._num_updates)).clamp(min=self.momentum)
+        momentum = share.to(mean.device) * (count > 0)  # a step without rows leaves the moving statistics alone
+        self._num_updates += 1
         self.moving_mean += momentum * (mean - self.moving_mean)
         self.moving_variance += momentum * (variance - self.moving_variance)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.set_num_updates(SETTLED)
 
     def _sum_over_workers(self, values: torch.Tensor) -> torch.Tensor:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -193,6 +218,13 @@ class BatchNorm(nn.Module):
             return values
         total: torch.Tensor = _SumOverWorkers.apply(values)  # type: ignore[no-untyped-call]
         return total
+
+
+def set_batch_norm_updates(model: nn.Module, num_updates: int) -> None:
+    """Says for all batch normalizations of `model` how many updates they have seen: a continued run's steps."""
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.set_num_updates(num_updates)
 
 
 def set_batch_norm_sync(model: nn.Module, enabled: bool) -> None:

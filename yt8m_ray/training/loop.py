@@ -19,6 +19,7 @@ from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.position import Position
 from yt8m_ray.models import Model
+from yt8m_ray.models.layers import set_batch_norm_updates
 from yt8m_ray.training.optim import (
     build_optimizer,
     clip_each_gradient,
@@ -160,6 +161,7 @@ class TrainingLoop:
         )
         counters = {name: int(tensor) for name, tensor in _section(tensors, "progress").items()}
         self.progress = Progress(**counters, position=Position(position.epoch))
+        set_batch_norm_updates(self.model, self.progress.step)
         load_optimizer_state(self._optimizer, self._names, _section(tensors, "optimizer"))
 
     def _step(self, mine: PackedVideos, total: int) -> None:

@@ -246,6 +246,23 @@ def test_bfloat16_autocast_trains(model: Model) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS.names())
+def test_training_fits_a_few_clips(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(small_config(name), feature_sizes=FEATURE_SIZES, num_classes=NUM_CLASSES)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    labels = torch.eye(NUM_CLASSES)[torch.arange(len(NUM_FRAMES)) % NUM_CLASSES]
+    criterion = build_loss({"name": "cross_entropy"})
+    losses = []
+    for _ in range(100):
+        loss = model.loss(random_frames(), NUM_FRAMES, labels, criterion)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert min(losses[-10:]) < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("name", MODELS.names())
 def test_a_compiled_model_has_the_same_logits_and_gradients(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(small_config(name), feature_sizes=FEATURE_SIZES, num_classes=NUM_CLASSES)
