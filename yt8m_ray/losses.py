@@ -19,6 +19,9 @@ from yt8m_ray.registry import ComponentConfig, Registry
 INFINITE_LOGIT = 1e4
 """What an infinite logit counts as: a wrong certainty costs this much instead of infinity."""
 
+MIN_LABEL_SUM = 1e-7
+"""What the published softmax loss divides by at least."""
+
 
 class Loss(nn.Module):
     """A loss; clips without labels count, and an empty batch gives 0.0 with a graph."""
@@ -65,4 +68,52 @@ class CrossEntropy(Loss):
             log_p = torch.log(torch.sigmoid(logits) + self.epsilon)
             log_not_p = torch.log(torch.sigmoid(-logits) + self.epsilon)
             total = -(labels * log_p + (1 - labels) * log_not_p).sum()
+        return total / max(logits.shape[0], 1)
+
+
+class HingeConfig(ComponentConfig):
+    """The published hinge loss.
+
+    Attributes:
+        margin: b.
+    """
+
+    name: Literal["hinge"] = "hinge"
+    margin: float = pydantic.Field(default=1.0, gt=0)
+
+
+@LOSSES.register("hinge", HingeConfig)
+class Hinge(Loss):
+    """max(0, b - (2 y - 1) p) on probabilities, summed over classes, averaged over clips."""
+
+    def __init__(self, config: HingeConfig) -> None:
+        super().__init__()
+        self.margin = config.margin
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        signs = 2 * labels.float() - 1
+        total = F.relu(self.margin - signs * torch.sigmoid(logits.float())).sum()
+        return total / max(logits.shape[0], 1)
+
+
+class SoftmaxConfig(ComponentConfig):
+    """The published softmax loss."""
+
+    name: Literal["softmax"] = "softmax"
+
+
+@LOSSES.register("softmax", SoftmaxConfig)
+class Softmax(Loss):
+    """-(y / sum y) log softmax(p), summed over classes, averaged over clips; as published on probabilities, not logits.
+
+    A clip without labels costs nothing.
+    """
+
+    def __init__(self, config: SoftmaxConfig) -> None:
+        super().__init__()
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        labels = labels.float()
+        shares = labels / labels.sum(dim=1, keepdim=True).clamp(min=MIN_LABEL_SUM)
+        total = -(shares * torch.log_softmax(torch.sigmoid(logits.float()), dim=1)).sum()
         return total / max(logits.shape[0], 1)

@@ -42,8 +42,8 @@ SEVENTH = "7th place of 2019 (ceshine)"
 YOU8M_LEADERBOARD = "2017 private leaderboard, one checkpoint"
 LOCAL_2018 = "2018 local validation"
 SOURCES: dict[str, tuple[str, str]] = {
-    "bidirectional_gru": (f"{YOU8M}; {WINNER}", f".812 ({YOU8M_LEADERBOARD})"),
-    "bidirectional_lstm": (f"{YOU8M}; {WINNER}", f".820 ({YOU8M_LEADERBOARD})"),
+    "bidirectional_gru": (WINNER, ""),
+    "bidirectional_lstm": (WINNER, ""),
     "branched_gru": (WINNER, ""),
     "cnn": (YOU8M, ""),
     "dbof": (f"{STARTER}; {WINNER}", ""),
@@ -73,6 +73,8 @@ SOURCES: dict[str, tuple[str, str]] = {
     "nextvlad_2019": (SEVENTH, ""),
     "nextvlad_student": (EFFICIENT + ", announced", ""),
     "soft_dbof": (WINNER, ""),
+    "you8m_gru": (YOU8M, f".812 ({YOU8M_LEADERBOARD})"),
+    "you8m_lstm": (YOU8M, f".820 ({YOU8M_LEADERBOARD})"),
 }
 
 HEADER = """# Models
@@ -86,9 +88,9 @@ COLUMNS = """| model | config | published by | parameters | MACs a video | fp32 
 """
 FOOTER = """
 Parameters count what is trained; MB (10^6 bytes) also the moving statistics, int8 as `jobs.export` stores it. MACs are
-multiply-accumulates of matrix products and convolutions in one forward pass over {frames} frames, before sampling.
-Videos a second: eval mode, float32, batches of {batch}, {cores} cores of {cpu}, the best of {rounds}; a shared machine.
-Written by `python tests/benchmarks/model_table.py`.
+multiply-accumulates of matrix products and convolutions in one forward pass over a clip of {frames} frames, of which
+the config's sampling may take fewer. Videos a second: eval mode, float32, batches of {batch}, {cores} cores of {cpu},
+the best of {rounds}; a shared machine. Written by `python tests/benchmarks/model_table.py`.
 """
 
 

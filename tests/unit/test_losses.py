@@ -1,4 +1,4 @@
-"""The cross-entropy against published values and against the sum over videos and classes in float64."""
+"""The losses against published values and against the sum over videos and classes in float64."""
 
 from __future__ import annotations
 
@@ -16,11 +16,23 @@ PUBLISHED = {"name": "cross_entropy", "published_epsilon": 1e-5}
 EXACT = {"name": "cross_entropy"}
 
 
-def test_the_published_example_has_the_published_loss() -> None:
-    probabilities = torch.tensor([[0.9, 0.2, 0.0], [0.5, 1.0, 0.3]])
-    labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
-    loss = build_loss(PUBLISHED)(torch.logit(probabilities), labels)
-    assert float(loss) == pytest.approx(1.1127635, rel=1e-6)
+LOGITS = torch.logit(torch.tensor([[0.9, 0.2, 0.0], [0.5, 1.0, 0.3]]))
+LABELS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
+TEACHER = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.9, 0.6]])
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"), [(PUBLISHED, 1.1127635), ({"name": "hinge"}, 2.25), ({"name": "softmax"}, 0.86846656)]
+)
+def test_the_published_example_has_the_published_loss(config: dict[str, Any], expected: float) -> None:
+    assert float(build_loss(config)(LOGITS, LABELS)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1.1127635), (0.5, 1.7481956), (1.0, 2.383628)])
+def test_labels_mixed_with_a_teacher_s_have_the_published_mixed_loss(share: float, expected: float) -> None:
+    # The published one mixes two cross-entropies, which are linear in the labels.
+    mixed = share * TEACHER + (1 - share) * LABELS
+    assert float(build_loss(PUBLISHED)(LOGITS, mixed)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +82,7 @@ def test_extreme_logits_have_finite_gradients_and_a_right_certainty_costs_nothin
     assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("config", [PUBLISHED, EXACT], ids=["published", "exact"])
+@pytest.mark.parametrize("config", [PUBLISHED, EXACT, {"name": "hinge"}, {"name": "softmax"}])
 def test_an_empty_batch_costs_zero_and_has_a_gradient(config: dict[str, Any]) -> None:
     weight = torch.ones(3, requires_grad=True)
     loss = build_loss(config)(torch.zeros(0, 3) * weight, torch.zeros(0, 3))
@@ -78,6 +90,16 @@ def test_an_empty_batch_costs_zero_and_has_a_gradient(config: dict[str, Any]) ->
     loss.backward()
     assert weight.grad is not None
     assert weight.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["hinge", "softmax"])
+def test_losses_of_probabilities_stay_finite(name: str) -> None:
+    logits = torch.tensor([[math.inf, -math.inf, 1e30], [0.0, -80.0, 80.0]], requires_grad=True)
+    loss = build_loss({"name": name})(logits, torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
 
 
 def test_half_precision_logits_are_summed_in_float32() -> None:

@@ -32,11 +32,12 @@ class TransformConfig(ComponentConfig):
     """How weights are stored.
 
     Attributes:
-        name: `int8` (per channel, symmetric, weights only) or `none` (float32 as trained).
-        min_elements: Only matrices with more elements than this are transformed.
+        name: `int8` (per channel, symmetric, weights only), `uniform` (the 2018 winner's: codes into 256 evenly spaced
+            values a tensor) or `none` (float32 as trained).
+        min_elements: Only matrices, with `uniform` only tensors, with more elements than this are transformed.
     """
 
-    name: Literal["int8", "none"] = "int8"
+    name: Literal["int8", "uniform", "none"] = "int8"
     min_elements: Annotated[int, pydantic.Field(ge=0)] = PUBLISHED_MIN_ELEMENTS
 
 

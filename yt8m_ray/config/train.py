@@ -108,7 +108,9 @@ class OptimizerConfig(Config):
     """Adam with a learning rate that falls in a staircase by examples seen (published: 0.95 every 4,000,000).
 
     Attributes:
-        epsilon: Added to the root of the second moment, as torch does it.
+        epsilon: Added to the root of the second moment.
+        epsilon_hat: Whether to add it before the moment's bias is corrected, as TensorFlow's Adam does and therefore the
+            published systems; otherwise after, as torch does. Only gradients near epsilon tell the difference.
         clip_gradient_norm: Bound of each variable's own gradient norm; 0 switches clipping off.
     """
 
@@ -117,6 +119,7 @@ class OptimizerConfig(Config):
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     epsilon: PositiveFloat = 1e-8
+    epsilon_hat: bool = False
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.95
     decay_examples: PositiveInt = 4_000_000
     clip_gradient_norm: NonNegativeFloat = 1.0

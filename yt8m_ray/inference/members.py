@@ -21,7 +21,7 @@ from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.inference.bundle import BundleDocument, MemberEntry, Provenance, Quality, write_bundle
 from yt8m_ray.inference.ensemble import Ensemble, check_agreement
 from yt8m_ray.inference.predictor import load_vocabulary
-from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state
+from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state, quantize_uniformly
 from yt8m_ray.metrics import Metric, build_metric
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
@@ -163,6 +163,9 @@ def _load_member(checkpoint: str, transform: TransformConfig) -> Member:
     stored, restored = dict(model.state_dict()), model
     if transform.name == "int8":
         stored = quantize_state(stored, channel_axes(model), min_elements=transform.min_elements)
+    elif transform.name == "uniform":
+        stored = quantize_uniformly(stored, min_elements=transform.min_elements)
+    if transform.name != "none":
         restored = copy.deepcopy(model)
         restored.load_state_dict(dequantize_state(stored))
     return Member(checkpoint, config, None if run_id is None else str(run_id), model, stored, restored)

@@ -1,7 +1,8 @@
-"""8-bit weights: int8 per output channel, symmetric, with one float32 scale a channel.
+"""8-bit weights: int8 per output channel, symmetric, with one float32 scale a channel; or the published codebooks.
 
 Lives here: state dict <-> quantized state dict. Both are plain tensors, so that both lie in safetensors: `name` holds
-int8 codes, and `name` + SCALE_SUFFIX the scales, shaped to multiply them by broadcasting.
+int8 codes, and `name` + SCALE_SUFFIX the scales, shaped to multiply them by broadcasting; or `name` holds uint8 codes,
+and `name` + CODEBOOK_SUFFIX the 256 float32 values that they stand for.
 Biases, batch norm and everything of at most `min_elements` stay float32.
 """
 
@@ -16,6 +17,8 @@ from yt8m_ray.config.export import PUBLISHED_MIN_ELEMENTS
 from yt8m_ray.models.recurrent import LSTMCellWeights
 
 SCALE_SUFFIX = ".scale"
+CODEBOOK_SUFFIX = ".codebook"
+NUM_CODES = 256
 MAX_CODE = 127
 """Codes are -127..127: without -128 the code of -w is minus the code of w."""
 
@@ -65,15 +68,48 @@ def quantize_state(
     return quantized
 
 
+def quantize_uniformly(
+    state: Mapping[str, torch.Tensor], *, min_elements: int = PUBLISHED_MIN_ELEMENTS
+) -> dict[str, torch.Tensor]:
+    """Returns `state` with every tensor of more than `min_elements` elements as codes into 256 evenly spaced values.
+
+    The 2018 winner's `quant_uniform`: the values go from the tensor's smallest to its largest element, a weight gets
+    the nearest one, and the lower one where two are as near.
+
+    Raises:
+        ValueError: a tensor holds NaN or infinity, or two names collide.
+    """
+    quantized: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() or tensor.numel() <= min_elements:
+            quantized[name] = tensor.detach().clone()
+            continue
+        if name + CODEBOOK_SUFFIX in state:
+            raise ValueError(f"{name}{CODEBOOK_SUFFIX}: the model's own variable has the name of a codebook")
+        weights = tensor.detach().double()
+        if not torch.isfinite(weights).all():
+            raise ValueError(f"{name}: weights must be finite to be quantized, found NaN or infinity")
+        values = torch.linspace(float(weights.min()), float(weights.max()), NUM_CODES, dtype=torch.float64)
+        middles = (values[:-1] + values[1:]) / 2
+        quantized[name] = torch.bucketize(weights, middles).to(torch.uint8)  # at a middle itself, the lower one
+        quantized[name + CODEBOOK_SUFFIX] = values.float()
+    return quantized
+
+
 def dequantize_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Returns the float32 state dict of a quantized one; what was not quantized is copied, so nothing maps a file."""
     scaled = {name for name in state if name + SCALE_SUFFIX in state and state[name].dtype == torch.int8}
-    scales = {name + SCALE_SUFFIX for name in scaled}
-    return {
-        name: tensor.float().mul_(state[name + SCALE_SUFFIX]) if name in scaled else tensor.clone()
-        for name, tensor in state.items()
-        if name not in scales
-    }
+    coded = {name for name in state if name + CODEBOOK_SUFFIX in state and state[name].dtype == torch.uint8}
+    keys = {name + SCALE_SUFFIX for name in scaled} | {name + CODEBOOK_SUFFIX for name in coded}
+    restored = {}
+    for name, tensor in state.items():
+        if name in scaled:
+            restored[name] = tensor.float().mul_(state[name + SCALE_SUFFIX])
+        elif name in coded:
+            restored[name] = state[name + CODEBOOK_SUFFIX][tensor.int()]
+        elif name not in keys:
+            restored[name] = tensor.clone()
+    return restored
 
 
 def _quantize(name: str, tensor: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:

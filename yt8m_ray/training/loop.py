@@ -26,6 +26,7 @@ from yt8m_ray.training.optim import (
     learning_rate,
     load_optimizer_state,
     optimizer_state,
+    prepare_step,
 )
 from yt8m_ray.training.workers import sum_over_workers, world_size
 
@@ -168,8 +169,9 @@ class TrainingLoop:
         config = self._config
         batch = to_batch(mine, spec=self._spec, normalize=config.data.normalize, device=self._device)
         assert batch.labels is not None
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(config.optimizer, self.progress.num_examples)
+        prepare_step(
+            self._optimizer, config.optimizer, step=self.progress.step + 1, num_examples=self.progress.num_examples
+        )
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
             loss = self._objective(batch.frames, batch.num_frames, batch.labels)

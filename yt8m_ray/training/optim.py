@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -12,10 +13,28 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.Adam:
-    """Returns Adam over `parameters`; the schedule sets its learning rate before each step."""
+    """Returns Adam over `parameters`; `prepare_step` sets its learning rate before each step."""
     return torch.optim.Adam(
         parameters, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True
     )
+
+
+def prepare_step(optimizer: torch.optim.Optimizer, config: OptimizerConfig, *, step: int, num_examples: int) -> None:
+    """Sets what depends on how far the run is.
+
+    Args:
+        optimizer: What `build_optimizer` returned.
+        config: Its config.
+        step: The step to be taken, from 1.
+        num_examples: Examples seen before it.
+    """
+    epsilon = config.epsilon
+    if config.epsilon_hat:
+        # torch: lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + e); published: lr sqrt(1 - b2^t) / (1 - b1^t) * m /
+        # (sqrt(v) + e^). They are one with e = e^ / sqrt(1 - b2^t).
+        epsilon /= math.sqrt(1 - config.beta2**step)
+    for group in optimizer.param_groups:
+        group["lr"], group["eps"] = learning_rate(config, num_examples), epsilon
 
 
 def learning_rate(config: OptimizerConfig, num_examples: int) -> float:

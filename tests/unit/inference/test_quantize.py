@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state
+from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state, quantize_uniformly
 from yt8m_ray.models.recurrent import GRU, LSTM
 
 
@@ -101,3 +101,39 @@ def test_a_state_that_was_never_quantized_comes_back_as_it_is() -> None:
     model = TwoLayouts()
     back = dequantize_state(model.state_dict())
     assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_the_uniform_codebook_has_the_published_codes_and_values() -> None:
+    quantized = quantize_uniformly({"weight": torch.tensor([-1, -0.5, 0, 0.3, 1])}, min_elements=0)
+    assert quantized["weight"].tolist() == [0, 64, 127, 166, 255]  # 0 lies half way between two values
+    expected = torch.tensor([-1, -0.49803922, -0.00392157, 0.3019608, 1])
+    torch.testing.assert_close(dequantize_state(quantized)["weight"], expected, rtol=1e-6, atol=1e-8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), size=st.integers(1, 400), log10_scale=st.integers(-20, 20))
+def test_every_weight_gets_the_nearest_value_of_its_codebook(seed: int, size: int, log10_scale: int) -> None:
+    weights = torch.randn(size, generator=torch.Generator().manual_seed(seed)) * 10.0**log10_scale
+    quantized = quantize_uniformly({"weight": weights}, min_elements=0)
+    distances = (weights[:, None].double() - quantized["weight.codebook"].double()).abs()
+    chosen = distances.gather(1, quantized["weight"].long()[:, None]).squeeze(1)
+    slack = 1e-6 * float(weights.abs().max())
+    assert (chosen <= distances.min(dim=1).values + slack).all()
+
+
+def test_small_tensors_and_counters_keep_their_type_beside_codebooks() -> None:
+    state = {"weight": torch.randn(40), "bias": torch.randn(20), "count": torch.arange(50)}
+    quantized = quantize_uniformly(state, min_elements=20)
+    assert quantized.keys() == {"weight", "weight.codebook", "bias", "count"}
+    assert torch.equal(quantized["bias"], state["bias"])
+    assert torch.equal(dequantize_state(quantized)["count"], state["count"])
+
+
+def test_a_tensor_of_one_value_comes_back() -> None:
+    quantized = quantize_uniformly({"weight": torch.full((30,), 0.25)}, min_elements=0)
+    assert torch.equal(dequantize_state(quantized)["weight"], torch.full((30,), 0.25))
+
+
+def test_a_tensor_that_is_not_finite_is_refused_for_a_codebook() -> None:
+    with pytest.raises(ValueError, match="weight: weights must be finite"):
+        quantize_uniformly({"weight": torch.tensor([1.0, float("nan")])}, min_elements=0)

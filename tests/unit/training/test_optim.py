@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from yt8m_ray.training.optim import (
     learning_rate,
     load_optimizer_state,
     optimizer_state,
+    prepare_step,
 )
 
 
@@ -18,6 +20,32 @@ def parameters_with(*gradients: list[float]) -> list[torch.nn.Parameter]:
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = torch.tensor(gradient)
     return parameters
+
+
+def test_adam_with_epsilon_hat_takes_the_published_steps() -> None:
+    config = OptimizerConfig(learning_rate=0.01, epsilon_hat=True)
+    parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = build_optimizer([parameter], config)
+    found = []
+    for step, gradient in enumerate(([1e-9, 1.0], [1e-9, -0.5], [2e-9, 0.1]), start=1):
+        parameter.grad = torch.tensor(gradient)
+        prepare_step(optimizer, config, step=step, num_examples=0)
+        optimizer.step()
+        found.append(parameter.tolist())
+    expected = [[0.99996847, -2.00999999], [0.99992394, -2.01266336], [0.99984956, -2.01528358]]
+    np.testing.assert_allclose(found, expected, rtol=3e-7)
+
+
+def test_adam_without_it_takes_torchs() -> None:
+    config = OptimizerConfig(learning_rate=0.01)
+    ours, theirs = (torch.nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
+    optimizers = [build_optimizer([ours], config), torch.optim.Adam([theirs], lr=0.01)]
+    for step in range(1, 4):
+        prepare_step(optimizers[0], config, step=step, num_examples=0)
+        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+            parameter.grad = torch.tensor([1e-9, 1.0]) * step
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=0)
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, 2e-4), (24_999, 2e-4), (25_000, 1.6e-4), (50_000, 1.28e-4)])

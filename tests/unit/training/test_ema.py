@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from yt8m_ray.models.layers import BatchNorm
+from yt8m_ray.training.ema import MovingAverage, decay_of_mean_lifetime
+
+
+def test_one_update_with_the_published_half_life_of_2000() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    average = MovingAverage(model, decay=decay_of_mean_lifetime(2000))
+    torch.nn.init.constant_(model.weight, 2.0)
+
+    average.update()
+
+    assert average.shadow["weight"].item() == pytest.approx(1.0005, rel=1e-7)
+    assert model.weight.item() == 2.0
+
+
+def test_the_weight_of_the_start_decays_with_every_update() -> None:
+    model = torch.nn.Linear(1, 1)
+    torch.nn.init.zeros_(model.bias)
+    average = MovingAverage(model, decay=decay_of_mean_lifetime(3000))
+    torch.nn.init.ones_(model.bias)
+    for _ in range(3000):
+        average.update()
+    assert 1 - average.shadow["bias"].item() == pytest.approx(0.368, abs=1e-3)  # what the reference says is left
+
+
+def test_batch_norm_statistics_are_averaged_too() -> None:
+    model = BatchNorm(2)
+    average = MovingAverage(model, decay=0.5)
+    model.moving_mean.fill_(4.0)
+    average.update()
+    assert average.shadow["moving_mean"].tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_a_decay_outside_its_range_is_refused(decay: float) -> None:
+    with pytest.raises(ValueError, match="expected 0 <= decay < 1"):
+        MovingAverage(torch.nn.Linear(1, 1), decay=decay)
