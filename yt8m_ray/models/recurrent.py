@@ -211,16 +211,27 @@ def _scan(
         padding: bool [T, B].
         backward_in_time: Whether the last step comes first.
     """
-    num_steps, _, cell_dim = candidates.shape
+    cell_dim = candidates.shape[2]
     gates[..., cell_dim:].masked_fill_(padding.unsqueeze(2), SHUT)  # u = 1 keeps the state
     states = torch.empty_like(candidates)
     state = torch.zeros_like(candidates[0])
     reset_state = torch.empty_like(state)
-    for step in _steps(num_steps, backward_in_time):
-        gate = gates[step].addmm_(state, gates_kernel).sigmoid_()
-        torch.mul(gate[:, :cell_dim], state, out=reset_state)
-        candidate = candidates[step].addmm_(reset_state, candidate_kernel).tanh_()
-        state = torch.lerp(candidate, state, gate[:, cell_dim:], out=states[step])
+    # All views of single steps at once: small cells spend most of a step outside the products.
+    views = list(
+        zip(
+            gates.unbind(0),
+            gates[..., :cell_dim].unbind(0),
+            gates[..., cell_dim:].unbind(0),
+            candidates.unbind(0),
+            states.unbind(0),
+            strict=True,
+        )
+    )
+    for gate, reset, update, candidate, after in reversed(views) if backward_in_time else views:
+        gate.addmm_(state, gates_kernel).sigmoid_()
+        torch.mul(reset, state, out=reset_state)
+        candidate.addmm_(reset_state, candidate_kernel).tanh_()
+        state = torch.lerp(candidate, state, update, out=after)
     return states, state
 
 
