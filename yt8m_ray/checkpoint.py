@@ -77,7 +77,7 @@ def import_checkpoint(
         ema: Take the moving averages where there are some.
 
     Raises:
-        ConfigError: the folder is taken, or there are no such variables.
+        ConfigError: the folder is taken or cannot be written, or there are no such variables.
         ValueError: the variables cannot be read, or do not fit the model; what is wrong is listed.
     """
     folder = Path(folder)
@@ -89,8 +89,12 @@ def import_checkpoint(
         raise ConfigError(str(error)) from None
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
     load_published(model, variables, ema=ema)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside_folder = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
+    except OSError as error:
+        raise ConfigError(f"--output: {folder}: cannot be written: {error}") from None
+    with aside_folder as aside:
         written = Path(aside) / folder.name
         written.mkdir()
         facts = {"imported_from": str(variables_path), "ema": ema}

@@ -66,3 +66,22 @@ def test_a_file_that_is_not_there_is_a_wrong_argument(run_verb: RunVerb, config:
 
     assert outcome.code == 2
     assert "none.npz: expected an .npz file, or the prefix of a TensorFlow checkpoint" in outcome.stderr
+
+
+def test_keys_may_follow_the_flags(run_verb: RunVerb, config: str, variables: str, tmp_path: Path) -> None:
+    outcome = run_verb(
+        "import_weights", config, variables, "--output", f"{tmp_path}/lstm", "run.name=mine", "--dry-run"
+    )
+
+    assert outcome.code == 0, outcome.stderr
+    assert "name: mine" in outcome.stdout
+
+
+def test_a_folder_that_cannot_be_written_is_a_wrong_argument(
+    run_verb: RunVerb, config: str, variables: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    outcome = run_verb("import_weights", config, variables, "--output", f"{tmp_path}/file/lstm")
+
+    assert outcome.code == 2
+    assert f"--output: {tmp_path}/file/lstm: cannot be written: " in outcome.stderr

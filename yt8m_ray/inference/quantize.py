@@ -22,15 +22,15 @@ NUM_CODES = 256
 MAX_CODE = 127
 """Codes are -127..127: without -128 the code of -w is minus the code of w."""
 
-_OUTPUT_FIRST = (nn.Linear, nn.Embedding, LSTMCellWeights)
+_OUTPUT_FIRST = (nn.Linear, nn.Embedding, nn.Conv1d, LSTMCellWeights)
 
 
 def channel_axes(model: nn.Module) -> dict[str, int]:
     """Returns the axis of the output channels of every matrix in `model`, by its name in the state dict.
 
-    `nn.Linear` stores [out, in], and so does the LSTM, as torch has it: their channels are axis 0. A parameter that a
-    model holds itself is multiplied from the left, [in, out] (centres, the GRU's kernels): its channels are the last
-    axis.
+    `nn.Linear` stores [out, in], `nn.Conv1d` [out, in, kernel], and the LSTM its weights as torch has them: their
+    channels are axis 0. A parameter that a model holds itself is multiplied from the left, [in, out] (centres, the
+    GRU's kernels): its channels are the last axis.
     """
     axes = {}
     for prefix, module in model.named_modules():

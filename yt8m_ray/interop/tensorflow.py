@@ -37,8 +37,8 @@ def load_published(model: Model, variables: Mapping[str, Any], *, ema: bool = Fa
 
     Args:
         model: A model that `build_model` made with the options of the published one.
-        variables: Arrays by variable name. Leading scopes (`tower/`) and the suffix `:0` do not matter; optimizer slots
-            and counters are ignored.
+        variables: Arrays or tensors by variable name. Leading scopes (`tower/`) and the suffix `:0` do not matter;
+            optimizer slots and counters are ignored.
         ema: Take a variable's `ExponentialMovingAverage` where there is one.
 
     Raises:
@@ -50,7 +50,7 @@ def load_published(model: Model, variables: Mapping[str, Any], *, ema: bool = Fa
     if ema and not has_shadows(variables):
         raise ValueError("ema: none of the variables is an ExponentialMovingAverage")
     found, wrong = match_variables(variables, shapes, ema=ema)
-    arrays = {name: np.asarray(variables[source]) for name, source in found.items()}
+    arrays = {name: _to_array(variables[source]) for name, source in found.items()}
     faults = [f"{name} is missing" for name in wrong["missing"]]
     faults += [f"{name} is unexpected" for name in wrong["unexpected"]]
     faults += [f"{name} is ambiguous" for name in wrong["ambiguous"]]
@@ -62,6 +62,12 @@ def load_published(model: Model, variables: Mapping[str, Any], *, ema: bool = Fa
         converted = part.convert({name: arrays[name].astype(np.float32) for name in part.shapes})
         state |= {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in converted.items()}
     model.load_state_dict(state)
+
+
+def _to_array(variable: Any) -> np.ndarray:
+    if isinstance(variable, torch.Tensor):  # NumPy takes none with a gradient, on another device or in bfloat16
+        variable = variable.detach().to("cpu", torch.float32)
+    return np.asarray(variable)
 
 
 def published_parts(model: Model) -> list[Part]:

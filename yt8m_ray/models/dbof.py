@@ -24,7 +24,7 @@ ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {"sigmoi
 
 
 class DBoFConfig(ComponentConfig):
-    """The starter code's DbofModel with its defaults; the 2018 winner and You8M always have relu6.
+    """The starter code's DbofModel with its defaults, but on all frames for 30 random ones; others always have relu6.
 
     Attributes:
         num_clusters: K, the units that every frame is projected to.

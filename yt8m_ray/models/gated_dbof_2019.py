@@ -65,8 +65,9 @@ class GatedDBoF2019Model(Model):
         self.frame_linear = kaiming_linear(self.frame_dim, config.num_clusters)
         self.frame_gate = None
         if config.frame_se_reduction is not None:
+            # Convolutions there, which keep torch's own initial weights.
             self.frame_gate = BatchNormSEGate(
-                config.num_clusters, reduction=config.frame_se_reduction, batch_norm=batch_norm
+                config.num_clusters, reduction=config.frame_se_reduction, batch_norm=batch_norm, linear=nn.Linear
             )
         self.pooled_bn = batch_norm(2 * config.num_clusters)
         self.dropout = nn.Dropout(config.dropout)

@@ -16,6 +16,9 @@ from yt8m_ray.models.layers import BatchNorm, kaiming_linear, variance_scaling_l
 BatchNormFactory = Callable[[int], BatchNorm]
 """From a number of channels to a batch normalization, which fixes its momentum and epsilon."""
 
+LinearFactory = Callable[[int, int], nn.Linear]
+"""From numbers of inputs and outputs to a linear layer with biases, which fixes its initial weights."""
+
 
 class SEGate(nn.Module):
     """y * sigmoid(relu(BN(y W1)) W2), without biases (Lin et al. 2018, arXiv:1811.05014)."""
@@ -35,13 +38,15 @@ class SEGate(nn.Module):
 class BatchNormSEGate(nn.Module):
     """x * sigmoid(W2 BN(relu(W1 BN(x) + b1)) + b2) (7th place of 2019), of vectors [B, dim] or frames [B, T, dim]."""
 
-    def __init__(self, dim: int, *, reduction: int, batch_norm: BatchNormFactory) -> None:
+    def __init__(
+        self, dim: int, *, reduction: int, batch_norm: BatchNormFactory, linear: LinearFactory = kaiming_linear
+    ) -> None:
         super().__init__()
         squeezed_dim = max(dim // reduction, 1)
         self.input_bn = batch_norm(dim)
-        self.squeeze = kaiming_linear(dim, squeezed_dim)
+        self.squeeze = linear(dim, squeezed_dim)
         self.squeeze_bn = batch_norm(squeezed_dim)
-        self.excite = kaiming_linear(squeezed_dim, dim)
+        self.excite = linear(squeezed_dim, dim)
 
     def forward(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the gated inputs; rows of [B, T, dim] outside `mask` [B, T] count in no statistic."""

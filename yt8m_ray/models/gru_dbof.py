@@ -23,7 +23,7 @@ class GRUDBoFConfig(ComponentConfig):
     Attributes:
         cell_dim: Of the GRU over both directions; each of them has half as many.
         num_clusters, hidden_dim, pooling, activation, batch_norm: Of the bag, as those of `dbof`.
-        sampling: The frames in the bag; the GRU reads all.
+        sampling: The frames in the bag, 30 random ones as published; the GRU reads all.
     """
 
     name: Literal["gru_dbof"] = "gru_dbof"

@@ -269,4 +269,5 @@ class MixNeXtVLADModel(Model):
         weights_BM = torch.softmax(
             self.mixture_weights(self.mixture_bn(masked_mean(frames, num_frames))).float(), dim=1
         )
-        return torch.einsum("bm,bmc->bc", weights_BM, branches_BMC), branches_BMC
+        # No matrix product: autocast would round the mixture, which the loss reads, to bfloat16.
+        return (weights_BM.unsqueeze(2) * branches_BMC).sum(dim=1), branches_BMC

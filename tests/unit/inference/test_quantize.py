@@ -47,6 +47,10 @@ def test_channels_of_a_linear_are_its_rows_and_of_a_plain_parameter_its_columns(
     assert axes == {"linear.weight": 0, "cluster_weights": 1, "centers": 2}
 
 
+def test_channels_of_a_convolution_are_its_outputs() -> None:
+    assert channel_axes(nn.Sequential(nn.Conv1d(6, 4, 3))) == {"0.weight": 0}
+
+
 def test_channels_of_recurrent_layers_are_the_units_of_their_gates() -> None:
     assert channel_axes(LSTM(5, 3)) == {"layers.0.0.weight_ih": 0, "layers.0.0.weight_hh": 0}
     assert channel_axes(GRU(5, 3)) == {"gates_kernel": 1, "candidate_kernel": 1}

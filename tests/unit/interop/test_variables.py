@@ -107,6 +107,13 @@ def test_double_precision_is_rounded() -> None:
     assert_same(loaded({name: array.astype(np.float64) for name, array in PLAIN.items()}), loaded(PLAIN))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_are_taken_with_a_gradient_and_in_bfloat16_too(dtype: torch.dtype) -> None:
+    tensors = {name: torch.nn.Parameter(torch.from_numpy(array).to(dtype)) for name, array in PLAIN.items()}
+    expected = {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
+    assert_same(loaded(tensors), loaded(expected))
+
+
 def test_a_model_of_other_origin_says_so() -> None:
     model = build_model({"name": "monn", "hidden_dims": (2,)}, feature_sizes=(2,), num_classes=2)
     with pytest.raises(ValueError, match="no published variables are known for MoNNModel"):

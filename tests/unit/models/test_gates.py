@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -70,7 +71,8 @@ def test_frames_are_gated_one_by_one() -> None:
 
 def test_masked_frames_count_in_no_statistic_of_a_gate() -> None:
     masked, plain = (BatchNormSEGate(8, reduction=4, batch_norm=BATCH_NORM) for _ in range(2))
-    plain.load_state_dict(masked.state_dict())
+    for gate in (masked, plain):  # loading settles a batch norm's moving statistics: both are loaded
+        gate.load_state_dict(masked.state_dict())
     torch.testing.assert_close(masked(FRAMES, MASK)[MASK], plain(FRAMES[MASK]))
     torch.testing.assert_close(masked.state_dict(), plain.state_dict())
 
@@ -89,3 +91,14 @@ def test_a_bag_of_frames_pools_gated_units_by_maximum_and_by_the_mean_over_real_
         pooled = np.concatenate([units.max(axis=0), units.sum(axis=0) / len(units)])
         hidden = np.maximum(array(model.hidden.weight) @ normalized(pooled, model.pooled_bn), 0)
         np.testing.assert_allclose(found[row], gated(hidden[None], model.gate)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_gates_of_frames_start_as_torchs_convolutions_and_gates_of_clips_as_kaimings_normal() -> None:
+    torch.manual_seed(0)
+    config = {"name": "gated_dbof_2019", "num_clusters": 256, "hidden_dim": 256, "frame_se_reduction": 2}
+    model: Any = build_model(config, feature_sizes=(5, 3), num_classes=2)
+    for frames_of, bound in ((model.frame_gate.squeeze, 256**-0.5), (model.frame_gate.excite, 128**-0.5)):
+        assert 0.95 * bound < float(frames_of.weight.detach().abs().max()) <= bound
+        assert 0.9 * bound < float(frames_of.bias.detach().abs().max()) <= bound
+    assert float(model.gate.squeeze.weight.detach().std()) == pytest.approx((2 / 256) ** 0.5, rel=0.02)
+    assert not model.gate.squeeze.bias.any()

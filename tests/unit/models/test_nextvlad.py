@@ -38,7 +38,7 @@ def build_layer(cluster_normalization: str) -> NeXtVLAD:
         groups=GROUPS,
         expansion=EXPANSION,
         cluster_normalization=cluster_normalization,  # type: ignore[arg-type]
-        batch_norm=functools.partial(BatchNorm, momentum=0.1),
+        batch_norm=functools.partial(BatchNorm, momentum=0.1, warm_up=False),
     )
     randomize(layer)
     return layer.eval()
@@ -178,6 +178,19 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def test_a_mixtures_logits_are_those_of_its_branches_weighed_by_the_mean_frame() -> None:
     model = build_mixture()
     np.testing.assert_allclose(model(CLIPS, NUM_FRAMES).detach(), looped_mixture(model), rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_mixture_minimizes_under_autocast_is_mixed_in_float32() -> None:
+    model = build_mixture()
+    seen = []
+
+    def criterion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.append(logits.dtype)
+        return logits.sum()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        model.loss(CLIPS, NUM_FRAMES, LABELS, criterion)
+    assert set(seen) == {torch.float32}
 
 
 def test_a_mixture_minimizes_its_own_loss_its_branches_losses_and_their_divergence_from_it() -> None:
