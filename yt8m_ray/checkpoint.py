@@ -89,6 +89,8 @@ def import_checkpoint(
         raise ConfigError(str(error)) from None
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
     load_published(model, variables, ema=ema)
+    if getattr(config.model, "attend_to_padding", None) is False:
+        raise ConfigError("model.attend_to_padding: published weights need true, found false")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside_folder = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")

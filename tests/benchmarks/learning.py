@@ -60,7 +60,7 @@ OWN: dict[str, dict[str, Any]] = {
     "nextvlad": {"expansion": 1},
     "mix_nextvlad": {"expansion": 1},
 }
-FEWER_EPOCHS = {"branched_gru": 2}  # its cells are as many as a feature has values
+FEWER_EPOCHS = {"branched_gru": 4}  # its cells are as many as a feature has values
 LEARNING_RATES = {"frame_logistic": 0.03, "logistic": 0.03, "moe": 0.03}
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import pydantic
+import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.normalize import Normalization
 from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
 from yt8m_ray.losses import LOSSES
-from yt8m_ray.models import MODELS
+from yt8m_ray.models import MODELS, build_model
 from yt8m_ray.registry import ComponentConfig, Config
 from yt8m_ray.schema import MAX_FRAMES, NUM_CLASSES_2018, VIDEO_FEATURES
 
@@ -109,8 +110,8 @@ class OptimizerConfig(Config):
 
     Attributes:
         epsilon: Added to the root of the second moment.
-        epsilon_hat: Whether to add it before the moment's bias is corrected, as TensorFlow's Adam does and therefore the
-            published systems; otherwise after, as torch does. Only gradients near epsilon tell the difference.
+        epsilon_hat: Whether to add it before the moment's bias is corrected, as TensorFlow's Adam and therefore the
+            published systems do; otherwise after, as torch does. Only gradients near epsilon tell the difference.
         clip_gradient_norm: Bound of each variable's own gradient norm; 0 switches clipping off.
     """
 
@@ -134,6 +135,8 @@ class LoopConfig(Config):
         precision: `bfloat16` runs the model under autocast; weights and loss stay float32.
         regularization_penalty: Weight of the model's own L2 terms.
         sync_batch_norm: Statistics over the global batch, so that results do not depend on the number of workers.
+        warm_up_batch_norm: Moving statistics follow fast in the first steps, so that short runs can be evaluated; false
+            is the published share from the start.
         log_every_steps: Interval of the progress line and of the curves in MLflow.
     """
 
@@ -143,6 +146,7 @@ class LoopConfig(Config):
     precision: Literal["float32", "bfloat16"] = "float32"
     regularization_penalty: NonNegativeFloat = 1.0
     sync_batch_norm: bool = True
+    warm_up_batch_norm: bool = True
     log_every_steps: PositiveInt = 10
 
     def is_reached(self, *, epoch: int, step: int) -> bool:
@@ -199,3 +203,14 @@ class TrainConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     scaling: ScalingConfig = ScalingConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _check_model(self) -> TrainConfig:
+        try:
+            with torch.device("meta"):  # no storage and no initial weights: some milliseconds
+                build_model(self.model, feature_sizes=self.data.feature_sizes, num_classes=self.data.num_classes)
+        except ValueError as error:
+            raise ValueError(f"model: {error}") from None
+        except (RuntimeError, NotImplementedError):
+            pass  # a model from outside this package that cannot be built without storage: the worker builds it
+        return self

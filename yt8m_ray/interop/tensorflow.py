@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from yt8m_ray.interop.parts import Part, batch_norm, bias, dense, gru, head, lstm, matrix, same
-from yt8m_ray.interop.variables import check_shapes, has_shadows, match_variables
+from yt8m_ray.interop.variables import check_arrays, has_shadows, match_variables
 from yt8m_ray.models import Model
 from yt8m_ray.models.dbof import DBoFModel
 from yt8m_ray.models.frame_attention import FrameAttention, FrameAttentionModel
@@ -54,7 +54,7 @@ def load_published(model: Model, variables: Mapping[str, Any], *, ema: bool = Fa
     faults = [f"{name} is missing" for name in wrong["missing"]]
     faults += [f"{name} is unexpected" for name in wrong["unexpected"]]
     faults += [f"{name} is ambiguous" for name in wrong["ambiguous"]]
-    faults += check_shapes(arrays, shapes)
+    faults += check_arrays(arrays, shapes)
     if faults:
         raise ValueError(f"the variables do not fit {type(model).__name__}: {'; '.join(faults)}")
     state: dict[str, torch.Tensor] = {}
@@ -62,6 +62,8 @@ def load_published(model: Model, variables: Mapping[str, Any], *, ema: bool = Fa
         converted = part.convert({name: arrays[name].astype(np.float32) for name in part.shapes})
         state |= {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in converted.items()}
     model.load_state_dict(state)
+    if isinstance(model, FrameAttentionModel):
+        model.attend_to_padding = True  # these weights have never seen a clip without
 
 
 def _to_array(variable: Any) -> np.ndarray:

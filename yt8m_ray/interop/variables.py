@@ -118,12 +118,19 @@ def _read_tensorflow(prefix: Path, target: Path) -> dict[str, np.ndarray]:
     return _read_npz(target)
 
 
-def check_shapes(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Returns a sentence for each array whose shape or type is not the expected one."""
+def _fits_float32(array: np.ndarray) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(np.float32)).all())
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Returns a sentence for each array whose shape, type or values are not what a float32 weight has."""
     wrong = []
     for name, array in arrays.items():
         if array.shape != shapes[name]:
             wrong.append(f"{name} is {list(array.shape)}, expected {list(shapes[name])}")
         elif array.dtype.kind not in "fiu":
             wrong.append(f"{name} holds {array.dtype}, expected numbers")
+        elif not _fits_float32(array):
+            wrong.append(f"{name} holds NaN or infinity")
     return wrong

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from yt8m_ray.models.heads import Head
-from yt8m_ray.models.layers import Regularized
+from yt8m_ray.models.layers import Regularized, set_batch_norm_updates
 from yt8m_ray.registry import ComponentConfig, Registry
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -42,11 +42,6 @@ class Model(nn.Module):
 
     def __init__(self, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        if not feature_sizes or min(feature_sizes) < 1 or num_classes < 1:
-            raise ValueError(
-                f"a model needs feature sizes and a number of classes of at least 1, found feature_sizes "
-                f"{tuple(feature_sizes)} and num_classes {num_classes}"
-            )
         self.feature_sizes = tuple(feature_sizes)
         self.num_classes = num_classes
 
@@ -93,7 +88,7 @@ MODELS: Registry[Model] = Registry("model", entry_point_group="yt8m_ray.models")
 def build_model(
     config: Mapping[str, Any] | ComponentConfig, *, feature_sizes: Sequence[int], num_classes: int
 ) -> Model:
-    """Returns a new model, in training mode, with the published initial weights.
+    """Returns a new model, in training mode, with the published initial weights; moving statistics warm up.
 
     Args:
         config: `{"name": "moe", "num_mixtures": 4}` or the typed config; the name is one of `MODELS.names()`.
@@ -103,4 +98,15 @@ def build_model(
     Raises:
         ValueError: the name is unknown, or a field is unknown or out of range.
     """
-    return MODELS.build(config, feature_sizes=feature_sizes, num_classes=num_classes)
+    _check_sizes(feature_sizes, num_classes)
+    model = MODELS.build(config, feature_sizes=feature_sizes, num_classes=num_classes)
+    set_batch_norm_updates(model, 0)
+    return model
+
+
+def _check_sizes(feature_sizes: Sequence[int], num_classes: int) -> None:
+    if not feature_sizes or min(feature_sizes) < 1 or num_classes < 1:
+        raise ValueError(
+            f"a model needs feature sizes and a number of classes of at least 1, found feature_sizes "
+            f"{tuple(feature_sizes)} and num_classes {num_classes}"
+        )

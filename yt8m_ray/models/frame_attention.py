@@ -25,7 +25,7 @@ class FrameAttentionConfig(ComponentConfig):
 
     Attributes:
         attend_to_padding: Whether every clip counts as `max_frames` frames, zeros behind its own, as published; weights
-            that were trained so need it. Otherwise padding has no weight.
+            that were trained so need it, and `load_published` switches it on. Otherwise padding has no weight.
         max_frames: Frames of such a clip.
     """
 
@@ -66,11 +66,16 @@ class FrameAttention(nn.Module):
 
 @MODELS.register("frame_attention", FrameAttentionConfig)
 class FrameAttentionModel(Model):
-    """Attention a feature, the means side by side, and a head."""
+    """Attention a feature, the means side by side, and a head.
+
+    Attributes:
+        attend_to_padding: As configured; weights that were trained so need it.
+    """
 
     def __init__(self, config: FrameAttentionConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
-        self.padded_frames = config.max_frames if config.attend_to_padding else None
+        self.attend_to_padding = config.attend_to_padding
+        self.max_frames = config.max_frames
         self.sampler = SAMPLERS.build(config.sampling)
         self.attentions = nn.ModuleList(
             FrameAttention(size, momentum=config.batch_norm_momentum) for size in feature_sizes
@@ -84,8 +89,8 @@ class FrameAttentionModel(Model):
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
         frames, mask = mask_frames(*self.sampler(frames, num_frames))
-        if self.padded_frames is not None:
-            frames = F.pad(frames, (0, 0, 0, self.padded_frames - frames.shape[1]))  # cuts where that is negative
+        if self.attend_to_padding:
+            frames = F.pad(frames, (0, 0, 0, self.max_frames - frames.shape[1]))  # cuts where that is negative
             mask = torch.ones_like(frames[..., 0], dtype=torch.bool)
         features = frames.split(self.feature_sizes, dim=2)
         return torch.cat([pool(feature, mask) for pool, feature in zip(self.attentions, features, strict=True)], dim=1)

@@ -139,10 +139,9 @@ class BatchNorm(nn.Module):
     variance. The moving variance receives the unbiased one, as TensorFlow's fused kernel does for inputs of rank 2,
     unless `unbiased_moving_variance` is False (its other kernel, for rank 3).
 
-    The moving statistics follow with a share of max(momentum, 9 / (10 + n)) at update n from 0, TensorFlow's rule for
-    averages that count their updates (`num_updates`): with the published share alone, 0.001, they would hold their
-    arbitrary start for some 7,000 steps, and a model that was trained for less could not be evaluated. `warm_up` False
-    is the published share alone. Statistics that were loaded are no start: they take the plain share.
+    The moving statistics follow the batches with the share `momentum`. With the published 0.001 they hold their
+    arbitrary start for some 7,000 steps, and a model that was trained for less cannot be evaluated. Those of a model
+    that `build_model` made warm up, therefore: see `set_batch_norm_updates`.
 
     Attributes:
         epsilon: Added to the variance.
@@ -161,7 +160,6 @@ class BatchNorm(nn.Module):
         momentum: float = BATCH_NORM_MOMENTUM,
         epsilon: float = BATCH_NORM_EPSILON,
         unbiased_moving_variance: bool = True,
-        warm_up: bool = True,
     ) -> None:
         super().__init__()
         self.momentum = momentum
@@ -173,10 +171,10 @@ class BatchNorm(nn.Module):
         self.register_buffer("moving_mean", torch.zeros(dim))
         self.register_buffer("moving_variance", torch.ones(dim))
         # No buffer: it is no variable of the model. A tensor, so that a compiled model does not depend on its value.
-        self._num_updates = torch.tensor(0 if warm_up else SETTLED, device="cpu")
+        self._num_updates = torch.tensor(SETTLED, device="cpu")
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Says how many updates the moving statistics have seen."""
+        """Says how many updates the moving statistics have seen; at 0 their warm-up begins."""
         self._num_updates.fill_(num_updates)
 
     def forward(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -220,8 +218,13 @@ class BatchNorm(nn.Module):
         return total
 
 
-def set_batch_norm_updates(model: nn.Module, num_updates: int) -> None:
-    """Says for all batch normalizations of `model` how many updates they have seen: a continued run's steps."""
+def set_batch_norm_updates(model: nn.Module, num_updates: int = SETTLED) -> None:
+    """Says for all batch normalizations of `model` how many updates their moving statistics have seen.
+
+    Update n, from 0, has the share max(momentum, 9 / (10 + n)), TensorFlow's rule for averages that count their
+    updates. 0 is what a new model begins with, the number of steps what a continued run does; the default leaves the
+    plain, published share, as loading statistics does.
+    """
     for module in model.modules():
         if isinstance(module, BatchNorm):
             module.set_num_updates(num_updates)

@@ -104,6 +104,8 @@ class TrainingLoop:
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         self._optimizer = build_optimizer(model.parameters(), config.optimizer)
         self._interval = _Interval()
+        if not config.train.warm_up_batch_norm:
+            set_batch_norm_updates(model)
 
     @property
     def is_finished(self) -> bool:
@@ -162,7 +164,8 @@ class TrainingLoop:
         )
         counters = {name: int(tensor) for name, tensor in _section(tensors, "progress").items()}
         self.progress = Progress(**counters, position=Position(position.epoch))
-        set_batch_norm_updates(self.model, self.progress.step)
+        if self._config.train.warm_up_batch_norm:
+            set_batch_norm_updates(self.model, self.progress.step)
         load_optimizer_state(self._optimizer, self._names, _section(tensors, "optimizer"))
 
     def _step(self, mine: PackedVideos, total: int) -> None:

@@ -75,7 +75,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "head": GATED_MOE,
     },
     "GRUbidirect_branchedBN +Logistic": {"name": "branched_gru", "head": LOGISTIC},
-    "attention_frames_v0": {"name": "frame_attention", "attend_to_padding": True},
+    "attention_frames_v0": {"name": "frame_attention"},
     "G LogisticModel": LOGISTIC,
     "G MoeModel m=2": {"name": "moe"},
     "G FrameLevelLogisticModel": {"name": "frame_logistic"},

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from yt8m_ray.interop.tensorflow import load_published
+from yt8m_ray.checkpoint import import_checkpoint
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.interop.tensorflow import load_published, published_parts
 from yt8m_ray.interop.variables import read_variables
 from yt8m_ray.models import Model, build_model
 
@@ -103,6 +106,11 @@ def test_arrays_of_text_are_refused() -> None:
     assert "experts/biases holds <U1, expected numbers" in refusal({**PLAIN, "experts/biases": np.array(list("abcd"))})
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_values_that_are_no_weights_are_refused(value: float) -> None:
+    assert "experts/biases holds NaN or infinity" in refusal({**PLAIN, "experts/biases": np.full(4, value)})
+
+
 def test_double_precision_is_rounded() -> None:
     assert_same(loaded({name: array.astype(np.float64) for name, array in PLAIN.items()}), loaded(PLAIN))
 
@@ -170,3 +178,16 @@ def test_a_checkpoint_that_was_cut_short_is_refused_with_its_prefix(tmp_path: Pa
 def test_a_checkpoint_without_tensorflow_says_what_to_install() -> None:
     with pytest.raises(ValueError, match=r"pip install 'yt8m_ray\[tensorflow\]', or save the variables as an \.npz"):
         read_variables(CHECKPOINT)
+
+
+def test_weights_that_attend_to_padding_need_a_config_that_does(tmp_path: Path) -> None:
+    model = build_model({"name": "frame_attention"}, feature_sizes=(2, 1), num_classes=2)
+    shapes = {name: shape for part in published_parts(model) for name, shape in part.shapes.items()}
+    np.savez(tmp_path / "variables.npz", **{name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    document = {"run": {"name": "attention"}, "data": {"features": {"rgb": 2, "audio": 1}, "num_classes": 2}}
+    config = TrainConfig.model_validate({**document, "model": {"name": "frame_attention"}})
+    with pytest.raises(ConfigError, match=r"model\.attend_to_padding: published weights need true, found false"):
+        import_checkpoint(config, tmp_path / "variables.npz", tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()
+    config = TrainConfig.model_validate({**document, "model": {"name": "frame_attention", "attend_to_padding": True}})
+    assert import_checkpoint(config, tmp_path / "variables.npz", tmp_path / "checkpoint").is_dir()

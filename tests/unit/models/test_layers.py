@@ -77,7 +77,7 @@ def test_the_epsilon_of_a_batch_norm_can_be_torchs() -> None:
 
 def test_moving_statistics_of_rank_2_equal_the_published_ones() -> None:
     inputs = torch.from_numpy(np.random.RandomState(3).randn(4, 3)).float()
-    layer = BatchNorm(3, warm_up=False)
+    layer = BatchNorm(3)
     layer(inputs)
     np.testing.assert_allclose(layer.moving_variance, [1.0012685, 0.9995311, 0.99927825], rtol=1e-6)
     np.testing.assert_allclose(layer.moving_mean, [-0.00015871, -0.00044544, 0.00014564], atol=1e-8)
@@ -85,7 +85,7 @@ def test_moving_statistics_of_rank_2_equal_the_published_ones() -> None:
 
 def test_moving_variance_of_rank_3_equals_the_published_biased_one() -> None:
     inputs = torch.from_numpy(np.random.RandomState(3).randn(2, 2, 3)).float()
-    layer = BatchNorm(3, unbiased_moving_variance=False, warm_up=False)
+    layer = BatchNorm(3, unbiased_moving_variance=False)
     layer(inputs)
     np.testing.assert_allclose(layer.moving_variance, [1.0007014, 0.9993983, 0.9992087], rtol=1e-6)
 
@@ -93,6 +93,7 @@ def test_moving_variance_of_rank_3_equals_the_published_biased_one() -> None:
 def test_moving_statistics_forget_their_start_within_a_few_steps() -> None:
     inputs = torch.tensor([[100.0], [104.0]])
     layer = BatchNorm(1, unbiased_moving_variance=False)
+    set_batch_norm_updates(layer, 0)
     left = 1.0  # of the start
     for n in range(20):
         layer(inputs)
@@ -103,6 +104,7 @@ def test_moving_statistics_forget_their_start_within_a_few_steps() -> None:
 
 def test_loaded_moving_statistics_follow_with_the_published_share() -> None:
     layer = BatchNorm(1)
+    set_batch_norm_updates(layer, 0)
     layer.load_state_dict(BatchNorm(1).state_dict())
     layer(torch.tensor([[100.0], [104.0]]))
     assert layer.moving_mean.item() == pytest.approx(0.102, rel=1e-6)
@@ -111,6 +113,8 @@ def test_loaded_moving_statistics_follow_with_the_published_share() -> None:
 def test_a_continued_run_goes_on_warming_up_where_it_was() -> None:
     inputs = torch.randn(12, 4, 1, generator=torch.Generator().manual_seed(0))
     whole, first = BatchNorm(1), BatchNorm(1)
+    for layer in (whole, first):
+        set_batch_norm_updates(layer, 0)
     for batch in inputs:
         whole(batch)
     for batch in inputs[:5]:

@@ -38,7 +38,7 @@ def build_layer(cluster_normalization: str) -> NeXtVLAD:
         groups=GROUPS,
         expansion=EXPANSION,
         cluster_normalization=cluster_normalization,  # type: ignore[arg-type]
-        batch_norm=functools.partial(BatchNorm, momentum=0.1, warm_up=False),
+        batch_norm=functools.partial(BatchNorm, momentum=0.1),
     )
     randomize(layer)
     return layer.eval()

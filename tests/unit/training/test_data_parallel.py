@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # run as a script, its folder is what Python looks in
 
-from tests.unit.models.test_model_contract import FEATURE_SIZES, NUM_CLASSES, NUM_FRAMES, random_frames, small_config
+from tests.unit.models.test_model_contract import FEATURE_SIZES, NUM_CLASSES, NUM_FRAMES, random_frames, without_draws
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import MODELS, build_model
 from yt8m_ray.training.loop import Objective
@@ -29,13 +29,8 @@ SPLIT = 4
 def gradients(name: str, rows: slice, *, num_workers: int) -> dict[str, torch.Tensor]:
     """Returns the gradients of the mean loss over all rows, after a backward pass over `rows` here."""
     torch.manual_seed(0)
-    fields = MODELS.config_type(name).model_fields
-    config = small_config(name) | ({"dropout": 0.0} if "dropout" in fields else {})
-    if "sampling" in fields:
-        config["sampling"] = {"name": "all"}  # workers draw other frames than one alone would
-    if "2019" in name:
-        config["head"] = {"name": "logit_moe", "dropout": 0.0}
-    model = build_model(config, feature_sizes=FEATURE_SIZES, num_classes=NUM_CLASSES)
+    # Workers draw other frames and leave out other units than one alone would.
+    model = build_model(without_draws(name), feature_sizes=FEATURE_SIZES, num_classes=NUM_CLASSES)
     objective: torch.nn.Module = Objective(model, build_loss({"name": "cross_entropy"}))
     if num_workers > 1:
         objective = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
