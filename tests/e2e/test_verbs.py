@@ -133,6 +133,7 @@ def test_predictions_are_the_published_csv_and_the_same_as_parquet(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.parquet"]
 
 
+@pytest.mark.soak
 def test_a_killed_prediction_goes_on_behind_the_shards_that_were_finished(
     start_verb: StartVerb, head: Head, checkpoint: str, frame_shards: Shards, tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from typing import Any
 
 import pytest
@@ -12,9 +11,6 @@ import torch
 from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import MODELS, Model, build_model
-
-COMPILER = "inductor" if os.environ.get("YT8M_SOAK") == "1" else "eager"
-"""What compiles the models: the real one takes half a minute each, the other one traces them only."""
 
 FEATURE_SIZES = (6, 4)
 NUM_CLASSES = 5
@@ -273,12 +269,13 @@ def test_training_fits_a_few_clips(name: str) -> None:
     assert min(losses[-10:]) < 0.5 * losses[0]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", MODELS.names())
 def test_a_compiled_model_has_the_same_logits_and_gradients(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(without_draws(name), feature_sizes=FEATURE_SIZES, num_classes=NUM_CLASSES)
     outcomes = []
-    for forward in (model, torch.compile(copy.deepcopy(model), backend=COMPILER)):
+    for forward in (model, torch.compile(copy.deepcopy(model))):
         torch.manual_seed(2)
         logits = forward(random_frames(), NUM_FRAMES)
         (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
