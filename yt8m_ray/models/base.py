@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pydantic
 import torch
 from torch import nn
 
-from yt8m_ray.models.heads import Head
-from yt8m_ray.models.layers import Regularized, set_batch_norm_updates
+from yt8m_ray.models.heads import HEADS, Head, HeadField, MoEHeadConfig
+from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, Regularized, mask_frames, set_batch_norm_updates
+from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
 from yt8m_ray.registry import ComponentConfig, Registry
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -80,6 +82,47 @@ class Model(nn.Module):
         """Returns the published l2 term, to add to the loss: l2 * 0.5 * sum(W^2) over the regularized weights."""
         terms = [module.regularization() for module in self.modules() if isinstance(module, Regularized)]
         return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+class FrameModelFields(ComponentConfig):
+    """What models of single frames are configured by; each family adds its own.
+
+    Attributes:
+        batch_norm_momentum: Share of a batch in the moving statistics, also in those of a head that normalizes.
+        sampling: Which frames of a clip are read.
+        head: What classifies the representation.
+    """
+
+    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
+    sampling: SamplingField = AllFramesConfig()
+    head: HeadField = MoEHeadConfig()
+
+
+class FrameModel(Model):
+    """A model of a clip's sampled frames, with a head of its config's.
+
+    Attributes:
+        sampler: What chooses the frames.
+    """
+
+    def __init__(self, config: FrameModelFields, *, feature_sizes: Sequence[int], num_classes: int) -> None:
+        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        self.sampler = SAMPLERS.build(config.sampling)
+
+    def build_head(self, config: FrameModelFields, input_dim: int) -> Head:
+        """Returns the configured head for representations [B, input_dim]."""
+        return HEADS.build(
+            config.head,
+            input_dim=input_dim,
+            num_classes=self.num_classes,
+            batch_norm_momentum=config.batch_norm_momentum,
+        )
+
+    def sample(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns the sampled frames [B, S, D] with padding zeroed, how many are real [B], and their mask [B, S]."""
+        frames, num_frames = self.sampler(frames, num_frames)
+        frames, mask = mask_frames(frames, num_frames)
+        return frames, num_frames, mask
 
 
 MODELS: Registry[Model] = Registry("model", entry_point_group="yt8m_ray.models")

@@ -11,11 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, Model
-from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
-from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, BatchNorm, mask_frames, normal_linear
-from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
-from yt8m_ray.registry import ComponentConfig
+from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
+from yt8m_ray.models.layers import BatchNorm, normal_linear
 
 Pooled = Literal["max", "average"]
 Activation = Literal["sigmoid", "relu6"]
@@ -23,7 +20,7 @@ Activation = Literal["sigmoid", "relu6"]
 ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {"sigmoid": torch.sigmoid, "relu6": F.relu6}
 
 
-class DBoFConfig(ComponentConfig):
+class DBoFConfig(FrameModelFields):
     """The starter code's DbofModel with its defaults, but on all frames for 30 random ones; others always have relu6.
 
     Attributes:
@@ -40,9 +37,6 @@ class DBoFConfig(ComponentConfig):
     pooling: Pooled = "max"
     activation: Activation = "sigmoid"
     batch_norm: bool = True
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
-    sampling: SamplingField = AllFramesConfig()
-    head: HeadField = MoEHeadConfig()
 
 
 class DBoF(nn.Module):
@@ -100,12 +94,11 @@ class DBoF(nn.Module):
 
 
 @MODELS.register("dbof", DBoFConfig)
-class DBoFModel(Model):
+class DBoFModel(FrameModel):
     """A deep bag of frames with a head on its hidden units."""
 
     def __init__(self, config: DBoFConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
-        self.sampler = SAMPLERS.build(config.sampling)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         self.bag = DBoF(
             self.frame_dim,
             num_clusters=config.num_clusters,
@@ -115,14 +108,9 @@ class DBoFModel(Model):
             batch_norm=config.batch_norm,
             batch_norm_momentum=config.batch_norm_momentum,
         )
-        self.head = HEADS.build(
-            config.head,
-            input_dim=config.hidden_dim,
-            num_classes=num_classes,
-            batch_norm_momentum=config.batch_norm_momentum,
-        )
+        self.head = self.build_head(config, config.hidden_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        frames, num_frames = self.sampler(frames, num_frames)
-        hidden: torch.Tensor = self.bag(*mask_frames(frames, num_frames))
+        frames, _, mask = self.sample(frames, num_frames)
+        hidden: torch.Tensor = self.bag(frames, mask)
         return hidden

@@ -10,17 +10,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, Model
-from yt8m_ray.models.heads import HEADS, HeadField, LogisticHeadConfig
-from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, LOG_OF_NOTHING, BatchNorm, glorot_linear, mask_frames
-from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
-from yt8m_ray.registry import ComponentConfig
+from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
+from yt8m_ray.models.heads import HeadField, LogisticHeadConfig
+from yt8m_ray.models.layers import LOG_OF_NOTHING, BatchNorm, glorot_linear
 
 EXPANSION = 2
 """Units of a feature for each of its dimensions."""
 
 
-class FrameAttentionConfig(ComponentConfig):
+class FrameAttentionConfig(FrameModelFields):
     """The 2018 winner's attention_frames_v0.
 
     Attributes:
@@ -32,8 +30,6 @@ class FrameAttentionConfig(ComponentConfig):
     name: Literal["frame_attention"] = "frame_attention"
     attend_to_padding: bool = False
     max_frames: int = pydantic.Field(default=300, ge=1)
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
-    sampling: SamplingField = AllFramesConfig()
     head: HeadField = LogisticHeadConfig()
 
 
@@ -65,7 +61,7 @@ class FrameAttention(nn.Module):
 
 
 @MODELS.register("frame_attention", FrameAttentionConfig)
-class FrameAttentionModel(Model):
+class FrameAttentionModel(FrameModel):
     """Attention a feature, the means side by side, and a head.
 
     Attributes:
@@ -73,22 +69,16 @@ class FrameAttentionModel(Model):
     """
 
     def __init__(self, config: FrameAttentionConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         self.attend_to_padding = config.attend_to_padding
         self.max_frames = config.max_frames
-        self.sampler = SAMPLERS.build(config.sampling)
         self.attentions = nn.ModuleList(
             FrameAttention(size, momentum=config.batch_norm_momentum) for size in feature_sizes
         )
-        self.head = HEADS.build(
-            config.head,
-            input_dim=EXPANSION * self.frame_dim,
-            num_classes=num_classes,
-            batch_norm_momentum=config.batch_norm_momentum,
-        )
+        self.head = self.build_head(config, EXPANSION * self.frame_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        frames, mask = mask_frames(*self.sampler(frames, num_frames))
+        frames, _, mask = self.sample(frames, num_frames)
         if self.attend_to_padding:
             frames = F.pad(frames, (0, 0, 0, self.max_frames - frames.shape[1]))  # cuts where that is negative
             mask = torch.ones_like(frames[..., 0], dtype=torch.bool)

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, Model
+from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
 from yt8m_ray.models.gates import BatchNormSEGate
-from yt8m_ray.models.heads import HEADS, HeadField
+from yt8m_ray.models.heads import HeadField
 from yt8m_ray.models.layers import (
     TORCH_BATCH_NORM_EPSILON,
     TORCH_BATCH_NORM_MOMENTUM,
@@ -23,11 +23,10 @@ from yt8m_ray.models.layers import (
     masked_mean,
 )
 from yt8m_ray.models.logit_moe import LogitMoEHeadConfig
-from yt8m_ray.models.sampling import SAMPLERS, SamplingField, TrimmedFramesConfig
-from yt8m_ray.registry import ComponentConfig
+from yt8m_ray.models.sampling import SamplingField, TrimmedFramesConfig
 
 
-class GatedDBoF2019Config(ComponentConfig):
+class GatedDBoF2019Config(FrameModelFields):
     """The defaults are the run that was published as dbof-3.
 
     Attributes:
@@ -50,7 +49,7 @@ class GatedDBoF2019Config(ComponentConfig):
 
 
 @MODELS.register("gated_dbof_2019", GatedDBoF2019Config)
-class GatedDBoF2019Model(Model):
+class GatedDBoF2019Model(FrameModel):
     """Gated relu units of each frame, their maximum and mean over real frames, a gated hidden layer and a head.
 
     The published mean divides by the length of the batch's padding, so that a clip's companions change it; this one
@@ -59,9 +58,8 @@ class GatedDBoF2019Model(Model):
     """
 
     def __init__(self, config: GatedDBoF2019Config, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         batch_norm = functools.partial(BatchNorm, momentum=config.batch_norm_momentum, epsilon=TORCH_BATCH_NORM_EPSILON)
-        self.sampler = SAMPLERS.build(config.sampling)
         self.frame_linear = kaiming_linear(self.frame_dim, config.num_clusters)
         self.frame_gate = None
         if config.frame_se_reduction is not None:
@@ -75,16 +73,10 @@ class GatedDBoF2019Model(Model):
         self.gate = None
         if config.se_reduction is not None:
             self.gate = BatchNormSEGate(config.hidden_dim, reduction=config.se_reduction, batch_norm=batch_norm)
-        self.head = HEADS.build(
-            config.head,
-            input_dim=config.hidden_dim,
-            num_classes=num_classes,
-            batch_norm_momentum=config.batch_norm_momentum,
-        )
+        self.head = self.build_head(config, config.hidden_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        frames, num_frames = self.sampler(frames, num_frames)
-        frames, mask = mask_frames(frames, num_frames)
+        frames, num_frames, mask = self.sample(frames, num_frames)
         units = F.relu(self.frame_linear(frames))
         if self.frame_gate is not None:
             units = self.frame_gate(units, mask)

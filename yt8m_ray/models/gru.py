@@ -10,12 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, Model
-from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
-from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, BatchNorm, ContextGating, glorot_linear, mask_frames
+from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
+from yt8m_ray.models.layers import BatchNorm, ContextGating, glorot_linear
 from yt8m_ray.models.recurrent import GRU
-from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
-from yt8m_ray.registry import ComponentConfig
 
 
 class BidirectionalGRU(nn.Module):
@@ -40,45 +37,37 @@ def _gating(dim: int, *, enabled: bool, batch_norm_momentum: float) -> ContextGa
     return ContextGating(dim, remove_diagonal=False, batch_norm=False, batch_norm_momentum=batch_norm_momentum)
 
 
-class BidirectionalGRUConfig(ComponentConfig):
+class BidirectionalGRUConfig(FrameModelFields):
     """GRUbidirect of the 2018 winner, and of You8M with 1,250 cells.
 
     Attributes:
         cell_dim: Units of the second layer; each direction of the first has half of them.
         gating: Whether a context gate, with a bias, follows.
-        batch_norm_momentum: Of the head, where it normalizes.
     """
 
     name: Literal["bidirectional_gru"] = "bidirectional_gru"
     cell_dim: int = pydantic.Field(default=1024, ge=2, multiple_of=2)
     gating: bool = False
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
-    sampling: SamplingField = AllFramesConfig()
-    head: HeadField = MoEHeadConfig()
 
 
 @MODELS.register("bidirectional_gru", BidirectionalGRUConfig)
-class BidirectionalGRUModel(Model):
+class BidirectionalGRUModel(FrameModel):
     """The last state of a bidirectional GRU with another on top, optionally gated, and a head."""
 
     def __init__(self, config: BidirectionalGRUConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         momentum = config.batch_norm_momentum
-        self.sampler = SAMPLERS.build(config.sampling)
         self.gru = BidirectionalGRU(self.frame_dim, config.cell_dim)
         self.gating = _gating(config.cell_dim, enabled=config.gating, batch_norm_momentum=momentum)
-        self.head = HEADS.build(
-            config.head, input_dim=config.cell_dim, num_classes=num_classes, batch_norm_momentum=momentum
-        )
+        self.head = self.build_head(config, config.cell_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        frames, num_frames = self.sampler(frames, num_frames)
-        frames, _ = mask_frames(frames, num_frames)
+        frames, num_frames, _ = self.sample(frames, num_frames)
         state: torch.Tensor = self.gru(frames, num_frames)
         return state if self.gating is None else self.gating(state)
 
 
-class BranchedGRUConfig(ComponentConfig):
+class BranchedGRUConfig(FrameModelFields):
     """The 2018 winner's GRUbidirect_branchedBN.
 
     Attributes:
@@ -87,9 +76,6 @@ class BranchedGRUConfig(ComponentConfig):
 
     name: Literal["branched_gru"] = "branched_gru"
     gating: bool = False
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
-    sampling: SamplingField = AllFramesConfig()
-    head: HeadField = MoEHeadConfig()
 
 
 class GRUBranch(nn.Module):
@@ -112,27 +98,23 @@ class GRUBranch(nn.Module):
 
 
 @MODELS.register("branched_gru", BranchedGRUConfig)
-class BranchedGRUModel(Model):
+class BranchedGRUModel(FrameModel):
     """A normalized GRU branch a feature, concatenated and optionally gated, and a head.
 
     Batch normalization counts real frames alone; the published one counts the padding, too.
     """
 
     def __init__(self, config: BranchedGRUConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         momentum = config.batch_norm_momentum
         if min(feature_sizes) < 2:
             raise ValueError(f"branched_gru needs features of at least 2 values, found sizes {tuple(feature_sizes)}")
-        self.sampler = SAMPLERS.build(config.sampling)
         self.branches = nn.ModuleList(GRUBranch(size, batch_norm_momentum=momentum) for size in feature_sizes)
         self.gating = _gating(self.frame_dim, enabled=config.gating, batch_norm_momentum=momentum)
-        self.head = HEADS.build(
-            config.head, input_dim=self.frame_dim, num_classes=num_classes, batch_norm_momentum=momentum
-        )
+        self.head = self.build_head(config, self.frame_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        frames, num_frames = self.sampler(frames, num_frames)
-        frames, mask = mask_frames(frames, num_frames)
+        frames, num_frames, mask = self.sample(frames, num_frames)
         features = frames.split(self.feature_sizes, dim=2)
         states = [branch(feature, mask, num_frames) for branch, feature in zip(self.branches, features, strict=True)]
         state = torch.cat(states, dim=1)

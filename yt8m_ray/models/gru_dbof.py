@@ -8,16 +8,13 @@ from typing import Literal
 import pydantic
 import torch
 
-from yt8m_ray.models.base import MODELS, Model
+from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
 from yt8m_ray.models.dbof import Activation, DBoF, Pooled
 from yt8m_ray.models.gru import BidirectionalGRU
-from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
-from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, mask_frames
-from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
-from yt8m_ray.registry import ComponentConfig
+from yt8m_ray.models.layers import mask_frames
 
 
-class GRUDBoFConfig(ComponentConfig):
+class GRUDBoFConfig(FrameModelFields):
     """You8M's GRU_DBoF_hybrid.
 
     Attributes:
@@ -33,18 +30,14 @@ class GRUDBoFConfig(ComponentConfig):
     pooling: Pooled = "max"
     activation: Activation = "relu6"
     batch_norm: bool = True
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
-    sampling: SamplingField = AllFramesConfig()
-    head: HeadField = MoEHeadConfig()
 
 
 @MODELS.register("gru_dbof", GRUDBoFConfig)
-class GRUDBoFModel(Model):
+class GRUDBoFModel(FrameModel):
     """The last state of a bidirectional GRU beside the hidden units of a deep bag of frames, and a head."""
 
     def __init__(self, config: GRUDBoFConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
-        self.sampler = SAMPLERS.build(config.sampling)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         self.gru = BidirectionalGRU(self.frame_dim, config.cell_dim)
         self.bag = DBoF(
             self.frame_dim,
@@ -55,14 +48,9 @@ class GRUDBoFModel(Model):
             batch_norm=config.batch_norm,
             batch_norm_momentum=config.batch_norm_momentum,
         )
-        self.head = HEADS.build(
-            config.head,
-            input_dim=config.cell_dim + config.hidden_dim,
-            num_classes=num_classes,
-            batch_norm_momentum=config.batch_norm_momentum,
-        )
+        self.head = self.build_head(config, config.cell_dim + config.hidden_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
         real_frames, _ = mask_frames(frames, num_frames)
-        hidden = self.bag(*mask_frames(*self.sampler(frames, num_frames)))
-        return torch.cat([self.gru(real_frames, num_frames), hidden], dim=1)
+        sampled, _, mask = self.sample(frames, num_frames)
+        return torch.cat([self.gru(real_frames, num_frames), self.bag(sampled, mask)], dim=1)

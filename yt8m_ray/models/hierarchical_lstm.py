@@ -9,22 +9,17 @@ import pydantic
 import torch
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, Model
-from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
-from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, mask_frames
+from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
 from yt8m_ray.models.recurrent import LSTM, full_state
-from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
-from yt8m_ray.registry import ComponentConfig
 
 
-class HierarchicalLSTMConfig(ComponentConfig):
+class HierarchicalLSTMConfig(FrameModelFields):
     """HierarchicalLstmModel; the defaults are the teacher, and `every: 10, num_blocks: 5` is its student.
 
     Attributes:
         cell_dim, num_layers: Of both LSTMs, the one over a block's frames and the one over the blocks.
         num_blocks: Blocks of a clip of `max_frames` frames; a longer clip has more of the same length.
         every: The frames 0, every, 2 * every, ... are read.
-        batch_norm_momentum: Of the head, where it normalizes.
     """
 
     name: Literal["hierarchical_lstm"] = "hierarchical_lstm"
@@ -33,9 +28,6 @@ class HierarchicalLSTMConfig(ComponentConfig):
     num_blocks: int = pydantic.Field(default=20, ge=1)
     every: int = pydantic.Field(default=1, ge=1)
     max_frames: int = pydantic.Field(default=300, ge=1)
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
-    sampling: SamplingField = AllFramesConfig()
-    head: HeadField = MoEHeadConfig()
 
     @property
     def block_len(self) -> int:
@@ -45,27 +37,24 @@ class HierarchicalLSTMConfig(ComponentConfig):
 
 
 @MODELS.register("hierarchical_lstm", HierarchicalLSTMConfig)
-class HierarchicalLSTMModel(Model):
+class HierarchicalLSTMModel(FrameModel):
     """An LSTM reads each block of frames from the zero state, another the blocks' full states; a head its full state.
 
     Shape letters: B clips, T frames, D values of a frame, N blocks, L frames of a block.
     """
 
     def __init__(self, config: HierarchicalLSTMConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         self.every, self.block_len = config.every, config.block_len
-        self.sampler = SAMPLERS.build(config.sampling)
         state_dim = 2 * config.num_layers * config.cell_dim
         self.frame_lstm = LSTM(self.frame_dim, config.cell_dim, num_layers=config.num_layers)
         self.block_lstm = LSTM(state_dim, config.cell_dim, num_layers=config.num_layers)
-        self.head = HEADS.build(
-            config.head, input_dim=state_dim, num_classes=num_classes, batch_norm_momentum=config.batch_norm_momentum
-        )
+        self.head = self.build_head(config, state_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        frames, num_frames = self.sampler(frames, num_frames)
+        frames, num_frames, _ = self.sample(frames, num_frames)
         num_read = -(-num_frames // self.every)
-        frames, _ = mask_frames(frames[:, :: self.every], num_read)
+        frames = frames[:, :: self.every]
         num_clips, max_read = frames.shape[:2]
         num_blocks = -(-max_read // self.block_len)
         frames = F.pad(frames, (0, 0, 0, num_blocks * self.block_len - max_read))

@@ -13,21 +13,16 @@ import pydantic
 import torch
 from torch import nn
 
-from yt8m_ray.models.base import Model
-from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
+from yt8m_ray.models.base import FrameModel, FrameModelFields
 from yt8m_ray.models.layers import (
-    BATCH_NORM_MOMENTUM,
     BatchNorm,
     ContextGating,
     HiddenLayer,
-    mask_frames,
     normal_linear,
 )
-from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
-from yt8m_ray.registry import ComponentConfig
 
 
-class LateFusionFields(ComponentConfig):
+class LateFusionFields(FrameModelFields):
     """What every such model is configured by.
 
     Attributes:
@@ -39,9 +34,6 @@ class LateFusionFields(ComponentConfig):
     num_clusters: int = pydantic.Field(default=256, ge=2)
     use_relu: bool = False
     batch_norm: bool = True
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
-    sampling: SamplingField = AllFramesConfig()
-    head: HeadField = MoEHeadConfig()
 
 
 class Assignment(nn.Module):
@@ -80,7 +72,7 @@ class Pooling(nn.Module):
         raise NotImplementedError
 
 
-class LateFusionModel(Model):
+class LateFusionModel(FrameModel):
     """Batch-normalized frames, a pooling layer a feature, the results side by side; hidden layer, gate and head on top.
 
     Args:
@@ -102,9 +94,8 @@ class LateFusionModel(Model):
         feature_sizes: Sequence[int],
         num_classes: int,
     ) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         momentum = config.batch_norm_momentum
-        self.sampler = SAMPLERS.build(config.sampling)
         self.input_bn = BatchNorm(self.frame_dim, momentum=momentum) if config.batch_norm else None
         self.pools = nn.ModuleList(pools)
         output_dim = sum(pool.output_dim for pool in pools)
@@ -129,13 +120,10 @@ class LateFusionModel(Model):
                 batch_norm=config.batch_norm,
                 batch_norm_momentum=momentum,
             )
-        self.head = HEADS.build(
-            config.head, input_dim=output_dim, num_classes=num_classes, batch_norm_momentum=momentum
-        )
+        self.head = self.build_head(config, output_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        frames, num_frames = self.sampler(frames, num_frames)
-        frames, mask = mask_frames(frames, num_frames)
+        frames, _, mask = self.sample(frames, num_frames)
         if self.input_bn is not None:
             frames = self.input_bn(frames, mask)
         features = frames.split(self.feature_sizes, dim=2)

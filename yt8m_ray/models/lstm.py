@@ -8,131 +8,94 @@ from typing import Literal
 import pydantic
 import torch
 
-from yt8m_ray.models.base import MODELS, Model
-from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
-from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, mask_frames
+from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
 from yt8m_ray.models.recurrent import LSTM, full_state, shuffle_frames
-from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
-from yt8m_ray.registry import ComponentConfig
 
 
-class LSTMConfig(ComponentConfig):
+class LSTMConfig(FrameModelFields):
     """The starter code's LstmModel.
 
     Attributes:
         cell_dim: Units a layer.
-        batch_norm_momentum: Of the head, where it normalizes.
     """
 
     name: Literal["lstm"] = "lstm"
     num_layers: int = pydantic.Field(default=2, ge=1)
     cell_dim: int = pydantic.Field(default=1024, ge=1)
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
-    sampling: SamplingField = AllFramesConfig()
-    head: HeadField = MoEHeadConfig()
 
 
 @MODELS.register("lstm", LSTMConfig)
-class LSTMModel(Model):
+class LSTMModel(FrameModel):
     """Stacked LSTMs; the head classifies the top layer's output h at the last frame."""
 
     def __init__(self, config: LSTMConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
-        self.sampler = SAMPLERS.build(config.sampling)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         self.lstm = LSTM(self.frame_dim, config.cell_dim, num_layers=config.num_layers)
-        self.head = HEADS.build(
-            config.head,
-            input_dim=config.cell_dim,
-            num_classes=num_classes,
-            batch_norm_momentum=config.batch_norm_momentum,
-        )
+        self.head = self.build_head(config, config.cell_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        frames, num_frames = self.sampler(frames, num_frames)
-        frames, _ = mask_frames(frames, num_frames)
+        frames, num_frames, _ = self.sample(frames, num_frames)
         _, state = self.lstm(frames, num_frames)
         h: torch.Tensor = state[-1][1]
         return h
 
 
-class LSTMPairConfig(ComponentConfig):
+class LSTMPairConfig(FrameModelFields):
     """You8M's LstmModelPair.
 
     Attributes:
         num_layers, cell_dim: Of each of the two LSTMs.
-        batch_norm_momentum: Of the head, where it normalizes.
     """
 
     name: Literal["lstm_pair"] = "lstm_pair"
     num_layers: int = pydantic.Field(default=2, ge=1)
     cell_dim: int = pydantic.Field(default=1024, ge=1)
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
-    sampling: SamplingField = AllFramesConfig()
-    head: HeadField = MoEHeadConfig()
 
 
 @MODELS.register("lstm_pair", LSTMPairConfig)
-class LSTMPairModel(Model):
+class LSTMPairModel(FrameModel):
     """A stack of LSTMs for the frames 0, 2, 4, ..., another for the rest; the mean of their full states, and a head."""
 
     def __init__(self, config: LSTMPairConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
-        self.sampler = SAMPLERS.build(config.sampling)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         self.even = LSTM(self.frame_dim, config.cell_dim, num_layers=config.num_layers)
         self.odd = LSTM(self.frame_dim, config.cell_dim, num_layers=config.num_layers)
-        self.head = HEADS.build(
-            config.head,
-            input_dim=2 * config.num_layers * config.cell_dim,
-            num_classes=num_classes,
-            batch_norm_momentum=config.batch_norm_momentum,
-        )
+        self.head = self.build_head(config, 2 * config.num_layers * config.cell_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        frames, num_frames = self.sampler(frames, num_frames)
-        frames, _ = mask_frames(frames, num_frames)
+        frames, num_frames, _ = self.sample(frames, num_frames)
         _, even_state = self.even(frames[:, ::2], (num_frames + 1) // 2)
         _, odd_state = self.odd(frames[:, 1::2], num_frames // 2)
         return (full_state(even_state) + full_state(odd_state)) / 2
 
 
-class BidirectionalLSTMConfig(ComponentConfig):
+class BidirectionalLSTMConfig(FrameModelFields):
     """Lstmbidirect of the 2018 winner, and of You8M with 1,200 cells.
 
     Attributes:
         cell_dim: Units of the second layer; each direction of the first has half of them.
         frame_shuffle: Whether training sees a clip's frames in a random order. The published code shuffles when it
             evaluates, too.
-        batch_norm_momentum: Of the head, where it normalizes.
     """
 
     name: Literal["bidirectional_lstm"] = "bidirectional_lstm"
     cell_dim: int = pydantic.Field(default=1024, ge=2, multiple_of=2)
     frame_shuffle: bool = False
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
-    sampling: SamplingField = AllFramesConfig()
-    head: HeadField = MoEHeadConfig()
 
 
 @MODELS.register("bidirectional_lstm", BidirectionalLSTMConfig)
-class BidirectionalLSTMModel(Model):
+class BidirectionalLSTMModel(FrameModel):
     """A bidirectional LSTM and one on top of it; the head classifies the last cell state c, not the output."""
 
     def __init__(self, config: BidirectionalLSTMConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         self.frame_shuffle = config.frame_shuffle
-        self.sampler = SAMPLERS.build(config.sampling)
         self.both_directions = LSTM(self.frame_dim, config.cell_dim // 2, bidirectional=True)
         self.lstm = LSTM(config.cell_dim, config.cell_dim)
-        self.head = HEADS.build(
-            config.head,
-            input_dim=config.cell_dim,
-            num_classes=num_classes,
-            batch_norm_momentum=config.batch_norm_momentum,
-        )
+        self.head = self.build_head(config, config.cell_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        frames, num_frames = self.sampler(frames, num_frames)
-        frames, _ = mask_frames(frames, num_frames)
+        frames, num_frames, _ = self.sample(frames, num_frames)
         if self.frame_shuffle and self.training:
             frames = shuffle_frames(frames, num_frames)
         outputs, _ = self.both_directions(frames, num_frames)

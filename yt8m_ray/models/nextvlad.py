@@ -11,26 +11,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, Criterion, Model
+from yt8m_ray.models.base import MODELS, Criterion, FrameModel, FrameModelFields
 from yt8m_ray.models.gates import BatchNormFactory, SEGate
-from yt8m_ray.models.heads import HEADS, HeadField, LogisticHeadConfig
+from yt8m_ray.models.heads import HeadField, LogisticHeadConfig
 from yt8m_ray.models.layers import (
-    BATCH_NORM_MOMENTUM,
     BatchNorm,
     l2_normalize,
-    mask_frames,
     masked_mean,
     variance_scaling_,
     variance_scaling_linear,
 )
-from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
-from yt8m_ray.registry import ComponentConfig
 
 ClusterNormalization = Literal["batch_norm", "shared_batch_norm", "bias"]
 """What follows the assignment's linear layer: a batch norm of G * K channels, one of K shared by groups, or a bias."""
 
 
-class NeXtVLADFields(ComponentConfig):
+class NeXtVLADFields(FrameModelFields):
     """What one NeXtVLAD is configured by, alone or as a branch of a mixture.
 
     Attributes:
@@ -47,8 +43,6 @@ class NeXtVLADFields(ComponentConfig):
     hidden_dim: int = pydantic.Field(default=2048, ge=1)
     dropout: float = pydantic.Field(default=0.5, ge=0, lt=1)
     gating_reduction: int = pydantic.Field(default=8, ge=1)
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
-    sampling: SamplingField = AllFramesConfig()
     head: HeadField = LogisticHeadConfig(l2=1e-5, l2_on_biases=True)
 
 
@@ -192,27 +186,22 @@ class NeXtVLADEncoder(nn.Module):
 
 
 @MODELS.register("nextvlad", NeXtVLADConfig)
-class NeXtVLADModel(Model):
+class NeXtVLADModel(FrameModel):
     """One NeXtVLAD a feature, a gated hidden layer and a head on top."""
 
     def __init__(self, config: NeXtVLADConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
-        self.sampler = SAMPLERS.build(config.sampling)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         self.encoder = NeXtVLADEncoder(config, feature_sizes=feature_sizes)
-        self.head = HEADS.build(
-            config.head,
-            input_dim=config.hidden_dim,
-            num_classes=num_classes,
-            batch_norm_momentum=config.batch_norm_momentum,
-        )
+        self.head = self.build_head(config, config.hidden_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        representation: torch.Tensor = self.encoder(*mask_frames(*self.sampler(frames, num_frames)))
+        frames, _, mask = self.sample(frames, num_frames)
+        representation: torch.Tensor = self.encoder(frames, mask)
         return representation
 
 
 @MODELS.register("mix_nextvlad", MixNeXtVLADConfig)
-class MixNeXtVLADModel(Model):
+class MixNeXtVLADModel(FrameModel):
     """Several NeXtVLADs; a clip's mean frame says how much each one's logits weigh in the mixture.
 
     The mean is that of the real frames. The published one divides by 300 whatever the clip's length.
@@ -221,24 +210,15 @@ class MixNeXtVLADModel(Model):
     """
 
     def __init__(self, config: MixNeXtVLADConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         self.temperature = config.temperature
         self.kl_weight = config.kl_weight
-        self.sampler = SAMPLERS.build(config.sampling)
         self.mixture_bn = BatchNorm(self.frame_dim, momentum=config.batch_norm_momentum)
         self.mixture_weights = variance_scaling_linear(self.frame_dim, config.num_branches)
         self.encoders = nn.ModuleList(
             NeXtVLADEncoder(config, feature_sizes=feature_sizes) for _ in range(config.num_branches)
         )
-        self.heads = nn.ModuleList(
-            HEADS.build(
-                config.head,
-                input_dim=config.hidden_dim,
-                num_classes=num_classes,
-                batch_norm_momentum=config.batch_norm_momentum,
-            )
-            for _ in range(config.num_branches)
-        )
+        self.heads = nn.ModuleList(self.build_head(config, config.hidden_dim) for _ in range(config.num_branches))
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
         return self._mix(frames, num_frames)[0]
@@ -262,8 +242,7 @@ class MixNeXtVLADModel(Model):
 
     def _mix(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the logits of the mixture [B, C] and of its branches [B, M, C], in float32."""
-        frames, num_frames = self.sampler(frames, num_frames)
-        frames, mask = mask_frames(frames, num_frames)
+        frames, num_frames, mask = self.sample(frames, num_frames)
         branches = [head(encoder(frames, mask)) for head, encoder in zip(self.heads, self.encoders, strict=True)]
         branches_BMC = torch.stack(branches, dim=1).float()
         weights_BM = torch.softmax(

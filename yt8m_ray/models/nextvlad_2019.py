@@ -16,27 +16,25 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, Model
+from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
 from yt8m_ray.models.gates import BatchNormSEGate
-from yt8m_ray.models.heads import HEADS, HeadField
+from yt8m_ray.models.heads import HeadField
 from yt8m_ray.models.layers import (
     TORCH_BATCH_NORM_EPSILON,
     TORCH_BATCH_NORM_MOMENTUM,
     BatchNorm,
     kaiming_linear,
     l2_normalize,
-    mask_frames,
 )
 from yt8m_ray.models.logit_moe import LogitMoEHeadConfig
 from yt8m_ray.models.nextvlad import NeXtVLAD
-from yt8m_ray.models.sampling import SAMPLERS, SamplingField, TrimmedFramesConfig
-from yt8m_ray.registry import ComponentConfig
+from yt8m_ray.models.sampling import SamplingField, TrimmedFramesConfig
 
 ALPHA = 100.0
 """Sharpness of the first assignments: they start as softmax(-ALPHA * squared distance to the centre)."""
 
 
-class NeXtVLAD2019Config(ComponentConfig):
+class NeXtVLAD2019Config(FrameModelFields):
     """The defaults are the run that was published as nextvlad-2.
 
     Attributes:
@@ -62,14 +60,13 @@ class NeXtVLAD2019Config(ComponentConfig):
 
 
 @MODELS.register("nextvlad_2019", NeXtVLAD2019Config)
-class NeXtVLAD2019Model(Model):
+class NeXtVLAD2019Model(FrameModel):
     """A NeXtVLAD of the l2-normalized frames of each feature, a relu layer, a gate and a head on top."""
 
     def __init__(self, config: NeXtVLAD2019Config, *, feature_sizes: Sequence[int], num_classes: int) -> None:
-        super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
+        super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         batch_norm = functools.partial(BatchNorm, momentum=config.batch_norm_momentum, epsilon=TORCH_BATCH_NORM_EPSILON)
         self.dropout = config.dropout
-        self.sampler = SAMPLERS.build(config.sampling)
         self.cluster_counts = [config.num_clusters] + [config.num_clusters // 2] * (len(feature_sizes) - 1)
         vlads = [
             NeXtVLAD(
@@ -89,15 +86,10 @@ class NeXtVLAD2019Model(Model):
         self.gate = None
         if config.se_reduction is not None:
             self.gate = BatchNormSEGate(config.hidden_dim, reduction=config.se_reduction, batch_norm=batch_norm)
-        self.head = HEADS.build(
-            config.head,
-            input_dim=config.hidden_dim,
-            num_classes=num_classes,
-            batch_norm_momentum=config.batch_norm_momentum,
-        )
+        self.head = self.build_head(config, config.hidden_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        frames, mask = mask_frames(*self.sampler(frames, num_frames))
+        frames, _, mask = self.sample(frames, num_frames)
         features = frames.split(self.feature_sizes, dim=2)
         descriptors = [
             self._drop_clusters(vlad(l2_normalize(feature, dim=2), mask), num_clusters)
