@@ -19,12 +19,12 @@ class SoftDBoFFields(LateFusionFields):
 
     Attributes:
         num_clusters: K of the first feature; the following ones have K // 8, at least 2.
-        hidden_dim: Outputs of the hidden layer; null is none (the flag `fc_dimred` off).
+        hidden_dim: Outputs of the hidden layer; null or 0 is none (the flag `fc_dimred` off).
         max_pool: Whether the largest shares stand beside the sums; the gated bag of the first feature ignores it.
     """
 
     num_clusters: int = pydantic.Field(default=4096, ge=2)
-    hidden_dim: int | None = pydantic.Field(default=1024, ge=1)
+    hidden_dim: int | None = pydantic.Field(default=1024, ge=0)
     use_relu: bool = True
     max_pool: bool = False
 
@@ -102,7 +102,7 @@ class SoftDBoFModel(LateFusionModel):
                 first(feature_sizes[0], config.num_clusters, config),
                 *(SoftDBoF(size, others, config) for size in feature_sizes[1:]),
             ],
-            hidden_dim=config.hidden_dim,
+            hidden_dim=config.hidden_dim or None,
             feature_sizes=feature_sizes,
             num_classes=num_classes,
         )

@@ -46,6 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "netfv, no batch norm": {"name": "netfv", **SMALL, "batch_norm": False},
     "soft_dbof, maxima": {"name": "soft_dbof", **SMALL, "max_pool": True, "use_relu": False},
     "soft_dbof, no hidden layer": {"name": "soft_dbof", "num_clusters": 4, "hidden_dim": None},
+    "gated_dbof, no hidden layer": {"name": "gated_dbof", "num_clusters": 4, "hidden_dim": 0},
     "gated_dbof, no batch norm": {"name": "gated_dbof", **SMALL, "batch_norm": False},
     "gated_dbof, maxima": {"name": "gated_dbof", **SMALL, "max_pool": True},
     "dbof, relu6 averages": {"name": "dbof", **SMALL, "activation": "relu6", "pooling": "average"},
