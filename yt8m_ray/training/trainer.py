@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -134,7 +133,7 @@ def _run(
         _fit_with_restarts(config, folder, scaling, shards, payload)
         checkpoint, metrics = best_checkpoint(folder)
         tracker.log_artifacts(checkpoint, artifact_path="checkpoint")
-        logger.info("best checkpoint: GAP %.4f, %s", metrics.get("validation/gap", math.nan), checkpoint)
+        logger.info("%s", _describe(checkpoint, metrics))
         status = "finished"
     except (KeyboardInterrupt, SystemExit):
         status = "stopped"
@@ -160,16 +159,21 @@ def splits_of(data: DataConfig) -> dict[str, list[str]]:
     return shards
 
 
+def _describe(checkpoint: Path, metrics: dict[str, float]) -> str:
+    """Returns which checkpoint a run ends with, and its GAP where there is a validation."""
+    gap = metrics.get("validation/gap")
+    return f"last checkpoint: {checkpoint}" if gap is None else f"best checkpoint: GAP {gap:.4f}, {checkpoint}"
+
+
 def _finished(config: TrainConfig, folder: Path) -> FitResult:
     """Returns the outcome of a run that has nothing left to train, and says so."""
     record = RunRecord.load(folder)
     checkpoint, metrics = best_checkpoint(folder)
     logger.warning(
         "run %s is finished already, nothing was trained; raise train.num_epochs to continue it, or choose another "
-        "run.name. Its best checkpoint: GAP %.4f, %s",
+        "run.name. Its %s",
         config.run.name,
-        metrics.get("validation/gap", math.nan),
-        checkpoint,
+        _describe(checkpoint, metrics),
     )
     uri = config.tracking.uri or default_uri(config.output)
     return FitResult(checkpoint, metrics, folder, uri, record.mlflow_run_id if record else "")
