@@ -21,6 +21,7 @@ SHADOW = "ExponentialMovingAverage"
 
 _COUNTERS = {"global_step", "beta1_power", "beta2_power"}
 _SLOTS = {"Adam", "Adam_1", "Momentum", "RMSProp", "RMSProp_1", "Adagrad", "Adadelta", "Adadelta_1", "Ftrl", "Ftrl_1"}
+_CHECKPOINT_SUFFIX = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
 _OUTPUT_NUMBER = re.compile(r":\d+$")
 
 TENSORFLOW_EXTRA = "pip install 'yt8m_ray[tensorflow]'"
@@ -84,11 +85,12 @@ def read_variables(path: str | Path) -> dict[str, np.ndarray]:
         ValueError: the file is damaged or holds what is no array, or TensorFlow is not installed.
     """
     path = Path(path)
-    if path.is_file():
+    prefix = path.with_name(_CHECKPOINT_SUFFIX.sub("", path.name))  # one of its files is as good
+    if path.is_file() and prefix == path:
         return _read_npz(path)
-    if Path(f"{path}.index").is_file():
+    if Path(f"{prefix}.index").is_file():
         with tempfile.TemporaryDirectory(prefix="yt8m_variables_") as folder:
-            return _read_tensorflow(path, Path(folder) / "variables.npz")
+            return _read_tensorflow(prefix, Path(folder) / "variables.npz")
     raise FileNotFoundError(
         f"{path}: expected an .npz file, or the prefix of a TensorFlow checkpoint (there would be {path.name}.index "
         "beside its data), found neither"
@@ -102,6 +104,8 @@ def _without_scopes(name: str, wanted: set[str]) -> str | None:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: expected an .npz file of arrays by variable name, found something else")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files if is_weight(name)}

@@ -167,6 +167,17 @@ def test_a_checkpoint_of_tensorflow_is_read_and_loaded() -> None:
         assert torch.equal(biases, torch.arange(4.0) + ema)
 
 
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+def test_any_file_of_a_checkpoint_stands_for_its_prefix(suffix: str) -> None:
+    if HAS_TENSORFLOW:
+        assert read_variables(f"{CHECKPOINT}.{suffix}").keys() == read_variables(CHECKPOINT).keys()
+    else:
+        with pytest.raises(
+            ValueError, match=r"model\.ckpt-7: the TensorFlow checkpoint cannot be read: TensorFlow is not"
+        ):
+            read_variables(f"{CHECKPOINT}.{suffix}")
+
+
 @pytest.mark.skipif(not HAS_TENSORFLOW, reason="the extra tensorflow is not installed")
 def test_a_checkpoint_that_was_cut_short_is_refused_with_its_prefix(tmp_path: Path) -> None:
     shutil.copy(f"{CHECKPOINT}.index", tmp_path / "model.ckpt-7.index")
