@@ -99,7 +99,6 @@ DATA_KEYS = {TRAIN: "data.train=", EVALUATE: "data.test=", PREDICT: "", EXPORT: 
 CASES = {
     "train: a truncated shard": Case(TRAIN + "data.train={glob}", TRUNCATED, 1, truncate, 10),
     "train: an empty file": Case(TRAIN + "data.train={bad}", EMPTY, 1, empty),
-    "train: a text file": Case(TRAIN + "data.train={bad}", TEXT, 1, write_text),
     "train: a missing path": Case(TRAIN + "data.train=no/*.tfrecord", r"data\.train: no file matches '\S*no/.*'", 2),
     "train: a folder": Case(TRAIN + "data.train={folder}", r"data\.train: \S+ is a folder; expected files, .*", 2),
     "train: an unknown key": Case(TRAIN + "data.train={good} train.num_epoch=3", UNKNOWN_KEY, 2),
@@ -124,6 +123,7 @@ EVERYTHING = {
     for command, key in DATA_KEYS.items()
     for fault, (message, spoil, record) in FAULTS.items()
 }
+EVERYTHING["train: only a text file"] = Case(TRAIN + "data.train={bad}", TEXT, 1, write_text)
 EVERYTHING["train: a class id out of range"] = Case(TRAIN + "data.train={good} data.num_classes=4", CLASS_ID, 1)
 EVERYTHING["train: a wrong feature size"] = Case(
     TRAIN + "data.train={good} data.features.mean_rgb=512", FEATURE_SIZE, 1

@@ -130,6 +130,7 @@ def test_a_finished_run_says_so_and_stays(
     assert again.checkpoint == two_workers.checkpoint
 
 
+@pytest.mark.soak  # in `make test`, tests/e2e/test_interruptions.py stops a whole command inside an epoch
 def test_a_run_stopped_inside_an_epoch_continues_there(shards: Shards, tmp_path: Path, two_workers: FitResult) -> None:
     def config(num_workers: int, **train: int) -> TrainConfig:
         scaling = {"num_workers": num_workers}
