@@ -211,6 +211,6 @@ class TrainConfig(Config):
                 build_model(self.model, feature_sizes=self.data.feature_sizes, num_classes=self.data.num_classes)
         except ValueError as error:
             raise ValueError(f"model: {error}") from None
-        except (RuntimeError, NotImplementedError):
+        except RuntimeError:
             pass  # a model from outside this package that cannot be built without storage: the worker builds it
         return self

@@ -5,14 +5,15 @@ Run as a script, this file is one worker of a gloo group; the tests start two of
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # run as a script, its folder is what Python looks in
+
+from tests.two_workers import run_two_workers
 from yt8m_ray.models import Model, build_model, set_batch_norm_sync
 
 NUM_CLIPS = 4
@@ -63,15 +64,7 @@ def work(rank: int, folder: Path) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where two workers left what they computed."""
     folder = tmp_path_factory.mktemp("workers")
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment) for rank in range(2)
-    ]
-    try:
-        assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_two_workers(__file__, folder)
     return folder
 
 

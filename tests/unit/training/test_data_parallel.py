@@ -5,8 +5,6 @@ Run as a script, this file is one worker of a gloo group; the tests start two of
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # run as a script, its folder is what Python looks in
 
+from tests.two_workers import run_two_workers
 from tests.unit.models.test_model_contract import FEATURE_SIZES, NUM_CLASSES, NUM_FRAMES, random_frames, without_draws
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import MODELS, build_model
@@ -56,15 +55,7 @@ DRAWS_BY_ITSELF = ("cnn",)
 @pytest.fixture(scope="module", name="by_workers")
 def gradients_by_two_workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
     folder = tmp_path_factory.mktemp("workers")
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment) for rank in range(2)
-    ]
-    try:
-        assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_two_workers(__file__, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
