@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from jobs import evaluate, export, predict
+from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.export import ExportConfig
-from yt8m_ray.config.train import DataConfig
 from yt8m_ray.data.errors import NoShardsError
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.export import resolve

@@ -28,7 +28,8 @@ LAYERS = (
     ("data", "models", "losses", "metrics"),
     ("config", "interop"),
     ("checkpoint", "evaluation", "tracking"),
-    ("training", "inference"),
+    ("inference",),
+    ("training",),  # a teacher may be a bundle
     ("tuning", "extraction"),
 )
 ROW_OF = {unit: row for row, units in enumerate(LAYERS) for unit in units}

@@ -7,7 +7,7 @@ from typing import Annotated
 import pydantic
 from pydantic import Field, PositiveInt
 
-from yt8m_ray.config.train import Shards
+from yt8m_ray.config.data import Shards
 from yt8m_ray.data.reader import OnCorruptPolicy
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.registry import ComponentConfig, Config

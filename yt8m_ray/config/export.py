@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from yt8m_ray.config.train import Shards, TrackingConfig
+from yt8m_ray.config.data import Shards
+from yt8m_ray.config.train import TrackingConfig
 from yt8m_ray.registry import ComponentConfig, Config
 
 PUBLISHED_MIN_ELEMENTS = 17_000

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from yt8m_ray.config.train import DataConfig
+from yt8m_ray.config.data import DataConfig
 from yt8m_ray.models.base import Model
 from yt8m_ray.models.layers import mixture_logits
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from yt8m_ray.config.train import OptimizerConfig
+from yt8m_ray.config.optimizer import OptimizerConfig
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 

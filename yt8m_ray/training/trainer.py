@@ -19,8 +19,9 @@ import ray.train
 import ray.train.torch
 import torch
 
+from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.document import ConfigError, flatten
-from yt8m_ray.config.train import DataConfig, TrainConfig
+from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.dataset import (
     READ_CPUS,
     estimate_num_videos,
@@ -231,7 +232,7 @@ def _datasets(config: TrainConfig, folder: Path, shards: dict[str, list[str]]) -
         read_dataset,
         spec=data.spec,
         options=data.read_options,
-        num_parts=config.scaling.num_workers,
+        num_parts=config.scaling.most_workers,
         cache=data.cache,
     )
     position_path = str(folder / POSITION_FILE)
@@ -303,22 +304,22 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
     wanted = config.scaling
     total = ray.cluster_resources()
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    use_gpu = gpus >= wanted.num_workers if wanted.use_gpu is None else wanted.use_gpu
-    if use_gpu and gpus < wanted.num_workers:
-        raise ConfigError(f"scaling.num_workers: {wanted.num_workers} need a GPU each, the cluster has {gpus:g}")
+    use_gpu = gpus >= wanted.most_workers if wanted.use_gpu is None else wanted.use_gpu
+    if use_gpu and gpus < wanted.most_workers:
+        raise ConfigError(f"scaling.num_workers: {wanted.most_workers} need a GPU each, the cluster has {gpus:g}")
     left = cpus - 2 * READ_CPUS
-    each = wanted.cpus_per_worker or min(1.0, left / wanted.num_workers)
-    if config.train.batch_size < wanted.num_workers:
+    each = wanted.cpus_per_worker or min(1.0, left / wanted.most_workers)
+    if config.train.batch_size < wanted.most_workers:
         raise ConfigError(
-            f"train.batch_size: {config.train.batch_size} videos are too few for {wanted.num_workers} workers"
+            f"train.batch_size: {config.train.batch_size} videos are too few for {wanted.most_workers} workers"
         )
-    if each <= 0.01 or each * wanted.num_workers > cpus - READ_CPUS:
+    if each <= 0.01 or each * wanted.most_workers > cpus - READ_CPUS:
         raise ConfigError(
-            f"scaling: {wanted.num_workers} workers of {each:g} CPUs and a reader of {READ_CPUS} do not fit the "
+            f"scaling: {wanted.most_workers} workers of {each:g} CPUs and a reader of {READ_CPUS} do not fit the "
             f"cluster's {cpus:g} logical CPUs; lower scaling.num_workers or scaling.cpus_per_worker"
         )
     resources = {"CPU": each, **({"GPU": 1.0} if use_gpu else {})}
-    return ray.train.ScalingConfig(num_workers=wanted.num_workers, use_gpu=use_gpu, resources_per_worker=resources)
+    return ray.train.ScalingConfig(num_workers=wanted.most_workers, use_gpu=use_gpu, resources_per_worker=resources)
 
 
 def _check_vocabulary(config: TrainConfig) -> None:

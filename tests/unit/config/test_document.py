@@ -62,7 +62,7 @@ def test_the_order_of_features_is_kept_through_save_and_load(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("data.trian=x", "data.trian: unknown key; valid: cache, features"),
+        ("data.trian=x", "data.trian: unknown key; valid: bagging, cache, features"),
         ("model.num_mixtures=0", "model.num_mixtures: Input should be greater than or equal to 1, found 0"),
         ("model.clusters=3", "model.clusters: unknown key; valid: .*num_mixtures"),
         ("model.name=perceptron", "model: name: unknown model 'perceptron'; valid: .*netvlad"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yt8m_ray.config.train import DataConfig
+from yt8m_ray.config.data import DataConfig
 from yt8m_ray.inference.ensemble import Ensemble, check_agreement
 from yt8m_ray.models import Model, build_model
 

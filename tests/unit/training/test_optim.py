@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from yt8m_ray.config.train import OptimizerConfig
+from yt8m_ray.config.optimizer import OptimizerConfig
 from yt8m_ray.training.optim import (
     build_optimizer,
     clip_each_gradient,

@@ -1,0 +1,111 @@
+"""What a run reads, and how it becomes batches."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import pydantic
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.data.normalize import Normalization
+from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
+from yt8m_ray.registry import Config
+from yt8m_ray.schema import MAX_FRAMES, NUM_CLASSES_2018, VIDEO_FEATURES
+
+Shards = str | list[str] | None
+"""A path, a glob, or a list of them; local, `s3://` or `gs://`."""
+
+
+class DataConfig(Config):
+    """What is read, and how it becomes batches.
+
+    Attributes:
+        train: What is trained on; several globs are taken together.
+        validation: What every epoch is measured on; no shard of `train`.
+        test: What `jobs.evaluate` measures on.
+        folds: Splits the shards of `train` into so many folds and holds one out as validation.
+        fold: The one held out, from 0.
+        split_seed: Chooses which shards are in which fold.
+        bagging: Seed of a bootstrap: as many shards of `train` as there are, drawn with replacement; null takes each
+            once. Members trained on different ones are bagged.
+        video_weights: What `jobs.boost` wrote: the weight of each video in the loss; null weighs all alike.
+        features: Sizes by name, in the order in which they are concatenated; names that begin with `mean_` are
+            video-level. Either all are, or none.
+        normalize: `l2` divides each frame by its norm over the concatenated features, as the published systems do;
+            `reverse_whitened` is what NeXtVLAD's authors do; it and `unwhitened` are described in
+            `yt8m_ray.data.normalize`.
+        manifest: A file that `jobs.inspect` wrote. Every shard of `train` and `validation` has to be in it, every shard
+            in it has to exist in its size, and each epoch counts records again; null checks none of that.
+        shuffle_window: Videos that a worker gathers and deals out at random; 0 keeps the order of the shards.
+        vocabulary: CSV of class names; null takes the published one where the number of classes allows.
+        verify_checksums: CRC-32C of every record, both fields.
+        on_corrupt: What a bad record does: `fail` stops with its place, `skip` leaves it out and counts it by cause.
+        cache: A folder on every node in which decoded shards are kept for the next epoch; null keeps none.
+    """
+
+    train: Shards = None
+    validation: Shards = None
+    test: Shards = None
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: NonNegativeInt = 0
+    split_seed: NonNegativeInt = 0
+    bagging: NonNegativeInt | None = None
+    video_weights: str | None = None
+    manifest: str | None = None
+    features: dict[str, PositiveInt] = Field(default=dict(VIDEO_FEATURES), min_length=1)
+    num_classes: PositiveInt = NUM_CLASSES_2018
+    max_frames: PositiveInt = MAX_FRAMES
+    normalize: Normalization = "l2"
+    shuffle_window: NonNegativeInt = 1024
+    vocabulary: str | None = None
+    verify_checksums: bool = True
+    on_corrupt: OnCorruptPolicy = "fail"
+    cache: str | None = None
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """What the reader needs to know."""
+        return FeatureSpec(dict(self.features), num_classes=self.num_classes, max_frames=self.max_frames)
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """How shards are read."""
+        return ReadOptions(verify_checksums=self.verify_checksums, on_corrupt=self.on_corrupt)
+
+    @property
+    def feature_sizes(self) -> list[int]:
+        """What a model needs to know."""
+        return list(self.features.values())
+
+    @pydantic.model_validator(mode="after")
+    def _check_folds(self) -> DataConfig:
+        if self.folds is None and self.fold:
+            raise ValueError(f"fold: {self.fold}, but folds is null")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold: expected 0 to {self.folds - 1}, found {self.fold}")
+        if self.folds is not None and self.validation is not None:
+            raise ValueError("folds: a fold of data.train is the validation; remove data.validation, or folds")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_features(self) -> DataConfig:
+        _ = self.spec  # its own check: no mixture of video level and frame level
+        return self
+
+
+class AugmentationConfig(Config):
+    """What training changes in its batches at random; evaluation sees every video as it is.
+
+    Attributes:
+        mixup_alpha: Each video is mixed with another of its batch, frames and labels, by a share drawn from
+            Beta(alpha, alpha), at least one half its own (arXiv:1710.09412; the 7th place of 2019 takes 0.4); 0 mixes
+            none. At frame level the mixture is of the frames at equal times, as long as the longer clip.
+        frame_dropout: Each frame is left out with this probability; at least one stays.
+        min_crop: Of each clip a stretch of consecutive frames is taken, of a length drawn between this share and all of
+            it; 1 takes all.
+    """
+
+    mixup_alpha: NonNegativeFloat = 0.0
+    frame_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    min_crop: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -1,0 +1,136 @@
+"""How weights are updated: the optimizer, its learning rate over the run, and the moving average of the weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from yt8m_ray.registry import Config
+
+_USED_BY = {
+    "decay_factor": ("schedule", ("staircase",)),
+    "decay_examples": ("schedule", ("staircase",)),
+    "schedule_examples": ("schedule", ("linear", "cosine")),
+    "final_fraction": ("schedule", ("linear", "cosine", "triangular")),
+    "cycle_examples": ("schedule", ("triangular",)),
+    "epsilon_hat": ("name", ("adam", "adamw")),
+    "weight_decay": ("name", ("adamw", "sgd")),
+    "no_weight_decay": ("name", ("adamw", "sgd")),
+    "momentum": ("name", ("sgd",)),
+    "nesterov": ("name", ("sgd",)),
+}
+"""Keys that only some values of another key use; elsewhere they keep their default."""
+
+
+class OptimizerConfig(Config):
+    """The optimizer, and a learning rate that depends on examples seen: not on the number of workers.
+
+    Attributes:
+        name: `adamw` is Adam with decoupled weight decay; `sgd` has momentum.
+        learning_rate: The base rate.
+        learning_rate_factors: By pattern of parameter names (`head.*`), what the rate is multiplied by there; the last
+            pattern that fits decides, 0 freezes.
+        schedule: What the base rate is multiplied by. `staircase`: decay_factor ** floor(examples / decay_examples)
+            (published: 0.95 every 4,000,000). `linear` and `cosine`: falls from 1 to `final_fraction` over
+            `schedule_examples` and stays there. `triangular`: rises from `final_fraction` to 1 and falls again in each
+            `cycle_examples`.
+        warm_up_examples: In the first examples the rate also rises in a straight line from 0; the schedule begins after
+            them.
+        schedule_examples: Examples over which `linear` and `cosine` fall; null takes what the run has left after the
+            warm-up.
+        final_fraction: Lowest share of the base rate.
+        cycle_examples: Examples of one rise and fall.
+        epsilon: Added to the root of the second moment.
+        epsilon_hat: Whether to add it before the moment's bias is corrected, as TensorFlow's Adam and therefore the
+            published systems do; otherwise after, as torch does. Only gradients near epsilon tell the difference.
+        momentum: Of `sgd`.
+        nesterov: Whether that momentum looks ahead.
+        weight_decay: Share of a weight taken off at each step, times the learning rate; not through the gradient.
+        no_weight_decay: Patterns of parameter names that keep out of it. Vectors (biases, and the scales and offsets of
+            normalization) do in any case.
+        clip_gradient_norm: Bound of a gradient's norm; 0 switches clipping off.
+        clip: Whether the bound holds for each variable's own gradient, as published, or for all of them together.
+        gradient_reduction: Whether the step follows the mean over all videos, or the sum of the workers' means, as the
+            published towers do (regularization included).
+        fused: One kernel for all weights of a step; null takes it where torch has it.
+    """
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: PositiveFloat = 0.01
+    learning_rate_factors: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    schedule: Literal["staircase", "linear", "cosine", "triangular"] = "staircase"
+    warm_up_examples: NonNegativeInt = 0
+    decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.95
+    decay_examples: PositiveInt = 4_000_000
+    schedule_examples: PositiveInt | None = None
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    cycle_examples: PositiveInt | None = None
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    epsilon: PositiveFloat = 1e-8
+    epsilon_hat: bool = False
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: NonNegativeFloat = 0.0
+    no_weight_decay: tuple[str, ...] = ()
+    clip_gradient_norm: NonNegativeFloat = 1.0
+    clip: Literal["variable", "global"] = "variable"
+    gradient_reduction: Literal["mean", "sum"] = "mean"
+    fused: bool | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check_use(self) -> OptimizerConfig:
+        for key, (by, values) in _USED_BY.items():
+            default = type(self).model_fields[key].default
+            if getattr(self, key) != default and getattr(self, by) not in values:
+                raise ValueError(f"{key}: {by} {getattr(self, by)} does not use it, only {', '.join(values)}")
+        if self.schedule == "triangular" and self.cycle_examples is None:
+            raise ValueError("cycle_examples: schedule triangular needs the examples of a cycle")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: needs a momentum above 0")
+        return self
+
+
+class EMAConfig(Config):
+    """The exponential moving average of weights and batch-norm statistics; at most one of the first three is given.
+
+    Attributes:
+        decay: What is kept of the average at each step.
+        half_life_steps: After so many steps half of the average is newer.
+        mean_lifetime_steps: Mean age of the weights in the average: decay 1 - 1 / steps, the published flag
+            `ema_halflife`.
+        warm_up: The decay is at most (1 + steps) / (10 + steps), so that the average soon forgets the initial weights;
+            false is published.
+        evaluate: Whether validation, and therefore the choice of the best checkpoint, is of the average; both are in
+            every checkpoint, and each verb takes either.
+    """
+
+    decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    half_life_steps: PositiveFloat | None = None
+    mean_lifetime_steps: Annotated[float, Field(ge=1)] | None = None
+    warm_up: bool = False
+    evaluate: bool = True
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is an average."""
+        return self.decay_per_step is not None
+
+    @property
+    def decay_per_step(self) -> float | None:
+        """What is kept of the average at each step, None without an average."""
+        if self.half_life_steps is not None:
+            return float(0.5 ** (1 / self.half_life_steps))
+        if self.mean_lifetime_steps is not None:
+            return 1 - 1 / self.mean_lifetime_steps
+        return self.decay
+
+    @pydantic.model_validator(mode="after")
+    def _check_one(self) -> EMAConfig:
+        keys = ("decay", "half_life_steps", "mean_lifetime_steps")
+        given = [key for key in keys if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} say the same in other units; give one")
+        return self
