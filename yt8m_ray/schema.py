@@ -49,12 +49,16 @@ class Batch:
         num_frames: int64 [B], each in 0..T.
         labels: float32 multi-hot [B, C], or None where nothing is labelled.
         video_ids: B ids, in the order of the rows.
+        soft_labels: A teacher's scores, float32 [B, C] in 0..1, where there is a teacher's data set.
+        weights: Of each video in the loss, float32 [B], where they are not all 1.
     """
 
     frames: torch.Tensor
     num_frames: torch.Tensor
     labels: torch.Tensor | None
     video_ids: tuple[str, ...]
+    soft_labels: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.video_ids)

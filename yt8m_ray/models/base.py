@@ -74,7 +74,8 @@ class Model(nn.Module):
         Args:
             frames, num_frames: As those of `forward`.
             labels: float [B, C].
-            criterion: The configured loss.
+            criterion: The configured loss. Its first call is with the logits that `forward` returns; other classifiers
+                of an architecture come after.
         """
         return criterion(self(frames, num_frames).float(), labels)
 

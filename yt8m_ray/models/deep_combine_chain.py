@@ -62,8 +62,8 @@ class DeepCombineChain(Model):
     ) -> torch.Tensor:
         """Returns the weighted mean of the last classifier's loss and the sum of the others'."""
         inputs, supports = self._run_chain(frames, num_frames)
-        support_loss = torch.stack([criterion(logits.float(), labels) for logits in supports]).sum()
         loss = criterion(self.head(inputs).float(), labels)
+        support_loss = torch.stack([criterion(logits.float(), labels) for logits in supports]).sum()
         return (1 - self.support_weight) * loss + self.support_weight * support_loss
 
     def _run_chain(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
