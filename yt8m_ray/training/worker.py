@@ -35,7 +35,9 @@ from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import build_model
 from yt8m_ray.models.layers import set_batch_norm_sync
 from yt8m_ray.training.loop import Objective, TrainingLoop
+from yt8m_ray.training.progress import describe
 from yt8m_ray.training.run_folder import POSITION_FILE, SHARDS_KEY, shards_digest
+from yt8m_ray.training.system import SystemMetrics
 from yt8m_ray.training.workers import (
     from_rank_0,
     gather,
@@ -60,13 +62,13 @@ class WorkerPorts:
         read: `read(split)` starts a pass over this worker's share of `train` or `validation`.
         report: `report(metrics, folder, name)` takes a finished checkpoint; called by all workers, with a folder on
             rank 0 alone.
-        log: `log(metrics, step)` on rank 0 keeps curves.
+        log: `log(metrics, step, progress)` on rank 0 keeps curves, and how far the run is.
         run_id: Where they are kept, for the manifest.
     """
 
     read: Callable[[str], Iterator[Block]]
     report: Callable[[Metrics, Path | None, str], None]
-    log: Callable[[Metrics, int], None]
+    log: Callable[[Metrics, int, Metrics], None]
     run_id: str
 
 
@@ -110,6 +112,7 @@ class Worker:
         set_batch_norm_sync(self._model, config.train.sync_batch_norm)
         self._start = Position()
         self._read_whole: set[str] = set()
+        self._system = SystemMetrics(device, enabled=config.tracking.system_metrics)
         tensors = self._load_checkpoint()
         objective: torch.nn.Module = Objective(self._model, self._loss)
         if is_distributed():
@@ -155,7 +158,7 @@ class Worker:
         metrics |= self._log_interval(started)
         metrics |= self._account(is_epoch_complete) | self._validate()
         if rank() == 0:
-            self._ports.log({name: value for name, value in metrics.items() if "/" in name}, loop.progress.step)
+            self._ports.log({name: value for name, value in metrics.items() if "/" in name}, loop.progress.step, {})
         if is_epoch_complete:
             self._num_videos = loop.progress.num_examples_in_epoch
             loop.progress.num_examples_in_epoch = 0
@@ -212,18 +215,13 @@ class Worker:
         if rank() == 0 and metrics:
             done = progress.num_examples_in_epoch / max(self._num_videos, progress.num_examples_in_epoch, 1)
             total = self._num_videos * (self._config.train.num_epochs - progress.position.epoch - done)
-            logger.info(
-                "epoch %d/%d %3.0f%%  step %d  loss %.4f  %.0f videos/s  input wait %.0f%%  ETA %s",
-                progress.position.epoch + 1,
-                self._config.train.num_epochs,
-                100 * done,
-                progress.step,
-                metrics["train/loss"],
-                metrics["train/videos_per_s"],
-                100 * metrics["train/input_wait_fraction"],
-                _clock(total / max(metrics["train/videos_per_s"], 1e-9)),
-            )
-            self._ports.log(metrics, progress.step)
+            far = {
+                "num_epochs": self._config.train.num_epochs,
+                "epochs": progress.position.epoch + done,
+                "left_s": total / max(metrics["train/videos_per_s"], 1e-9),
+            }
+            logger.info("%s", describe(metrics, progress.step, far))
+            self._ports.log(metrics | self._system.read(), progress.step, far)
         return {**metrics, "epoch": progress.position.epoch + 1, "seconds": time.perf_counter() - started}
 
     def _checkpoint(self, metrics: Metrics) -> None:
@@ -335,8 +333,3 @@ def _counted(videos: PackedVideos, position: Position) -> PackedVideos:
 
 def _rejected(split: str, position: Position) -> Metrics:
     return {f"{split}/rejected_{cause}": float(position.rejected[cause]) for cause in CAUSES}
-
-
-def _clock(seconds: float) -> str:
-    minutes, left = divmod(int(max(seconds, 0)), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{left:02d}" if minutes >= 60 else f"{minutes}:{left:02d}"
