@@ -7,6 +7,7 @@ import http.server
 import json
 import threading
 import urllib.parse
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,7 @@ class TrackingServer:
                 runs = [run for run in self.runs.values() if any(t["value"] in query["filter"] for t in run["tags"])]
                 return {"runs": [self._describe(run) for run in runs]}
             case "runs/create":
-                run_id = f"{len(self.runs):032x}"
+                run_id = uuid.uuid4().hex  # MLflow's client remembers where a run has its artifacts
                 run = {"id": run_id, "status": "RUNNING", "metrics": set(), "params": {}, "tags": query.get("tags", [])}
                 self.runs[run_id] = run
                 return {"run": self._describe(run)}
@@ -80,11 +81,11 @@ def tracking_server(folder: Path, *, port: int = 0) -> Iterator[TrackingServer]:
     state = TrackingServer(folder)
 
     class Handler(FaultyHandler):
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802
             url = urllib.parse.urlsplit(self.path)
             self.reply(url.path, dict(urllib.parse.parse_qsl(url.query)))
 
-        def do_POST(self) -> None:
+        def do_POST(self) -> None:  # noqa: N802
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self.reply(self.path, json.loads(body or b"{}"))
 
@@ -106,7 +107,7 @@ def tracking_server(folder: Path, *, port: int = 0) -> Iterator[TrackingServer]:
                 case _:
                     self.send(200, json.dumps(state.answer(path, query)).encode())
 
-        do_PATCH = do_POST
+        do_PATCH = do_POST  # noqa: N815
 
         def send(self, status: int, body: bytes) -> None:
             self.send_response(status)

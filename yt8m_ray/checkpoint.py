@@ -1,5 +1,7 @@
 """A checkpoint is a folder: config.yaml, model.safetensors, state.safetensors, manifest.json. Loading executes no code.
 
+Where a validation was made for it, validation.safetensors holds what a report shows of it besides the metrics.
+
 The manifest holds sizes and SHA-256 hashes. A folder whose files do not match it is refused, so that a write that was
 cut short is never taken for a checkpoint.
 """
@@ -12,7 +14,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import safetensors
+import safetensors.numpy
 import safetensors.torch
 import torch
 
@@ -26,6 +30,7 @@ from yt8m_ray.models import Model, build_model
 CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.safetensors"
+DETAILS_FILE = "validation.safetensors"
 MANIFEST_FILE = "manifest.json"
 
 CHECKPOINT_PATTERN = "epoch_*_step_*"
@@ -48,6 +53,7 @@ def save_checkpoint(
     model: torch.nn.Module,
     state: Mapping[str, torch.Tensor],
     facts: Mapping[str, object],
+    details: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Writes a checkpoint into an existing empty folder; the manifest comes last.
 
@@ -57,11 +63,14 @@ def save_checkpoint(
         model: Its weights and statistics are saved on the CPU.
         state: What training needs to continue, by name.
         facts: What else the manifest keeps: `metrics` measured at this point, `mlflow_run_id`.
+        details: Of the validation at this point, if there was one: `Evaluation.details`.
     """
     folder = Path(folder)
     (folder / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
     safetensors.torch.save_file(_on_cpu(model.state_dict()), folder / MODEL_FILE)
     safetensors.torch.save_file(_on_cpu(state), folder / STATE_FILE)
+    if details:
+        safetensors.numpy.save_file(dict(details), folder / DETAILS_FILE)
     write_manifest(folder, {"kind": "checkpoint", **facts})
 
 
@@ -193,6 +202,14 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a safetensors file: {error}") from None
+
+
+def load_details(folder: str | Path) -> dict[str, np.ndarray]:
+    """Returns what `Evaluation.details` gave at a checkpoint; empty where it was not validated."""
+    path = Path(folder) / DETAILS_FILE
+    if not path.exists():
+        return {}
+    return {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
 
 
 def latest_checkpoint(run_path: str | Path) -> Path | None:

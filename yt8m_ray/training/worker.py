@@ -112,6 +112,7 @@ class Worker:
         set_batch_norm_sync(self._model, config.train.sync_batch_norm)
         self._start = Position()
         self._read_whole: set[str] = set()
+        self._details: dict[str, np.ndarray] = {}  # of a validation whose checkpoint is not written yet
         self._system = SystemMetrics(device, enabled=config.tracking.system_metrics)
         tensors = self._load_checkpoint()
         objective: torch.nn.Module = Objective(self._model, self._loss)
@@ -200,6 +201,7 @@ class Worker:
         self._check_complete("validation", position)
         values = whole.compute()
         if rank() == 0:
+            self._details = whole.details()
             logger.info(
                 "epoch %d/%d validation on %d videos: GAP %.4f  Hit@1 %.4f  PERR %.4f  mAP %.4f  loss %.4f",
                 self._loop.progress.position.epoch + 1,
@@ -243,7 +245,9 @@ class Worker:
                     model=self._model,
                     state={**self._loop.state(position), SHARDS_KEY: shards_digest(self._shards["train"])},
                     facts=facts,
+                    details=self._details,
                 )
+                self._details = {}
             self._ports.report(metrics, Path(folder) if rank() == 0 else None, name)
 
     def _whole_position(self) -> Position:

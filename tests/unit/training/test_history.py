@@ -71,9 +71,7 @@ def test_steps_that_were_taken_again_count_the_second_time(tmp_path: Path) -> No
     assert (steps.tolist(), values.tolist()) == ([1, 2, 3], [5.0, 4.0, 3.5])
 
 
-def test_a_disk_without_room_leaves_a_hole_and_is_told_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_disk_without_room_leaves_a_hole_and_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     history = History(tmp_path)
     history.append({"train/loss": 0.5}, 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

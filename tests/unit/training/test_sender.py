@@ -144,7 +144,7 @@ def test_the_end_is_not_held_up_and_the_next_start_sends_the_rest(
     assert len(server.runs) == 1
     assert server.metrics(sender.run_id) == {("validation/gap", 9, 0.5)}
     assert server.runs[sender.run_id]["status"] == "FINISHED"
-    assert (server.folder / sender.run_id / "report.md").exists(), (list(server.folder.rglob("*")), (run_path / "mlflow.json").read_text())
+    assert (server.folder / sender.run_id / "report.md").exists()
 
 
 def test_an_ended_run_that_was_sent_asks_nobody(server: TrackingServer, run_path: Path) -> None:
