@@ -39,6 +39,7 @@ from yt8m_ray.tracking import default_uri
 from yt8m_ray.training.failures import final_error, last_line
 from yt8m_ray.training.follow import follow
 from yt8m_ray.training.history import History
+from yt8m_ray.training.profiling import TRACE_FILE
 from yt8m_ray.training.run_folder import (
     POSITION_FILE,
     RunRecord,
@@ -137,6 +138,8 @@ def _run(
         _fit_with_restarts(config, folder, scaling, shards, payload)
         checkpoint, metrics = best_checkpoint(folder)
         tracker.add_artifacts(checkpoint, artifact_path="checkpoint")
+        if (folder / TRACE_FILE).exists():
+            tracker.add_artifacts(folder / TRACE_FILE)
         logger.info("%s", _describe(checkpoint, metrics))
         status = "finished"
     except (KeyboardInterrupt, SystemExit):

@@ -35,6 +35,7 @@ from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import build_model
 from yt8m_ray.models.layers import set_batch_norm_sync
 from yt8m_ray.training.loop import Objective, TrainingLoop
+from yt8m_ray.training.profiling import TRACE_FILE, traced
 from yt8m_ray.training.progress import describe
 from yt8m_ray.training.run_folder import POSITION_FILE, SHARDS_KEY, shards_digest
 from yt8m_ray.training.system import SystemMetrics
@@ -112,6 +113,7 @@ class Worker:
         set_batch_norm_sync(self._model, config.train.sync_batch_norm)
         self._start = Position()
         self._read_whole: set[str] = set()
+        self._is_profiled = False
         self._details: dict[str, np.ndarray] = {}  # of a validation whose checkpoint is not written yet
         self._system = SystemMetrics(device, enabled=config.tracking.system_metrics)
         tensors = self._load_checkpoint()
@@ -147,7 +149,7 @@ class Worker:
             videos = self._traced(videos)
         started = time.perf_counter()
         metrics: Metrics = {}
-        for step in loop.steps(videos):
+        for step in self._profiled(loop.steps(videos)):
             if step % config.train.log_every_steps == 0:
                 metrics = self._log_interval(started)
             every = config.checkpoint.every_steps
@@ -295,6 +297,13 @@ class Worker:
                 file.write(json.dumps(line) + "\n")
                 file.flush()
                 yield batch
+
+    def _profiled(self, steps: Iterator[int]) -> Iterator[int]:
+        """Passes steps on; those of this process's first epoch are traced where that is wished."""
+        if rank() or self._is_profiled or not self._config.train.profile:
+            return steps
+        self._is_profiled = True
+        return traced(steps, self._run_path / TRACE_FILE, self._device)
 
     def _load_checkpoint(self) -> Mapping[str, torch.Tensor]:
         """Returns the training state of the newest intact checkpoint, its weights loaded; the same on all workers."""
