@@ -102,7 +102,8 @@ def test_mlflow_has_parameters_curves_and_the_checkpoint(two_workers: FitResult)
     expected |= {f"validation/{name}" for name in ("gap", "hit_at_1", "perr", "mean_ap", "loss")}
     assert expected <= run.data.metrics.keys()
     names = {Path(item.path).name for item in client.list_artifacts(run.info.run_id, "checkpoint")}
-    assert names == {"config.yaml", "model.safetensors", "state.safetensors", "manifest.json"}
+    files = {"config.yaml", "model.safetensors", "state.safetensors", "validation.safetensors", "manifest.json"}
+    assert names == files
 
 
 @pytest.mark.soak
