@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -45,6 +46,7 @@ _METRICS_A_CALL = 1000
 _ARTIFACT_TIMEOUT_S = 120
 _KEY_TAG = "yt8m_ray.key"
 _TRIED_AGAIN = 429
+_REASON = re.compile(r"""Caused by \w+\(['"](?:\w+\(.*?\): )?(.*?)['"]\)""")
 
 
 class TrackingError(ConnectionError):
@@ -239,4 +241,7 @@ def _is_not_about_mlflow(record: logging.LogRecord) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Returns what an error says first; of a connection's error the innermost reason, not the whole chain."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = _REASON.search(line)
+    return line if reason is None else reason.group(1)

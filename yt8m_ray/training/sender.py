@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import urllib.parse
 import uuid
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ _LONGEST_WAIT_S = 60.0
 _SERVER_WAIT_S = 10.0
 _STORE_WAIT_S = 120.0  # to make an SQLite store takes seconds, and starts at the same time wait for one another
 _CLOSE_WAIT_S = 30.0
+_CLOSE_RETRY_S = 10.0  # a server that is started again takes five seconds
 _STOP_WAIT_S = 8.0  # who stops a run, or takes its machine away, does not wait for long
 _ARTIFACTS_WAIT_S = 600.0
 
@@ -115,6 +117,7 @@ class Sender:
         self._changed = threading.Condition()
         self._tried = threading.Event()
         self._is_sent = self._is_uploading = False
+        self._deadline_s = 0.0
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     @property
@@ -155,6 +158,7 @@ class Sender:
         """Says how the run ended; waits while there is something to send that MLflow takes, but not for long."""
         with self._changed:
             self._state.status = status
+            self._deadline_s = time.monotonic() + (0.0 if status == "KILLED" else _CLOSE_RETRY_S)
             self._save()
         self._stop()
         self._thread.join(_STOP_WAIT_S if status == "KILLED" else _CLOSE_WAIT_S)
@@ -195,8 +199,10 @@ class Sender:
                 self._error, self._is_told = None, False
                 wait_s = _IDLE_S
             self._tried.set()
-            if is_last:
+            if is_last and (self._is_sent or time.monotonic() >= self._deadline_s):
                 return
+            if is_last:
+                time.sleep(_IDLE_S)
             with self._changed:
                 self._changed.wait_for(lambda: self._is_closing, timeout=wait_s)
 

@@ -24,6 +24,7 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sender_module, name, 0.05)
     monkeypatch.setattr(sender_module, "_SERVER_WAIT_S", 3.0)
     monkeypatch.setattr(sender_module, "_CLOSE_WAIT_S", 3.0)
+    monkeypatch.setattr(sender_module, "_CLOSE_RETRY_S", 0.2)
 
 
 @pytest.fixture
@@ -106,6 +107,16 @@ def test_a_server_that_is_away_is_told_of_once_with_the_file_that_keeps_the_valu
 
     assert len(told) == 1
     assert server.uri in told[0] and str(run_path / "metrics.jsonl") in told[0]
+
+
+def test_a_server_that_is_down_is_told_with_the_reason_alone(run_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    uri = f"http://127.0.0.1:{free_port()}"
+    sender = sender_of(uri, run_path)
+    sender.start()
+    sender.close("KILLED")
+
+    reason = "Failed to establish a new connection: [Errno 111] Connection refused"
+    assert f"the run goes on without it: tracking.uri: {uri}: {reason}. What it logs" in caplog.text
 
 
 def test_a_run_begins_without_a_server_and_is_made_there_when_it_comes(tmp_path: Path, run_path: Path) -> None:
