@@ -46,7 +46,7 @@ _METRICS_A_CALL = 1000
 _ARTIFACT_TIMEOUT_S = 120
 _KEY_TAG = "yt8m_ray.key"
 _TRIED_AGAIN = 429
-_REASON = re.compile(r"""Caused by \w+\(['"](?:\w+\(.*?\): )?(.*?)['"]\)""")
+_REASON = re.compile(r"""Caused by \w+\(['"](?:\w+\(.*?\): )?([^'"]*)['"]""")
 
 
 class TrackingError(ConnectionError):
