@@ -1,5 +1,8 @@
 """A checkpoint is a folder: config.yaml, model.safetensors, state.safetensors, manifest.json. Loading executes no code.
 
+`ema.safetensors` has the moving average of the weights where there is one; the folder `teacher`, itself a checkpoint,
+the model that was trained beside this one.
+
 The manifest holds sizes and SHA-256 hashes. A folder whose files do not match it is refused, so that a write that was
 cut short is never taken for a checkpoint.
 """
@@ -25,6 +28,7 @@ from yt8m_ray.models import Model, build_model
 
 CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
+EMA_FILE = "ema.safetensors"
 STATE_FILE = "state.safetensors"
 MANIFEST_FILE = "manifest.json"
 
@@ -48,8 +52,9 @@ def save_checkpoint(
     model: torch.nn.Module,
     state: Mapping[str, torch.Tensor],
     facts: Mapping[str, object],
+    average: torch.nn.Module | None = None,
 ) -> None:
-    """Writes a checkpoint into an existing empty folder; the manifest comes last.
+    """Writes a checkpoint into an existing folder; the manifest, over everything in it, comes last.
 
     Args:
         folder: Where to write.
@@ -57,11 +62,14 @@ def save_checkpoint(
         model: Its weights and statistics are saved on the CPU.
         state: What training needs to continue, by name.
         facts: What else the manifest keeps: `metrics` measured at this point, `mlflow_run_id`.
+        average: A model whose weights are the moving average.
     """
     folder = Path(folder)
     (folder / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
     safetensors.torch.save_file(_on_cpu(model.state_dict()), folder / MODEL_FILE)
     safetensors.torch.save_file(_on_cpu(state), folder / STATE_FILE)
+    if average is not None:
+        safetensors.torch.save_file(_on_cpu(average.state_dict()), folder / EMA_FILE)
     write_manifest(folder, {"kind": "checkpoint", **facts})
 
 
@@ -162,13 +170,52 @@ def load_config(folder: str | Path) -> TrainConfig:
     return validate(parse_yaml(path.read_text(encoding="utf-8"), where=str(path)), TrainConfig, where=str(path))
 
 
-def load_model(folder: str | Path) -> tuple[Model, TrainConfig]:
-    """Returns (model in eval mode on the CPU, its config) of a checkpoint whose files are intact."""
+def load_model(folder: str | Path, *, ema: bool | None = None) -> tuple[Model, TrainConfig]:
+    """Returns (model in eval mode on the CPU, its config) of a checkpoint whose files are intact.
+
+    Args:
+        folder: The checkpoint.
+        ema: Whether to take the moving average of the weights; None takes what the run was validated with.
+
+    Raises:
+        CheckpointError: the folder is no intact checkpoint, or has no moving average.
+    """
+    path, config = weights_path(folder, ema=ema)
+    model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
+    load_weights(model, path)
+    return model.eval(), config
+
+
+def weights_path(folder: str | Path, *, ema: bool | None = None) -> tuple[Path, TrainConfig]:
+    """Returns (file with the weights of an intact checkpoint, its config); arguments and errors as in `load_model`."""
     read_manifest(folder, kind="checkpoint")
     config = load_config(folder)
-    model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
-    load_weights(model, Path(folder) / MODEL_FILE)
-    return model.eval(), config
+    has_average = (Path(folder) / EMA_FILE).is_file()
+    if ema and not has_average:
+        raise CheckpointError(f"{folder}: has no moving average of its weights (ema.* was not set when it was trained)")
+    is_average = ema if ema is not None else has_average and config.ema.evaluate
+    return Path(folder) / (EMA_FILE if is_average else MODEL_FILE), config
+
+
+def initialize(model: torch.nn.Module, folder: str | Path, *, ema: bool | None = None) -> list[str]:
+    """Copies what fits of a checkpoint's weights into `model`, and returns the names of the weights that start anew.
+
+    Args:
+        model: Any model; a weight fits where name and shape are the same.
+        folder: The checkpoint.
+        ema: As in `load_model`.
+
+    Raises:
+        CheckpointError: the folder is no intact checkpoint, or nothing of it fits.
+    """
+    found, expected = read_tensors(weights_path(folder, ema=ema)[0]), model.state_dict()
+    fitting = {
+        name: tensor for name, tensor in found.items() if name in expected and tensor.shape == expected[name].shape
+    }
+    if not fitting:
+        raise CheckpointError(f"{folder}: none of its {len(found)} weights fits the model by name and shape")
+    model.load_state_dict(fitting, strict=False)
+    return sorted(expected.keys() - fitting.keys())
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:

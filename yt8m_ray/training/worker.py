@@ -17,9 +17,11 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from yt8m_ray.checkpoint import (
+    EMA_FILE,
     MODEL_FILE,
     STATE_FILE,
     checkpoint_name,
+    initialize,
     latest_checkpoint,
     load_weights,
     read_tensors,
@@ -32,10 +34,13 @@ from yt8m_ray.data.packed import Block, PackedVideos, Rejection, ShardEnd
 from yt8m_ray.data.position import CAUSES, Position
 from yt8m_ray.evaluation import evaluate
 from yt8m_ray.losses import LOSSES
-from yt8m_ray.models import build_model
+from yt8m_ray.models import Model, build_model
 from yt8m_ray.models.layers import set_batch_norm_sync
-from yt8m_ray.training.loop import Objective, TrainingLoop
+from yt8m_ray.training.loop import TrainingLoop
+from yt8m_ray.training.objective import Objective
+from yt8m_ray.training.optim import freeze, run_examples
 from yt8m_ray.training.run_folder import POSITION_FILE, SHARDS_KEY, shards_digest
+from yt8m_ray.training.teaching import TEACHER_FOLDER, Supplies, build_teacher, check_imitation, save_teacher
 from yt8m_ray.training.workers import (
     from_rank_0,
     gather,
@@ -106,18 +111,39 @@ class Worker:
         self._model = build_model(
             config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes
         ).to(device)
-        self._loss = LOSSES.build(config.loss)
-        set_batch_norm_sync(self._model, config.train.sync_batch_norm)
+        teacher = build_teacher(config)
+        self._loss = LOSSES.build(config.loss).to(device)
+        supplies = Supplies.load(config, shards["train"], device)
+        check_imitation(config, self._model, teacher, supplies)
         self._start = Position()
         self._read_whole: set[str] = set()
-        tensors = self._load_checkpoint()
-        objective: torch.nn.Module = Objective(self._model, self._loss)
+        tensors, average = self._load_checkpoint(teacher)
+        objective: torch.nn.Module = Objective(
+            self._model,
+            self._loss,
+            distillation=config.distillation,
+            teaching=config.teacher,
+            teacher=None if teacher is None else teacher.to(device),
+        )
+        set_batch_norm_sync(objective, config.train.sync_batch_norm)
+        freeze(dict(self._model.named_parameters()), config.optimizer)
+        if config.train.compile:
+            objective.compile()
         if is_distributed():
             # The statistics of batch norm synchronise themselves, or else are shared where they are used.
             objective = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
-        self._loop = TrainingLoop(self._model, objective, config, spec=self._spec, device=device)
+        self._loop = TrainingLoop(
+            objective,
+            config,
+            spec=self._spec,
+            device=device,
+            run_examples=run_examples(config, num_videos),
+            supplies=supplies,
+        )
         if tensors:
             self._loop.load_state(tensors)
+        if self._loop.ema is not None and average is not None:
+            load_weights(self._loop.ema.average, average)
 
     def run(self) -> Metrics:
         """Trains to the end and returns the last metrics."""
@@ -180,13 +206,14 @@ class Worker:
         config = self._config
         if "validation" not in self._shards:
             return {}
-        share_buffers(self._model)
+        model = self._loop.evaluated_model
+        share_buffers(model)
         seen = Position()
         batches = (
             to_batch(_counted(part, seen), spec=self._spec, normalize=config.data.normalize, device=self._device)
             for part in self._batches("validation", seen)
         )
-        whole, *others = gather(evaluate(self._model, batches, self._loss))
+        whole, *others = gather(evaluate(model, batches, self._loss))
         for other in others:
             whole.merge(other)
         if not whole.num_videos:
@@ -229,7 +256,11 @@ class Worker:
     def _checkpoint(self, metrics: Metrics) -> None:
         """Reports a checkpoint; collective."""
         position = self._whole_position()
-        share_buffers(self._model)
+        loop = self._loop
+        average = None if loop.ema is None else loop.ema.average
+        for model in (loop.model, loop.teacher, average):
+            if model is not None:
+                share_buffers(model)
         name = checkpoint_name(epoch=position.epoch, step=self._loop.progress.step)
         cpu_s = sum_over_workers([time.process_time()], self._device)[0]
         with tempfile.TemporaryDirectory(prefix="yt8m_checkpoint_") as folder:
@@ -239,12 +270,15 @@ class Worker:
                     "mlflow_run_id": self._ports.run_id,
                     "metrics": {**metrics, "train/worker_cpu_s": cpu_s},
                 }
+                if loop.teacher is not None:
+                    save_teacher(Path(folder) / TEACHER_FOLDER, config=self._config, model=loop.teacher)
                 save_checkpoint(
                     folder,
                     config=self._config,
-                    model=self._model,
-                    state={**self._loop.state(position), SHARDS_KEY: shards_digest(self._shards["train"])},
+                    model=loop.model,
+                    state={**loop.state(position), SHARDS_KEY: shards_digest(self._shards["train"])},
                     facts=facts,
+                    average=average,
                 )
             self._ports.report(metrics, Path(folder) if rank() == 0 else None, name)
 
@@ -294,12 +328,19 @@ class Worker:
                 file.flush()
                 yield batch
 
-    def _load_checkpoint(self) -> Mapping[str, torch.Tensor]:
-        """Returns the training state of the newest intact checkpoint, its weights loaded; the same on all workers."""
+    def _load_checkpoint(self, teacher: Model | None) -> tuple[Mapping[str, torch.Tensor], Path | None]:
+        """Loads the weights to start from, the same on all workers.
+
+        Returns (the training state of the newest intact checkpoint, its moving average); ({}, None) in a new run.
+        """
         path = from_rank_0(latest_checkpoint(self._run_path) if rank() == 0 else None)
         if path is None:
-            return {}
+            if self._config.train.init_from is not None:
+                self._initialize(self._config.train.init_from)
+            return {}, None
         load_weights(self._model, path / MODEL_FILE)
+        if teacher is not None:
+            load_weights(teacher, path / TEACHER_FOLDER / MODEL_FILE)
         tensors = read_tensors(path / STATE_FILE)
         self._start = Position.from_arrays(
             {name.removeprefix("position."): t.numpy() for name, t in tensors.items() if name.startswith("position.")}
@@ -311,7 +352,15 @@ class Worker:
                 self._start.epoch + 1,
                 self._start.num_done,
             )
-        return tensors
+        average = path / EMA_FILE
+        return tensors, average if average.is_file() else None
+
+    def _initialize(self, checkpoint: str) -> None:
+        """Starts from the weights of another run, and says which of them are new."""
+        new = initialize(self._model, checkpoint)
+        if rank() == 0:
+            names = f"; {len(new)} start anew: {', '.join(new[:8])}{', ...' * (len(new) > 8)}" if new else ""
+            logger.info("starting from the weights of %s%s", checkpoint, names)
 
     def _local_batch_size(self) -> int:
         whole, rest = divmod(self._config.train.batch_size, world_size())
