@@ -9,10 +9,11 @@ cut short is never taken for a checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import safetensors
@@ -89,8 +90,7 @@ def import_checkpoint(
         ValueError: the variables cannot be read, or do not fit the model; what is wrong is listed.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--output: {folder}: expected a folder that does not exist yet, or is empty")
+    check_new(folder)
     try:
         variables = read_variables(variables_path)
     except FileNotFoundError as error:
@@ -99,6 +99,21 @@ def import_checkpoint(
     load_published(model, variables, ema=ema)
     if getattr(config.model, "attend_to_padding", None) is False:
         raise ConfigError("model.attend_to_padding: published weights need true, found false")
+    with written_aside(folder) as aside:
+        facts = {"imported_from": str(variables_path), "ema": ema}
+        save_checkpoint(aside, config=config, model=model, state={}, facts=facts)
+    return folder
+
+
+def check_new(folder: Path) -> None:
+    """Checks that a command may write `folder`: ConfigError where something is there already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--output: {folder}: expected a folder that does not exist yet, or is empty")
+
+
+@contextlib.contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder that becomes `folder` when the `with` block ends; after an error nothing stays."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside_folder = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
@@ -107,10 +122,8 @@ def import_checkpoint(
     with aside_folder as aside:
         written = Path(aside) / folder.name
         written.mkdir()
-        facts = {"imported_from": str(variables_path), "ema": ema}
-        save_checkpoint(written, config=config, model=model, state={}, facts=facts)
+        yield written
         written.replace(folder)
-    return folder
 
 
 def write_manifest(folder: Path, facts: Mapping[str, object]) -> None:
@@ -220,8 +233,12 @@ def initialize(model: torch.nn.Module, folder: str | Path, *, ema: bool | None =
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
     """Copies a safetensors file into `model`; CheckpointError lists names and shapes that do not fit."""
+    model.load_state_dict(read_weights(path, model.state_dict()))
+
+
+def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns a safetensors file's tensors; CheckpointError lists names and shapes that are not those of `expected`."""
     found = read_tensors(path)
-    expected = model.state_dict()
     wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
     wrong += [f"{name} is unexpected" for name in found.keys() - expected.keys()]
     wrong += [
@@ -231,7 +248,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     ]
     if wrong:
         raise CheckpointError(f"{path}: weights do not fit the model: {'; '.join(sorted(wrong))}")
-    model.load_state_dict(found)
+    return found
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

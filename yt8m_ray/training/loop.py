@@ -139,6 +139,11 @@ class TrainingLoop:
             set_batch_norm_updates(self.model)
 
     @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What takes the steps; a hook before its step sees the rates that the schedule has set."""
+        return self._optimizer
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run has reached its number of epochs or steps."""
         return self._config.train.is_reached(epoch=self.progress.position.epoch, step=self.progress.step)
