@@ -25,9 +25,8 @@ from yt8m_ray.data.batch import batches_of, prefetch
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.position import epoch_order
 from yt8m_ray.data.reader import read_blocks
-from yt8m_ray.losses import build_loss
-from yt8m_ray.models import build_model
-from yt8m_ray.training.loop import Objective, TrainingLoop
+from yt8m_ray.training.assembly import build_loop
+from yt8m_ray.training.loop import TrainingLoop
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +133,7 @@ def run_rates(
     """Yields the points of the test until its last step, or until the loss diverges."""
     own_rate, num_before = config.optimizer.learning_rate, rates.warm_up_steps
     config = override(config, _constant_rate(config, num_before + rates.num_steps))
-    torch.manual_seed(config.run.seed)
-    sizes, num_classes = config.data.feature_sizes, config.data.num_classes
-    model = build_model(config.model, feature_sizes=sizes, num_classes=num_classes).to(device)
-    objective = Objective(model, build_loss(config.loss).to(device))
-    loop = TrainingLoop(model, objective, config, spec=config.data.spec, device=device)
+    loop, _ = build_loop(config, device=device, shards=shards)
 
     def set_rates(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         # Behind `prepare_step`, which has set each group to its factor of the base rate 1.

@@ -14,17 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from yt8m_ray.checkpoint import (
-    EMA_FILE,
-    MODEL_FILE,
-    STATE_FILE,
     checkpoint_name,
-    initialize,
     latest_checkpoint,
-    load_weights,
-    read_tensors,
     save_checkpoint,
 )
 from yt8m_ray.config.train import TrainConfig
@@ -34,17 +27,12 @@ from yt8m_ray.data.packed import Block, PackedVideos, Rejection, ShardEnd
 from yt8m_ray.data.position import CAUSES, Position
 from yt8m_ray.evaluation import evaluate
 from yt8m_ray.losses import LOSSES
-from yt8m_ray.models import Model, build_model
-from yt8m_ray.models.layers import set_batch_norm_sync
-from yt8m_ray.training.loop import TrainingLoop
-from yt8m_ray.training.objective import Objective
-from yt8m_ray.training.optim import freeze, run_examples
+from yt8m_ray.training.assembly import build_loop
 from yt8m_ray.training.run_folder import POSITION_FILE, SHARDS_KEY, shards_digest
-from yt8m_ray.training.teaching import TEACHER_FOLDER, Supplies, build_teacher, check_imitation, save_teacher
+from yt8m_ray.training.teaching import TEACHER_FOLDER, save_teacher
 from yt8m_ray.training.workers import (
     from_rank_0,
     gather,
-    is_distributed,
     rank,
     share_buffers,
     sum_over_workers,
@@ -107,43 +95,12 @@ class Worker:
         self._device = device
         self._ports = ports
         self._spec = config.data.spec
-        torch.manual_seed(config.run.seed)  # the same initial weights on all workers
-        self._model = build_model(
-            config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes
-        ).to(device)
-        teacher = build_teacher(config)
-        self._loss = LOSSES.build(config.loss).to(device)
-        supplies = Supplies.load(config, shards["train"], device)
-        check_imitation(config, self._model, teacher, supplies)
-        self._start = Position()
         self._read_whole: set[str] = set()
-        tensors, average = self._load_checkpoint(teacher)
-        objective: torch.nn.Module = Objective(
-            self._model,
-            self._loss,
-            distillation=config.distillation,
-            teaching=config.teacher,
-            teacher=None if teacher is None else teacher.to(device),
+        self._loss = LOSSES.build(config.loss).to(device)
+        checkpoint = from_rank_0(latest_checkpoint(run_path) if rank() == 0 else None)
+        self._loop, self._start = build_loop(
+            config, device=device, shards=shards["train"], num_videos=num_videos, checkpoint=checkpoint
         )
-        set_batch_norm_sync(objective, config.train.sync_batch_norm)
-        freeze(dict(self._model.named_parameters()), config.optimizer)
-        if config.train.compile:
-            objective.compile()
-        if is_distributed():
-            # The statistics of batch norm synchronise themselves, or else are shared where they are used.
-            objective = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
-        self._loop = TrainingLoop(
-            objective,
-            config,
-            spec=self._spec,
-            device=device,
-            run_examples=run_examples(config, num_videos),
-            supplies=supplies,
-        )
-        if tensors:
-            self._loop.load_state(tensors)
-        if self._loop.ema is not None and average is not None:
-            load_weights(self._loop.ema.average, average)
 
     def run(self) -> Metrics:
         """Trains to the end and returns the last metrics."""
@@ -327,40 +284,6 @@ class Worker:
                 file.write(json.dumps(line) + "\n")
                 file.flush()
                 yield batch
-
-    def _load_checkpoint(self, teacher: Model | None) -> tuple[Mapping[str, torch.Tensor], Path | None]:
-        """Loads the weights to start from, the same on all workers.
-
-        Returns (the training state of the newest intact checkpoint, its moving average); ({}, None) in a new run.
-        """
-        path = from_rank_0(latest_checkpoint(self._run_path) if rank() == 0 else None)
-        if path is None:
-            if self._config.train.init_from is not None:
-                self._initialize(self._config.train.init_from)
-            return {}, None
-        load_weights(self._model, path / MODEL_FILE)
-        if teacher is not None:
-            load_weights(teacher, path / TEACHER_FOLDER / MODEL_FILE)
-        tensors = read_tensors(path / STATE_FILE)
-        self._start = Position.from_arrays(
-            {name.removeprefix("position."): t.numpy() for name, t in tensors.items() if name.startswith("position.")}
-        )
-        if rank() == 0:
-            logger.info(
-                "continuing from %s: epoch %d, %d of its videos done",
-                path,
-                self._start.epoch + 1,
-                self._start.num_done,
-            )
-        average = path / EMA_FILE
-        return tensors, average if average.is_file() else None
-
-    def _initialize(self, checkpoint: str) -> None:
-        """Starts from the weights of another run, and says which of them are new."""
-        new = initialize(self._model, checkpoint)
-        if rank() == 0:
-            names = f"; {len(new)} start anew: {', '.join(new[:8])}{', ...' * (len(new) > 8)}" if new else ""
-            logger.info("starting from the weights of %s%s", checkpoint, names)
 
     def _local_batch_size(self) -> int:
         whole, rest = divmod(self._config.train.batch_size, world_size())
