@@ -168,5 +168,5 @@ def test_a_shard_that_bagging_leaves_out_stays_out_of_the_validation() -> None:
     touch(*(f"train{index}.tfrecord" for index in range(6)))
 
     for seed in range(6):
-        with pytest.raises(ConfigError, match="1 of its shards are in data.train too"):
+        with pytest.raises(ConfigError, match=r"1 of its shards are in data\.train too"):
             splits_of(DataConfig(train="train*.tfrecord", validation="train2.tfrecord", bagging=seed))
