@@ -152,3 +152,21 @@ def test_a_shard_in_training_and_validation_is_refused() -> None:
         ConfigError, match=r"data.validation: 1 of its shards are in data.train too, .*/train2.tfrecord"
     ):
         splits_of(DataConfig(train="train*.tfrecord", validation="train2.tfrecord"))
+
+
+def test_bagging_draws_among_the_shards_of_the_other_folds() -> None:
+    shards = touch(*(f"train{index}.tfrecord" for index in range(6)))
+    folds = {"train": "train*.tfrecord", "folds": 3, "fold": 1}
+
+    whole, bagged = (splits_of(DataConfig.model_validate({**folds, "bagging": seed})) for seed in (None, 0))
+
+    assert bagged["validation"] == whole["validation"]
+    assert len(bagged["train"]) == 4 and set(bagged["train"]) < set(shards) - set(whole["validation"])
+
+
+def test_a_shard_that_bagging_leaves_out_stays_out_of_the_validation() -> None:
+    touch(*(f"train{index}.tfrecord" for index in range(6)))
+
+    for seed in range(6):
+        with pytest.raises(ConfigError, match=r"1 of its shards are in data\.train too"):
+            splits_of(DataConfig(train="train*.tfrecord", validation="train2.tfrecord", bagging=seed))

@@ -84,10 +84,15 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         if patterns is not None:
             several = [absolute(pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
             changes[f"data.{key}"] = several[0] if isinstance(patterns, str) else several
-    for key in ("vocabulary", "manifest", "cache"):
+    for key in ("vocabulary", "manifest", "cache", "video_weights"):
         path = getattr(config.data, key)
         if path is not None:
             changes[f"data.{key}"] = absolute(path)
+    if config.distillation.labels is not None:
+        changes["distillation.labels"] = absolute(config.distillation.labels)
+    class_weights = getattr(config.loss, "class_weights", None)  # not every loss has them
+    if class_weights is not None:
+        changes["loss.class_weights"] = absolute(class_weights)
     uri = config.tracking.uri
     if uri is not None and uri.startswith(_SQLITE):
         changes["tracking.uri"] = _SQLITE + os.path.abspath(uri.removeprefix(_SQLITE))
