@@ -24,6 +24,7 @@ from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.inference.predictor import Predictor, locate_model
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.schema import Batch
+from yt8m_ray.training.augmentation import augment
 from yt8m_ray.training.objective import Lesson
 
 TEACHER_FOLDER = "teacher"
@@ -100,7 +101,7 @@ class Supplies:
         def batch_in(normalize: Normalization) -> Batch:
             return to_batch(videos, spec=spec, normalize=normalize, device=device, transfer=config.train.transfer)
 
-        batch = batch_in(config.data.normalize)
+        batch = augment(batch_in(config.data.normalize), config.augmentation)
 
         def seen_by(teacher: FrozenTeacher) -> Batch:
             return batch if teacher.normalize == config.data.normalize else batch_in(teacher.normalize)
