@@ -11,11 +11,15 @@ the last quarter of the training shards, so that the validation shards choose no
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, its folder is what Python looks in
