@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.boost import main
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
 from yt8m_ray.checkpoint import save_checkpoint
+from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.reader import read_rows
@@ -71,3 +73,15 @@ def test_previous_weights_that_lack_a_video_are_refused(shards: Shards, tmp_path
     with pytest.raises(ValueError, match=r"w.parquet: no weight for video 'v0_"):
         boost_videos(model, paths[:1], str(tmp_path / "next.parquet"), previous=str(tmp_path / "w.parquet"))
     assert not (tmp_path / "next.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "weights.csv"], r"--output: expected a local name that ends in .parquet, found 'weights.csv'"),
+        (["--output", "w.parquet", "--max-weight", "0.5"], r"--max-weight: expected at least 1"),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_its_name(tmp_path: Path, options: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        main([str(save_judge(tmp_path / "judge")), "no.tfrecord", *options])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.distill import main
 from tests.integration.test_predict import NUM_CLASSES, save_model, write_shard
 from yt8m_ray.checkpoint import save_checkpoint
 from yt8m_ray.config.document import ConfigError
@@ -146,3 +147,26 @@ def test_the_options_choose_a_format() -> None:
         choose_format("arrow", top=0, dense=False)
     with pytest.raises(ConfigError, match=r"--top: the published format holds all classes"):
         choose_format("tfrecord", top=5, dense=False)
+
+
+def test_the_verb_prints_the_folder_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher, shard = save_model(tmp_path / "teacher", seed=1), write_shard(tmp_path / "a.tfrecord", 0, 3)
+
+    main([str(teacher), str(shard), "--output", str(tmp_path / "soft"), "--top", "3"])
+
+    assert capsys.readouterr().out == f"{tmp_path / 'soft'}\n"
+    assert SoftLabelIndex.load(str(tmp_path / "soft")).num_entries == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num-workers", "0"], r"--num-workers: expected at least 1"),
+        (["--top", "0"], r"--top: expected at least 1, found 0"),
+        (["--output", "s3://bucket/soft"], r"--output: expected a local folder, found s3://bucket/soft"),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_its_name(tmp_path: Path, options: list[str], message: str) -> None:
+    teacher = save_model(tmp_path / "teacher", seed=1)
+    with pytest.raises(ConfigError, match=message):
+        main([str(teacher), "no.tfrecord", "--output", str(tmp_path / "soft"), *options])
