@@ -43,7 +43,7 @@ def scores_of(teacher: Path, videos: PackedVideos) -> np.ndarray:
     return scores
 
 
-def test_an_interrupted_set_is_finished_by_the_same_call_and_looked_up_by_a_student(tmp_path: Path) -> None:
+def test_a_failed_set_is_finished_by_a_later_call_that_reads_no_finished_shard(tmp_path: Path) -> None:
     teacher, output = save_model(tmp_path / "teacher", seed=1), tmp_path / "soft"
     shards = [str(write_shard(tmp_path / f"{name}.tfrecord", first, 70)) for name, first in (("a", 0), ("b", 70))]
     whole = Path(shards[1]).read_bytes()
@@ -52,8 +52,9 @@ def test_an_interrupted_set_is_finished_by_the_same_call_and_looked_up_by_a_stud
         label_shards(teacher, shards, output, num_entries=4)
     with pytest.raises(FileNotFoundError, match=r"no index.json"):
         SoftLabels(str(output), shards, NUM_CLASSES)
-    Path(shards[1]).write_bytes(whole)
+    label_shards(teacher, shards[:1], output, num_entries=4)
     Path(shards[0]).write_bytes(b"read no more")
+    Path(shards[1]).write_bytes(whole)
 
     index = label_shards(teacher, shards, output, num_entries=4)
 
