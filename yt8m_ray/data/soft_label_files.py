@@ -27,14 +27,13 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from yt8m_ray.data.example import encode_sequence_example
 from yt8m_ray.data.features import FeatureSpec
-from yt8m_ray.data.storage import open_stream
+from yt8m_ray.data.storage import read_bytes
 from yt8m_ray.registry import Config
 
 INDEX_FILE = "index.json"
 
 LabelFormat = Literal["top", "dense", "tfrecord"]
 
-_READ_BYTES = 1 << 20
 _SHARD_SUFFIX = ".tfrecord"
 
 
@@ -180,13 +179,3 @@ def encode_published(
     lists = dict(zip(spec.sizes, np.split(frames, ends[:-1], axis=1), strict=True))
     context: dict[str, Any] = {"video_id": [video_id.encode()], "labels": labels, "predictions": scores}
     return encode_sequence_example(context, {name: np.ascontiguousarray(part) for name, part in lists.items()})
-
-
-def read_bytes(path: str) -> bytes:
-    """Returns the content of a file or object."""
-    content = bytearray()
-    buffer = bytearray(_READ_BYTES)
-    with open_stream(path) as stream:
-        while count := stream.readinto(buffer):
-            content += memoryview(buffer)[:count]
-    return bytes(content)

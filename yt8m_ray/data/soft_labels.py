@@ -14,7 +14,8 @@ import pyarrow as pa
 import torch
 
 from yt8m_ray.data.packed import PackedVideos
-from yt8m_ray.data.soft_label_files import SoftLabelIndex, join, read_bytes, shard_name
+from yt8m_ray.data.soft_label_files import SoftLabelIndex, join, shard_name
+from yt8m_ray.data.storage import read_bytes
 
 _MOST_OPEN_BYTES = 1 << 29
 _MOST_OPEN_FILES = 256  # each mapped one may hold a descriptor, of which there are often 1,024

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from yt8m_ray.data.storage import from_uri
+from yt8m_ray.data.storage import read_bytes
 
 _SCHEMA = pa.schema([("video_id", pa.string()), ("weight", pa.float32())])
 _HASH_BYTES = 8
@@ -59,9 +59,8 @@ class VideoWeights:
             ValueError: it is no such file, or as the class says.
             OSError: it cannot be read.
         """
-        filesystem, location = from_uri(str(path))
         try:
-            table = pq.read_table(location, filesystem=filesystem, schema=None)
+            table = pq.read_table(pa.BufferReader(read_bytes(str(path))))
             missing = [name for name in _SCHEMA.names if name not in table.column_names]
             if missing:
                 raise ValueError(f"{path}: expected the columns video_id and weight, found {table.column_names}")
