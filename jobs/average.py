@@ -26,8 +26,12 @@ def main(argv: list[str]) -> None:
         metavar="SHARE",
         help="one a checkpoint, with the sum 1 (default: all alike)",
     )
+    parser.add_argument(
+        "--ema", action=argparse.BooleanOptionalAction, help="the moving averages of the weights or not"
+    )
     options = parser.parse_args(argv)
-    print_result(average_checkpoints(options.checkpoints, options.output, weights=options.weights))
+    average = average_checkpoints(options.checkpoints, options.output, weights=options.weights, ema=options.ema)
+    print_result(average)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 
 from yt8m_ray.checkpoint import (
-    MODEL_FILE,
     check_new,
     load_config,
     load_model,
-    read_manifest,
     read_weights,
     save_checkpoint,
+    weights_path,
     written_aside,
 )
 from yt8m_ray.config.document import ConfigError, flatten
@@ -32,7 +31,11 @@ _SAME = ("model.", "data.features", "data.num_classes", "data.max_frames", "data
 
 
 def average_checkpoints(
-    paths: Sequence[str | Path], folder: str | Path, *, weights: Sequence[float] | None = None
+    paths: Sequence[str | Path],
+    folder: str | Path,
+    *,
+    weights: Sequence[float] | None = None,
+    ema: bool | None = None,
 ) -> Path:
     """Writes a checkpoint whose weights and batch-norm statistics are a weighted mean, and returns its folder.
 
@@ -43,6 +46,7 @@ def average_checkpoints(
         paths: Checkpoints of one model.
         folder: A folder that does not exist yet, or is empty; it is there whole or not at all.
         weights: A positive share of each, with the sum 1; None weighs all alike.
+        ema: As in `yt8m_ray.checkpoint.load_model`.
 
     Raises:
         ConfigError: the folder is taken, or the checkpoints are of different models; says which and in what.
@@ -56,12 +60,11 @@ def average_checkpoints(
     config = load_config(first)
     for path in others:
         _check_same(config, first, path)  # all of them before the first is read
-    model, _ = load_model(first)
+    model, _ = load_model(first, ema=ema)
     mean, total = model.state_dict(), shares[0]
     for path, share in zip(others, shares[1:], strict=True):
-        read_manifest(path, kind="checkpoint")
         total += share
-        _move_towards(mean, read_weights(path / MODEL_FILE, mean), share / total)
+        _move_towards(mean, read_weights(weights_path(path, ema=ema)[0], mean), share / total)
     with written_aside(folder) as aside:
         facts = {"averaged_from": [str(Path(path).absolute()) for path in paths], "weights": shares}
         save_checkpoint(aside, config=config, model=model, state={}, facts=facts)
