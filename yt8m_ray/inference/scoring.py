@@ -24,11 +24,12 @@ class BlockEvaluator:
     Args:
         path: A checkpoint or a bundle, at the same place on every node.
         loss: The loss to report.
+        ema: As in `Predictor.from_path`.
         device: Where the model runs.
     """
 
-    def __init__(self, path: Path, loss: ComponentConfig, *, device: str) -> None:
-        self._predictor = Predictor.from_path(path, device=device)
+    def __init__(self, path: Path, loss: ComponentConfig, ema: bool | None = None, *, device: str) -> None:
+        self._predictor = Predictor.from_path(path, device=device, ema=ema)
         self._loss = build_loss(loss).to(device)
 
     def __call__(self, videos: PackedVideos) -> Evaluation:
@@ -79,7 +80,7 @@ def evaluation_of(model_path: Path, shards: Sequence[str], config: EvaluateConfi
         shards,
         read_spec(model_path),
         BlockEvaluator,
-        (model_path, config.loss),
+        (model_path, config.loss, config.ema),
         num_workers=config.scaling.num_workers,
         options=ReadOptions(verify_checksums=data.verify_checksums, on_corrupt=data.on_corrupt),
     )

@@ -34,19 +34,39 @@ def count_macs(model: Model, *, num_frames: int) -> int:
         model: Of any device.
         num_frames: Frames of the clip, all of them real.
     """
+    with _counter() as counter:
+        _run_without_values(model, model, num_frames)
+    return int(counter.get_total_flops()) // 2
+
+
+def representation_dim(model: Model) -> int:
+    """Returns how many values the model's head classifies, R of `represent`; computes nothing, as `count_macs`."""
+    representation: torch.Tensor = _run_without_values(model, _Represent(model), 1)
+    return representation.shape[1]
+
+
+class _Represent(torch.nn.Module):
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        return self.model.represent(frames, num_frames)
+
+
+def _run_without_values(model: Model, module: torch.nn.Module, num_frames: int) -> Any:
+    """Returns what `module`, which is or holds `model`, gives for one clip in eval mode: a tensor without values."""
     was_training = model.training
-    model.eval()
+    module.eval()
     try:
         # Tensors that know their shape alone. Those of the meta device would do, if autocast knew it.
-        with FakeTensorMode():
-            tensors = itertools.chain(model.named_parameters(), model.named_buffers())
-            state = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors}
-            clip = torch.empty(1, num_frames, model.frame_dim), torch.empty(1, dtype=torch.int64)
-            with torch.no_grad(), _counter() as counter:
-                functional_call(model, state, clip)
+        with FakeTensorMode(), torch.no_grad():
+            tensors = itertools.chain(module.named_parameters(), module.named_buffers())
+            state = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu") for name, tensor in tensors}
+            frames = torch.empty(1, num_frames, model.frame_dim, device="cpu")
+            return functional_call(module, state, (frames, torch.empty(1, dtype=torch.int64, device="cpu")))
     finally:
         model.train(was_training)
-    return int(counter.get_total_flops()) // 2
 
 
 def _counter() -> FlopCounterMode:

@@ -11,6 +11,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from yt8m_ray.checkpoint import EMA_FILE, MODEL_FILE, STATE_FILE, initialize, load_weights, read_tensors
+from yt8m_ray.config.teaching import check_pair
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.position import Position
 from yt8m_ray.losses import build_loss
@@ -19,7 +20,7 @@ from yt8m_ray.models.layers import set_batch_norm_sync
 from yt8m_ray.training.loop import TrainingLoop
 from yt8m_ray.training.objective import Objective
 from yt8m_ray.training.optim import freeze, run_examples
-from yt8m_ray.training.teaching import TEACHER_FOLDER, Supplies, build_teacher, check_imitation
+from yt8m_ray.training.teaching import TEACHER_FOLDER, Supplies, build_teacher
 from yt8m_ray.training.workers import is_distributed, rank
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,9 @@ def build_loop(
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
     teacher = build_teacher(config)
     supplies = Supplies.load(config, shards, device) if supplies is None else supplies
-    check_imitation(config, model, teacher, supplies)
+    frozen = supplies.frozen_teacher
+    if frozen is not None:
+        check_pair(config.teacher, model, frozen.model)
     if checkpoint is not None:
         load_weights(model, checkpoint / MODEL_FILE)
         if teacher is not None:

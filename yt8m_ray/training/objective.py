@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from yt8m_ray.config.teaching import DistillationConfig, TeacherConfig
-from yt8m_ray.losses import CrossEntropy, CrossEntropyConfig, Loss
+from yt8m_ray.losses import Loss
+from yt8m_ray.losses.cross_entropy import CrossEntropy, CrossEntropyConfig
 from yt8m_ray.models import Model
 
 
@@ -101,14 +102,14 @@ class Objective(torch.nn.Module):
 
     def _label_loss(self, logits: torch.Tensor, labels: torch.Tensor, lesson: Lesson) -> torch.Tensor:
         weights = _of_rows(lesson)
-        loss: torch.Tensor = self.criterion(logits, labels, *weights)
+        loss: torch.Tensor = self.criterion(logits, labels, weights)
         if lesson.soft_labels is None:
             return loss
         weight, temperature = self.distillation.weight, self.distillation.temperature
         soft_labels = lesson.soft_labels
         if temperature != 1:
             logits, soft_labels = logits / temperature, torch.sigmoid(torch.logit(soft_labels) / temperature)
-        soft_loss: torch.Tensor = self.soft_criterion(logits, soft_labels, *weights)
+        soft_loss: torch.Tensor = self.soft_criterion(logits, soft_labels, weights)
         return (1 - weight) * loss + weight * temperature**2 * soft_loss
 
     def _teacher_outputs(
@@ -118,15 +119,15 @@ class Objective(torch.nn.Module):
         if self.teacher is not None:
             representation = self.teacher.represent(frames, num_frames)
             logits = self.teacher.head(representation).float()
-            return (representation.detach(), logits.detach()), self.criterion(logits, labels, *_of_rows(lesson))
+            return (representation.detach(), logits.detach()), self.criterion(logits, labels, _of_rows(lesson))
         if lesson.representation is not None and lesson.logits is not None:
             return (lesson.representation, lesson.logits), torch.zeros((), device=frames.device)
         return None, torch.zeros((), device=frames.device)
 
 
-def _of_rows(lesson: Lesson) -> tuple[torch.Tensor, ...]:
-    """Returns the weights as a loss takes them, [B, 1], or nothing."""
-    return () if lesson.weights is None else (lesson.weights.unsqueeze(1),)
+def _of_rows(lesson: Lesson) -> torch.Tensor | None:
+    """Returns the weights of the videos as a loss takes them, [B, 1]."""
+    return None if lesson.weights is None else lesson.weights.unsqueeze(1)
 
 
 def mean_squared_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from yt8m_ray.checkpoint import load_model, save_checkpoint
+from yt8m_ray.checkpoint import load_config, load_model, save_checkpoint
+from yt8m_ray.config.data import AugmentationConfig
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.optimizer import EMAConfig
 from yt8m_ray.config.teaching import TeacherConfig
@@ -21,9 +22,11 @@ from yt8m_ray.data.batch import to_batch
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.normalize import Normalization
 from yt8m_ray.data.packed import PackedVideos
-from yt8m_ray.inference.predictor import Predictor, locate_model
+from yt8m_ray.inference.bundle import read_document
+from yt8m_ray.inference.predictor import Predictor, is_bundle, locate_model
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.schema import Batch
+from yt8m_ray.training.augmentation import augment
 from yt8m_ray.training.objective import Lesson
 
 TEACHER_FOLDER = "teacher"
@@ -100,7 +103,7 @@ class Supplies:
         def batch_in(normalize: Normalization) -> Batch:
             return to_batch(videos, spec=spec, normalize=normalize, device=device, transfer=config.train.transfer)
 
-        batch = batch_in(config.data.normalize)
+        batch = augment(batch_in(config.data.normalize), config.augmentation)
 
         def seen_by(teacher: FrozenTeacher) -> Batch:
             return batch if teacher.normalize == config.data.normalize else batch_in(teacher.normalize)
@@ -124,8 +127,8 @@ def load_soft_teacher(config: TrainConfig, device: torch.device) -> FrozenTeache
     if path is None:
         return None
     predictor = Predictor.from_path(locate_model(path), device=str(device))
-    spec = predictor.spec
-    _check_input("distillation.teacher", config, dict(spec.sizes), spec.num_classes, predictor.normalize)
+    _check_input("distillation.teacher", config, predictor.spec)
+    _check_normalize("distillation.teacher", config, predictor.normalize)
     return FrozenTeacher(predictor.model, predictor.normalize)
 
 
@@ -136,7 +139,8 @@ def load_frozen_teacher(config: TrainConfig, device: torch.device) -> FrozenTeac
         return None
     model, of_teacher = load_model(locate_model(path))
     data = of_teacher.data
-    _check_input("teacher.checkpoint", config, dict(data.features), data.num_classes, data.normalize)
+    _check_input("teacher.checkpoint", config, data.spec)
+    _check_normalize("teacher.checkpoint", config, data.normalize)
     return FrozenTeacher(model.to(device).requires_grad_(False), data.normalize)
 
 
@@ -157,52 +161,34 @@ def save_teacher(folder: Path, *, config: TrainConfig, model: Model) -> None:
     save_checkpoint(folder, config=of_teacher, model=model, state={}, facts={})
 
 
-def check_imitation(config: TrainConfig, student: Model, teacher: Model | None, supplies: Supplies) -> None:
-    """Checks that the run's student can imitate its teacher, if it has one; raises as `check_pair` does."""
-    if teacher is None and supplies.frozen_teacher is not None:
-        teacher = supplies.frozen_teacher.model
-    if teacher is not None:
-        check_pair(config, student, teacher)
-
-
-def check_pair(config: TrainConfig, student: Model, teacher: Model) -> None:
-    """Checks that a student can imitate a teacher, on a batch of no clips.
+def check_paths(config: TrainConfig) -> None:
+    """Checks, before anything starts, that what a run names of other runs is there and goes with its model.
 
     Raises:
-        ConfigError: one of them has a loss of its own, or their representations differ in size.
+        NoSuchFolderError: a teacher, or what the run starts from, is not there.
+        ConfigError: a teacher reads other features or knows other classes than the student.
     """
-    for key, model in (("model", student), ("teacher", teacher)):
-        if type(model).loss is not Model.loss:
-            raise ConfigError(f"{key}: a model with a loss of its own neither teaches nor learns by imitation")
-    if config.teacher.representation_weight:
-        sizes = [_representation_dim(model) for model in (student, teacher)]
-        if sizes[0] != sizes[1]:
-            raise ConfigError(
-                f"teacher.representation_weight: the student's representation has {sizes[0]} values, the teacher's "
-                f"{sizes[1]}; make them equal, or set it to 0"
-            )
+    if config.train.init_from is not None:
+        load_config(config.train.init_from)
+    if config.distillation.teacher is not None:
+        path = locate_model(config.distillation.teacher)
+        spec = read_document(path).spec if is_bundle(path) else load_config(path).data.spec
+        _check_input("distillation.teacher", config, spec)
+    if config.teacher.checkpoint is not None:
+        _check_input("teacher.checkpoint", config, load_config(config.teacher.checkpoint).data.spec)
 
 
-def _representation_dim(model: Model) -> int:
-    parameter = next(model.parameters())
-    frames = torch.zeros(0, 1, model.frame_dim, device=parameter.device)
-    was_training = model.training
-    with torch.no_grad():
-        size = model.eval().represent(frames, torch.zeros(0, dtype=torch.int64, device=parameter.device)).shape[1]
-    model.train(was_training)
-    return size
-
-
-def _check_input(
-    key: str, config: TrainConfig, features: dict[str, int], num_classes: int, normalize: Normalization
-) -> None:
+def _check_input(key: str, config: TrainConfig, spec: FeatureSpec) -> None:
     data = config.data
-    if list(features.items()) != list(data.features.items()):
-        raise ConfigError(f"{key}: reads {features}, data.features are {dict(data.features)}")
-    if num_classes != data.num_classes:
-        raise ConfigError(f"{key}: knows {num_classes} classes, data.num_classes is {data.num_classes}")
-    if normalize != data.normalize and config.augmentation != type(config.augmentation)():
+    if list(spec.sizes.items()) != list(data.features.items()):
+        raise ConfigError(f"{key}: reads {dict(spec.sizes)}, data.features are {dict(data.features)}")
+    if spec.num_classes != data.num_classes:
+        raise ConfigError(f"{key}: knows {spec.num_classes} classes, data.num_classes is {data.num_classes}")
+
+
+def _check_normalize(key: str, config: TrainConfig, normalize: Normalization) -> None:
+    if normalize != config.data.normalize and config.augmentation != AugmentationConfig():
         raise ConfigError(
             f"augmentation: a teacher sees the same frames as its student, but {key} normalizes them by {normalize}, "
-            f"data.normalize is {data.normalize}"
+            f"data.normalize is {config.data.normalize}"
         )

@@ -50,6 +50,7 @@ from yt8m_ray.training.run_folder import (
     run_path,
     with_absolute_paths,
 )
+from yt8m_ray.training.teaching import check_paths
 from yt8m_ray.training.worker import Metrics, Worker, WorkerPorts
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ def fit(config: TrainConfig) -> FitResult:
     if is_finished(config):
         return _finished(config, folder)
     _check_vocabulary(config)
+    check_paths(config)
     _check_loss(config)
     scaling = _scaling(config)
     manifest = _load_manifest(config, shards)
