@@ -1,9 +1,9 @@
 """What training recipes reach on video-level shards: mean and spread over seeds, ensembles of the seeds, distillation.
 
-    python tests/benchmarks/recipes.py --data DIR [--recipes moe2,moe4] [--seeds 3] [--held-out [F]] [key=value ...]
+    python tests/benchmarks/recipes.py --data DIR [--recipes moe2,moe4] [--seeds 3] [--held-out] [key=value ...]
 
 DIR holds train/ and validate/ (`v2_video` of YouTube-8M). `--held-out` chooses: the training shards whose index modulo
-4 is F (0) are scored and the others trained on; without it all are trained on and validate/ is scored. Overrides apply
+4 is --fold (0) are scored and the others trained on; without it all are trained on and validate/ is scored. Overrides apply
 to every recipe. A run is `jobs.train`'s loop in this process without Ray, on videos that lie on the device whole, as
 one row each.
 """
@@ -297,7 +297,8 @@ def main() -> None:
     parser.add_argument("--recipes", help=f"names, separated by commas: {', '.join(RECIPES)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--held-out", type=int, nargs="?", const=0, choices=range(FOLDS), metavar="F")
+    parser.add_argument("--held-out", action="store_true", help="score a part of the training shards, to choose by")
+    parser.add_argument("--fold", type=int, default=0, choices=range(FOLDS), help="which part")
     parser.add_argument("--each-epoch", action="store_true", help="score after every epoch too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="write all figures there")
@@ -306,7 +307,7 @@ def main() -> None:
     if set(names) - RECIPES.keys():
         parser.error(f"--recipes: expected some of {', '.join(RECIPES)}, found {options.recipes}")
     spec = config_of(MOE, seed=0).data.spec
-    sides = split_paths(options.data, options.held_out)
+    sides = split_paths(options.data, options.fold if options.held_out else None)
     train_split, scored = (read_split(paths, spec, torch.device(options.device)) for paths in sides)
     print(
         f"{len(train_split)} videos of {len(sides[0])} shards, scored on {len(scored)} of {len(sides[1])}", flush=True
