@@ -2,10 +2,10 @@
 
     python tests/benchmarks/recipes.py --data DIR [--recipes moe2,moe4] [--seeds 3] [--held-out] [key=value ...]
 
-DIR holds train/ and validate/ (`v2_video` of YouTube-8M). `--held-out` chooses: the training shards whose index modulo
-4 is --fold (0) are scored and the others trained on; without it all are trained on and validate/ is scored. Overrides apply
-to every recipe. A run is `jobs.train`'s loop in this process without Ray, on videos that lie on the device whole, as
-one row each.
+DIR holds train/ and validate/ (`v2_video` of YouTube-8M). `--held-out` is to choose by: the training shards whose index
+modulo 4 is `--fold` (0) are scored, the others trained on; without it all are trained on and validate/ is scored.
+Overrides apply to every recipe. A run is `jobs.train`'s loop in this process without Ray, on videos that lie on the
+device whole, as one row each.
 """
 
 from __future__ import annotations
