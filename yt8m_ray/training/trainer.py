@@ -103,7 +103,7 @@ def fit(config: TrainConfig) -> FitResult:
     if is_finished(config):
         return _finished(config, folder)
     _check_vocabulary(config)
-    check_paths(config)
+    check_paths(config, shards["train"])
     _check_loss(config)
     scaling = _scaling(config)
     manifest = _load_manifest(config, shards)
