@@ -33,6 +33,7 @@ def build_loop(
     shards: Sequence[str] = (),
     num_videos: float = math.inf,
     checkpoint: Path | None = None,
+    supplies: Supplies | None = None,
 ) -> tuple[TrainingLoop, Position]:
     """Returns the loop of a run, on this worker, and what of its epoch was done before.
 
@@ -42,6 +43,7 @@ def build_loop(
         shards: Of `train`, which soft labels go by.
         num_videos: Estimated videos of an epoch.
         checkpoint: Where to continue; None starts anew, or from `train.init_from`.
+        supplies: What goes with the videos besides labels; None takes what the config names.
 
     Raises:
         ConfigError: a teacher does not go with the model.
@@ -50,7 +52,7 @@ def build_loop(
     torch.manual_seed(config.run.seed)  # the same initial weights on all workers
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
     teacher = build_teacher(config)
-    supplies = Supplies.load(config, shards, device)
+    supplies = Supplies.load(config, shards, device) if supplies is None else supplies
     frozen = supplies.frozen_teacher
     if frozen is not None:
         check_pair(config.teacher, model, frozen.model)
