@@ -109,6 +109,7 @@ CASES = {
     "train: a store that is none": Case(TRAIN + "data.train={good} tracking.uri=no", r"tracking\.uri: expected .*", 2),
     "evaluate: a flipped bit": Case(EVALUATE + "data.test={glob}", FLIPPED, 1, flip_a_bit, 7),
     "evaluate: a missing checkpoint": Case("evaluate no data.test={good}", NO_MODEL, 2),
+    "report: a missing run": Case("report no", NO_MODEL, 2),
     "predict: a truncated shard": Case(PREDICT + "{glob}", TRUNCATED, 1, truncate, 10),
     "predict: a missing checkpoint": Case("predict no {good} --output {output}/p.csv", NO_MODEL, 2),
     "export: a text file": Case(EXPORT + "data.validation={glob}", TEXT, 1, write_text),

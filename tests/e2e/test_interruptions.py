@@ -41,7 +41,7 @@ def arguments(shards: Shards, output: Path, *, num_workers: int = 2) -> list[str
     """Returns a run of 2 epochs of 30 steps that keeps a checkpoint every other step."""
     settings = f"data.num_classes={NUM_CLASSES} scaling.num_workers={num_workers} train.batch_size=20"
     intervals = f"train.num_epochs={NUM_EPOCHS} train.log_every_steps=1 checkpoint.every_steps=2 run.name=run"
-    intervals += " run.trace_videos=true model.name=moe"
+    intervals += " run.trace_videos=true model.name=moe train.report=false"
     paths = [f"output={output}", f"data.train={shards.train}", f"data.validation={shards.validation}"]
     return [*paths, *settings.split(), *intervals.split()]
 

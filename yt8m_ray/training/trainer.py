@@ -144,6 +144,8 @@ def _run(
         tracker.add_artifacts(checkpoint, artifact_path="checkpoint")
         if (folder / TRACE_FILE).exists():
             tracker.add_artifacts(folder / TRACE_FILE)
+        if config.train.report:
+            _report(folder, tracker)
         logger.info("%s", _describe(checkpoint, metrics))
         status = "finished"
     except (KeyboardInterrupt, SystemExit):
@@ -153,6 +155,19 @@ def _run(
         RunRecord(status, tracker.run_id).save(folder)
         tracker.close(_MLFLOW_STATUS[status])
     return FitResult(checkpoint, metrics, folder, tracker.uri, tracker.run_id)
+
+
+def _report(folder: Path, tracker: Sender) -> None:
+    """Writes the run's report; a run does not fail by it."""
+    from yt8m_ray.training.report import write_report  # its pictures take a second to import, which no worker needs
+
+    try:
+        document = write_report(folder)
+    except OSError as error:
+        logger.warning("train.report: %s", error)
+    else:
+        tracker.add_artifacts(document.parent, artifact_path="report")
+        logger.info("report: %s", document)
 
 
 def splits_of(data: DataConfig) -> dict[str, list[str]]:

@@ -144,7 +144,8 @@ class Worker:
         metrics |= self._log_interval(started)
         metrics |= self._account(is_epoch_complete) | self._validate()
         if rank() == 0:
-            self._ports.log({name: value for name, value in metrics.items() if "/" in name}, loop.progress.step, {})
+            of_epoch = {name: value for name, value in metrics.items() if name.startswith(("data/", "validation/"))}
+            self._ports.log(of_epoch, loop.progress.step, {})
         if is_epoch_complete:
             self._num_videos = loop.progress.num_examples_in_epoch
             loop.progress.num_examples_in_epoch = 0
