@@ -93,7 +93,7 @@ def test_a_clip_of_no_frames_stays_one() -> None:
 
 
 def test_a_mixture_is_at_least_half_of_its_own_video_in_frames_labels_scores_and_weight() -> None:
-    torch.manual_seed(2)
+    torch.manual_seed(9)
     before = batch_of([3, 8, 5, 1])
     after = augment(before, AugmentationConfig(mixup_alpha=0.4))
     assert before.labels is not None and after.labels is not None
@@ -102,7 +102,7 @@ def test_a_mixture_is_at_least_half_of_its_own_video_in_frames_labels_scores_and
     assert ((shares >= 0.5) & (shares <= 1)).all()
     others = after.labels.clone().fill_diagonal_(0).argmax(dim=1)
     others = torch.where(shares == 1, torch.arange(4), others)
-    assert (shares < 1).any()
+    assert (shares < 1).all()
     expected = torch.stack(
         [
             share * before.frames[video] + (1 - share) * before.frames[other]
