@@ -2,6 +2,7 @@
 
 `ema.safetensors` has the moving average of the weights where there is one; the folder `teacher`, itself a checkpoint,
 the model that was trained beside this one.
+Where a validation was made for it, validation.safetensors holds what a report shows of it besides the metrics.
 
 The manifest holds sizes and SHA-256 hashes. A folder whose files do not match it is refused, so that a write that was
 cut short is never taken for a checkpoint.
@@ -16,7 +17,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import safetensors
+import safetensors.numpy
 import safetensors.torch
 import torch
 
@@ -31,6 +34,7 @@ CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
 EMA_FILE = "ema.safetensors"
 STATE_FILE = "state.safetensors"
+DETAILS_FILE = "validation.safetensors"
 MANIFEST_FILE = "manifest.json"
 
 CHECKPOINT_PATTERN = "epoch_*_step_*"
@@ -54,6 +58,7 @@ def save_checkpoint(
     state: Mapping[str, torch.Tensor],
     facts: Mapping[str, object],
     average: torch.nn.Module | None = None,
+    details: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Writes a checkpoint into an existing folder; the manifest, over everything in it, comes last.
 
@@ -64,6 +69,7 @@ def save_checkpoint(
         state: What training needs to continue, by name.
         facts: What else the manifest keeps: `metrics` measured at this point, `mlflow_run_id`.
         average: A model whose weights are the moving average.
+        details: Of the validation at this point, if there was one: `Evaluation.details`.
     """
     folder = Path(folder)
     (folder / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
@@ -71,6 +77,8 @@ def save_checkpoint(
     safetensors.torch.save_file(_on_cpu(state), folder / STATE_FILE)
     if average is not None:
         safetensors.torch.save_file(_on_cpu(average.state_dict()), folder / EMA_FILE)
+    if details:
+        safetensors.numpy.save_file(dict(details), folder / DETAILS_FILE)
     write_manifest(folder, {"kind": "checkpoint", **facts})
 
 
@@ -257,6 +265,14 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a safetensors file: {error}") from None
+
+
+def load_details(folder: str | Path) -> dict[str, np.ndarray]:
+    """Returns what `Evaluation.details` gave at a checkpoint; empty where it was not validated."""
+    path = Path(folder) / DETAILS_FILE
+    if not path.exists():
+        return {}
+    return {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
 
 
 def latest_checkpoint(run_path: str | Path) -> Path | None:

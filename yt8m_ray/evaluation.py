@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 
-from yt8m_ray.metrics import Metric, build_metric, update_all
+from yt8m_ray.metrics import Metric, build_metric
+from yt8m_ray.metrics.base import RankedBatch
+from yt8m_ray.metrics.curves import calibration, class_arrays
+from yt8m_ray.metrics.mean_ap import MeanAP
+from yt8m_ray.metrics.worst_videos import WorstVideos
 from yt8m_ray.schema import Batch
 
 METRIC_NAMES = ("gap", "hit_at_1", "perr", "mean_ap")
@@ -18,14 +23,21 @@ class Evaluation:
 
     def __init__(self) -> None:
         self._metrics: dict[str, Metric] = {name: build_metric(name) for name in METRIC_NAMES}
+        self._worst = WorstVideos()
         self._loss_sum = 0.0
         self.num_videos = 0
 
-    def update(self, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
-        """Adds a batch: logits and labels [B, C], `loss` the mean over its B videos."""
+    def update(
+        self, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor, video_ids: Sequence[str] = ()
+    ) -> None:
+        """Adds a batch: logits and labels [B, C], `loss` the mean over its B videos; ids where the worst are wanted."""
         if not len(logits):
             return
-        update_all(self._metrics.values(), torch.sigmoid(logits.float()), labels)
+        batch = RankedBatch(torch.sigmoid(logits.float()), labels)
+        for metric in self._metrics.values():
+            metric.update_ranked(batch)
+        if video_ids:
+            self._worst.update_ranked(batch, video_ids)
         self._loss_sum += float(loss) * len(logits)
         self.num_videos += len(logits)
 
@@ -33,15 +45,29 @@ class Evaluation:
         """Adds everything that `other` has seen."""
         for name, metric in self._metrics.items():
             metric.merge(other._metrics[name])
+        self._worst.merge(other._worst)
         self._loss_sum += other._loss_sum
         self.num_videos += other.num_videos
 
     def compute(self) -> dict[str, float]:
         """Returns num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes and loss."""
         values = {name: metric.compute() for name, metric in self._metrics.items()}
-        num_classes = getattr(self._metrics["mean_ap"], "num_classes")  # noqa: B009 - only this metric has it
         loss = self._loss_sum / self.num_videos if self.num_videos else math.nan
+        num_classes = self._mean_ap.num_classes
         return {"num_videos": self.num_videos, **values, "mean_ap_num_classes": num_classes, "loss": loss}
+
+    def details(self) -> dict[str, np.ndarray]:
+        """Returns what else a report shows: `class_arrays`, `calibration`, and `WorstVideos.arrays` as `worst_...`."""
+        if not self.num_videos:
+            return {}
+        worst = {f"worst_{name}": array for name, array in self._worst.arrays().items()}
+        return {**class_arrays(self._mean_ap), **calibration(self._mean_ap), **worst}
+
+    @property
+    def _mean_ap(self) -> MeanAP:
+        metric = self._metrics["mean_ap"]
+        assert isinstance(metric, MeanAP)
+        return metric
 
 
 def evaluate(model: torch.nn.Module, batches: Iterable[Batch], loss: torch.nn.Module) -> Evaluation:
@@ -55,7 +81,7 @@ def evaluate(model: torch.nn.Module, batches: Iterable[Batch], loss: torch.nn.Mo
                 if batch.labels is None:
                     raise ValueError("evaluate: a batch without labels cannot be scored")
                 logits = model(batch.frames, batch.num_frames)
-                evaluation.update(logits, batch.labels, loss(logits.float(), batch.labels))
+                evaluation.update(logits, batch.labels, loss(logits.float(), batch.labels), batch.video_ids)
     finally:
         model.train(was_training)
     return evaluation

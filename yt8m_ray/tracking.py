@@ -1,31 +1,62 @@
-"""Runs, parameters by dotted key, metrics and artifacts. The only module that imports mlflow."""
+"""Runs, parameters by dotted key, metrics and artifacts. The only module that imports mlflow.
+
+Lives here: calls that answer, or fail within a minute. What a run does while MLflow is away is in
+`yt8m_ray.training.sender`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
+import requests
+
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# By MLflow's own settings a call to a server that is gone takes four minutes to fail. Its client reads these at each
+# call, and this module is the only one that has such a client; what a user sets counts.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from yt8m_ray.config.document import ConfigError
 
 logger = logging.getLogger(__name__)
 
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
 _SQLITE = "sqlite:///"
 _LOCK_TIMEOUT_S = 120.0
 _MAX_PARAM_LENGTH = 6000
 _PARAMS_A_CALL = 100
+_METRICS_A_CALL = 1000
+_ARTIFACT_TIMEOUT_S = 120
+_KEY_TAG = "yt8m_ray.key"
+_TRIED_AGAIN = 429
+
+
+class TrackingError(ConnectionError):
+    """MLflow did not do what it was asked; the message names its address.
+
+    Attributes:
+        is_temporary: Whether the same call may succeed later: no answer, a server that cannot, a locked store.
+    """
+
+    def __init__(self, message: str, *, is_temporary: bool) -> None:
+        super().__init__(message)
+        self.is_temporary = is_temporary
 
 
 def default_uri(output: str | Path) -> str:
@@ -48,7 +79,14 @@ class Tracker:
 
     @classmethod
     def start(
-        cls, uri: str, *, experiment: str, run_name: str, params: Mapping[str, object], artifact_path: Path
+        cls,
+        uri: str,
+        *,
+        experiment: str,
+        run_name: str,
+        params: Mapping[str, object],
+        artifact_path: Path,
+        key: str | None = None,
     ) -> Tracker:
         """Returns a new run with `params` logged.
 
@@ -58,57 +96,120 @@ class Tracker:
             run_name: Shown in the user interface.
             params: By dotted key.
             artifact_path: Folder for artifacts of a store without a server.
+            key: Any text that no other run has. A call that was made before with it, and whose answer did not arrive,
+                is then continued: there is one run in the end.
 
         Raises:
             ConfigError: MLflow has no store of that kind.
-            ConnectionError: the store or server does not answer as it should.
+            TrackingError: the store or server does not answer as it should.
         """
         location = None if uri.startswith("http") else artifact_path.absolute().as_uri()
-        try:
+        with _told(uri):
             with _creation_lock(uri):
                 client = _open(uri)
                 found = client.get_experiment_by_name(experiment)
                 experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
-            tracker = cls(uri, client.create_run(experiment_id, run_name=run_name).info.run_id)
+            run_id = _find_run(client, experiment_id, key) if key is not None else None
+            if run_id is None:
+                tags = {} if key is None else {_KEY_TAG: key}
+                run_id = client.create_run(experiment_id, run_name=run_name, tags=tags).info.run_id
+            tracker = cls(uri, run_id)
             entries = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in params.items()]
             for start in range(0, len(entries), _PARAMS_A_CALL):
-                client.log_batch(tracker.run_id, params=entries[start : start + _PARAMS_A_CALL])
-        except MlflowException as error:
-            raise ConnectionError(f"tracking.uri: {uri}: {_first_line(error)}") from None
+                client.log_batch(run_id, params=entries[start : start + _PARAMS_A_CALL])
         return tracker
 
     @classmethod
     def resume(cls, uri: str, run_id: str) -> Tracker | None:
-        """Returns an existing run set back to running, or None where the store does not have it."""
-        tracker = cls(uri, run_id)
+        """Returns an existing run set back to running, or None where the store does not have it.
+
+        Raises:
+            ConfigError: MLflow has no store of that kind.
+            TrackingError: it cannot be asked now.
+        """
         try:
-            tracker._client.update_run(run_id, status="RUNNING")
-        except MlflowException as error:
+            with _told(uri), _creation_lock(uri):
+                tracker = cls(uri, run_id)
+                tracker._client.update_run(run_id, status="RUNNING")
+        except TrackingError as error:
+            if error.is_temporary:
+                raise
             logger.warning("MLflow run %s cannot be continued, a new one is made: %s", run_id, error)
             return None
         return tracker
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Logs finite values at `step`."""
-        now = int(time.time() * 1000)
-        entries = [Metric(key, float(value), now, step) for key, value in metrics.items() if math.isfinite(value)]
-        self._client.log_batch(self.run_id, metrics=entries)
+        self.log_history([(int(time.time() * 1000), step, metrics)])
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Sets tags of the run."""
-        for key, value in tags.items():
-            self._client.set_tag(self.run_id, key, value)
+    def log_history(self, entries: Iterable[tuple[int, int, Mapping[str, float]]]) -> None:
+        """Logs the finite values of (milliseconds since 1970, step, metrics); what is there already changes nothing."""
+        metrics = [
+            Metric(name, float(value), time_ms, step)
+            for time_ms, step, values in entries
+            for name, value in values.items()
+            if math.isfinite(value)
+        ]
+        with _told(self.uri):
+            for start in range(0, len(metrics), _METRICS_A_CALL):
+                self._client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_A_CALL])
 
     def log_artifacts(self, path: str | Path, *, artifact_path: str | None = None) -> None:
         """Copies a file or a folder into the run's artifacts."""
-        if Path(path).is_dir():
-            self._client.log_artifacts(self.run_id, str(path), artifact_path)
-        else:
-            self._client.log_artifact(self.run_id, str(path), artifact_path)
+        with _told(self.uri), _patience():
+            if Path(path).is_dir():
+                self._client.log_artifacts(self.run_id, str(path), artifact_path)
+            else:
+                self._client.log_artifact(self.run_id, str(path), artifact_path)
 
-    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+    def finish(self, status: Status) -> None:
         """Marks the run as ended."""
-        self._client.set_terminated(self.run_id, status)
+        with _told(self.uri):
+            self._client.set_terminated(self.run_id, status)
+
+
+@contextlib.contextmanager
+def _told(uri: str) -> Iterator[None]:
+    """Makes a TrackingError of all that MLflow, its HTTP client and its database raise."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        is_temporary = _is_temporary(error)
+        raise TrackingError(f"tracking.uri: {uri}: {_first_line(error)}", is_temporary=is_temporary) from None
+
+
+def _is_temporary(error: BaseException) -> bool:
+    status: int | None = None
+    if isinstance(error, RestException):
+        status = error.get_http_status_code()
+    elif isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+    if status is not None:
+        return status >= 500 or status == _TRIED_AGAIN
+    if isinstance(error, OperationalError | OSError):  # a locked database, no room on the disk, a broken connection
+        return True
+    # MLflow tells of these in an error of its own, with the same code as of an answer that is no JSON.
+    inner = error.__cause__ or error.__context__
+    return inner is not None and not isinstance(inner, requests.exceptions.InvalidURL) and _is_temporary(inner)
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """Lets a server take its time to store a large file."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ[name]
+    os.environ[name] = str(max(int(before), _ARTIFACT_TIMEOUT_S))
+    try:
+        yield
+    finally:
+        os.environ[name] = before
+
+
+def _find_run(client: MlflowClient, experiment_id: str, key: str) -> str | None:
+    found = client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
+    return str(found[0].info.run_id) if found else None
 
 
 def _creation_lock(uri: str) -> AbstractContextManager[object]:
@@ -121,6 +222,9 @@ def _creation_lock(uri: str) -> AbstractContextManager[object]:
 
 
 def _open(uri: str) -> MlflowClient:
+    # Both tell of each error that they raise as well, and at each of many attempts.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").addFilter(_is_not_about_mlflow)
     try:
         return MlflowClient(uri)
     except MlflowException as error:
@@ -130,5 +234,9 @@ def _open(uri: str) -> MlflowClient:
         ) from None
 
 
-def _first_line(error: MlflowException) -> str:
-    return str(error).strip().splitlines()[0]
+def _is_not_about_mlflow(record: logging.LogRecord) -> bool:
+    return "/mlflow" not in record.getMessage()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from yt8m_ray.config.document import ConfigError
-from yt8m_ray.tracking import Tracker, default_uri
+from yt8m_ray.tracking import Tracker, TrackingError, default_uri
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,21 @@ def test_folders_and_files_become_artifacts(tracker: Tracker, tmp_path: Path) ->
     assert "a.txt" in [item.path for item in client.list_artifacts(tracker.run_id)]
 
 
+@pytest.mark.soak  # MLflow waits 20 s for the lock
+def test_a_locked_store_may_take_the_same_later(tracker: Tracker) -> None:
+    lock = sqlite3.connect(tracker.uri.removeprefix("sqlite:///"))
+    lock.execute("begin exclusive")
+    with pytest.raises(TrackingError, match="database is locked") as caught:
+        tracker.log_history([(1, 5, {"train/rate": 0.5})])
+    lock.rollback()
+    assert caught.value.is_temporary
+
+    tracker.log_history([(1, 5, {"train/rate": 0.5})])
+    tracker.log_history([(1, 5, {"train/rate": 0.5})])
+
+    assert len(MlflowClient(tracker.uri).get_metric_history(tracker.run_id, "train/rate")) == 1
+
+
 def test_a_run_that_ended_can_be_continued(tracker: Tracker) -> None:
     tracker.finish("FAILED")
     assert MlflowClient(tracker.uri).get_run(tracker.run_id).info.status == "FAILED"
@@ -62,7 +78,7 @@ def test_a_run_that_ended_can_be_continued(tracker: Tracker) -> None:
 
 def test_runs_that_start_at_once_make_one_store(tmp_path: Path) -> None:
     start = (
-        "import sys; from pathlib import Path; from yt8m_ray.tracking import Tracker, default_uri; "
+        "import sys; from pathlib import Path; from yt8m_ray.tracking import Tracker, TrackingError, default_uri; "
         "Tracker.start(default_uri(sys.argv[1]), experiment='e', run_name='r', params={}, artifact_path=Path('a'))"
     )
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
+from yt8m_ray.data.pictures import BLUE, GREY, count_in_thousands, label_axes, replace_file, save_picture
 from yt8m_ray.data.survey import Survey
 from yt8m_ray.data.vocabulary import Vocabulary
 
@@ -21,10 +18,6 @@ CLASS_TABLE = "class_histogram.csv"
 CLASS_PICTURE = "class_histogram.png"
 FRAMES_PICTURE = "frames_histogram.png"
 
-_COLOUR = "#2f6db3"
-_GREY = "#5f6368"
-_SIZE_INCHES = (8.0, 4.8)
-_DPI = 150
 _NAMED_RANKS = (1, 3, 10, 30, 100, 300, 1000)  # as far apart as their names are long
 _LEAST_WIDTH = 10  # frames
 _MOST_BARS = 60
@@ -43,11 +36,11 @@ def write_histograms(counts: Survey, folder: str | Path, *, num_classes: int) ->
     num_videos = np.zeros(num_classes, np.int64)
     num_videos[: len(counts.class_counts)] = counts.class_counts
     vocabulary = Vocabulary.for_num_classes(num_classes)
-    _replace(folder / CLASS_TABLE, lambda aside: _write_table(aside, num_videos, vocabulary))
+    replace_file(folder / CLASS_TABLE, lambda aside: _write_table(aside, num_videos, vocabulary))
     if num_videos.any():
-        _save(folder / CLASS_PICTURE, lambda axes: _draw_classes(axes, num_videos, counts.num_videos, vocabulary))
+        save_picture(folder / CLASS_PICTURE, lambda figure: _draw_classes(figure, num_videos, counts, vocabulary))
     if counts.clips:
-        _save(folder / FRAMES_PICTURE, lambda axes: _draw_clips(axes, counts))
+        save_picture(folder / FRAMES_PICTURE, lambda figure: _draw_clips(figure, counts))
 
 
 def _write_table(path: Path, num_videos: np.ndarray, vocabulary: Vocabulary) -> None:
@@ -58,13 +51,14 @@ def _write_table(path: Path, num_videos: np.ndarray, vocabulary: Vocabulary) -> 
         writer.writerows((class_id, vocabulary.name(class_id), count) for class_id, count in rows)
 
 
-def _draw_classes(axes: Axes, num_videos: np.ndarray, total: int, vocabulary: Vocabulary) -> None:
+def _draw_classes(figure: Figure, num_videos: np.ndarray, survey: Survey, vocabulary: Vocabulary) -> None:
+    axes = figure.add_subplot()
     order = np.argsort(-num_videos, kind="stable")
     seen = np.count_nonzero(num_videos)
     ranks, counts = np.arange(1, seen + 1), num_videos[order[:seen]]
-    axes.loglog(ranks, counts, color=_COLOUR, linewidth=1.5)
+    axes.loglog(ranks, counts, color=BLUE, linewidth=1.5)
     named = [rank for rank in _NAMED_RANKS if rank <= seen]
-    axes.plot(named, counts[np.array(named) - 1], "o", color=_COLOUR, markersize=5)
+    axes.plot(named, counts[np.array(named) - 1], "o", color=BLUE, markersize=5)
     for rank in named:
         name = vocabulary.name(int(order[rank - 1])) or f"class {order[rank - 1]}"
         axes.annotate(
@@ -73,32 +67,34 @@ def _draw_classes(axes: Axes, num_videos: np.ndarray, total: int, vocabulary: Vo
             xytext=(7, 5),
             textcoords="offset points",
             fontsize=8.5,
-            color=_GREY,
+            color=GREY,
             in_layout=False,
         )
     axes.set_ylim(0.8, max(2.0 * counts[0], 12.0))  # always with a power of ten, which gets a number
     axes.set_xlim(0.9, 1.3 * len(num_videos))
-    _label(
+    count_in_thousands(axes.xaxis, axes.yaxis)
+    label_axes(
         axes,
         title="Videos of each class",
-        subtitle=f"{_count(total, 'video')}, {_count(num_videos.sum(), 'label')}; "
+        subtitle=f"{_count(survey.num_videos, 'video')}, {_count(num_videos.sum(), 'label')}; "
         f"{seen:,} of {len(num_videos):,} classes have a video",
         x="rank of the class by its videos",
         y="videos",
     )
 
 
-def _draw_clips(axes: Axes, counts: Survey) -> None:
+def _draw_clips(figure: Figure, counts: Survey) -> None:
+    axes = figure.add_subplot()
     lengths, num_videos = np.array(sorted(counts.clips.items()), np.int64).T
     first, last = int(lengths[0]), int(lengths[-1])
     width = math.ceil((last - first + 1) / _MOST_BARS)
     edges = np.arange(first, last + width + 1, width) - 0.5  # a length is in the middle of its bar
     heights, _ = np.histogram(lengths, edges, weights=num_videos)
-    axes.bar(edges[:-1], heights, width=0.92 * width, align="edge", color=_COLOUR)
+    axes.bar(edges[:-1], heights, width=0.92 * width, align="edge", color=BLUE)
     margin = max(_LEAST_WIDTH - (last - first), 2) / 2
     axes.set_xlim(edges[0] - margin, edges[-1] + margin)
     mean = counts.num_frames / counts.clips.total()
-    axes.axvline(mean, color=_GREY, linewidth=1, linestyle="--")
+    axes.axvline(mean, color=GREY, linewidth=1, linestyle="--")
     axes.annotate(
         f"mean {mean:.0f}",
         (mean, 1.0),
@@ -106,12 +102,13 @@ def _draw_clips(axes: Axes, counts: Survey) -> None:
         xytext=(4, -10),
         textcoords="offset points",
         fontsize=8,
-        color=_GREY,
+        color=GREY,
         in_layout=False,
     )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
-    _label(
+    count_in_thousands(axes.xaxis, axes.yaxis)
+    label_axes(
         axes,
         title="Length of the videos",
         subtitle=f"{_count(counts.num_videos, 'video')}, {_count(counts.num_frames, 'frame')}; "
@@ -121,38 +118,5 @@ def _draw_clips(axes: Axes, counts: Survey) -> None:
     )
 
 
-def _label(axes: Axes, *, title: str, subtitle: str, x: str, y: str) -> None:
-    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=24)
-    axes.annotate(
-        subtitle, (0, 1), xycoords="axes fraction", xytext=(0, 9), textcoords="offset points", fontsize=9, color=_GREY
-    )
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    thousands = FuncFormatter(lambda value, _: f"{value:,.0f}")
-    axes.xaxis.set_major_formatter(thousands)
-    axes.yaxis.set_major_formatter(thousands)
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(True, which="major", color="#e3e5e8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _save(path: Path, draw: Callable[[Axes], None]) -> None:
-    figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)  # never a window, whatever the user's settings say
-    draw(figure.add_subplot())
-    _replace(path, lambda aside: figure.savefig(aside, format="png"))
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        write(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

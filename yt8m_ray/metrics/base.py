@@ -76,6 +76,10 @@ class RankedBatch:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def labels_of(self, row: int) -> Array:
+        """Returns the class ids of a video's labels, int32."""
+        return self._label_ids[self._label_ends[row] - self.num_labels[row] : self._label_ends[row]]
+
     def top(self, k: int) -> TopPairs:
         """Returns the k best classes of each video, k clipped to C."""
         k = min(k, self.scores.shape[1])

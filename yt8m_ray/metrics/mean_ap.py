@@ -9,7 +9,7 @@ import numpy as np
 import pydantic
 
 from yt8m_ray.metrics.average_precision import Array, precision_sums
-from yt8m_ray.metrics.base import METRICS, Metric, RankedBatch
+from yt8m_ray.metrics.base import METRICS, Metric, RankedBatch, TopPairs
 from yt8m_ray.registry import ComponentConfig
 
 
@@ -36,6 +36,17 @@ class MeanAP(Metric):
         self._hits: list[Array] = []
         self._class_counts: Array = np.zeros(0, dtype=np.int64)
         self._num_videos = 0
+        self._precisions: Array | None = None  # of the classes, for what was seen so far
+
+    @property
+    def class_counts(self) -> Array:
+        """Videos that have each label, int64 [C]; empty before any video."""
+        return self._class_counts
+
+    @property
+    def pairs(self) -> TopPairs:
+        """All pairs that the classes rank, in one dimension and no order."""
+        return TopPairs(*map(np.concatenate, (self._scores, self._class_ids, self._hits)))
 
     @property
     def num_classes(self) -> int:
@@ -51,6 +62,7 @@ class MeanAP(Metric):
         self._hits.append(top.hits.ravel())
         self._add_counts(batch.class_counts)
         self._num_videos += len(batch)
+        self._precisions = None
 
     def merge(self, other: MeanAP) -> None:
         self._scores += other._scores
@@ -58,6 +70,7 @@ class MeanAP(Metric):
         self._hits += other._hits
         self._add_counts(other._class_counts)
         self._num_videos += other._num_videos
+        self._precisions = None
 
     def _add_counts(self, class_counts: Array) -> None:
         if not len(class_counts):
@@ -71,6 +84,13 @@ class MeanAP(Metric):
     def compute(self) -> float:
         if not self._num_videos:
             return math.nan
-        sums = precision_sums(self._scores, self._hits, self._class_ids, num_classes=len(self._class_counts))
-        has_videos = self._class_counts > 0
-        return float((sums[has_videos] / self._class_counts[has_videos]).sum()) / max(self.num_classes, 1)
+        precisions = self.average_precisions()
+        return float(precisions[self._class_counts > 0].sum()) / max(self.num_classes, 1)
+
+    def average_precisions(self) -> Array:
+        """Returns the average precision of each class, float64 [C]; NaN where no video has the label."""
+        if self._precisions is None:
+            sums = precision_sums(self._scores, self._hits, self._class_ids, num_classes=len(self._class_counts))
+            has_videos = self._class_counts > 0
+            self._precisions = np.divide(sums, self._class_counts, out=np.full(len(sums), np.nan), where=has_videos)
+        return self._precisions

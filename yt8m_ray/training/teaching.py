@@ -6,6 +6,7 @@ Lives here: loading them, and what of them goes with a batch. Does not live here
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from yt8m_ray.data.batch import to_batch
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.normalize import Normalization
 from yt8m_ray.data.packed import PackedVideos
+from yt8m_ray.data.soft_labels import SoftLabels
+from yt8m_ray.data.video_weights import VideoWeights
 from yt8m_ray.inference.bundle import read_document
 from yt8m_ray.inference.predictor import Predictor, is_bundle, locate_model
 from yt8m_ray.models import Model, build_model
@@ -62,15 +65,19 @@ class Supplies:
     """What goes with a run's videos besides their labels.
 
     Attributes:
+        soft_labels: `distillation.labels`.
+        video_weights: `data.video_weights`.
         soft_teacher: `distillation.teacher`.
         frozen_teacher: `teacher.checkpoint`.
     """
 
+    soft_labels: SoftLabels | None = None
+    video_weights: VideoWeights | None = None
     soft_teacher: FrozenTeacher | None = None
     frozen_teacher: FrozenTeacher | None = None
 
     @classmethod
-    def load(cls, config: TrainConfig, shards: Sequence[str], device: torch.device) -> Supplies:  # noqa: ARG003
+    def load(cls, config: TrainConfig, shards: Sequence[str], device: torch.device) -> Supplies:
         """Returns what `config` names.
 
         Args:
@@ -82,7 +89,10 @@ class Supplies:
             ConfigError: a teacher reads other features or knows other classes than the student.
             ValueError, OSError: a file is damaged or not there.
         """
+        labels, weights = config.distillation.labels, config.data.video_weights
         return cls(
+            soft_labels=None if labels is None else SoftLabels(labels, shards, config.data.num_classes),
+            video_weights=None if weights is None else VideoWeights.load(weights),
             soft_teacher=load_soft_teacher(config, device),
             frozen_teacher=load_frozen_teacher(config, device),
         )
@@ -103,7 +113,13 @@ class Supplies:
         def batch_in(normalize: Normalization) -> Batch:
             return to_batch(videos, spec=spec, normalize=normalize, device=device, transfer=config.train.transfer)
 
-        batch = augment(batch_in(config.data.normalize), config.augmentation)
+        batch = batch_in(config.data.normalize)
+        if self.soft_labels is not None:
+            batch = dataclasses.replace(batch, soft_labels=self.soft_labels.lookup(videos, device))
+        if self.video_weights is not None:
+            weights = torch.from_numpy(self.video_weights.lookup(list(videos.video_ids))).to(device)
+            batch = dataclasses.replace(batch, weights=weights)
+        batch = augment(batch, config.augmentation)
 
         def seen_by(teacher: FrozenTeacher) -> Batch:
             return batch if teacher.normalize == config.data.normalize else batch_in(teacher.normalize)
@@ -161,13 +177,21 @@ def save_teacher(folder: Path, *, config: TrainConfig, model: Model) -> None:
     save_checkpoint(folder, config=of_teacher, model=model, state={}, facts={})
 
 
-def check_paths(config: TrainConfig) -> None:
-    """Checks, before anything starts, that what a run names of other runs is there and goes with its model.
+def check_paths(config: TrainConfig, shards: Sequence[str]) -> None:
+    """Checks, before anything starts, that what a run names of other runs is there and goes with its model and shards.
 
     Raises:
-        NoSuchFolderError: a teacher, or what the run starts from, is not there.
-        ConfigError: a teacher reads other features or knows other classes than the student.
+        ConfigError: a teacher, labels, weights, or what the run starts from, is not there or does not fit.
     """
+    labels, weights = config.distillation.labels, config.data.video_weights
+    for key, load in (
+        ("distillation.labels", lambda: labels is None or SoftLabels(labels, shards, config.data.num_classes)),
+        ("data.video_weights", lambda: weights is None or VideoWeights.load(weights)),
+    ):
+        try:
+            load()
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"{key}: {error}") from None
     if config.train.init_from is not None:
         load_config(config.train.init_from)
     if config.distillation.teacher is not None:

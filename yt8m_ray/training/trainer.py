@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import ray.train
@@ -35,9 +35,12 @@ from yt8m_ray.data.packed import Block, from_table
 from yt8m_ray.data.position import Position
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.losses import build_loss
-from yt8m_ray.tracking import Tracker, default_uri
+from yt8m_ray.tracking import Status as MLflowStatus
+from yt8m_ray.tracking import default_uri
 from yt8m_ray.training.failures import final_error, last_line
 from yt8m_ray.training.follow import follow
+from yt8m_ray.training.history import History
+from yt8m_ray.training.profiling import TRACE_FILE
 from yt8m_ray.training.run_folder import (
     POSITION_FILE,
     RunRecord,
@@ -50,6 +53,7 @@ from yt8m_ray.training.run_folder import (
     run_path,
     with_absolute_paths,
 )
+from yt8m_ray.training.sender import RunFacts, Sender, send_the_rest
 from yt8m_ray.training.teaching import check_paths
 from yt8m_ray.training.worker import Metrics, Worker, WorkerPorts
 
@@ -65,7 +69,7 @@ class FitResult:
         metrics: Its metrics.
         run_path: The run's folder.
         tracking_uri: Where MLflow has the run.
-        mlflow_run_id: The run there.
+        mlflow_run_id: The run there; empty where MLflow never answered.
     """
 
     checkpoint: Path
@@ -77,7 +81,7 @@ class FitResult:
 
 LOG_FILE = "train.log"
 
-_MLFLOW_STATUS: dict[Status, Literal["FINISHED", "FAILED", "KILLED"]] = {
+_MLFLOW_STATUS: dict[Status, MLflowStatus] = {
     "finished": "FINISHED",
     "failed": "FAILED",
     "stopped": "KILLED",
@@ -103,7 +107,7 @@ def fit(config: TrainConfig) -> FitResult:
     if is_finished(config):
         return _finished(config, folder)
     _check_vocabulary(config)
-    check_paths(config)
+    check_paths(config, shards["train"])
     _check_loss(config)
     scaling = _scaling(config)
     manifest = _load_manifest(config, shards)
@@ -133,11 +137,13 @@ def _run(
             "num_videos": num_videos,
             "shards": shards,
             "num_records": {split: manifest.num_records_of(shards[split]) for split in shards} if manifest else {},
-            "tracking": (tracker.uri, tracker.run_id),
+            "mlflow_run_id": tracker.run_id,
         }
         _fit_with_restarts(config, folder, scaling, shards, payload)
         checkpoint, metrics = best_checkpoint(folder)
-        tracker.log_artifacts(checkpoint, artifact_path="checkpoint")
+        tracker.add_artifacts(checkpoint, artifact_path="checkpoint")
+        if (folder / TRACE_FILE).exists():
+            tracker.add_artifacts(folder / TRACE_FILE)
         logger.info("%s", _describe(checkpoint, metrics))
         status = "finished"
     except (KeyboardInterrupt, SystemExit):
@@ -145,7 +151,7 @@ def _run(
         raise
     finally:
         RunRecord(status, tracker.run_id).save(folder)
-        tracker.finish(_MLFLOW_STATUS[status])
+        tracker.close(_MLFLOW_STATUS[status])
     return FitResult(checkpoint, metrics, folder, tracker.uri, tracker.run_id)
 
 
@@ -186,7 +192,8 @@ def _finished(config: TrainConfig, folder: Path) -> FitResult:
         _describe(checkpoint, metrics),
     )
     uri = config.tracking.uri or default_uri(config.output)
-    return FitResult(checkpoint, metrics, folder, uri, record.mlflow_run_id if record else "")
+    run_id = send_the_rest(uri, folder, _run_facts(config, folder), run_id=record.mlflow_run_id if record else "")
+    return FitResult(checkpoint, metrics, folder, uri, run_id)
 
 
 def _fit_with_restarts(
@@ -264,7 +271,7 @@ def _work(payload: dict[str, Any]) -> Metrics:
     config = TrainConfig.model_validate(payload["config"])
     torch.set_num_threads(max(1, int(float(os.environ.get("OMP_NUM_THREADS", "1")))))
     is_first = ray.train.get_context().get_world_rank() == 0
-    tracker = Tracker(*payload["tracking"]) if is_first else None
+    history = History(Path(payload["run_path"])) if is_first else None
     spec = config.data.spec
 
     def read(split: str) -> Iterator[Block]:
@@ -277,9 +284,9 @@ def _work(payload: dict[str, Any]) -> Metrics:
         scored = {**metrics, "score": metrics.get("validation/gap", -1.0)}
         ray.train.report(scored, checkpoint=checkpoint, checkpoint_dir_name=name)
 
-    def log(metrics: Metrics, step: int) -> None:
-        if tracker is not None:
-            tracker.log_metrics(metrics, step=step)
+    def log(metrics: Metrics, step: int, progress: Metrics) -> None:
+        if history is not None:
+            history.append(metrics, step, progress)
 
     worker = Worker(
         config,
@@ -288,7 +295,7 @@ def _work(payload: dict[str, Any]) -> Metrics:
         shards=payload["shards"],
         num_records=payload["num_records"],
         device=ray.train.torch.get_device(),
-        ports=WorkerPorts(read, report, log, run_id=payload["tracking"][1]),
+        ports=WorkerPorts(read, report, log, run_id=payload["mlflow_run_id"]),
     )
     return worker.run()
 
@@ -360,19 +367,24 @@ def _load_manifest(config: TrainConfig, shards: dict[str, list[str]]) -> Manifes
     return manifest
 
 
-def _start_tracking(config: TrainConfig, folder: Path) -> Tracker:
-    uri = config.tracking.uri or default_uri(config.output)
+def _start_tracking(config: TrainConfig, folder: Path) -> Sender:
     record = RunRecord.load(folder)
-    tracker = Tracker.resume(uri, record.mlflow_run_id) if record else None
-    if tracker is None:
-        tracker = Tracker.start(
-            uri,
-            experiment=config.tracking.experiment,
-            run_name=config.run.name,
-            params=flatten(config),
-            artifact_path=folder.parent / "mlartifacts",
-        )
-    logger.info("MLflow: run %s in %s", tracker.run_id, uri)
+    sender = Sender(
+        config.tracking.uri or default_uri(config.output),
+        folder,
+        _run_facts(config, folder),
+        run_id=record.mlflow_run_id if record else "",
+    )
+    sender.start()
     folder.mkdir(parents=True, exist_ok=True)
-    RunRecord("running", tracker.run_id).save(folder)
-    return tracker
+    RunRecord("running", sender.run_id).save(folder)
+    return sender
+
+
+def _run_facts(config: TrainConfig, folder: Path) -> RunFacts:
+    return RunFacts(
+        experiment=config.tracking.experiment,
+        run_name=config.run.name,
+        params=flatten(config),
+        artifact_path=folder.parent / "mlartifacts",
+    )

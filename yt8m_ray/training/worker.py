@@ -28,7 +28,10 @@ from yt8m_ray.data.position import CAUSES, Position
 from yt8m_ray.evaluation import evaluate
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.training.assembly import build_loop
+from yt8m_ray.training.profiling import TRACE_FILE, traced
+from yt8m_ray.training.progress import describe
 from yt8m_ray.training.run_folder import POSITION_FILE, SHARDS_KEY, shards_digest
+from yt8m_ray.training.system import SystemMetrics
 from yt8m_ray.training.teaching import TEACHER_FOLDER, save_teacher
 from yt8m_ray.training.workers import (
     from_rank_0,
@@ -53,13 +56,13 @@ class WorkerPorts:
         read: `read(split)` starts a pass over this worker's share of `train` or `validation`.
         report: `report(metrics, folder, name)` takes a finished checkpoint; called by all workers, with a folder on
             rank 0 alone.
-        log: `log(metrics, step)` on rank 0 keeps curves.
+        log: `log(metrics, step, progress)` on rank 0 keeps curves, and how far the run is.
         run_id: Where they are kept, for the manifest.
     """
 
     read: Callable[[str], Iterator[Block]]
     report: Callable[[Metrics, Path | None, str], None]
-    log: Callable[[Metrics, int], None]
+    log: Callable[[Metrics, int, Metrics], None]
     run_id: str
 
 
@@ -96,6 +99,9 @@ class Worker:
         self._ports = ports
         self._spec = config.data.spec
         self._read_whole: set[str] = set()
+        self._is_profiled = False
+        self._details: dict[str, np.ndarray] = {}  # of a validation whose checkpoint is not written yet
+        self._system = SystemMetrics(device, enabled=config.tracking.system_metrics)
         self._loss = LOSSES.build(config.loss).to(device)
         checkpoint = from_rank_0(latest_checkpoint(run_path) if rank() == 0 else None)
         self._loop, self._start = build_loop(
@@ -126,7 +132,7 @@ class Worker:
             videos = self._traced(videos)
         started = time.perf_counter()
         metrics: Metrics = {}
-        for step in loop.steps(videos):
+        for step in self._profiled(loop.steps(videos)):
             if step % config.train.log_every_steps == 0:
                 metrics = self._log_interval(started)
             every = config.checkpoint.every_steps
@@ -138,7 +144,7 @@ class Worker:
         metrics |= self._log_interval(started)
         metrics |= self._account(is_epoch_complete) | self._validate()
         if rank() == 0:
-            self._ports.log({name: value for name, value in metrics.items() if "/" in name}, loop.progress.step)
+            self._ports.log({name: value for name, value in metrics.items() if "/" in name}, loop.progress.step, {})
         if is_epoch_complete:
             self._num_videos = loop.progress.num_examples_in_epoch
             loop.progress.num_examples_in_epoch = 0
@@ -181,6 +187,7 @@ class Worker:
         self._check_complete("validation", position)
         values = whole.compute()
         if rank() == 0:
+            self._details = whole.details()
             logger.info(
                 "epoch %d/%d validation on %d videos: GAP %.4f  Hit@1 %.4f  PERR %.4f  mAP %.4f  loss %.4f",
                 self._loop.progress.position.epoch + 1,
@@ -196,18 +203,13 @@ class Worker:
         if rank() == 0 and metrics:
             done = progress.num_examples_in_epoch / max(self._num_videos, progress.num_examples_in_epoch, 1)
             total = self._num_videos * (self._config.train.num_epochs - progress.position.epoch - done)
-            logger.info(
-                "epoch %d/%d %3.0f%%  step %d  loss %.4f  %.0f videos/s  input wait %.0f%%  ETA %s",
-                progress.position.epoch + 1,
-                self._config.train.num_epochs,
-                100 * done,
-                progress.step,
-                metrics["train/loss"],
-                metrics["train/videos_per_s"],
-                100 * metrics["train/input_wait_fraction"],
-                _clock(total / max(metrics["train/videos_per_s"], 1e-9)),
-            )
-            self._ports.log(metrics, progress.step)
+            far = {
+                "num_epochs": self._config.train.num_epochs,
+                "epochs": progress.position.epoch + done,
+                "left_s": total / max(metrics["train/videos_per_s"], 1e-9),
+            }
+            logger.info("%s", describe(metrics, progress.step, far))
+            self._ports.log(metrics | self._system.read(), progress.step, far)
         return {**metrics, "epoch": progress.position.epoch + 1, "seconds": time.perf_counter() - started}
 
     def _checkpoint(self, metrics: Metrics) -> None:
@@ -236,7 +238,9 @@ class Worker:
                     state={**loop.state(position), SHARDS_KEY: shards_digest(self._shards["train"])},
                     facts=facts,
                     average=average,
+                    details=self._details,
                 )
+                self._details = {}
             self._ports.report(metrics, Path(folder) if rank() == 0 else None, name)
 
     def _whole_position(self) -> Position:
@@ -285,6 +289,13 @@ class Worker:
                 file.flush()
                 yield batch
 
+    def _profiled(self, steps: Iterator[int]) -> Iterator[int]:
+        """Passes steps on; those of this process's first epoch are traced where that is wished."""
+        if rank() or self._is_profiled or not self._config.train.profile:
+            return steps
+        self._is_profiled = True
+        return traced(steps, self._run_path / TRACE_FILE, self._device)
+
     def _local_batch_size(self) -> int:
         whole, rest = divmod(self._config.train.batch_size, world_size())
         return max(whole + (rank() < rest), 1)
@@ -307,8 +318,3 @@ def _counted(videos: PackedVideos, position: Position) -> PackedVideos:
 
 def _rejected(split: str, position: Position) -> Metrics:
     return {f"{split}/rejected_{cause}": float(position.rejected[cause]) for cause in CAUSES}
-
-
-def _clock(seconds: float) -> str:
-    minutes, left = divmod(int(max(seconds, 0)), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{left:02d}" if minutes >= 60 else f"{minutes}:{left:02d}"

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from yt8m_ray.checkpoint import NoSuchFolderError, load_model, read_manifest
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.checkpoint import load_model, read_manifest
+from yt8m_ray.config.document import ConfigError, override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.batch import to_batch
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.data.packed import PackedVideos
+from yt8m_ray.data.video_weights import save_weights
 from yt8m_ray.training.assembly import build_loop
 from yt8m_ray.training.teaching import Supplies, build_teacher, check_paths, save_teacher
 
@@ -87,15 +88,22 @@ def test_a_teacher_of_other_classes_or_features_is_refused(
     config = config_of(**{section: {name: str(save_tiny_checkpoint())}}, data=data)
 
     with pytest.raises(ConfigError, match=f"{key}: {message}"):
-        check_paths(config)
+        check_paths(config, [])
 
 
-@pytest.mark.parametrize("key", ["distillation.teacher", "teacher.checkpoint", "train.init_from"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "distillation.teacher",
+        "distillation.labels",
+        "teacher.checkpoint",
+        "train.init_from",
+        "data.video_weights",
+    ],
+)
 def test_a_path_that_leads_nowhere_is_refused_before_anything_starts(tmp_path: Path, key: str) -> None:
-    section, _, name = key.partition(".")
-
-    with pytest.raises(NoSuchFolderError, match="nowhere"):
-        check_paths(config_of(**{section: {name: str(tmp_path / "nowhere")}}))
+    with pytest.raises(ConfigError, match="nowhere"):
+        check_paths(override(config_of(), {key: str(tmp_path / "nowhere")}), [])
 
 
 def test_a_student_with_another_representation_than_its_checkpoint_is_refused(save_tiny_checkpoint: Save) -> None:
@@ -147,3 +155,13 @@ def test_a_run_starts_from_the_weights_of_another(save_tiny_checkpoint: Save, ca
     assert f"starting from the weights of {path}" in caplog.text
     for name, tensor in load_model(path)[0].state_dict().items():
         assert torch.equal(loop.model.state_dict()[name], tensor)
+
+
+def test_the_weights_of_videos_go_with_their_batch(tmp_path: Path) -> None:
+    save_weights(tmp_path / "weights.parquet", ["3", "0", "1", "2"], np.array([4.0, 1.0, 0.5, 2.0], np.float32))
+    config = config_of(data={"video_weights": str(tmp_path / "weights.parquet")})
+
+    _, lesson = Supplies.load(config, [], CPU).prepare(videos(config), config, config.data.spec, CPU, total=4)
+
+    assert lesson.weights is not None
+    assert lesson.weights.tolist() == [1.0, 0.5, 2.0, 4.0]

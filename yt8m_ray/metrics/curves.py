@@ -1,0 +1,94 @@
+"""Curves over the pairs that a mean AP keeps: precision against recall of some classes, and calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from yt8m_ray.metrics.base import Array
+from yt8m_ray.metrics.mean_ap import MeanAP
+
+NUM_POINTS = 200
+"""Most points of a curve."""
+
+NUM_CLASSES = 5
+"""Best classes, and worst classes, that have a curve."""
+
+_LEAST_VIDEOS = 10  # the average precision of a class with fewer is chance
+_NUM_BINS = 20
+
+
+def class_arrays(metric: MeanAP) -> dict[str, Array]:
+    """Returns what is known of each class, and the curves of the best and the worst ones.
+
+    Returns:
+        class_ap float32 [C] (NaN where no video has the label), class_num_videos int32 [C]; curve_class_ids int32 [K]
+        by falling AP, curve_recall and curve_precision float32 [K, NUM_POINTS] with NaN behind.
+    """
+    precisions, counts = metric.average_precisions(), metric.class_counts
+    chosen = best_and_worst(precisions, counts)
+    curves = np.full((2, len(chosen), NUM_POINTS), np.nan, np.float32)
+    pairs = metric.pairs
+    is_chosen = np.zeros(len(counts), bool)
+    is_chosen[chosen] = True
+    places = np.flatnonzero(is_chosen[pairs.class_ids])
+    scores, class_ids, hits = pairs.scores[places], pairs.class_ids[places], pairs.hits[places]
+    for row, class_id in enumerate(chosen):
+        mine = class_ids == class_id
+        curve = precision_recall(scores[mine], hits[mine], int(counts[class_id]))
+        curves[:, row, : curve.shape[1]] = curve
+    return {
+        "class_ap": precisions.astype(np.float32),
+        "class_num_videos": counts.astype(np.int32),
+        "curve_class_ids": chosen.astype(np.int32),
+        "curve_recall": curves[0],
+        "curve_precision": curves[1],
+    }
+
+
+def best_and_worst(precisions: Array, counts: Array) -> Array:
+    """Returns the NUM_CLASSES best and as many worst classes, best first; of few classes each once.
+
+    Classes with fewer than ten videos do not count where there are enough others.
+    """
+    candidates = np.flatnonzero(counts >= _LEAST_VIDEOS)
+    if len(candidates) < 2 * NUM_CLASSES:
+        candidates = np.flatnonzero(counts > 0)
+    order = candidates[np.argsort(-precisions[candidates], kind="stable")]
+    if len(order) <= 2 * NUM_CLASSES:
+        return order
+    return np.concatenate([order[:NUM_CLASSES], order[-NUM_CLASSES:]])
+
+
+def precision_recall(scores: Array, hits: Array, num_videos: int) -> Array:
+    """Returns recall and precision at the distinct scores, highest first, [2, up to NUM_POINTS].
+
+    Where there are more scores than points, points are taken evenly by rank, the last among them. Recall ends below 1
+    where videos with the label do not have the class among their best.
+    """
+    order = np.argsort(-scores, kind="stable")
+    is_last = np.append(np.diff(scores[order]) != 0, True)[: len(order)]
+    ranks = np.flatnonzero(is_last) + 1
+    if len(ranks) > NUM_POINTS:
+        ranks = ranks[np.linspace(0, len(ranks) - 1, NUM_POINTS).round().astype(int)]
+    num_hits = np.cumsum(hits[order])[ranks - 1]
+    return np.stack([num_hits / num_videos, num_hits / ranks])
+
+
+def calibration(metric: MeanAP) -> dict[str, Array]:
+    """Returns how often classes with a score are labels, over the pairs among the best 20 classes of each video.
+
+    Returns:
+        calibration_num_pairs int64, calibration_score and calibration_frequency float32 (means; NaN without pairs), all
+        for 20 bins of equal width over 0..1.
+    """
+    pairs = metric.pairs
+    bins = np.minimum((pairs.scores * np.float32(_NUM_BINS)).astype(np.uint8), _NUM_BINS - 1)
+    num_pairs = np.bincount(bins, minlength=_NUM_BINS)
+    score_sums = np.bincount(bins, weights=pairs.scores, minlength=_NUM_BINS)
+    num_hits = np.bincount(bins[pairs.hits], minlength=_NUM_BINS)
+    with np.errstate(invalid="ignore"):
+        return {
+            "calibration_num_pairs": num_pairs.astype(np.int64),
+            "calibration_score": (score_sums / num_pairs).astype(np.float32),
+            "calibration_frequency": (num_hits / num_pairs).astype(np.float32),
+        }

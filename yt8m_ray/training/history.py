@@ -1,0 +1,124 @@
+"""What a run measured, line by line in `metrics.jsonl` of its folder: the source of MLflow's curves, bar and report.
+
+Rank 0 appends; nobody waits for anybody. A line that a crash cut short is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+HISTORY_FILE = "metrics.jsonl"
+
+_BYTES_A_READ = 1 << 18
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line.
+
+    Attributes:
+        time_ms: Milliseconds since 1970.
+        step: Steps done then.
+        metrics: Finite values by name.
+        progress: How far the run is, for the bar; empty where nothing changed since.
+    """
+
+    time_ms: int
+    step: int
+    metrics: dict[str, float]
+    progress: dict[str, float] = field(default_factory=dict)
+
+
+class History:
+    """The end of a run's history, to write to.
+
+    Args:
+        run_path: The run's folder.
+    """
+
+    def __init__(self, run_path: Path) -> None:
+        self._path = run_path / HISTORY_FILE
+        self._num_lost = 0
+
+    def append(self, metrics: Mapping[str, float], step: int, progress: Mapping[str, float] | None = None) -> None:
+        """Adds the finite values; where the disk has no room it says so once and the run goes on."""
+        finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        entry = Entry(int(time.time() * 1000), step, finite, dict(progress or {}))
+        # It begins with the end of a line, in case that the line before was cut short.
+        line = "\n" * (self._num_lost > 0 or not self._is_whole()) + json.dumps(vars(entry)) + "\n"
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            if not self._num_lost:
+                logger.warning("the curves of this run have a hole: %s: %s", self._path, error)
+            self._num_lost += 1
+        else:
+            self._num_lost = 0
+
+    def _is_whole(self) -> bool:
+        try:
+            with self._path.open("rb") as file:
+                return not file.seek(0, 2) or (file.seek(-1, 2) >= 0 and file.read(1) == b"\n")
+        except OSError:
+            return True
+
+
+def read_history(run_path: Path, offset: int = 0) -> tuple[list[Entry], int]:
+    """Returns (some entries behind byte `offset`, the byte behind them); no entries where there are no more.
+
+    What is read at once is bounded, so that a long history never is in memory as a whole.
+    """
+    path = run_path / HISTORY_FILE
+    entries: list[Entry] = []
+    if not path.exists():
+        return entries, offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        while not entries and (lines := file.readlines(_BYTES_A_READ)):
+            if not lines[-1].endswith(b"\n"):  # it is being written
+                lines.pop()
+            if not lines:
+                break
+            offset += sum(map(len, lines))
+            entries = [entry for line in lines if (entry := _parse(line)) is not None]
+    return entries, offset
+
+
+def read_curves(run_path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns (steps, values) of each metric. Steps that were taken again after a restart count the second time."""
+    curves: dict[str, dict[int, float]] = {}
+    offset, last_step = 0, 0
+    while True:
+        entries, offset = read_history(run_path, offset)
+        if not entries:
+            return {
+                name: (np.array(list(points), np.int64), np.array(list(points.values())))
+                for name, points in curves.items()
+                if points
+            }
+        for entry in entries:
+            if entry.step < last_step:
+                for points in curves.values():
+                    for step in [step for step in points if step > entry.step]:
+                        del points[step]
+            last_step = entry.step
+            for name, value in entry.metrics.items():
+                curves.setdefault(name, {})[entry.step] = value
+
+
+def _parse(line: bytes) -> Entry | None:
+    try:
+        return Entry(**json.loads(line))
+    except (ValueError, TypeError):
+        return None

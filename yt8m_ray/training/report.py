@@ -1,0 +1,216 @@
+"""A run's report: report.html, which needs no other file, and report.md with its pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from yt8m_ray.checkpoint import MANIFEST_FILE, load_config, load_details, read_manifest
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.models import build_model
+from yt8m_ray.training import report_pictures as pictures
+from yt8m_ray.training.history import read_curves
+from yt8m_ray.training.run_folder import best_checkpoint
+
+REPORT_FOLDER = "report"
+
+_MAX_VIDEOS = 20
+_MAX_NAMES = 5
+_METRICS = {
+    "gap": "GAP",
+    "hit_at_1": "Hit@1",
+    "perr": "PERR",
+    "mean_ap": "mAP",
+    "loss": "loss",
+    "num_videos": "videos",
+    "mean_ap_num_classes": "classes with a video",
+}
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #202124; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+p { color: #5f6368; } img { max-width: 100%; }
+table { border-collapse: collapse; font-size: 0.9rem; }
+th, td { text-align: left; vertical-align: top; padding: 0.25rem 0.9rem 0.25rem 0; border-bottom: 1px solid #e3e5e8; }
+td { overflow-wrap: anywhere; }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, and under it a text, a table, a picture, or several of them.
+
+    Attributes:
+        title: The heading.
+        text: One paragraph.
+        header: Of the table.
+        rows: Of the table.
+        picture: A file beside the report.
+    """
+
+    title: str
+    text: str = ""
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    picture: str = ""
+
+
+def write_report(path: str | Path, output: str | Path | None = None) -> Path:
+    """Writes the report of a run's best checkpoint, or of the checkpoint given, and returns the path of report.html.
+
+    Args:
+        path: The folder of a run or of a checkpoint. The curves are those of the run that a checkpoint lies in.
+        output: A folder, made where it is missing; `report` in the run's folder by default.
+
+    Raises:
+        CheckpointError: there is no intact checkpoint.
+        OSError: the folder cannot be written.
+    """
+    path = Path(path)
+    if (path / MANIFEST_FILE).exists() or not path.is_dir():
+        metrics = read_manifest(path, kind="checkpoint").get("metrics", {})
+        checkpoint, run_path = path, path.absolute().parent
+    else:
+        checkpoint, metrics = best_checkpoint(path)
+        run_path = path
+    assert isinstance(metrics, dict)
+    folder = run_path / REPORT_FOLDER if output is None else Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = load_config(checkpoint)
+    sections = [
+        *_facts(config, checkpoint, metrics),
+        *_curves(folder, run_path),
+        *_details(folder, load_details(checkpoint), _class_names(config)),
+    ]
+    (folder / "report.md").write_text(_to_markdown(config.run.name, sections), encoding="utf-8")
+    document = folder / "report.html"
+    document.write_text(_to_html(config.run.name, sections, folder), encoding="utf-8")
+    return document
+
+
+def _facts(config: TrainConfig, checkpoint: Path, metrics: Mapping[str, Any]) -> list[Section]:
+    found = {
+        label: metrics[f"validation/{name}"] for name, label in _METRICS.items() if f"validation/{name}" in metrics
+    }
+    values = [f"{value:,.0f}" if float(value).is_integer() else f"{value:.4f}" for value in found.values()]
+    epoch = f" after epoch {metrics['epoch']}" if "epoch" in metrics else ""
+    sections = [Section("Validation", f"Checkpoint {checkpoint.name}{epoch}.", list(found), [values] if values else [])]
+    if not found:
+        sections = [Section("Validation", f"Checkpoint {checkpoint.name} was not validated.")]
+    with torch.device("meta"):
+        model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
+    rows = [("model.name", config.model.name), ("parameters", f"{sum(p.numel() for p in model.parameters()):,}")]
+    rows += [(key, _shown(value)) for key, value in _changes(config.model_dump(mode="json", exclude_defaults=True))]
+    return [*sections, Section("Run", "What differs from the defaults.", ("key", "value"), rows)]
+
+
+def _changes(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(node, dict):
+        return [(prefix, node)]
+    pairs = [_changes(child, f"{prefix}.{key}" if prefix else key) for key, child in node.items()]
+    return [pair for several in pairs for pair in several if pair[0] != "model.name"]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _curves(folder: Path, run_path: Path) -> list[Section]:
+    has_any = pictures.draw_curves(folder / pictures.CURVES, read_curves(run_path))
+    return [Section("Curves", picture=pictures.CURVES)] if has_any else []
+
+
+def _details(folder: Path, details: Mapping[str, np.ndarray], names: Sequence[str]) -> list[Section]:
+    if not details:
+        return []
+    shown = [names[class_id] for class_id in details["curve_class_ids"]]
+    pictures.draw_classes(folder / pictures.CLASSES, details)
+    pictures.draw_precision_recall(folder / pictures.PRECISION, details, shown)
+    pictures.draw_calibration(folder / pictures.CALIBRATION, details)
+    return [
+        Section("Classes", picture=pictures.CLASSES),
+        Section("Best and worst classes", "Of those with ten validation videos or more.", picture=pictures.PRECISION),
+        Section("Calibration", picture=pictures.CALIBRATION),
+        Section(
+            "Worst videos",
+            "By the average precision of the video's own ranking; those that the model is surest about come first.",
+            ("video", "AP", "labels", "predictions"),
+            list(_worst_videos(details, names)),
+        ),
+    ]
+
+
+def _worst_videos(details: Mapping[str, np.ndarray], names: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for row, encoded in enumerate(details["worst_video_ids"][:_MAX_VIDEOS]):
+        labels = [names[class_id] for class_id in details["worst_labels"][row] if class_id >= 0]
+        pairs = zip(details["worst_class_ids"][row], details["worst_scores"][row], strict=True)
+        guesses = [f"{names[class_id]} {score:.2f}" for class_id, score in pairs if class_id >= 0]
+        rows.append(
+            (
+                encoded.tobytes().rstrip(b"\0").decode(errors="replace"),
+                f"{details['worst_average_precision'][row]:.3f}",
+                ", ".join(labels),
+                ", ".join(guesses[:_MAX_NAMES]),
+            )
+        )
+    return rows
+
+
+def _class_names(config: TrainConfig) -> list[str]:
+    path = config.data.vocabulary
+    is_there = path is not None and Path(path).is_file()  # a checkpoint may have come here without it
+    count = config.data.num_classes
+    vocabulary = Vocabulary.load(path) if is_there else Vocabulary.for_num_classes(count)
+    return [vocabulary.name(class_id) or f"class {class_id}" for class_id in range(count)]
+
+
+def _to_markdown(title: str, sections: Sequence[Section]) -> str:
+    parts = [f"# {title}"]
+    for section in sections:
+        parts.append(f"## {section.title}")
+        if section.text:
+            parts.append(section.text)
+        if section.rows:
+            lines = [section.header, ["---"] * len(section.header), *section.rows]
+            parts.append(
+                "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+            )
+        if section.picture:
+            parts.append(f"![{section.title}]({section.picture})")
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def _to_html(title: str, sections: Sequence[Section], folder: Path) -> str:
+    parts = [
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>"
+    ]
+    for section in sections:
+        parts.append(f"<h2>{html.escape(section.title)}</h2>")
+        if section.text:
+            parts.append(f"<p>{html.escape(section.text)}</p>")
+        if section.rows:
+            parts.append(f"<table><tr>{_cells(section.header, 'th')}</tr>")
+            parts += [f"<tr>{_cells(row, 'td')}</tr>" for row in section.rows]
+            parts.append("</table>")
+        if section.picture:
+            content = base64.b64encode((folder / section.picture).read_bytes()).decode()
+            parts.append(f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,{content}">')
+    return "\n".join([*parts, "</body></html>"]) + "\n"
+
+
+def _cells(texts: Sequence[str], tag: str) -> str:
+    return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
