@@ -91,7 +91,7 @@ def clips(options: argparse.Namespace, config: TrainConfig, num_videos: int, *, 
         video = world.draw_clip(random, int(random.integers(shortest, longest + 1)))
         frames = np.repeat(video.features, options.shot, axis=0).astype(np.float32)
         noise = random.standard_normal(frames.shape, dtype=np.float32)
-        frames += noise * np.float32(NOISE_STD / DEQUANTIZATION_SCALE)
+        frames += noise * np.float32(options.noise * NOISE_STD / DEQUANTIZATION_SCALE)
         stored = np.rint(np.clip(frames, 0, 255)).astype(np.uint8)
         rows.append(VideoRow(f"{seed[1]}_{number}", stored, video.class_ids.astype(np.int32)))
         if len(rows) == BLOCK or number == num_videos - 1:
@@ -251,6 +251,7 @@ def main() -> None:
     parser.add_argument("--max-frames", type=int, default=300)
     parser.add_argument("--shot", type=int, default=10, help="frames that a planted frame becomes")
     parser.add_argument("--signal", type=float, default=40.0, help="length of a prototype, in noise deviations")
+    parser.add_argument("--noise", type=float, default=0.5, help="what a frame adds to its shot's noise, a share of it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--plot", type=Path, help="draw GAP against multiply-accumulates there")
