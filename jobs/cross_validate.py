@@ -13,7 +13,7 @@ import json
 from jobs.cli import ray_cluster, run_verb, split_overrides
 from yt8m_ray.config.document import ConfigError, load_document, to_yaml
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.training.cross_validation import cross_validate
+from yt8m_ray.training.cross_validation import cross_validate, folds_of
 
 
 def main(argv: list[str]) -> None:
@@ -24,19 +24,20 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
     options = parser.parse_intermixed_args(argv)
     inputs, overrides = split_overrides(options.arguments)
-    if len(inputs) != 1:
-        raise ConfigError(f"one CONFIG is expected, found {', '.join(inputs) or 'none'}")
+    if len(inputs) > 1:
+        raise ConfigError(f"one CONFIG is expected, found {', '.join(inputs)}")
     if options.num_parallel is not None and options.num_parallel < 1:
         raise ConfigError(f"--num-parallel: expected at least 1, found {options.num_parallel}")
-    config = load_document(inputs[0], TrainConfig, overrides)
+    config = load_document(inputs[0] if inputs else None, TrainConfig, overrides)
     if options.dry_run:
         print(to_yaml(config), end="")
         return
+    folds = folds_of(config)
     with ray_cluster():
-        report = cross_validate(config, num_parallel=options.num_parallel)
+        report = cross_validate(folds, num_parallel=options.num_parallel)
     print(json.dumps(report))
     if report["num_failed"]:
-        raise RuntimeError(f"{report['num_failed']} of {config.data.folds} folds failed; the same command tries again")
+        raise RuntimeError(f"{report['num_failed']} of {len(folds)} folds failed; the same command tries again")
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
     options = parser.parse_intermixed_args(argv)
     inputs, overrides = split_overrides(options.arguments)
-    if len(inputs) != 1:
-        raise ConfigError(f"one CONFIG is expected, found {', '.join(inputs) or 'none'}")
-    config = load_document(inputs[0], TrainConfig, overrides)
+    if len(inputs) > 1:
+        raise ConfigError(f"one CONFIG is expected, found {', '.join(inputs)}")
+    config = load_document(inputs[0] if inputs else None, TrainConfig, overrides)
     if options.dry_run:
         print(to_yaml(config), end="")
         return

@@ -11,10 +11,9 @@ import pytest
 
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
 from yt8m_ray.checkpoint import latest_checkpoint
-from yt8m_ray.config.document import ConfigError, override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.dataset import map_tasks
-from yt8m_ray.training.cross_validation import cross_validate
+from yt8m_ray.training.cross_validation import cross_validate, folds_of
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -40,7 +39,7 @@ def config(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> TrainCon
 
 @pytest.fixture(scope="module")
 def report(config: TrainConfig) -> dict[str, Any]:
-    return cross_validate(config)
+    return cross_validate(folds_of(config))
 
 
 def test_every_video_is_predicted_once_by_the_fold_that_had_not_seen_it(report: dict[str, Any], shards: Shards) -> None:
@@ -72,18 +71,13 @@ def test_the_same_call_trains_nothing_again_and_a_failed_fold_names_itself(
     for checkpoint in folder.glob("epoch_*"):
         (checkpoint / "manifest.json").unlink()
 
-    again = cross_validate(config, num_parallel=1)
+    again = cross_validate(folds_of(config), num_parallel=1)
 
     finished, failed = again["folds"]
     assert finished == report["folds"][0]
     assert before == latest_checkpoint(Path(config.output) / "small-fold0")
     assert (failed["run"], again["num_failed"], again["predictions"]) == ("small-fold1", 1, None)
     assert "error" in failed
-
-
-def test_a_run_without_folds_is_refused(config: TrainConfig) -> None:
-    with pytest.raises(ConfigError, match=r"data\.folds: how many folds"):
-        cross_validate(override(config, {"data.folds": None}))
 
 
 def _inverse(number: int) -> float:

@@ -11,7 +11,7 @@ import functools
 import glob
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -245,7 +245,7 @@ def map_tasks(
     num_cpus: float = 1.0,
     on_error: Callable[[int, BaseException], R] | None = None,
     grace_s: float = 0.0,
-) -> Iterator[tuple[int, R]]:
+) -> Generator[tuple[int, R], None, None]:
     """Yields (index of the item, `function(item)`) in the order in which they are done, each by a task of its own.
 
     Args:

@@ -11,7 +11,7 @@ import functools
 import logging
 import statistics
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,17 +57,12 @@ class FoldResult:
     evaluation: Evaluation | None = None
 
 
-def cross_validate(config: TrainConfig, *, num_parallel: int | None = None) -> dict[str, Any]:
-    """Trains the folds of `data.folds`, each as the run NAME-foldN, and returns what `report_of` says of them.
-
-    A fold that fails does not stop the others. The same call continues: finished folds are not trained again.
-
-    Args:
-        config: The run; `data.fold` is left out of account.
-        num_parallel: Folds at once; None takes as many as the cluster has CPUs for, at least one.
+def folds_of(config: TrainConfig) -> list[TrainConfig]:
+    """Returns the runs NAME-fold0 and so on of `data.folds`; `data.fold` is left out of account.
 
     Raises:
-        ConfigError: there are no folds, or fewer shards than folds.
+        ConfigError: there are no folds, or there is no local folder for what they predict.
+        ValueError: there are fewer shards than folds, or none.
     """
     config = with_absolute_paths(config)
     if config.data.folds is None:
@@ -75,10 +70,25 @@ def cross_validate(config: TrainConfig, *, num_parallel: int | None = None) -> d
     if "://" in config.output:
         raise ConfigError(f"output: cross-validation keeps its predictions in a local folder, found {config.output}")
     splits_of(config.data)  # what is wrong with the shards is wrong in all folds
-    folds = [fold_config(config, fold) for fold in range(config.data.folds)]
-    folder = Path(config.output) / f"{config.run.name}-folds"
+    name = config.run.name
+    return [
+        override(config, {"run.name": f"{name}-fold{fold}", "data.fold": fold}) for fold in range(config.data.folds)
+    ]
+
+
+def cross_validate(folds: Sequence[TrainConfig], *, num_parallel: int | None = None) -> dict[str, Any]:
+    """Trains the runs that `folds_of` returned, beside one another, and returns what `report_of` says of them.
+
+    A fold that fails does not stop the others. The same call continues: finished folds are not trained again.
+
+    Args:
+        folds: The runs.
+        num_parallel: Folds at once; None takes as many as the cluster has CPUs for, at least one.
+    """
+    name = folds[0].run.name.removesuffix("-fold0")
+    folder = Path(folds[0].output) / f"{name}-folds"
     folder.mkdir(parents=True, exist_ok=True)
-    num_parallel = num_parallel or most_at_once(config)
+    num_parallel = num_parallel or most_at_once(folds[0])
     logger.info("%d folds, %d at once; predictions in %s", len(folds), num_parallel, folder)
 
     def failed(fold: int, error: BaseException) -> FoldResult:
@@ -87,17 +97,12 @@ def cross_validate(config: TrainConfig, *, num_parallel: int | None = None) -> d
     results: list[FoldResult] = []
     run = functools.partial(run_fold, folder=folder)
     tasks = map_tasks(run, folds, num_workers=num_parallel, num_cpus=_TASK_CPUS, on_error=failed, grace_s=_GRACE_S)
-    with _lines_passed_on(folder / LOG_FILE), contextlib.closing(tasks):  # type: ignore[type-var]
+    with _lines_passed_on(folder / LOG_FILE), contextlib.closing(tasks):
         for _, result in tasks:
             results.append(result)
             if result.error is not None:
                 logger.error("fold %d failed: %s", result.fold, result.error)
     return report_of(sorted(results, key=lambda result: result.fold), folder)
-
-
-def fold_config(config: TrainConfig, fold: int) -> TrainConfig:
-    """Returns the run of one fold."""
-    return override(config, {"run.name": f"{config.run.name}-fold{fold}", "data.fold": fold})
 
 
 def most_at_once(config: TrainConfig) -> int:
