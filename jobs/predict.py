@@ -27,6 +27,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--top-k", type=int, default=20, help="classes a video (default 20)")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that predict (default 1)")
     parser.add_argument("--on-corrupt", choices=("fail", "skip"), default="fail", help="what a bad record does")
+    parser.add_argument("--ema", action=argparse.BooleanOptionalAction, help="the moving average of the weights or not")
     options = parser.parse_args(argv)
     if options.top_k < 1 or options.num_workers < 1:
         raise ConfigError("--top-k and --num-workers: expected at least 1")
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> None:
             top_k=options.top_k,
             num_workers=options.num_workers,
             on_corrupt=options.on_corrupt,
+            ema=options.ema,
         )
     print_result(options.output)
 

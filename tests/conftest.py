@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -86,6 +87,7 @@ def save_tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """Returns a function that saves a model with random weights and returns the checkpoint's folder.
 
     Its keyword arguments are sections of the config (`data`, `model`); features have 8 and 4 values, classes are 30.
+    With `ema` in them, the moving average has the opposite weights.
     """
     import torch
 
@@ -108,7 +110,11 @@ def save_tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
             torch.nn.init.normal_(parameter)
         folder = tmp_path / name
         folder.mkdir()
-        save_checkpoint(folder, config=config, model=model, state=state or empty_position, facts={})
+        average = None
+        if config.ema.is_on:
+            average = copy.deepcopy(model)
+            average.load_state_dict({name: -tensor for name, tensor in model.state_dict().items()})
+        save_checkpoint(folder, config=config, model=model, state=state or empty_position, facts={}, average=average)
         return folder
 
     return save

@@ -1,5 +1,7 @@
 """A checkpoint is a folder: config.yaml, model.safetensors, state.safetensors, manifest.json. Loading executes no code.
 
+`ema.safetensors` has the moving average of the weights where there is one; the folder `teacher`, itself a checkpoint,
+the model that was trained beside this one.
 Where a validation was made for it, validation.safetensors holds what a report shows of it besides the metrics.
 
 The manifest holds sizes and SHA-256 hashes. A folder whose files do not match it is refused, so that a write that was
@@ -8,10 +10,11 @@ cut short is never taken for a checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -29,6 +32,7 @@ from yt8m_ray.models import Model, build_model
 
 CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
+EMA_FILE = "ema.safetensors"
 STATE_FILE = "state.safetensors"
 DETAILS_FILE = "validation.safetensors"
 MANIFEST_FILE = "manifest.json"
@@ -53,9 +57,10 @@ def save_checkpoint(
     model: torch.nn.Module,
     state: Mapping[str, torch.Tensor],
     facts: Mapping[str, object],
+    average: torch.nn.Module | None = None,
     details: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Writes a checkpoint into an existing empty folder; the manifest comes last.
+    """Writes a checkpoint into an existing folder; the manifest, over everything in it, comes last.
 
     Args:
         folder: Where to write.
@@ -63,12 +68,15 @@ def save_checkpoint(
         model: Its weights and statistics are saved on the CPU.
         state: What training needs to continue, by name.
         facts: What else the manifest keeps: `metrics` measured at this point, `mlflow_run_id`.
+        average: A model whose weights are the moving average.
         details: Of the validation at this point, if there was one: `Evaluation.details`.
     """
     folder = Path(folder)
     (folder / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
     safetensors.torch.save_file(_on_cpu(model.state_dict()), folder / MODEL_FILE)
     safetensors.torch.save_file(_on_cpu(state), folder / STATE_FILE)
+    if average is not None:
+        safetensors.torch.save_file(_on_cpu(average.state_dict()), folder / EMA_FILE)
     if details:
         safetensors.numpy.save_file(dict(details), folder / DETAILS_FILE)
     write_manifest(folder, {"kind": "checkpoint", **facts})
@@ -90,8 +98,7 @@ def import_checkpoint(
         ValueError: the variables cannot be read, or do not fit the model; what is wrong is listed.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--output: {folder}: expected a folder that does not exist yet, or is empty")
+    check_new(folder)
     try:
         variables = read_variables(variables_path)
     except FileNotFoundError as error:
@@ -100,6 +107,21 @@ def import_checkpoint(
     load_published(model, variables, ema=ema)
     if getattr(config.model, "attend_to_padding", None) is False:
         raise ConfigError("model.attend_to_padding: published weights need true, found false")
+    with written_aside(folder) as aside:
+        facts = {"imported_from": str(variables_path), "ema": ema}
+        save_checkpoint(aside, config=config, model=model, state={}, facts=facts)
+    return folder
+
+
+def check_new(folder: Path) -> None:
+    """Checks that a command may write `folder`: ConfigError where something is there already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--output: {folder}: expected a folder that does not exist yet, or is empty")
+
+
+@contextlib.contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder that becomes `folder` when the `with` block ends; after an error nothing stays."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside_folder = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
@@ -108,10 +130,8 @@ def import_checkpoint(
     with aside_folder as aside:
         written = Path(aside) / folder.name
         written.mkdir()
-        facts = {"imported_from": str(variables_path), "ema": ema}
-        save_checkpoint(written, config=config, model=model, state={}, facts=facts)
+        yield written
         written.replace(folder)
-    return folder
 
 
 def write_manifest(folder: Path, facts: Mapping[str, object]) -> None:
@@ -171,19 +191,62 @@ def load_config(folder: str | Path) -> TrainConfig:
     return validate(parse_yaml(path.read_text(encoding="utf-8"), where=str(path)), TrainConfig, where=str(path))
 
 
-def load_model(folder: str | Path) -> tuple[Model, TrainConfig]:
-    """Returns (model in eval mode on the CPU, its config) of a checkpoint whose files are intact."""
+def load_model(folder: str | Path, *, ema: bool | None = None) -> tuple[Model, TrainConfig]:
+    """Returns (model in eval mode on the CPU, its config) of a checkpoint whose files are intact.
+
+    Args:
+        folder: The checkpoint.
+        ema: Whether to take the moving average of the weights; None takes what the run was validated with.
+
+    Raises:
+        CheckpointError: the folder is no intact checkpoint, or has no moving average.
+    """
+    path, config = weights_path(folder, ema=ema)
+    model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
+    load_weights(model, path)
+    return model.eval(), config
+
+
+def weights_path(folder: str | Path, *, ema: bool | None = None) -> tuple[Path, TrainConfig]:
+    """Returns (file with the weights of an intact checkpoint, its config); arguments and errors as in `load_model`."""
     read_manifest(folder, kind="checkpoint")
     config = load_config(folder)
-    model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
-    load_weights(model, Path(folder) / MODEL_FILE)
-    return model.eval(), config
+    has_average = (Path(folder) / EMA_FILE).is_file()
+    if ema and not has_average:
+        raise CheckpointError(f"{folder}: has no moving average of its weights (ema.* was not set when it was trained)")
+    is_average = ema if ema is not None else has_average and config.ema.evaluate
+    return Path(folder) / (EMA_FILE if is_average else MODEL_FILE), config
+
+
+def initialize(model: torch.nn.Module, folder: str | Path, *, ema: bool | None = None) -> list[str]:
+    """Copies what fits of a checkpoint's weights into `model`, and returns the names of the weights that start anew.
+
+    Args:
+        model: Any model; a weight fits where name and shape are the same.
+        folder: The checkpoint.
+        ema: As in `load_model`.
+
+    Raises:
+        CheckpointError: the folder is no intact checkpoint, or nothing of it fits.
+    """
+    found, expected = read_tensors(weights_path(folder, ema=ema)[0]), model.state_dict()
+    fitting = {
+        name: tensor for name, tensor in found.items() if name in expected and tensor.shape == expected[name].shape
+    }
+    if not fitting:
+        raise CheckpointError(f"{folder}: none of its {len(found)} weights fits the model by name and shape")
+    model.load_state_dict(fitting, strict=False)
+    return sorted(expected.keys() - fitting.keys())
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
     """Copies a safetensors file into `model`; CheckpointError lists names and shapes that do not fit."""
+    model.load_state_dict(read_weights(path, model.state_dict()))
+
+
+def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns a safetensors file's tensors; CheckpointError lists names and shapes that are not those of `expected`."""
     found = read_tensors(path)
-    expected = model.state_dict()
     wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
     wrong += [f"{name} is unexpected" for name in found.keys() - expected.keys()]
     wrong += [
@@ -193,7 +256,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     ]
     if wrong:
         raise CheckpointError(f"{path}: weights do not fit the model: {'; '.join(sorted(wrong))}")
-    model.load_state_dict(found)
+    return found
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -30,7 +30,8 @@ from yt8m_ray.evaluation import evaluate
 from yt8m_ray.losses import build_loss
 from yt8m_ray.metrics import build_metric
 from yt8m_ray.models import MODELS, build_model
-from yt8m_ray.training.loop import Objective, TrainingLoop
+from yt8m_ray.training.loop import TrainingLoop
+from yt8m_ray.training.objective import Objective
 
 NUM_CLASSES = 200
 CLIP_FRAMES = (8, 12)
@@ -96,7 +97,7 @@ def learn(config: TrainConfig, train: list[PackedVideos], validation: list[Packe
     spec, device = config.data.spec, torch.device("cpu")
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=NUM_CLASSES)
     criterion = build_loss(config.loss)
-    loop = TrainingLoop(model, Objective(model, criterion), config, spec=spec, device=device)
+    loop = TrainingLoop(Objective(model, criterion), config, spec=spec, device=device)
     for epoch in range(config.train.num_epochs):
         for _ in loop.steps(_shuffled(train, config, epoch)):
             pass

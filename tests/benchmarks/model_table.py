@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, its folder is what Python looks in
 
@@ -24,6 +23,7 @@ from yt8m_ray.config.document import load_document
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.inference.quantize import channel_axes, quantize_state
 from yt8m_ray.models import MODELS, Model, build_model
+from yt8m_ray.models.cost import count_macs, num_parameters
 from yt8m_ray.schema import MAX_FRAMES, MEAN_PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,14 +132,6 @@ def clips_of(config: TrainConfig, num_clips: int) -> tuple[torch.Tensor, torch.T
     return torch.nn.functional.normalize(frames, dim=2), torch.full((num_clips,), num_frames)
 
 
-def count_macs(model: Model, config: TrainConfig) -> int:
-    """Returns the multiply-accumulates of one clip's forward pass."""
-    # oneDNN's LSTM is one operation to the counter; without it, the counter sees the matrix products.
-    with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
-        model(*clips_of(config, 1))
-    return int(counter.get_total_flops()) // 2
-
-
 def bytes_of(tensors: dict[str, torch.Tensor]) -> int:
     """Returns the bytes of all tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -159,8 +151,8 @@ def measure(config: TrainConfig, *, batch_size: int, rounds: int) -> Cost:
         seconds.append(time.perf_counter() - started)
     state = model.state_dict()
     return Cost(
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        num_macs=count_macs(model, config),
+        num_parameters=num_parameters(model),
+        num_macs=count_macs(model, num_frames=clips[0].shape[1]),
         float_bytes=bytes_of(state),
         int8_bytes=bytes_of(quantize_state(state, channel_axes(model))),
         videos_per_s=batch_size / min(seconds),

@@ -34,7 +34,8 @@ from yt8m_ray.data.batch import batches_of, prefetch
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import build_model
-from yt8m_ray.training.loop import Objective, TrainingLoop
+from yt8m_ray.training.loop import TrainingLoop
+from yt8m_ray.training.objective import Objective
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "train" / "netvlad.yaml"
 GOAL_VIDEOS_PER_S = 15_600
@@ -77,7 +78,7 @@ def measure(options: argparse.Namespace, folder: str) -> dict[str, float]:
         device
     )
     objective = Objective(model, build_loss(config.loss).to(device))
-    loop = TrainingLoop(model, objective, config, spec=config.data.spec, device=device)
+    loop = TrainingLoop(objective, config, spec=config.data.spec, device=device)
     paths = make_shards(folder, num_classes=config.data.num_classes)
     num_passes = 2 + options.batch_size * (options.num_steps + NUM_WARM_UP_STEPS) // 4096
     is_gpu = device.type == "cuda"

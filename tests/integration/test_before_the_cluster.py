@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import evaluate, export, predict
+from jobs import average, cross_validate, evaluate, export, find_lr, predict
 from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.export import ExportConfig
@@ -15,6 +15,7 @@ from yt8m_ray.data.errors import NoShardsError
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.export import resolve
 from yt8m_ray.inference.scoring import evaluation_config
+from yt8m_ray.losses import LOSSES
 from yt8m_ray.training.trainer import splits_of
 
 Save = Callable[..., Path]
@@ -81,9 +82,20 @@ def test_a_vocabulary_of_too_few_classes_is_refused(save_tiny_checkpoint: Save, 
         resolve(config("one"))
 
 
+RUN = ["run.name=x", "model.name=logistic", "data.train=*.tfrecord"]
+
+
 @pytest.mark.parametrize(
     ("main", "arguments", "message"),
     [
+        (cross_validate.main, RUN, r"data\.folds: how many folds\? expected at least 2, found null"),
+        (cross_validate.main, [*RUN, "data.folds=2"], r"data\.folds: 2 folds need as many shards"),
+        (cross_validate.main, [*RUN, "data.folds=2", "--num-parallel", "0"], "--num-parallel: expected at least 1"),
+        (find_lr.main, [*RUN, "--min", "1", "--max", "0.1"], "--min, --max: expected 0 < min < max"),
+        (find_lr.main, [*RUN, "data.train=b*"], r"data\.train: no file matches 'b\*'"),
+        (average.main, ["nothing", "one", "--output", "mean"], "nothing: no checkpoint: there is no such folder"),
+        (average.main, ["one", "one", "--output", "one"], "--output: one: expected a folder that does not exist"),
+        (average.main, ["one", "one", "--output", "mean", "--weights", "1"], "--weights: expected one a checkpoint"),
         (predict.main, ["nothing", "*.tfrecord", "--output", "p.csv"], "nothing: expected a checkpoint's folder"),
         (predict.main, ["one", "*.tfrecord", "--output", "p.txt"], r"output: .*\.csv or \.parquet, found 'p\.txt'"),
         (predict.main, ["one", "b*", "--output", "p.csv"], r"shards: no file matches 'b\*'"),
@@ -108,7 +120,7 @@ def test_a_verb_refuses_its_arguments_before_it_connects(
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # nobody is there
     save_tiny_checkpoint("one")
 
-    with pytest.raises((ConfigError, NoShardsError), match=message):
+    with pytest.raises((ValueError, NoShardsError), match=message):
         main(arguments)
 
 
@@ -119,7 +131,7 @@ def test_an_evaluation_of_a_checkpoint_begins_with_its_own_loss_and_shards(save_
     config = evaluation_config(path)
 
     assert (config.data.test, config.data.verify_checksums) == ("t*", False)
-    assert config.loss.model_dump() == loss
+    assert config.loss == LOSSES.parse(loss)
 
 
 def touch(*names: str) -> list[str]:
@@ -152,3 +164,21 @@ def test_a_shard_in_training_and_validation_is_refused() -> None:
         ConfigError, match=r"data.validation: 1 of its shards are in data.train too, .*/train2.tfrecord"
     ):
         splits_of(DataConfig(train="train*.tfrecord", validation="train2.tfrecord"))
+
+
+def test_bagging_draws_among_the_shards_of_the_other_folds() -> None:
+    shards = touch(*(f"train{index}.tfrecord" for index in range(6)))
+    folds = {"train": "train*.tfrecord", "folds": 3, "fold": 1}
+
+    whole, bagged = (splits_of(DataConfig.model_validate({**folds, "bagging": seed})) for seed in (None, 0))
+
+    assert bagged["validation"] == whole["validation"]
+    assert len(bagged["train"]) == 4 and set(bagged["train"]) < set(shards) - set(whole["validation"])
+
+
+def test_a_shard_that_bagging_leaves_out_stays_out_of_the_validation() -> None:
+    touch(*(f"train{index}.tfrecord" for index in range(6)))
+
+    for seed in range(6):
+        with pytest.raises(ConfigError, match=r"1 of its shards are in data\.train too"):
+            splits_of(DataConfig(train="train*.tfrecord", validation="train2.tfrecord", bagging=seed))

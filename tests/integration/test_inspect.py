@@ -15,7 +15,7 @@ from jobs import inspect
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.dataset import map_paths
+from yt8m_ray.data.dataset import map_tasks
 from yt8m_ray.data.errors import CorruptRecordError, NoShardsError
 from yt8m_ray.data.example import encode_example, encode_sequence_example
 from yt8m_ray.data.manifest import Manifest, load_manifest
@@ -194,12 +194,12 @@ def _length(path: str) -> int:
 def test_every_path_is_mapped_once(ray_cluster: None) -> None:
     paths = ["a" * number for number in range(1, 12)]
 
-    assert sorted(map_paths(_length, paths, num_workers=3)) == [(index, index + 1) for index in range(11)]
+    assert sorted(map_tasks(_length, paths, num_workers=3)) == [(index, index + 1) for index in range(11)]
 
 
 def test_an_error_of_a_path_arrives_as_it_was_raised(ray_cluster: None) -> None:
     with pytest.raises(CorruptRecordError, match="bad: record 3 at byte 4: reason"):
-        list(map_paths(_length, ["good", "bad"]))
+        list(map_tasks(_length, ["good", "bad"]))
 
 
 def config_of(shards: Shards, output: Path, manifest: Path) -> TrainConfig:

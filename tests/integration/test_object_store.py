@@ -8,14 +8,20 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from tests.object_store import BUCKET, ENVIRONMENT, ObjectStore
 from yt8m_ray.data.dataset import estimate_num_videos, expand_shards
 from yt8m_ray.data.errors import NoShardsError
+from yt8m_ray.data.features import FeatureSpec, VideoRow
+from yt8m_ray.data.packed import PackedVideos
+from yt8m_ray.data.soft_label_files import LabelledShard, SoftLabelIndex, to_label_table, write_labels
+from yt8m_ray.data.soft_labels import SoftLabels
 from yt8m_ray.data.storage import READ_AHEAD_BYTES, from_uri, match_uris, open_stream, total_bytes
 from yt8m_ray.data.tfrecord import open_shard, read_payloads, write_records
+from yt8m_ray.data.video_weights import VideoWeights, save_weights
 
 NUM_ATTEMPTS = 2
 PAYLOADS = [random.Random(index).randbytes(60_000) for index in range(160)]
@@ -301,3 +307,25 @@ def test_a_bucket_is_connected_to_once(store: ObjectStore) -> None:
 def test_a_malformed_uri_is_refused(store: ObjectStore, uri: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_uri(uri)
+
+
+def test_soft_labels_and_weights_are_read_from_the_store(store: ObjectStore, tmp_path: Path) -> None:
+    scores, ids = np.array([[0.75, 0.5], [0.25, 0.125]], np.float16), np.array([[2, 0], [1, 2]], np.uint16)
+    write_labels(tmp_path / "a.arrow", [to_label_table(np.arange(2, dtype=np.int32), ["x", "y"], scores, ids)])
+    entry = LabelledShard(name="a.tfrecord", file="a.arrow", bytes=1, num_records=2, num_videos=2)
+    SoftLabelIndex(teacher="t", format="top", num_classes=3, num_entries=2, shards=[entry]).save(tmp_path)
+    save_weights(tmp_path / "w.parquet", ["x", "y"], np.array([0.5, 1.5]))
+    for name in ("a.arrow", "index.json", "w.parquet"):
+        store.put(f"soft/{name}", (tmp_path / name).read_bytes())
+    video = PackedVideos.from_rows(
+        [VideoRow("y", np.zeros((1, 1), np.float32), np.empty(0, np.int32))],
+        FeatureSpec({"mean_rgb": 1}, num_classes=3),
+        first_record=1,
+    )
+
+    labels = SoftLabels(f"s3://{BUCKET}/soft", [f"s3://{BUCKET}/a.tfrecord"], 3)
+
+    assert labels.lookup(video).tolist() == [[0, 0.25, 0.125]]
+    assert VideoWeights.load(f"s3://{BUCKET}/soft/w.parquet").lookup(["y"]).tolist() == [1.5]
+    with pytest.raises(FileNotFoundError, match=rf"s3://{BUCKET}/none: no index.json"):
+        SoftLabels(f"s3://{BUCKET}/none", [], 3)

@@ -98,6 +98,13 @@ def test_both_formats_hold_what_the_predictor_answers(tmp_path: Path, checkpoint
     assert [float(score) for score in pairs[1::2]] == pytest.approx(best.scores[0].tolist(), rel=1e-5)
 
 
+def test_a_shard_that_is_listed_twice_is_read_twice(tmp_path: Path, checkpoint: Path) -> None:
+    # As bagging lists it; the account of the records goes by the place in the list.
+    shards = [str(write_shard(tmp_path / f"{name}.tfrecord", 0, 5)) for name in ("a", "b")]
+
+    assert predict_shards(checkpoint, [shards[0], shards[0], shards[1]], str(tmp_path / "p.csv")) == 15
+
+
 def test_a_bad_record_is_named_and_leaves_no_file(tmp_path: Path, checkpoint: Path) -> None:
     shard = write_shard(tmp_path / "a.tfrecord", 0, 5)
     data = bytearray(shard.read_bytes())

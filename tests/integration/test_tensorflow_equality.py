@@ -20,6 +20,7 @@ from tests.messages import SPECS, Messages, assert_read_as_decoded, decode_slowl
 from yt8m_ray.data.example import Fields, RecordError, decode_record, encode_example, encode_sequence_example
 from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
 from yt8m_ray.data.reader import ReadOptions
+from yt8m_ray.data.soft_label_files import encode_published
 from yt8m_ray.data.tfrecord import open_shard, read_payloads, write_records
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -132,6 +133,22 @@ def test_shards_written_here_are_read_by_tensorflow(tmp_path: Path) -> None:
         for record in records:
             assert_equal_listings(record.pop("parsed"), expected)
             assert_equal_listings(record, expected)
+
+
+def test_a_teacher_s_predictions_are_read_by_tensorflow(tmp_path: Path) -> None:
+    # The keys and types that the 2018 winner's reader parses: video_id, labels, predictions; rgb and audio.
+    rng, spec = np.random.default_rng(4), FeatureSpec({"rgb": 1024, "audio": 128}, num_classes=3862)
+    frames = rng.integers(0, 256, (30, spec.dim), np.uint8)
+    labels, scores = np.array([3, 700], np.int32), rng.random(3862).astype(np.float32)
+    write_records(str(tmp_path / "a.tfrecord"), [encode_published("abcd", frames, labels, scores, spec=spec)])
+
+    (records,) = read_by_tensorflow(tmp_path / "fields.json", [tmp_path / "a.tfrecord"]).values()
+
+    context = {"video_id": {"bytes": [b"abcd".hex()]}, "labels": {"int64": [3, 700]}}
+    context["predictions"] = list_values(scores)
+    parts = {"rgb": frames[:, :1024], "audio": frames[:, 1024:]}
+    sequences = {name: [{"bytes": [frame.tobytes().hex()]} for frame in part] for name, part in parts.items()}
+    assert_equal_listings(records[0].pop("parsed"), {"context": context, "sequences": sequences})
 
 
 def test_real_shards_are_read_as_tensorflow_reads_them(yt8m_data: Path, tmp_path: Path) -> None:

@@ -12,11 +12,14 @@ from yt8m_ray.checkpoint import (
     CheckpointError,
     NoSuchFolderError,
     checkpoint_name,
+    initialize,
     latest_checkpoint,
     load_config,
     load_model,
+    read_tensors,
     write_manifest,
 )
+from yt8m_ray.models import build_model
 
 Save = Callable[..., Path]
 
@@ -152,3 +155,53 @@ def test_another_folder_is_no_checkpoint(load: Callable[[Path], object], tmp_pat
         load(tmp_path)
 
     assert not isinstance(caught.value, NoSuchFolderError)
+
+
+def bias_of(model: torch.nn.Module) -> torch.Tensor:
+    return model.state_dict()["head.linear.bias"]
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "ema", "is_average"),
+    [(True, None, True), (False, None, False), (True, False, False), (False, True, True)],
+)
+def test_the_average_is_taken_where_it_was_validated_or_is_asked_for(
+    save_tiny_checkpoint: Save, evaluate: bool, ema: bool | None, is_average: bool
+) -> None:
+    path = save_tiny_checkpoint(ema={"decay": 0.9, "evaluate": evaluate})
+    raw = read_tensors(path / "model.safetensors")["head.linear.bias"]
+
+    found = bias_of(load_model(path, ema=ema)[0])
+
+    assert torch.equal(found, -raw if is_average else raw)
+
+
+def test_an_average_that_is_not_there_is_refused(save_tiny_checkpoint: Save) -> None:
+    with pytest.raises(CheckpointError, match="has no moving average of its weights"):
+        load_model(save_tiny_checkpoint(), ema=True)
+
+
+def test_a_model_for_other_classes_takes_what_fits_and_names_the_rest(save_tiny_checkpoint: Save) -> None:
+    config = {"name": "netvlad", "num_clusters": 4, "hidden_dim": 6}
+    path = save_tiny_checkpoint(model=config)
+    torch.manual_seed(1)
+    model = build_model(config, feature_sizes=(8, 4), num_classes=5)
+    head_before = {name: tensor.clone() for name, tensor in model.head.state_dict().items()}
+
+    new = initialize(model, path)
+
+    saved = read_tensors(path / "model.safetensors")
+    assert new
+    assert all(name.startswith("head.") for name in new)
+    assert all(
+        torch.equal(model.head.state_dict()[name.removeprefix("head.")], head_before[name.removeprefix("head.")])
+        for name in new
+    )
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items() if name not in new)
+
+
+def test_weights_that_do_not_fit_at_all_are_refused(save_tiny_checkpoint: Save) -> None:
+    model = build_model({"name": "logistic"}, feature_sizes=(7,), num_classes=5)
+
+    with pytest.raises(CheckpointError, match="none of its 2 weights fits the model by name and shape"):
+        initialize(model, save_tiny_checkpoint())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.benchmarks.model_table import SOURCES, TARGET, build, published_configs
+from tests.benchmarks.model_table import SOURCES, TARGET, build, clips_of, published_configs
 from yt8m_ray.models import MODELS
+from yt8m_ray.models.cost import count_macs, num_parameters
 
 CONFIGS = published_configs()
 ROWS = {
@@ -31,4 +32,12 @@ def test_a_row_states_the_size_of_its_config(stem: str) -> None:
         model = build(CONFIGS[stem])
     cells = ROWS[stem]
     assert cells[1] == f"`{CONFIGS[stem].model.name}`"
-    assert cells[4] == f"{sum(parameter.numel() for parameter in model.parameters()):,}"
+    assert cells[4] == f"{num_parameters(model):,}"
+
+
+@pytest.mark.parametrize("stem", [stem for stem in CONFIGS if "gru" not in stem])  # whose steps take seconds to count
+def test_a_row_states_the_arithmetic_of_its_config(stem: str) -> None:
+    with torch.device("meta"):
+        model = build(CONFIGS[stem])
+    num_frames = clips_of(CONFIGS[stem], 0)[0].shape[1]
+    assert ROWS[stem][5] == f"{count_macs(model, num_frames=num_frames) / 1e9:,.3f} G"

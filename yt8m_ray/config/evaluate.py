@@ -34,10 +34,15 @@ class EvaluateScalingConfig(Config):
 
 
 class EvaluateConfig(Config):
-    """Which shards are scored, and by which loss besides the metrics."""
+    """Which shards are scored, and by which loss besides the metrics.
+
+    Attributes:
+        ema: Whether to take the moving average of a checkpoint's weights; null takes what its run was validated with.
+    """
 
     data: EvaluateDataConfig = EvaluateDataConfig()
     loss: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(LOSSES.parse)] = Field(
         default_factory=lambda: LOSSES.parse({"name": "cross_entropy"})
     )
+    ema: bool | None = None
     scaling: EvaluateScalingConfig = EvaluateScalingConfig()

@@ -23,10 +23,12 @@ class MemberConfig(Config):
     Attributes:
         checkpoint: A checkpoint folder, as the last line of `jobs.train` names it.
         weight: Its share of the averaged probabilities, relative to the other members; equal shares by default.
+        ema: Whether to take the moving average of its weights; null takes what its run was validated with.
     """
 
     checkpoint: str
     weight: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    ema: bool | None = None
 
 
 class TransformConfig(ComponentConfig):

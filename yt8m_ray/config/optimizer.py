@@ -16,8 +16,8 @@ _USED_BY = {
     "final_fraction": ("schedule", ("linear", "cosine", "triangular")),
     "cycle_examples": ("schedule", ("triangular",)),
     "epsilon_hat": ("name", ("adam", "adamw")),
-    "weight_decay": ("name", ("adamw", "sgd")),
-    "no_weight_decay": ("name", ("adamw", "sgd")),
+    "weight_decay": ("name", ("adamw",)),
+    "no_weight_decay": ("name", ("adamw",)),
     "momentum": ("name", ("sgd",)),
     "nesterov": ("name", ("sgd",)),
 }
@@ -47,7 +47,7 @@ class OptimizerConfig(Config):
             published systems do; otherwise after, as torch does. Only gradients near epsilon tell the difference.
         momentum: Of `sgd`.
         nesterov: Whether that momentum looks ahead.
-        weight_decay: Share of a weight taken off at each step, times the learning rate; not through the gradient.
+        weight_decay: Of `adamw`: share of a weight taken off at each step, times the learning rate.
         no_weight_decay: Patterns of parameter names that keep out of it. Vectors (biases, and the scales and offsets of
             normalization) do in any case.
         clip_gradient_norm: Bound of a gradient's norm; 0 switches clipping off.

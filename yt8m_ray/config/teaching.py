@@ -7,7 +7,8 @@ from typing import Annotated
 import pydantic
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from yt8m_ray.models import MODELS
+from yt8m_ray.models import MODELS, Model
+from yt8m_ray.models.cost import representation_dim
 from yt8m_ray.registry import ComponentConfig, Config
 
 OptionalModel = Annotated[
@@ -79,3 +80,21 @@ class TeacherConfig(Config):
         if self.model is not None and self.checkpoint is not None:
             raise ValueError("checkpoint: a teacher is trained beside the student (model) or before it, not both")
         return self
+
+
+def check_pair(config: TeacherConfig, student: Model, teacher: Model) -> None:
+    """Checks that a student can imitate a teacher; both may be without storage.
+
+    Raises:
+        ValueError: one of them has a loss of its own, or their representations differ in size.
+    """
+    for key, model in (("model", student), ("teacher", teacher)):
+        if type(model).loss is not Model.loss:
+            raise ValueError(f"{key}: a model with a loss of its own neither teaches nor learns by imitation")
+    if config.representation_weight:
+        sizes = [representation_dim(model) for model in (student, teacher)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"teacher.representation_weight: the student's representation has {sizes[0]} values, the teacher's "
+                f"{sizes[1]}; make them equal, or set it to 0"
+            )

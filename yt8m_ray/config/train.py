@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from yt8m_ray.config.data import AugmentationConfig, DataConfig
 from yt8m_ray.config.optimizer import EMAConfig, OptimizerConfig
-from yt8m_ray.config.teaching import DistillationConfig, TeacherConfig
+from yt8m_ray.config.teaching import DistillationConfig, TeacherConfig, check_pair
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import MODELS, build_model
 from yt8m_ray.registry import ComponentConfig, Config
@@ -156,9 +156,13 @@ class TrainConfig(Config):
 
     @pydantic.model_validator(mode="after")
     def _check_model(self) -> TrainConfig:
+        sizes, num_classes = self.data.feature_sizes, self.data.num_classes
         try:
             with torch.device("meta"):  # no storage and no initial weights: some milliseconds
-                build_model(self.model, feature_sizes=self.data.feature_sizes, num_classes=self.data.num_classes)
+                model = build_model(self.model, feature_sizes=sizes, num_classes=num_classes)
+                if self.teacher.model is not None:
+                    teacher = build_model(self.teacher.model, feature_sizes=sizes, num_classes=num_classes)
+                    check_pair(self.teacher, model, teacher)
         except ValueError as error:
             raise ValueError(f"model: {error}") from None
         except RuntimeError:

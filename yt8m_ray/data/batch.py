@@ -10,7 +10,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -139,10 +139,20 @@ def to_batch(
     normalize: Normalization = "l2",
     device: torch.device | str = "cpu",
     labelled: bool = True,
+    transfer: Literal["uint8", "float32"] = "uint8",
 ) -> Batch:
-    """Returns the videos on `device`, padded to their longest clip; B = 0 gives frames [0, 1, D]."""
+    """Returns the videos on `device`, padded to their longest clip; B = 0 gives frames [0, 1, D].
+
+    Args:
+        videos: The videos.
+        spec: Their features.
+        normalize: How their frames are normalized, on the device.
+        device: Where to.
+        labelled: Whether labels go with them.
+        transfer: Stored bytes go to the device as they are, or as floats.
+    """
     device = torch.device(device)
-    flat = _to_float(videos.frames, device)
+    flat = _to_float(videos.frames, device if transfer == "uint8" else torch.device("cpu")).to(device)
     normalize_frames(flat, spec.sizes, normalize)
     num_frames = torch.from_numpy(videos.num_frames).to(device)
     num_videos, longest = len(videos), int(videos.num_frames.max(initial=1))

@@ -11,7 +11,7 @@ import functools
 import glob
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,6 +32,7 @@ from yt8m_ray.data.storage import match_uris, total_bytes
 from yt8m_ray.data.tfrecord import open_shard, read_payloads
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 READ_CPUS = 0.25
 """Logical CPUs that a read task asks for: little, so that readers fit beside workers on few CPUs."""
@@ -231,35 +232,56 @@ def map_blocks(
         raise root_cause(error) from None
 
 
-def map_paths(
-    function: Callable[[str], R], paths: Sequence[str], *, num_workers: int | None = None
-) -> Iterator[tuple[int, R]]:
-    """Yields (index of the path, `function(path)`) in the order in which they are done, each by a task of one CPU.
+def cluster_cpus() -> float:
+    """Returns the logical CPUs of the cluster."""
+    return float(ray.cluster_resources().get("CPU", 1.0))
+
+
+def map_tasks(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    num_workers: int | None = None,
+    num_cpus: float = 1.0,
+    on_error: Callable[[int, BaseException], R] | None = None,
+    grace_s: float = 0.0,
+) -> Generator[tuple[int, R], None, None]:
+    """Yields (index of the item, `function(item)`) in the order in which they are done, each by a task of its own.
 
     Args:
         function: Can be pickled; where a worker dies it is called again.
-        paths: Its arguments.
+        items: Its arguments.
         num_workers: Tasks at once, at most; None takes as many as the cluster has CPUs.
+        num_cpus: Logical CPUs of a task.
+        on_error: Makes a result of an item's error, and the others go on; None raises the first.
+        grace_s: Where the caller is interrupted, its tasks are too, and have so long to end.
     """
     if num_workers is None:
-        num_workers = max(int(ray.cluster_resources().get("CPU", 1.0)), 1)
-    call: Any = ray.remote(num_cpus=1)(_call)
+        num_workers = max(int(cluster_cpus()), 1)
+    call: Any = ray.remote(num_cpus=num_cpus)(_call)
     shared = ray.put(function)
-    waiting = iter(enumerate(paths))
+    waiting = iter(enumerate(items))
     running: dict[Any, int] = {}
     try:
         while True:
-            for index, path in itertools.islice(waiting, num_workers - len(running)):
-                running[call.remote(shared, path)] = index
+            for index, item in itertools.islice(waiting, num_workers - len(running)):
+                running[call.remote(shared, item)] = index
             if not running:
                 return
             (done, *_), _ = ray.wait(list(running), num_returns=1)
-            yield running.pop(done), ray.get(done)
-    except ray.exceptions.RayError as error:
-        raise root_cause(error) from None
+            index = running.pop(done)
+            try:
+                result = ray.get(done)
+            except ray.exceptions.RayError as error:
+                if on_error is None:
+                    raise root_cause(error) from None
+                result = on_error(index, root_cause(error))
+            yield index, result
     finally:
         for task in running:
-            ray.cancel(task)
+            ray.cancel(task, recursive=False)  # what it started is its own to end
+        if running and grace_s:
+            ray.wait(list(running), num_returns=len(running), timeout=grace_s)
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -269,8 +291,8 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _call(function: Callable[[str], R], path: str) -> R:
-    return function(path)
+def _call(function: Callable[[T], R], item: T) -> R:
+    return function(item)
 
 
 def _read_tables(

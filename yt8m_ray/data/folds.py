@@ -1,4 +1,4 @@
-"""Sorted shards -> the shards to train on and those held out: k folds that a seed repeats.
+"""Sorted shards -> the shards to train on and those held out: k folds, or a bootstrap, that a seed repeats.
 
 Whole shards are split, so that no video is in two parts as long as none is in two shards (`jobs.inspect` tells).
 """
@@ -31,3 +31,12 @@ def split_folds(shards: Sequence[str], *, num_folds: int, fold: int, seed: int) 
     fold_of[np.random.default_rng(seed).permutation(len(shards))] = np.arange(len(shards)) % num_folds
     rest = [shard for shard, its in zip(shards, fold_of, strict=True) if its != fold]
     return rest, [shard for shard, its in zip(shards, fold_of, strict=True) if its == fold]
+
+
+def bootstrap(shards: Sequence[str], *, seed: int) -> list[str]:
+    """Returns as many shards drawn with replacement, in their given order; about 63 % of them are among those drawn.
+
+    Like the folds they depend on the number of shards and on the seed, not on names.
+    """
+    drawn = np.random.default_rng(seed).choice(len(shards), len(shards), replace=True)
+    return [shards[index] for index in np.sort(drawn).tolist()]

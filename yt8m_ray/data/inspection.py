@@ -15,7 +15,7 @@ import pydantic
 from pydantic import Field, PositiveInt
 from tqdm import tqdm
 
-from yt8m_ray.data.dataset import map_paths
+from yt8m_ray.data.dataset import map_tasks
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.histograms import write_histograms
 from yt8m_ray.data.manifest import Manifest, differences
@@ -92,7 +92,7 @@ def inspect_shards(config: InspectionConfig, shards: Sequence[str], *, manifest:
     summary = Summary(shards, sizes, config.num_classes, is_detected=config.features is None)
     survey = functools.partial(survey_shard, sizes=dict(sizes), num_classes=config.num_classes)
     with _Progress(len(shards), total_bytes(shards)) as progress:
-        for index, shard in map_paths(survey, shards, num_workers=config.num_workers):
+        for index, shard in map_tasks(survey, shards, num_workers=config.num_workers):
             summary.add(index, shard)
             progress.add(shard)
     if manifest is not None:

@@ -43,6 +43,7 @@ _others: dict[tuple[str, str, str], FileSystem] = {}
 _NUM_OWN_ATTEMPTS = 4
 _OWN_BACKOFF_S = 0.1
 _MARK_BYTES = 16
+_SMALL_READ_BYTES = 1 << 20
 _LONG_ERROR = "Failed to flush response stream"
 
 _QUERY_KEYS = ("endpoint_override", "region", "scheme")
@@ -106,6 +107,19 @@ def open_stream(path: str, filesystem: FileSystem | None = None) -> ByteStream:
             stream: ByteStream = filesystem.open_input_stream(location, compression=None)
             return stream
         return _ReadAhead(filesystem.open_input_file(location), path, info.size)
+
+
+def read_bytes(path: str) -> bytes:
+    """Returns the content of a small file or object.
+
+    Raises:
+        OSError: as `open_stream`.
+    """
+    content, buffer = bytearray(), memoryview(bytearray(_SMALL_READ_BYTES))
+    with open_stream(path) as stream:
+        while count := stream.readinto(buffer):
+            content += buffer[:count]
+    return bytes(content)
 
 
 def match_uris(pattern: str) -> list[str]:

@@ -54,7 +54,7 @@ def load_members(config: ExportConfig) -> list[Member]:
     Raises:
         ValueError: a checkpoint cannot be read, or the members do not go together.
     """
-    members = [_load_member(member.checkpoint, config.transform) for member in config.members]
+    members = [_load_member(member.checkpoint, config.transform, member.ema) for member in config.members]
     check_agreement([member.checkpoint for member in members], [member.config.data for member in members])
     return members
 
@@ -157,8 +157,8 @@ def _entries(
     ]
 
 
-def _load_member(checkpoint: str, transform: TransformConfig) -> Member:
-    model, config = load_model(checkpoint)
+def _load_member(checkpoint: str, transform: TransformConfig, ema: bool | None) -> Member:
+    model, config = load_model(checkpoint, ema=ema)
     run_id = read_manifest(checkpoint, kind="checkpoint").get("mlflow_run_id")
     stored, restored = dict(model.state_dict()), model
     if transform.name == "int8":

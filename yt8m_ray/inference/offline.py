@@ -15,10 +15,9 @@ from yt8m_ray.data.batch import batches_of
 from yt8m_ray.data.errors import Cause
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
-from yt8m_ray.inference.bundle import folder_version
 from yt8m_ray.inference.parts import PredictionParts
 from yt8m_ray.inference.pool import BATCH_SIZE, Answer, map_videos
-from yt8m_ray.inference.predictor import Predictor, read_spec
+from yt8m_ray.inference.predictor import Predictor, model_version, read_spec
 from yt8m_ray.topk import TopK
 
 logger = logging.getLogger(__name__)
@@ -30,11 +29,12 @@ class BlockPredictor:
     Args:
         path: A checkpoint or a bundle, at the same place on every node.
         top_k: Classes a video.
+        ema: As in `Predictor.from_path`.
         device: Where the model runs.
     """
 
-    def __init__(self, path: Path, top_k: int, *, device: str) -> None:
-        self._predictor = Predictor.from_path(path, device=device)
+    def __init__(self, path: Path, top_k: int, ema: bool | None = None, *, device: str) -> None:
+        self._predictor = Predictor.from_path(path, device=device, ema=ema)
         self._top_k = top_k
 
     def __call__(self, videos: PackedVideos) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -56,6 +56,7 @@ def predict_shards(
     top_k: int = 20,
     num_workers: int = 1,
     on_corrupt: OnCorruptPolicy = "fail",
+    ema: bool | None = None,
 ) -> int:
     """Writes the best classes of every video of the shards and returns the number of videos.
 
@@ -68,6 +69,7 @@ def predict_shards(
         top_k: Classes a video.
         num_workers: Processes that predict.
         on_corrupt: What a bad record does.
+        ema: As in `Predictor.from_path`.
 
     Raises:
         ConfigError: `OUTPUT.parts` holds parts of another prediction.
@@ -75,7 +77,7 @@ def predict_shards(
     """
     started = time.monotonic()
     spec = read_spec(model_path)
-    parts = PredictionParts(output, model_version=folder_version(model_path), shards=shards, top_k=top_k)
+    parts = PredictionParts(output, model_version=model_version(model_path, ema=ema), shards=shards, top_k=top_k)
     num_before = parts.counts["num_videos"]
     left = [index for index in range(len(shards)) if index not in set(parts.done)]
     if parts.done:
@@ -85,7 +87,7 @@ def predict_shards(
             [shards[index] for index in left],
             spec,
             BlockPredictor,
-            (model_path, top_k),
+            (model_path, top_k, ema),
             num_workers=num_workers,
             options=ReadOptions(labelled=False, on_corrupt=on_corrupt),
         )

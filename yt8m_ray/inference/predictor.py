@@ -11,6 +11,7 @@ from typing import Self
 import torch
 
 from yt8m_ray.checkpoint import CONFIG_FILE, NoSuchFolderError, load_config, load_model, read_manifest
+from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.batch import to_batch
 from yt8m_ray.data.features import FeatureSpec, VideoRow
 from yt8m_ray.data.normalize import Normalization
@@ -43,23 +44,31 @@ class Predictor:
     device: torch.device
 
     @classmethod
-    def from_path(cls, path: str | Path, *, device: str = "cpu") -> Self:
+    def from_path(cls, path: str | Path, *, device: str = "cpu", ema: bool | None = None) -> Self:
         """Returns the predictor of a bundle's or checkpoint's folder.
+
+        Args:
+            path: The folder.
+            device: Where it computes.
+            ema: Whether to take a checkpoint's moving average of the weights; None takes what its run was validated
+                with. A bundle has the weights that it was made of.
 
         Raises:
             NoSuchFolderError: there is neither a bundle nor a checkpoint.
-            ValueError: its files are damaged or of an unknown version.
+            ValueError: its files are damaged or of an unknown version, or there is no such average.
         """
         path = locate_model(path)
         if is_bundle(path):
+            if ema is not None:
+                raise ConfigError(f"--ema: {path} is a bundle, which has the weights that it was made of")
             bundle = load_bundle(path)
             model, spec = bundle.model, bundle.document.spec
             normalize: Normalization = bundle.document.normalize
             vocabulary_path: str | None = str(path / VOCABULARY_FILE)
         else:
-            model, config = load_model(path)
+            model, config = load_model(path, ema=ema)
             spec, normalize, vocabulary_path = config.data.spec, config.data.normalize, config.data.vocabulary
-        version = folder_version(path)
+        version = model_version(path, ema=ema)
         return cls(model.to(device).eval(), spec, normalize, vocabulary_path, version, torch.device(device))
 
     @functools.cached_property
@@ -110,6 +119,12 @@ def locate_model(path: str | Path) -> Path:
 def is_bundle(folder: Path) -> bool:
     """Returns whether a folder from `locate_model` is a bundle's."""
     return (folder / DOCUMENT_FILE).is_file()
+
+
+def model_version(folder: Path, *, ema: bool | None = None) -> str:
+    """Returns a short hash of a folder's files, which tells a checkpoint's weights from their average too."""
+    version = folder_version(folder)
+    return version if ema is None else f"{version}-{'ema' if ema else 'raw'}"
 
 
 def read_spec(folder: Path) -> FeatureSpec:

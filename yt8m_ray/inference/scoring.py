@@ -24,11 +24,12 @@ class BlockEvaluator:
     Args:
         path: A checkpoint or a bundle, at the same place on every node.
         loss: The loss to report.
+        ema: As in `Predictor.from_path`.
         device: Where the model runs.
     """
 
-    def __init__(self, path: Path, loss: ComponentConfig, *, device: str) -> None:
-        self._predictor = Predictor.from_path(path, device=device)
+    def __init__(self, path: Path, loss: ComponentConfig, ema: bool | None = None, *, device: str) -> None:
+        self._predictor = Predictor.from_path(path, device=device, ema=ema)
         self._loss = build_loss(loss).to(device)
 
     def __call__(self, videos: PackedVideos) -> Evaluation:
@@ -54,6 +55,17 @@ def evaluation_config(model_path: Path) -> EvaluateConfig:
 def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> dict[str, float]:
     """Returns num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss, num_rejected and videos_per_s.
 
+    Arguments and errors are those of `evaluation_of`.
+    """
+    started = time.monotonic()
+    evaluation, num_rejected = evaluation_of(model_path, shards, config)
+    rate = round(evaluation.num_videos / (time.monotonic() - started), 1)
+    return {**evaluation.compute(), "num_rejected": num_rejected, "videos_per_s": rate}
+
+
+def evaluation_of(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> tuple[Evaluation, int]:
+    """Returns the evaluation of every video, which others can be added to, and how many records were rejected.
+
     Args:
         model_path: A checkpoint or a bundle, absolute, from `locate_model`.
         shards: What `config.data.test` names.
@@ -63,13 +75,12 @@ def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateCon
         ValueError, OSError: the model or a shard cannot be read, or the shards hold no video.
     """
     evaluation = Evaluation()
-    started = time.monotonic()
     data = config.data
     answers = map_videos(
         shards,
         read_spec(model_path),
         BlockEvaluator,
-        (model_path, config.loss),
+        (model_path, config.loss, config.ema),
         num_workers=config.scaling.num_workers,
         options=ReadOptions(verify_checksums=data.verify_checksums, on_corrupt=data.on_corrupt),
     )
@@ -79,5 +90,4 @@ def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateCon
         num_rejected += len(answer.rejections)
     if not evaluation.num_videos:
         raise ValueError("data.test: the shards hold no video")
-    rate = round(evaluation.num_videos / (time.monotonic() - started), 1)
-    return {**evaluation.compute(), "num_rejected": num_rejected, "videos_per_s": rate}
+    return evaluation, num_rejected

@@ -1,79 +1,184 @@
-"""Optimizer, learning-rate schedule by examples, gradient clipping, and their state as named tensors."""
+"""Optimizer, learning rate by examples seen, gradient clipping, and the optimizer's state as named tensors."""
 
 from __future__ import annotations
 
+import fnmatch
+import logging
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
 from yt8m_ray.config.optimizer import OptimizerConfig
+from yt8m_ray.config.train import TrainConfig
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+logger = logging.getLogger(__name__)
 
-
-def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.Adam:
-    """Returns Adam over `parameters`; `prepare_step` sets its learning rate before each step."""
-    return torch.optim.Adam(
-        parameters, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True
-    )
+_ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+_STATE = {"adam": _ADAM_STATE, "adamw": _ADAM_STATE, "sgd": ("momentum_buffer",)}
+"""What each optimizer keeps of a parameter."""
 
 
-def prepare_step(optimizer: torch.optim.Optimizer, config: OptimizerConfig, *, step: int, num_examples: int) -> None:
+def build_optimizer(parameters: Mapping[str, torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Returns the optimizer of parameters by name; `prepare_step` sets its learning rates before each step.
+
+    Raises:
+        ValueError: a pattern fits no parameter, or none is left to train.
+    """
+    _check_patterns("learning_rate_factors", config.learning_rate_factors, parameters)
+    _check_patterns("no_weight_decay", config.no_weight_decay, parameters)
+    members: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        if parameter.requires_grad:
+            key = (rate_factor(name, config), _weight_decay(name, parameter, config))
+            members.setdefault(key, []).append(parameter)
+    if not members:
+        raise ValueError("optimizer.learning_rate_factors: all parameters are frozen")
+    groups = [{"params": these, "factor": key[0], "weight_decay": key[1]} for key, these in members.items()]
+    options: dict[str, Any] = {"lr": config.learning_rate, "fused": config.fused is not False}
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **options)
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(groups, betas=(config.beta1, config.beta2), eps=config.epsilon, **options)
+
+
+def freeze(parameters: Mapping[str, torch.nn.Parameter], config: OptimizerConfig) -> None:
+    """Takes the parameters whose rate is 0 out of the backward pass."""
+    for name, parameter in parameters.items():
+        if rate_factor(name, config) == 0:
+            parameter.requires_grad_(False)
+
+
+def prepare_step(optimizer: torch.optim.Optimizer, config: OptimizerConfig, *, step: int, rate: float) -> None:
     """Sets what depends on how far the run is.
 
     Args:
         optimizer: What `build_optimizer` returned.
         config: Its config.
-        step: The step to be taken, from 1.
-        num_examples: Examples seen before it.
+        step: The update to be made, from 1.
+        rate: The learning rate of parameters whose factor is 1.
     """
-    epsilon = config.epsilon
-    if config.epsilon_hat:
-        # torch: lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + e); published: lr sqrt(1 - b2^t) / (1 - b1^t) * m /
-        # (sqrt(v) + e^). They are one with e = e^ / sqrt(1 - b2^t).
-        epsilon /= math.sqrt(1 - config.beta2**step)
     for group in optimizer.param_groups:
-        group["lr"], group["eps"] = learning_rate(config, num_examples), epsilon
+        group["lr"] = rate * group["factor"]
+        if config.epsilon_hat:
+            # torch: lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + e); published: lr sqrt(1 - b2^t) / (1 - b1^t) * m /
+            # (sqrt(v) + e^). They are one with e = e^ / sqrt(1 - b2^t).
+            group["eps"] = config.epsilon / math.sqrt(1 - config.beta2**step)
 
 
-def learning_rate(config: OptimizerConfig, num_examples: int) -> float:
-    """Returns base * factor ** floor(examples seen / period): independent of the number of workers."""
-    return config.learning_rate * config.decay_factor ** (num_examples // config.decay_examples)
+def learning_rate(config: OptimizerConfig, num_examples: int, *, run_examples: float = math.inf) -> float:
+    """Returns the learning rate after so many examples: independent of the number of workers.
+
+    Args:
+        config: The optimizer.
+        num_examples: Examples seen.
+        run_examples: Examples of the whole run, over which `linear` and `cosine` fall unless the config says another
+            number.
+    """
+    rate, warm_up = config.learning_rate, config.warm_up_examples
+    if num_examples < warm_up:
+        # The first step does not stand still: it takes the rate of the example that follows it.
+        rate *= (num_examples + 1) / warm_up
+    return rate * _shape(config, max(num_examples - warm_up, 0), run_examples - warm_up)
 
 
-def clip_each_gradient(parameters: Iterable[torch.nn.Parameter], bound: float) -> None:
-    """Scales each gradient whose own L2 norm exceeds `bound` down to it; 0 leaves all as they are.
+def run_examples(config: TrainConfig, num_videos: float) -> float:
+    """Returns the examples of a whole run whose epochs have so many videos."""
+    examples = num_videos * config.train.num_epochs
+    return (
+        examples if config.train.max_steps is None else min(examples, config.train.max_steps * config.train.batch_size)
+    )
+
+
+def _shape(config: OptimizerConfig, num_examples: int, examples_left: float) -> float:
+    """Returns what the base rate is multiplied by after so many examples behind the warm-up."""
+    lowest = config.final_fraction
+    if config.schedule == "staircase":
+        return config.decay_factor ** (num_examples // config.decay_examples)
+    if config.schedule == "triangular":
+        assert config.cycle_examples is not None
+        place = num_examples % config.cycle_examples / config.cycle_examples
+        return lowest + (1 - lowest) * (1 - abs(2 * place - 1))
+    done = min(num_examples / max(config.schedule_examples or examples_left, 1), 1.0)
+    left = 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return lowest + (1 - lowest) * left
+
+
+def clip_gradients(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.Tensor:
+    """Scales gradients down to the bound on their norm, each or all together; returns whether all were finite, bool [].
 
     Published systems clip every variable by itself, which is not `torch.nn.utils.clip_grad_norm_`.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if bound <= 0 or not gradients:
-        return
-    scales = [bound / torch.clamp_min(norm, bound) for norm in torch._foreach_norm(gradients)]
-    torch._foreach_mul_(gradients, scales)
+    if not gradients:
+        return torch.ones((), dtype=torch.bool)
+    bound = config.clip_gradient_norm
+    norms = torch._foreach_norm(gradients)
+    total = torch.linalg.vector_norm(torch.stack(norms))
+    if bound > 0 and config.clip == "variable":
+        torch._foreach_mul_(gradients, [bound / torch.clamp_min(norm, bound) for norm in norms])
+    elif bound > 0:
+        torch._foreach_mul_(gradients, bound / torch.clamp_min(total, bound))
+    return torch.isfinite(total)
 
 
 def optimizer_state(
     optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str]
 ) -> dict[str, torch.Tensor]:
-    """Returns the moments as `exp_avg.<parameter name>` and so on."""
+    """Returns what the optimizer keeps as `exp_avg.<parameter name>` and so on."""
     return {
-        f"{moment}.{name}": optimizer.state[parameter][moment]
+        f"{kind}.{name}": tensor
         for parameter, name in names.items()
-        for moment in _MOMENTS
-        if parameter in optimizer.state
+        for kind, tensor in optimizer.state.get(parameter, {}).items()
+        if isinstance(tensor, torch.Tensor)
     }
 
 
 def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str], tensors: Mapping[str, torch.Tensor]
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[torch.nn.Parameter, str],
+    tensors: Mapping[str, torch.Tensor],
+    config: OptimizerConfig,
 ) -> None:
-    """Puts the moments that `optimizer_state` returned back; parameters that never had a step stay without."""
+    """Puts back what `optimizer_state` returned; where it was another optimizer's, the state starts anew."""
+    kinds = _STATE[config.name]
+    num_missing = 0
     for parameter, name in names.items():
-        if f"step.{name}" in tensors:
+        if all(f"{kind}.{name}" in tensors for kind in kinds):
             optimizer.state[parameter] = {
-                # `step` stays on the CPU, where torch keeps it.
-                moment: tensors[f"{moment}.{name}"].to("cpu" if moment == "step" else parameter.device, copy=True)
-                for moment in _MOMENTS
+                # Where one kernel does all, torch keeps `step` beside the parameter; else on the CPU.
+                kind: tensors[f"{kind}.{name}"].to(
+                    "cpu" if kind == "step" and config.fused is False else parameter.device, copy=True
+                )
+                for kind in kinds
             }
+        elif any(key.endswith(f".{name}") for key in tensors):
+            num_missing += 1
+    if num_missing:
+        logger.warning(
+            "optimizer.name: %s starts anew: the checkpoint has another optimizer's state of %d parameters",
+            config.name,
+            num_missing,
+        )
+
+
+def rate_factor(name: str, config: OptimizerConfig) -> float:
+    """Returns what the learning rate of a parameter is multiplied by: the last pattern that fits decides."""
+    factor = 1.0
+    for pattern, value in config.learning_rate_factors.items():
+        if fnmatch.fnmatchcase(name, pattern):
+            factor = value
+    return factor
+
+
+def _weight_decay(name: str, parameter: torch.nn.Parameter, config: OptimizerConfig) -> float:
+    is_excluded = parameter.ndim < 2 or any(fnmatch.fnmatchcase(name, pattern) for pattern in config.no_weight_decay)
+    return 0.0 if is_excluded else config.weight_decay
+
+
+def _check_patterns(key: str, patterns: Iterable[str], names: Iterable[str]) -> None:
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            examples = ", ".join(list(names)[:4])
+            raise ValueError(f"optimizer.{key}: {pattern!r} fits no parameter; there are {examples}, ...")

@@ -37,12 +37,21 @@ SHARDS_KEY = "shards.sha256"
 
 _SQLITE = "sqlite:///"
 
-_FREE_TO_CHANGE = ("output", "run", "tracking", "scaling", "checkpoint", "optimizer", "train", "data")
+_FREE_TO_CHANGE = (
+    *("output", "run", "tracking", "scaling", "checkpoint", "optimizer", "train", "data"),
+    *("augmentation", "distillation", "ema"),
+)
 """Sections that a continued run may change; a change is logged."""
 
 _FIXED = ("data.features", "data.num_classes", "data.max_frames", "data.normalize")
 """Keys of those sections that it may not."""
 
+
+_PATHS = (
+    *("data.vocabulary", "data.manifest", "data.cache", "data.video_weights", "loss.class_weights"),
+    *("distillation.labels", "distillation.teacher", "teacher.checkpoint", "train.init_from"),
+)
+"""Keys with a file or a folder; not every loss has its own."""
 
 Status = Literal["running", "finished", "failed", "stopped"]
 
@@ -84,10 +93,8 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         if patterns is not None:
             several = [absolute(pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
             changes[f"data.{key}"] = several[0] if isinstance(patterns, str) else several
-    for key in ("vocabulary", "manifest", "cache"):
-        path = getattr(config.data, key)
-        if path is not None:
-            changes[f"data.{key}"] = absolute(path)
+    tree = flatten(config)
+    changes |= {key: absolute(str(tree[key])) for key in _PATHS if tree.get(key) is not None}
     uri = config.tracking.uri
     if uri is not None and uri.startswith(_SQLITE):
         changes["tracking.uri"] = _SQLITE + os.path.abspath(uri.removeprefix(_SQLITE))

@@ -29,11 +29,12 @@ from yt8m_ray.data.dataset import (
     read_dataset,
     split_dataset,
 )
-from yt8m_ray.data.folds import split_folds
+from yt8m_ray.data.folds import bootstrap, split_folds
 from yt8m_ray.data.manifest import Manifest, check_shards, load_manifest
 from yt8m_ray.data.packed import Block, from_table
 from yt8m_ray.data.position import Position
 from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.losses import build_loss
 from yt8m_ray.tracking import Status as MLflowStatus
 from yt8m_ray.tracking import default_uri
 from yt8m_ray.training.failures import final_error, last_line
@@ -53,6 +54,7 @@ from yt8m_ray.training.run_folder import (
     with_absolute_paths,
 )
 from yt8m_ray.training.sender import RunFacts, Sender, send_the_rest
+from yt8m_ray.training.teaching import check_paths
 from yt8m_ray.training.worker import Metrics, Worker, WorkerPorts
 
 logger = logging.getLogger(__name__)
@@ -105,6 +107,8 @@ def fit(config: TrainConfig) -> FitResult:
     if is_finished(config):
         return _finished(config, folder)
     _check_vocabulary(config)
+    check_paths(config, shards["train"])
+    _check_loss(config)
     scaling = _scaling(config)
     manifest = _load_manifest(config, shards)
     if manifest is None:
@@ -167,7 +171,10 @@ def _report(folder: Path, tracker: Sender) -> None:
 
 
 def splits_of(data: DataConfig) -> dict[str, list[str]]:
-    """Returns the shards of `train` and, where there is one, of `validation`; no shard is in both."""
+    """Returns the shards of `train` and, where there is one, of `validation`; no shard is in both.
+
+    Those of `train` may be there several times, or not at all, where `data.bagging` draws them.
+    """
     shards = {"train": expand_shards(data.train, key="data.train")}
     if data.folds is not None:
         shards["train"], shards["validation"] = split_folds(
@@ -178,6 +185,8 @@ def splits_of(data: DataConfig) -> dict[str, list[str]]:
     both = sorted(set(shards["train"]) & set(shards.get("validation", ())))
     if both:
         raise ConfigError(f"data.validation: {len(both)} of its shards are in data.train too, the first is {both[0]}")
+    if data.bagging is not None:
+        shards["train"] = bootstrap(shards["train"], seed=data.bagging)
     return shards
 
 
@@ -351,6 +360,13 @@ def _check_vocabulary(config: TrainConfig) -> None:
         raise ConfigError(
             f"data.vocabulary: {path} names {found} classes, data.num_classes is {config.data.num_classes}"
         )
+
+
+def _check_loss(config: TrainConfig) -> None:
+    try:
+        build_loss(config.loss).check_num_classes(config.data.num_classes)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from None
 
 
 def _load_manifest(config: TrainConfig, shards: dict[str, list[str]]) -> Manifest | None:

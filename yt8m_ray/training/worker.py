@@ -14,15 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from yt8m_ray.checkpoint import (
-    MODEL_FILE,
-    STATE_FILE,
     checkpoint_name,
     latest_checkpoint,
-    load_weights,
-    read_tensors,
     save_checkpoint,
 )
 from yt8m_ray.config.train import TrainConfig
@@ -32,17 +27,15 @@ from yt8m_ray.data.packed import Block, PackedVideos, Rejection, ShardEnd
 from yt8m_ray.data.position import CAUSES, Position
 from yt8m_ray.evaluation import evaluate
 from yt8m_ray.losses import LOSSES
-from yt8m_ray.models import build_model
-from yt8m_ray.models.layers import set_batch_norm_sync
-from yt8m_ray.training.loop import Objective, TrainingLoop
+from yt8m_ray.training.assembly import build_loop
 from yt8m_ray.training.profiling import TRACE_FILE, traced
 from yt8m_ray.training.progress import describe
 from yt8m_ray.training.run_folder import POSITION_FILE, SHARDS_KEY, shards_digest
 from yt8m_ray.training.system import SystemMetrics
+from yt8m_ray.training.teaching import TEACHER_FOLDER, save_teacher
 from yt8m_ray.training.workers import (
     from_rank_0,
     gather,
-    is_distributed,
     rank,
     share_buffers,
     sum_over_workers,
@@ -105,25 +98,15 @@ class Worker:
         self._device = device
         self._ports = ports
         self._spec = config.data.spec
-        torch.manual_seed(config.run.seed)  # the same initial weights on all workers
-        self._model = build_model(
-            config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes
-        ).to(device)
-        self._loss = LOSSES.build(config.loss)
-        set_batch_norm_sync(self._model, config.train.sync_batch_norm)
-        self._start = Position()
         self._read_whole: set[str] = set()
         self._is_profiled = False
         self._details: dict[str, np.ndarray] = {}  # of a validation whose checkpoint is not written yet
         self._system = SystemMetrics(device, enabled=config.tracking.system_metrics)
-        tensors = self._load_checkpoint()
-        objective: torch.nn.Module = Objective(self._model, self._loss)
-        if is_distributed():
-            # The statistics of batch norm synchronise themselves, or else are shared where they are used.
-            objective = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
-        self._loop = TrainingLoop(self._model, objective, config, spec=self._spec, device=device)
-        if tensors:
-            self._loop.load_state(tensors)
+        self._loss = LOSSES.build(config.loss).to(device)
+        checkpoint = from_rank_0(latest_checkpoint(run_path) if rank() == 0 else None)
+        self._loop, self._start = build_loop(
+            config, device=device, shards=shards["train"], num_videos=num_videos, checkpoint=checkpoint
+        )
 
     def run(self) -> Metrics:
         """Trains to the end and returns the last metrics."""
@@ -187,13 +170,14 @@ class Worker:
         config = self._config
         if "validation" not in self._shards:
             return {}
-        share_buffers(self._model)
+        model = self._loop.evaluated_model
+        share_buffers(model)
         seen = Position()
         batches = (
             to_batch(_counted(part, seen), spec=self._spec, normalize=config.data.normalize, device=self._device)
             for part in self._batches("validation", seen)
         )
-        whole, *others = gather(evaluate(self._model, batches, self._loss))
+        whole, *others = gather(evaluate(model, batches, self._loss))
         for other in others:
             whole.merge(other)
         if not whole.num_videos:
@@ -232,7 +216,11 @@ class Worker:
     def _checkpoint(self, metrics: Metrics) -> None:
         """Reports a checkpoint; collective."""
         position = self._whole_position()
-        share_buffers(self._model)
+        loop = self._loop
+        average = None if loop.ema is None else loop.ema.average
+        for model in (loop.model, loop.teacher, average):
+            if model is not None:
+                share_buffers(model)
         name = checkpoint_name(epoch=position.epoch, step=self._loop.progress.step)
         cpu_s = sum_over_workers([time.process_time()], self._device)[0]
         with tempfile.TemporaryDirectory(prefix="yt8m_checkpoint_") as folder:
@@ -242,12 +230,15 @@ class Worker:
                     "mlflow_run_id": self._ports.run_id,
                     "metrics": {**metrics, "train/worker_cpu_s": cpu_s},
                 }
+                if loop.teacher is not None:
+                    save_teacher(Path(folder) / TEACHER_FOLDER, config=self._config, model=loop.teacher)
                 save_checkpoint(
                     folder,
                     config=self._config,
-                    model=self._model,
-                    state={**self._loop.state(position), SHARDS_KEY: shards_digest(self._shards["train"])},
+                    model=loop.model,
+                    state={**loop.state(position), SHARDS_KEY: shards_digest(self._shards["train"])},
                     facts=facts,
+                    average=average,
                     details=self._details,
                 )
                 self._details = {}
@@ -305,25 +296,6 @@ class Worker:
             return steps
         self._is_profiled = True
         return traced(steps, self._run_path / TRACE_FILE, self._device)
-
-    def _load_checkpoint(self) -> Mapping[str, torch.Tensor]:
-        """Returns the training state of the newest intact checkpoint, its weights loaded; the same on all workers."""
-        path = from_rank_0(latest_checkpoint(self._run_path) if rank() == 0 else None)
-        if path is None:
-            return {}
-        load_weights(self._model, path / MODEL_FILE)
-        tensors = read_tensors(path / STATE_FILE)
-        self._start = Position.from_arrays(
-            {name.removeprefix("position."): t.numpy() for name, t in tensors.items() if name.startswith("position.")}
-        )
-        if rank() == 0:
-            logger.info(
-                "continuing from %s: epoch %d, %d of its videos done",
-                path,
-                self._start.epoch + 1,
-                self._start.num_done,
-            )
-        return tensors
 
     def _local_batch_size(self) -> int:
         whole, rest = divmod(self._config.train.batch_size, world_size())

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from yt8m_ray.data.folds import split_folds
+from yt8m_ray.data.folds import bootstrap, split_folds
 
 SHARDS = [f"/data/train{index:04d}.tfrecord" for index in range(23)]
 
@@ -35,3 +36,26 @@ def test_the_seed_alone_chooses_the_folds() -> None:
 def test_more_folds_than_shards_are_refused() -> None:
     with pytest.raises(ValueError, match=r"data.folds: 24 folds need as many shards, data.train names 23"):
         split_folds(SHARDS, num_folds=24, fold=0, seed=0)
+
+
+def test_a_bootstrap_draws_as_many_shards_as_there_are_in_their_order() -> None:
+    drawn = bootstrap(SHARDS, seed=3)
+
+    assert len(drawn) == len(SHARDS)
+    assert drawn == sorted(drawn)
+    assert set(drawn) < set(SHARDS)
+
+
+def test_about_63_percent_of_the_shards_are_in_a_bootstrap() -> None:
+    many = [str(index) for index in range(5000)]
+
+    assert len(set(bootstrap(many, seed=0))) / 5000 == pytest.approx(1 - np.exp(-1), abs=0.02)
+
+
+def test_the_seed_alone_chooses_a_bootstrap() -> None:
+    elsewhere = [shard.replace("/data", "s3://bucket") for shard in SHARDS]
+
+    drawn = [SHARDS.index(shard) for shard in bootstrap(SHARDS, seed=3)]
+
+    assert drawn == [elsewhere.index(shard) for shard in bootstrap(elsewhere, seed=3)]
+    assert drawn != [SHARDS.index(shard) for shard in bootstrap(SHARDS, seed=4)]

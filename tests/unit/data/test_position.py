@@ -116,3 +116,17 @@ def test_epochs_have_orders_of_their_own_that_the_seed_repeats() -> None:
     assert first != second
     assert first == epoch_order(50, seed=1, epoch=0)
     assert first != epoch_order(50, seed=2, epoch=0)
+
+
+def test_a_shard_that_is_listed_twice_is_accounted_for_twice() -> None:
+    # As bagging lists it: what is done and present goes by the place in the list, not by the path.
+    shards, position = ["a", "a", "b"], Position()
+    for shard in range(3):
+        position.add(np.full(2, shard), np.arange(2))
+        position.add_remarks([], [ShardEnd(shard, 2)])
+
+    position.check_complete(shards)
+    assert position.num_done == 6
+    del position.done[1]
+    with pytest.raises(AccountingError, match="a: 2 records are present, 0 arrived"):
+        position.check_complete(shards)

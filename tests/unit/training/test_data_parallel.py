@@ -18,7 +18,7 @@ from tests.two_workers import run_two_workers
 from tests.unit.models.test_model_contract import FEATURE_SIZES, NUM_CLASSES, NUM_FRAMES, random_frames, without_draws
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import MODELS, build_model
-from yt8m_ray.training.loop import Objective
+from yt8m_ray.training.objective import Objective
 
 NUM_ROWS = len(NUM_FRAMES)
 SPLIT = 4
@@ -34,7 +34,7 @@ def gradients(name: str, rows: slice, *, num_workers: int) -> dict[str, torch.Te
     if num_workers > 1:
         objective = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
     labels = (torch.arange(NUM_ROWS * NUM_CLASSES).reshape(NUM_ROWS, NUM_CLASSES) % 3 == 0).float()
-    loss = objective(random_frames()[rows], NUM_FRAMES[rows], labels[rows])
+    loss, _ = objective(random_frames()[rows], NUM_FRAMES[rows], labels[rows])
     (loss * len(labels[rows]) * num_workers / NUM_ROWS).backward()
     found = {key: parameter.grad for key, parameter in model.named_parameters()}
     assert None not in found.values()

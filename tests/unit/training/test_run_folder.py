@@ -116,7 +116,9 @@ def test_local_paths_become_absolute_and_remote_ones_stay() -> None:
             "output": "runs",
             "run": {"name": "x"},
             "model": {"name": "moe"},
-            "data": {"train": ["a/*.tfrecord", "s3://bucket/b*"], "validation": "v"},
+            "data": {"train": ["a/*.tfrecord", "s3://bucket/b*"], "validation": "v", "video_weights": "w.parquet"},
+            "loss": {"name": "focal", "class_weights": "counts.csv"},
+            "distillation": {"labels": "soft"},
             "tracking": {"uri": "sqlite:///mlflow.db"},
         }
     )
@@ -127,6 +129,9 @@ def test_local_paths_become_absolute_and_remote_ones_stay() -> None:
     assert absolute.output == f"{here}/runs"
     assert absolute.data.train == [f"{here}/a/*.tfrecord", "s3://bucket/b*"]
     assert absolute.data.validation == f"{here}/v"
+    assert absolute.data.video_weights == f"{here}/w.parquet"
+    assert absolute.loss.model_dump()["class_weights"] == f"{here}/counts.csv"
+    assert absolute.distillation.labels == f"{here}/soft"
     assert absolute.tracking.uri == f"sqlite:///{here}/mlflow.db"
 
 

@@ -14,7 +14,8 @@ from yt8m_ray.models import build_model
 
 PUBLISHED = {"name": "cross_entropy", "published_epsilon": 1e-5}
 EXACT = {"name": "cross_entropy"}
-
+ALL = [PUBLISHED, EXACT, {"name": "focal"}, {"name": "sampled"}, {"name": "hinge"}, {"name": "softmax"}]
+NAMES = ["published", "exact", "focal", "sampled", "hinge", "softmax"]
 
 LOGITS = torch.logit(torch.tensor([[0.9, 0.2, 0.0], [0.5, 1.0, 0.3]]))
 LABELS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
@@ -82,7 +83,7 @@ def test_extreme_logits_have_finite_gradients_and_a_right_certainty_costs_nothin
     assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("config", [PUBLISHED, EXACT, {"name": "hinge"}, {"name": "softmax"}])
+@pytest.mark.parametrize("config", ALL, ids=NAMES)
 def test_an_empty_batch_costs_zero_and_has_a_gradient(config: dict[str, Any]) -> None:
     weight = torch.ones(3, requires_grad=True)
     loss = build_loss(config)(torch.zeros(0, 3) * weight, torch.zeros(0, 3))
@@ -100,6 +101,35 @@ def test_losses_of_probabilities_stay_finite(name: str) -> None:
     assert loss.isfinite()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("config", ALL, ids=NAMES)
+def test_a_loss_is_the_weighted_sum_of_the_losses_of_single_elements_over_the_number_of_clips(
+    config: dict[str, Any],
+) -> None:
+    loss, weights = build_loss(config), torch.tensor([[0.0, 2.0, 0.5], [1.0, 0.25, 3.0]])
+    terms = torch.zeros(2, 3)
+    for clip in range(2):
+        for class_id in range(3):
+            alone = torch.zeros(2, 3)
+            alone[clip, class_id] = 1
+            terms[clip, class_id] = 2 * loss(LOGITS, LABELS, alone)
+    assert float(loss(LOGITS, LABELS, weights)) == pytest.approx(float((terms * weights).sum()) / 2, rel=1e-5)
+    assert float(loss(LOGITS, LABELS)) == pytest.approx(float(terms.sum()) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("config", ALL, ids=NAMES)
+def test_the_weight_of_a_video_is_that_of_all_its_elements(config: dict[str, Any]) -> None:
+    loss, weights = build_loss(config), torch.tensor([[0.5], [1.5]])
+    by_video = [float(loss(LOGITS[row : row + 1], LABELS[row : row + 1])) for row in range(2)]
+    expected = (0.5 * by_video[0] + 1.5 * by_video[1]) / 2
+    assert float(loss(LOGITS, LABELS, weights)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("config", ALL, ids=NAMES)
+def test_weights_of_one_change_nothing(config: dict[str, Any]) -> None:
+    loss = build_loss(config)
+    assert float(loss(LOGITS, LABELS, torch.ones(2, 1))) == pytest.approx(float(loss(LOGITS, LABELS)), rel=1e-6)
 
 
 def test_half_precision_logits_are_summed_in_float32() -> None:

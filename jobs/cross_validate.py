@@ -1,0 +1,44 @@
+"""python -m jobs.cross_validate CONFIG data.folds=N [section.key=value ...] [--num-parallel P]: all folds of a run.
+
+Each fold is a run of its own, NAME-fold0 and so on, as many at once as the cluster has CPUs for. stdout is one JSON
+document: the GAP of each fold, its mean and spread, and where the predictions of all videos are, each by the fold that
+had not seen it. The same command goes on behind the folds that are finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from jobs.cli import ray_cluster, run_verb, split_overrides
+from yt8m_ray.config.document import ConfigError, load_document, to_yaml
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.training.cross_validation import cross_validate, folds_of
+
+
+def main(argv: list[str]) -> None:
+    """Trains the folds that `argv` describes."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.cross_validate", description="Trains all folds of a run.")
+    parser.add_argument("arguments", nargs="+", metavar="CONFIG | key=value", help="a train config, dotted keys")
+    parser.add_argument("--num-parallel", type=int, help="folds at once (default: what the cluster has CPUs for)")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
+    options = parser.parse_intermixed_args(argv)
+    inputs, overrides = split_overrides(options.arguments)
+    if len(inputs) > 1:
+        raise ConfigError(f"one CONFIG is expected, found {', '.join(inputs)}")
+    if options.num_parallel is not None and options.num_parallel < 1:
+        raise ConfigError(f"--num-parallel: expected at least 1, found {options.num_parallel}")
+    config = load_document(inputs[0] if inputs else None, TrainConfig, overrides)
+    if options.dry_run:
+        print(to_yaml(config), end="")
+        return
+    folds = folds_of(config)
+    with ray_cluster():
+        report = cross_validate(folds, num_parallel=options.num_parallel)
+    print(json.dumps(report))
+    if report["num_failed"]:
+        raise RuntimeError(f"{report['num_failed']} of {len(folds)} folds failed; the same command tries again")
+
+
+if __name__ == "__main__":
+    run_verb(main)

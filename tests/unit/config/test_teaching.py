@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from yt8m_ray.config.document import ConfigError, override
+from yt8m_ray.config.train import TrainConfig
+
+STUDENT = {"name": "netvlad", "num_clusters": 4, "hidden_dim": 8, "sampling": {"name": "uniform", "every": 10}}
+
+
+def config_of(**sections: Any) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {"run": {"name": "x"}, "data": {"features": {"rgb": 6}, "num_classes": 3}, "model": STUDENT, **sections}
+    )
+
+
+def test_a_student_and_a_teacher_of_one_size_go_together() -> None:
+    config = config_of(teacher={"model": {"name": "netvlad", "num_clusters": 9, "hidden_dim": 8}})
+
+    assert config.teacher.is_on
+
+
+def test_representations_of_different_sizes_are_refused_when_the_config_loads() -> None:
+    model = {"name": "netvlad", "num_clusters": 4, "hidden_dim": 12}
+
+    with pytest.raises(ValueError, match="the student's representation has 8 values, the teacher's 12; make them"):
+        config_of(teacher={"model": model})
+
+    assert config_of(teacher={"model": model, "representation_weight": 0}).teacher.is_on
+
+
+def test_a_model_with_a_loss_of_its_own_does_not_teach() -> None:
+    with pytest.raises(ValueError, match="teacher: a model with a loss of its own neither teaches nor learns"):
+        config_of(teacher={"model": {"name": "deep_combine_chain"}})
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"teacher.model.name": "moe", "teacher.checkpoint": "x"}, "beside the student .model. or before it"),
+        ({"distillation.labels": "a", "distillation.teacher": "b"}, "labels have a teacher already; remove one"),
+        ({"distillation.weight": 1.5}, "distillation.weight: "),
+    ],
+)
+def test_two_teachers_for_one_purpose_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        override(config_of(), keys)

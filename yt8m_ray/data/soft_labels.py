@@ -1,0 +1,160 @@
+"""A teacher's scores of every video of some shards, looked up batch by batch while a student trains.
+
+Does not live here: the files (`yt8m_ray.data.soft_label_files`), the teacher (`yt8m_ray.inference.distill`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from yt8m_ray.data.packed import PackedVideos
+from yt8m_ray.data.soft_label_files import SoftLabelIndex, join, shard_name
+from yt8m_ray.data.storage import read_bytes
+
+_MOST_OPEN_BYTES = 1 << 29
+_MOST_OPEN_FILES = 256  # each mapped one may hold a descriptor, of which there are often 1,024
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The labels of one shard: records int32 [N] ascending, ids object [N], scores [N, K], class ids [N, K] or None."""
+
+    records: np.ndarray
+    video_ids: np.ndarray
+    scores: np.ndarray
+    class_ids: np.ndarray | None
+    num_bytes: int
+
+
+class SoftLabels:
+    """The teacher's scores of the videos of shards, looked up batch by batch.
+
+    Args:
+        folder: What `jobs.distill` wrote; local, `s3://` or `gs://`.
+        shards: The paths that the videos' shard numbers speak of. Only their names count: the data may have moved.
+        num_classes: Of the student.
+
+    Raises:
+        ValueError: the labels are of other classes or in a format for others, a shard has none, or two shards have one
+            name.
+        FileNotFoundError: the folder holds no finished set.
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, folder: str, shards: Sequence[str], num_classes: int) -> None:
+        index = SoftLabelIndex.load(folder)
+        if index.format == "tfrecord":
+            raise ValueError(f"{folder}: holds TFRecords for the published reader; make labels of the default format")
+        if index.num_classes != num_classes:
+            raise ValueError(f"{folder}: the teacher has {index.num_classes} classes, the student {num_classes}")
+        self.teacher = index.teacher
+        self._folder, self._num_classes = folder, num_classes
+        self._shards = list(shards)
+        self._files = _files_of(self._shards, index, folder)
+        self._open: OrderedDict[int, _Labels] = OrderedDict()
+        self._open_bytes = 0
+
+    @property
+    def num_open(self) -> int:
+        """Files that are open."""
+        return len(self._open)
+
+    def lookup(self, videos: PackedVideos, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Returns the scores of the videos, float32 [B, C] on `device`; 0 for classes that were left out.
+
+        Raises:
+            ValueError: the labels of a record are missing, or those of another video.
+            OSError: a file cannot be read.
+        """
+        scores: list[np.ndarray] = []
+        class_ids: list[np.ndarray] = []
+        places: list[np.ndarray] = []
+        for shard in np.unique(videos.shards).tolist():
+            mine = np.flatnonzero(videos.shards == shard)
+            labels = self._labels(shard)
+            rows = self._rows(labels, shard, videos.records[mine], videos.video_ids[mine])
+            places.append(mine)
+            scores.append(labels.scores[rows])
+            if labels.class_ids is not None:
+                class_ids.append(labels.class_ids[rows])
+        if not places:
+            return torch.zeros(0, self._num_classes, device=device)
+        order = np.argsort(np.concatenate(places))
+        found = torch.from_numpy(np.concatenate(scores)[order]).to(device).float()
+        if not class_ids:
+            return found
+        columns = torch.from_numpy(np.concatenate(class_ids)[order].astype(np.int64)).to(device)
+        return torch.zeros(len(found), self._num_classes, device=device).scatter_(1, columns, found)
+
+    def _rows(self, labels: _Labels, shard: int, records: np.ndarray, video_ids: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = np.searchsorted(labels.records, records)
+        is_missing = rows >= len(labels.records)
+        is_missing |= labels.records[np.where(is_missing, 0, rows)] != records if len(labels.records) else True
+        path = self._shards[shard]
+        if is_missing.any():
+            first = int(np.argmax(is_missing))
+            raise ValueError(
+                f"{path}: record {records[first]}: expected labels of video {video_ids[first]!r}, found none in "
+                f"{join(self._folder, self._files[shard])}"
+            )
+        is_other = labels.video_ids[rows] != video_ids
+        if is_other.any():
+            first = int(np.argmax(is_other))
+            raise ValueError(
+                f"{path}: record {records[first]}: expected labels of video {video_ids[first]!r}, found those of "
+                f"{labels.video_ids[rows[first]]!r} in {join(self._folder, self._files[shard])}"
+            )
+        return rows
+
+    def _labels(self, shard: int) -> _Labels:
+        """Returns the labels of a shard; those used least recently are closed where all together grow large."""
+        if shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        labels = _read(join(self._folder, self._files[shard]))
+        self._open[shard] = labels
+        self._open_bytes += labels.num_bytes
+        while len(self._open) > 1 and (self._open_bytes > _MOST_OPEN_BYTES or len(self._open) > _MOST_OPEN_FILES):
+            self._open_bytes -= self._open.popitem(last=False)[1].num_bytes
+        return labels
+
+
+def _files_of(shards: Sequence[str], index: SoftLabelIndex, folder: str) -> list[str]:
+    files = {entry.name: entry.file for entry in index.shards}
+    paths: dict[str, str] = {}
+    for path in shards:
+        name = shard_name(path)
+        if paths.setdefault(name, path) != path:
+            raise ValueError(f"{folder}: {paths[name]} and {path} have one name, by which labels are found")
+        if name not in files:
+            raise ValueError(f"{folder}: no labels of {path}, only of {len(files)} other shards; label it too")
+    return [files[shard_name(path)] for path in shards]
+
+
+def _read(path: str) -> _Labels:
+    source = pa.memory_map(path) if "://" not in path else pa.BufferReader(read_bytes(path))
+    try:
+        table = pa.ipc.open_file(source).read_all()
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: no file of soft labels: {error}") from None
+    scores = _matrix(table, "scores")
+    return _Labels(
+        records=table["record"].to_numpy(),
+        video_ids=np.array(table["video_id"].to_pylist(), dtype=object),
+        scores=scores,
+        class_ids=_matrix(table, "class_ids") if "class_ids" in table.column_names else None,
+        num_bytes=table.nbytes,
+    )
+
+
+def _matrix(table: pa.Table, name: str) -> np.ndarray:
+    """Returns a column of lists of one length as an array [N, K], without copying it."""
+    column = table[name]
+    values: np.ndarray = column.chunk(0).flatten().to_numpy() if column.num_chunks else np.empty(0)
+    return values.reshape(len(table), column.type.list_size)

@@ -1,0 +1,68 @@
+"""What a loss is, the registry of all, and the arithmetic that several share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from yt8m_ray.registry import ComponentConfig, Registry
+
+INFINITE_LOGIT = 1e4
+"""What an infinite logit counts as: a wrong certainty costs this much instead of infinity."""
+
+MIN_SUM = 1e-7
+"""What a sum that is a divisor counts as at least, as in the published softmax loss."""
+
+
+class Loss(nn.Module):
+    """A loss; clips without labels count, and an empty batch gives 0.0 with a graph."""
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns the scalar loss: the terms of all elements, weighted and summed, over the number of clips.
+
+        Args:
+            logits: [B, C].
+            labels: Float [B, C] in 0..1, multi-hot or soft.
+            weights: Float, what each element's term is multiplied by: [B, 1] for weights of videos, [B, C] for a mask
+                of rated labels. The divisor stays B, so that weights with a mean of 1 keep the loss's size.
+        """
+        raise NotImplementedError
+
+    def check_num_classes(self, num_classes: int) -> None:
+        """Does nothing where the loss fits so many classes.
+
+        Raises:
+            ValueError: its config speaks of another number of them.
+        """
+
+
+LOSSES: Registry[Loss] = Registry("loss")
+
+
+def build_loss(config: Mapping[str, Any] | ComponentConfig) -> Loss:
+    """Returns the loss that a config such as `{"name": "cross_entropy"}` describes.
+
+    Raises:
+        ValueError: the config is invalid, or the file that it names.
+        OSError: that file cannot be read.
+    """
+    return LOSSES.build(config)
+
+
+def bounded(logits: torch.Tensor) -> torch.Tensor:
+    """Returns logits with `INFINITE_LOGIT` where they are infinite."""
+    return torch.nan_to_num(logits, nan=torch.nan, posinf=INFINITE_LOGIT, neginf=-INFINITE_LOGIT)
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Returns the exact cross-entropy of float32 logits, summed over all elements."""
+    return F.binary_cross_entropy_with_logits(bounded(logits), labels, weights, reduction="sum")
+
+
+def weighted(terms: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Returns terms times their weights, or the terms themselves."""
+    return terms if weights is None else terms * weights.float()

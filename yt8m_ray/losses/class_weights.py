@@ -1,0 +1,59 @@
+"""How many videos each class has -> how much each class counts in a loss."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+_COUNT_COLUMNS = (("Index", "TrainVideoCount"), ("class_id", "num_videos"))
+"""Class id and count, in the published vocabulary and in the table that `jobs.inspect` writes."""
+
+
+def read_class_counts(path: str | Path) -> np.ndarray:
+    """Returns how many videos have each class, int64 [C], from a CSV file with one row a class in their order.
+
+    Raises:
+        ValueError: it has other columns, a class is missing or out of order, or a count is no number.
+        OSError: it cannot be read.
+    """
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        names = next((pair for pair in _COUNT_COLUMNS if set(pair) <= set(reader.fieldnames or ())), None)
+        if names is None:
+            expected = " or ".join(f"{class_id}, {count}" for class_id, count in _COUNT_COLUMNS)
+            raise ValueError(f"{path}: expected the columns {expected}, found {', '.join(reader.fieldnames or ())}")
+        counts: list[int] = []
+        for row in reader:
+            class_id, count = row[names[0]], row[names[1]]
+            if class_id != str(len(counts)) or not (count or "").isdecimal():
+                raise ValueError(f"{path}: expected class {len(counts)} and its count, found {class_id!r}, {count!r}")
+            counts.append(int(count))
+    if not any(counts):
+        raise ValueError(f"{path}: no class has a video")
+    return np.array(counts, np.int64)
+
+
+def class_weights(counts: np.ndarray, *, most: float) -> np.ndarray:
+    """Returns the weight of each class, min(most, s / count), float64 [C].
+
+    s is such that the mean weight over all label occurrences is 1: positive labels keep their size in the loss, each
+    class has the same share of it, and only those have less that would have to weigh more than `most`. A class without
+    videos weighs `most`.
+
+    Args:
+        counts: int64 [C], videos of each class; one at least has some.
+        most: At least 1, which gives every class the weight 1.
+    """
+    # With the counts ascending, the k rarest classes at `most` and all others at s / count:
+    #   most * sum of the k rarest + (C - k) s = sum of all.
+    # s(k) is right for the first k whose next class, count_k, is not above `most` any more: s(k) <= most * count_k.
+    ascending = np.sort(counts).astype(np.float64)
+    num_capped = np.arange(len(counts))
+    rarest = np.concatenate([[0.0], np.cumsum(ascending)[:-1]])
+    scales = (ascending.sum() - most * rarest) / (len(counts) - num_capped)
+    scale = scales[np.argmax(scales <= most * ascending * (1 + 1e-12))]
+    with np.errstate(divide="ignore"):
+        weights: np.ndarray = np.minimum(most, scale / counts)
+    return weights

@@ -1,0 +1,122 @@
+"""Losses of independent classes: the cross-entropy and the focal loss, with label smoothing and weights of classes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+import torch
+from torch.nn import functional as F
+
+from yt8m_ray.losses.base import LOSSES, Loss, bounded, cross_entropy, weighted
+from yt8m_ray.losses.class_weights import class_weights, read_class_counts
+from yt8m_ray.registry import ComponentConfig
+
+
+class BinaryConfig(ComponentConfig):
+    """What the losses of independent classes share.
+
+    Attributes:
+        label_smoothing: s, by which labels move towards one half: y (1 - s) + s / 2, arXiv:1512.00567 for two outcomes.
+        class_weights: A CSV file with a count for each class, from which each class gets a weight: the published
+            vocabulary (`Index`, `TrainVideoCount`) or `class_histogram.csv` of `jobs.inspect`; null weighs all alike.
+        max_class_weight: Most that a class weighs; see `yt8m_ray.losses.class_weights`.
+    """
+
+    label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    class_weights: str | None = None
+    max_class_weight: float = pydantic.Field(default=10.0, ge=1)
+
+
+class BinaryLoss(Loss):
+    """A sum over independent classes, with label smoothing and weights of classes."""
+
+    def __init__(self, config: BinaryConfig) -> None:
+        super().__init__()
+        self._smoothing = config.label_smoothing
+        self._path = config.class_weights
+        # No buffer: those of a criterion would have to be where DistributedDataParallel has the model's.
+        self._class_weights: torch.Tensor | None = None
+        if config.class_weights is not None:
+            counts = read_class_counts(config.class_weights)
+            self._class_weights = torch.from_numpy(class_weights(counts, most=config.max_class_weight)).float()
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        logits, labels = logits.float(), labels.float()
+        if self._smoothing:
+            labels = labels * (1 - self._smoothing) + self._smoothing / 2
+        if self._class_weights is not None:
+            self.check_num_classes(logits.shape[1])
+            self._class_weights = self._class_weights.to(logits.device)
+            weights = self._class_weights if weights is None else weights.float() * self._class_weights
+        return self._total(logits, labels, weights) / max(logits.shape[0], 1)
+
+    def check_num_classes(self, num_classes: int) -> None:
+        found = num_classes if self._class_weights is None else len(self._class_weights)
+        if found != num_classes:
+            raise ValueError(f"loss.class_weights: {self._path} counts {found} classes, expected {num_classes}")
+
+    def _total(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class CrossEntropyConfig(BinaryConfig):
+    """The cross-entropy of independent classes.
+
+    Attributes:
+        published_epsilon: 0 is the exact cross-entropy of the logits; the published systems add 1e-5 to the arguments
+            of both logarithms, which bounds the loss of a class at 11.5 and lets gradients of certain errors vanish.
+    """
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+    published_epsilon: float = pydantic.Field(default=0.0, ge=0, lt=1)
+
+
+@LOSSES.register("cross_entropy", CrossEntropyConfig)
+class CrossEntropy(BinaryLoss):
+    """-(y log(p + epsilon) + (1 - y) log(1 - p + epsilon)), summed over classes, averaged over clips."""
+
+    def __init__(self, config: CrossEntropyConfig) -> None:
+        super().__init__(config)
+        self.epsilon = config.published_epsilon
+
+    def _total(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        if self.epsilon == 0:
+            return cross_entropy(logits, labels, weights)
+        log_p = torch.log(torch.sigmoid(logits) + self.epsilon)
+        log_not_p = torch.log(torch.sigmoid(-logits) + self.epsilon)
+        return -weighted(labels * log_p + (1 - labels) * log_not_p, weights).sum()
+
+
+class FocalConfig(BinaryConfig):
+    """The focal loss (arXiv:1708.02002), by which elements that are right already count less.
+
+    Attributes:
+        gamma: 0 is the cross-entropy; the paper takes 2.
+        alpha: Weight of positive labels, 1 - alpha that of negative ones (the paper takes 0.25); null weighs both 1.
+    """
+
+    name: Literal["focal"] = "focal"
+    gamma: float = pydantic.Field(default=2.0, ge=0)
+    alpha: float | None = pydantic.Field(default=None, gt=0, lt=1)
+
+
+@LOSSES.register("focal", FocalConfig)
+class Focal(BinaryLoss):
+    """-(alpha y (1 - p)^gamma log p + (1 - alpha) (1 - y) p^gamma log(1 - p)), summed over classes, mean over clips.
+
+    For labels of 0 and 1 that is the paper's loss; soft ones weigh its two cases.
+    """
+
+    def __init__(self, config: FocalConfig) -> None:
+        super().__init__(config)
+        self._gamma = config.gamma
+        self._positive, self._negative = (1.0, 1.0) if config.alpha is None else (config.alpha, 1 - config.alpha)
+
+    def _total(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        logits = bounded(logits)
+        log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+        # Powers of a probability as exp of its logarithm: at 0 a power below 1 has an infinite slope.
+        positive = self._positive * labels * torch.exp(self._gamma * log_not_p) * log_p
+        negative = self._negative * (1 - labels) * torch.exp(self._gamma * log_p) * log_not_p
+        return -weighted(positive + negative, weights).sum()

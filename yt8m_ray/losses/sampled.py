@@ -1,0 +1,66 @@
+"""The loss of rated segments, where most classes of a clip are not rated."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+import torch
+from torch.nn import functional as F
+
+from yt8m_ray.losses.base import LOSSES, MIN_SUM, Loss, bounded, cross_entropy
+from yt8m_ray.registry import ComponentConfig
+
+
+class SampledConfig(ComponentConfig):
+    """The loss of segments of the 7th place of 2019 (ceshine/yt8m-2019, SampledCrossEntropyLoss).
+
+    Attributes:
+        positive_weight: Of a rated label that is 1.
+        negative_weight: Of a rated label that is 0: as coded; the paper prints 1.
+        unrated_weight: Of the mean over classes that nothing speaks for.
+    """
+
+    name: Literal["sampled"] = "sampled"
+    positive_weight: float = pydantic.Field(default=1.5, ge=0)
+    negative_weight: float = pydantic.Field(default=0.5, ge=0)
+    unrated_weight: float = pydantic.Field(default=0.5, ge=0)
+
+
+@LOSSES.register("sampled", SampledConfig)
+class Sampled(Loss):
+    """The cross-entropy of rated labels, summed and averaged over clips, and of unrated negatives, averaged over them.
+
+    (1 / B) sum over rated (0.5 + y) BCE(z, y) + 0.5 sum(m softplus(z)) / sum(m), with m the mask of the negatives.
+    """
+
+    def __init__(self, config: SampledConfig) -> None:
+        super().__init__()
+        self._positive, self._negative = config.positive_weight, config.negative_weight
+        self._unrated = config.unrated_weight
+
+    def forward(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        negatives: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Returns the loss; arguments as in `Loss`.
+
+        Args:
+            logits: [B, C].
+            labels: [B, C]; what they say where `weights` is 0 does not matter.
+            weights: Mask of the rated labels, one class a clip as published; None means that all are rated.
+            negatives: Mask [B, C] of the classes that count as negative though nobody rated them: neither among the
+                labels of the video nor among the rated ones of any of its segments. None leaves that term out.
+        """
+        logits, labels = logits.float(), labels.float()
+        sides = self._negative + (self._positive - self._negative) * labels
+        rated = cross_entropy(logits, labels, sides if weights is None else sides * weights.float())
+        total = rated / max(logits.shape[0], 1)
+        if negatives is not None:
+            mask = negatives.float()
+            unrated = (mask * F.softplus(bounded(logits))).sum() / mask.sum().clamp(min=MIN_SUM)
+            total = total + self._unrated * unrated
+        return total

@@ -1,0 +1,89 @@
+"""What a model costs: its size, and the arithmetic of one clip, without computing any of it.
+
+Lives here: counting. Does not live here: measuring time or memory (`tests/benchmarks`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from yt8m_ray.models.base import Model
+
+
+def num_parameters(model: torch.nn.Module) -> int:
+    """Returns the number of trained values; moving statistics are none."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: Model, *, num_frames: int) -> int:
+    """Returns the multiply-accumulates of one clip's forward pass in eval mode.
+
+    Counted are matrix products and convolutions, those inside recurrent cells too, of the frames that the model's
+    sampling takes; not what is done element by element. Nothing is computed and no weight is looked at: the model may
+    be one without storage (`torch.device("meta")`), and stays as it is.
+
+    Args:
+        model: Of any device.
+        num_frames: Frames of the clip, all of them real.
+    """
+    with _counter() as counter:
+        _run_without_values(model, model, num_frames)
+    return int(counter.get_total_flops()) // 2
+
+
+def representation_dim(model: Model) -> int:
+    """Returns how many values the model's head classifies, R of `represent`; computes nothing, as `count_macs`."""
+    representation: torch.Tensor = _run_without_values(model, _Represent(model), 1)
+    return representation.shape[1]
+
+
+class _Represent(torch.nn.Module):
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        return self.model.represent(frames, num_frames)
+
+
+def _run_without_values(model: Model, module: torch.nn.Module, num_frames: int) -> Any:
+    """Returns what `module`, which is or holds `model`, gives for one clip in eval mode: a tensor without values."""
+    was_training = model.training
+    module.eval()
+    try:
+        # Tensors that know their shape alone. Those of the meta device would do, if autocast knew it.
+        with FakeTensorMode(), torch.no_grad():
+            tensors = itertools.chain(module.named_parameters(), module.named_buffers())
+            state = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu") for name, tensor in tensors}
+            frames = torch.empty(1, num_frames, model.frame_dim, device="cpu")
+            return functional_call(module, state, (frames, torch.empty(1, dtype=torch.int64, device="cpu")))
+    finally:
+        model.train(was_training)
+
+
+def _counter() -> FlopCounterMode:
+    # What torch's own table lacks: a product added to in place, as in the steps of our GRU, and oneDNN's LSTM, which
+    # is one operation. Without oneDNN an LSTM comes apart into products that are in the table.
+    table: dict[Any, Callable[..., int]] = {
+        torch.ops.aten.addmm_: _addmm_flops,
+        torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
+    }
+    return FlopCounterMode(display=False, custom_mapping=table)
+
+
+def _addmm_flops(_: Sequence[int], first: Sequence[int], second: Sequence[int], *__: Any, **___: Any) -> int:
+    return 2 * math.prod(first) * second[1]
+
+
+def _lstm_flops(
+    inputs: Sequence[int], input_weights: Sequence[int], state_weights: Sequence[int], *_: Any, **__: Any
+) -> int:
+    return 2 * math.prod(inputs[:2]) * (math.prod(input_weights) + math.prod(state_weights))

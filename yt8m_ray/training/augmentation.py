@@ -1,0 +1,71 @@
+"""What training changes in its batches at random: crops in time, dropped frames, and mixtures of two videos.
+
+Everything happens on the batch's device and draws from torch's global generators. A changed batch obeys the contract
+of every other: real frames first, and what is behind them exactly 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from yt8m_ray.config.data import AugmentationConfig
+from yt8m_ray.schema import Batch
+
+
+def augment(batch: Batch, config: AugmentationConfig) -> Batch:
+    """Returns the batch as a random crop, dropped frames and MixUp in this order leave it.
+
+    It is the same object where the config asks for nothing, and no tensor of the given batch is changed.
+    """
+    if config.min_crop < 1 or config.frame_dropout:
+        batch = _select_frames(batch, min_crop=config.min_crop, dropout=config.frame_dropout)
+    if config.mixup_alpha and len(batch) > 1:
+        batch = _mix(batch, config.mixup_alpha)
+    return batch
+
+
+def _select_frames(batch: Batch, *, min_crop: float, dropout: float) -> Batch:
+    """Returns of each clip a stretch of frames without those dropped, in order; one at least where there is one."""
+    frames, num_frames = batch.frames, batch.num_frames.unsqueeze(1)
+    num_videos, longest = frames.shape[:2]
+    times = torch.arange(longest, device=frames.device)
+    share = min_crop + (1 - min_crop) * torch.rand(num_videos, 1, device=frames.device)
+    lengths = torch.minimum((share * num_frames).ceil().long(), num_frames)
+    room = num_frames - lengths
+    starts = torch.minimum((torch.rand(num_videos, 1, device=frames.device) * (room + 1)).long(), room)
+    is_inside = (times >= starts) & (times < starts + lengths)
+    luck = torch.rand(num_videos, longest, device=frames.device).masked_fill(~is_inside, -1.0)
+    # The luckiest frame stays in any case; in a clip of no frames there is none.
+    is_kept = is_inside & ((luck >= dropout) | (luck == luck.amax(dim=1, keepdim=True)))
+    order = torch.argsort(~is_kept, dim=1, stable=True)
+    num_kept = is_kept.sum(dim=1)
+    is_padding = times >= num_kept.unsqueeze(1)
+    packed = frames.gather(1, order.unsqueeze(2).expand_as(frames)).masked_fill_(is_padding.unsqueeze(2), 0.0)
+    return dataclasses.replace(batch, frames=packed, num_frames=num_kept)
+
+
+def _mix(batch: Batch, alpha: float) -> Batch:
+    """Returns each video mixed with the one that a permutation of the batch gives it, at least one half its own."""
+    device = batch.frames.device
+    concentration = torch.full((len(batch),), alpha, device=device)
+    drawn = torch.distributions.Beta(concentration, concentration).sample()
+    shares = torch.maximum(drawn, 1 - drawn)
+    others = torch.randperm(len(batch), device=device)
+
+    def mixed(values: torch.Tensor) -> torch.Tensor:
+        share = shares.view(-1, *[1] * (values.ndim - 1))
+        return share * values + (1 - share) * values[others]
+
+    def mixed_or_none(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else mixed(values)
+
+    return dataclasses.replace(
+        batch,
+        frames=mixed(batch.frames),
+        num_frames=torch.maximum(batch.num_frames, batch.num_frames[others]),
+        labels=mixed_or_none(batch.labels),
+        soft_labels=mixed_or_none(batch.soft_labels),
+        weights=mixed_or_none(batch.weights),
+    )

@@ -1,0 +1,208 @@
+"""All folds of a run, beside one another on the cluster, and what each predicts of the videos that it has not seen.
+
+Lives here: which fold runs when, and what is told of all of them. Does not live here: a fold's training
+(`yt8m_ray.training.trainer`), how shards become folds (`yt8m_ray.data.folds`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import statistics
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yt8m_ray.config.document import ConfigError, override
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.dataset import READ_CPUS, cluster_cpus, map_tasks
+from yt8m_ray.evaluation import Evaluation
+from yt8m_ray.inference.offline import predict_shards
+from yt8m_ray.inference.scoring import evaluation_config, evaluation_of
+from yt8m_ray.inference.submission import join_submissions
+from yt8m_ray.training.run_folder import with_absolute_paths
+from yt8m_ray.training.trainer import fit, splits_of
+
+logger = logging.getLogger(__name__)
+
+PREDICTIONS_FILE = "out_of_fold.parquet"
+LOG_FILE = "folds.log"
+
+_TASK_CPUS = 0.01  # a fold's own process waits for the workers that it starts
+_GRACE_S = 60.0
+"""How long interrupted folds have to write their last checkpoints."""
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """What became of a fold.
+
+    Attributes:
+        fold: Its number.
+        run_name: Its run.
+        error: Why it failed; None where it did not, and only then there is the rest.
+        checkpoint: Its best checkpoint.
+        predictions: What that says of the videos held out, a Parquet file.
+        evaluation: How good that is.
+    """
+
+    fold: int
+    run_name: str
+    error: str | None = None
+    checkpoint: Path | None = None
+    predictions: Path | None = None
+    evaluation: Evaluation | None = None
+
+
+def folds_of(config: TrainConfig) -> list[TrainConfig]:
+    """Returns the runs NAME-fold0 and so on of `data.folds`; `data.fold` is left out of account.
+
+    Raises:
+        ConfigError: there are no folds, or there is no local folder for what they predict.
+        ValueError: there are fewer shards than folds, or none.
+    """
+    config = with_absolute_paths(config)
+    if config.data.folds is None:
+        raise ConfigError("data.folds: how many folds? expected at least 2, found null")
+    if "://" in config.output:
+        raise ConfigError(f"output: cross-validation keeps its predictions in a local folder, found {config.output}")
+    splits_of(config.data)  # what is wrong with the shards is wrong in all folds
+    name = config.run.name
+    return [
+        override(config, {"run.name": f"{name}-fold{fold}", "data.fold": fold}) for fold in range(config.data.folds)
+    ]
+
+
+def cross_validate(folds: Sequence[TrainConfig], *, num_parallel: int | None = None) -> dict[str, Any]:
+    """Trains the runs that `folds_of` returned, beside one another, and returns what `report_of` says of them.
+
+    A fold that fails does not stop the others. The same call continues: finished folds are not trained again.
+
+    Args:
+        folds: The runs.
+        num_parallel: Folds at once; None takes as many as the cluster has CPUs for, at least one.
+    """
+    name = folds[0].run.name.removesuffix("-fold0")
+    folder = Path(folds[0].output) / f"{name}-folds"
+    folder.mkdir(parents=True, exist_ok=True)
+    num_parallel = num_parallel or most_at_once(folds[0])
+    logger.info("%d folds, %d at once; predictions in %s", len(folds), num_parallel, folder)
+
+    def failed(fold: int, error: BaseException) -> FoldResult:
+        return FoldResult(fold, folds[fold].run.name, error=f"{type(error).__name__}: {error}")
+
+    results: list[FoldResult] = []
+    run = functools.partial(run_fold, folder=folder)
+    tasks = map_tasks(run, folds, num_workers=num_parallel, num_cpus=_TASK_CPUS, on_error=failed, grace_s=_GRACE_S)
+    with _lines_passed_on(folder / LOG_FILE), contextlib.closing(tasks):
+        for _, result in tasks:
+            results.append(result)
+            if result.error is not None:
+                logger.error("fold %d failed: %s", result.fold, result.error)
+    return report_of(sorted(results, key=lambda result: result.fold), folder)
+
+
+def most_at_once(config: TrainConfig) -> int:
+    """Returns how many such runs the cluster has CPUs for, at least one."""
+    scaling = config.scaling
+    each = scaling.most_workers * (scaling.cpus_per_worker or 1.0) + 2 * READ_CPUS
+    return max(int(cluster_cpus() / each), 1)
+
+
+def run_fold(config: TrainConfig, *, folder: Path) -> FoldResult:
+    """Trains a fold and predicts its held-out shards by its best checkpoint; what is there already is not done again.
+
+    Its log lines go to a file of `folder`: it runs in a process of its own, which nobody listens to.
+    """
+    with _logging_to(folder / LOG_FILE, prefix=f"fold {config.data.fold}: "):
+        checkpoint = fit(config).checkpoint
+        held_out = splits_of(config.data)["validation"]
+        # The file has the checkpoint in its name: where the run was continued it is made anew.
+        predictions = folder / f"fold{config.data.fold}-{checkpoint.name}.parquet"
+        if not predictions.exists():
+            predict_shards(checkpoint, held_out, str(predictions), on_corrupt=config.data.on_corrupt)
+        evaluation, _ = evaluation_of(checkpoint, held_out, evaluation_config(checkpoint))
+        return FoldResult(
+            config.data.fold,
+            config.run.name,
+            checkpoint=checkpoint,
+            predictions=predictions,
+            evaluation=evaluation,
+        )
+
+
+def report_of(results: list[FoldResult], folder: Path) -> dict[str, Any]:
+    """Writes the joined predictions where all folds have theirs, and returns the document of all folds.
+
+    Returns:
+        folds: Of each its `fold`, `run`, `checkpoint`, `predictions` and metrics, or its `error`.
+        mean_gap, gap_standard_deviation: Over the folds that did not fail.
+        out_of_fold: Metrics over the predictions of all those together.
+        predictions: The file of all of them; None where a fold failed.
+        num_failed: How many did.
+    """
+    whole, folds, gaps = Evaluation(), [], []
+    for result in results:
+        entry: dict[str, Any] = {"fold": result.fold, "run": result.run_name}
+        if result.evaluation is None:
+            entry["error"] = result.error
+        else:
+            whole.merge(result.evaluation)
+            metrics = result.evaluation.compute()
+            gaps.append(metrics["gap"])
+            entry |= {"checkpoint": str(result.checkpoint), "predictions": str(result.predictions), **metrics}
+        folds.append(entry)
+    num_failed = len(results) - len(gaps)
+    joined = folder / PREDICTIONS_FILE
+    joined.unlink(missing_ok=True)  # of an earlier call
+    if not num_failed:
+        join_submissions([str(result.predictions) for result in results], str(joined))
+    return {
+        "folds": folds,
+        "mean_gap": statistics.fmean(gaps) if gaps else None,
+        "gap_standard_deviation": statistics.stdev(gaps) if len(gaps) > 1 else None,
+        "out_of_fold": whole.compute() if gaps else None,
+        "predictions": None if num_failed else str(joined),
+        "num_failed": num_failed,
+    }
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path, *, prefix: str) -> Iterator[None]:
+    package_logger = logging.getLogger("yt8m_ray")
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    package_logger.addHandler(handler)
+    package_logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:  # the process may be used for another fold
+        package_logger.removeHandler(handler)
+        handler.close()
+
+
+@contextlib.contextmanager
+def _lines_passed_on(path: Path) -> Iterator[None]:
+    """Logs the lines that other processes add to a file while the `with` block runs."""
+    path.touch()
+    is_over = threading.Event()
+    with path.open(encoding="utf-8") as lines:
+        lines.seek(0, 2)
+
+        def pass_on() -> None:
+            while not is_over.wait(0.5):
+                for line in lines:
+                    logger.info("%s", line.rstrip())
+            for line in lines:
+                logger.info("%s", line.rstrip())
+
+        thread = threading.Thread(target=pass_on, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
