@@ -16,6 +16,7 @@ from yt8m_ray.checkpoint import MANIFEST_FILE, load_config, load_details, read_m
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.models import build_model
+from yt8m_ray.models.cost import count_macs, num_parameters
 from yt8m_ray.training import report_pictures as pictures
 from yt8m_ray.training.history import read_curves
 from yt8m_ray.training.run_folder import best_checkpoint
@@ -104,11 +105,24 @@ def _facts(config: TrainConfig, checkpoint: Path, metrics: Mapping[str, Any]) ->
     sections = [Section("Validation", f"Checkpoint {checkpoint.name}{epoch}.", list(found), [values] if values else [])]
     if not found:
         sections = [Section("Validation", f"Checkpoint {checkpoint.name} was not validated.")]
-    with torch.device("meta"):
-        model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
-    rows = [("model.name", config.model.name), ("parameters", f"{sum(p.numel() for p in model.parameters()):,}")]
+    rows = [("model.name", config.model.name), *_size(config)]
     rows += [(key, _shown(value)) for key, value in _changes(config.model_dump(mode="json", exclude_defaults=True))]
     return [*sections, Section("Run", "What differs from the defaults.", ("key", "value"), rows)]
+
+
+def _size(config: TrainConfig) -> list[tuple[str, str]]:
+    is_frame_level = not config.data.spec.is_video_level
+    num_frames = config.data.max_frames if is_frame_level else 1
+    try:
+        with torch.device("meta"):  # no storage
+            model = build_model(
+                config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes
+            )
+        macs = count_macs(model, num_frames=num_frames)
+    except RuntimeError:  # a model from outside this package that needs its storage
+        return []
+    frames = f" (a clip of {num_frames} frames)" if is_frame_level else ""
+    return [("parameters", f"{num_parameters(model):,}"), ("multiply-accumulates a video", f"{macs:,}{frames}")]
 
 
 def _changes(node: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -79,6 +79,8 @@ def test_it_says_how_good_the_run_is_and_what_was_set(run_path: Path) -> None:
     assert "| GAP | videos |\n| --- | --- |\n| 0.6250 | 300 |" in text
     assert "| model.name | moe |" in text
     assert "| model.num_mixtures | 3 |" in text
+    assert "| parameters | 1,770 |\n" in text  # 4 gates of 8 weights and 3 experts of 9 a class
+    assert f"| multiply-accumulates a video | {30 * 7 * 8:,} (a clip of 300 frames) |" in text
     assert "learning_rate" not in text
 
 
