@@ -7,7 +7,7 @@ worker has any; so nothing is dropped and nobody waits for ever.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,6 +82,10 @@ class TrainingLoop:
         spec: The features of the videos.
         device: Where the model is.
         progress: Where to continue.
+        should_stop: Whether the run is to stop; one worker that is told so is enough.
+
+    Attributes:
+        is_stopped: Whether the steps ended because of that, the same on all workers.
     """
 
     def __init__(
@@ -93,8 +97,11 @@ class TrainingLoop:
         spec: FeatureSpec,
         device: torch.device,
         progress: Progress | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model = model
+        self.is_stopped = False
+        self._should_stop = should_stop
         self.progress = progress or Progress()
         self._objective = objective
         self._config = config
@@ -113,16 +120,17 @@ class TrainingLoop:
         return self._config.train.is_reached(epoch=self.progress.position.epoch, step=self.progress.step)
 
     def steps(self, videos: Iterator[PackedVideos]) -> Iterator[int]:
-        """Takes a step for each batch, yielding the step's number, until all workers are out of videos."""
+        """Takes a step for each batch, yielding the step's number, until all workers are out of videos or to stop."""
         self.model.train()
-        while not self.is_finished:
+        while not (self.is_finished or self.is_stopped):
             started = time.perf_counter()
             mine = next(videos, self._nothing)
             self._interval.wait_s += time.perf_counter() - started
-            total = int(sum_over_workers([len(mine)], self._device)[0])
+            total, num_stops = sum_over_workers([len(mine), self._should_stop()], self._device)
             if not total:
                 return
-            self._step(mine, total)
+            self._step(mine, int(total))
+            self.is_stopped = num_stops > 0  # behind the step: no batch was taken for nothing
             yield self.progress.step
 
     def interval(self) -> dict[str, float]:

@@ -7,8 +7,7 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 LOCK_FILE = "run.lock"
-POSITION_FILE = "position.npz"
 SHARDS_KEY = "shards.sha256"
 
 _SQLITE = "sqlite:///"
@@ -123,14 +121,6 @@ def locked(folder: Path) -> Iterator[None]:
             for path in missing:
                 with contextlib.suppress(OSError):  # it holds something else by now
                     path.rmdir()
-
-
-def remove_checkpoints(folder: Path, *, keep: Iterable[str]) -> None:
-    """Removes the checkpoints of a run whose names are not among those to keep."""
-    names = set(keep)
-    for path in folder.glob(CHECKPOINT_PATTERN):
-        if path.name not in names:
-            shutil.rmtree(path)
 
 
 def shards_digest(shards: Sequence[str]) -> torch.Tensor:

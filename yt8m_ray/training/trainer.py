@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,36 +20,33 @@ import ray.train
 import ray.train.torch
 import torch
 
+from yt8m_ray.checkpoint import STATE_FILE, latest_checkpoint, read_tensors
 from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.document import ConfigError, flatten
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.dataset import (
-    READ_CPUS,
-    estimate_num_videos,
-    expand_shards,
-    read_dataset,
-    split_dataset,
-)
+from yt8m_ray.data.dataset import estimate_num_videos, expand_shards, read_dataset, split_dataset
 from yt8m_ray.data.folds import split_folds
 from yt8m_ray.data.manifest import Manifest, check_shards, load_manifest
 from yt8m_ray.data.packed import Block, from_table
-from yt8m_ray.data.position import Position
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.tracking import Tracker, default_uri
+from yt8m_ray.training.checkpoints import CheckpointWriteError, LocalCheckpoints
+from yt8m_ray.training.cluster import CLUSTER_WAIT_S, check_shared, fitting_workers, wait_for_workers
 from yt8m_ray.training.failures import final_error, last_line
 from yt8m_ray.training.follow import follow
+from yt8m_ray.training.mailbox import Mailbox
 from yt8m_ray.training.run_folder import (
-    POSITION_FILE,
     RunRecord,
     Status,
     best_checkpoint,
     check_resume,
     is_finished,
     locked,
-    remove_checkpoints,
     run_path,
     with_absolute_paths,
 )
+from yt8m_ray.training.scaling import Workers
+from yt8m_ray.training.supervisor import Supervisor
 from yt8m_ray.training.worker import Metrics, Worker, WorkerPorts
 
 logger = logging.getLogger(__name__)
@@ -74,6 +72,9 @@ class FitResult:
 
 
 LOG_FILE = "train.log"
+
+TERMINATED = 143
+"""The exit code of a process that SIGTERM ended, and of a run whose nodes are taken back."""
 
 _MLFLOW_STATUS: dict[Status, Literal["FINISHED", "FAILED", "KILLED"]] = {
     "finished": "FINISHED",
@@ -101,20 +102,19 @@ def fit(config: TrainConfig) -> FitResult:
     if is_finished(config):
         return _finished(config, folder)
     _check_vocabulary(config)
-    scaling = _scaling(config)
+    fitting_workers(config)  # or it is refused, before anything is written
     manifest = _load_manifest(config, shards)
     if manifest is None:
         num_videos = estimate_num_videos(shards["train"], config.data.read_options)
     else:
         num_videos = manifest.num_videos_of(shards["train"])
     with locked(folder):
-        return _run(config, folder, scaling, shards, manifest, num_videos)
+        return _run(config, folder, shards, manifest, num_videos)
 
 
 def _run(
     config: TrainConfig,
     folder: Path,
-    scaling: ray.train.ScalingConfig,
     shards: dict[str, list[str]],
     manifest: Manifest | None,
     num_videos: float,
@@ -131,13 +131,14 @@ def _run(
             "num_records": {split: manifest.num_records_of(shards[split]) for split in shards} if manifest else {},
             "tracking": (tracker.uri, tracker.run_id),
         }
-        _fit_with_restarts(config, folder, scaling, shards, payload)
+        _fit_with_restarts(config, folder, shards, payload)
         checkpoint, metrics = best_checkpoint(folder)
         tracker.log_artifacts(checkpoint, artifact_path="checkpoint")
         logger.info("%s", _describe(checkpoint, metrics))
         status = "finished"
     except (KeyboardInterrupt, SystemExit):
         status = "stopped"
+        logger.warning("%s", _describe_stop(folder))
         raise
     finally:
         RunRecord(status, tracker.run_id).save(folder)
@@ -166,6 +167,16 @@ def _describe(checkpoint: Path, metrics: dict[str, float]) -> str:
     return f"last checkpoint: {checkpoint}" if gap is None else f"best checkpoint: GAP {gap:.4f}, {checkpoint}"
 
 
+def _describe_stop(folder: Path) -> str:
+    """Returns where a run has stopped, for the one who will continue it."""
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint is None:
+        return "stopped before the first checkpoint; the same command begins anew"
+    state = read_tensors(checkpoint / STATE_FILE)
+    epoch, step = int(state["position.epoch"]), int(state["progress.step"])
+    return f"stopped in epoch {epoch + 1} behind step {step}; the same command continues there: {checkpoint}"
+
+
 def _finished(config: TrainConfig, folder: Path) -> FitResult:
     """Returns the outcome of a run that has nothing left to train, and says so."""
     record = RunRecord.load(folder)
@@ -181,76 +192,84 @@ def _finished(config: TrainConfig, folder: Path) -> FitResult:
 
 
 def _fit_with_restarts(
-    config: TrainConfig,
-    folder: Path,
-    scaling: ray.train.ScalingConfig,
-    shards: dict[str, list[str]],
-    payload: dict[str, Any],
+    config: TrainConfig, folder: Path, shards: dict[str, list[str]], payload: dict[str, Any]
 ) -> None:
-    for attempt in range(config.scaling.max_failures + 1):
+    """Trains until the run is at its end, over losses of workers and changes of the cluster.
+
+    Every start counts anew how many workers fit.
+    """
+    num_losses, workers = 0, fitting_workers(config)
+    check_shared(folder)
+    while True:
+        supervisor = Supervisor(config, workers, folder / LOG_FILE)
         trainer = ray.train.torch.TorchTrainer(
-            _work,  # type: ignore[arg-type]  # its return value goes to the Result
-            train_loop_config=payload,
-            scaling_config=scaling,
-            run_config=_ray_run_config(config, folder),
-            datasets=_datasets(config, folder, shards),
+            _work,
+            train_loop_config={**payload, "mailbox": supervisor.mailbox},
+            scaling_config=_scaling(workers),
+            run_config=_ray_run_config(folder),
+            datasets=_datasets(config, supervisor.mailbox, workers.num, shards),
             dataset_config=_SplitAll(),
         )
         try:
-            result = follow(trainer.fit, folder / LOG_FILE)
+            follow(trainer.fit, tick=supervisor.tick, ask_to_stop=supervisor.ask_to_stop)
         except ray.train.TrainingFailedError as error:
             reason = final_error(error)
             if reason is not None:
                 raise reason from None
-            if attempt == config.scaling.max_failures:
-                raise WorkersLostError(f"{attempt + 1} times a worker was lost, last: {last_line(error)}") from None
+            num_losses += 1
+            if num_losses > config.scaling.max_failures:
+                raise WorkersLostError(f"{num_losses} times a worker was lost, last: {last_line(error)}") from None
             logger.warning("a worker was lost; starting again from the last checkpoint: %s", last_line(error))
         else:
-            # Ray forgets checkpoints that it had not booked when a driver was killed; the run's end is a safe moment.
-            kept = [checkpoint for checkpoint, _ in result.best_checkpoints or []]
-            if result.checkpoint is not None:
-                remove_checkpoints(folder, keep=[Path(one.path).name for one in (*kept, result.checkpoint)])
-            return
+            if is_finished(config):
+                return
+            if supervisor.reason is None:
+                raise CheckpointWriteError(f"{folder}: the last checkpoint could not be written")
+            logger.info("%s; starting again from the last checkpoint", supervisor.reason)
+        workers = _workers_again(config, supervisor)
 
 
-def _ray_run_config(config: TrainConfig, folder: Path) -> ray.train.RunConfig:
+def _workers_again(config: TrainConfig, supervisor: Supervisor) -> Workers:
+    """Returns the workers to go on with, on the nodes that are left."""
+    try:
+        return wait_for_workers(config, wait_s=0 if supervisor.has_notice else CLUSTER_WAIT_S)
+    except ConfigError as error:
+        if not supervisor.has_notice:
+            raise WorkersLostError(f"nodes were lost: {error}") from None
+        logger.warning("what is left of the cluster is too small: %s", error)
+        raise SystemExit(TERMINATED) from None
+
+
+def _ray_run_config(folder: Path) -> ray.train.RunConfig:
     return ray.train.RunConfig(
         name=folder.name,
-        storage_path=str(folder.parent),
-        # Ray would also restart after an error in the data or the code, which no restart mends.
-        failure_config=ray.train.FailureConfig(max_failures=0),
+        # For Ray's own notes, which nothing reads again: checkpoints are ours.
+        storage_path=tempfile.mkdtemp(prefix="yt8m_train_"),
+        # Ray would also restart after an error in the data or the code, which no restart mends, and waits for ever
+        # for a node that does not come back.
+        failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
         logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
-        checkpoint_config=ray.train.CheckpointConfig(
-            num_to_keep=config.checkpoint.num_to_keep, checkpoint_score_attribute="score"
-        ),
     )
 
 
-def _datasets(config: TrainConfig, folder: Path, shards: dict[str, list[str]]) -> dict[str, Any]:
+def _datasets(config: TrainConfig, mailbox: Mailbox, num_parts: int, shards: dict[str, list[str]]) -> dict[str, Any]:
     data = config.data
     read = functools.partial(
-        read_dataset,
-        spec=data.spec,
-        options=data.read_options,
-        num_parts=config.scaling.most_workers,
-        cache=data.cache,
+        read_dataset, spec=data.spec, options=data.read_options, num_parts=num_parts, cache=data.cache
     )
-    position_path = str(folder / POSITION_FILE)
-    if not (folder / POSITION_FILE).exists():
-        Position().save(position_path)  # Ray also asks for read tasks when a dataset is made
-    datasets: dict[str, Any] = {
-        "train": read(shards["train"], shuffle_seed=config.run.seed, position_path=position_path)
-    }
+    datasets: dict[str, Any] = {"train": read(shards["train"], shuffle_seed=config.run.seed, position=mailbox.position)}
     if "validation" in shards:
         datasets["validation"] = read(shards["validation"])
     return datasets
 
 
-def _work(payload: dict[str, Any]) -> Metrics:
+def _work(payload: dict[str, Any]) -> None:
     """The function that Ray Train runs in each worker."""
-    # A process of its own, which jobs/ did not configure; the driver passes the file's lines on.
+    mailbox: Mailbox = payload["mailbox"]
+    mailbox.join()
+    # A process of its own, which jobs/ did not configure; the driver passes the lines on.
     package_logger = logging.getLogger("yt8m_ray")
-    package_logger.addHandler(logging.FileHandler(Path(payload["run_path"]) / LOG_FILE))
+    package_logger.addHandler(mailbox.log_handler())
     package_logger.setLevel(logging.INFO)
     config = TrainConfig.model_validate(payload["config"])
     torch.set_num_threads(max(1, int(float(os.environ.get("OMP_NUM_THREADS", "1")))))
@@ -262,26 +281,29 @@ def _work(payload: dict[str, Any]) -> Metrics:
         tables = ray.train.get_dataset_shard(split).iter_batches(batch_size=None, batch_format="pyarrow")
         return (from_table(table, spec) for table in tables)
 
-    def report(metrics: Metrics, path: Path | None, name: str) -> None:
-        checkpoint = None if path is None else ray.train.Checkpoint.from_directory(path)
-        # Checkpoints inside an epoch carry no GAP; they rank below all that do.
-        scored = {**metrics, "score": metrics.get("validation/gap", -1.0)}
-        ray.train.report(scored, checkpoint=checkpoint, checkpoint_dir_name=name)
-
     def log(metrics: Metrics, step: int) -> None:
         if tracker is not None:
             tracker.log_metrics(metrics, step=step)
 
+    folder = Path(payload["run_path"])
     worker = Worker(
         config,
-        Path(payload["run_path"]),
+        folder,
         num_videos=payload["num_videos"],
         shards=payload["shards"],
         num_records=payload["num_records"],
         device=ray.train.torch.get_device(),
-        ports=WorkerPorts(read, report, log, run_id=payload["tracking"][1]),
+        ports=WorkerPorts(
+            read,
+            LocalCheckpoints(folder, num_to_keep=config.checkpoint.num_to_keep),
+            ray.train.report,
+            mailbox.start_epoch,
+            mailbox.stop_event().is_set,
+            log,
+            run_id=payload["tracking"][1],
+        ),
     )
-    return worker.run()
+    worker.run()
 
 
 class _SplitAll(ray.train.DataConfig):
@@ -299,27 +321,9 @@ class _SplitAll(ray.train.DataConfig):
         return [{name: parts[rank] for name, parts in splits.items()} for rank in range(world_size)]
 
 
-def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
-    """Returns the workers' resources; ConfigError with the numbers where they and a reader cannot fit the cluster."""
-    wanted = config.scaling
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    use_gpu = gpus >= wanted.most_workers if wanted.use_gpu is None else wanted.use_gpu
-    if use_gpu and gpus < wanted.most_workers:
-        raise ConfigError(f"scaling.num_workers: {wanted.most_workers} need a GPU each, the cluster has {gpus:g}")
-    left = cpus - 2 * READ_CPUS
-    each = wanted.cpus_per_worker or min(1.0, left / wanted.most_workers)
-    if config.train.batch_size < wanted.most_workers:
-        raise ConfigError(
-            f"train.batch_size: {config.train.batch_size} videos are too few for {wanted.most_workers} workers"
-        )
-    if each <= 0.01 or each * wanted.most_workers > cpus - READ_CPUS:
-        raise ConfigError(
-            f"scaling: {wanted.most_workers} workers of {each:g} CPUs and a reader of {READ_CPUS} do not fit the "
-            f"cluster's {cpus:g} logical CPUs; lower scaling.num_workers or scaling.cpus_per_worker"
-        )
-    resources = {"CPU": each, **({"GPU": 1.0} if use_gpu else {})}
-    return ray.train.ScalingConfig(num_workers=wanted.most_workers, use_gpu=use_gpu, resources_per_worker=resources)
+def _scaling(workers: Workers) -> ray.train.ScalingConfig:
+    resources = {"CPU": workers.cpus_each, **({"GPU": 1.0} if workers.use_gpu else {})}
+    return ray.train.ScalingConfig(num_workers=workers.num, use_gpu=workers.use_gpu, resources_per_worker=resources)
 
 
 def _check_vocabulary(config: TrainConfig) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,6 @@ from yt8m_ray.checkpoint import (
     MODEL_FILE,
     STATE_FILE,
     checkpoint_name,
-    latest_checkpoint,
     load_weights,
     read_tensors,
     save_checkpoint,
@@ -34,8 +33,9 @@ from yt8m_ray.evaluation import evaluate
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import build_model
 from yt8m_ray.models.layers import set_batch_norm_sync
+from yt8m_ray.training.checkpoints import Checkpoints, CheckpointWriteError
 from yt8m_ray.training.loop import Objective, TrainingLoop
-from yt8m_ray.training.run_folder import POSITION_FILE, SHARDS_KEY, shards_digest
+from yt8m_ray.training.run_folder import SHARDS_KEY, shards_digest
 from yt8m_ray.training.workers import (
     from_rank_0,
     gather,
@@ -58,14 +58,19 @@ class WorkerPorts:
 
     Attributes:
         read: `read(split)` starts a pass over this worker's share of `train` or `validation`.
-        report: `report(metrics, folder, name)` takes a finished checkpoint; called by all workers, with a folder on
-            rank 0 alone.
+        checkpoints: Where those of the run are kept.
+        report: `report(metrics)` says that a checkpoint is there; called by all workers.
+        start_epoch: `start_epoch(position)` on rank 0 says where the next passes over `train` begin.
+        should_stop: Whether the run is to stop behind the running step.
         log: `log(metrics, step)` on rank 0 keeps curves.
         run_id: Where they are kept, for the manifest.
     """
 
     read: Callable[[str], Iterator[Block]]
-    report: Callable[[Metrics, Path | None, str], None]
+    checkpoints: Checkpoints
+    report: Callable[[Metrics], None]
+    start_epoch: Callable[[Position], None]
+    should_stop: Callable[[], bool]
     log: Callable[[Metrics, int], None]
     run_id: str
 
@@ -75,7 +80,7 @@ class Worker:
 
     Args:
         config: The run.
-        run_path: The run's folder, which all workers see.
+        run_path: A folder of the run for what is no checkpoint: traces, profiles.
         num_videos: Estimated videos of an epoch, for the time left.
         num_records: Of each shard of `train` and `validation` as the manifest says; empty where there is none.
         shards: Paths of `train` and `validation`; the position in a checkpoint speaks of their numbers.
@@ -115,22 +120,30 @@ class Worker:
         if is_distributed():
             # The statistics of batch norm synchronise themselves, or else are shared where they are used.
             objective = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
-        self._loop = TrainingLoop(self._model, objective, config, spec=self._spec, device=device)
+        self._loop = TrainingLoop(
+            self._model, objective, config, spec=self._spec, device=device, should_stop=ports.should_stop
+        )
         if tensors:
             self._loop.load_state(tensors)
 
     def run(self) -> Metrics:
-        """Trains to the end and returns the last metrics."""
+        """Trains to the end, or to where it is to stop, and returns the last metrics."""
         metrics: Metrics = {}
-        while not self._loop.is_finished:
+        if rank() == 0:
+            logger.info("%d workers on %s, from step %d", world_size(), self._device, self._loop.progress.step)
+        while not self._loop.is_finished and not self._is_stopped():
             metrics = self._run_epoch()
         return metrics
+
+    def _is_stopped(self) -> bool:
+        """Returns whether the run is to stop; collective."""
+        return self._loop.is_stopped or sum_over_workers([self._ports.should_stop()], self._device)[0] > 0
 
     def _run_epoch(self) -> Metrics:
         loop, config = self._loop, self._config
         epoch, first_step = loop.progress.position.epoch, loop.progress.step
         if rank() == 0:
-            self._start.save(self._run_path / POSITION_FILE)
+            self._ports.start_epoch(self._start)
         from_rank_0(None)  # no worker starts to read before the position is there
         torch.manual_seed(self._stream_seed(first_step))
         videos = self._batches(
@@ -147,8 +160,11 @@ class Worker:
             if step % config.train.log_every_steps == 0:
                 metrics = self._log_interval(started)
             every = config.checkpoint.every_steps
-            if every is not None and step % every == 0 and not loop.is_finished:
+            if every is not None and step % every == 0 and not (loop.is_finished or loop.is_stopped):
                 self._checkpoint(metrics)
+        if loop.is_stopped and not loop.is_finished:
+            self._checkpoint(metrics | self._log_interval(started))
+            return metrics
         is_epoch_complete = not loop.is_finished
         if loop.progress.step == first_step and not self._start.num_done:
             raise ValueError("data.train: the shards hold no video")
@@ -232,21 +248,31 @@ class Worker:
         share_buffers(self._model)
         name = checkpoint_name(epoch=position.epoch, step=self._loop.progress.step)
         cpu_s = sum_over_workers([time.process_time()], self._device)[0]
-        with tempfile.TemporaryDirectory(prefix="yt8m_checkpoint_") as folder:
-            if rank() == 0:
-                facts = {
-                    "step": self._loop.progress.step,
-                    "mlflow_run_id": self._ports.run_id,
-                    "metrics": {**metrics, "train/worker_cpu_s": cpu_s},
-                }
-                save_checkpoint(
-                    folder,
-                    config=self._config,
-                    model=self._model,
-                    state={**self._loop.state(position), SHARDS_KEY: shards_digest(self._shards["train"])},
-                    facts=facts,
-                )
-            self._ports.report(metrics, Path(folder) if rank() == 0 else None, name)
+        failure = None
+        if rank() == 0:
+            facts = {
+                "step": self._loop.progress.step,
+                "mlflow_run_id": self._ports.run_id,
+                "metrics": {**metrics, "train/worker_cpu_s": cpu_s},
+            }
+            write = functools.partial(
+                save_checkpoint,
+                config=self._config,
+                model=self._model,
+                state={**self._loop.state(position), SHARDS_KEY: shards_digest(self._shards["train"])},
+                facts=facts,
+            )
+            try:
+                self._ports.checkpoints.save(name, write)
+            except CheckpointWriteError as error:
+                failure = error
+        failure = from_rank_0(failure)
+        if failure is None:
+            self._ports.report(metrics)
+        elif self._config.checkpoint.on_write_error == "stop":
+            raise failure
+        elif rank() == 0:
+            logger.error("%s; the run goes on without it", failure)
 
     def _whole_position(self) -> Position:
         """Returns what all workers, in all runs of this epoch, have done; collective."""
@@ -296,9 +322,11 @@ class Worker:
 
     def _load_checkpoint(self) -> Mapping[str, torch.Tensor]:
         """Returns the training state of the newest intact checkpoint, its weights loaded; the same on all workers."""
-        path = from_rank_0(latest_checkpoint(self._run_path) if rank() == 0 else None)
-        if path is None:
+        checkpoints = self._ports.checkpoints
+        name = from_rank_0(checkpoints.latest() if rank() == 0 else None)
+        if name is None:
             return {}
+        path = checkpoints.path(name)
         load_weights(self._model, path / MODEL_FILE)
         tensors = read_tensors(path / STATE_FILE)
         self._start = Position.from_arrays(
