@@ -29,17 +29,18 @@ class Supervisor:
         log_path: A file that gets the workers' lines, besides the log of this process.
 
     Attributes:
+        workers: As given.
         mailbox: Of this start.
         reason: Why the workers were asked to stop; None where they were not.
         has_notice: Whether that is because a node of theirs is about to go.
     """
 
     def __init__(self, config: TrainConfig, workers: Workers, log_path: Path) -> None:
+        self.workers = workers
         self.mailbox = Mailbox()
         self.reason: str | None = None
         self.has_notice = False
         self._config = config
-        self._workers = workers
         self._log_path = log_path
         self._node_ids: set[str] = set()
         self._next_look = 0.0
@@ -70,13 +71,13 @@ class Supervisor:
         if going:
             self.has_notice = True
             self._restart(f"{len(going)} nodes with workers are about to go")
-        elif self._workers.num < self._config.scaling.most_workers and age_s > GROWTH_PAUSE_S:
+        elif self.workers.num < self._config.scaling.most_workers and age_s > GROWTH_PAUSE_S:
             try:
                 num = fitting_workers(self._config).num
             except ConfigError:  # it has shrunk instead; the run will notice where it needs to
                 return
-            if num > self._workers.num:
-                self._restart(f"the cluster has room for {num} workers instead of {self._workers.num}")
+            if num > self.workers.num:
+                self._restart(f"the cluster has room for {num} workers instead of {self.workers.num}")
 
     def _restart(self, reason: str) -> None:
         logger.info("%s: the workers write a checkpoint", reason)

@@ -202,16 +202,8 @@ def _fit_with_restarts(
     check_shared(folder)
     while True:
         supervisor = Supervisor(config, workers, folder / LOG_FILE)
-        trainer = ray.train.torch.TorchTrainer(
-            _work,
-            train_loop_config={**payload, "mailbox": supervisor.mailbox},
-            scaling_config=_scaling(workers),
-            run_config=_ray_run_config(folder),
-            datasets=_datasets(config, supervisor.mailbox, workers.num, shards),
-            dataset_config=_SplitAll(),
-        )
         try:
-            follow(trainer.fit, tick=supervisor.tick, ask_to_stop=supervisor.ask_to_stop)
+            _train(config, folder, shards, payload, supervisor)
         except ray.train.TrainingFailedError as error:
             reason = final_error(error)
             if reason is not None:
@@ -224,9 +216,36 @@ def _fit_with_restarts(
             if is_finished(config):
                 return
             if supervisor.reason is None:
-                raise CheckpointWriteError(f"{folder}: the last checkpoint could not be written")
+                raise CheckpointWriteError(f"{folder}: the run's last checkpoint could not be written")
             logger.info("%s; starting again from the last checkpoint", supervisor.reason)
         workers = _workers_again(config, supervisor)
+
+
+def _train(
+    config: TrainConfig,
+    folder: Path,
+    shards: dict[str, list[str]],
+    payload: dict[str, Any],
+    supervisor: Supervisor,
+) -> None:
+    """Trains with the workers that `supervisor` watches until they end."""
+    with tempfile.TemporaryDirectory(prefix="yt8m_train_") as notes:  # of Ray's own: checkpoints are ours
+        trainer = ray.train.torch.TorchTrainer(
+            _work,
+            train_loop_config={**payload, "mailbox": supervisor.mailbox},
+            scaling_config=_scaling(supervisor.workers),
+            run_config=ray.train.RunConfig(
+                name=folder.name,
+                storage_path=notes,
+                # Ray would also restart after an error in the data or the code, which no restart mends, and would wait
+                # for ever for a node that does not come back.
+                failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
+                logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+            ),
+            datasets=_datasets(config, supervisor.mailbox, supervisor.workers.num, shards),
+            dataset_config=_SplitAll(),
+        )
+        follow(trainer.fit, tick=supervisor.tick, ask_to_stop=supervisor.ask_to_stop)
 
 
 def _workers_again(config: TrainConfig, supervisor: Supervisor) -> Workers:
@@ -238,18 +257,6 @@ def _workers_again(config: TrainConfig, supervisor: Supervisor) -> Workers:
             raise WorkersLostError(f"nodes were lost: {error}") from None
         logger.warning("what is left of the cluster is too small: %s", error)
         raise SystemExit(TERMINATED) from None
-
-
-def _ray_run_config(folder: Path) -> ray.train.RunConfig:
-    return ray.train.RunConfig(
-        name=folder.name,
-        # For Ray's own notes, which nothing reads again: checkpoints are ours.
-        storage_path=tempfile.mkdtemp(prefix="yt8m_train_"),
-        # Ray would also restart after an error in the data or the code, which no restart mends, and waits for ever
-        # for a node that does not come back.
-        failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
-        logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
-    )
 
 
 def _datasets(config: TrainConfig, mailbox: Mailbox, num_parts: int, shards: dict[str, list[str]]) -> dict[str, Any]:

@@ -114,6 +114,7 @@ class Worker:
         self._loss = LOSSES.build(config.loss)
         set_batch_norm_sync(self._model, config.train.sync_batch_norm)
         self._start = Position()
+        self._started = from_rank_0(time.time())  # tells the steps of a start from those that another does again
         self._read_whole: set[str] = set()
         tensors = self._load_checkpoint()
         objective: torch.nn.Module = Objective(self._model, self._loss)
@@ -315,7 +316,8 @@ class Worker:
         progress = self._loop.progress
         with (self._run_path / f"videos-{rank()}.jsonl").open("a", encoding="utf-8") as file:
             for batch in videos:
-                line = {"epoch": progress.position.epoch, "step": progress.step + 1, "videos": list(batch.video_ids)}
+                line = {"started": self._started, "epoch": progress.position.epoch, "step": progress.step + 1}
+                line["videos"] = list(batch.video_ids)
                 file.write(json.dumps(line) + "\n")
                 file.flush()
                 yield batch
