@@ -123,10 +123,20 @@ class _Handler(FaultyHandler):
     def do_HEAD(self) -> None:  # noqa: N802
         self.do_GET()
 
+    def do_PUT(self) -> None:  # noqa: N802
+        self.do_GET()
+
+    def do_POST(self) -> None:  # noqa: N802
+        self.do_GET()
+
+    def do_DELETE(self) -> None:  # noqa: N802
+        self.do_GET()
+
     def _forward(self) -> tuple[int, dict[str, str], bytes]:
         upstream = http.client.HTTPConnection(*self.store.moto)
         with contextlib.closing(upstream):
-            upstream.request(self.command, self.path, headers=dict(self.headers))
+            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            upstream.request(self.command, self.path, body=sent or None, headers=dict(self.headers))
             response = upstream.getresponse()
             body = response.read()
         dropped = ("connection", "transfer-encoding", "date", "server")
@@ -137,7 +147,7 @@ class _Handler(FaultyHandler):
         for name, value in ({"Content-Length": str(len(body))} | headers).items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body[: len(body) // 2] if is_cut else body)
         if is_cut:
             self.close_connection = True

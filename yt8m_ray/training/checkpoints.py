@@ -67,7 +67,7 @@ class LocalCheckpoints:
             latest = self.latest()
             kept = f"the last one is {latest}" if latest else "there is none yet"
             raise CheckpointWriteError(f"{place}: the checkpoint cannot be written: {error}; {kept}") from None
-        for old in _superfluous(self._metrics(), self._num_to_keep):
+        for old in superfluous(self._metrics(), self._num_to_keep):
             with contextlib.suppress(OSError):  # it is tried again at the next one
                 self._remove(old)
 
@@ -79,7 +79,8 @@ class LocalCheckpoints:
         return self._folder / name
 
     def _metrics(self) -> dict[str, dict[str, float] | None]:
-        return {path.name: _metrics_of(path / MANIFEST_FILE) for path in self._folder.glob(CHECKPOINT_PATTERN)}
+        manifests = {path.name: path / MANIFEST_FILE for path in self._folder.glob(CHECKPOINT_PATTERN)}
+        return {name: metrics_of(path.read_bytes() if path.exists() else None) for name, path in manifests.items()}
 
     def _remove(self, name: str) -> None:
         away = self._folder / f"{_ASIDE}old-{name}"
@@ -93,7 +94,7 @@ class LocalCheckpoints:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _superfluous(metrics: dict[str, dict[str, float] | None], num_to_keep: int) -> list[str]:
+def superfluous(metrics: dict[str, dict[str, float] | None], num_to_keep: int) -> list[str]:
     """Returns the names that are neither the last nor among the best by validation GAP; a later one wins a tie."""
 
     def rank(name: str) -> tuple[float, str]:
@@ -104,11 +105,11 @@ def _superfluous(metrics: dict[str, dict[str, float] | None], num_to_keep: int) 
     return sorted(set(metrics) - {*best, max(metrics)})
 
 
-def _metrics_of(manifest_path: Path) -> dict[str, float] | None:
-    """Returns the metrics in a manifest, None where it is no manifest."""
+def metrics_of(manifest: bytes | None) -> dict[str, float] | None:
+    """Returns the metrics in a manifest, None where it is none."""
     try:
-        metrics = json.loads(manifest_path.read_text(encoding="utf-8"))["metrics"]
-    except (OSError, ValueError, KeyError, TypeError):
+        metrics = json.loads(manifest or b"null")["metrics"]
+    except (ValueError, KeyError, TypeError):
         return None
     return metrics if isinstance(metrics, dict) else None
 

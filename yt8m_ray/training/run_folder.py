@@ -19,6 +19,7 @@ from yt8m_ray.checkpoint import (
     CHECKPOINT_PATTERN,
     STATE_FILE,
     CheckpointError,
+    cache_folder,
     latest_checkpoint,
     load_config,
     read_manifest,
@@ -26,6 +27,7 @@ from yt8m_ray.checkpoint import (
 )
 from yt8m_ray.config.document import ConfigError, flatten, override
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.remote import is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +95,9 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def run_path(config: TrainConfig) -> Path:
-    """Returns the absolute folder of the run."""
+    """Returns the absolute folder of the run; where its output is an object store, that of a copy on this machine."""
+    if is_remote(config.output):
+        return cache_folder() / "runs" / hashlib.sha256(config.output.encode()).hexdigest()[:16] / config.run.name
     return Path(config.output).absolute() / config.run.name
 
 

@@ -30,7 +30,7 @@ from yt8m_ray.data.manifest import Manifest, check_shards, load_manifest
 from yt8m_ray.data.packed import Block, from_table
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.tracking import Tracker, default_uri
-from yt8m_ray.training.checkpoints import CheckpointWriteError, LocalCheckpoints
+from yt8m_ray.training.checkpoints import CheckpointWriteError
 from yt8m_ray.training.cluster import CLUSTER_WAIT_S, check_shared, fitting_workers, wait_for_workers
 from yt8m_ray.training.failures import final_error, last_line
 from yt8m_ray.training.follow import follow
@@ -42,9 +42,9 @@ from yt8m_ray.training.run_folder import (
     check_resume,
     is_finished,
     locked,
-    run_path,
     with_absolute_paths,
 )
+from yt8m_ray.training.run_store import RunStore
 from yt8m_ray.training.scaling import Workers
 from yt8m_ray.training.supervisor import Supervisor
 from yt8m_ray.training.worker import Metrics, Worker, WorkerPorts
@@ -57,7 +57,8 @@ class FitResult:
     """The outcome of a run.
 
     Attributes:
-        checkpoint: Folder of the best checkpoint by validation GAP.
+        checkpoint: Folder of the best checkpoint by validation GAP, on this machine.
+        place: The same for other machines: a URI where the run's output is one.
         metrics: Its metrics.
         run_path: The run's folder.
         tracking_uri: Where MLflow has the run.
@@ -65,6 +66,7 @@ class FitResult:
     """
 
     checkpoint: Path
+    place: str
     metrics: dict[str, float]
     run_path: Path
     tracking_uri: str
@@ -96,11 +98,12 @@ def fit(config: TrainConfig) -> FitResult:
         WorkersLostError: too many workers died.
     """
     config = with_absolute_paths(config)
-    folder = run_path(config)
+    store = RunStore(config)
+    store.pull()
     shards = splits_of(config.data)
     check_resume(config, shards["train"])
     if is_finished(config):
-        return _finished(config, folder)
+        return _finished(config, store)
     _check_vocabulary(config)
     fitting_workers(config)  # or it is refused, before anything is written
     manifest = _load_manifest(config, shards)
@@ -108,42 +111,46 @@ def fit(config: TrainConfig) -> FitResult:
         num_videos = estimate_num_videos(shards["train"], config.data.read_options)
     else:
         num_videos = manifest.num_videos_of(shards["train"])
-    with locked(folder):
-        return _run(config, folder, shards, manifest, num_videos)
+    with locked(store.folder):
+        return _run(config, store, shards, manifest, num_videos)
 
 
 def _run(
     config: TrainConfig,
-    folder: Path,
+    store: RunStore,
     shards: dict[str, list[str]],
     manifest: Manifest | None,
     num_videos: float,
 ) -> FitResult:
     """Trains, and says in MLflow and in the run's folder how it ended."""
+    folder = store.folder
     tracker = _start_tracking(config, folder)
+    store.push()
     status: Status = "failed"
     try:
         payload = {
             "config": config.model_dump(mode="json"),
             "run_path": str(folder),
+            "checkpoints": store.checkpoints,
             "num_videos": num_videos,
             "shards": shards,
             "num_records": {split: manifest.num_records_of(shards[split]) for split in shards} if manifest else {},
             "tracking": (tracker.uri, tracker.run_id),
         }
-        _fit_with_restarts(config, folder, shards, payload)
+        _fit_with_restarts(config, store, shards, payload)
         checkpoint, metrics = best_checkpoint(folder)
         tracker.log_artifacts(checkpoint, artifact_path="checkpoint")
-        logger.info("%s", _describe(checkpoint, metrics))
+        logger.info("%s", _describe(store.place_of(checkpoint), metrics))
         status = "finished"
     except (KeyboardInterrupt, SystemExit):
         status = "stopped"
-        logger.warning("%s", _describe_stop(folder))
+        logger.warning("%s", _describe_stop(store))
         raise
     finally:
         RunRecord(status, tracker.run_id).save(folder)
+        store.push()
         tracker.finish(_MLFLOW_STATUS[status])
-    return FitResult(checkpoint, metrics, folder, tracker.uri, tracker.run_id)
+    return FitResult(checkpoint, store.place_of(checkpoint), metrics, folder, tracker.uri, tracker.run_id)
 
 
 def splits_of(data: DataConfig) -> dict[str, list[str]]:
@@ -161,45 +168,49 @@ def splits_of(data: DataConfig) -> dict[str, list[str]]:
     return shards
 
 
-def _describe(checkpoint: Path, metrics: dict[str, float]) -> str:
+def _describe(place: str, metrics: dict[str, float]) -> str:
     """Returns which checkpoint a run ends with, and its GAP where there is a validation."""
     gap = metrics.get("validation/gap")
-    return f"last checkpoint: {checkpoint}" if gap is None else f"best checkpoint: GAP {gap:.4f}, {checkpoint}"
+    return f"last checkpoint: {place}" if gap is None else f"best checkpoint: GAP {gap:.4f}, {place}"
 
 
-def _describe_stop(folder: Path) -> str:
+def _describe_stop(store: RunStore) -> str:
     """Returns where a run has stopped, for the one who will continue it."""
-    checkpoint = latest_checkpoint(folder)
+    store.pull()
+    checkpoint = latest_checkpoint(store.folder)
     if checkpoint is None:
         return "stopped before the first checkpoint; the same command begins anew"
     state = read_tensors(checkpoint / STATE_FILE)
     epoch, step = int(state["position.epoch"]), int(state["progress.step"])
-    return f"stopped in epoch {epoch + 1} behind step {step}; the same command continues there: {checkpoint}"
+    return f"stopped in epoch {epoch + 1} behind step {step}; the same command continues there: {store.place_of(checkpoint)}"
 
 
-def _finished(config: TrainConfig, folder: Path) -> FitResult:
+def _finished(config: TrainConfig, store: RunStore) -> FitResult:
     """Returns the outcome of a run that has nothing left to train, and says so."""
-    record = RunRecord.load(folder)
-    checkpoint, metrics = best_checkpoint(folder)
+    record = RunRecord.load(store.folder)
+    checkpoint, metrics = best_checkpoint(store.folder)
+    place = store.place_of(checkpoint)
     logger.warning(
         "run %s is finished already, nothing was trained; raise train.num_epochs to continue it, or choose another "
         "run.name. Its %s",
         config.run.name,
-        _describe(checkpoint, metrics),
+        _describe(place, metrics),
     )
     uri = config.tracking.uri or default_uri(config.output)
-    return FitResult(checkpoint, metrics, folder, uri, record.mlflow_run_id if record else "")
+    return FitResult(checkpoint, place, metrics, store.folder, uri, record.mlflow_run_id if record else "")
 
 
 def _fit_with_restarts(
-    config: TrainConfig, folder: Path, shards: dict[str, list[str]], payload: dict[str, Any]
+    config: TrainConfig, store: RunStore, shards: dict[str, list[str]], payload: dict[str, Any]
 ) -> None:
     """Trains until the run is at its end, over losses of workers and changes of the cluster.
 
     Every start counts anew how many workers fit.
     """
     num_losses, workers = 0, fitting_workers(config)
-    check_shared(folder)
+    folder = store.folder
+    if not store.is_remote:
+        check_shared(folder)
     while True:
         supervisor = Supervisor(config, workers, folder / LOG_FILE)
         try:
@@ -213,6 +224,7 @@ def _fit_with_restarts(
                 raise WorkersLostError(f"{num_losses} times a worker was lost, last: {last_line(error)}") from None
             logger.warning("a worker was lost; starting again from the last checkpoint: %s", last_line(error))
         else:
+            store.pull()
             if is_finished(config):
                 return
             if supervisor.reason is None:
@@ -293,6 +305,7 @@ def _work(payload: dict[str, Any]) -> None:
             tracker.log_metrics(metrics, step=step)
 
     folder = Path(payload["run_path"])
+    folder.mkdir(parents=True, exist_ok=True)  # a copy of the run's folder is not on every node
     worker = Worker(
         config,
         folder,
@@ -302,7 +315,7 @@ def _work(payload: dict[str, Any]) -> None:
         device=ray.train.torch.get_device(),
         ports=WorkerPorts(
             read,
-            LocalCheckpoints(folder, num_to_keep=config.checkpoint.num_to_keep),
+            payload["checkpoints"],
             ray.train.report,
             mailbox.start_epoch,
             mailbox.stop_event().is_set,

@@ -316,8 +316,8 @@ class Worker:
         progress = self._loop.progress
         with (self._run_path / f"videos-{rank()}.jsonl").open("a", encoding="utf-8") as file:
             for batch in videos:
-                line = {"started": self._started, "epoch": progress.position.epoch, "step": progress.step + 1}
-                line["videos"] = list(batch.video_ids)
+                step = {"started": self._started, "epoch": progress.position.epoch, "step": progress.step + 1}
+                line = {**step, "videos": list(batch.video_ids)}
                 file.write(json.dumps(line) + "\n")
                 file.flush()
                 yield batch
