@@ -74,9 +74,7 @@ def test_a_run_that_may_not_ends_with_the_reason_and_its_last_checkpoint(shards:
 
     threading.Thread(target=fill_the_disk, daemon=True).start()
 
-    with pytest.raises(
-        CheckpointWriteError, match=r"full/epoch_.*cannot be written: .*File too large; the last one is"
-    ):
+    with pytest.raises(CheckpointWriteError, match=r"full/epoch_.*: .*File too large; the last one is"):
         fit(config_of(shards, tmp_path, "full", train={"num_epochs": 20}, checkpoint={"every_steps": 3}))
 
     latest = latest_checkpoint(run)

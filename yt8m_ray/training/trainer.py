@@ -182,7 +182,8 @@ def _describe_stop(store: RunStore) -> str:
         return "stopped before the first checkpoint; the same command begins anew"
     state = read_tensors(checkpoint / STATE_FILE)
     epoch, step = int(state["position.epoch"]), int(state["progress.step"])
-    return f"stopped in epoch {epoch + 1} behind step {step}; the same command continues there: {store.place_of(checkpoint)}"
+    place = store.place_of(checkpoint)
+    return f"stopped in epoch {epoch + 1} behind step {step}; the same command continues there: {place}"
 
 
 def _finished(config: TrainConfig, store: RunStore) -> FitResult:

@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,20 @@ def test_what_does_not_fit_leaves_the_previous_checkpoint(
     assert said.endswith(f"; the last one is {before}\n")
     assert names(tmp_path) == [before]
     load_model(tmp_path / before)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(save: Save, tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        before = save(1)  # each takes 140 kB
+        with pytest.raises(CheckpointWriteError, match=rf"No space left on device.*; the last one is {before}$"):
+            save(2)
+        assert names(tmp_path) == [before]
+        load_model(tmp_path / before)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_a_writer_killed_at_any_moment_leaves_no_checkpoint_that_loads_wrong(save: Save, tmp_path: Path) -> None:
