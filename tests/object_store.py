@@ -135,12 +135,27 @@ class _Handler(FaultyHandler):
     def _forward(self) -> tuple[int, dict[str, str], bytes]:
         upstream = http.client.HTTPConnection(*self.store.moto)
         with contextlib.closing(upstream):
-            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            upstream.request(self.command, self.path, body=sent or None, headers=dict(self.headers))
+            headers = {
+                name: value
+                for name, value in self.headers.items()
+                if name.lower() not in ("expect", "transfer-encoding")
+            }
+            upstream.request(self.command, self.path, body=self._sent() or None, headers=headers)
             response = upstream.getresponse()
             body = response.read()
         dropped = ("connection", "transfer-encoding", "date", "server")
         return response.status, {k: v for k, v in response.getheaders() if k.lower() not in dropped}, body
+
+    def _sent(self) -> bytes:
+        """Returns the body of the request."""
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes, *, is_cut: bool = False) -> None:
         self.send_response(status)

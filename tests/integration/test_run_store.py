@@ -118,9 +118,7 @@ def test_a_store_that_refuses_leaves_the_earlier_checkpoints(save: Save, store: 
     uri = save(1)
     store.always = "403"
 
-    with pytest.raises(
-        CheckpointWriteError, match=r"step_000000002: the checkpoint cannot be written: .*refuses access"
-    ):
+    with pytest.raises(CheckpointWriteError, match=r"step_000000002: the checkpoint cannot .*refuses access"):
         save(2)
 
     store.heal()
