@@ -12,6 +12,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -41,11 +42,12 @@ def arguments(shards: Shards, output: Path, *, num_epochs: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def node(head: Head, output: Path) -> Iterator[Command]:
-    """Runs a second node of 2 logical CPUs while the `with` block runs."""
+def node(head: Head, output: Path, *prefix: str) -> Iterator[Command]:
+    """Runs a second node of 2 logical CPUs while the `with` block runs; its command line goes behind `prefix`."""
     join = ("start", "--address", head.environment["RAY_ADDRESS"], "--num-cpus=2", "--object-store-memory=200000000")
     arguments = ("--block", "--disable-usage-stats")
-    with Command(str(BIN / "ray"), *join, *arguments, folder=output, environment=head.raylet_environment) as command:
+    line = (*prefix, str(BIN / "ray"), *join, *arguments)
+    with Command(*line, folder=output, environment=head.raylet_environment) as command:
         command.wait_until(lambda: raylets(command))
         yield command
 
@@ -202,3 +204,20 @@ def test_it_is_as_good_as_an_undisturbed_run(story: Story) -> None:
         read_manifest(outcome.result, kind="checkpoint")["metrics"]["validation/gap"]  # type: ignore[index]
     )
     assert gap(story.end) == pytest.approx(gap(story.undisturbed), abs=0.005)
+
+
+def test_a_folder_that_the_nodes_do_not_share_is_refused(
+    run_verb: RunVerb, video_shards: Shards, tmp_path: Path
+) -> None:
+    output = tmp_path / "runs"
+    output.mkdir()
+    hide = ("unshare", "--mount", "bash", "-c", f'mount -t tmpfs none {output} && exec "$@"', "node")
+    if subprocess.run([*hide, "true"], capture_output=True).returncode:
+        pytest.skip("only root can hide a folder from a node")
+    with started(Head(num_cpus=2), tmp_path) as head, node(head, tmp_path, *hide) as second:
+        second.wait_until(lambda: len(json.loads(head.get("/nodes?view=summary"))["data"]["summary"]) == 2)
+        outcome = run_verb("train", *arguments(video_shards, output, num_epochs=1), **head.environment)
+
+    assert outcome.code == 2
+    assert f"error: output: {output} is not the same folder on all 2 nodes" in outcome.stderr
+    assert "s3://BUCKET/FOLDER" in outcome.stderr

@@ -39,7 +39,7 @@ def test_each_intact_checkpoint_is_scored_once_oldest_first_until_the_run_has_en
     save(2)
     save(1)
     (save(3) / "model.safetensors").write_bytes(b"half")
-    lines = watch(run, {"data.test": shards.validation})
+    lines = watch(str(run), {"data.test": shards.validation})
 
     seen = [next(lines), next(lines)]
     save(4)
@@ -54,11 +54,11 @@ def test_each_intact_checkpoint_is_scored_once_oldest_first_until_the_run_has_en
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoSuchFolderError, match=r"expected a run's folder"):
-        next(watch(tmp_path, {}))
+        next(watch(str(tmp_path), {}))
 
 
 def test_shards_that_are_not_there_are_refused_before_anything_is_scored(tmp_path: Path) -> None:
     write_status(tmp_path, "running")
 
     with pytest.raises(NoShardsError, match=r"^data.test: no file matches"):
-        next(watch(tmp_path, {"data.test": str(tmp_path / "*.tfrecord")}))
+        next(watch(str(tmp_path), {"data.test": str(tmp_path / "*.tfrecord")}))
