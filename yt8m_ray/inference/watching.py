@@ -52,7 +52,7 @@ def watch(run: str, changes: Mapping[str, object]) -> Iterator[dict[str, object]
         expand_shards(override(EvaluateConfig(), changes).data.test, key="data.test")  # or refused now, not later
     scored: set[str] = set()
     while True:
-        # Asked before the look: what is written between the two is not missed. Checkpoints alone are no run that goes on.
+        # Asked before the look: what is written between the two is not missed. Checkpoints alone are no run at work.
         is_last_look = _status(run) != "running"
         for name in _names(run):
             if name not in scored and (scores := _score(run, name, changes)) is not None:
@@ -91,10 +91,7 @@ def _names(run: str) -> list[str]:
 def _status(run: str) -> str | None:
     """Returns what a run says of itself, None where it says nothing."""
     place = join_uri(run, _RUN_FILE)
-    if is_remote(run):
-        content = read_file(place)
-    else:
-        content = Path(place).read_bytes() if Path(place).exists() else None
+    content = read_file(place)
     if content is None:
         return None
     try:

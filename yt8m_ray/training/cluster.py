@@ -43,6 +43,11 @@ def draining_nodes() -> set[str]:
     return set(ray._private.state.state.get_draining_nodes())
 
 
+def free_cpus() -> float:
+    """Returns the logical CPUs that nobody uses."""
+    return float(ray.available_resources().get("CPU", 0.0))
+
+
 def fitting_workers(config: TrainConfig) -> Workers:
     """Returns the workers that the cluster has room for now; ConfigError where it has too little."""
     return plan_workers(config, present_nodes(), reader_cpus=READ_CPUS)

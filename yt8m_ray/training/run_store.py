@@ -26,7 +26,7 @@ from yt8m_ray.training.checkpoints import (
     metrics_of,
     superfluous,
 )
-from yt8m_ray.training.run_folder import LOCK_FILE, RUN_FILE, run_path
+from yt8m_ray.training.run_folder import LOCK_FILE, LOG_FILE, RUN_FILE, RunRecord, run_path
 
 logger = logging.getLogger(__name__)
 
@@ -123,13 +123,16 @@ class RunStore:
         if self._uri is None:
             return
         names = list_folders(self._uri, CHECKPOINT_PATTERN, last=MANIFEST_FILE)
-        record = read_file(join_uri(self._uri, RUN_FILE))
-        if not names and record is None:
+        contents = {name: read_file(join_uri(self._uri, name)) for name in (RUN_FILE, LOG_FILE)}
+        if not names and contents[RUN_FILE] is None:
             shutil.rmtree(self.folder, ignore_errors=True)  # a run that was removed there
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        if record is not None:
-            (self.folder / RUN_FILE).write_bytes(record)
+        for name, content in contents.items():
+            path = self.folder / name
+            is_behind = name == LOG_FILE and path.exists() and path.stat().st_size > len(content or b"")
+            if content is not None and not is_behind:  # a driver that was killed has not pushed its last lines
+                path.write_bytes(content)
         for old in self.folder.glob(CHECKPOINT_PATTERN):
             if old.name not in names:
                 shutil.rmtree(old)
@@ -137,6 +140,14 @@ class RunStore:
             with contextlib.suppress(CheckpointError):  # `latest` says it
                 copy = local_folder(join_uri(self._uri, name))
                 shutil.copytree(copy, self.folder / name, dirs_exist_ok=True)
+
+    def record(self, record: RunRecord) -> None:
+        """Writes down how the run has ended; a failure is logged, since there may be a worse error to show."""
+        try:
+            record.save(self.folder)
+            self.push()
+        except OSError as error:
+            logger.error("that the run is %s cannot be written: %s", record.status, error)
 
     def push(self) -> None:
         """Puts the folder's own files into the store: the record of the run, its log.

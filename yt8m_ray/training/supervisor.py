@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from pathlib import Path
 
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.training.cluster import draining_nodes, fitting_workers
+from yt8m_ray.training.cluster import draining_nodes, fitting_workers, free_cpus
 from yt8m_ray.training.mailbox import Mailbox
 from yt8m_ray.training.scaling import Workers
 
@@ -50,7 +51,8 @@ class Supervisor:
         """Passes lines on, and looks at the cluster once a second."""
         lines, self._node_ids = self.mailbox.take()
         if lines:
-            with self._log_path.open("a", encoding="utf-8") as file:
+            # A full disk: the lines are in this process's log too.
+            with contextlib.suppress(OSError), self._log_path.open("a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in lines)
         for line in lines:
             logger.info("%s", line)
@@ -76,7 +78,7 @@ class Supervisor:
                 num = fitting_workers(self._config).num
             except ConfigError:  # it has shrunk instead; the run will notice where it needs to
                 return
-            if num > self.workers.num:
+            if num > self.workers.num and free_cpus() >= (num - self.workers.num) * self.workers.cpus_each:
                 self._restart(f"the cluster has room for {num} workers instead of {self.workers.num}")
 
     def _restart(self, reason: str) -> None:

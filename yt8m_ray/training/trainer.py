@@ -21,21 +21,20 @@ import ray.train.torch
 import torch
 
 from yt8m_ray.checkpoint import STATE_FILE, latest_checkpoint, read_tensors
-from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.document import ConfigError, flatten
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.dataset import estimate_num_videos, expand_shards, read_dataset, split_dataset
-from yt8m_ray.data.folds import split_folds
-from yt8m_ray.data.manifest import Manifest, check_shards, load_manifest
+from yt8m_ray.data.dataset import estimate_num_videos, read_dataset, split_dataset
+from yt8m_ray.data.manifest import Manifest
 from yt8m_ray.data.packed import Block, from_table
-from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.tracking import Tracker, default_uri
 from yt8m_ray.training.checkpoints import CheckpointWriteError
 from yt8m_ray.training.cluster import CLUSTER_WAIT_S, check_shared, fitting_workers, wait_for_workers
 from yt8m_ray.training.failures import final_error, last_line
 from yt8m_ray.training.follow import follow
+from yt8m_ray.training.inputs import check_vocabulary, load_manifest_of, splits_of
 from yt8m_ray.training.mailbox import Mailbox
 from yt8m_ray.training.run_folder import (
+    LOG_FILE,
     RunRecord,
     Status,
     best_checkpoint,
@@ -73,8 +72,6 @@ class FitResult:
     mlflow_run_id: str
 
 
-LOG_FILE = "train.log"
-
 TERMINATED = 143
 """The exit code of a process that SIGTERM ended, and of a run whose nodes are taken back."""
 
@@ -104,9 +101,9 @@ def fit(config: TrainConfig) -> FitResult:
     check_resume(config, shards["train"])
     if is_finished(config):
         return _finished(config, store)
-    _check_vocabulary(config)
+    check_vocabulary(config)
     fitting_workers(config)  # or it is refused, before anything is written
-    manifest = _load_manifest(config, shards)
+    manifest = load_manifest_of(config, shards)
     if manifest is None:
         num_videos = estimate_num_videos(shards["train"], config.data.read_options)
     else:
@@ -147,25 +144,9 @@ def _run(
         logger.warning("%s", _describe_stop(store))
         raise
     finally:
-        RunRecord(status, tracker.run_id).save(folder)
-        store.push()
+        store.record(RunRecord(status, tracker.run_id))
         tracker.finish(_MLFLOW_STATUS[status])
     return FitResult(checkpoint, store.place_of(checkpoint), metrics, folder, tracker.uri, tracker.run_id)
-
-
-def splits_of(data: DataConfig) -> dict[str, list[str]]:
-    """Returns the shards of `train` and, where there is one, of `validation`; no shard is in both."""
-    shards = {"train": expand_shards(data.train, key="data.train")}
-    if data.folds is not None:
-        shards["train"], shards["validation"] = split_folds(
-            shards["train"], num_folds=data.folds, fold=data.fold, seed=data.split_seed
-        )
-    elif data.validation is not None:
-        shards["validation"] = expand_shards(data.validation, key="data.validation")
-    both = sorted(set(shards["train"]) & set(shards.get("validation", ())))
-    if both:
-        raise ConfigError(f"data.validation: {len(both)} of its shards are in data.train too, the first is {both[0]}")
-    return shards
 
 
 def _describe(place: str, metrics: dict[str, float]) -> str:
@@ -176,7 +157,10 @@ def _describe(place: str, metrics: dict[str, float]) -> str:
 
 def _describe_stop(store: RunStore) -> str:
     """Returns where a run has stopped, for the one who will continue it."""
-    store.pull()
+    try:
+        store.pull()
+    except OSError as error:
+        return f"stopped; where, the store does not say: {error}"
     checkpoint = latest_checkpoint(store.folder)
     if checkpoint is None:
         return "stopped before the first checkpoint; the same command begins anew"
@@ -210,9 +194,9 @@ def _fit_with_restarts(
     """
     num_losses, workers = 0, fitting_workers(config)
     folder = store.folder
-    if not store.is_remote:
-        check_shared(folder)
     while True:
+        if not store.is_remote:
+            check_shared(folder)
         supervisor = Supervisor(config, workers, folder / LOG_FILE)
         try:
             _train(config, folder, shards, payload, supervisor)
@@ -345,28 +329,6 @@ class _SplitAll(ray.train.DataConfig):
 def _scaling(workers: Workers) -> ray.train.ScalingConfig:
     resources = {"CPU": workers.cpus_each, **({"GPU": 1.0} if workers.use_gpu else {})}
     return ray.train.ScalingConfig(num_workers=workers.num, use_gpu=workers.use_gpu, resources_per_worker=resources)
-
-
-def _check_vocabulary(config: TrainConfig) -> None:
-    path = config.data.vocabulary
-    if path is not None and len(Vocabulary.load(path)) != config.data.num_classes:
-        found = len(Vocabulary.load(path))
-        raise ConfigError(
-            f"data.vocabulary: {path} names {found} classes, data.num_classes is {config.data.num_classes}"
-        )
-
-
-def _load_manifest(config: TrainConfig, shards: dict[str, list[str]]) -> Manifest | None:
-    """Returns the manifest of the shards, all of which it has and which have its sizes; None where none is given."""
-    path = config.data.manifest
-    if path is None:
-        return None
-    try:
-        manifest = load_manifest(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"data.manifest: {error}") from None
-    check_shards(manifest, [shard for split in shards.values() for shard in split])
-    return manifest
 
 
 def _start_tracking(config: TrainConfig, folder: Path) -> Tracker:
