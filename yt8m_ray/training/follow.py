@@ -40,15 +40,17 @@ def follow(call: Callable[[], T], *, tick: Callable[[], None], ask_to_stop: Call
             results.append(call())
         except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
             failure.append(error)
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    done = threading.Event()  # Thread.join, interrupted, takes a thread for dead that is not (bpo-45274)
+    threading.Thread(target=run, daemon=True).start()
     signal: BaseException | None = None
     deadline = float("inf")
-    while thread.is_alive() and time.monotonic() < deadline:
+    while not done.is_set() and time.monotonic() < deadline:
         try:
-            thread.join(timeout=_INTERVAL_S)
-            tick()
+            while not done.wait(_INTERVAL_S) and time.monotonic() < deadline:  # inside: a signal comes at any line
+                tick()
         except (KeyboardInterrupt, SystemExit) as error:
             if signal is not None or not ask_to_stop():
                 raise
@@ -59,7 +61,7 @@ def follow(call: Callable[[], T], *, tick: Callable[[], None], ask_to_stop: Call
             )
     tick()
     if signal is not None:
-        if thread.is_alive():
+        if not done.is_set():
             logger.warning("no checkpoint was written in %g s", STOP_TIMEOUT_S)
         raise signal
     if failure:
