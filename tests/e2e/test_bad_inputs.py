@@ -144,8 +144,6 @@ RECORDS_OF_A_FAILED_RUN = {
         "bad/run.json",
         "bad/run.lock",
         "bad/train.log",
-        "bad/position.npz",
-        "bad/.validate_storage_marker",
     ),
 }
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from yt8m_ray.data.example import encode_example
 from yt8m_ray.data.packed import Block
 from yt8m_ray.data.reader import read_blocks
 from yt8m_ray.data.tfrecord import write_records
+from yt8m_ray.training.checkpoints import LocalCheckpoints
 from yt8m_ray.training.history import History, read_curves, read_history
 from yt8m_ray.training.profiling import TRACE_FILE
 from yt8m_ray.training.worker import Worker, WorkerPorts
@@ -56,10 +56,6 @@ def run_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def read(split: str) -> Iterator[Block]:
         return read_blocks(shards[split][0], config.data.spec, config.data.read_options)
 
-    def report(metrics: dict[str, float], path: Path | None, name: str) -> None:
-        assert path is not None
-        shutil.copytree(path, folder / name)
-
     Worker(
         config,
         folder,
@@ -67,7 +63,15 @@ def run_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shards=shards,
         num_records={},
         device=torch.device("cpu"),
-        ports=WorkerPorts(read, report, History(folder).append, run_id=""),
+        ports=WorkerPorts(
+            read,
+            LocalCheckpoints(folder, num_to_keep=9),
+            report=lambda _: None,
+            start_epoch=lambda _: None,
+            should_stop=lambda: False,
+            log=History(folder).append,
+            run_id="",
+        ),
     ).run()
     return folder
 
