@@ -24,6 +24,8 @@ C = TypeVar("C", bound=Config)
 
 logger = logging.getLogger("jobs")
 
+_TERMINATED = 128 + signal.SIGTERM
+
 
 RAY_ENVIRONMENT = {
     "RAY_DATA_LOG_LEVEL": "CRITICAL",  # its errors reach us as exceptions
@@ -46,7 +48,7 @@ def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
     for name in ("alembic", "mlflow.store.db.utils"):  # migrations are nothing to act on
         logging.getLogger(name).setLevel(logging.WARNING)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # frameworks clean up on KeyboardInterrupt
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _raise_exit)
     try:
         main(sys.argv[1:])
     except (ConfigError, NoShardsError, ClusterTooSmallError) as error:
@@ -55,6 +57,10 @@ def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
         _fail(error, 1)
     except KeyboardInterrupt:
         _interrupt()
+    except SystemExit as error:
+        if error.code == _TERMINATED:
+            _terminate()
+        raise
     sys.exit(0)
 
 
@@ -103,8 +109,8 @@ def ray_cluster() -> Iterator[None]:
     try:
         context = ray.init(address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env)
     except SystemExit:  # Ray installs handlers of its own, which exit with 1 or 15
-        _terminate()
-    signal.signal(signal.SIGTERM, _terminate)
+        _raise_exit()
+    signal.signal(signal.SIGTERM, _raise_exit)
     if address == "local" and context.dashboard_url:
         logger.info("Ray dashboard: http://%s", context.dashboard_url)
     with contextlib.redirect_stdout(sys.stderr):
@@ -136,7 +142,12 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _terminate(*_: object) -> NoReturn:
     print("terminated", file=sys.stderr)
-    sys.exit(143)
+    sys.exit(_TERMINATED)
+
+
+def _raise_exit(*_: object) -> NoReturn:
+    """Ends a verb, which may have something to put in order first."""
+    raise SystemExit(_TERMINATED)
 
 
 def _is_program() -> bool:

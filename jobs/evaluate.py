@@ -1,18 +1,21 @@
 """python -m jobs.evaluate CHECKPOINT_OR_BUNDLE data.test=GLOB [section.key=value ...]: exact metrics over every video.
 
 stdout is one JSON object: num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss, videos_per_s.
+With --watch the input is the folder of a run: a line for each checkpoint, as it appears, until the run has ended.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from jobs.cli import ray_cluster, run_verb, split_overrides
 from yt8m_ray.config.document import ConfigError, override, parse_override, to_yaml
 from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.inference.predictor import locate_model
 from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config
+from yt8m_ray.inference.watching import watch
 
 
 def main(argv: list[str]) -> None:
@@ -22,12 +25,20 @@ def main(argv: list[str]) -> None:
         "arguments", nargs="+", metavar="CHECKPOINT_OR_BUNDLE | key=value", help="a folder, then dotted keys"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
+    parser.add_argument("--watch", action="store_true", help="score the checkpoints of a run's folder as they appear")
     options = parser.parse_args(argv)
     inputs, overrides = split_overrides(options.arguments)
     if len(inputs) != 1:
         raise ConfigError(f"one CHECKPOINT_OR_BUNDLE is expected, found {', '.join(inputs) or 'none'}")
+    changes = dict(map(parse_override, overrides))
+    if options.watch:
+        stdout = sys.stdout
+        with ray_cluster():
+            for scores in watch(inputs[0], changes):
+                print(json.dumps(scores), file=stdout, flush=True)
+        return
     model = locate_model(inputs[0])
-    config = override(evaluation_config(model), dict(map(parse_override, overrides)))
+    config = override(evaluation_config(model), changes)
     if options.dry_run:
         print(to_yaml(config), end="")
         return

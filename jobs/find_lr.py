@@ -16,8 +16,8 @@ import torch
 from jobs.cli import run_verb, split_overrides
 from yt8m_ray.config.document import ConfigError, load_document, to_yaml
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.training.inputs import splits_of
 from yt8m_ray.training.rate_test import RateRange, find_learning_rate
-from yt8m_ray.training.trainer import splits_of
 
 
 def main(argv: list[str]) -> None:

@@ -17,7 +17,7 @@ def main(argv: list[str]) -> None:
     )
     with ray_cluster():
         result = fit(config)
-    print_result(result.checkpoint)
+    print_result(result.place)
 
 
 if __name__ == "__main__":

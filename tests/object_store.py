@@ -123,21 +123,46 @@ class _Handler(FaultyHandler):
     def do_HEAD(self) -> None:  # noqa: N802
         self.do_GET()
 
+    def do_PUT(self) -> None:  # noqa: N802
+        self.do_GET()
+
+    def do_POST(self) -> None:  # noqa: N802
+        self.do_GET()
+
+    def do_DELETE(self) -> None:  # noqa: N802
+        self.do_GET()
+
     def _forward(self) -> tuple[int, dict[str, str], bytes]:
         upstream = http.client.HTTPConnection(*self.store.moto)
         with contextlib.closing(upstream):
-            upstream.request(self.command, self.path, headers=dict(self.headers))
+            headers = {
+                name: value
+                for name, value in self.headers.items()
+                if name.lower() not in ("expect", "transfer-encoding")
+            }
+            upstream.request(self.command, self.path, body=self._sent() or None, headers=headers)
             response = upstream.getresponse()
             body = response.read()
         dropped = ("connection", "transfer-encoding", "date", "server")
         return response.status, {k: v for k, v in response.getheaders() if k.lower() not in dropped}, body
+
+    def _sent(self) -> bytes:
+        """Returns the body of the request."""
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes, *, is_cut: bool = False) -> None:
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(body))} | headers).items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body[: len(body) // 2] if is_cut else body)
         if is_cut:
             self.close_connection = True

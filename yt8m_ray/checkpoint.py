@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ import torch
 from yt8m_ray import __version__
 from yt8m_ray.config.document import ConfigError, parse_yaml, to_yaml, validate
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.remote import download_folder, is_remote, join_uri, read_file
 from yt8m_ray.interop.tensorflow import load_published
 from yt8m_ray.interop.variables import read_variables
 from yt8m_ray.models import Model, build_model
@@ -179,6 +181,41 @@ def read_manifest(folder: str | Path, *, kind: str) -> dict[str, object]:
         _check_file(folder, name, num_bytes=facts["bytes"], sha256=facts["sha256"])
     checked: dict[str, object] = manifest
     return checked
+
+
+def local_folder(path: str | Path) -> Path:
+    """Returns the absolute folder of a checkpoint or bundle; one in an object store is copied to this machine, once.
+
+    Copies lie under $YT8M_CACHE, or else ~/.cache/yt8m_ray, by the contents of their manifest.
+
+    Raises:
+        NoSuchFolderError: the store has none there.
+        CheckpointError: what it has is not intact.
+        OSError: the store cannot be read.
+    """
+    uri = str(path)
+    if not is_remote(uri):
+        return Path(path).absolute()
+    content = read_file(join_uri(uri, MANIFEST_FILE))
+    if content is None:
+        raise NoSuchFolderError(f"{uri}: no checkpoint: {MANIFEST_FILE} is missing")
+    parent = cache_folder() / "checkpoints" / hashlib.sha256(content).hexdigest()[:16]
+    folder = parent / PurePosixPath(join_uri(uri).partition("?")[0]).name
+    if not folder.exists():
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".aside-") as aside:
+            written = Path(aside) / folder.name
+            written.mkdir()
+            download_folder(uri, written)
+            read_manifest(written, kind=json.loads(content).get("kind", "checkpoint"))
+            with contextlib.suppress(OSError):  # another process was faster
+                written.rename(folder)
+    return folder
+
+
+def cache_folder() -> Path:
+    """Returns where copies of what lies in object stores are kept."""
+    return Path(os.environ.get("YT8M_CACHE", "~/.cache/yt8m_ray")).expanduser().absolute()
 
 
 def load_config(folder: str | Path) -> TrainConfig:

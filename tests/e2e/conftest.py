@@ -70,8 +70,9 @@ def run_verb(start_verb: StartVerb) -> RunVerb:
 
 @dataclass(frozen=True)
 class Head:
-    """A cluster as `ray start --head` starts it, with 8 logical CPUs and the dashboard, behind a token."""
+    """A cluster as `ray start --head` starts it, with the dashboard, behind a token."""
 
+    num_cpus: int = 8
     gcs_port: int = field(default_factory=free_port)
     dashboard_port: int = field(default_factory=free_port)
     token: str = field(default_factory=lambda: secrets.token_hex(16))
@@ -85,6 +86,12 @@ class Head:
             "RAY_ADDRESS": f"127.0.0.1:{self.gcs_port}",
             "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{self.dashboard_port}",
         }
+
+    @property
+    def raylet_environment(self) -> dict[str, str]:
+        """What the programs of the cluster itself need."""
+        variables = {name: value for name, value in self.environment.items() if name.startswith("RAY_AUTH")}
+        return {**variables, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}  # `python` in a job is the cluster's
 
     def get(self, path: str) -> bytes:
         """Returns what the dashboard's REST API answers."""
@@ -103,25 +110,29 @@ class Head:
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """Starts a cluster for the tests of one module."""
+    with started(Head(), tmp_path_factory.mktemp("head")) as head:
+        yield head
+
+
+@contextlib.contextmanager
+def started(head: Head, output: Path) -> Iterator[Head]:
+    """Runs a cluster while the `with` block runs."""
     ray = sys.modules.get("ray")
     assert ray is None or not ray.is_initialized(), "two clusters on one machine disturb each other"
-    head = Head()
     folder = Path(tempfile.mkdtemp(prefix="ray_"))  # paths of Unix sockets have to be short
     options = {
         "--port": head.gcs_port,
         "--dashboard-port": head.dashboard_port,
         "--dashboard-agent-listen-port": free_port(),
-        "--num-cpus": 8,
+        "--num-cpus": head.num_cpus,
         "--object-store-memory": 500_000_000,
         "--temp-dir": folder,
     }
     arguments = [f"{name}={value}" for name, value in options.items()]
-    environment = {name: value for name, value in head.environment.items() if name.startswith("RAY_AUTH")}
-    environment["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"  # `python` in a job is the cluster's
     with Command(
         *(str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", *arguments),
-        folder=tmp_path_factory.mktemp("head"),
-        environment=environment,
+        folder=output,
+        environment=head.raylet_environment,
     ) as command:
         command.wait_until(head.is_ready)
         yield head

@@ -92,6 +92,10 @@ class Command:
         """Signals the command's own process alone."""
         os.kill(self._process.pid, number)
 
+    def processes(self) -> list[psutil.Process]:
+        """Returns the command and all that it has started and that still runs."""
+        return self._alive()
+
     def leftovers(self, grace_s: float = 20) -> list[str]:
         """Returns the command lines of what is still there `grace_s` after the command ended."""
         deadline = time.monotonic() + grace_s

@@ -109,10 +109,17 @@ CASES = {
     "train: a store that is none": Case(TRAIN + "data.train={good} tracking.uri=no", r"tracking\.uri: expected .*", 2),
     "evaluate: a flipped bit": Case(EVALUATE + "data.test={glob}", FLIPPED, 1, flip_a_bit, 7),
     "evaluate: a missing checkpoint": Case("evaluate no data.test={good}", NO_MODEL, 2),
+    "report: a missing run": Case("report no", NO_MODEL, 2),
     "predict: a truncated shard": Case(PREDICT + "{glob}", TRUNCATED, 1, truncate, 10),
     "predict: a missing checkpoint": Case("predict no {good} --output {output}/p.csv", NO_MODEL, 2),
     "export: a text file": Case(EXPORT + "data.validation={glob}", TEXT, 1, write_text),
     "export: a missing checkpoint": Case(EXPORT + "members.0.checkpoint=no", NO_MODEL, 2),
+    "distill: the best entries as published": Case(
+        "distill {model} {good} --output {output} --format tfrecord --top 3", r"--top: the published format holds .*", 2
+    ),
+    "boost: a file of another kind": Case(
+        "boost {model} {good} --output {output}/w.csv", r"--output: expected a local name that ends in \.parquet, .*", 2
+    ),
     "synthesize: a folder that is in use": Case("synthesize --output {folder}", r"\S+: expected a folder .*", 1),
     "synthesize: too many classes": Case(
         "synthesize --output {output} --num-classes 5000", r"command line: num_classes: .*, found '5000'", 2
@@ -137,8 +144,6 @@ RECORDS_OF_A_FAILED_RUN = {
         "bad/run.json",
         "bad/run.lock",
         "bad/train.log",
-        "bad/position.npz",
-        "bad/.validate_storage_marker",
     ),
 }
 

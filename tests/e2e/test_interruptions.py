@@ -41,7 +41,7 @@ def arguments(shards: Shards, output: Path, *, num_workers: int = 2) -> list[str
     """Returns a run of 2 epochs of 30 steps that keeps a checkpoint every other step."""
     settings = f"data.num_classes={NUM_CLASSES} scaling.num_workers={num_workers} train.batch_size=20"
     intervals = f"train.num_epochs={NUM_EPOCHS} train.log_every_steps=1 checkpoint.every_steps=2 run.name=run"
-    intervals += " run.trace_videos=true model.name=moe"
+    intervals += " run.trace_videos=true model.name=moe train.report=false"
     paths = [f"output={output}", f"data.train={shards.train}", f"data.validation={shards.validation}"]
     return [*paths, *settings.split(), *intervals.split()]
 
@@ -67,6 +67,7 @@ class Checkpoint:
 class Step:
     """What one worker trained on in one step."""
 
+    started: float
     epoch: int
     step: int
     videos: list[str]
@@ -187,6 +188,18 @@ def test_a_stopped_run_says_so_on_disk_in_mlflow_and_in_one_word(story: Story, n
     assert stop.outcome.stdout == ""
     assert "Traceback" not in stop.outcome.stderr
     assert stop.outcome.stderr.splitlines()[-1] == {"Ctrl-C": "interrupted", "SIGTERM": "terminated"}[name]
+
+
+@pytest.mark.parametrize("name", STOPS[1:])
+def test_a_run_that_is_asked_to_stop_loses_no_step_and_says_where_it_is(story: Story, name: str) -> None:
+    stop = story.stops[name]
+    steps = [step for steps in stop.trace.values() for step in steps]
+    last_start = max(step.started for step in steps)
+
+    assert stop.checkpoint.step == max(step.step for step in steps if step.started == last_start)
+    assert f"stopped in epoch {stop.checkpoint.position.epoch + 1} behind step {stop.checkpoint.step}; " in (
+        stop.outcome.stderr
+    )
 
 
 @pytest.mark.parametrize("name", STOPS)

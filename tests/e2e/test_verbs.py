@@ -70,7 +70,8 @@ def bundle(run_verb: RunVerb, head: Head, checkpoint: str, tmp_path_factory: pyt
 
 def test_a_submitted_job_ends_with_its_best_checkpoint(submitted: Submitted, checkpoint: str) -> None:
     names = {path.name for path in submitted.checkpoint.iterdir()}
-    assert names == {"config.yaml", "model.safetensors", "state.safetensors", "manifest.json"}
+    tensors = {f"{name}.safetensors" for name in ("model", "state", "validation")}
+    assert names == {"config.yaml", "manifest.json", *tensors}
 
 
 def test_a_submitted_job_is_in_the_dashboards_list(submitted: Submitted, head: Head) -> None:

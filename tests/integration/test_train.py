@@ -39,7 +39,7 @@ def config_of(shards: Shards, output: Path, name: str, **sections: dict[str, Any
                 **sections.pop("data", {}),
             },
             "model": {"name": "moe"},
-            "train": {"batch_size": 32, "num_epochs": 4, **sections.pop("train", {})},
+            "train": {"batch_size": 32, "num_epochs": 4, "report": False, **sections.pop("train", {})},
             "optimizer": {"learning_rate": 0.03},
             "scaling": {"num_workers": 2, **sections.pop("scaling", {})},
             **sections,
@@ -57,7 +57,8 @@ def state_of(checkpoint: Path) -> tuple[dict[str, int], Position]:
 @pytest.fixture(scope="module")
 def two_workers(shards: Shards, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
     """A run of two workers over four epochs, undisturbed, whose shards are what their manifest says."""
-    return fit(config_of(shards, tmp_path_factory.mktemp("runs"), "two", data={"manifest": str(manifest)}))
+    changes = {"data": {"manifest": str(manifest)}, "train": {"report": True}}
+    return fit(config_of(shards, tmp_path_factory.mktemp("runs"), "two", **changes))
 
 
 def test_two_workers_validate_every_video(two_workers: FitResult, shards: Shards) -> None:
@@ -102,7 +103,9 @@ def test_mlflow_has_parameters_curves_and_the_checkpoint(two_workers: FitResult)
     expected |= {f"validation/{name}" for name in ("gap", "hit_at_1", "perr", "mean_ap", "loss")}
     assert expected <= run.data.metrics.keys()
     names = {Path(item.path).name for item in client.list_artifacts(run.info.run_id, "checkpoint")}
-    assert names == {"config.yaml", "model.safetensors", "state.safetensors", "manifest.json"}
+    files = {"config.yaml", "model.safetensors", "state.safetensors", "validation.safetensors", "manifest.json"}
+    assert names == files
+    assert "report/report.html" in [item.path for item in client.list_artifacts(run.info.run_id, "report")]
 
 
 @pytest.mark.soak

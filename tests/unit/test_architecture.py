@@ -39,7 +39,8 @@ OUTER = ("jobs", "serve", "tests")
 
 # The only files, or folders, that may import a framework. The longest framework name that fits an import decides.
 DOORS = {
-    "ray": ("jobs/",),
+    # What Ray Train cannot do: nodes that come, go and are about to go; a message to running workers.
+    "ray": ("jobs/", "yt8m_ray/training/cluster.py", "yt8m_ray/training/mailbox.py"),
     "ray.data": ("yt8m_ray/data/dataset.py",),
     "ray.exceptions": ("yt8m_ray/training/failures.py",),
     "ray.train": ("yt8m_ray/training/trainer.py",),

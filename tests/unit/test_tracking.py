@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -64,6 +65,23 @@ def test_a_locked_store_may_take_the_same_later(tracker: Tracker) -> None:
     tracker.log_history([(1, 5, {"train/rate": 0.5})])
 
     assert len(MlflowClient(tracker.uri).get_metric_history(tracker.run_id, "train/rate")) == 1
+
+
+def test_a_store_on_a_full_disk_may_take_the_same_later(tracker: Tracker) -> None:
+    metrics = {f"many/{number}": 0.5 for number in range(3000)}
+    size = Path(tracker.uri.removeprefix("sqlite:///")).stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with pytest.raises(TrackingError, match="disk") as caught:
+            tracker.log_history([(1, 5, metrics)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.is_temporary
+
+    tracker.log_history([(1, 5, metrics)])
+
+    assert metrics.items() <= MlflowClient(tracker.uri).get_run(tracker.run_id).data.metrics.items()
 
 
 def test_a_run_that_ended_can_be_continued(tracker: Tracker) -> None:

@@ -89,8 +89,8 @@ class ShardSource(Datasource):
         spec: The features to read.
         options: How to read them; workers share out whole blocks.
         shuffle_seed: Permutes the shards anew in each epoch; None keeps their order.
-        position_path: A file with the `Position` to continue from, read at the start of each epoch; records that it
-            marks are left out.
+        position: Returns the `Position` to continue from, asked at the start of each epoch, by a process of Ray's;
+            records that it marks are left out. None reads all.
         cache: A folder on each node for decoded shards; None keeps none.
     """
 
@@ -101,7 +101,7 @@ class ShardSource(Datasource):
         options: ReadOptions,
         *,
         shuffle_seed: int | None = None,
-        position_path: str | None = None,
+        position: Callable[[], Position] | None = None,
         cache: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -109,7 +109,7 @@ class ShardSource(Datasource):
         self._spec = spec
         self._options = options
         self._shuffle_seed = shuffle_seed
-        self._position_path = position_path
+        self._position = position
         self._cache = cache
 
     def get_name(self) -> str:
@@ -122,7 +122,7 @@ class ShardSource(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any | None = None
     ) -> list[ReadTask]:
         """Returns a task for each shard, in this epoch's order; Ray calls it once an epoch."""
-        position = Position.load(self._position_path) if self._position_path else Position()
+        position = self._position() if self._position else Position()
         order: Sequence[int] = range(len(self._shards))
         if self._shuffle_seed is not None:
             order = epoch_order(len(self._shards), seed=self._shuffle_seed, epoch=position.epoch)
@@ -152,7 +152,7 @@ def read_dataset(
     *,
     num_parts: int = 1,
     shuffle_seed: int | None = None,
-    position_path: str | None = None,
+    position: Callable[[], Position] | None = None,
     cache: str | None = None,
 ) -> ray.data.Dataset:
     """Returns the shards as a Dataset whose blocks `packed.from_table` understands; see `ShardSource`.
@@ -163,13 +163,13 @@ def read_dataset(
         options: As in `ShardSource`; `block_bytes` is the largest size of a block, which follows that of the data.
         num_parts: Among how many the blocks are shared out: the last ones of a pass should keep nobody waiting.
         shuffle_seed: As in `ShardSource`.
-        position_path: As in `ShardSource`.
+        position: As in `ShardSource`.
         cache: As in `ShardSource`.
     """
     num_blocks = _BLOCKS_A_PART * (2 * num_parts - 1)
     block_bytes = max(min(total_bytes(shards) // num_blocks, options.block_bytes), _LEAST_BLOCK_BYTES)
     options = dataclasses.replace(options, block_bytes=block_bytes)
-    source = ShardSource(shards, spec, options, shuffle_seed=shuffle_seed, position_path=position_path, cache=cache)
+    source = ShardSource(shards, spec, options, shuffle_seed=shuffle_seed, position=position, cache=cache)
     dataset: ray.data.Dataset = ray.data.read_datasource(
         source,
         override_num_blocks=len(shards),

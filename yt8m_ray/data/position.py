@@ -7,11 +7,9 @@ account: a record that arrives twice is refused, and at the end every record tha
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -132,25 +130,6 @@ class Position:
         done = dict(zip(arrays["shards"].tolist(), parts, strict=True))
         rejected = Counter(dict(zip(CAUSES, arrays["rejected"].tolist(), strict=True)))
         return cls(int(arrays["epoch"]), done, dict(arrays["num_records"].tolist()), +rejected)
-
-    def save(self, path: str | Path) -> None:
-        """Writes the position aside and renames it, so that a reader never sees half of it."""
-        aside = Path(f"{path}.tmp")
-        with aside.open("wb") as file:
-            np.savez(file, allow_pickle=False, **self.to_arrays())
-        os.replace(aside, path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Position:
-        """Returns the saved position.
-
-        Raises:
-            FileNotFoundError: it is not there; reading from the beginning instead would repeat videos.
-        """
-        if not Path(path).exists():
-            raise FileNotFoundError(f"output: {path} is missing on this node; all nodes have to share the run's folder")
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls.from_arrays(dict(arrays))
 
     def _mark(self, shard: int, packed: np.ndarray) -> None:
         before = self.done.get(shard, packed[:0])

@@ -71,14 +71,14 @@ def from_uri(path: str) -> tuple[FileSystem, str]:
     scheme, separator, rest = path.partition("://")
     if not separator:
         return _LOCAL, os.path.abspath(path)
-    rest, query = _split_query(rest)
+    rest, query = split_query(rest)
     place = rest.partition("/")[0]
     if scheme != "s3":
         filesystem, location = FileSystem.from_uri(path)
         return _others.setdefault((scheme, place, query), filesystem), location
     if not place or "@" in place:
         raise ValueError(f"expected s3://BUCKET/KEY, found {'credentials in the URI' if place else repr(path)}")
-    with _explained(path):
+    with explaining(path):
         return _open_s3(place, _connection(path)), rest
 
 
@@ -96,7 +96,7 @@ def open_stream(path: str, filesystem: FileSystem | None = None) -> ByteStream:
     location = path
     if filesystem is None:
         filesystem, location = from_uri(path)
-    with _explained(path):
+    with explaining(path):
         info = filesystem.get_file_info(location)
         if info.type == FileType.NotFound:
             _check_bucket(filesystem, location, path)
@@ -130,10 +130,10 @@ def match_uris(pattern: str) -> list[str]:
         OSError: as `explained` says.
     """
     scheme, _, rest = pattern.partition("://")
-    rest, query = _split_query(rest)
+    rest, query = split_query(rest)
     folder = re.split(r"[*?\[]", rest)[0].rpartition("/")[0]
     filesystem, root = from_uri(f"{scheme}://{folder}{query}")
-    with _explained(pattern):
+    with explaining(pattern):
         found = filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
         if not found:
             _check_bucket(filesystem, root, pattern)
@@ -159,7 +159,7 @@ def file_sizes(paths: Iterable[str]) -> dict[str, int | None]:
         # A listing brings a thousand sizes for the price of one.
         is_listed = len(locations) > 1 and not isinstance(filesystems[key], LocalFileSystem)
         selector = FileSelector(folder, allow_not_found=True) if is_listed else list(locations)
-        with _explained(next(iter(locations.values()))):
+        with explaining(next(iter(locations.values()))):
             found = filesystems[key].get_file_info(selector)
         for info in found:
             if info.path in locations and info.type == FileType.File:
@@ -207,7 +207,7 @@ class _ReadAhead:
         wanted = self._buffer[:num_bytes]
         for attempt in range(_NUM_OWN_ATTEMPTS if num_bytes else 0):
             time.sleep(_OWN_BACKOFF_S * attempt)
-            with _explained(self._path):
+            with explaining(self._path):
                 if self._has_read(wanted):
                     return wanted
         if num_bytes:  # a shard that ended here might look whole
@@ -255,7 +255,7 @@ def _open_s3(bucket: str, connection: _Connection) -> FileSystem:
 
 
 def _connection(path: str) -> _Connection:
-    query = urllib.parse.parse_qs(_split_query(path)[1].lstrip("?"))
+    query = urllib.parse.parse_qs(split_query(path)[1].lstrip("?"))
     unknown = sorted(set(query) - set(_QUERY_KEYS))
     if unknown:
         raise ValueError(f"{path}: {unknown[0]}: unknown; valid after the `?`: {', '.join(_QUERY_KEYS)}")
@@ -274,7 +274,8 @@ def _variable(*names: str) -> str | None:
     return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
 
-def _explained(path: str) -> AbstractContextManager[None]:
+def explaining(path: str) -> AbstractContextManager[None]:
+    """Returns a block in which an object store's errors are those that `explained` names."""
     return explained(path, endpoint=_store_of(path))
 
 
@@ -289,7 +290,7 @@ def _check_bucket(filesystem: FileSystem, location: str, path: str) -> None:
             raise FileNotFoundError(f"{path}: no bucket {bucket!r} at {_store_of(path)}")
 
 
-def _split_query(uri: str) -> tuple[str, str]:
+def split_query(uri: str) -> tuple[str, str]:
     """Returns (the URI without its query, the query with its `?`); a `?` before anything but `key=` is a wildcard."""
     found = re.search(r"\?[a-z_]+=[^?*]*$", uri)
     return (uri, "") if found is None else (uri[: found.start()], found[0])

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from yt8m_ray.checkpoint import CheckpointError, load_config
+from yt8m_ray.checkpoint import CheckpointError, load_config, local_folder
 from yt8m_ray.config.document import ConfigError, flatten
 from yt8m_ray.config.export import ExportConfig, MemberConfig
 from yt8m_ray.config.train import TrainConfig
@@ -62,8 +62,8 @@ def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
         raise ConfigError(f"output: {output} exists already; a bundle is never written over")
     members, data = [], []
     for index, member in enumerate(config.members):
-        folder = Path(member.checkpoint).absolute()
         try:
+            folder = local_folder(member.checkpoint)
             data.append(load_config(folder).data)
         except CheckpointError as error:
             raise ConfigError(f"members.{index}.checkpoint: {error}") from None

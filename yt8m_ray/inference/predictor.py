@@ -10,7 +10,7 @@ from typing import Self
 
 import torch
 
-from yt8m_ray.checkpoint import CONFIG_FILE, NoSuchFolderError, load_config, load_model, read_manifest
+from yt8m_ray.checkpoint import CONFIG_FILE, NoSuchFolderError, load_config, load_model, local_folder, read_manifest
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.batch import to_batch
 from yt8m_ray.data.features import FeatureSpec, VideoRow
@@ -103,12 +103,12 @@ class Predictor:
 
 
 def locate_model(path: str | Path) -> Path:
-    """Returns the absolute path of a checkpoint's or bundle's folder.
+    """Returns the absolute path of a checkpoint's or bundle's folder, of a copy where it is in an object store.
 
     Raises:
         NoSuchFolderError: there is neither a bundle nor a checkpoint.
     """
-    folder = Path(path).absolute()
+    folder = local_folder(path)
     if not is_bundle(folder) and not (folder / CONFIG_FILE).is_file():
         raise NoSuchFolderError(
             f"{folder}: expected a checkpoint's folder (has {CONFIG_FILE}) or a bundle's ({DOCUMENT_FILE})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from yt8m_ray.checkpoint import EMA_FILE, MODEL_FILE, STATE_FILE, initialize, lo
 from yt8m_ray.config.teaching import check_pair
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.position import Position
+from yt8m_ray.inference.predictor import locate_model
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.models.layers import set_batch_norm_sync
@@ -34,6 +35,7 @@ def build_loop(
     num_videos: float = math.inf,
     checkpoint: Path | None = None,
     supplies: Supplies | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainingLoop, Position]:
     """Returns the loop of a run, on this worker, and what of its epoch was done before.
 
@@ -44,6 +46,7 @@ def build_loop(
         num_videos: Estimated videos of an epoch.
         checkpoint: Where to continue; None starts anew, or from `train.init_from`.
         supplies: What goes with the videos besides labels; None takes what the config names.
+        should_stop: Whether the run is to stop.
 
     Raises:
         ConfigError: a teacher does not go with the model.
@@ -79,6 +82,7 @@ def build_loop(
         device=device,
         run_examples=run_examples(config, num_videos),
         supplies=supplies,
+        should_stop=should_stop,
     )
     return loop, Position() if checkpoint is None else _continue(loop, checkpoint)
 
@@ -101,7 +105,7 @@ def _continue(loop: TrainingLoop, checkpoint: Path) -> Position:
 
 def _initialize(model: Model, checkpoint: str) -> None:
     """Starts from the weights of another run, and says which of them are new."""
-    new = initialize(model, checkpoint)
+    new = initialize(model, locate_model(checkpoint))
     if rank() == 0:
         names = f"; {len(new)} start anew: {', '.join(new[:8])}{', ...' * (len(new) > 8)}" if new else ""
         logger.info("starting from the weights of %s%s", checkpoint, names)

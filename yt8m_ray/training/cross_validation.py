@@ -23,8 +23,9 @@ from yt8m_ray.evaluation import Evaluation
 from yt8m_ray.inference.offline import predict_shards
 from yt8m_ray.inference.scoring import evaluation_config, evaluation_of
 from yt8m_ray.inference.submission import join_submissions
+from yt8m_ray.training.inputs import splits_of
 from yt8m_ray.training.run_folder import with_absolute_paths
-from yt8m_ray.training.trainer import fit, splits_of
+from yt8m_ray.training.trainer import fit
 
 logger = logging.getLogger(__name__)
 

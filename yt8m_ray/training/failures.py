@@ -31,7 +31,7 @@ def final_error(error: Exception) -> BaseException | None:
         error: What `TorchTrainer.fit` raised; `worker_failures` are the workers' own errors by rank.
     """
     causes = list(getattr(error, "worker_failures", {}).values())
-    if any(_is_loss(cause) for cause in causes):
+    if any(_is_loss(cause) for cause in causes) or _is_failed_start(error):
         return None
     for cause in causes or [error]:
         cause = root_cause(cause)
@@ -45,6 +45,11 @@ def _is_loss(cause: BaseException) -> bool:
     """Returns whether a process or node is gone, by its own absence or by what the others say of it."""
     is_gone = isinstance(cause, _LOSSES) or "HealthCheck" in type(cause).__name__
     return is_gone or (isinstance(cause, RuntimeError) and any(text in str(cause) for text in _LOST_PEER))
+
+
+def _is_failed_start(error: BaseException) -> bool:
+    """Returns whether the workers could not all be started, since a node went or others took its place."""
+    return type(getattr(error, "controller_failure", None)).__name__.startswith("WorkerGroupStartup")
 
 
 def last_line(error: BaseException) -> str:

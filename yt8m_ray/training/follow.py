@@ -1,27 +1,36 @@
-"""A long call beside the main thread, and the lines that others add to a log file meanwhile."""
+"""A long call beside the main thread, which hears signals: the first asks the call to end, a second ends it."""
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
+import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
-from yt8m_ray.training.progress import is_progress_line, progress_bar
-
 logger = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 60.0
+"""Seconds that a run has for its last step and checkpoint when it is interrupted or terminated."""
+
+_INTERVAL_S = 0.2
 
 T = TypeVar("T")
 
 
-def follow(call: Callable[[], T], log_path: Path) -> T:
-    """Runs `call` beside the main thread and returns what it does; lines added to `log_path` meanwhile are logged.
-
-    On a terminal a bar stands for the lines that tell how far the run is.
+def follow(call: Callable[[], T], *, tick: Callable[[], None], ask_to_stop: Callable[[], bool]) -> T:
+    """Runs `call` beside the main thread and returns what it does.
 
     The main thread stays free for Ctrl-C; Ray's own handler, set where `fit` runs in it, would end with status 0.
+
+    Args:
+        call: Runs in a thread of its own.
+        tick: Called several times a second meanwhile, and once more when it has ended.
+        ask_to_stop: Asks `call` to end soon; False where there is nothing to wait for.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: a signal came; `call` has ended since, or did not in STOP_TIMEOUT_S, or a second
+            signal came.
     """
     results: list[T] = []
     failure: list[BaseException] = []
@@ -31,19 +40,30 @@ def follow(call: Callable[[], T], log_path: Path) -> T:
             results.append(call())
         except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
             failure.append(error)
+        finally:
+            done.set()
 
-    log_path.touch()
-    thread = threading.Thread(target=run, daemon=True)
-    with log_path.open(encoding="utf-8") as lines, progress_bar(log_path.parent) as bar:
-        lines.seek(0, os.SEEK_END)
-        thread.start()
-        while thread.is_alive():
-            thread.join(timeout=0.2)
-            for line in lines:
-                if bar is None or not is_progress_line(line):
-                    logger.info("%s", line.rstrip())
-            if bar is not None:
-                bar.update()
+    done = threading.Event()  # Thread.join, interrupted, takes a thread for dead that is not (bpo-45274)
+    threading.Thread(target=run, daemon=True).start()
+    signal: BaseException | None = None
+    deadline = float("inf")
+    while not done.is_set() and time.monotonic() < deadline:
+        try:
+            while not done.wait(_INTERVAL_S) and time.monotonic() < deadline:  # inside: a signal comes at any line
+                tick()
+        except (KeyboardInterrupt, SystemExit) as error:
+            if signal is not None or not ask_to_stop():
+                raise
+            signal, deadline = error, time.monotonic() + STOP_TIMEOUT_S
+            logger.warning(
+                "stopping behind this step with a checkpoint, within %g s; a second signal stops at once",
+                STOP_TIMEOUT_S,
+            )
+    tick()
+    if signal is not None:
+        if not done.is_set():
+            logger.warning("no checkpoint was written in %g s", STOP_TIMEOUT_S)
+        raise signal
     if failure:
         raise failure[0]
     return results[0]

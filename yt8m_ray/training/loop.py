@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,12 +93,14 @@ class TrainingLoop:
         progress: Where to continue.
         run_examples: Videos of all epochs, over which the learning rate falls where the config does not say.
         supplies: What goes with the videos besides labels.
+        should_stop: Whether the run is to stop; one worker that is told so is enough.
 
     Attributes:
         model: What learns.
         teacher: What is trained beside it, if anything.
         ema: The moving average of the model, if there is one.
         progress: How far the run is.
+        is_stopped: Whether the steps ended because of a stop, the same on all workers.
     """
 
     def __init__(
@@ -111,11 +113,14 @@ class TrainingLoop:
         progress: Progress | None = None,
         run_examples: float = math.inf,
         supplies: Supplies = Supplies(),  # noqa: B008 - frozen
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         inner = objective.module if isinstance(objective, DistributedDataParallel) else objective
         assert isinstance(inner, Objective)
         self.model: Model = inner.model
         self.teacher = inner.teacher
+        self.is_stopped = False
+        self._should_stop = should_stop
         self.progress = progress or Progress()
         self._objective = objective
         self._regularization = inner.regularization
@@ -158,7 +163,7 @@ class TrainingLoop:
         return learning_rate(self._config.optimizer, self.progress.num_examples, run_examples=self._run_examples)
 
     def steps(self, videos: Iterator[PackedVideos]) -> Iterator[int]:
-        """Takes a step for each batch, yielding the step's number, until all workers are out of videos.
+        """Takes a step for each batch, yielding the step's number, until all workers are out of videos or to stop.
 
         Raises:
             FloatingPointError: a loss or gradient is not finite, and the config does not say to skip it.
@@ -167,21 +172,22 @@ class TrainingLoop:
         self.model.train()
         if self.teacher is not None:
             self.teacher.train()
-        while not self.is_finished:
+        while not (self.is_finished or self.is_stopped):
             started = time.perf_counter()
             mine = next(videos, self._nothing)
             self._interval.wait_s += time.perf_counter() - started
-            total = int(sum_over_workers([len(mine)], self._device)[0])
+            total, num_stops = sum_over_workers([len(mine), self._should_stop()], self._device)
             if not total:
                 return
             try:
-                self._step(mine, total)
+                self._step(mine, int(total))
             except torch.OutOfMemoryError as error:
                 raise ValueError(
                     f"train.batch_size: step {self.progress.step + 1} needs more memory than {self._device} has, for "
                     f"{len(mine)} videos of up to {mine.num_frames.max(initial=0)} frames; lower it, raise "
                     f"train.accumulation, or take train.precision=bfloat16: {str(error).splitlines()[0]}"
                 ) from None
+            self.is_stopped = num_stops > 0  # behind the step: no batch was taken for nothing
             yield self.progress.step
 
     def interval(self) -> dict[str, float]:

@@ -15,7 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from yt8m_ray.training.history import HISTORY_FILE, read_history
 
 _PARTS = 1000  # of an epoch that the bar tells apart
-_BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
+_BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar:12}| {unit}"
 _PROGRESS_LINE = re.compile(r"epoch \d+/\d+ +\d+%  step \d+  loss ")
 
 
@@ -28,7 +28,8 @@ def describe(metrics: Mapping[str, float], step: int, far: Mapping[str, float]) 
         far: num_epochs, epochs (done, with a fraction) and left_s.
     """
     epoch, done = _epoch(far)
-    return f"epoch {epoch}/{far['num_epochs']:.0f} {100 * done:3.0f}%  step {step}  {_figures(metrics, far)}"
+    where = f"epoch {epoch}/{far['num_epochs']:.0f} {100 * done:3.0f}%  step {step}"
+    return f"{where}  {_figures(metrics)}  ETA {_clock(far['left_s'])}"
 
 
 def is_progress_line(line: str) -> bool:
@@ -68,12 +69,14 @@ class ProgressBar:
 
     def _draw(self, metrics: Mapping[str, float], step: int, far: Mapping[str, float]) -> None:
         if self._bar is None:
-            self._bar = tqdm(file=self._terminal, bar_format=_BAR_FORMAT, leave=False, dynamic_ncols=True)
+            # With a delay it is not drawn empty first.
+            self._bar = tqdm(file=self._terminal, bar_format=_BAR_FORMAT, leave=False, dynamic_ncols=True, delay=0.1)
         epoch, _ = _epoch(far)
         self._bar.total = int(far["num_epochs"] * _PARTS)
         self._bar.n = min(int(far["epochs"] * _PARTS), self._bar.total)
         self._bar.set_description_str(f"epoch {epoch}/{far['num_epochs']:.0f}  step {step}", refresh=False)
-        self._bar.set_postfix_str(_figures(metrics, far) + self._gap, refresh=False)
+        # What a narrow terminal cuts off is what matters least.
+        self._bar.unit = f"ETA {_clock(far['left_s'])}  {_figures(metrics)}{self._gap}"
         self._bar.refresh()
 
 
@@ -95,11 +98,11 @@ def _epoch(far: Mapping[str, float]) -> tuple[int, float]:
     return whole + 1, far["epochs"] - whole
 
 
-def _figures(metrics: Mapping[str, float], far: Mapping[str, float]) -> str:
+def _figures(metrics: Mapping[str, float]) -> str:
     gap = f"GAP {metrics['train/gap']:.4f}  " if "train/gap" in metrics else ""
     return (
         f"loss {metrics['train/loss']:.4f}  {gap}{metrics['train/videos_per_s']:.0f} videos/s  "
-        f"input wait {100 * metrics['train/input_wait_fraction']:.0f}%  ETA {_clock(far['left_s'])}"
+        f"input wait {100 * metrics['train/input_wait_fraction']:.0f}%"
     )
 
 

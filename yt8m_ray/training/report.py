@@ -39,7 +39,7 @@ h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 
 p { color: #5f6368; } img { max-width: 100%; }
 table { border-collapse: collapse; font-size: 0.9rem; }
 th, td { text-align: left; vertical-align: top; padding: 0.25rem 0.9rem 0.25rem 0; border-bottom: 1px solid #e3e5e8; }
-td { overflow-wrap: anywhere; }
+td { overflow-wrap: break-word; }
 """
 
 

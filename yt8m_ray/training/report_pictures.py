@@ -17,10 +17,11 @@ CURVES, CLASSES, PRECISION, CALIBRATION = "curves.png", "classes.png", "precisio
 
 _COLOURS = (BLUE, "#d9793a", "#3a9a5b", "#8a5fb3", "#c2a024")
 _WIDE = (10.0, 4.4)
-_SQUARE = (6.4, 5.6)
+_HIGH = (8.0, 5.6)
 _QUALITIES = {"gap": "GAP", "hit_at_1": "Hit@1", "perr": "PERR", "mean_ap": "mAP"}
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
+Panel = Mapping[str, tuple[np.ndarray, np.ndarray] | None]
 Details = Mapping[str, np.ndarray]
 
 
@@ -41,39 +42,27 @@ def draw_curves(path: Path, curves: Curves) -> bool:
     return True
 
 
-def _draw_panel(axes: Axes, panel: Mapping[str, tuple[np.ndarray, np.ndarray] | None], *, is_loss: bool) -> None:
+def _draw_panel(axes: Axes, panel: Panel, *, is_loss: bool) -> None:
     colours = iter(_COLOURS)
+    highest = last_step = 0.0
     for label, curve in panel.items():
         if curve is None:
             continue
+        steps, values = curve
         is_training = "training" in label
         colour = "#a9b8c9" if is_training else next(colours)
-        marker = None if is_training or len(curve[0]) > 30 else "o"
-        axes.plot(*curve, color=colour, linewidth=1.5, marker=marker, markersize=4, label=label)
-    axes.set_ylim(bottom=0)
-    axes.margins(x=0.02)
-    if is_loss:
-        _cut_start(axes, panel)
+        marker = None if is_training or len(steps) > 30 else "o"
+        axes.plot(steps, values, color=colour, linewidth=1.5, marker=marker, markersize=4, label=label)
+        # The first tenth of a loss is far above all that follows, and would hide it.
+        highest = max(highest, float(values[len(values) // 10 :].max()))
+        last_step = max(last_step, float(steps[-1]))
+    axes.set_xlim(0, 1.02 * last_step)
+    axes.set_ylim(0, 1.05 * highest or 1.0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     count_in_thousands(axes.xaxis)
     axes.legend(frameon=False, fontsize=9)
-    title, y = ("Loss", "mean over the videos") if is_loss else ("Quality", "on the validation videos")
-    label_axes(axes, title=title, subtitle=y, x="steps", y=title.lower())
-
-
-def _cut_start(axes: Axes, panel: Mapping[str, tuple[np.ndarray, np.ndarray] | None]) -> None:
-    """Ends the axis above all but the first tenth of the training's values, where those hide the rest."""
-    curve = panel.get("training")
-    if curve is None or len(curve[1]) < 10:
-        return
-    rest = (
-        max(other[1].max() for other in panel.values() if other is not None and other is not curve)
-        if any(other is not None and other is not curve for other in panel.values())
-        else 0.0
-    )
-    highest = max(float(curve[1][len(curve[1]) // 10 :].max()), float(rest))
-    if curve[1].max() > 2 * highest:
-        axes.set_ylim(0, 1.3 * highest)
+    title, subtitle = ("Loss", "mean over the videos") if is_loss else ("Quality", "on the validation videos")
+    label_axes(axes, title=title, subtitle=subtitle, x="steps", y=title.lower())
 
 
 def draw_classes(path: Path, details: Details) -> None:
@@ -127,7 +116,8 @@ def draw_precision_recall(path: Path, details: Details, names: Sequence[str]) ->
                 axes.plot(recall, precision, color=colour, linewidth=1.6, label=label, marker=".", markersize=3)
             axes.set_xlim(-0.02, 1.02)
             axes.set_ylim(-0.02, 1.02)
-            axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14))
             label_axes(axes, title=title, subtitle="among the best 20 of each video", x="recall", y="precision")
 
     save_picture(path, draw, size=(10.0, 5.6))
@@ -154,7 +144,7 @@ def draw_calibration(path: Path, details: Details) -> None:
         label_axes(
             upper,
             title="Calibration",
-            subtitle="pairs of a video and one of its 20 best classes; on the dashed line scores are probabilities",
+            subtitle="pairs of a video and one of its 20 best classes; dashed: scores that are probabilities",
             x="",
             y="share that are labels",
         )
@@ -166,7 +156,7 @@ def draw_calibration(path: Path, details: Details) -> None:
         for axis in (upper.yaxis, upper.xaxis):
             axis.set_major_formatter(PercentFormatter(1.0))
 
-    save_picture(path, draw, size=_SQUARE)
+    save_picture(path, draw, size=_HIGH)
 
 
 def _short(name: str) -> str:

@@ -7,8 +7,7 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from yt8m_ray.checkpoint import (
     CHECKPOINT_PATTERN,
     STATE_FILE,
     CheckpointError,
+    cache_folder,
     latest_checkpoint,
     load_config,
     read_manifest,
@@ -27,12 +27,13 @@ from yt8m_ray.checkpoint import (
 )
 from yt8m_ray.config.document import ConfigError, flatten, override
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.remote import is_remote
 
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 LOCK_FILE = "run.lock"
-POSITION_FILE = "position.npz"
+LOG_FILE = "train.log"
 SHARDS_KEY = "shards.sha256"
 
 _SQLITE = "sqlite:///"
@@ -102,7 +103,9 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def run_path(config: TrainConfig) -> Path:
-    """Returns the absolute folder of the run."""
+    """Returns the absolute folder of the run; where its output is an object store, that of a copy on this machine."""
+    if is_remote(config.output):
+        return cache_folder() / "runs" / hashlib.sha256(config.output.encode()).hexdigest()[:16] / config.run.name
     return Path(config.output).absolute() / config.run.name
 
 
@@ -130,14 +133,6 @@ def locked(folder: Path) -> Iterator[None]:
             for path in missing:
                 with contextlib.suppress(OSError):  # it holds something else by now
                     path.rmdir()
-
-
-def remove_checkpoints(folder: Path, *, keep: Iterable[str]) -> None:
-    """Removes the checkpoints of a run whose names are not among those to keep."""
-    names = set(keep)
-    for path in folder.glob(CHECKPOINT_PATTERN):
-        if path.name not in names:
-            shutil.rmtree(path)
 
 
 def shards_digest(shards: Sequence[str]) -> torch.Tensor:

@@ -31,6 +31,7 @@ _LONGEST_WAIT_S = 60.0
 _SERVER_WAIT_S = 10.0
 _STORE_WAIT_S = 120.0  # to make an SQLite store takes seconds, and starts at the same time wait for one another
 _CLOSE_WAIT_S = 30.0
+_STOP_WAIT_S = 8.0  # who stops a run, or takes its machine away, does not wait for long
 _ARTIFACTS_WAIT_S = 600.0
 
 
@@ -156,8 +157,8 @@ class Sender:
             self._state.status = status
             self._save()
         self._stop()
-        self._thread.join(_CLOSE_WAIT_S)
-        if self._is_uploading:
+        self._thread.join(_STOP_WAIT_S if status == "KILLED" else _CLOSE_WAIT_S)
+        if self._is_uploading and status != "KILLED":
             self._thread.join(_ARTIFACTS_WAIT_S)
         if not self._is_sent:
             logger.warning(

@@ -193,13 +193,13 @@ def check_paths(config: TrainConfig, shards: Sequence[str]) -> None:
         except (ValueError, OSError) as error:
             raise ConfigError(f"{key}: {error}") from None
     if config.train.init_from is not None:
-        load_config(config.train.init_from)
+        load_config(locate_model(config.train.init_from))
     if config.distillation.teacher is not None:
         path = locate_model(config.distillation.teacher)
         spec = read_document(path).spec if is_bundle(path) else load_config(path).data.spec
         _check_input("distillation.teacher", config, spec)
     if config.teacher.checkpoint is not None:
-        _check_input("teacher.checkpoint", config, load_config(config.teacher.checkpoint).data.spec)
+        _check_input("teacher.checkpoint", config, load_config(locate_model(config.teacher.checkpoint)).data.spec)
 
 
 def _check_input(key: str, config: TrainConfig, spec: FeatureSpec) -> None:

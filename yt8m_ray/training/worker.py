@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ import torch
 
 from yt8m_ray.checkpoint import (
     checkpoint_name,
-    latest_checkpoint,
     save_checkpoint,
 )
 from yt8m_ray.config.train import TrainConfig
@@ -28,9 +26,10 @@ from yt8m_ray.data.position import CAUSES, Position
 from yt8m_ray.evaluation import evaluate
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.training.assembly import build_loop
+from yt8m_ray.training.checkpoints import Checkpoints, CheckpointWriteError
 from yt8m_ray.training.profiling import TRACE_FILE, traced
 from yt8m_ray.training.progress import describe
-from yt8m_ray.training.run_folder import POSITION_FILE, SHARDS_KEY, shards_digest
+from yt8m_ray.training.run_folder import SHARDS_KEY, shards_digest
 from yt8m_ray.training.system import SystemMetrics
 from yt8m_ray.training.teaching import TEACHER_FOLDER, save_teacher
 from yt8m_ray.training.workers import (
@@ -54,14 +53,19 @@ class WorkerPorts:
 
     Attributes:
         read: `read(split)` starts a pass over this worker's share of `train` or `validation`.
-        report: `report(metrics, folder, name)` takes a finished checkpoint; called by all workers, with a folder on
-            rank 0 alone.
+        checkpoints: Where those of the run are kept.
+        report: `report(metrics)` says that a checkpoint is there; called by all workers.
+        start_epoch: `start_epoch(position)` on rank 0 says where the next passes over `train` begin.
+        should_stop: Whether the run is to stop behind the running step.
         log: `log(metrics, step, progress)` on rank 0 keeps curves, and how far the run is.
         run_id: Where they are kept, for the manifest.
     """
 
     read: Callable[[str], Iterator[Block]]
-    report: Callable[[Metrics, Path | None, str], None]
+    checkpoints: Checkpoints
+    report: Callable[[Metrics], None]
+    start_epoch: Callable[[Position], None]
+    should_stop: Callable[[], bool]
     log: Callable[[Metrics, int, Metrics], None]
     run_id: str
 
@@ -71,7 +75,7 @@ class Worker:
 
     Args:
         config: The run.
-        run_path: The run's folder, which all workers see.
+        run_path: A folder of the run for what is no checkpoint: traces, profiles.
         num_videos: Estimated videos of an epoch, for the time left.
         num_records: Of each shard of `train` and `validation` as the manifest says; empty where there is none.
         shards: Paths of `train` and `validation`; the position in a checkpoint speaks of their numbers.
@@ -98,28 +102,40 @@ class Worker:
         self._device = device
         self._ports = ports
         self._spec = config.data.spec
+        self._started = from_rank_0(time.time())  # tells the steps of a start from those that another does again
         self._read_whole: set[str] = set()
         self._is_profiled = False
         self._details: dict[str, np.ndarray] = {}  # of a validation whose checkpoint is not written yet
         self._system = SystemMetrics(device, enabled=config.tracking.system_metrics)
         self._loss = LOSSES.build(config.loss).to(device)
-        checkpoint = from_rank_0(latest_checkpoint(run_path) if rank() == 0 else None)
+        name = from_rank_0(ports.checkpoints.latest() if rank() == 0 else None)
         self._loop, self._start = build_loop(
-            config, device=device, shards=shards["train"], num_videos=num_videos, checkpoint=checkpoint
+            config,
+            device=device,
+            shards=shards["train"],
+            num_videos=num_videos,
+            checkpoint=None if name is None else ports.checkpoints.path(name),
+            should_stop=ports.should_stop,
         )
 
     def run(self) -> Metrics:
-        """Trains to the end and returns the last metrics."""
+        """Trains to the end, or to where it is to stop, and returns the last metrics."""
         metrics: Metrics = {}
-        while not self._loop.is_finished:
+        if rank() == 0:
+            logger.info("%d workers on %s, from step %d", world_size(), self._device, self._loop.progress.step)
+        while not self._loop.is_finished and not self._is_stopped():
             metrics = self._run_epoch()
         return metrics
+
+    def _is_stopped(self) -> bool:
+        """Returns whether the run is to stop; collective."""
+        return self._loop.is_stopped or sum_over_workers([self._ports.should_stop()], self._device)[0] > 0
 
     def _run_epoch(self) -> Metrics:
         loop, config = self._loop, self._config
         epoch, first_step = loop.progress.position.epoch, loop.progress.step
         if rank() == 0:
-            self._start.save(self._run_path / POSITION_FILE)
+            self._ports.start_epoch(self._start)
         from_rank_0(None)  # no worker starts to read before the position is there
         torch.manual_seed(self._stream_seed(first_step))
         videos = self._batches(
@@ -136,15 +152,19 @@ class Worker:
             if step % config.train.log_every_steps == 0:
                 metrics = self._log_interval(started)
             every = config.checkpoint.every_steps
-            if every is not None and step % every == 0 and not loop.is_finished:
+            if every is not None and step % every == 0 and not (loop.is_finished or loop.is_stopped):
                 self._checkpoint(metrics)
+        if loop.is_stopped and not loop.is_finished:
+            self._checkpoint(metrics | self._log_interval(started))
+            return metrics
         is_epoch_complete = not loop.is_finished
         if loop.progress.step == first_step and not self._start.num_done:
             raise ValueError("data.train: the shards hold no video")
         metrics |= self._log_interval(started)
         metrics |= self._account(is_epoch_complete) | self._validate()
         if rank() == 0:
-            self._ports.log({name: value for name, value in metrics.items() if "/" in name}, loop.progress.step, {})
+            of_epoch = {name: value for name, value in metrics.items() if name.startswith(("data/", "validation/"))}
+            self._ports.log(of_epoch, loop.progress.step, {})
         if is_epoch_complete:
             self._num_videos = loop.progress.num_examples_in_epoch
             loop.progress.num_examples_in_epoch = 0
@@ -222,15 +242,17 @@ class Worker:
                 share_buffers(model)
         name = checkpoint_name(epoch=position.epoch, step=self._loop.progress.step)
         cpu_s = sum_over_workers([time.process_time()], self._device)[0]
-        with tempfile.TemporaryDirectory(prefix="yt8m_checkpoint_") as folder:
-            if rank() == 0:
-                facts = {
-                    "step": self._loop.progress.step,
-                    "mlflow_run_id": self._ports.run_id,
-                    "metrics": {**metrics, "train/worker_cpu_s": cpu_s},
-                }
+        failure = None
+        if rank() == 0:
+            facts = {
+                "step": self._loop.progress.step,
+                "mlflow_run_id": self._ports.run_id,
+                "metrics": {**metrics, "train/worker_cpu_s": cpu_s},
+            }
+
+            def write(folder: Path) -> None:
                 if loop.teacher is not None:
-                    save_teacher(Path(folder) / TEACHER_FOLDER, config=self._config, model=loop.teacher)
+                    save_teacher(folder / TEACHER_FOLDER, config=self._config, model=loop.teacher)
                 save_checkpoint(
                     folder,
                     config=self._config,
@@ -240,8 +262,19 @@ class Worker:
                     average=average,
                     details=self._details,
                 )
-                self._details = {}
-            self._ports.report(metrics, Path(folder) if rank() == 0 else None, name)
+
+            try:
+                self._ports.checkpoints.save(name, write)
+            except CheckpointWriteError as error:
+                failure = error
+            self._details = {}
+        failure = from_rank_0(failure)
+        if failure is None:
+            self._ports.report(metrics)
+        elif self._config.checkpoint.on_write_error == "stop":
+            raise failure
+        elif rank() == 0:
+            logger.error("%s; the run goes on without it", failure)
 
     def _whole_position(self) -> Position:
         """Returns what all workers, in all runs of this epoch, have done; collective."""
@@ -284,7 +317,8 @@ class Worker:
         progress = self._loop.progress
         with (self._run_path / f"videos-{rank()}.jsonl").open("a", encoding="utf-8") as file:
             for batch in videos:
-                line = {"epoch": progress.position.epoch, "step": progress.step + 1, "videos": list(batch.video_ids)}
+                step = {"started": self._started, "epoch": progress.position.epoch, "step": progress.step + 1}
+                line = {**step, "videos": list(batch.video_ids)}
                 file.write(json.dumps(line) + "\n")
                 file.flush()
                 yield batch

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -94,19 +92,6 @@ def test_arrays_hold_everything() -> None:
     assert again.records(0).tolist() == [0]
     assert again.num_records == {0: 1, 7: 40}
     assert again.rejected == {"label": 1}
-
-
-def test_an_empty_position_survives_a_file(tmp_path: Path) -> None:
-    Position(3).save(tmp_path / "position.npz")
-
-    again = Position.load(tmp_path / "position.npz")
-
-    assert (again.epoch, again.done) == (3, {})
-
-
-def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"position.npz is missing on this node"):
-        Position.load(tmp_path / "position.npz")
 
 
 def test_epochs_have_orders_of_their_own_that_the_seed_repeats() -> None:

@@ -33,11 +33,12 @@ def config_of(**train: Any) -> TrainConfig:
     )
 
 
-def loop_of(config: TrainConfig) -> TrainingLoop:
+def loop_of(config: TrainConfig, **options: Any) -> TrainingLoop:
     torch.manual_seed(0)
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
     device = torch.device("cpu")
-    return TrainingLoop(Objective(model, build_loss(config.loss)), config, spec=config.data.spec, device=device)
+    objective = Objective(model, build_loss(config.loss))
+    return TrainingLoop(objective, config, spec=config.data.spec, device=device, **options)
 
 
 def videos(config: TrainConfig, *, skip: frozenset[int] = frozenset()) -> Iterator[PackedVideos]:
@@ -47,6 +48,18 @@ def videos(config: TrainConfig, *, skip: frozenset[int] = frozenset()) -> Iterat
     packed = PackedVideos.from_rows(rows, config.data.spec, shard=0)
     left = packed.select(np.array([i for i in range(NUM_VIDEOS) if i not in skip]))
     return batches_of([left], batch_size=8)
+
+
+def test_a_request_to_stop_ends_the_steps_behind_the_running_one() -> None:
+    config = config_of()
+    loop = loop_of(config, should_stop=lambda: loop.progress.step == 2)
+
+    steps = list(loop.steps(videos(config)))
+
+    assert loop.is_stopped
+    assert steps == [1, 2, 3]
+    assert loop.progress.position.num_done == 3 * 8  # no batch was taken and not trained on
+    assert not loop.is_finished
 
 
 def weights(loop: TrainingLoop) -> dict[str, torch.Tensor]:

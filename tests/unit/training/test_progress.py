@@ -51,4 +51,4 @@ def test_the_bar_shows_the_latest_line_of_the_history(tmp_path: Path) -> None:
     bar.close()
 
     assert shown.startswith("epoch 2/5  step 110  25%|")
-    assert "ETA 1:02:05  validation GAP 0.7500" in shown
+    assert "| ETA 1:02:05  loss 12.3457  1234 videos/s  input wait 3%  validation GAP 0.7500" in shown

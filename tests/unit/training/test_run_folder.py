@@ -19,7 +19,6 @@ from yt8m_ray.training.run_folder import (
     best_checkpoint,
     check_resume,
     locked,
-    remove_checkpoints,
     shards_digest,
     with_absolute_paths,
 )
@@ -179,11 +178,3 @@ def test_a_run_that_leaves_nothing_leaves_no_folder(tmp_path: Path) -> None:
         raise KeyError
 
     assert list(tmp_path.iterdir()) == []
-
-
-def test_checkpoints_that_are_not_kept_are_removed(run: Path, save_tiny_checkpoint: Save) -> None:
-    save_tiny_checkpoint(f"tiny/{checkpoint_name(epoch=0, step=20)}")
-
-    remove_checkpoints(run / "tiny", keep=[checkpoint_name(epoch=0, step=20)])
-
-    assert sorted(path.name for path in (run / "tiny").iterdir()) == [checkpoint_name(epoch=0, step=20), "run.json"]

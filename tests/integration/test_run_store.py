@@ -1,0 +1,153 @@
+"""A run whose output is an object store: what it keeps there, and what other verbs find."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.integration.conftest import Shards
+from tests.integration.test_train import config_of, state_of
+from tests.object_store import BUCKET, ENVIRONMENT, ObjectStore
+from yt8m_ray.checkpoint import (
+    CheckpointError,
+    NoSuchFolderError,
+    checkpoint_name,
+    load_model,
+    local_folder,
+    save_checkpoint,
+)
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.remote import list_folders, read_file, write_file
+from yt8m_ray.inference.watching import watch
+from yt8m_ray.models import build_model
+from yt8m_ray.training.checkpoints import CheckpointWriteError
+from yt8m_ray.training.run_store import RunStore, StoredCheckpoints
+from yt8m_ray.training.trainer import fit
+
+RUN = f"s3://{BUCKET}/runs/run"
+
+
+@pytest.fixture(scope="module")
+def running_store() -> Iterator[ObjectStore]:
+    with ObjectStore() as store:
+        yield store
+
+
+@pytest.fixture
+def store(running_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ObjectStore:
+    running_store.heal()
+    variables = {**ENVIRONMENT, "AWS_ENDPOINT_URL": running_store.url, "AWS_MAX_ATTEMPTS": "2"}
+    for name, value in {**variables, "YT8M_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    return running_store
+
+
+Save = Callable[..., str]
+
+
+@pytest.fixture
+def save(store: ObjectStore, request: pytest.FixtureRequest) -> Save:
+    """Returns save(step, gap): keeps a checkpoint of a run of this test's own, and returns its URI."""
+    config = TrainConfig.model_validate(
+        {
+            "run": {"name": "run"},
+            "data": {"features": {"rgb": 4}, "num_classes": 3},
+            "model": {"name": "logistic"},
+        }
+    )
+    model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=3)
+    run = f"s3://{BUCKET}/{request.node.name}/run"
+
+    def save(step: int, gap: float = 0.0) -> str:
+        facts = {"metrics": {"validation/gap": gap}}
+        state = {"progress.step": torch.tensor(step)}
+        write = functools.partial(save_checkpoint, config=config, model=model, state=state, facts=facts)
+        name = checkpoint_name(epoch=0, step=step)
+        StoredCheckpoints(run, num_to_keep=1).save(name, write)
+        return f"{run}/{name}"
+
+    return save
+
+
+def test_a_stored_checkpoint_can_be_loaded_and_is_fetched_once(save: Save, store: ObjectStore) -> None:
+    uri = save(1)
+    load_model(local_folder(uri))
+    store.heal()
+
+    load_model(local_folder(uri))
+
+    assert [path for method, path, _ in store.requests if path.endswith(".safetensors")] == []
+
+
+def test_the_best_and_the_last_stay_in_the_store(save: Save) -> None:
+    uris = [save(step, gap) for step, gap in enumerate([0.2, 0.9, 0.5, 0.4])]
+
+    run = uris[0].rpartition("/")[0]
+    assert list_folders(run, "epoch_*", last="manifest.json") == [uri.rpartition("/")[2] for uri in (uris[1], uris[3])]
+
+
+def test_a_checkpoint_whose_write_was_cut_short_is_none(save: Save) -> None:
+    uri = save(1)
+    run = uri.rpartition("/")[0]
+    write_file(b"half", f"{run}/{checkpoint_name(epoch=0, step=2)}/model.safetensors")
+
+    assert StoredCheckpoints(run, num_to_keep=1).latest() == checkpoint_name(epoch=0, step=1)
+
+
+def test_a_damaged_checkpoint_is_refused_and_passed_over(save: Save) -> None:
+    save(1, 0.5)
+    uri = save(2)
+    write_file(b"other", f"{uri}/model.safetensors")
+
+    with pytest.raises(CheckpointError, match=r"model.safetensors: \d+ bytes expected, 5 found"):
+        local_folder(uri)
+    assert StoredCheckpoints(uri.rpartition("/")[0], num_to_keep=1).latest() == checkpoint_name(epoch=0, step=1)
+
+
+def test_what_is_not_there_is_no_checkpoint(store: ObjectStore) -> None:
+    with pytest.raises(NoSuchFolderError, match=rf"^s3://{BUCKET}/nothing: no checkpoint"):
+        local_folder(f"s3://{BUCKET}/nothing")
+
+
+def test_a_store_that_refuses_leaves_the_earlier_checkpoints(save: Save, store: ObjectStore) -> None:
+    uri = save(1)
+    store.always = "403"
+
+    with pytest.raises(CheckpointWriteError, match=r"step_000000002: the checkpoint cannot .*refuses access"):
+        save(2)
+
+    store.heal()
+    assert StoredCheckpoints(uri.rpartition("/")[0], num_to_keep=1).latest() == checkpoint_name(epoch=0, step=1)
+
+
+def test_an_output_in_a_store_needs_a_place_for_mlflow(shards: Shards, store: ObjectStore) -> None:
+    with pytest.raises(ConfigError, match=r"^tracking.uri: expected an address"):
+        RunStore(config_of(shards, Path("unused"), "run").model_copy(update={"output": f"s3://{BUCKET}/runs"}))
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_in_a_store_is_continued_from_there(shards: Shards, store: ObjectStore, tmp_path: Path) -> None:
+    def config(cache: str, num_epochs: int) -> TrainConfig:
+        monkeypatch.setenv("YT8M_CACHE", str(tmp_path / cache))
+        sections = {"tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"}, "checkpoint": {"every_steps": 5}}
+        config = config_of(shards, tmp_path, "run", train={"num_epochs": num_epochs}, **sections)
+        return TrainConfig.model_validate({**config.model_dump(mode="json"), "output": f"s3://{BUCKET}/runs"})
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        first = fit(config("one", 1))
+        second = fit(config("two", 2))  # a machine that has seen nothing of it
+        again = fit(config("two", 2))
+        scores = list(watch(RUN, {"data.test": shards.validation}))
+
+    assert first.place.startswith(f"{RUN}/epoch_0001_step_")
+    assert state_of(second.checkpoint)[0]["num_examples"] == 2 * shards.num_train
+    assert again.checkpoint == second.checkpoint
+    assert scores[-1]["gap"] == pytest.approx(second.metrics["validation/gap"], abs=1e-6)
+    log = read_file(f"{RUN}/train.log")
+    assert log is not None and b"continuing from" in log

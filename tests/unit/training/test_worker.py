@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from yt8m_ray.checkpoint import load_details, read_manifest
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.example import encode_example
+from yt8m_ray.data.packed import Block
+from yt8m_ray.data.reader import read_blocks
+from yt8m_ray.data.tfrecord import write_records
+from yt8m_ray.training.checkpoints import LocalCheckpoints
+from yt8m_ray.training.history import History, read_curves, read_history
+from yt8m_ray.training.profiling import TRACE_FILE
+from yt8m_ray.training.worker import Worker, WorkerPorts
+
+NUM_CLASSES = 5
+
+
+def write_shard(path: Path, num_videos: int) -> str:
+    rng = np.random.default_rng(num_videos)
+    videos = [
+        {
+            "id": [f"v{number}".encode()],
+            "labels": rng.choice(NUM_CLASSES, 2, replace=False).astype(np.int64),
+            "mean_rgb": rng.normal(size=4).astype(np.float32),
+        }
+        for number in range(num_videos)
+    ]
+    write_records(str(path), map(encode_example, videos))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs of 20 steps in this process, with a checkpoint inside each."""
+    folder = tmp_path_factory.mktemp("run")
+    shards = {
+        "train": [write_shard(folder / "train.tfrecord", 80)],
+        "validation": [write_shard(folder / "validation.tfrecord", 30)],
+    }
+    settings: dict[str, Any] = {
+        "run": {"name": "run"},
+        "data": {"features": {"mean_rgb": 4}, "num_classes": NUM_CLASSES},
+        "model": {"name": "logistic"},
+        "train": {"batch_size": 4, "num_epochs": 2, "log_every_steps": 5, "profile": True},
+        "checkpoint": {"every_steps": 7},
+    }
+    config = TrainConfig.model_validate(settings)
+
+    def read(split: str) -> Iterator[Block]:
+        return read_blocks(shards[split][0], config.data.spec, config.data.read_options)
+
+    Worker(
+        config,
+        folder,
+        num_videos=80,
+        shards=shards,
+        num_records={},
+        device=torch.device("cpu"),
+        ports=WorkerPorts(
+            read,
+            LocalCheckpoints(folder, num_to_keep=9),
+            report=lambda _: None,
+            start_epoch=lambda _: None,
+            should_stop=lambda: False,
+            log=History(folder).append,
+            run_id="",
+        ),
+    ).run()
+    return folder
+
+
+def test_the_history_has_each_interval_and_each_validation(run_path: Path) -> None:
+    curves = read_curves(run_path)
+
+    assert curves["train/loss"][0].tolist() == [5, 10, 15, 20, 25, 30, 35, 40]
+    assert curves["validation/gap"][0].tolist() == [20, 40]
+    assert curves["system/worker_memory_gb"][0].tolist() == curves["train/loss"][0].tolist()
+
+
+def test_the_history_says_how_far_the_run_is(run_path: Path) -> None:
+    progress = [entry.progress for entry in read_history(run_path)[0] if entry.progress]
+
+    assert [far["epochs"] for far in progress] == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]
+    assert progress[-1]["left_s"] == 0
+
+
+def test_only_checkpoints_of_a_validation_have_its_details(run_path: Path) -> None:
+    have = {path.name: bool(load_details(path)) for path in run_path.glob("epoch_*")}
+
+    assert have == {
+        "epoch_0000_step_000000007": False,
+        "epoch_0000_step_000000014": False,
+        "epoch_0001_step_000000020": True,
+        "epoch_0001_step_000000021": False,
+        "epoch_0001_step_000000028": False,
+        "epoch_0001_step_000000035": False,
+        "epoch_0002_step_000000040": True,
+    }
+
+
+def test_the_manifest_covers_the_details(run_path: Path) -> None:
+    files = read_manifest(run_path / "epoch_0002_step_000000040", kind="checkpoint")["files"]
+
+    assert isinstance(files, dict) and "validation.safetensors" in files
+
+
+def test_steps_are_traced_where_that_is_wished(run_path: Path) -> None:
+    assert (run_path / TRACE_FILE).stat().st_size > 1000

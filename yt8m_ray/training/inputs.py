@@ -1,0 +1,63 @@
+"""What a run reads: its shards, their manifest and the vocabulary, checked before anything starts."""
+
+from __future__ import annotations
+
+from yt8m_ray.config.data import DataConfig
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.dataset import expand_shards
+from yt8m_ray.data.folds import bootstrap, split_folds
+from yt8m_ray.data.manifest import Manifest, check_shards, load_manifest
+from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.losses import build_loss
+
+
+def splits_of(data: DataConfig) -> dict[str, list[str]]:
+    """Returns the shards of `train` and, where there is one, of `validation`; no shard is in both.
+
+    Those of `train` may be there several times, or not at all, where `data.bagging` draws them.
+    """
+    shards = {"train": expand_shards(data.train, key="data.train")}
+    if data.folds is not None:
+        shards["train"], shards["validation"] = split_folds(
+            shards["train"], num_folds=data.folds, fold=data.fold, seed=data.split_seed
+        )
+    elif data.validation is not None:
+        shards["validation"] = expand_shards(data.validation, key="data.validation")
+    both = sorted(set(shards["train"]) & set(shards.get("validation", ())))
+    if both:
+        raise ConfigError(f"data.validation: {len(both)} of its shards are in data.train too, the first is {both[0]}")
+    if data.bagging is not None:
+        shards["train"] = bootstrap(shards["train"], seed=data.bagging)
+    return shards
+
+
+def check_vocabulary(config: TrainConfig) -> None:
+    """Checks that a vocabulary of the config's own names as many classes as the model has."""
+    path = config.data.vocabulary
+    if path is not None and len(Vocabulary.load(path)) != config.data.num_classes:
+        found = len(Vocabulary.load(path))
+        raise ConfigError(
+            f"data.vocabulary: {path} names {found} classes, data.num_classes is {config.data.num_classes}"
+        )
+
+
+def check_loss(config: TrainConfig) -> None:
+    """Checks that what the loss reads is there, and of as many classes as the model has."""
+    try:
+        build_loss(config.loss).check_num_classes(config.data.num_classes)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def load_manifest_of(config: TrainConfig, shards: dict[str, list[str]]) -> Manifest | None:
+    """Returns the manifest of the shards, all of which it has and which have its sizes; None where none is given."""
+    path = config.data.manifest
+    if path is None:
+        return None
+    try:
+        manifest = load_manifest(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"data.manifest: {error}") from None
+    check_shards(manifest, [shard for split in shards.values() for shard in split])
+    return manifest
