@@ -1,7 +1,7 @@
 """Teachers that see all frames, students that see every k-th: GAP, multiply-accumulates and latency of each.
 
     python tests/benchmarks/fewer_frames.py [--models hierarchical_lstm] [--every 2,5,10,20,30] [--seeds 1]
-        [--device cuda] [--alone] [--json FILE] [--plot FILE] [key=value ...]
+        [--device cuda] [--alone] [--from-teacher] [--json FILE] [--plot FILE] [key=value ...]
 
 The report of "Efficient Video Classification Using Fewer Frames" (arXiv:1902.10640) for H-LSTM, NetVLAD and NeXtVLAD at
 small sizes. The teacher is trained on labels first; each student learns from labels and from it, as it is (serial), by
@@ -125,11 +125,20 @@ def config_of(name: str, every: int, options: argparse.Namespace, *, seed: int) 
     return override(TrainConfig.model_validate(document), dict(map(parse_override, options.overrides)))
 
 
-def train(config: TrainConfig, videos: PackedVideos, *, device: torch.device, teacher: Model | None = None) -> Model:
-    """Returns what a run ends with; with a teacher, a student of it."""
+def train(
+    config: TrainConfig,
+    videos: PackedVideos,
+    *,
+    device: torch.device,
+    teacher: Model | None = None,
+    start: Model | None = None,
+) -> Model:
+    """Returns what a run ends with; with a teacher, a student of it. It begins with the weights of `start`, or anew."""
     frozen = None if teacher is None else FrozenTeacher(teacher, config.data.normalize)
     supplies = Supplies(frozen_teacher=frozen)
     loop, _ = build_loop(config, device=device, num_videos=len(videos), supplies=supplies)
+    if start is not None:
+        loop.model.load_state_dict(start.state_dict())
     for epoch in range(config.train.num_epochs):
         for _ in loop.steps(_shuffled(videos, config, epoch, pin_memory=device.type == "cuda")):
             pass
@@ -192,7 +201,10 @@ def report(name: str, options: argparse.Namespace) -> list[Result]:
         teacher = train(teacher_config, videos, device=device)
         for every in gaps:
             config, started = config_of(name, every, options, seed=seed), time.perf_counter()
-            model = teacher if every == 1 else train(config, videos, device=device, teacher=teacher)
+            start = teacher if options.from_teacher else None  # sampling has no weights: they are of one shape
+            model = teacher
+            if every > 1:
+                model = train(config, videos, device=device, teacher=teacher, start=start)
             gaps[every].append(gap_of(model, validation, config, device))
             if options.alone and every > 1:
                 alone[every].append(gap_of(train(config, videos, device=device), validation, config, device))
@@ -242,6 +254,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(SMALL), help="families, separated by commas")
     parser.add_argument("--every", default="2,5,10,20,30", help="values of k, separated by commas")
     parser.add_argument("--alone", action="store_true", help="train students on labels alone too")
+    parser.add_argument("--from-teacher", action="store_true", help="students begin with their teacher's weights")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--num-videos", type=int, default=8192)
     parser.add_argument("--num-validation", type=int, default=1024)

@@ -23,6 +23,7 @@ from yt8m_ray.evaluation import Evaluation
 from yt8m_ray.inference.offline import predict_shards
 from yt8m_ray.inference.scoring import evaluation_config, evaluation_of
 from yt8m_ray.inference.submission import join_submissions
+from yt8m_ray.training.follow import STOP_TIMEOUT_S
 from yt8m_ray.training.inputs import splits_of
 from yt8m_ray.training.run_folder import with_absolute_paths
 from yt8m_ray.training.trainer import fit
@@ -33,7 +34,7 @@ PREDICTIONS_FILE = "out_of_fold.parquet"
 LOG_FILE = "folds.log"
 
 _TASK_CPUS = 0.01  # a fold's own process waits for the workers that it starts
-_GRACE_S = 60.0
+_GRACE_S = STOP_TIMEOUT_S + 15.0
 """How long interrupted folds have to write their last checkpoints."""
 
 
