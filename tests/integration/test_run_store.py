@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.integration.conftest import Shards
-from tests.integration.test_train import config_of, state_of
+from tests.integration.test_train import config_of
 from tests.object_store import BUCKET, ENVIRONMENT, ObjectStore
 from yt8m_ray.checkpoint import (
     CheckpointError,
@@ -22,14 +22,10 @@ from yt8m_ray.checkpoint import (
 )
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.remote import list_folders, read_file, write_file
-from yt8m_ray.inference.watching import watch
+from yt8m_ray.data.remote import list_folders, write_file
 from yt8m_ray.models import build_model
 from yt8m_ray.training.checkpoints import CheckpointWriteError
 from yt8m_ray.training.run_store import RunStore, StoredCheckpoints
-from yt8m_ray.training.trainer import fit
-
-RUN = f"s3://{BUCKET}/runs/run"
 
 
 @pytest.fixture(scope="module")
@@ -128,26 +124,3 @@ def test_a_store_that_refuses_leaves_the_earlier_checkpoints(save: Save, store: 
 def test_an_output_in_a_store_needs_a_place_for_mlflow(shards: Shards, store: ObjectStore) -> None:
     with pytest.raises(ConfigError, match=r"^tracking.uri: expected an address"):
         RunStore(config_of(shards, Path("unused"), "run").model_copy(update={"output": f"s3://{BUCKET}/runs"}))
-
-
-@pytest.mark.soak
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_run_in_a_store_is_continued_from_there(shards: Shards, store: ObjectStore, tmp_path: Path) -> None:
-    def config(cache: str, num_epochs: int) -> TrainConfig:
-        monkeypatch.setenv("YT8M_CACHE", str(tmp_path / cache))
-        sections = {"tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"}, "checkpoint": {"every_steps": 5}}
-        config = config_of(shards, tmp_path, "run", train={"num_epochs": num_epochs}, **sections)
-        return TrainConfig.model_validate({**config.model_dump(mode="json"), "output": f"s3://{BUCKET}/runs"})
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        first = fit(config("one", 1))
-        second = fit(config("two", 2))  # a machine that has seen nothing of it
-        again = fit(config("two", 2))
-        scores = list(watch(RUN, {"data.test": shards.validation}))
-
-    assert first.place.startswith(f"{RUN}/epoch_0001_step_")
-    assert state_of(second.checkpoint)[0]["num_examples"] == 2 * shards.num_train
-    assert again.checkpoint == second.checkpoint
-    assert scores[-1]["gap"] == pytest.approx(second.metrics["validation/gap"], abs=1e-6)
-    log = read_file(f"{RUN}/train.log")
-    assert log is not None and b"continuing from" in log

@@ -20,8 +20,14 @@ _LOSSES = (
     ray.exceptions.ObjectLostError,
     ray.exceptions.WorkerCrashedError,
 )
-_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Socket closed", "remote process exited")
-"""What gloo and NCCL say where the other end of a collective died."""
+_LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Socket closed",
+    "remote process exited",
+    "Timed out waiting",
+)
+"""What gloo and NCCL say where the other end of a collective died, or is silent for half an hour."""
 
 
 def final_error(error: Exception) -> BaseException | None:
