@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import torch
 
 _GB = 1e9
