@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "models.md"
 CONFIGS = ROOT / "configs" / "train"
 DEMO = "demo_"
+RECIPES = ("hierarchical_lstm_pair", "netvlad_distilled", "netvlad_ema")
+"""Configs whose model has a row already, by another config."""
 
 # Of each config that is no demo: where its model was published, and the GAP that its authors report for it, with what
 # it was measured on. No public source gives the others'.
@@ -114,8 +116,8 @@ class Cost:
 
 def published_configs() -> dict[str, TrainConfig]:
     """Returns the configs of the table by file name."""
-    paths = sorted(path for path in CONFIGS.glob("*.yaml") if not path.name.startswith(DEMO))
-    return {path.stem: load_document(path, TrainConfig) for path in paths}
+    paths = [path for path in CONFIGS.glob("*.yaml") if not path.name.startswith(DEMO) and path.stem not in RECIPES]
+    return {path.stem: load_document(path, TrainConfig) for path in sorted(paths)}
 
 
 def build(config: TrainConfig) -> Model:
