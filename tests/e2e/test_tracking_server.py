@@ -63,11 +63,15 @@ def test_a_run_goes_on_without_its_server_which_has_everything_in_the_end(
         path = run_path / "metrics.jsonl"
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
+    def has_its_run() -> bool:
+        path = run_path / "mlflow.json"  # which is there when MLflow has had something
+        return path.exists() and '"run_id": ""' not in path.read_text()
+
     paths = [f"data.train={video_shards.train}", f"data.validation={video_shards.validation}"]
     with start_verb("train", *settings.split(), *paths) as command:  # the server is not there at the start
         command.wait_until(lambda: num_lines() > 30)
         server.start()
-        command.wait_until(lambda: '"run_id": ""' not in (run_path / "mlflow.json").read_text())
+        command.wait_until(has_its_run)
         server.send(signal.SIGSTOP)
         before = num_lines()
         command.wait_until(lambda: num_lines() > before + 100)
