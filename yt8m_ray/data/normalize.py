@@ -40,14 +40,14 @@ def normalize(frames: torch.Tensor, features: Mapping[str, int], kind: Normaliza
     elif kind == "unwhitened":
         for name, feature in _parts(frames, features):
             if _is_published_rgb(name, feature):
-                feature *= (_rgb_eigenvalues() ** 0.25).float().to(frames.device)
+                feature *= _rgb_scales(0.25, 0.0, frames.device)
             _divide_by_norm(feature)
         frames *= len(features) ** -0.5
     elif kind == "reverse_whitened":
         for name, feature in _parts(frames, features):
             if _is_published_rgb(name, feature):
                 feature -= _REVERSED_OFFSET
-                feature *= (_rgb_eigenvalues().sqrt() + _REVERSED_FLOOR).float().to(frames.device)
+                feature *= _rgb_scales(0.5, _REVERSED_FLOOR, frames.device)
     return frames
 
 
@@ -62,6 +62,12 @@ def _is_published_rgb(name: str, feature: torch.Tensor) -> bool:
 
 def _divide_by_norm(frames: torch.Tensor) -> None:
     frames *= torch.rsqrt(torch.clamp_min(frames.square().sum(dim=-1, keepdim=True), _MIN_SQUARED_NORM))
+
+
+@functools.cache
+def _rgb_scales(power: float, floor: float, device: torch.device) -> torch.Tensor:
+    """Returns eigenvalues ** power + floor, float32 on the device: sent there once, not with each batch."""
+    return (_rgb_eigenvalues() ** power + floor).float().to(device)
 
 
 @functools.cache

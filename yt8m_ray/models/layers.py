@@ -186,7 +186,7 @@ class BatchNorm(nn.Module):
             return torch.addcmul(self.beta, inputs.float() - self.moving_mean, scale)
 
     def _normalize_by_batch(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        num_rows = inputs.new_tensor([inputs.shape[:-1].numel()]) if mask is None else mask.sum().reshape(1)
+        num_rows = inputs.new_full((1,), inputs.shape[:-1].numel()) if mask is None else mask.sum().reshape(1)
         sums = self._sum_over_workers(torch.cat([_sum_rows(inputs, mask), num_rows.to(inputs.dtype)]))
         count = sums[-1].detach()
         mean = sums[:-1] / count.clamp(min=1)
@@ -201,7 +201,8 @@ class BatchNorm(nn.Module):
         if self.unbiased_moving_variance:
             variance = variance * count / (count - 1).clamp(min=1)
         share = (WARM_UP / (WARM_UP + 1 + self._num_updates)).clamp(min=self.momentum)
-        momentum = share.to(mean.device) * (count > 0)  # a step without rows leaves the moving statistics alone
+        # A step without rows leaves the moving statistics alone.
+        momentum = share.to(mean.device, non_blocking=True) * (count > 0)
         self._num_updates += 1
         self.moving_mean += momentum * (mean - self.moving_mean)
         self.moving_variance += momentum * (variance - self.moving_variance)

@@ -9,6 +9,7 @@ keeps whole batches in one call of oneDNN or cuDNN, asks the device for no lengt
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable
 from typing import Any, cast
@@ -50,6 +51,11 @@ def _is_padding(frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
     return torch.arange(frames.shape[1], device=frames.device) >= num_frames.unsqueeze(1)
 
 
+def _num_padding_columns(inputs: torch.Tensor) -> int:
+    """Returns how many columns mark the padding: on a GPU, products of rows of odd lengths take three times as long."""
+    return 1 + (-(inputs.shape[2] + 1) % 8 if inputs.is_cuda else 0)
+
+
 class LSTMCellWeights(nn.Module):
     """The weights of one published BasicLSTMCell, in torch's order of gates i, f, j, o (TensorFlow's is i, j, f, o).
 
@@ -66,15 +72,18 @@ class LSTMCellWeights(nn.Module):
         self.weight_hh = nn.Parameter(torch.empty(4 * cell_dim, cell_dim).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(4 * cell_dim))
 
-    def with_padding_column(self) -> list[torch.Tensor]:
-        """Returns what torch's LSTM takes, for inputs with a last value more: 1 in the padding, which shuts the cell.
+    def with_padding_columns(self, num_columns: int) -> list[torch.Tensor]:
+        """Returns what torch's LSTM takes, for inputs with so many values more: all 1 in the padding, else 0.
 
-        There i = 0 and f = 1 keep the state c, and o = 0 makes the output 0.
+        The first of them shuts the cell: there i = 0 and f = 1 keep the state c, and o = 0 makes the output 0. The
+        others do nothing.
         """
         cell_dim = self.weight_hh.shape[1]
-        signs = self.bias.new_tensor([-1.0, 1.0, 0.0, -1.0]).repeat_interleave(cell_dim)
-        forget = self.bias.new_tensor([0.0, 1.0, 0.0, 0.0]).repeat_interleave(cell_dim)
-        return [torch.cat([self.weight_ih, (SHUT * signs).unsqueeze(1)], dim=1), self.weight_hh, self.bias, forget]
+        # Filled where they are: a list of numbers would be sent to a GPU, and waited for.
+        columns, forget = self.bias.new_zeros(4, cell_dim, num_columns), self.bias.new_zeros(4, cell_dim)
+        columns[0, :, 0], columns[1, :, 0], columns[3, :, 0] = -SHUT, SHUT, -SHUT
+        forget[1] = 1.0
+        return [torch.cat([self.weight_ih, columns.flatten(0, 1)], dim=1), self.weight_hh, self.bias, forget.flatten()]
 
 
 class LSTM(nn.Module):
@@ -110,21 +119,29 @@ class LSTM(nn.Module):
         state = []
         for layer in self.layers:
             cells = cast(Iterable[LSTMCellWeights], layer)
-            weights = [weight for cell in cells for weight in cell.with_padding_column()]
-            outputs, c, h = self._run_layer(weights, outputs, padding, num_frames)
+            num_columns = _num_padding_columns(outputs)
+            weights = [weight for cell in cells for weight in cell.with_padding_columns(num_columns)]
+            columns = padding.unsqueeze(2).expand(-1, -1, num_columns)
+            outputs, c, h = self._run_layer(weights, outputs, columns, num_frames)
             state.append((c[:num_clips], h[:num_clips]))
         return outputs[:num_clips, :max_frames], state
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _run_layer(
-        self, weights: list[torch.Tensor], inputs: torch.Tensor, padding: torch.Tensor, num_frames: torch.Tensor
+        self, weights: list[torch.Tensor], inputs: torch.Tensor, columns: torch.Tensor, num_frames: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns the outputs [B, T, H] and the last c and h [B, H]."""
-        inputs = torch.cat([inputs, padding.unsqueeze(2).to(inputs.dtype)], dim=2)
+        """Returns the outputs [B, T, H] and the last c and h [B, H]; `columns` are what marks the padding."""
+        is_cuda_autocast = inputs.is_cuda and torch.is_autocast_enabled("cuda")
+        if is_cuda_autocast:
+            # Left to autocast, cuDNN's LSTM runs in float16 whatever the precision asked for: SHUT is infinite there.
+            dtype = torch.get_autocast_dtype("cuda")
+            inputs, weights = inputs.to(dtype), [weight.to(dtype) for weight in weights]
+        inputs = torch.cat([inputs, columns.to(inputs.dtype)], dim=2)
         zeros = inputs.new_zeros(2 if self.bidirectional else 1, inputs.shape[0], self.cell_dim)
-        outputs, last_h, last_c = torch._VF.lstm(
-            inputs, (zeros, zeros), weights, True, 1, 0.0, self.training, self.bidirectional, True
-        )
+        with torch.autocast("cuda", enabled=False) if is_cuda_autocast else contextlib.nullcontext():
+            outputs, last_h, last_c = torch._VF.lstm(
+                inputs, (zeros, zeros), weights, True, 1, 0.0, self.training, self.bidirectional, True
+            )
         # The forward direction's h is 0 in the padding: its last one stands where the clip ends.
         ends = (num_frames - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, self.cell_dim)
         h = outputs[..., : self.cell_dim].gather(1, ends).squeeze(1)

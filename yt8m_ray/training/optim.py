@@ -114,10 +114,11 @@ def clip_gradients(parameters: Iterable[torch.nn.Parameter], config: OptimizerCo
     if not gradients:
         return torch.ones((), dtype=torch.bool)
     bound = config.clip_gradient_norm
-    norms = torch._foreach_norm(gradients)
-    total = torch.linalg.vector_norm(torch.stack(norms))
+    norms = torch.stack(torch._foreach_norm(gradients))
+    total = torch.linalg.vector_norm(norms)
     if bound > 0 and config.clip == "variable":
-        torch._foreach_mul_(gradients, [bound / torch.clamp_min(norm, bound) for norm in norms])
+        # All factors at once: one by one they are three small kernels a variable, which a GPU's host has to launch.
+        torch._foreach_mul_(gradients, (bound / torch.clamp_min(norms, bound)).unbind())
     elif bound > 0:
         torch._foreach_mul_(gradients, bound / torch.clamp_min(total, bound))
     return torch.isfinite(total)

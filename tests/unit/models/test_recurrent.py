@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from yt8m_ray.models.recurrent import GRU, LSTM, full_state, shuffle_frames
+from yt8m_ray.models.recurrent import GRU, LSTM, LSTMCellWeights, full_state, shuffle_frames
 
 LENGTHS = (5, 0, 1, 3)
 MAX_FRAMES = 5
@@ -245,3 +245,16 @@ def test_shuffling_keeps_every_real_frame_and_leaves_the_padding_behind() -> Non
     assert torch.equal(shuffled[0].sort(dim=0).values, frames[0])
     assert torch.equal(shuffled[1, :9].sort(dim=0).values, frames[1, :9])
     assert not shuffled[1, 9:].any()
+
+
+def test_an_lstm_may_mark_its_padding_in_more_columns_than_one() -> None:
+    frames, num_frames = random_batch()
+    layer, cell = LSTM(INPUT_DIM, CELL_DIM), LSTMCellWeights(INPUT_DIM, CELL_DIM)
+    padding = (torch.arange(MAX_FRAMES) >= num_frames.unsqueeze(1)).unsqueeze(2)
+
+    one, eight = (
+        layer._run_layer(cell.with_padding_columns(count), frames, padding.expand(-1, -1, count), num_frames)
+        for count in (1, 8)
+    )
+
+    torch.testing.assert_close(eight, one)
