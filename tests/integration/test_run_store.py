@@ -26,6 +26,7 @@ from yt8m_ray.data.remote import list_folders, write_file
 from yt8m_ray.models import build_model
 from yt8m_ray.training.checkpoints import CheckpointWriteError
 from yt8m_ray.training.run_store import RunStore, StoredCheckpoints
+from yt8m_ray.training.teaching import TEACHER_FOLDER, build_teacher, save_teacher
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,32 @@ def save(store: ObjectStore, request: pytest.FixtureRequest) -> Save:
         return f"{run}/{name}"
 
     return save
+
+
+def test_the_teacher_in_a_checkpoint_is_stored_and_fetched_with_it(store: ObjectStore) -> None:
+    config = TrainConfig.model_validate(
+        {
+            "run": {"name": "pair"},
+            "data": {"features": {"rgb": 4}, "num_classes": 3},
+            "model": {"name": "logistic"},
+            "teacher": {"model": {"name": "moe", "num_mixtures": 3}, "representation_weight": 0},
+        }
+    )
+    model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=3)
+    teacher = build_teacher(config)
+    assert teacher is not None
+
+    def write(folder: Path) -> None:
+        save_teacher(folder / TEACHER_FOLDER, config=config, model=teacher)
+        save_checkpoint(folder, config=config, model=model, state={}, facts={"metrics": {}})
+
+    stored = StoredCheckpoints(f"s3://{BUCKET}/pair/run", num_to_keep=1)
+    name = checkpoint_name(epoch=0, step=1)
+    stored.save(name, write)
+
+    assert stored.latest() == name
+    loaded, _ = load_model(stored.path(name) / TEACHER_FOLDER)
+    torch.testing.assert_close(dict(loaded.state_dict()), dict(teacher.state_dict()))
 
 
 def test_a_stored_checkpoint_can_be_loaded_and_is_fetched_once(save: Save, store: ObjectStore) -> None:
