@@ -284,6 +284,8 @@ class TrainingLoop:
         """
         config, num_parts = self._config, self._config.train.accumulation
         loss_sum = torch.zeros((), device=self._device)
+        is_sum = config.optimizer.gradient_reduction == "sum"
+        num_summed = len(mine) if is_sum else total
         # Also a part without videos is computed: workers that share statistics count on one another.
         for number, rows in enumerate(np.array_split(np.arange(len(mine)), num_parts)):
             is_last = number == num_parts - 1
@@ -292,13 +294,12 @@ class TrainingLoop:
                 if not is_last and isinstance(self._objective, DistributedDataParallel):
                     stack.enter_context(self._objective.no_sync())
                 with torch.autocast(self._device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
-                    batch, lesson = self._supplies.prepare(videos, config, self._spec, self._device, total=total)
+                    batch, lesson = self._supplies.prepare(videos, config, self._spec, self._device, total=num_summed)
                     loss, logits = self._objective(batch.frames, batch.num_frames, batch.labels, lesson)
                 # The step follows the mean over the `total` videos of all workers. DDP averages gradients over workers,
                 # and `loss` is a mean over n videos of this one: sum (n / total * W * loss) / W over all parts and
                 # workers is that mean, also where n differs or is 0. The penalty is the same on all workers, so
                 # averaging leaves it alone. The published towers add their means and penalties up instead.
-                is_sum = config.optimizer.gradient_reduction == "sum"
                 share = len(videos) / max(len(mine), 1) if is_sum else len(videos) / total
                 part_loss = loss * (share * world_size())
                 if is_last and config.train.regularization_penalty:
