@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from yt8m_ray.checkpoint import save_checkpoint
+from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.data.packed import PackedVideos
@@ -104,3 +105,11 @@ def test_statistics_that_start_anew_beside_other_weights_warm_up(tmp_path: Path)
         name: tuple(norm.moving_mean.shape) != (7,) for name, norm in batch_norms(loop.model).items()
     }
     assert 0 in num_updates.values()
+
+
+def test_a_frozen_teacher_that_does_not_go_with_its_student_is_a_matter_of_the_config(tmp_path: Path) -> None:
+    save(build_loop(config_of(), device=CPU)[0], config_of(), tmp_path / "other")
+    config = config_of(model={**NETVLAD, "hidden_dim": 7}, teacher={"checkpoint": str(tmp_path / "other")})
+
+    with pytest.raises(ConfigError, match="the student's representation has 7 values, the teacher's 6"):
+        build_loop(config, device=CPU)
