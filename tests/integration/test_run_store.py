@@ -22,9 +22,11 @@ from yt8m_ray.checkpoint import (
 )
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.remote import list_folders, write_file
+from yt8m_ray.data.remote import list_folders, read_file, write_file
 from yt8m_ray.models import build_model
 from yt8m_ray.training.checkpoints import CheckpointWriteError
+from yt8m_ray.training.history import History, read_curves
+from yt8m_ray.training.run_folder import RunRecord
 from yt8m_ray.training.run_store import RunStore, StoredCheckpoints
 from yt8m_ray.training.teaching import TEACHER_FOLDER, build_teacher, save_teacher
 
@@ -146,6 +148,33 @@ def test_a_store_that_refuses_leaves_the_earlier_checkpoints(save: Save, store: 
 
     store.heal()
     assert StoredCheckpoints(uri.rpartition("/")[0], num_to_keep=1).latest() == checkpoint_name(epoch=0, step=1)
+
+
+def test_another_machine_continues_the_curves_of_a_run_and_has_its_report(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = TrainConfig.model_validate(
+        {
+            "output": f"s3://{BUCKET}/moved",
+            "run": {"name": "run"},
+            "model": {"name": "logistic"},
+            "tracking": {"uri": "http://127.0.0.1:1"},
+        }
+    )
+    here = RunStore(config)
+    here.folder.mkdir(parents=True)
+    History(here.folder).append({"train/loss": 1.0}, 10)
+    (here.folder / "report").mkdir()
+    (here.folder / "report" / "report.html").write_text("<html>")
+    here.record(RunRecord("stopped", ""))
+    monkeypatch.setenv("YT8M_CACHE", str(tmp_path / "another"))
+    there = RunStore(config)
+
+    there.pull()
+
+    History(there.folder).append({"train/loss": 0.5}, 20)
+    assert read_curves(there.folder)["train/loss"][0].tolist() == [10, 20]
+    assert read_file(f"s3://{BUCKET}/moved/run/report/report.html") == b"<html>"
 
 
 def test_an_output_in_a_store_needs_a_place_for_mlflow(shards: Shards, store: ObjectStore) -> None:
