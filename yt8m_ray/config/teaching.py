@@ -80,6 +80,9 @@ class TeacherConfig(Config):
     def _check_one(self) -> TeacherConfig:
         if self.model is not None and self.checkpoint is not None:
             raise ValueError("checkpoint: a teacher is trained beside the student (model) or before it, not both")
+        if not self.is_on:
+            keys = ("representation_weight", "prediction_weight", "label_weight", "published_sums")
+            self.check_unused(*keys, why="there is no teacher without model or checkpoint")
         return self
 
 
