@@ -20,6 +20,16 @@ class Config(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
 
+    def check_unused(self, *keys: str, why: str) -> None:
+        """Checks that keys which do nothing have their defaults.
+
+        Raises:
+            ValueError: one has not; the message ends with `why` it does nothing.
+        """
+        for key in keys:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: {why}")
+
 
 class ComponentConfig(Config):
     """The config of something that a registry builds by its `name`."""

@@ -13,6 +13,7 @@ from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
 from yt8m_ray.checkpoint import latest_checkpoint
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.dataset import map_tasks
+from yt8m_ray.inference.bundle import folder_version
 from yt8m_ray.training.cross_validation import cross_validate, folds_of
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -60,6 +61,11 @@ def test_the_report_has_the_gap_of_each_fold_and_of_all_videos(report: dict[str,
     assert report["mean_gap"] == pytest.approx((first + second) / 2)
     assert report["gap_standard_deviation"] == pytest.approx(abs(first - second) / 2**0.5)
     assert report["out_of_fold"]["num_videos"] == sum(fold["num_videos"] for fold in report["folds"])
+
+
+def test_predictions_of_another_checkpoint_of_the_same_name_are_not_taken(report: dict[str, Any]) -> None:
+    for fold in report["folds"]:
+        assert folder_version(fold["checkpoint"]) in Path(fold["predictions"]).name
 
 
 def test_the_same_call_trains_nothing_again_and_a_failed_fold_names_itself(

@@ -22,10 +22,13 @@ from yt8m_ray.checkpoint import (
 )
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.remote import list_folders, write_file
+from yt8m_ray.data.remote import list_folders, read_file, write_file
 from yt8m_ray.models import build_model
 from yt8m_ray.training.checkpoints import CheckpointWriteError
+from yt8m_ray.training.history import History, read_curves
+from yt8m_ray.training.run_folder import RunRecord
 from yt8m_ray.training.run_store import RunStore, StoredCheckpoints
+from yt8m_ray.training.teaching import TEACHER_FOLDER, build_teacher, save_teacher
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,32 @@ def save(store: ObjectStore, request: pytest.FixtureRequest) -> Save:
         return f"{run}/{name}"
 
     return save
+
+
+def test_the_teacher_in_a_checkpoint_is_stored_and_fetched_with_it(store: ObjectStore) -> None:
+    config = TrainConfig.model_validate(
+        {
+            "run": {"name": "pair"},
+            "data": {"features": {"rgb": 4}, "num_classes": 3},
+            "model": {"name": "logistic"},
+            "teacher": {"model": {"name": "moe", "num_mixtures": 3}, "representation_weight": 0},
+        }
+    )
+    model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=3)
+    teacher = build_teacher(config)
+    assert teacher is not None
+
+    def write(folder: Path) -> None:
+        save_teacher(folder / TEACHER_FOLDER, config=config, model=teacher)
+        save_checkpoint(folder, config=config, model=model, state={}, facts={"metrics": {}})
+
+    stored = StoredCheckpoints(f"s3://{BUCKET}/pair/run", num_to_keep=1)
+    name = checkpoint_name(epoch=0, step=1)
+    stored.save(name, write)
+
+    assert stored.latest() == name
+    loaded, _ = load_model(stored.path(name) / TEACHER_FOLDER)
+    torch.testing.assert_close(dict(loaded.state_dict()), dict(teacher.state_dict()))
 
 
 def test_a_stored_checkpoint_can_be_loaded_and_is_fetched_once(save: Save, store: ObjectStore) -> None:
@@ -119,6 +148,33 @@ def test_a_store_that_refuses_leaves_the_earlier_checkpoints(save: Save, store: 
 
     store.heal()
     assert StoredCheckpoints(uri.rpartition("/")[0], num_to_keep=1).latest() == checkpoint_name(epoch=0, step=1)
+
+
+def test_another_machine_continues_the_curves_of_a_run_and_has_its_report(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = TrainConfig.model_validate(
+        {
+            "output": f"s3://{BUCKET}/moved",
+            "run": {"name": "run"},
+            "model": {"name": "logistic"},
+            "tracking": {"uri": "http://127.0.0.1:1"},
+        }
+    )
+    here = RunStore(config)
+    here.folder.mkdir(parents=True)
+    History(here.folder).append({"train/loss": 1.0}, 10)
+    (here.folder / "report").mkdir()
+    (here.folder / "report" / "report.html").write_text("<html>")
+    here.record(RunRecord("stopped", ""))
+    monkeypatch.setenv("YT8M_CACHE", str(tmp_path / "another"))
+    there = RunStore(config)
+
+    there.pull()
+
+    History(there.folder).append({"train/loss": 0.5}, 20)
+    assert read_curves(there.folder)["train/loss"][0].tolist() == [10, 20]
+    assert read_file(f"s3://{BUCKET}/moved/run/report/report.html") == b"<html>"
 
 
 def test_an_output_in_a_store_needs_a_place_for_mlflow(shards: Shards, store: ObjectStore) -> None:

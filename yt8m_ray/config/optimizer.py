@@ -83,9 +83,13 @@ class OptimizerConfig(Config):
     @pydantic.model_validator(mode="after")
     def _check_use(self) -> OptimizerConfig:
         for key, (by, values) in _USED_BY.items():
-            default = type(self).model_fields[key].default
-            if getattr(self, key) != default and getattr(self, by) not in values:
-                raise ValueError(f"{key}: {by} {getattr(self, by)} does not use it, only {', '.join(values)}")
+            if getattr(self, by) not in values:
+                self.check_unused(key, why=f"{by} {getattr(self, by)} does not use it, only {', '.join(values)}")
+        if not self.clip_gradient_norm:
+            self.check_unused("clip", why="clip_gradient_norm is 0, nothing is clipped")
+        if self.schedule == "triangular" and not self.final_fraction:
+            # Each cycle rises by itself, and before the first the rate would be 0 throughout.
+            self.check_unused("warm_up_examples", why="schedule triangular needs a final_fraction above 0 with it")
         if self.schedule == "triangular" and self.cycle_examples is None:
             raise ValueError("cycle_examples: schedule triangular needs the examples of a cycle")
         if self.nesterov and not self.momentum:
@@ -133,4 +137,6 @@ class EMAConfig(Config):
         given = [key for key in keys if getattr(self, key) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} say the same in other units; give one")
+        if not given:
+            self.check_unused("warm_up", "evaluate", why=f"there is no average without one of {', '.join(keys)}")
         return self

@@ -7,6 +7,7 @@ from typing import Annotated
 import pydantic
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
+from yt8m_ray.config.document import ConfigError
 from yt8m_ray.models import MODELS, Model
 from yt8m_ray.models.cost import representation_dim
 from yt8m_ray.registry import ComponentConfig, Config
@@ -79,6 +80,9 @@ class TeacherConfig(Config):
     def _check_one(self) -> TeacherConfig:
         if self.model is not None and self.checkpoint is not None:
             raise ValueError("checkpoint: a teacher is trained beside the student (model) or before it, not both")
+        if not self.is_on:
+            keys = ("representation_weight", "prediction_weight", "label_weight", "published_sums")
+            self.check_unused(*keys, why="there is no teacher without model or checkpoint")
         return self
 
 
@@ -86,15 +90,15 @@ def check_pair(config: TeacherConfig, student: Model, teacher: Model) -> None:
     """Checks that a student can imitate a teacher; both may be without storage.
 
     Raises:
-        ValueError: one of them has a loss of its own, or their representations differ in size.
+        ConfigError: one of them has a loss of its own, or their representations differ in size.
     """
     for key, model in (("model", student), ("teacher", teacher)):
         if type(model).loss is not Model.loss:
-            raise ValueError(f"{key}: a model with a loss of its own neither teaches nor learns by imitation")
+            raise ConfigError(f"{key}: a model with a loss of its own neither teaches nor learns by imitation")
     if config.representation_weight:
         sizes = [representation_dim(model) for model in (student, teacher)]
         if sizes[0] != sizes[1]:
-            raise ValueError(
+            raise ConfigError(
                 f"teacher.representation_weight: the student's representation has {sizes[0]} values, the teacher's "
                 f"{sizes[1]}; make them equal, or set it to 0"
             )

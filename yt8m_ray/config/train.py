@@ -155,6 +155,15 @@ class TrainConfig(Config):
     tracking: TrackingConfig = TrackingConfig()
 
     @pydantic.model_validator(mode="after")
+    def _check_augmentation(self) -> TrainConfig:
+        if self.data.spec.is_video_level:
+            try:
+                self.augmentation.check_unused("frame_dropout", "min_crop", why="a video-level record has one frame")
+            except ValueError as error:
+                raise ValueError(f"augmentation.{error}") from None
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _check_model(self) -> TrainConfig:
         sizes, num_classes = self.data.feature_sizes, self.data.num_classes
         try:

@@ -6,7 +6,7 @@ Lives here: whole files and folders. Does not live here: streams of shards (`yt8
 from __future__ import annotations
 
 import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pyarrow.fs import FileSelector, FileType
 
@@ -48,21 +48,25 @@ def write_file(content: bytes, uri: str) -> None:
 
 
 def upload_folder(folder: Path, uri: str, *, last: str) -> None:
-    """Copies the files of a flat folder, `last` behind all others."""
-    for path in sorted(folder.iterdir(), key=lambda path: (path.name == last, path.name)):
-        write_file(path.read_bytes(), join_uri(uri, path.name))
+    """Copies the files of a folder and of those in it, the folder's own file `last` behind all others."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (path == folder / last, path)):
+        write_file(path.read_bytes(), join_uri(uri, *path.relative_to(folder).parts))
 
 
 def download_folder(uri: str, folder: Path) -> None:
-    """Copies the files of a flat folder into an existing one."""
+    """Copies the files of a folder, and of those in it, into an existing one."""
     with explaining(uri):
         filesystem, path = from_uri(uri)
-        found = filesystem.get_file_info(FileSelector(path, allow_not_found=True))
+        found = filesystem.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
     for info in found:
         if info.type == FileType.File:
-            content = read_file(join_uri(uri, info.base_name))
+            names = PurePosixPath(info.path).relative_to(path.rstrip("/")).parts
+            content = read_file(join_uri(uri, *names))
             if content is not None:
-                (folder / info.base_name).write_bytes(content)
+                copy = folder.joinpath(*names)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(content)
 
 
 def list_folders(uri: str, pattern: str, *, last: str) -> list[str]:

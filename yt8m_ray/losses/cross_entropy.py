@@ -27,6 +27,12 @@ class BinaryConfig(ComponentConfig):
     class_weights: str | None = None
     max_class_weight: float = pydantic.Field(default=10.0, ge=1)
 
+    @pydantic.model_validator(mode="after")
+    def _check_use(self) -> BinaryConfig:
+        if self.class_weights is None:
+            self.check_unused("max_class_weight", why="there are no class_weights to bound")
+        return self
+
 
 class BinaryLoss(Loss):
     """A sum over independent classes, with label smoothing and weights of classes."""

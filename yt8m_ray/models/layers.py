@@ -173,6 +173,11 @@ class BatchNorm(nn.Module):
         # No buffer: it is no variable of the model. A tensor, so that a compiled model does not depend on its value.
         self._num_updates = torch.tensor(SETTLED, device="cpu")
 
+    @property
+    def num_updates(self) -> int:
+        """How many updates the moving statistics have seen; their warm-up goes by it."""
+        return int(self._num_updates)
+
     def set_num_updates(self, num_updates: int) -> None:
         """Says how many updates the moving statistics have seen; at 0 their warm-up begins."""
         self._num_updates.fill_(num_updates)
@@ -209,7 +214,8 @@ class BatchNorm(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self.set_num_updates(SETTLED)
+        if f"{prefix}moving_mean" in state_dict:  # else they start anew beside weights that do not
+            self.set_num_updates(SETTLED)
 
     def _sum_over_workers(self, values: torch.Tensor) -> torch.Tensor:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -223,19 +229,22 @@ def set_batch_norm_updates(model: nn.Module, num_updates: int = SETTLED) -> None
     """Says for all batch normalizations of `model` how many updates their moving statistics have seen.
 
     Update n, from 0, has the share max(momentum, 9 / (10 + n)), TensorFlow's rule for averages that count their
-    updates. 0 is what a new model begins with, the number of steps what a continued run does; the default leaves the
-    plain, published share, as loading statistics does.
+    updates. 0 is what a new model begins with; the default leaves the plain, published share, as loading statistics
+    does. A continued run goes on with what `batch_norms` says of each.
     """
-    for module in model.modules():
-        if isinstance(module, BatchNorm):
-            module.set_num_updates(num_updates)
+    for module in batch_norms(model).values():
+        module.set_num_updates(num_updates)
+
+
+def batch_norms(model: nn.Module) -> dict[str, BatchNorm]:
+    """Returns all batch normalizations of `model` by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, BatchNorm)}
 
 
 def set_batch_norm_sync(model: nn.Module, enabled: bool) -> None:
     """Switches for all batch normalizations of `model` whether workers share their statistics (on when built)."""
-    for module in model.modules():
-        if isinstance(module, BatchNorm):
-            module.synchronized = enabled
+    for module in batch_norms(model).values():
+        module.synchronized = enabled
 
 
 class ContextGating(nn.Module):

@@ -20,6 +20,7 @@ from yt8m_ray.config.document import ConfigError, override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.dataset import READ_CPUS, cluster_cpus, map_tasks
 from yt8m_ray.evaluation import Evaluation
+from yt8m_ray.inference.bundle import folder_version
 from yt8m_ray.inference.offline import predict_shards
 from yt8m_ray.inference.scoring import evaluation_config, evaluation_of
 from yt8m_ray.inference.submission import join_submissions
@@ -122,8 +123,8 @@ def run_fold(config: TrainConfig, *, folder: Path) -> FoldResult:
     with _logging_to(folder / LOG_FILE, prefix=f"fold {config.data.fold}: "):
         checkpoint = fit(config).checkpoint
         held_out = splits_of(config.data)["validation"]
-        # The file has the checkpoint in its name: where the run was continued it is made anew.
-        predictions = folder / f"fold{config.data.fold}-{checkpoint.name}.parquet"
+        # The file has the checkpoint's contents in its name: where the run was continued, or made again, it is too.
+        predictions = folder / f"fold{config.data.fold}-{checkpoint.name}-{folder_version(checkpoint)}.parquet"
         if not predictions.exists():
             predict_shards(checkpoint, held_out, str(predictions), on_corrupt=config.data.on_corrupt)
         evaluation, _ = evaluation_of(checkpoint, held_out, evaluation_config(checkpoint))

@@ -23,7 +23,7 @@ from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.position import Position
 from yt8m_ray.metrics import Metric, build_metric
 from yt8m_ray.models import Model
-from yt8m_ray.models.layers import set_batch_norm_updates
+from yt8m_ray.models.layers import batch_norms, set_batch_norm_updates
 from yt8m_ray.training.ema import MovingAverage
 from yt8m_ray.training.objective import Objective
 from yt8m_ray.training.optim import (
@@ -141,7 +141,8 @@ class TrainingLoop:
         decay = config.ema.decay_per_step
         self.ema = None if decay is None else MovingAverage(self.model, decay=decay, warm_up=config.ema.warm_up)
         if not config.train.warm_up_batch_norm:
-            set_batch_norm_updates(self.model)
+            set_batch_norm_updates(inner)
+        self._batch_norms = batch_norms(inner)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -233,6 +234,7 @@ class TrainingLoop:
             **{f"progress.{name}": torch.tensor(value) for name, value in counters.items()},
             **{f"position.{name}": torch.from_numpy(array) for name, array in position.to_arrays().items()},
             **{f"optimizer.{name}": tensor for name, tensor in optimizer_state(self._optimizer, self._names).items()},
+            **{f"batch_norm.{name}": torch.tensor(norm.num_updates) for name, norm in self._batch_norms.items()},
         }
 
     def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -246,7 +248,9 @@ class TrainingLoop:
             self.ema.num_updates = ema_updates
         self.progress = Progress(**counters, position=Position(position.epoch))
         if self._config.train.warm_up_batch_norm:
-            set_batch_norm_updates(self.model, self.progress.step)
+            num_updates = _section(tensors, "batch_norm")
+            for name, norm in self._batch_norms.items():
+                norm.set_num_updates(int(num_updates.get(name, tensors["progress.step"])))
         load_optimizer_state(self._optimizer, self._names, _section(tensors, "optimizer"), self._config.optimizer)
 
     def _step(self, mine: PackedVideos, total: int) -> None:
@@ -280,6 +284,8 @@ class TrainingLoop:
         """
         config, num_parts = self._config, self._config.train.accumulation
         loss_sum = torch.zeros((), device=self._device)
+        is_sum = config.optimizer.gradient_reduction == "sum"
+        num_summed = len(mine) if is_sum else total
         # Also a part without videos is computed: workers that share statistics count on one another.
         for number, rows in enumerate(np.array_split(np.arange(len(mine)), num_parts)):
             is_last = number == num_parts - 1
@@ -288,13 +294,12 @@ class TrainingLoop:
                 if not is_last and isinstance(self._objective, DistributedDataParallel):
                     stack.enter_context(self._objective.no_sync())
                 with torch.autocast(self._device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
-                    batch, lesson = self._supplies.prepare(videos, config, self._spec, self._device, total=total)
+                    batch, lesson = self._supplies.prepare(videos, config, self._spec, self._device, total=num_summed)
                     loss, logits = self._objective(batch.frames, batch.num_frames, batch.labels, lesson)
                 # The step follows the mean over the `total` videos of all workers. DDP averages gradients over workers,
                 # and `loss` is a mean over n videos of this one: sum (n / total * W * loss) / W over all parts and
                 # workers is that mean, also where n differs or is 0. The penalty is the same on all workers, so
                 # averaging leaves it alone. The published towers add their means and penalties up instead.
-                is_sum = config.optimizer.gradient_reduction == "sum"
                 share = len(videos) / max(len(mine), 1) if is_sum else len(videos) / total
                 part_loss = loss * (share * world_size())
                 if is_last and config.train.regularization_penalty:

@@ -26,7 +26,8 @@ class Lesson:
         weights: Of each video [B].
         representation: A frozen teacher's, [B, R].
         logits: A frozen teacher's, [B, C].
-        num_videos: Of the step over all workers, which published sums multiply means by.
+        num_videos: Which published sums multiply means by: of the step over all workers, or of this worker's share
+            where their gradients are added up.
     """
 
     soft_labels: torch.Tensor | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.optimizer import OptimizerConfig
 from yt8m_ray.config.train import TrainConfig
 
@@ -24,7 +25,7 @@ def build_optimizer(parameters: Mapping[str, torch.nn.Parameter], config: Optimi
     """Returns the optimizer of parameters by name; `prepare_step` sets its learning rates before each step.
 
     Raises:
-        ValueError: a pattern fits no parameter, or none is left to train.
+        ConfigError: a pattern fits no parameter, or none is left to train.
     """
     _check_patterns("learning_rate_factors", config.learning_rate_factors, parameters)
     _check_patterns("no_weight_decay", config.no_weight_decay, parameters)
@@ -34,7 +35,7 @@ def build_optimizer(parameters: Mapping[str, torch.nn.Parameter], config: Optimi
             key = (rate_factor(name, config), _weight_decay(name, parameter, config))
             members.setdefault(key, []).append(parameter)
     if not members:
-        raise ValueError("optimizer.learning_rate_factors: all parameters are frozen")
+        raise ConfigError("optimizer.learning_rate_factors: all parameters are frozen")
     groups = [{"params": these, "factor": key[0], "weight_decay": key[1]} for key, these in members.items()]
     options: dict[str, Any] = {"lr": config.learning_rate, "fused": config.fused is not False}
     if config.name == "sgd":
@@ -182,4 +183,4 @@ def _check_patterns(key: str, patterns: Iterable[str], names: Iterable[str]) -> 
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             examples = ", ".join(list(names)[:4])
-            raise ValueError(f"optimizer.{key}: {pattern!r} fits no parameter; there are {examples}, ...")
+            raise ConfigError(f"optimizer.{key}: {pattern!r} fits no parameter; there are {examples}, ...")

@@ -19,9 +19,7 @@ from yt8m_ray.models import build_model
 from yt8m_ray.models.cost import count_macs, num_parameters
 from yt8m_ray.training import report_pictures as pictures
 from yt8m_ray.training.history import read_curves
-from yt8m_ray.training.run_folder import best_checkpoint
-
-REPORT_FOLDER = "report"
+from yt8m_ray.training.run_folder import REPORT_FOLDER, best_checkpoint
 
 _MAX_VIDEOS = 20
 _MAX_NAMES = 5
@@ -193,10 +191,7 @@ def _to_markdown(title: str, sections: Sequence[Section]) -> str:
         if section.text:
             parts.append(section.text)
         if section.rows:
-            lines = [section.header, ["---"] * len(section.header), *section.rows]
-            parts.append(
-                "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-            )
+            parts.append("\n".join(map(_markdown_row, [section.header, ["---"] * len(section.header), *section.rows])))
         if section.picture:
             parts.append(f"![{section.title}]({section.picture})")
     return "\n\n".join(parts) + "\n"

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 LOCK_FILE = "run.lock"
 LOG_FILE = "train.log"
+REPORT_FOLDER = "report"
 SHARDS_KEY = "shards.sha256"
 
 _SQLITE = "sqlite:///"

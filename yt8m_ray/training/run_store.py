@@ -26,9 +26,13 @@ from yt8m_ray.training.checkpoints import (
     metrics_of,
     superfluous,
 )
-from yt8m_ray.training.run_folder import LOCK_FILE, LOG_FILE, RUN_FILE, RunRecord, run_path
+from yt8m_ray.training.history import HISTORY_FILE
+from yt8m_ray.training.run_folder import LOCK_FILE, LOG_FILE, REPORT_FOLDER, RUN_FILE, RunRecord, run_path
 
 logger = logging.getLogger(__name__)
+
+_GROWING = (LOG_FILE, HISTORY_FILE)
+"""Files that a continued run adds to, on whatever machine."""
 
 
 class StoredCheckpoints:
@@ -123,14 +127,14 @@ class RunStore:
         if self._uri is None:
             return
         names = list_folders(self._uri, CHECKPOINT_PATTERN, last=MANIFEST_FILE)
-        contents = {name: read_file(join_uri(self._uri, name)) for name in (RUN_FILE, LOG_FILE)}
+        contents = {name: read_file(join_uri(self._uri, name)) for name in (RUN_FILE, *_GROWING)}
         if not names and contents[RUN_FILE] is None:
             shutil.rmtree(self.folder, ignore_errors=True)  # a run that was removed there
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             path = self.folder / name
-            is_behind = name == LOG_FILE and path.exists() and path.stat().st_size > len(content or b"")
+            is_behind = name in _GROWING and path.exists() and path.stat().st_size > len(content or b"")
             if content is not None and not is_behind:  # a driver that was killed has not pushed its last lines
                 path.write_bytes(content)
         for old in self.folder.glob(CHECKPOINT_PATTERN):
@@ -150,7 +154,7 @@ class RunStore:
             logger.error("that the run is %s cannot be written: %s", record.status, error)
 
     def push(self) -> None:
-        """Puts the folder's own files into the store: the record of the run, its log.
+        """Puts the folder's own files into the store: the record of the run, its log and curves, its report.
 
         Raises:
             OSError: the store cannot be written.
@@ -160,3 +164,6 @@ class RunStore:
         for path in self.folder.iterdir():
             if path.is_file() and path.name != LOCK_FILE:
                 write_file(path.read_bytes(), join_uri(self._uri, path.name))
+        report = self.folder / REPORT_FOLDER
+        if report.is_dir():
+            upload_folder(report, join_uri(self._uri, REPORT_FOLDER), last="report.html")

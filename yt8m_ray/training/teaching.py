@@ -107,7 +107,7 @@ class Supplies:
             config: The run.
             spec: The features.
             device: Where to.
-            total: Videos of the step over all workers.
+            total: `Lesson.num_videos`.
         """
 
         def batch_in(normalize: Normalization) -> Batch:

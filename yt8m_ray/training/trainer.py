@@ -165,7 +165,7 @@ def _report(folder: Path, tracker: Sender) -> None:
 
     try:
         document = write_report(folder)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         logger.warning("train.report: %s", error)
     else:
         tracker.add_artifacts(document.parent, artifact_path="report")

@@ -42,8 +42,9 @@ def test_a_model_with_a_loss_of_its_own_does_not_teach() -> None:
         ({"teacher.model.name": "moe", "teacher.checkpoint": "x"}, "beside the student .model. or before it"),
         ({"distillation.labels": "a", "distillation.teacher": "b"}, "labels have a teacher already; remove one"),
         ({"distillation.weight": 1.5}, "distillation.weight: "),
+        ({"teacher.label_weight": 0.5}, "label_weight: there is no teacher without model or checkpoint"),
     ],
 )
-def test_two_teachers_for_one_purpose_are_refused(keys: dict[str, Any], message: str) -> None:
+def test_teachers_that_contradict_each_other_or_are_not_there_are_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         override(config_of(), keys)

@@ -8,6 +8,7 @@ import pytest
 from yt8m_ray.data.histograms import CLASS_TABLE, write_histograms
 from yt8m_ray.data.survey import Survey
 from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.losses import build_loss
 from yt8m_ray.losses.class_weights import class_weights, read_class_counts
 
 
@@ -66,3 +67,8 @@ def test_a_file_that_holds_no_counts_is_refused(tmp_path: Path, text: str, messa
     (tmp_path / "counts.csv").write_text(text)
     with pytest.raises(ValueError, match=rf"counts\.csv: {message}"):
         read_class_counts(tmp_path / "counts.csv")
+
+
+def test_a_bound_of_class_weights_needs_class_weights() -> None:
+    with pytest.raises(ValueError, match="max_class_weight: there are no class_weights to bound"):
+        build_loss({"name": "focal", "max_class_weight": 3})

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from yt8m_ray.config.data import AugmentationConfig
+from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.schema import Batch
 from yt8m_ray.training.augmentation import augment
 
@@ -136,3 +137,13 @@ def test_the_same_seed_gives_the_same_batch() -> None:
         torch.manual_seed(5)
         batches.append(augment(batch_of([3, 8, 5]), ALL))
     assert torch.equal(batches[0].frames, batches[1].frames)
+
+
+@pytest.mark.parametrize(("key", "value"), [("frame_dropout", 0.1), ("min_crop", 0.5)])
+def test_records_of_one_frame_have_none_to_drop(key: str, value: float) -> None:
+    document: dict[str, Any] = {"run": {"name": "x"}, "model": {"name": "logistic"}, "augmentation": {key: value}}
+
+    with pytest.raises(ValueError, match=rf"augmentation\.{key}: a video-level record has one frame"):
+        TrainConfig.model_validate(document)
+
+    assert TrainConfig.model_validate({**document, "data": {"features": {"rgb": 8}}})

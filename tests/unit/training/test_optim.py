@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.optimizer import OptimizerConfig
 from yt8m_ray.training.optim import (
     build_optimizer,
@@ -132,7 +133,7 @@ def test_a_pattern_that_fits_nothing_is_refused(key: str) -> None:
     value = {"haed.*": 2.0} if key == "learning_rate_factors" else ["haed.*"]
     config = OptimizerConfig.model_validate({"name": "adamw", "weight_decay": 0.1, key: value})
 
-    with pytest.raises(ValueError, match=rf"optimizer.{key}: 'haed.\*' fits no parameter; there are 0.weight"):
+    with pytest.raises(ConfigError, match=rf"optimizer.{key}: 'haed.\*' fits no parameter; there are 0.weight"):
         build_optimizer(linear_with_bias(), config)
 
 

@@ -26,6 +26,16 @@ NUM_VIDEOS, BATCH_SIZE = 45, 9
 RUNS: dict[str, dict[str, Any]] = {
     "teacher": {"teacher": {"model": {"name": "moe"}, "prediction_weight": 2.0}},
     "published_sums": {"teacher": {"model": {"name": "moe"}, "published_sums": True}},
+    "published_sums_of_towers": {
+        "teacher": {"model": {"name": "moe"}, "published_sums": True, "representation_weight": 0, "label_weight": 0},
+        "optimizer": {
+            "name": "sgd",
+            "learning_rate": 0.001,
+            "gradient_reduction": "sum",
+            "learning_rate_factors": {"teacher.*": 0.0},
+        },
+        "train": {"regularization_penalty": 0},
+    },
     "average": {"ema": {"decay": 0.5}},
     "parts": {"train": {"accumulation": 3}},
     "global_clip": {"optimizer": {"clip": "global", "clip_gradient_norm": 0.01}},
