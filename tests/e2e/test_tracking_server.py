@@ -56,7 +56,7 @@ def test_a_run_goes_on_without_its_server_which_has_everything_in_the_end(
     server: Server, start_verb: StartVerb, video_shards: Shards, tmp_path: Path
 ) -> None:
     run_path = tmp_path / "runs" / "run"
-    settings = f"data.num_classes={NUM_CLASSES} train.batch_size=20 train.num_epochs=100 train.log_every_steps=1"
+    settings = f"data.num_classes={NUM_CLASSES} train.batch_size=4 train.num_epochs=60 train.log_every_steps=1"
     settings += f" model.name=moe run.name=run output={run_path.parent} tracking.uri={server.uri}"
 
     def num_lines() -> int:
@@ -78,7 +78,7 @@ def test_a_run_goes_on_without_its_server_which_has_everything_in_the_end(
         server.send(signal.SIGKILL)
         command.wait_until(lambda: num_lines() > before + 150)
         server.start()
-        outcome = command.wait()
+        outcome = command.wait(timeout_s=400)
 
     assert outcome.code == 0, outcome.stderr
     assert "MLflow does not answer, the run goes on without it" in outcome.stderr
