@@ -14,7 +14,7 @@ all 64 and scores on the validation shards. A plan is a YAML file of `tests/benc
 
 Ensembles are the mean of their members' probabilities, all seeds of all members. Needs no Ray. `--device cuda
 --num-processes 8` runs several at a time. Each result is a line of `results.jsonl` in the output folder; a run that is
-there already is not run again. `recipes.py` has a fixed list of recipes, one after the other.
+there already is not run again.
 """
 
 from __future__ import annotations
