@@ -24,8 +24,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "arguments", nargs="+", metavar="CHECKPOINT_OR_BUNDLE | key=value", help="a folder, then dotted keys"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
-    parser.add_argument("--watch", action="store_true", help="score the checkpoints of a run's folder as they appear")
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
+    modes.add_argument("--watch", action="store_true", help="score the checkpoints of a run's folder as they appear")
     options = parser.parse_args(argv)
     inputs, overrides = split_overrides(options.arguments)
     if len(inputs) != 1:

@@ -120,6 +120,11 @@ CASES = {
     "boost: a file of another kind": Case(
         "boost {model} {good} --output {output}/w.csv", r"--output: expected a local name that ends in \.parquet, .*", 2
     ),
+    "find_lr: labels of a teacher that are not there": Case(
+        f"find_{TRAIN}data.train={{good}} distillation.labels=no".replace("find_train", "find_lr"),
+        r"distillation\.labels: .*",
+        2,
+    ),
     "synthesize: a folder that is in use": Case("synthesize --output {folder}", r"\S+: expected a folder .*", 1),
     "synthesize: too many classes": Case(
         "synthesize --output {output} --num-classes 5000", r"command line: num_classes: .*, found '5000'", 2

@@ -67,6 +67,11 @@ def test_videos_are_weighed_by_their_errors_round_by_round(shards: Shards, tmp_p
     assert found[1].tolist() == pytest.approx(second.tolist(), rel=1e-4)
 
 
+def test_previous_weights_that_are_not_there_are_a_wrong_argument(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--previous: .*nowhere"):
+        boost_videos(tmp_path, [], str(tmp_path / "w.parquet"), previous=str(tmp_path / "nowhere"))
+
+
 def test_previous_weights_that_lack_a_video_are_refused(shards: Shards, tmp_path: Path) -> None:
     model, paths = save_judge(tmp_path / "judge"), expand_shards(shards.validation, key="shards")
     boost_videos(model, paths[1:], str(tmp_path / "w.parquet"))

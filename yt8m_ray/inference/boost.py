@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.batch import batches_of, to_batch
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
@@ -65,10 +66,14 @@ def boost_videos(
         on_corrupt: What a bad record does.
 
     Raises:
+        ConfigError: there are no such previous weights.
         ValueError, OSError: the model, a shard or the weights cannot be read, a video has no previous weight, or the
             model is too weak.
     """
-    weights_before = None if previous is None else VideoWeights.load(previous)
+    try:
+        weights_before = None if previous is None else VideoWeights.load(previous)
+    except FileNotFoundError as error:
+        raise ConfigError(f"--previous: {error}") from None
     options = ReadOptions(on_corrupt=on_corrupt)
     error_of: dict[str, float] = {}
     for answer in map_videos(

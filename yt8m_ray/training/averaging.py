@@ -15,6 +15,7 @@ from yt8m_ray.checkpoint import (
     check_new,
     load_config,
     load_model,
+    local_folder,
     read_weights,
     save_checkpoint,
     weights_path,
@@ -22,6 +23,7 @@ from yt8m_ray.checkpoint import (
 )
 from yt8m_ray.config.document import ConfigError, flatten
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.remote import is_remote
 
 WEIGHT_TOLERANCE = 1e-4
 """How far the sum of the weights may lie from 1."""
@@ -43,7 +45,7 @@ def average_checkpoints(
     in memory besides the mean.
 
     Args:
-        paths: Checkpoints of one model.
+        paths: Checkpoints of one model; local, or URIs.
         folder: A folder that does not exist yet, or is empty; it is there whole or not at all.
         weights: A positive share of each, with the sum 1; None weighs all alike.
         ema: As in `yt8m_ray.checkpoint.load_model`.
@@ -53,7 +55,7 @@ def average_checkpoints(
         CheckpointError: one of them is damaged.
     """
     folder = Path(folder)
-    first, *others = map(Path, paths)
+    first, *others = map(local_folder, paths)
     shares = [1 / len(paths)] * len(paths) if weights is None else list(weights)
     _check_shares(shares, num_checkpoints=len(paths))
     check_new(folder)
@@ -66,7 +68,8 @@ def average_checkpoints(
         total += share
         _move_towards(mean, read_weights(weights_path(path, ema=ema)[0], mean), share / total)
     with written_aside(folder) as aside:
-        facts = {"averaged_from": [str(Path(path).absolute()) for path in paths], "weights": shares}
+        places = [str(path) if is_remote(str(path)) else str(Path(path).absolute()) for path in paths]
+        facts = {"averaged_from": places, "weights": shares}
         save_checkpoint(aside, config=config, model=model, state={}, facts=facts)
     return folder
 

@@ -63,6 +63,9 @@ def follow(call: Callable[[], T], *, tick: Callable[[], None], ask_to_stop: Call
     if signal is not None:
         if not done.is_set():
             logger.warning("no checkpoint was written in %g s", STOP_TIMEOUT_S)
+        elif failure:
+            text = str(failure[0]).strip() or repr(failure[0])
+            logger.warning("the workers did not end in order: %s", text.splitlines()[-1])
         raise signal
     if failure:
         raise failure[0]

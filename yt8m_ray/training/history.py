@@ -1,6 +1,6 @@
 """What a run measured, line by line in `metrics.jsonl` of its folder: the source of MLflow's curves, bar and report.
 
-Rank 0 appends; nobody waits for anybody. A line that a crash cut short is passed over.
+The driver appends what rank 0 measures; nobody waits for anybody. A line that a crash cut short is passed over.
 """
 
 from __future__ import annotations

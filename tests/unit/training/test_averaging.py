@@ -50,6 +50,21 @@ def test_a_mean_predicts_like_any_checkpoint(save_tiny_checkpoint: Save, tmp_pat
     torch.testing.assert_close(Predictor.from_path(mean).model(frames, num_frames), (a + b) / 2)
 
 
+def test_checkpoints_elsewhere_have_a_mean_too(
+    save_tiny_checkpoint: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("YT8M_CACHE", str(tmp_path / "cache"))
+    paths = [save_tiny_checkpoint(name, seed=seed) for seed, name in enumerate("ab")]
+
+    mean = average_checkpoints([f"file://{path}" for path in paths], tmp_path / "mean")
+
+    a, b = (tensors_of(path) for path in paths)
+    for name, tensor in tensors_of(mean).items():
+        torch.testing.assert_close(tensor, (a[name] + b[name]) / 2)
+    manifest = json.loads((mean / "manifest.json").read_text())
+    assert manifest["averaged_from"] == [f"file://{path}" for path in paths]
+
+
 def test_the_manifest_says_what_was_averaged(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
     path = save_tiny_checkpoint()
 

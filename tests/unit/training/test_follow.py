@@ -65,6 +65,23 @@ def test_an_interruption_waits_for_the_call_to_end(ctrl_c: Interruption) -> None
     assert ended.is_set()
 
 
+def test_a_call_that_fails_when_it_is_to_end_says_why(ctrl_c: Interruption, caplog: pytest.LogCaptureFixture) -> None:
+    asked = threading.Event()
+
+    def call() -> None:
+        ctrl_c.press()
+        asked.wait()
+        raise OSError("traceback\nno space left")
+
+    def ask() -> bool:
+        asked.set()
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(call, tick=ctrl_c.tick, ask_to_stop=ask)
+    assert "the workers did not end in order: no space left" in caplog.text
+
+
 def test_a_second_interruption_waits_for_nothing(ctrl_c: Interruption) -> None:
     never, asked = threading.Event(), threading.Event()
 
