@@ -71,6 +71,11 @@ class Mailbox:
     def __init__(self) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._box: Any = ray.remote(num_cpus=0)(_Box).options(scheduling_strategy=here).remote()
+        self._asked: Any = None  # what `take` has asked for and not got yet
+        self._node_ids: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_box": self._box, "_asked": None, "_node_ids": set()}
 
     def start_epoch(self, position: Position) -> None:
         """Says which records the next passes over `train` leave out."""
@@ -92,10 +97,15 @@ class Mailbox:
 
     def take(self) -> Taken:
         """Returns (lines logged and values measured since the last call, the nodes where workers train)."""
+        asked, self._asked = self._asked or self._box.take.remote(), None
         try:
-            taken: Taken = ray.get(self._box.take.remote(), timeout=_ANSWER_TIMEOUT_S)
-        except ray.exceptions.RayError:  # gone with its node, or late: the run itself says what is wrong
+            taken: Taken = ray.get(asked, timeout=_ANSWER_TIMEOUT_S)
+        except ray.exceptions.GetTimeoutError:  # a busy machine: what comes late is not lost
+            self._asked = asked
+            return [], [], self._node_ids
+        except ray.exceptions.RayError:  # gone with its node: the run itself says what is wrong
             return [], [], set()
+        self._node_ids = taken[2]
         return taken
 
     def request_stop(self) -> None:

@@ -28,7 +28,7 @@ STATE_FILE = "mlflow.json"
 
 _IDLE_S = 1.0
 _FIRST_WAIT_S = 2.0
-_LONGEST_WAIT_S = 60.0
+_LONGEST_WAIT_S = 15.0
 _SERVER_WAIT_S = 10.0
 _STORE_WAIT_S = 120.0  # to make an SQLite store takes seconds, and starts at the same time wait for one another
 _CLOSE_WAIT_S = 30.0
