@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -94,12 +95,18 @@ class LocalCheckpoints:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def score_of(metrics: Mapping[str, float]) -> float:
+    """Returns what checkpoints are ranked by: the validation GAP, and less than any where there is none or no label."""
+    gap = float(metrics.get("validation/gap", math.nan))
+    return -1.0 if math.isnan(gap) else gap
+
+
 def superfluous(metrics: dict[str, dict[str, float] | None], num_to_keep: int) -> list[str]:
     """Returns the names that are neither the last nor among the best by validation GAP; a later one wins a tie."""
 
     def rank(name: str) -> tuple[float, str]:
         values = metrics[name]
-        return (-2.0 if values is None else values.get("validation/gap", -1.0)), name
+        return (-2.0 if values is None else score_of(values)), name
 
     best = sorted(metrics, key=rank, reverse=True)[:num_to_keep]
     return sorted(set(metrics) - {*best, max(metrics)})

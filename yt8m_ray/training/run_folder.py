@@ -28,6 +28,7 @@ from yt8m_ray.checkpoint import (
 from yt8m_ray.config.document import ConfigError, flatten, override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.remote import is_remote
+from yt8m_ray.training.checkpoints import score_of
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ def best_checkpoint(folder: Path) -> tuple[Path, dict[str, float]]:
             continue
         metrics = manifest["metrics"]
         assert isinstance(metrics, dict)
-        candidate = (float(metrics.get("validation/gap", -1.0)), path.name, path, metrics)
+        candidate = (score_of(metrics), path.name, path, metrics)
         best = candidate if best is None or candidate[:2] > best[:2] else best
     if best is None:
         raise CheckpointError(f"{folder}: no intact checkpoint")

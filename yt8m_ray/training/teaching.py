@@ -177,8 +177,13 @@ def save_teacher(folder: Path, *, config: TrainConfig, model: Model) -> None:
     save_checkpoint(folder, config=of_teacher, model=model, state={}, facts={})
 
 
-def check_paths(config: TrainConfig, shards: Sequence[str]) -> None:
+def check_paths(config: TrainConfig, shards: Sequence[str], *, is_new: bool = True) -> None:
     """Checks, before anything starts, that what a run names of other runs is there and goes with its model and shards.
+
+    Args:
+        config: The run.
+        shards: Of `train`.
+        is_new: Whether it starts from `train.init_from`, if from anything; a continued run has weights of its own.
 
     Raises:
         ConfigError: a teacher, labels, weights, or what the run starts from, is not there or does not fit.
@@ -192,7 +197,7 @@ def check_paths(config: TrainConfig, shards: Sequence[str]) -> None:
             load()
         except (ValueError, OSError) as error:
             raise ConfigError(f"{key}: {error}") from None
-    if config.train.init_from is not None:
+    if is_new and config.train.init_from is not None:
         load_config(locate_model(config.train.init_from))
     if config.distillation.teacher is not None:
         path = locate_model(config.distillation.teacher)

@@ -102,11 +102,11 @@ def fit(config: TrainConfig) -> FitResult:
     store = RunStore(config)
     store.pull()
     shards = splits_of(config.data)
-    check_resume(config, shards["train"])
+    continued = check_resume(config, shards["train"])
     if is_finished(config):
         return _finished(config, store)
     check_vocabulary(config)
-    check_paths(config, shards["train"])
+    check_paths(config, shards["train"], is_new=continued is None)
     check_loss(config)
     fitting_workers(config)  # or it is refused, before anything is written
     manifest = load_manifest_of(config, shards)

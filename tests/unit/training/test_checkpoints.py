@@ -25,7 +25,7 @@ from yt8m_ray.checkpoint import (
 )
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.models import Model, build_model
-from yt8m_ray.training.checkpoints import CheckpointWriteError, LocalCheckpoints
+from yt8m_ray.training.checkpoints import CheckpointWriteError, LocalCheckpoints, superfluous
 
 NUM_KILLS = 100 if os.environ.get("YT8M_SOAK") == "1" else 5
 NUM_CLASSES = 500
@@ -170,3 +170,14 @@ def test_a_writer_killed_at_any_moment_leaves_no_checkpoint_that_loads_wrong(sav
     save(step + 1)
     assert not [name for name in names(tmp_path) if name.startswith(".")]
     assert step > 0
+
+
+def test_a_validation_without_a_label_ranks_below_all_others() -> None:
+    metrics: dict[str, dict[str, float] | None] = {
+        "epoch_1": {"validation/gap": 0.3},
+        "epoch_2": {"validation/gap": float("nan")},
+        "epoch_3": {"validation/gap": 0.1},
+        "epoch_4": {"validation/gap": float("nan")},
+    }
+
+    assert superfluous(metrics, num_to_keep=2) == ["epoch_2"]
