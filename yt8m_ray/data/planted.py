@@ -26,7 +26,7 @@ NOISE_STD = 0.3
 """Spread of a feature over the frames of a clip, in units of the features; 0.30 in a real clip of 170 frames."""
 
 WINDOW_LENGTHS = (3, 4, 5, 6)
-"""Frames, that is seconds, that a label marks; each is equally likely."""
+"""Frames, that is seconds, that a label marks where windows are not scaled; each is equally likely."""
 
 LABEL_COUNT_SHARES = (0.246, 0.230, 0.200, 0.144, 0.090, 0.039, 0.030, 0.012, 0.009)
 """Shares of videos with 1, 2, ... labels, mean 2.96: counted in 1,038 videos of the published validation set."""
@@ -105,13 +105,17 @@ class PlantedWorld:
         num_modes: Prototypes a class; each video and class shows one of them, each equally often.
         world: Number of the world; videos of one world can be learned from one another.
         signal: Length of a prototype in a marked frame, in standard deviations of the noise.
+        window_scale: What the lengths of the windows are multiplied by. With 10 a label marks 30 to
+            60 frames: a model that reads every 30th frame still sees it.
 
     Attributes:
         class_probabilities: float64 [C], share of the videos that have each label.
+        window_lengths: Frames that a label marks; each is equally likely.
     """
 
-    def __init__(self, num_classes: int, *, num_modes: int, world: int, signal: float) -> None:
+    def __init__(self, num_classes: int, *, num_modes: int, world: int, signal: float, window_scale: int = 1) -> None:
         self.signal = signal
+        self.window_lengths = tuple(length * window_scale for length in WINDOW_LENGTHS)
         self._prototypes = draw_prototypes(num_classes, num_modes, world)
         counts = class_counts(num_classes)
         self._log_frequencies = np.log(counts / counts.sum())
@@ -129,10 +133,10 @@ class PlantedWorld:
         frames = random.standard_normal((num_frames, FEATURE_DIM), dtype=np.float32)
         background = np.zeros(FEATURE_DIM, dtype=np.float32)
         for class_id in distractor_ids:
-            background += self._draw_prototype(random, class_id) * (_draw_window_length(random) / num_frames)
+            background += self._draw_prototype(random, class_id) * (self._draw_window_length(random) / num_frames)
         frames += background
         for class_id in class_ids:
-            length = _draw_window_length(random)
+            length = self._draw_window_length(random)
             start = random.integers(num_frames - length + 1)
             frames[start : start + length] += self._draw_prototype(random, class_id)
         return PlantedVideo(np.sort(class_ids), quantize(frames * np.float32(NOISE_STD)))
@@ -142,7 +146,7 @@ class PlantedWorld:
         class_ids, _ = self._draw_classes(random)
         mean = random.standard_normal(FEATURE_DIM, dtype=np.float32) / np.float32(np.sqrt(num_frames))
         for class_id in class_ids:
-            mean += self._draw_prototype(random, class_id) * (_draw_window_length(random) / num_frames)
+            mean += self._draw_prototype(random, class_id) * (self._draw_window_length(random) / num_frames)
         return PlantedVideo(np.sort(class_ids), mean * np.float32(NOISE_STD))
 
     def score_clip(self, frames: npt.NDArray[np.uint8]) -> Floats:
@@ -155,7 +159,7 @@ class PlantedWorld:
         matches = self._match((frames * np.float32(DEQUANTIZATION_SCALE) + np.float32(low)) / np.float32(NOISE_STD))
         sums = np.concatenate([np.zeros_like(matches[:1]), matches.cumsum(axis=0)])
         windows, spread = [], []
-        for length in WINDOW_LENGTHS:
+        for length in self.window_lengths:
             windows.append(_log_mean_exp(sums[length:] - sums[:-length]) - length * self.signal**2 / 2)
             share = length / len(frames)
             spread.append(share * sums[-1] - length * share * self.signal**2 / 2)
@@ -164,7 +168,7 @@ class PlantedWorld:
     def score_mean(self, mean: Floats, num_frames: int) -> Floats:
         """Returns the log odds [C] that each class is a label of a video-level video made of `num_frames` frames."""
         matches = self._match(mean[np.newaxis] / np.float32(NOISE_STD))[0]
-        ratios = [length * matches - length**2 / num_frames * self.signal**2 / 2 for length in WINDOW_LENGTHS]
+        ratios = [length * matches - length**2 / num_frames * self.signal**2 / 2 for length in self.window_lengths]
         return self._log_odds(_log_mean_exp(np.stack(ratios)), None)
 
     def _draw_classes(self, random: np.random.Generator) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -175,6 +179,9 @@ class PlantedWorld:
         keys = self._log_frequencies + random.gumbel(size=len(self._log_frequencies))
         drawn = np.argsort(-keys, kind="stable")[:num_drawn]
         return drawn[:num_labels], drawn[num_labels:]
+
+    def _draw_window_length(self, random: np.random.Generator) -> int:
+        return self.window_lengths[random.integers(len(self.window_lengths))]
 
     def _draw_prototype(self, random: np.random.Generator, class_id: int) -> Floats:
         modes = self._prototypes[class_id]
@@ -195,10 +202,6 @@ class PlantedWorld:
         distractor = np.log(self._distractor_probabilities) + _log_mean_exp(distractor_ratios.reshape(shape).T)
         absent = np.log1p(-self.class_probabilities - self._distractor_probabilities)
         return np.asarray(label - np.logaddexp(absent, distractor), dtype=np.float32)
-
-
-def _draw_window_length(random: np.random.Generator) -> int:
-    return WINDOW_LENGTHS[random.integers(len(WINDOW_LENGTHS))]
 
 
 def _log_mean_exp(values: Floats) -> Floats:

@@ -67,6 +67,9 @@ class SynthesisConfig(Config):
     split: Literal["train", "validate", "test"] = Field(
         default="train", description="train, validate or test: different videos, and the first part of the file names"
     )
+    window_scale: int = Field(
+        default=1, ge=1, description="times 3 to 6 seconds that a label marks: with 10, every 30th frame shows them all"
+    )
     min_frames: int = Field(default=40, ge=max(WINDOW_LENGTHS), description="shortest clip, in seconds")
     max_frames: int = Field(default=80, le=MAX_FRAMES, description="longest clip, in seconds")
 
@@ -74,6 +77,14 @@ class SynthesisConfig(Config):
     def _check(self) -> SynthesisConfig:
         if self.min_frames > self.max_frames:
             raise ValueError(f"min_frames {self.min_frames} is more than max_frames {self.max_frames}")
+        longest_window = max(WINDOW_LENGTHS) * self.window_scale
+        if self.min_frames < longest_window and self.from_video_level is None:
+            raise ValueError(
+                f"min_frames: with window_scale {self.window_scale} a label marks up to {longest_window} frames, found "
+                f"{self.min_frames}"
+            )
+        if self.window_scale != 1 and self.from_video_level is not None:
+            raise ValueError("window_scale: in clips around real means no label marks a window")
         if self.from_video_level is not None and self.kind != "frame":
             raise ValueError(f"from_video_level makes frames: expected kind frame, found {self.kind}")
         if self.num_videos * len(SPLITS) > _NUM_IDS:
@@ -139,7 +150,11 @@ class PlantedSource(VideoSource):
     def __init__(self, config: SynthesisConfig) -> None:
         super().__init__(config)
         self.world = PlantedWorld(
-            config.num_classes, num_modes=config.modes_per_class, world=config.world, signal=config.signal
+            config.num_classes,
+            num_modes=config.modes_per_class,
+            world=config.world,
+            signal=config.signal,
+            window_scale=config.window_scale,
         )
         self.class_probabilities = self.world.class_probabilities
 

@@ -192,6 +192,30 @@ def test_a_label_marks_a_few_consecutive_frames_and_leaves_the_rest_alone() -> N
             assert shown[marked].mean() == pytest.approx(16, abs=3)
 
 
+@pytest.mark.parametrize("every", [1, 10, 30])
+def test_scaled_windows_show_every_label_to_whoever_reads_every_30th_frame(every: int) -> None:
+    world = PlantedWorld(NUM_CLASSES, num_modes=1, world=0, signal=16.0, window_scale=10)
+    random, prototypes = np.random.default_rng(0), draw_prototypes(NUM_CLASSES, 1, world=0)[:, 0]
+
+    for _ in range(10):
+        video = world.draw_clip(random, int(random.integers(60, 301)))
+        shown = (video.features[::every] * (4 / 255) - 2) @ prototypes[video.class_ids].T / NOISE_STD
+        num_marked = (shown > 10).sum(axis=0)
+        assert num_marked.min() >= 30 // every
+        assert num_marked.max() <= 60 // every + 2
+
+
+def test_the_ideal_scorer_knows_how_long_scaled_windows_are(tmp_path: Path) -> None:
+    scaled = {"window_scale": 4, "min_frames": 24, "max_frames": 48, "signal": 1.0}
+
+    document = write(tmp_path / "scaled", **scaled)
+
+    assert document["window_scale"] == 4
+    # Four times as many frames of half the signal tell as much.
+    few = write(tmp_path / "few", signal=2.0)["ideal_scorer_gap"]
+    assert document["ideal_scorer_gap"] == pytest.approx(few, abs=0.1)
+
+
 def test_distractors_add_to_the_mean_over_the_clip_what_labels_add() -> None:
     world = PlantedWorld(NUM_CLASSES, num_modes=1, world=0, signal=16.0)
     random, prototypes = np.random.default_rng(1), draw_prototypes(NUM_CLASSES, 1, world=0)[:, 0]
@@ -320,6 +344,8 @@ def test_a_folder_that_holds_something_is_refused_and_kept(frame_level: Path) ->
     [
         ({"min_frames": 60, "max_frames": 50}, "min_frames 60 is more than max_frames 50"),
         ({"min_frames": 5}, "greater than or equal to 6"),
+        ({"window_scale": 10}, "with window_scale 10 a label marks up to 60 frames, found 40"),
+        ({"window_scale": 2, "from_video_level": "x"}, "window_scale: in clips around real means no label marks"),
         ({"num_classes": 4717}, "less than or equal to 4716"),
         ({"kind": "video", "from_video_level": "x"}, "expected kind frame, found video"),
         ({"num_shards": 9999, "videos_per_shard": 1000}, "at most 4925445, found 9999000"),
