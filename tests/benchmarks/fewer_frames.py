@@ -290,7 +290,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name in dict.fromkeys(result.model for result in results):
-        mine = [result for result in results if result.model == name]
+        mine = sorted((result for result in results if result.model == name), key=lambda result: result.num_macs)
         gaps = [result.gap[0] for result in mine]  # the seed that all of them have
         axes.semilogx([result.num_macs for result in mine], gaps, "o-", label=name)
         for result, gap in zip(mine, gaps, strict=True):
