@@ -273,8 +273,8 @@ def row_of(result: Result, teacher: Result) -> str:
     """Returns a line of the table."""
     gap = statistics.fmean(result.gap)
     to_teacher = [one - other for one, other in zip(result.gap, teacher.gap, strict=False)]  # the seeds that it has
-    distance = f"{statistics.fmean(to_teacher):+.4f}"
-    if len(to_teacher) > 1:
+    distance = "" if result is teacher else f"{statistics.fmean(to_teacher):+.4f}"
+    if distance and len(to_teacher) > 1:
         distance += f" ({min(to_teacher):+.4f} to {max(to_teacher):+.4f})"
     alone = f"{statistics.fmean(result.gap_alone):.4f}" if result.gap_alone else ""
     who = "teacher" if result is teacher else f"student, k = {result.every}"
@@ -290,7 +290,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name in dict.fromkeys(result.model for result in results):
-        mine = [result for result in results if result.model == name]
+        mine = sorted((result for result in results if result.model == name), key=lambda result: result.num_macs)
         gaps = [result.gap[0] for result in mine]  # the seed that all of them have
         axes.semilogx([result.num_macs for result in mine], gaps, "o-", label=name)
         for result, gap in zip(mine, gaps, strict=True):
