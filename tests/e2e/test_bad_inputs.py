@@ -146,6 +146,7 @@ RECORDS_OF_A_FAILED_RUN = {
     *(
         "mlflow.db",
         "mlflow.db.lock",
+        "bad/mlflow.json",
         "bad/run.json",
         "bad/run.lock",
         "bad/train.log",

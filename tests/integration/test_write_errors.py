@@ -60,6 +60,7 @@ def config(shards: Shards, disk: Disk, num_epochs: int, **checkpoint: Any) -> Tr
     return config_of(shards, disk.path, "run", train=train, checkpoint=checkpoint, tracking=tracking)
 
 
+@pytest.mark.soak
 def test_a_run_that_may_goes_on_and_writes_the_next_checkpoint(
     shards: Shards, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
