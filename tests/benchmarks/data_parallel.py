@@ -3,8 +3,9 @@
     python tests/benchmarks/data_parallel.py [--config CONFIG] [--batch-size 1024] [--json] [section.key=value ...]
 
 Both train the same model on the same global batch, held in memory, by the loop of `jobs.train`; the workers are a gloo
-group on loopback. Rounds alternate; the ratio is of the best of each. Efficiency is videos/s of two workers divided by
-videos/s of one with as many threads in all.
+group on loopback. Rounds alternate; the ratios are of the best of each. Efficiency is videos/s of two workers divided
+by videos/s of one with as many threads in all; scaling, divided by twice those of one worker with one thread, which
+does not depend on how well torch shares one product out among threads.
 """
 
 from __future__ import annotations
@@ -109,15 +110,17 @@ def main() -> None:
             )
         print(videos_per_s(options, rank, num_workers))
         return
-    rates: dict[str, list[float]] = {"one": [], "two": []}
+    kinds = {"one_of_two_threads": (1, 2), "two_of_one_thread": (2, 1), "one_of_one_thread": (1, 1)}
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(options.rounds):
-        rates["one"].append(run_workers(1, 2))
-        rates["two"].append(run_workers(2, 1))
+        for name, (num_workers, num_threads) in kinds.items():
+            rates[name].append(run_workers(num_workers, num_threads))
     best = {name: max(values) for name, values in rates.items()}
     figures = {f"{name}_videos_per_s": round(value, 1) for name, value in best.items()}
-    figures["efficiency"] = round(best["two"] / best["one"], 3)
+    figures["efficiency"] = round(best["two_of_one_thread"] / best["one_of_two_threads"], 3)
+    figures["scaling"] = round(best["two_of_one_thread"] / (2 * best["one_of_one_thread"]), 3)
     for name, value in figures.items():
-        print(f"{name:20s} {value:10.3f}")
+        print(f"{name:32s} {value:10.3f}")
     if options.json:
         print(json.dumps(figures))
 
