@@ -30,6 +30,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.soak
 def test_a_service_answers_until_ctrl_c_and_leaves_nothing(
     checkpoint: Path, frame_shards: Shards, tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_submitted_job_is_in_mlflow_under_its_output(submitted: Submitted) -> 
     assert run.data.metrics["validation/num_videos"] == NUM_VALIDATION
 
 
+@pytest.mark.soak
 def test_a_submitted_job_that_fails_fails_the_submission(head: Head, tmp_path: Path) -> None:
     verb = ["python", "-m", "jobs.train", "model.name=moe", "run.name=x", "data.train=/no", f"output={tmp_path}"]
     submit = [str(BIN / "ray"), "job", "submit", "--working-dir=.", "--", *verb]

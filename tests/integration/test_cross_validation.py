@@ -43,6 +43,7 @@ def report(config: TrainConfig) -> dict[str, Any]:
     return cross_validate(folds_of(config))
 
 
+@pytest.mark.soak
 def test_every_video_is_predicted_once_by_the_fold_that_had_not_seen_it(report: dict[str, Any], shards: Shards) -> None:
     ids = pq.read_table(report["predictions"])["video_id"].to_pylist()
     of_folds = [pq.read_table(fold["predictions"])["video_id"].to_pylist() for fold in report["folds"]]
@@ -52,6 +53,7 @@ def test_every_video_is_predicted_once_by_the_fold_that_had_not_seen_it(report: 
     assert [name for part in of_folds for name in part] == ids
 
 
+@pytest.mark.soak
 def test_the_report_has_the_gap_of_each_fold_and_of_all_videos(report: dict[str, Any]) -> None:
     first, second = (fold["gap"] for fold in report["folds"])
 
@@ -63,11 +65,13 @@ def test_the_report_has_the_gap_of_each_fold_and_of_all_videos(report: dict[str,
     assert report["out_of_fold"]["num_videos"] == sum(fold["num_videos"] for fold in report["folds"])
 
 
+@pytest.mark.soak
 def test_predictions_of_another_checkpoint_of_the_same_name_are_not_taken(report: dict[str, Any]) -> None:
     for fold in report["folds"]:
         assert folder_version(fold["checkpoint"]) in Path(fold["predictions"]).name
 
 
+@pytest.mark.soak
 def test_the_same_call_trains_nothing_again_and_a_failed_fold_names_itself(
     report: dict[str, Any], config: TrainConfig
 ) -> None:
