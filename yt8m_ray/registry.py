@@ -100,3 +100,10 @@ class Registry(Generic[T]):
         if group is not None:
             for entry_point in importlib.metadata.entry_points(group=group):
                 entry_point.load()
+
+
+def first_fault(error: pydantic.ValidationError) -> str:
+    """Returns the first of the faults in a document: where it is, by dotted key, and what it is."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]

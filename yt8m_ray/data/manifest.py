@@ -17,7 +17,7 @@ import pydantic
 from pydantic import NonNegativeInt
 
 from yt8m_ray.data.storage import file_sizes
-from yt8m_ray.registry import Config
+from yt8m_ray.registry import Config, first_fault
 
 _COUNTS = ("bytes", "num_records", "num_videos", "num_frames")
 _MOST_FAULTS = 3
@@ -124,11 +124,7 @@ def load_manifest(path: str | Path) -> Manifest:
     try:
         document = _Document.model_validate_json(Path(path).read_bytes())
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(
-            f"{path}: not a manifest of version 1: {place + ': ' if place else ''}{first['msg']}"
-        ) from None
+        raise ValueError(f"{path}: not a manifest of version 1: {first_fault(error)}") from None
     folder = os.path.dirname(os.path.abspath(path))
     entries = [entry.model_copy(update={"path": _absolute(entry.path, folder)}) for entry in document.shards]
     manifest = Manifest(path, entries)

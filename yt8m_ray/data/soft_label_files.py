@@ -28,7 +28,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from yt8m_ray.data.example import encode_sequence_example
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.storage import read_bytes
-from yt8m_ray.registry import Config
+from yt8m_ray.registry import Config, first_fault
 
 INDEX_FILE = "index.json"
 
@@ -104,11 +104,7 @@ class SoftLabelIndex(SoftLabelJob):
                 "command goes on)"
             ) from None
         except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise ValueError(
-                f"{path}: no index of soft labels: {place + ': ' if place else ''}{first['msg']}"
-            ) from None
+            raise ValueError(f"{path}: no index of soft labels: {first_fault(error)}") from None
 
 
 def shard_name(path: str) -> str:
