@@ -63,12 +63,14 @@ def load_document(path: str | Path | None, config_type: type[C], overrides: Sequ
     return validate(tree, config_type, where="command line" if path is None else str(path))
 
 
-def validate(tree: Mapping[str, Any], config_type: type[C], *, where: str) -> C:
-    """Returns `tree` as `config_type`; a ConfigError lists each refused dotted key, one a line."""
+def validate(tree: Mapping[str, Any], config_type: type[C], *, where: str | None) -> C:
+    """Returns `tree` as `config_type`; a ConfigError lists each refused dotted key, one a line, behind `where`."""
     try:
         return config_type.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(f"{where}: {line}" for line in _explain(error, config_type, tree))) from None
+        prefix = "" if where is None else f"{where}: "
+        lines = [line for fault in _explain(error, config_type, tree) for line in fault.splitlines()]
+        raise ConfigError("\n".join(f"{prefix}{line}" for line in lines)) from None
 
 
 def override(config: C, changes: Mapping[str, Any]) -> C:
@@ -165,7 +167,8 @@ def _explain(error: pydantic.ValidationError, config_type: type[Config], tree: M
             yield f"{key}: required, but not given"
         else:
             message = detail["msg"].removeprefix("Value error, ")
-            yield f"{key}: {message}" + ("" if detail["type"] == "value_error" else f", found {detail['input']!r}")
+            place = f"{key}: " if key else ""  # a fault of the whole document names its key itself
+            yield f"{place}{message}" + ("" if detail["type"] == "value_error" else f", found {detail['input']!r}")
 
 
 def _fields_at(config_type: Any, location: Sequence[str | int], tree: Any) -> list[str]:

@@ -1,0 +1,330 @@
+"""The space of a search: which dotted keys of a train config it changes, and to what.
+
+Lives here: what a searched key may be, the order in which keys are chosen, and the train config that a choice makes.
+Does not live here: who chooses (`yt8m_ray.tuning`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import Field
+
+from yt8m_ray.config.document import ConfigError, set_key, validate
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.registry import ComponentConfig, Config
+
+KINDS = ("choice", "uniform", "loguniform", "quniform", "integer", "loginteger")
+
+Number = float | int
+Range = tuple[Number, Number]
+Params = dict[str, Any]
+"""Values by dotted key."""
+
+
+class Parameter(Config):
+    """What a key may be: one of the first six, and when.
+
+    Attributes:
+        choice: One of these values, of whatever type; also whole sections.
+        uniform: Any number from the first to the second.
+        loguniform: The same, equally likely in each decade; both above 0.
+        quniform: [first, last, step]: first, first + step and so on; whole numbers where all three are.
+        integer: A whole number from the first to the last.
+        loginteger: The same, equally likely in each decade.
+        when: The key is only searched where other keys have these values, or one of these; elsewhere it stays as it is
+            in the document.
+    """
+
+    choice: list[Any] | None = None
+    uniform: Range | None = None
+    loguniform: Range | None = None
+    quniform: tuple[Number, Number, Number] | None = None
+    integer: tuple[pydantic.StrictInt, pydantic.StrictInt] | None = None
+    loginteger: tuple[pydantic.StrictInt, pydantic.StrictInt] | None = None
+    when: dict[str, Any] = Field(default_factory=dict)
+
+    @pydantic.model_serializer(mode="wrap")
+    def _short(self, serialize: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if value not in (None, {})}
+
+    @property
+    def kind(self) -> str:
+        """Which of the kinds it is."""
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def bounds(self) -> Range:
+        """The lowest and the highest number; not of a choice."""
+        low, high = getattr(self, self.kind)[:2]
+        return low, high
+
+    @property
+    def step(self) -> Number:
+        """Between two values of a `quniform`."""
+        assert self.quniform is not None
+        return self.quniform[2]
+
+    @property
+    def values(self) -> list[Any] | None:
+        """Every value there is, None where they cannot be counted: those of a grid."""
+        if self.choice is not None:
+            return list(self.choice)
+        if self.quniform is not None:
+            low, high, step = self.quniform
+            return [low + number * step for number in range(int((high - low) / step + 1e-9) + 1)]
+        return list(range(self.integer[0], self.integer[1] + 1)) if self.integer is not None else None
+
+    @property
+    def probes(self) -> list[Any]:
+        """Values that the document's types have to accept: all, or both ends and one between."""
+        if self.choice is not None:
+            return list(self.choice)
+        low, high = self.bounds
+        if self.kind == "quniform":
+            return [low, low + self.step, high]
+        return [low, high] if self.kind in ("integer", "loginteger") else [low, low + 0.382 * (high - low), high]
+
+    def contains(self, value: Any) -> bool:
+        """Returns whether a value can be chosen."""
+        if self.choice is not None:
+            return encode(value) in map(encode, self.choice)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        low, high = self.bounds
+        is_whole = self.kind not in ("integer", "loginteger") or value == int(value)
+        steps = (value - low) / self.step if self.kind == "quniform" else 0
+        return low <= value <= high and is_whole and abs(steps - round(steps)) < 1e-6
+
+    def is_met(self, tree: Mapping[str, Any]) -> bool:
+        """Returns whether `when` holds in a document."""
+        return all(look_up(tree, key) in allowed_values(allowed) for key, allowed in self.when.items())
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Parameter:
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            found = ", ".join(given) or "none"
+            raise ValueError(f"expected exactly one of {', '.join(KINDS)}, found {found}")
+        if self.choice is not None:
+            texts = [encode(value) for value in self.choice]
+            if not texts or len(set(texts)) < len(texts):
+                raise ValueError(f"choice: expected at least one value and none twice, found {self.choice}")
+            return self
+        low, high = self.bounds
+        is_empty = low > high if self.kind in ("integer", "loginteger", "quniform") else low >= high
+        if is_empty or not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"{self.kind}: the range is empty: expected low < high, found [{low}, {high}]")
+        if self.kind in ("loguniform", "loginteger") and low <= 0:
+            raise ValueError(f"{self.kind}: expected numbers above 0, found {low}")
+        if self.quniform is not None and not 0 < self.step <= max(high - low, self.step * (low == high)):
+            raise ValueError(f"quniform: expected [low, high, step] with 0 < step <= high - low, found {self.quniform}")
+        return self
+
+
+def allowed_values(condition: Any) -> list[Any]:
+    """Returns the values that a condition of `when` allows."""
+    return list(condition) if isinstance(condition, list) else [condition]
+
+
+def encode(value: Any) -> str:
+    """Returns a text that is the same for equal values alone: sections, lists and numbers can be told apart by it."""
+    return json.dumps(value, sort_keys=True)
+
+
+def flatten_space(node: Any) -> Any:
+    """Returns the space by dotted key; a document may nest what it likes, and null takes a key out again."""
+    if not isinstance(node, Mapping):
+        return node
+
+    def walk(prefix: str, child: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(child, Mapping) and child and not set(child) & {*KINDS, "when"}:
+            for name, inner in child.items():
+                yield from walk(f"{prefix}.{name}" if prefix else str(name), inner)
+        else:
+            yield prefix, child
+
+    # Pairs, since an override comes behind what it replaces.
+    flat: dict[str, Any] = {}
+    for key, child in walk("", node):
+        flat.pop(key, None)
+        if child is not None:
+            flat[key] = child
+    return flat
+
+
+Space = Annotated[dict[str, Parameter], pydantic.BeforeValidator(flatten_space)]
+
+
+def ordered(space: Mapping[str, Parameter]) -> list[str]:
+    """Returns the keys, each behind those that it depends on: its sections, and the keys of its `when`.
+
+    Raises:
+        ConfigError: they depend on one another in a circle.
+    """
+    left, done = dict(space), list[str]()
+    while left:
+        ready = [key for key, parameter in left.items() if not _waits_for(key, parameter, left)]
+        if not ready:
+            raise ConfigError(f"tune.space: the conditions of {', '.join(left)} go round in a circle")
+        done += ready
+        for key in ready:
+            del left[key]
+    return done
+
+
+def _waits_for(key: str, parameter: Parameter, others: Mapping[str, Parameter]) -> bool:
+    return any(
+        other != key and (_lies_in(key, other) or any(one == other or _lies_in(one, other) for one in parameter.when))
+        for other in others
+    )
+
+
+def _lies_in(key: str, other: str) -> bool:
+    """Returns whether `other` is a section around a key, or the name of one: there is the key only if that has it."""
+    section = other.removesuffix(".name")
+    return key != other and key.startswith(f"{section}.")
+
+
+def look_up(tree: Mapping[str, Any], key: str) -> Any:
+    """Returns the value at a dotted key of a document, None where there is none."""
+    node: Any = tree
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return None
+        node = node[part]
+    return node
+
+
+def choose(space: Mapping[str, Parameter], base: TrainConfig, pick: Any) -> Params:
+    """Returns one choice of all keys whose conditions hold: `pick(key, parameter)` is asked for each in order."""
+    tree, params = base.model_dump(mode="json"), Params()
+    for key in ordered(space):
+        if space[key].is_met(tree):
+            params[key] = pick(key, space[key])
+            _put(tree, base, key, params[key])
+    return params
+
+
+def apply(base: TrainConfig, params: Mapping[str, Any], *, where: str | None = "tune.space") -> TrainConfig:
+    """Returns `base` with a choice; where the choice names another model, its section begins with that one's defaults.
+
+    Raises:
+        ConfigError: the whole is no train config.
+    """
+    tree = base.model_dump(mode="json")
+    for key in ordered({key: _ANY for key in params}):
+        _put(tree, base, key, params[key])
+    return validate(tree, TrainConfig, where=where)
+
+
+def _put(tree: dict[str, Any], base: TrainConfig, key: str, value: Any) -> None:
+    section = key.removesuffix(".name")
+    if section != key and isinstance(_attribute(base, section), ComponentConfig | None):
+        if look_up(tree, key) != value:
+            set_key(tree, section, {"name": value})
+        return
+    set_key(tree, key, value)
+
+
+def _attribute(base: Config, key: str) -> Any:
+    node: Any = base
+    for part in key.split("."):
+        node = getattr(node, part, None)
+    return node
+
+
+_ANY = Parameter(choice=[None])
+
+_NOT_SEARCHED = ("output", "run.name", "run.resume", "run.trace_videos", "tracking", "scaling", "checkpoint")
+_SAME_VIDEOS = ("data.train", "data.validation", "data.test", "data.folds", "data.fold", "data.split_seed")
+
+
+def check_space(space: Mapping[str, Parameter], base: TrainConfig) -> None:
+    """Checks that every value that a key may have is one that a train config takes there.
+
+    Raises:
+        ConfigError: for each wrong key one line, that names it.
+    """
+    faults = [fault for key in space for fault in [_fault_of(key, space, base)] if fault is not None]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _fault_of(key: str, space: Mapping[str, Parameter], base: TrainConfig) -> str | None:
+    place = f"tune.space.{key}"
+    if any(key == one or key.startswith(f"{one}.") for one in _NOT_SEARCHED):
+        return f"{place}: the search sets this itself; it is the same for all trials"
+    if any(key == one or key.startswith(f"{one}.") for one in _SAME_VIDEOS):
+        return f"{place}: trials that are measured on different videos cannot be compared"
+    for context in _contexts(key, space, base):
+        for value in space[key].probes:
+            fault = _refusal(key, {**context, key: value}, base)
+            if fault is not None:
+                return f"{place}: {fault}" + (f" (where {_shown(context)})" if context else "")
+    return None
+
+
+def _refusal(key: str, params: Params, base: TrainConfig) -> str | None:
+    """Returns what is wrong with the last of `params` by itself; that it goes ill with others is another matter."""
+    try:
+        apply(base, params, where=None)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            place, _, reason = line.partition(": ")
+            is_above = key.startswith(f"{place}.") and ("unknown key" in reason or "found {" in reason)
+            if place == key:
+                return reason
+            if place.startswith(f"{key}.") or is_above or "is a value, not a section" in reason:
+                return line
+    return None
+
+
+def _contexts(key: str, space: Mapping[str, Parameter], base: TrainConfig) -> Iterator[Params]:
+    """Yields the choices of other keys that decide whether there is this one: its conditions, its sections' names."""
+    deciding = {other: space[other].probes for other in space if _lies_in(key, other)}
+    deciding |= {other: allowed_values(condition) for other, condition in space[key].when.items()}
+    for values in itertools.product(*deciding.values()):
+        context = dict(zip(deciding, values, strict=True))
+        with contextlib.suppress(ConfigError):  # what is wrong with those is theirs
+            apply(base, context)
+            yield context
+
+
+def grid(space: Mapping[str, Parameter], base: TrainConfig) -> list[Params]:
+    """Returns every choice there is, each once, the last key changing fastest.
+
+    Raises:
+        ConfigError: a key has no end of values.
+    """
+    for key, parameter in space.items():
+        if parameter.values is None:
+            raise ConfigError(f"tune.space.{key}: a grid needs values that can be counted: choice, quniform or integer")
+    found: list[Params] = []
+    pending: list[list[Any]] = [[]]  # the first decisions of choices that are not followed yet
+    while pending:
+        taken = pending.pop()
+        trail: list[tuple[Any, Sequence[Any]]] = []
+
+        def pick(_: str, parameter: Parameter, taken: list[Any] = taken, trail: Any = trail) -> Any:
+            values = parameter.values or []
+            depth = len(trail)
+            value = taken[depth] if depth < len(taken) else values[0]
+            trail.append((value, values))
+            return value
+
+        found.append(choose(space, base, pick))
+        decided = [value for value, _ in trail]
+        for depth in range(len(taken), len(trail)):
+            pending += [[*decided[:depth], value] for value in reversed(trail[depth][1][1:])]
+    return found
+
+
+def _shown(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in params.items())

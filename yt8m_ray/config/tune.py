@@ -1,0 +1,219 @@
+"""The document of one search: a train config, what of it is searched, and how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.config.space import Params, Space, apply, check_space, grid, ordered
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.registry import Config
+
+Cost = Literal["int8_bytes", "macs", "latency_ms"]
+
+_USED_BY = {
+    "grace_epochs": ("asha", "median"),
+    "reduction_factor": ("asha", "hyperband"),
+    "brackets": ("asha",),
+    "min_trials": ("median",),
+    "perturbation_epochs": ("pbt",),
+    "perturb": ("pbt",),
+    "quantile": ("pbt",),
+    "resample_probability": ("pbt",),
+}
+"""Keys that only some schedulers use; elsewhere they keep their default."""
+
+_MAY_CHANGE = ("augmentation.", "optimizer.", "distillation.", "loss.", "train.batch_size")
+"""What may change in a trial that goes on with weights that it has; of the model, dropout alone."""
+
+
+class SearcherConfig(Config):
+    """What chooses the next configuration.
+
+    Attributes:
+        name: `tpe`: tree-structured Parzen estimators (Bergstra et al. 2011; Optuna's, over all keys jointly); `gp`: a
+            Gaussian process (Optuna's); `random`; `grid`: every configuration once.
+        num_random: Random configurations before `tpe` and `gp` begin to model.
+    """
+
+    name: Literal["tpe", "gp", "random", "grid"] = "tpe"
+    num_random: PositiveInt = 10
+
+    @pydantic.model_validator(mode="after")
+    def _check_use(self) -> SearcherConfig:
+        if self.name not in ("tpe", "gp"):
+            self.check_unused("num_random", why=f"searcher {self.name} models nothing, only tpe and gp do")
+        return self
+
+
+class SchedulerConfig(Config):
+    """What stops trials that fall behind.
+
+    Attributes:
+        name: `asha`: at epochs grace, grace * factor and so on a trial goes on where it is among the best 1 / factor of
+            those that were there (arXiv:1810.05934); `hyperband`: brackets of trials that wait for one another
+            (arXiv:1603.06560); `median`: stops below the median of the others' means; `pbt`: population based training
+            (arXiv:1711.09846), in which the worst go on with the weights of the best and other rates; `fifo`: none.
+        grace_epochs: A trial is not stopped before.
+        reduction_factor: See above.
+        brackets: Of `asha`: each further one begins to stop a factor later.
+        min_trials: Of `median`: trials with a result before anything is stopped.
+        perturbation_epochs: Of `pbt`: epochs between two looks at the population.
+        perturb: Of `pbt`: keys of the space that change in a trial, such as the learning rate and dropout.
+        quantile: Of `pbt`: share of the population that counts as best, and as worst.
+        resample_probability: Of `pbt`: how often a key is drawn anew instead of multiplied by 0.8 or 1.2.
+    """
+
+    name: Literal["asha", "hyperband", "median", "pbt", "fifo"] = "asha"
+    grace_epochs: PositiveInt = 1
+    reduction_factor: Annotated[float, Field(gt=1)] = 3
+    brackets: PositiveInt = 1
+    min_trials: PositiveInt = 3
+    perturbation_epochs: PositiveInt = 1
+    perturb: tuple[str, ...] = ()
+    quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
+
+    @pydantic.model_validator(mode="after")
+    def _check_use(self) -> SchedulerConfig:
+        for key, names in _USED_BY.items():
+            if self.name not in names:
+                self.check_unused(key, why=f"scheduler {self.name} does not use it, only {', '.join(names)}")
+        if self.name == "pbt" and not self.perturb:
+            raise ValueError("perturb: population based training needs keys of the space that change in a trial")
+        return self
+
+
+class BudgetConfig(Config):
+    """When the search ends; the first that is reached counts. A grid also ends behind its last configuration.
+
+    Attributes:
+        trials: Configurations that are trained, without those over a limit; null is as many as the others allow.
+        epochs: Epochs of training, of all trials together.
+        wall_s: Seconds, of all starts of the search together.
+    """
+
+    trials: PositiveInt | None = 20
+    epochs: PositiveInt | None = None
+    wall_s: PositiveFloat | None = None
+
+
+class LimitsConfig(Config):
+    """What a model may cost; a configuration that costs more is noted and not trained.
+
+    Attributes:
+        int8_bytes: Of the weights as `jobs.export` stores them.
+        macs: Multiply-accumulates of a clip of `data.max_frames` frames.
+        latency_ms: Median milliseconds of one such clip's forward pass, float32, one thread of the machine's CPU that
+            the search was started on.
+    """
+
+    int8_bytes: PositiveFloat | None = None
+    macs: PositiveFloat | None = None
+    latency_ms: PositiveFloat | None = None
+
+
+class SearchConfig(Config):
+    """What is searched, and how.
+
+    Attributes:
+        space: By dotted key of the train config: see `yt8m_ray.config.space.Parameter`.
+        metric: The validation metric that is maximised, the best of a trial's epochs.
+        pareto: A cost that is minimised beside it: the result is a front, of which the best is the one with the highest
+            metric. No trial is stopped early then.
+        max_epochs: Of a trial; null is the train config's `train.num_epochs`. The winner's config keeps that.
+        max_concurrent: Trials at once; null is as many as the cluster has room for.
+        start_with: Configurations to try first, by dotted key; keys that are left out are chosen.
+        warm_start: Earlier searches that `tpe` and `gp` learn from: their folders, or `mlflow:RUN_ID`, a parent run in
+            the store of `tracking.uri`.
+        keep_checkpoints: Trials whose checkpoints stay when the search is over: the best ones.
+        max_failures: How often a trial whose process or node is lost starts again from its last checkpoint.
+        retrain: What `jobs.tune --retrain` and `best/config.yaml` change besides, by dotted key.
+        dashboard_port: Of the web page on 127.0.0.1; 0 takes a free one, null shows none.
+    """
+
+    space: Space = Field(min_length=1)
+    metric: Literal["gap", "hit_at_1", "perr", "mean_ap"] = "gap"
+    pareto: Cost | None = None
+    searcher: SearcherConfig = SearcherConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    budget: BudgetConfig = BudgetConfig()
+    limits: LimitsConfig = LimitsConfig()
+    max_epochs: PositiveInt | None = None
+    max_concurrent: PositiveInt | None = None
+    start_with: list[dict[str, Any]] = Field(default_factory=list)
+    warm_start: list[str] = Field(default_factory=list)
+    keep_checkpoints: PositiveInt = 1
+    max_failures: NonNegativeInt = 2
+    retrain: dict[str, Any] = Field(default_factory=dict)
+    dashboard_port: NonNegativeInt | None = 0
+
+    @property
+    def costs(self) -> list[Cost]:
+        """The costs that every trial is measured by: all but the latency, which takes a second, and that if asked."""
+        has_latency = self.limits.latency_ms is not None or self.pareto == "latency_ms"
+        return ["int8_bytes", "macs", *(["latency_ms"] if has_latency else [])]  # type: ignore[list-item]
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> SearchConfig:
+        if self.pareto is not None and self.scheduler.name != "fifo":
+            raise ValueError("scheduler: a front has no order by which to stop trials; give name: fifo with pareto")
+        if self.searcher.name == "grid" and self.pareto is None and self.start_with:
+            raise ValueError("start_with: a grid tries every configuration by itself")
+        if self.warm_start and self.searcher.name not in ("tpe", "gp"):
+            raise ValueError(f"warm_start: searcher {self.searcher.name} learns from nothing; tpe and gp do")
+        if self.searcher.name != "grid" and not any(vars(self.budget).values()):
+            raise ValueError("budget: expected at least one of trials, epochs, wall_s")
+        for key in self.scheduler.perturb:
+            if key not in self.space:
+                raise ValueError(f"scheduler.perturb: {key} is not in tune.space")
+            if not key.startswith(_MAY_CHANGE) and "dropout" not in key:
+                raise ValueError(f"scheduler.perturb: {key} cannot change in a trial, whose weights and data stay")
+        return self
+
+
+class TuneConfig(TrainConfig):
+    """A search: every section of a train config, and `tune`. `run.name` and `output` are the search's own folder."""
+
+    tune: SearchConfig
+
+    @property
+    def base(self) -> TrainConfig:
+        """The train config that trials change, at full length."""
+        return TrainConfig.model_validate(self.model_dump(mode="json", exclude={"tune"}))
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of a trial, at most."""
+        return self.tune.max_epochs or self.train.num_epochs
+
+    def trial_config(self, params: Params) -> TrainConfig:
+        """Returns the train config of a trial, but for its name and place; ConfigError where there is none."""
+        config = apply(self.base, params)
+        num_epochs = min(config.train.num_epochs, self.max_epochs) if self.tune.max_epochs else config.train.num_epochs
+        return config.model_copy(update={"train": config.train.model_copy(update={"num_epochs": num_epochs})})
+
+    @pydantic.model_validator(mode="after")
+    def _check_search(self) -> TuneConfig:
+        try:
+            base = self.base
+            ordered(self.tune.space)
+            check_space(self.tune.space, base)
+            if self.tune.searcher.name == "grid":
+                grid(self.tune.space, base)
+            for params in self.tune.start_with:
+                self._check_start(params)
+            apply(base, self.tune.retrain, where="tune.retrain")
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def _check_start(self, params: Params) -> None:
+        for key, value in params.items():
+            if key not in self.tune.space:
+                raise ConfigError(f"tune.start_with: {key} is not in tune.space")
+            if not self.tune.space[key].contains(value):
+                raise ConfigError(f"tune.start_with: {key}: {value!r} is not in its range")

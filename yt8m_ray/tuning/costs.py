@@ -1,0 +1,76 @@
+"""What a configuration costs where its model is used: bytes, arithmetic, time. Measured before it is trained."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Collection
+
+import torch
+
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.config.export import PUBLISHED_MIN_ELEMENTS
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.config.tune import Cost
+from yt8m_ray.inference.quantize import channel_axes
+from yt8m_ray.models import Model, build_model
+from yt8m_ray.models.cost import count_macs
+
+_FLOAT_BYTES = 4
+_WARM_UP_CLIPS = 3
+_TIMED_CLIPS = 15
+
+
+def measure_costs(config: TrainConfig, names: Collection[Cost]) -> dict[str, float]:
+    """Returns the costs of the model that a config describes.
+
+    Raises:
+        ConfigError: the model cannot be built.
+    """
+    try:
+        with torch.device("meta"):  # no storage
+            model = build_model(
+                config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes
+            )
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from None
+    num_frames = 1 if config.data.spec.is_video_level else config.data.max_frames
+    costs: dict[str, float] = {}
+    if "int8_bytes" in names:
+        costs["int8_bytes"] = float(int8_bytes(model))
+    if "macs" in names:
+        costs["macs"] = float(count_macs(model, num_frames=num_frames))
+    if "latency_ms" in names:
+        costs["latency_ms"] = _latency_ms(config, num_frames)
+    return costs
+
+
+def int8_bytes(model: Model) -> int:
+    """Returns the bytes of a model's weights as the export transform `int8` stores them; nothing is computed."""
+    axes = channel_axes(model)
+    total = 0
+    for name, tensor in model.state_dict().items():
+        is_coded = name in axes and tensor.is_floating_point() and tensor.numel() > PUBLISHED_MIN_ELEMENTS
+        scale_bytes = _FLOAT_BYTES * tensor.shape[axes[name]] if is_coded else 0
+        total += tensor.numel() * (1 if is_coded else tensor.element_size()) + scale_bytes
+    return total
+
+
+def _latency_ms(config: TrainConfig, num_frames: int) -> float:
+    """Returns the median milliseconds of one clip on one thread of this machine's CPU, float32, with random weights."""
+    model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
+    frames = torch.randn(1, num_frames, model.frame_dim)
+    count = torch.tensor([num_frames])
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            model.eval()
+            times = []
+            for _ in range(_WARM_UP_CLIPS + _TIMED_CLIPS):
+                started = time.perf_counter()
+                model(frames, count)
+                times.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(num_threads)
+    return 1000 * statistics.median(times[_WARM_UP_CLIPS:])

@@ -1,0 +1,401 @@
+"""The trials of a search in `study.db` of its folder: an Optuna study, which every searcher and scheduler feeds.
+
+The study is the truth about a search: what Ray Tune knows of it goes with the process. Lives here: asking for the next
+configuration, and writing down what became of it. Does not live here: running anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.config.space import Parameter, Params, choose, encode, grid
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.tuning.records import TRAINED, TrialRecord, TrialStatus
+
+logger = logging.getLogger(__name__)
+
+STUDY_FILE = "study.db"
+
+MAX_REFUSED = 200
+"""Configurations in a row that may be invalid or over a limit before the search gives up."""
+
+_SPACE_KEY, _EARLIER_KEY = "space", "earlier"
+_LOCK_TIMEOUT_S = 60.0
+_STATES: dict[TrialStatus, TrialState] = {
+    "completed": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "stopped": TrialState.PRUNED,
+    "infeasible": TrialState.PRUNED,
+    "invalid": TrialState.FAIL,
+    "failed": TrialState.FAIL,
+}
+
+Measure = Callable[[TrainConfig], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A configuration to train.
+
+    Attributes:
+        number: Of the trial.
+        params: By dotted key.
+        is_continued: Whether it was begun by an earlier start of the search.
+    """
+
+    number: int
+    params: Params
+    is_continued: bool = False
+
+
+class SearchStudy:
+    """The study of one search.
+
+    Args:
+        folder: Of the search.
+        config: The search.
+        measure: Tells what a configuration costs, before it is trained.
+
+    Raises:
+        ConfigError: the folder holds a search of another space.
+    """
+
+    def __init__(self, folder: Path, config: TuneConfig, measure: Measure) -> None:
+        self._config = config
+        self._measure = measure
+        self._lock = threading.RLock()
+        costs = [] if config.tune.pareto is None else [config.tune.pareto]
+        self._study = _open(
+            folder,
+            name=config.run.name,
+            metrics=[config.tune.metric, *costs],
+            directions=["maximize", *["minimize"] * len(costs)],
+        )
+        self._storage = self._study._storage
+        _check_same(self._study, config, folder)
+        self._continued = [record.number for record in self.records() if record.status == "running"]
+        if not self._study.get_trials(deepcopy=False):
+            self._enqueue_first()
+
+    def records(self) -> list[TrialRecord]:
+        """Returns all trials of the search that were handed out, by number."""
+        with self._lock:
+            return _records_of(self._study, self._config.tune.metric)
+
+    def record(self, number: int) -> TrialRecord:
+        """Returns one of them."""
+        with self._lock:
+            return _to_record(self._frozen(number), self._config.tune.metric)
+
+    def next(self) -> Suggestion | None:
+        """Returns the configuration to train next, those first that an earlier start has begun; None at the end.
+
+        What is invalid or over a limit is written down and passed over.
+
+        Raises:
+            ConfigError: that was so of MAX_REFUSED configurations in a row.
+        """
+        with self._lock:
+            if self._continued:
+                number = self._continued.pop(0)
+                return Suggestion(number, self.record(number).params, is_continued=True)
+            faults: list[str] = []
+            while len(faults) < MAX_REFUSED:
+                if self._is_spent():
+                    return None
+                trial = self._ask()
+                if trial is None:
+                    return None
+                fault = self._refuse(*trial)
+                if fault is None:
+                    return Suggestion(*trial)
+                faults.append(fault)
+            raise ConfigError(
+                f"tune.space: {MAX_REFUSED} configurations in a row were invalid or over tune.limits; the last: "
+                f"{faults[-1]}"
+            )
+
+    def report(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Writes down the validation metrics of an epoch of a running trial; a metric that is NaN is left out."""
+        score = metrics.get(self._config.tune.metric, math.nan)
+        with self._lock:
+            before = self.record(number)
+            if before.status != "running" or math.isnan(score):
+                return
+            if self._config.tune.pareto is None:
+                self._storage.set_trial_intermediate_value(self._frozen(number)._trial_id, epoch, score)
+            scores = before.scores | {epoch: score}
+            if score >= max(scores.values()):
+                self.note(number, metrics={name: value for name, value in metrics.items() if math.isfinite(value)})
+            self.note(number, scores={str(epoch): value for epoch, value in scores.items()})
+
+    def note(self, number: int, **facts: Any) -> None:
+        """Writes facts of a trial down: fields of `TrialRecord`. One that has ended is left alone."""
+        with self._lock:
+            frozen = self._frozen(number)
+            if not frozen.state.is_finished():
+                for name, value in facts.items():
+                    self._storage.set_trial_user_attr(frozen._trial_id, name, value)
+
+    def tell(self, number: int, status: TrialStatus, cause: str = "") -> TrialRecord:
+        """Writes down how a trial has ended, and returns all of it. One that a user has ended keeps that end."""
+        with self._lock:
+            record = self.record(number)
+            if record.status != "running":
+                return record
+            state = _STATES[status]
+            if status in TRAINED and not record.scores:
+                state = TrialState.FAIL  # it has nothing to learn from
+            self.note(number, status=status, **({"cause": cause} if cause else {}))
+            values = None
+            if state is TrialState.COMPLETE or (state is TrialState.PRUNED and self._is_front and record.scores):
+                state = TrialState.COMPLETE
+                pareto = self._config.tune.pareto
+                values = [record.best_score, *([] if pareto is None else [record.costs[pareto]])]
+            self._study.tell(number, values, state)
+            return self.record(number)
+
+    def stop_requests(self) -> list[int]:
+        """Returns the trials that were ended in the dashboard, whether or not they train still."""
+        with self._lock:
+            found = [frozen for frozen in self._study.get_trials(deepcopy=False) if frozen.state is TrialState.FAIL]
+            return [frozen.number for frozen in found if _is_own(frozen) and "status" not in frozen.user_attrs]
+
+    def add_earlier(self, records: Iterable[TrialRecord], source: str) -> int:
+        """Lets the searcher learn from trials of another search; returns how many lie in this space."""
+        num_added = 0
+        with self._lock:
+            known = self._study.user_attrs.get(_EARLIER_KEY, [])
+            if source in known or self._is_front:
+                return 0
+            for record in records:
+                found = self._earlier_trial(record, source)
+                if found is not None:
+                    self._study.add_trial(found)
+                    num_added += 1
+            self._study.set_user_attr(_EARLIER_KEY, [*known, source])
+        return num_added
+
+    @property
+    def _is_front(self) -> bool:
+        return self._config.tune.pareto is not None
+
+    def _is_spent(self) -> bool:
+        num_trials = self._config.tune.budget.trials
+        if num_trials is None:
+            return False
+        counted = [one for one in self.records() if one.status not in ("infeasible", "invalid")]
+        return len(counted) >= num_trials
+
+    def _enqueue_first(self) -> None:
+        search = self._config.tune
+        first = search.start_with
+        if search.searcher.name == "grid":
+            first = grid(search.space, self._config.base)
+        for params in first:
+            self._study.enqueue_trial({key: _stored(search.space[key], value) for key, value in params.items()})
+
+    def _ask(self) -> tuple[int, Params] | None:
+        """Returns (number, params) of a new trial; None where a grid has no more."""
+        search, trials = self._config.tune, self._study.get_trials(deepcopy=False)
+        num_waiting = sum(trial.state is TrialState.WAITING for trial in trials)
+        if search.searcher.name == "grid" and not num_waiting:
+            return None
+        # A sampler of its own for each trial: a search that was interrupted goes on as if it had not been.
+        seed = np.random.SeedSequence([self._config.run.seed, len(trials) - num_waiting]).generate_state(1)[0]
+        self._study.sampler = _sampler(self._config, int(seed))
+        trial = self._study.ask()
+
+        def pick(key: str, parameter: Parameter) -> Any:
+            return _value(parameter, _suggest(trial, key, _distribution(parameter)))
+
+        params = choose(search.space, self._config.base, pick)
+        self.note(trial.number, params=params)
+        return trial.number, params
+
+    def _refuse(self, number: int, params: Params) -> str | None:
+        """Returns why a configuration is not trained, which is written down; None where it is."""
+        try:
+            costs = self._measure(self._config.trial_config(params))
+        except ConfigError as error:
+            return self.tell(number, "invalid", cause=str(error).removeprefix("tune.space: ")).cause
+        self.note(number, costs=dict(costs))
+        limits = {name: limit for name, limit in vars(self._config.tune.limits).items() if limit is not None}
+        for name, limit in limits.items():
+            frozen = self._frozen(number)
+            self._storage.set_trial_system_attr(frozen._trial_id, f"constraints:{name}", costs[name] / limit - 1)
+        over = [f"{name} {costs[name]:,.6g} > {limit:,.6g}" for name, limit in limits.items() if costs[name] > limit]
+        return self.tell(number, "infeasible", cause=", ".join(over)).cause if over else None
+
+    def _earlier_trial(self, record: TrialRecord, source: str) -> FrozenTrial | None:
+        try:
+            params = choose(self._config.tune.space, self._config.base, lambda key, _: record.params[key])
+        except KeyError:
+            return None
+        space = self._config.tune.space
+        is_inside = all(space[key].contains(value) for key, value in params.items())
+        if not is_inside or record.status not in TRAINED or not record.scores:
+            return None
+        return optuna.create_trial(
+            state=_STATES[record.status],
+            value=record.best_score,
+            params={key: _stored(space[key], value) for key, value in params.items()},
+            distributions={key: _distribution(space[key]) for key in params},
+            user_attrs={_EARLIER_KEY: source, "status": record.status, "params": params},
+            intermediate_values=record.scores,
+        )
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
+
+
+def read_records(folder: Path) -> tuple[list[TrialRecord], str, list[str]]:
+    """Returns (trials, metric, costs of the front) of the search in a folder; nothing is changed.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = folder / STUDY_FILE
+    if not path.is_file():
+        raise ConfigError(f"{folder}: no search: {STUDY_FILE} is missing")
+    storage = _storage(path)
+    (name, *_) = optuna.get_all_study_names(storage)
+    study = optuna.load_study(study_name=name, storage=storage)
+    metric, *costs = study.metric_names or ["gap"]
+    return _records_of(study, metric), metric, costs
+
+
+def _open(folder: Path, *, name: str, metrics: list[str], directions: list[str]) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _without_experimental_warnings():
+        study = optuna.create_study(
+            study_name=name, storage=_storage(folder / STUDY_FILE), directions=directions, load_if_exists=True
+        )
+        if not study.metric_names:
+            study.set_metric_names(metrics)
+    if study.metric_names != metrics:
+        raise ConfigError(
+            f"tune.metric, tune.pareto: {folder} holds a search for {study.metric_names}, now {metrics}; choose "
+            "another run.name"
+        )
+    return study
+
+
+def _storage(path: Path) -> optuna.storages.RDBStorage:
+    return optuna.storages.RDBStorage(
+        f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": _LOCK_TIMEOUT_S}}
+    )
+
+
+def _check_same(study: optuna.Study, config: TuneConfig, folder: Path) -> None:
+    space = {key: parameter.model_dump(mode="json") for key, parameter in config.tune.space.items()}
+    before = study.user_attrs.get(_SPACE_KEY)
+    if before is None:
+        study.set_user_attr(_SPACE_KEY, space)
+    elif encode(before) != encode(json.loads(json.dumps(space))):
+        changed = sorted(key for key in {*before, *space} if before.get(key) != space.get(key))
+        raise ConfigError(
+            f"tune.space: {folder} holds a search of another space ({', '.join(changed)}); choose another run.name, "
+            "and learn from it by tune.warm_start"
+        )
+
+
+@contextlib.contextmanager
+def _without_experimental_warnings() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def _sampler(config: TuneConfig, seed: int) -> optuna.samplers.BaseSampler:
+    searcher = config.tune.searcher
+    with _without_experimental_warnings():
+        if searcher.name == "tpe":
+            return optuna.samplers.TPESampler(
+                n_startup_trials=searcher.num_random, multivariate=True, group=True, constant_liar=True, seed=seed
+            )
+        if searcher.name == "gp":
+            return optuna.samplers.GPSampler(
+                n_startup_trials=searcher.num_random, seed=seed, warn_independent_sampling=False
+            )
+        return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if parameter.choice is not None:
+        return CategoricalDistribution([_stored(parameter, value) for value in parameter.choice])
+    low, high = parameter.bounds
+    if parameter.kind in ("integer", "loginteger"):
+        return IntDistribution(int(low), int(high), log=parameter.kind == "loginteger")
+    if parameter.kind == "quniform":
+        step = parameter.step
+        if all(isinstance(one, int) for one in (low, high, step)):
+            return IntDistribution(int(low), int(high) - (int(high) - int(low)) % int(step), step=int(step))
+        return FloatDistribution(low, low + math.floor((high - low) / step + 1e-9) * step, step=step)
+    return FloatDistribution(low, high, log=parameter.kind == "loguniform")
+
+
+def _suggest(trial: optuna.Trial, key: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(key, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        step, log = distribution.step, distribution.log
+        return trial.suggest_int(key, distribution.low, distribution.high, step=step, log=log)
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def _stored(parameter: Parameter, value: Any) -> Any:
+    """Returns what Optuna keeps of a value: sections and lists, which it does not know, as their text."""
+    return encode(value) if parameter.choice is not None and isinstance(value, dict | list) else value
+
+
+def _value(parameter: Parameter, stored: Any) -> Any:
+    if parameter.choice is not None:
+        return next(value for value in parameter.choice if _stored(parameter, value) == stored)
+    return stored
+
+
+def _is_own(frozen: FrozenTrial) -> bool:
+    return frozen.state is not TrialState.WAITING and _EARLIER_KEY not in frozen.user_attrs
+
+
+def _records_of(study: optuna.Study, metric: str) -> list[TrialRecord]:
+    return [_to_record(frozen, metric) for frozen in study.get_trials(deepcopy=False) if _is_own(frozen)]
+
+
+def _to_record(frozen: FrozenTrial, metric: str) -> TrialRecord:
+    facts = frozen.user_attrs
+    # Who ends a trial in the dashboard writes no status.
+    status = facts.get("status", "stopped" if frozen.state.is_finished() else "running")
+    return TrialRecord(
+        number=frozen.number,
+        params=facts.get("params", {}),
+        status=status,
+        scores={int(epoch): score for epoch, score in facts.get("scores", {}).items()},
+        metrics=facts.get("metrics", {}),
+        costs=facts.get("costs", {}),
+        run_name=facts.get("run_name", ""),
+        cause=facts.get("cause", ""),
+        seconds=facts.get("seconds", 0.0),
+        videos_per_s=facts.get("videos_per_s", math.nan),
+        started_s=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
+        ended_s=frozen.datetime_complete.timestamp() if frozen.datetime_complete else None,
+    )
