@@ -14,9 +14,11 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any, cast
 
 import numpy as np
 import safetensors
@@ -113,6 +115,31 @@ def import_checkpoint(
         facts = {"imported_from": str(variables_path), "ema": ema}
         save_checkpoint(aside, config=config, model=model, state={}, facts=facts)
     return folder
+
+
+def adopt_checkpoint(source: str | Path, folder: Path, config: TrainConfig) -> None:
+    """Makes a new folder with the contents of a checkpoint, but for its config: that of a run which goes on from there.
+
+    Files are linked where the disk can, else copied. The folder is there whole or not at all.
+
+    Raises:
+        CheckpointError: the source is no intact checkpoint.
+    """
+    manifest = read_manifest(source, kind="checkpoint")
+    with written_aside(folder) as aside:
+        for name in cast(dict[str, Any], manifest["files"]):
+            if name != CONFIG_FILE:
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(Path(source) / name, aside / name)
+        (aside / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
+        write_manifest(aside, {key: value for key, value in manifest.items() if key not in ("format_version", "files")})
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
 
 
 def check_new(folder: Path) -> None:

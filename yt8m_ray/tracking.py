@@ -12,8 +12,9 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
@@ -41,10 +42,14 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 _SQLITE = "sqlite:///"
 _LOCK_TIMEOUT_S = 120.0
 _MAX_PARAM_LENGTH = 6000
+_MAX_TAG_LENGTH = 5000
 _PARAMS_A_CALL = 100
 _METRICS_A_CALL = 1000
 _ARTIFACT_TIMEOUT_S = 120
 _KEY_TAG = "yt8m_ray.key"
+
+PARENT_TAG = "mlflow.parentRunId"
+"""A run with it is shown below the run that it names."""
 _TRIED_AGAIN = 429
 _REASON = re.compile(r"""Caused by \w+\(['"](?:\w+\(.*?\): )?([^'"]*)['"]""")
 
@@ -89,6 +94,7 @@ class Tracker:
         params: Mapping[str, object],
         artifact_path: Path,
         key: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> Tracker:
         """Returns a new run with `params` logged.
 
@@ -100,6 +106,7 @@ class Tracker:
             artifact_path: Folder for artifacts of a store without a server.
             key: Any text that no other run has. A call that was made before with it, and whose answer did not arrive,
                 is then continued: there is one run in the end.
+            tags: Of the run.
 
         Raises:
             ConfigError: MLflow has no store of that kind.
@@ -113,8 +120,8 @@ class Tracker:
                 experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
             run_id = _find_run(client, experiment_id, key) if key is not None else None
             if run_id is None:
-                tags = {} if key is None else {_KEY_TAG: key}
-                run_id = client.create_run(experiment_id, run_name=run_name, tags=tags).info.run_id
+                all_tags = {**(tags or {}), **({} if key is None else {_KEY_TAG: key})}
+                run_id = client.create_run(experiment_id, run_name=run_name, tags=all_tags).info.run_id
             tracker = cls(uri, run_id)
             entries = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in params.items()]
             for start in range(0, len(entries), _PARAMS_A_CALL):
@@ -168,6 +175,85 @@ class Tracker:
         """Marks the run as ended."""
         with _told(self.uri):
             self._client.set_terminated(self.run_id, status)
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as MLflow has it: parameters and tags as text, curves by step."""
+
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    curves: Mapping[str, list[float]]
+
+    def curve(self, metric: str) -> list[float]:
+        """Returns a metric's values in the order of their steps."""
+        return self.curves.get(metric, [])
+
+
+def child_runs(uri: str, parent_run_id: str, *, metrics: Sequence[str]) -> list[RunView]:
+    """Returns the runs that have another as their parent, the oldest first, with the curves of some metrics.
+
+    Raises:
+        ConfigError: MLflow has no store of that kind.
+        TrackingError: it has no such run, or cannot be asked now.
+    """
+    with _told(uri):
+        client = _open(uri)
+        experiment_id = client.get_run(parent_run_id).info.experiment_id
+        query = f"tags.`{PARENT_TAG}` = '{parent_run_id}'"
+        found: list[Run] = []
+        token = None
+        while True:
+            page = client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"], page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                break
+        views = []
+        for run in found:
+            curves = {}
+            for metric in metrics:
+                points = sorted(client.get_metric_history(run.info.run_id, metric), key=lambda point: point.step)
+                curves[metric] = [point.value for point in points]
+            views.append(RunView(dict(run.data.params), dict(run.data.tags), curves))
+    return views
+
+
+def set_tags(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
+    """Sets tags of a run; TrackingError where MLflow does not."""
+    with _told(uri):
+        client = _open(uri)
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value[:_MAX_TAG_LENGTH])
+
+
+def register_model(
+    uri: str, run_id: str, folder: Path, *, name: str, alias: str, tags: Mapping[str, str] | None = None
+) -> str:
+    """Makes a folder, copied into a run's artifacts, the newest version of a registered model; returns that version.
+
+    Args:
+        uri: Tracking server or SQLite store.
+        run_id: The run that it comes from.
+        folder: What is registered.
+        name: The model, made if it is missing.
+        alias: What points to this version from now on.
+        tags: Of the version.
+
+    Raises:
+        ConfigError: MLflow has no store of that kind.
+        TrackingError: it does not do it.
+    """
+    place = f"registered/{folder.name}"
+    Tracker(uri, run_id).log_artifacts(folder, artifact_path=place)
+    with _told(uri):
+        client = _open(uri)
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
+        version = client.create_model_version(name, source, run_id, tags=dict(tags or {})).version
+        client.set_registered_model_alias(name, alias, version)
+    return str(version)
 
 
 @contextlib.contextmanager

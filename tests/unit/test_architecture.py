@@ -53,6 +53,8 @@ DOORS = {
     "yaml": ("yt8m_ray/config/document.py",),
     "mlflow": ("yt8m_ray/tracking.py",),
     "tensorflow": ("yt8m_ray/interop/",),
+    "optuna": ("yt8m_ray/tuning/",),
+    "optuna_dashboard": ("yt8m_ray/tuning/dashboard.py",),
 }
 
 # Reading shards must not cost a read task the second that torch takes to import, nor tie it to Ray.

@@ -86,10 +86,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise ConfigError(f"{text!r}: expected section.key=value")
-    try:
-        return key, yaml.load(value, _Loader)
-    except yaml.YAMLError:  # a bare glob such as *.tfrecord is not YAML
-        return key, value
+    return key, parse_value(value)
 
 
 def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -126,7 +123,20 @@ def flatten(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """Returns the document with every default written out."""
-    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+    return dump_yaml(config.model_dump(mode="json"))
+
+
+def dump_yaml(tree: Mapping[str, Any]) -> str:
+    """Returns a mapping as a YAML document, its keys in their order."""
+    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+def parse_value(text: str) -> Any:
+    """Returns what a text is in YAML, or the text itself: the value of an override, or of a parameter in MLflow."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:  # a bare glob such as *.tfrecord is not YAML
+        return text
 
 
 def parse_yaml(text: str, *, where: str) -> dict[str, Any]:

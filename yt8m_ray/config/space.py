@@ -219,7 +219,7 @@ def apply(base: TrainConfig, params: Mapping[str, Any], *, where: str | None = "
         ConfigError: the whole is no train config.
     """
     tree = base.model_dump(mode="json")
-    for key in ordered({key: _ANY for key in params}):
+    for key in ordered(dict.fromkeys(params, _ANY)):
         _put(tree, base, key, params[key])
     return validate(tree, TrainConfig, where=where)
 

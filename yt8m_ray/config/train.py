@@ -96,12 +96,14 @@ class ScalingConfig(Config):
         num_workers: How many, or `[least, most]`: as many as the cluster has room for, fewer when a node leaves and
             more when one comes.
         use_gpu: One GPU a worker; null takes GPUs where the cluster has one for every worker.
+        gpus_per_worker: GPUs of a worker that has some; a part of one lets several runs of one worker share it.
         cpus_per_worker: Logical CPUs and torch threads of a worker; null takes one, or less where the cluster is small.
         max_failures: Restarts after a lost worker before the run fails.
     """
 
     num_workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
     use_gpu: bool | None = None
+    gpus_per_worker: PositiveFloat = 1.0
     cpus_per_worker: PositiveFloat | None = None
     max_failures: NonNegativeInt = 3
 
@@ -119,6 +121,12 @@ class ScalingConfig(Config):
     def _check_range(self) -> ScalingConfig:
         if self.least_workers > self.most_workers:
             raise ValueError(f"num_workers: expected [least, most], found {list(cast(Any, self.num_workers))}")
+        if self.gpus_per_worker < 1 and self.most_workers > 1:
+            raise ValueError(
+                "gpus_per_worker: workers of one run cannot share a GPU, since NCCL lets each have its own"
+            )
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise ValueError(f"gpus_per_worker: expected a part of a GPU, or whole ones, found {self.gpus_per_worker}")
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -175,12 +176,19 @@ class SearchConfig(Config):
         return self
 
 
+def trial_config(base: TrainConfig, params: Params, *, max_epochs: int | None) -> TrainConfig:
+    """Returns the train config of a trial, but for its name and place; ConfigError where there is none."""
+    config = apply(base, params)
+    num_epochs = min(config.train.num_epochs, max_epochs or config.train.num_epochs)
+    return config.model_copy(update={"train": config.train.model_copy(update={"num_epochs": num_epochs})})
+
+
 class TuneConfig(TrainConfig):
     """A search: every section of a train config, and `tune`. `run.name` and `output` are the search's own folder."""
 
     tune: SearchConfig
 
-    @property
+    @functools.cached_property
     def base(self) -> TrainConfig:
         """The train config that trials change, at full length."""
         return TrainConfig.model_validate(self.model_dump(mode="json", exclude={"tune"}))
@@ -192,9 +200,7 @@ class TuneConfig(TrainConfig):
 
     def trial_config(self, params: Params) -> TrainConfig:
         """Returns the train config of a trial, but for its name and place; ConfigError where there is none."""
-        config = apply(self.base, params)
-        num_epochs = min(config.train.num_epochs, self.max_epochs) if self.tune.max_epochs else config.train.num_epochs
-        return config.model_copy(update={"train": config.train.model_copy(update={"num_epochs": num_epochs})})
+        return trial_config(self.base, params, max_epochs=self.tune.max_epochs)
 
     @pydantic.model_validator(mode="after")
     def _check_search(self) -> TuneConfig:

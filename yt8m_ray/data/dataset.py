@@ -185,9 +185,14 @@ def read_dataset(
     return dataset
 
 
+def keep_order(dataset: ray.data.Dataset) -> None:
+    """Makes a dataset's passes keep the order of their read tasks, whichever is done first."""
+    dataset.context.execution_options = ExecutionOptions(preserve_order=True)
+
+
 def split_dataset(dataset: ray.data.Dataset, num_parts: int) -> list[ray.data.DataIterator]:
     """Returns iterators that share out every row of each pass; blocks keep the order of their read tasks."""
-    dataset.context.execution_options = ExecutionOptions(preserve_order=True)
+    keep_order(dataset)
     # equal=True, Ray's way in training, drops up to a batch of rows to make the parts equal.
     parts: list[ray.data.DataIterator] = dataset.streaming_split(num_parts, equal=False)
     return parts
@@ -214,7 +219,7 @@ def map_blocks(
         )
     # Told, not found out: Ray hides no GPU from a worker that asked for none.
     has_gpus = ray.cluster_resources().get("GPU", 0.0) >= num_workers
-    dataset.context.execution_options = ExecutionOptions(preserve_order=True)
+    keep_order(dataset)
     mapped = dataset.map_batches(
         worker,
         batch_size=_GPU_ROWS if has_gpus else None,

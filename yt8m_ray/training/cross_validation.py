@@ -10,8 +10,7 @@ import contextlib
 import functools
 import logging
 import statistics
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from yt8m_ray.inference.scoring import evaluation_config, evaluation_of
 from yt8m_ray.inference.submission import join_submissions
 from yt8m_ray.training.follow import STOP_TIMEOUT_S
 from yt8m_ray.training.inputs import splits_of
+from yt8m_ray.training.log_files import lines_passed_on, logging_to
 from yt8m_ray.training.run_folder import with_absolute_paths
 from yt8m_ray.training.trainer import fit
 
@@ -100,7 +100,7 @@ def cross_validate(folds: Sequence[TrainConfig], *, num_parallel: int | None = N
     results: list[FoldResult] = []
     run = functools.partial(run_fold, folder=folder)
     tasks = map_tasks(run, folds, num_workers=num_parallel, num_cpus=_TASK_CPUS, on_error=failed, grace_s=_GRACE_S)
-    with _lines_passed_on(folder / LOG_FILE), contextlib.closing(tasks):
+    with lines_passed_on(folder / LOG_FILE), contextlib.closing(tasks):
         for _, result in tasks:
             results.append(result)
             if result.error is not None:
@@ -120,7 +120,7 @@ def run_fold(config: TrainConfig, *, folder: Path) -> FoldResult:
 
     Its log lines go to a file of `folder`: it runs in a process of its own, which nobody listens to.
     """
-    with _logging_to(folder / LOG_FILE, prefix=f"fold {config.data.fold}: "):
+    with logging_to(folder / LOG_FILE, prefix=f"fold {config.data.fold}: "):
         checkpoint = fit(config).checkpoint
         held_out = splits_of(config.data)["validation"]
         # The file has the checkpoint's contents in its name: where the run was continued, or made again, it is too.
@@ -171,41 +171,3 @@ def report_of(results: list[FoldResult], folder: Path) -> dict[str, Any]:
         "predictions": None if num_failed else str(joined),
         "num_failed": num_failed,
     }
-
-
-@contextlib.contextmanager
-def _logging_to(path: Path, *, prefix: str) -> Iterator[None]:
-    package_logger = logging.getLogger("yt8m_ray")
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
-    package_logger.addHandler(handler)
-    package_logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:  # the process may be used for another fold
-        package_logger.removeHandler(handler)
-        handler.close()
-
-
-@contextlib.contextmanager
-def _lines_passed_on(path: Path) -> Iterator[None]:
-    """Logs the lines that other processes add to a file while the `with` block runs."""
-    path.touch()
-    is_over = threading.Event()
-    with path.open(encoding="utf-8") as lines:
-        lines.seek(0, 2)
-
-        def pass_on() -> None:
-            while not is_over.wait(0.5):
-                for line in lines:
-                    logger.info("%s", line.rstrip())
-            for line in lines:
-                logger.info("%s", line.rstrip())
-
-        thread = threading.Thread(target=pass_on, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            is_over.set()
-            thread.join()

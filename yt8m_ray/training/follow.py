@@ -15,6 +15,17 @@ STOP_TIMEOUT_S = 60.0
 
 _INTERVAL_S = 0.2
 
+TERMINATED = 143
+"""The exit code of a process that SIGTERM ended, and of a run that is ended from outside."""
+
+
+class StopRequested(SystemExit):
+    """Raised by a `tick`: the call is to end as after a signal."""
+
+    def __init__(self) -> None:
+        super().__init__(TERMINATED)
+
+
 T = TypeVar("T")
 
 
@@ -29,8 +40,8 @@ def follow(call: Callable[[], T], *, tick: Callable[[], None], ask_to_stop: Call
         ask_to_stop: Asks `call` to end soon; False where there is nothing to wait for.
 
     Raises:
-        KeyboardInterrupt, SystemExit: a signal came; `call` has ended since, or did not in STOP_TIMEOUT_S, or a second
-            signal came.
+        KeyboardInterrupt, SystemExit: a signal came, or `tick` raised StopRequested; `call` has ended since, or did not
+            in STOP_TIMEOUT_S, or a second signal came.
     """
     results: list[T] = []
     failure: list[BaseException] = []

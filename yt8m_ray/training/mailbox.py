@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -20,7 +21,25 @@ from yt8m_ray.data.position import Position
 Measured = tuple[Mapping[str, float], int, Mapping[str, float]]
 """Metrics at a step, and how far the run is: what `History.append` takes."""
 
-Taken = tuple[list[str], list[Measured], set[str]]
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What has come since the last look.
+
+    Attributes:
+        lines: Logged by workers.
+        measured: For the history.
+        reported: Metrics of the checkpoints that were written.
+        node_ids: The nodes where workers train; all of them, not the new ones alone.
+    """
+
+    lines: Sequence[str] = ()
+    measured: Sequence[Measured] = ()
+    reported: Sequence[Metrics] = ()
+    node_ids: frozenset[str] = frozenset()
+
 
 POLL_S = 0.5
 """Seconds between a worker's looks for a request to stop."""
@@ -35,6 +54,7 @@ class _Box:
         self._position = Position()
         self._lines: list[str] = []
         self._measured: list[Measured] = []
+        self._reported: list[Metrics] = []
         self._node_ids: set[str] = set()
         self._is_stopping = False
 
@@ -53,9 +73,12 @@ class _Box:
     def add_measured(self, measured: Measured) -> None:
         self._measured.append(measured)
 
+    def add_reported(self, metrics: Metrics) -> None:
+        self._reported.append(metrics)
+
     def take(self) -> Taken:
-        taken = self._lines, self._measured, self._node_ids
-        self._lines, self._measured = [], []
+        taken = Taken(self._lines, self._measured, self._reported, frozenset(self._node_ids))
+        self._lines, self._measured, self._reported = [], [], []
         return taken
 
     def request_stop(self) -> None:
@@ -72,10 +95,10 @@ class Mailbox:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._box: Any = ray.remote(num_cpus=0)(_Box).options(scheduling_strategy=here).remote()
         self._asked: Any = None  # what `take` has asked for and not got yet
-        self._node_ids: set[str] = set()
+        self._node_ids: frozenset[str] = frozenset()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_box": self._box, "_asked": None, "_node_ids": set()}
+        return {"_box": self._box, "_asked": None, "_node_ids": frozenset()}
 
     def start_epoch(self, position: Position) -> None:
         """Says which records the next passes over `train` leave out."""
@@ -95,17 +118,21 @@ class Mailbox:
         """Hands on what was measured at a step, and how far the run is."""
         self._box.add_measured.remote((metrics, step, progress))
 
+    def add_reported(self, metrics: Metrics) -> None:
+        """Hands on the metrics of a checkpoint that was written."""
+        self._box.add_reported.remote(metrics)
+
     def take(self) -> Taken:
-        """Returns (lines logged and values measured since the last call, the nodes where workers train)."""
+        """Returns what has come since the last call."""
         asked, self._asked = self._asked or self._box.take.remote(), None
         try:
             taken: Taken = ray.get(asked, timeout=_ANSWER_TIMEOUT_S)
         except ray.exceptions.GetTimeoutError:  # a busy machine: what comes late is not lost
             self._asked = asked
-            return [], [], self._node_ids
+            return Taken(node_ids=self._node_ids)
         except ray.exceptions.RayError:  # gone with its node: the run itself says what is wrong
-            return [], [], set()
-        self._node_ids = taken[2]
+            return Taken()
+        self._node_ids = taken.node_ids
         return taken
 
     def request_stop(self) -> None:
@@ -130,6 +157,42 @@ class Mailbox:
                     event.set()
             except ray.exceptions.RayError:  # the driver is gone, and its workers go too
                 return
+
+
+class LocalMailbox(Mailbox):
+    """The mailbox of a run whose worker is a thread of its driver: nothing leaves the process, nor its log."""
+
+    def __init__(self) -> None:
+        self._inner = _Box()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+
+    def start_epoch(self, position: Position) -> None:
+        self._inner.start_epoch(position)
+
+    def position(self) -> Position:
+        return self._inner.position()
+
+    def join(self) -> None:
+        self._inner.join(ray.get_runtime_context().get_node_id())
+
+    def add_measured(self, metrics: Metrics, step: int, progress: Metrics) -> None:
+        with self._lock:
+            self._inner.add_measured((metrics, step, progress))
+
+    def add_reported(self, metrics: Metrics) -> None:
+        with self._lock:
+            self._inner.add_reported(metrics)
+
+    def take(self) -> Taken:
+        with self._lock:
+            return self._inner.take()
+
+    def request_stop(self) -> None:
+        self._stop.set()
+
+    def stop_event(self) -> threading.Event:
+        return self._stop
 
 
 class _LineHandler(logging.Handler):

@@ -1,11 +1,8 @@
-"""A run's report: report.html, which needs no other file, and report.md with its pictures."""
+"""What a run's report says; its files are `yt8m_ray.training.report_document`'s."""
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,46 +16,17 @@ from yt8m_ray.models import build_model
 from yt8m_ray.models.cost import count_macs, num_parameters
 from yt8m_ray.training import report_pictures as pictures
 from yt8m_ray.training.history import read_curves
+from yt8m_ray.training.report_document import Section, write_document
 from yt8m_ray.training.run_folder import REPORT_FOLDER, best_checkpoint
 
 _MAX_VIDEOS = 20
 _MAX_NAMES = 5
 _METRICS = {
-    "gap": "GAP",
-    "hit_at_1": "Hit@1",
-    "perr": "PERR",
-    "mean_ap": "mAP",
+    **pictures.QUALITIES,
     "loss": "loss",
     "num_videos": "videos",
     "mean_ap_num_classes": "classes with a video",
 }
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #202124; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-p { color: #5f6368; } img { max-width: 100%; }
-table { border-collapse: collapse; font-size: 0.9rem; }
-th, td { text-align: left; vertical-align: top; padding: 0.25rem 0.9rem 0.25rem 0; border-bottom: 1px solid #e3e5e8; }
-td { overflow-wrap: break-word; }
-"""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, and under it a text, a table, a picture, or several of them.
-
-    Attributes:
-        title: The heading.
-        text: One paragraph.
-        header: Of the table.
-        rows: Of the table.
-        picture: A file beside the report.
-    """
-
-    title: str
-    text: str = ""
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    picture: str = ""
 
 
 def write_report(path: str | Path, output: str | Path | None = None) -> Path:
@@ -88,10 +56,7 @@ def write_report(path: str | Path, output: str | Path | None = None) -> Path:
         *_curves(folder, run_path),
         *_details(folder, load_details(checkpoint), _class_names(config)),
     ]
-    (folder / "report.md").write_text(_to_markdown(config.run.name, sections), encoding="utf-8")
-    document = folder / "report.html"
-    document.write_text(_to_html(config.run.name, sections, folder), encoding="utf-8")
-    return document
+    return write_document(folder, config.run.name, sections)
 
 
 def _facts(config: TrainConfig, checkpoint: Path, metrics: Mapping[str, Any]) -> list[Section]:
@@ -182,44 +147,3 @@ def _class_names(config: TrainConfig) -> list[str]:
     count = config.data.num_classes
     vocabulary = Vocabulary.load(path) if is_there else Vocabulary.for_num_classes(count)
     return [vocabulary.name(class_id) or f"class {class_id}" for class_id in range(count)]
-
-
-def _to_markdown(title: str, sections: Sequence[Section]) -> str:
-    parts = [f"# {title}"]
-    for section in sections:
-        parts.append(f"## {section.title}")
-        if section.text:
-            parts.append(section.text)
-        if section.rows:
-            parts.append("\n".join(map(_markdown_row, [section.header, ["---"] * len(section.header), *section.rows])))
-        if section.picture:
-            parts.append(f"![{section.title}]({section.picture})")
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    escaped = (cell.replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
-
-
-def _to_html(title: str, sections: Sequence[Section], folder: Path) -> str:
-    parts = [
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>"
-    ]
-    for section in sections:
-        parts.append(f"<h2>{html.escape(section.title)}</h2>")
-        if section.text:
-            parts.append(f"<p>{html.escape(section.text)}</p>")
-        if section.rows:
-            parts.append(f"<table><tr>{_cells(section.header, 'th')}</tr>")
-            parts += [f"<tr>{_cells(row, 'td')}</tr>" for row in section.rows]
-            parts.append("</table>")
-        if section.picture:
-            content = base64.b64encode((folder / section.picture).read_bytes()).decode()
-            parts.append(f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,{content}">')
-    return "\n".join([*parts, "</body></html>"]) + "\n"
-
-
-def _cells(texts: Sequence[str], tag: str) -> str:
-    return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)

@@ -18,7 +18,8 @@ CURVES, CLASSES, PRECISION, CALIBRATION = "curves.png", "classes.png", "precisio
 _COLOURS = (BLUE, "#d9793a", "#3a9a5b", "#8a5fb3", "#c2a024")
 _WIDE = (10.0, 4.4)
 _HIGH = (8.0, 5.6)
-_QUALITIES = {"gap": "GAP", "hit_at_1": "Hit@1", "perr": "PERR", "mean_ap": "mAP"}
+QUALITIES = {"gap": "GAP", "hit_at_1": "Hit@1", "perr": "PERR", "mean_ap": "mAP"}
+"""What readers call the metrics."""
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 Panel = Mapping[str, tuple[np.ndarray, np.ndarray] | None]
@@ -28,7 +29,7 @@ Details = Mapping[str, np.ndarray]
 def draw_curves(path: Path, curves: Curves) -> bool:
     """Draws loss and quality over steps; returns whether there is anything to draw."""
     losses = {"training": curves.get("train/loss"), "validation": curves.get("validation/loss")}
-    qualities = {label: curves.get(f"validation/{name}") for name, label in _QUALITIES.items()}
+    qualities = {label: curves.get(f"validation/{name}") for name, label in QUALITIES.items()}
     qualities["GAP of recent training batches"] = curves.get("train/gap")
     panels = [panel for panel in (losses, qualities) if any(curve is not None for curve in panel.values())]
     if not panels:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import filelock
 import torch
@@ -56,6 +56,8 @@ _PATHS = (
 )
 """Keys with a file or a folder; not every loss has its own."""
 
+C = TypeVar("C", bound=TrainConfig)
+
 Status = Literal["running", "finished", "failed", "stopped"]
 
 
@@ -84,7 +86,7 @@ class RunRecord:
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
-def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+def with_absolute_paths(config: C) -> C:
     """Returns the config with its local paths absolute: workers and later jobs run in other folders than this one."""
 
     def absolute(path: str) -> str:
@@ -135,6 +137,13 @@ def locked(folder: Path) -> Iterator[None]:
             for path in missing:
                 with contextlib.suppress(OSError):  # it holds something else by now
                     path.rmdir()
+
+
+def wait_until_free(folder: Path, *, timeout_s: float) -> None:
+    """Waits until no process is at work on a run's folder: a run that was asked to stop has its last checkpoint."""
+    if folder.exists():
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(folder / LOCK_FILE).acquire(timeout=timeout_s):
+            pass
 
 
 def shards_digest(shards: Sequence[str]) -> torch.Tensor:

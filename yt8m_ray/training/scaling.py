@@ -29,6 +29,7 @@ class Workers:
     num: int
     cpus_each: float
     use_gpu: bool
+    gpus_each: float = 1.0
 
 
 def plan_workers(config: TrainConfig, nodes: Sequence[Node], *, reader_cpus: float) -> Workers:
@@ -42,25 +43,39 @@ def plan_workers(config: TrainConfig, nodes: Sequence[Node], *, reader_cpus: flo
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     if config.train.batch_size < most:
         raise ConfigError(f"train.batch_size: {config.train.batch_size} videos are too few for {most} workers")
-    use_gpu = gpus >= least if wanted.use_gpu is None else wanted.use_gpu
-    if use_gpu and gpus < least:
-        raise ConfigError(f"scaling.num_workers: {least} need a GPU each, the cluster has {gpus:g}")
+    share = wanted.gpus_per_worker
+    has_gpus = sum(gpu_places(node, share) for node in nodes) >= least
+    use_gpu = has_gpus if wanted.use_gpu is None else wanted.use_gpu
+    if use_gpu and not has_gpus:
+        each_of = "a GPU" if share == 1 else f"{share:g} GPUs"
+        raise ConfigError(f"scaling.num_workers: {least} need {each_of} each, the cluster has {gpus:g}")
     each = wanted.cpus_per_worker or min(1.0, (cpus - 2 * reader_cpus) / least)
-    num = min(_room(nodes, each, use_gpu=use_gpu, reader_cpus=reader_cpus), most) if each > _LEAST_CPUS else 0
+    num = (
+        min(_room(nodes, each, share=share if use_gpu else None, reader_cpus=reader_cpus), most)
+        if each > _LEAST_CPUS
+        else 0
+    )
     if num < least:
         raise ConfigError(
             f"scaling: {least} workers of {each:g} CPUs and a reader of {reader_cpus} do not fit the cluster's "
             f"{cpus:g} logical CPUs; lower scaling.num_workers or scaling.cpus_per_worker"
         )
-    return Workers(num, each, use_gpu)
+    return Workers(num, each, use_gpu, share)
 
 
-def _room(nodes: Sequence[Node], each: float, *, use_gpu: bool, reader_cpus: float) -> int:
+def gpu_places(node: Node, share: float) -> int:
+    """Returns how many workers find their share of GPUs on a node; a part of a GPU is a part of one."""
+    if share >= 1:
+        return math.floor(node.gpus / share + _ROUNDING)
+    return int(node.gpus) * math.floor(1 / share + _ROUNDING)
+
+
+def _room(nodes: Sequence[Node], each: float, *, share: float | None, reader_cpus: float) -> int:
     """Returns how many workers fit where the node that suits best has the reader too."""
 
     def fitting(node: Node, cpus: float) -> int:
         num = math.floor(cpus / each + _ROUNDING)
-        return min(num, int(node.gpus)) if use_gpu else num
+        return num if share is None else min(num, gpu_places(node, share))
 
     whole = [fitting(node, node.cpus) for node in nodes]
     beside_reader = [

@@ -91,6 +91,7 @@ class RunFacts:
     run_name: str
     params: Mapping[str, object]
     artifact_path: Path
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class Sender:

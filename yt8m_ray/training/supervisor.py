@@ -10,8 +10,10 @@ from pathlib import Path
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.training.cluster import draining_nodes, fitting_workers, free_cpus
+from yt8m_ray.training.follow import StopRequested
 from yt8m_ray.training.history import History
-from yt8m_ray.training.mailbox import Mailbox
+from yt8m_ray.training.hooks import RunHooks
+from yt8m_ray.training.mailbox import LocalMailbox, Mailbox
 from yt8m_ray.training.progress import ProgressBar, is_progress_line
 from yt8m_ray.training.run_folder import LOG_FILE
 from yt8m_ray.training.scaling import Workers
@@ -32,6 +34,7 @@ class Supervisor:
         workers: Those of this start.
         folder: Of the run; its log gets the workers' lines, besides the log of this process, its history what they
             measure.
+        hooks: Hears of the checkpoints, and may end the run.
 
     Attributes:
         workers: As given.
@@ -40,15 +43,17 @@ class Supervisor:
         has_notice: Whether that is because a node of theirs is about to go.
     """
 
-    def __init__(self, config: TrainConfig, workers: Workers, folder: Path) -> None:
+    def __init__(self, config: TrainConfig, workers: Workers, folder: Path, hooks: RunHooks) -> None:
         self.workers = workers
-        self.mailbox = Mailbox()
+        self.mailbox = LocalMailbox() if hooks.is_in_process else Mailbox()
         self.reason: str | None = None
         self.has_notice = False
         self._config = config
         self._log_path = folder / LOG_FILE
         self._history = History(folder)
-        self._node_ids: set[str] = set()
+        self._hooks = hooks
+        self._is_ending = False
+        self._node_ids: frozenset[str] = frozenset()
         self._next_look = 0.0
         self._training_since: float | None = None
 
@@ -57,10 +62,16 @@ class Supervisor:
 
         Args:
             bar: Stands for the lines that tell how far the run is.
+
+        Raises:
+            StopRequested: the hooks want the run to end; raised once.
         """
-        lines, measured, self._node_ids = self.mailbox.take()
-        for metrics, step, progress in measured:
+        taken = self.mailbox.take()
+        lines, self._node_ids = taken.lines, taken.node_ids
+        for metrics, step, progress in taken.measured:
             self._history.append(metrics, step, progress)
+        for metrics in taken.reported:
+            self._hooks.checkpoint_written(metrics)
         if lines:
             # A full disk: the lines are in this process's log too.
             with contextlib.suppress(OSError), self._log_path.open("a", encoding="utf-8") as file:
@@ -76,11 +87,15 @@ class Supervisor:
         if self.reason is None and self._training_since is not None and now >= self._next_look:
             self._next_look = now + _LOOK_INTERVAL_S
             self._look(now - self._training_since)
+        if not self._is_ending and self._hooks.should_stop():
+            self._is_ending = True
+            raise StopRequested
 
     def ask_to_stop(self) -> bool:
-        """Asks the workers to stop; returns whether there are any."""
+        """Asks the workers to stop; returns whether that is worth waiting for."""
         self.mailbox.request_stop()
-        return bool(self._node_ids)
+        # Those that are not there yet end as soon as they are.
+        return bool(self._node_ids) or self._is_ending
 
     def _look(self, age_s: float) -> None:
         going = draining_nodes() & self._node_ids

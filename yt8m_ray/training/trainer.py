@@ -11,7 +11,6 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,33 @@ import ray.train
 import ray.train.torch
 import torch
 
-from yt8m_ray.checkpoint import STATE_FILE, latest_checkpoint, read_tensors
-from yt8m_ray.config.document import ConfigError, flatten
+from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.dataset import estimate_num_videos, read_dataset, split_dataset
+from yt8m_ray.data.dataset import estimate_num_videos, keep_order, read_dataset, root_cause, split_dataset
 from yt8m_ray.data.manifest import Manifest
 from yt8m_ray.data.packed import Block, from_table
-from yt8m_ray.tracking import Status as MLflowStatus
 from yt8m_ray.tracking import default_uri
 from yt8m_ray.training.checkpoints import CheckpointWriteError
 from yt8m_ray.training.cluster import CLUSTER_WAIT_S, check_shared, fitting_workers, wait_for_workers
 from yt8m_ray.training.failures import final_error, last_line
-from yt8m_ray.training.follow import follow
+from yt8m_ray.training.follow import TERMINATED, follow
+from yt8m_ray.training.hooks import RunHooks
 from yt8m_ray.training.inputs import check_loss, check_vocabulary, load_manifest_of, splits_of
+from yt8m_ray.training.log_files import logging_to
 from yt8m_ray.training.mailbox import Mailbox
+from yt8m_ray.training.outcome import (
+    MLFLOW_STATUS,
+    FitResult,
+    add_report,
+    describe,
+    describe_stop,
+    run_facts,
+    start_tracking,
+)
 from yt8m_ray.training.profiling import TRACE_FILE
 from yt8m_ray.training.progress import progress_bar
 from yt8m_ray.training.run_folder import (
+    LOG_FILE,
     RunRecord,
     Status,
     best_checkpoint,
@@ -47,64 +56,40 @@ from yt8m_ray.training.run_folder import (
 )
 from yt8m_ray.training.run_store import RunStore
 from yt8m_ray.training.scaling import Workers
-from yt8m_ray.training.sender import RunFacts, Sender, send_the_rest
+from yt8m_ray.training.sender import send_the_rest
 from yt8m_ray.training.supervisor import Supervisor
 from yt8m_ray.training.teaching import check_paths
 from yt8m_ray.training.worker import Worker, WorkerPorts
+from yt8m_ray.training.workers import rank
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """The outcome of a run.
-
-    Attributes:
-        checkpoint: Folder of the best checkpoint by validation GAP, on this machine.
-        place: The same for other machines: a URI where the run's output is one.
-        metrics: Its metrics.
-        run_path: The run's folder.
-        tracking_uri: Where MLflow has the run.
-        mlflow_run_id: The run there.
-    """
-
-    checkpoint: Path
-    place: str
-    metrics: dict[str, float]
-    run_path: Path
-    tracking_uri: str
-    mlflow_run_id: str
-
-
-TERMINATED = 143
-"""The exit code of a process that SIGTERM ended, and of a run whose nodes are taken back."""
-
-_MLFLOW_STATUS: dict[Status, MLflowStatus] = {
-    "finished": "FINISHED",
-    "failed": "FAILED",
-    "stopped": "KILLED",
-}
 
 
 class WorkersLostError(RuntimeError):
     """Workers died more often than `scaling.max_failures` allows."""
 
 
-def fit(config: TrainConfig) -> FitResult:
+def fit(config: TrainConfig, hooks: RunHooks | None = None) -> FitResult:
     """Trains, or continues, the run that `config` describes, on the Ray cluster this process is connected to.
+
+    Args:
+        config: The run.
+        hooks: What the caller wants to hear of it.
 
     Raises:
         ConfigError: the config cannot be run here, or another command is at work on the same run.
         ValueError, OSError, FloatingPointError: the data or the optimisation failed; the message says where.
         WorkersLostError: too many workers died.
+        SystemExit, KeyboardInterrupt: the run was stopped, by `hooks` or by a signal.
     """
+    hooks = hooks or RunHooks()
     config = with_absolute_paths(config)
     store = RunStore(config)
     store.pull()
     shards = splits_of(config.data)
     continued = check_resume(config, shards["train"])
     if is_finished(config):
-        return _finished(config, store)
+        return _finished(config, store, hooks)
     check_vocabulary(config)
     check_paths(config, shards["train"], is_new=continued is None)
     check_loss(config)
@@ -115,7 +100,7 @@ def fit(config: TrainConfig) -> FitResult:
     else:
         num_videos = manifest.num_videos_of(shards["train"])
     with locked(store.folder):
-        return _run(config, store, shards, manifest, num_videos)
+        return _run(config, store, shards, manifest, num_videos, hooks)
 
 
 def _run(
@@ -124,10 +109,11 @@ def _run(
     shards: dict[str, list[str]],
     manifest: Manifest | None,
     num_videos: float,
+    hooks: RunHooks,
 ) -> FitResult:
     """Trains, and says in MLflow and in the run's folder how it ended."""
     folder = store.folder
-    tracker = _start_tracking(config, folder)
+    tracker = start_tracking(config, folder, hooks)
     store.push()
     status: Status = "failed"
     try:
@@ -140,60 +126,27 @@ def _run(
             "num_records": {split: manifest.num_records_of(shards[split]) for split in shards} if manifest else {},
             "mlflow_run_id": tracker.run_id,
         }
-        _fit_with_restarts(config, store, shards, payload)
+        _fit_with_restarts(config, store, shards, payload, hooks)
         checkpoint, metrics = best_checkpoint(folder)
-        tracker.add_artifacts(checkpoint, artifact_path="checkpoint")
+        if hooks.has_uploads:
+            tracker.add_artifacts(checkpoint, artifact_path="checkpoint")
         if (folder / TRACE_FILE).exists():
             tracker.add_artifacts(folder / TRACE_FILE)
         if config.train.report:
-            _report(folder, tracker)
-        logger.info("%s", _describe(store.place_of(checkpoint), metrics))
+            add_report(folder, tracker)
+        logger.info("%s", describe(store.place_of(checkpoint), metrics))
         status = "finished"
     except (KeyboardInterrupt, SystemExit):
         status = "stopped"
-        logger.warning("%s", _describe_stop(store))
+        logger.warning("%s", describe_stop(store))
         raise
     finally:
         store.record(RunRecord(status, tracker.run_id))
-        tracker.close(_MLFLOW_STATUS[status])
+        tracker.close(MLFLOW_STATUS[status])
     return FitResult(checkpoint, store.place_of(checkpoint), metrics, folder, tracker.uri, tracker.run_id)
 
 
-def _report(folder: Path, tracker: Sender) -> None:
-    """Writes the run's report; a run does not fail by it."""
-    from yt8m_ray.training.report import write_report  # its pictures take a second to import, which no worker needs
-
-    try:
-        document = write_report(folder)
-    except (OSError, ValueError) as error:
-        logger.warning("train.report: %s", error)
-    else:
-        tracker.add_artifacts(document.parent, artifact_path="report")
-        logger.info("report: %s", document)
-
-
-def _describe(place: str, metrics: dict[str, float]) -> str:
-    """Returns which checkpoint a run ends with, and its GAP where there is a validation."""
-    gap = metrics.get("validation/gap")
-    return f"last checkpoint: {place}" if gap is None else f"best checkpoint: GAP {gap:.4f}, {place}"
-
-
-def _describe_stop(store: RunStore) -> str:
-    """Returns where a run has stopped, for the one who will continue it."""
-    try:
-        store.pull()
-    except OSError as error:
-        return f"stopped; where, the store does not say: {error}"
-    checkpoint = latest_checkpoint(store.folder)
-    if checkpoint is None:
-        return "stopped before the first checkpoint; the same command begins anew"
-    state = read_tensors(checkpoint / STATE_FILE)
-    epoch, step = int(state["position.epoch"]), int(state["progress.step"])
-    place = store.place_of(checkpoint)
-    return f"stopped in epoch {epoch + 1} behind step {step}; the same command continues there: {place}"
-
-
-def _finished(config: TrainConfig, store: RunStore) -> FitResult:
+def _finished(config: TrainConfig, store: RunStore, hooks: RunHooks) -> FitResult:
     """Returns the outcome of a run that has nothing left to train, and says so."""
     record = RunRecord.load(store.folder)
     checkpoint, metrics = best_checkpoint(store.folder)
@@ -202,16 +155,16 @@ def _finished(config: TrainConfig, store: RunStore) -> FitResult:
         "run %s is finished already, nothing was trained; raise train.num_epochs to continue it, or choose another "
         "run.name. Its %s",
         config.run.name,
-        _describe(place, metrics),
+        describe(place, metrics),
     )
     uri = config.tracking.uri or default_uri(config.output)
-    facts = _run_facts(config, store.folder)
+    facts = run_facts(config, store.folder, hooks)
     run_id = send_the_rest(uri, store.folder, facts, run_id=record.mlflow_run_id if record else "")
     return FitResult(checkpoint, place, metrics, store.folder, uri, run_id)
 
 
 def _fit_with_restarts(
-    config: TrainConfig, store: RunStore, shards: dict[str, list[str]], payload: dict[str, Any]
+    config: TrainConfig, store: RunStore, shards: dict[str, list[str]], payload: dict[str, Any], hooks: RunHooks
 ) -> None:
     """Trains until the run is at its end, over losses of workers and changes of the cluster.
 
@@ -222,9 +175,10 @@ def _fit_with_restarts(
     while True:
         if not store.is_remote:
             check_shared(folder)
-        supervisor = Supervisor(config, workers, folder)
+        supervisor = Supervisor(config, workers, folder, hooks)
         try:
-            _train(config, folder, shards, payload, supervisor)
+            train = _train_here if hooks.is_in_process else _train
+            train(config, shards, payload, supervisor)
         except ray.train.TrainingFailedError as error:
             reason = final_error(error)
             if reason is not None:
@@ -245,12 +199,12 @@ def _fit_with_restarts(
 
 def _train(
     config: TrainConfig,
-    folder: Path,
     shards: dict[str, list[str]],
     payload: dict[str, Any],
     supervisor: Supervisor,
 ) -> None:
     """Trains with the workers that `supervisor` watches until they end."""
+    folder = Path(payload["run_path"])
     with tempfile.TemporaryDirectory(prefix="yt8m_train_") as notes:  # of Ray's own: checkpoints are ours
         trainer = ray.train.torch.TorchTrainer(
             _work,
@@ -270,6 +224,33 @@ def _train(
         with progress_bar(folder) as bar:
             tick = functools.partial(supervisor.tick, bar)
             follow(trainer.fit, tick=tick, ask_to_stop=supervisor.ask_to_stop)
+
+
+def _train_here(
+    config: TrainConfig,
+    shards: dict[str, list[str]],
+    payload: dict[str, Any],
+    supervisor: Supervisor,
+) -> None:
+    """Trains with this process as the one worker, in Ray Train's local mode."""
+    datasets = _datasets(config, supervisor.mailbox, 1, shards)
+    for dataset in datasets.values():
+        keep_order(dataset)
+    trainer = ray.train.torch.TorchTrainer(
+        functools.partial(_work_here, {**payload, "mailbox": supervisor.mailbox}),
+        scaling_config=ray.train.ScalingConfig(num_workers=0, use_gpu=supervisor.workers.use_gpu),
+        datasets=datasets,
+    )
+    try:
+        follow(trainer.fit, tick=supervisor.tick, ask_to_stop=supervisor.ask_to_stop)
+    except ray.exceptions.RayError as error:
+        raise root_cause(error) from None
+
+
+def _work_here(payload: dict[str, Any]) -> None:
+    with logging_to(Path(payload["run_path"]) / LOG_FILE, prefix=""):
+        payload["mailbox"].join()
+        _run_worker(payload)
 
 
 def _workers_again(config: TrainConfig, supervisor: Supervisor) -> Workers:
@@ -302,6 +283,12 @@ def _work(payload: dict[str, Any]) -> None:
     package_logger = logging.getLogger("yt8m_ray")
     package_logger.addHandler(mailbox.log_handler())
     package_logger.setLevel(logging.INFO)
+    _run_worker(payload)
+
+
+def _run_worker(payload: dict[str, Any]) -> None:
+    """Trains as one of the run's workers, or as the only one."""
+    mailbox: Mailbox = payload["mailbox"]
     config = TrainConfig.model_validate(payload["config"])
     torch.set_num_threads(max(1, int(float(os.environ.get("OMP_NUM_THREADS", "1")))))
     spec = config.data.spec
@@ -309,6 +296,11 @@ def _work(payload: dict[str, Any]) -> None:
     def read(split: str) -> Iterator[Block]:
         tables = ray.train.get_dataset_shard(split).iter_batches(batch_size=None, batch_format="pyarrow")
         return (from_table(table, spec) for table in tables)
+
+    def report(metrics: dict[str, float]) -> None:
+        ray.train.report(metrics)
+        if rank() == 0:
+            mailbox.add_reported(metrics)
 
     folder = Path(payload["run_path"])
     folder.mkdir(parents=True, exist_ok=True)  # a copy of the run's folder is not on every node
@@ -322,7 +314,7 @@ def _work(payload: dict[str, Any]) -> None:
         ports=WorkerPorts(
             read,
             payload["checkpoints"],
-            ray.train.report,
+            report,
             mailbox.start_epoch,
             mailbox.stop_event().is_set,
             mailbox.add_measured,
@@ -348,28 +340,5 @@ class _SplitAll(ray.train.DataConfig):
 
 
 def _scaling(workers: Workers) -> ray.train.ScalingConfig:
-    resources = {"CPU": workers.cpus_each, **({"GPU": 1.0} if workers.use_gpu else {})}
+    resources = {"CPU": workers.cpus_each, **({"GPU": workers.gpus_each} if workers.use_gpu else {})}
     return ray.train.ScalingConfig(num_workers=workers.num, use_gpu=workers.use_gpu, resources_per_worker=resources)
-
-
-def _start_tracking(config: TrainConfig, folder: Path) -> Sender:
-    record = RunRecord.load(folder)
-    sender = Sender(
-        config.tracking.uri or default_uri(config.output),
-        folder,
-        _run_facts(config, folder),
-        run_id=record.mlflow_run_id if record else "",
-    )
-    sender.start()
-    folder.mkdir(parents=True, exist_ok=True)
-    RunRecord("running", sender.run_id).save(folder)
-    return sender
-
-
-def _run_facts(config: TrainConfig, folder: Path) -> RunFacts:
-    return RunFacts(
-        experiment=config.tracking.experiment,
-        run_name=config.run.name,
-        params=flatten(config),
-        artifact_path=folder.parent / "mlartifacts",
-    )

@@ -15,17 +15,17 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.space import Parameter, Params, choose, encode, grid
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.tuning.distributions import chosen_value, distribution_of, stored_value, suggest
 from yt8m_ray.tuning.records import TRAINED, TrialRecord, TrialStatus
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ STUDY_FILE = "study.db"
 MAX_REFUSED = 200
 """Configurations in a row that may be invalid or over a limit before the search gives up."""
 
-_SPACE_KEY, _EARLIER_KEY = "space", "earlier"
+_SPACE_KEY, _EARLIER_KEY, _WALL_KEY = "space", "earlier", "wall_s"
 _LOCK_TIMEOUT_S = 60.0
 _STATES: dict[TrialStatus, TrialState] = {
     "completed": TrialState.COMPLETE,
@@ -46,6 +46,7 @@ _STATES: dict[TrialStatus, TrialState] = {
     "failed": TrialState.FAIL,
 }
 
+Direction = Literal["maximize", "minimize"]
 Measure = Callable[[TrainConfig], Mapping[str, float]]
 
 
@@ -81,11 +82,12 @@ class SearchStudy:
         self._measure = measure
         self._lock = threading.RLock()
         costs = [] if config.tune.pareto is None else [config.tune.pareto]
+        minimized: list[Direction] = ["minimize"] * len(costs)
         self._study = _open(
             folder,
             name=config.run.name,
             metrics=[config.tune.metric, *costs],
-            directions=["maximize", *["minimize"] * len(costs)],
+            directions=["maximize", *minimized],
         )
         self._storage = self._study._storage
         _check_same(self._study, config, folder)
@@ -96,12 +98,12 @@ class SearchStudy:
     def records(self) -> list[TrialRecord]:
         """Returns all trials of the search that were handed out, by number."""
         with self._lock:
-            return _records_of(self._study, self._config.tune.metric)
+            return _records_of(self._study)
 
     def record(self, number: int) -> TrialRecord:
         """Returns one of them."""
         with self._lock:
-            return _to_record(self._frozen(number), self._config.tune.metric)
+            return _to_record(self._frozen(number))
 
     def next(self) -> Suggestion | None:
         """Returns the configuration to train next, those first that an earlier start has begun; None at the end.
@@ -177,6 +179,16 @@ class SearchStudy:
             found = [frozen for frozen in self._study.get_trials(deepcopy=False) if frozen.state is TrialState.FAIL]
             return [frozen.number for frozen in found if _is_own(frozen) and "status" not in frozen.user_attrs]
 
+    @property
+    def wall_s(self) -> float:
+        """Seconds that the search has taken, as it was last written down."""
+        return float(self._study.user_attrs.get(_WALL_KEY, 0.0))
+
+    def set_wall(self, seconds: float) -> None:
+        """Writes down how many seconds the search has taken."""
+        with self._lock:
+            self._study.set_user_attr(_WALL_KEY, seconds)
+
     def add_earlier(self, records: Iterable[TrialRecord], source: str) -> int:
         """Lets the searcher learn from trials of another search; returns how many lie in this space."""
         num_added = 0
@@ -209,7 +221,7 @@ class SearchStudy:
         if search.searcher.name == "grid":
             first = grid(search.space, self._config.base)
         for params in first:
-            self._study.enqueue_trial({key: _stored(search.space[key], value) for key, value in params.items()})
+            self._study.enqueue_trial({key: stored_value(search.space[key], value) for key, value in params.items()})
 
     def _ask(self) -> tuple[int, Params] | None:
         """Returns (number, params) of a new trial; None where a grid has no more."""
@@ -223,7 +235,7 @@ class SearchStudy:
         trial = self._study.ask()
 
         def pick(key: str, parameter: Parameter) -> Any:
-            return _value(parameter, _suggest(trial, key, _distribution(parameter)))
+            return chosen_value(parameter, suggest(trial, key, distribution_of(parameter)))
 
         params = choose(search.space, self._config.base, pick)
         self.note(trial.number, params=params)
@@ -255,8 +267,8 @@ class SearchStudy:
         return optuna.create_trial(
             state=_STATES[record.status],
             value=record.best_score,
-            params={key: _stored(space[key], value) for key, value in params.items()},
-            distributions={key: _distribution(space[key]) for key in params},
+            params={key: stored_value(space[key], value) for key, value in params.items()},
+            distributions={key: distribution_of(space[key]) for key in params},
             user_attrs={_EARLIER_KEY: source, "status": record.status, "params": params},
             intermediate_values=record.scores,
         )
@@ -278,10 +290,10 @@ def read_records(folder: Path) -> tuple[list[TrialRecord], str, list[str]]:
     (name, *_) = optuna.get_all_study_names(storage)
     study = optuna.load_study(study_name=name, storage=storage)
     metric, *costs = study.metric_names or ["gap"]
-    return _records_of(study, metric), metric, costs
+    return _records_of(study), metric, costs
 
 
-def _open(folder: Path, *, name: str, metrics: list[str], directions: list[str]) -> optuna.Study:
+def _open(folder: Path, *, name: str, metrics: list[str], directions: list[Direction]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     with _without_experimental_warnings():
@@ -338,50 +350,15 @@ def _sampler(config: TuneConfig, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.RandomSampler(seed=seed)
 
 
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    if parameter.choice is not None:
-        return CategoricalDistribution([_stored(parameter, value) for value in parameter.choice])
-    low, high = parameter.bounds
-    if parameter.kind in ("integer", "loginteger"):
-        return IntDistribution(int(low), int(high), log=parameter.kind == "loginteger")
-    if parameter.kind == "quniform":
-        step = parameter.step
-        if all(isinstance(one, int) for one in (low, high, step)):
-            return IntDistribution(int(low), int(high) - (int(high) - int(low)) % int(step), step=int(step))
-        return FloatDistribution(low, low + math.floor((high - low) / step + 1e-9) * step, step=step)
-    return FloatDistribution(low, high, log=parameter.kind == "loguniform")
-
-
-def _suggest(trial: optuna.Trial, key: str, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(key, distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        step, log = distribution.step, distribution.log
-        return trial.suggest_int(key, distribution.low, distribution.high, step=step, log=log)
-    assert isinstance(distribution, FloatDistribution)
-    return trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
-
-
-def _stored(parameter: Parameter, value: Any) -> Any:
-    """Returns what Optuna keeps of a value: sections and lists, which it does not know, as their text."""
-    return encode(value) if parameter.choice is not None and isinstance(value, dict | list) else value
-
-
-def _value(parameter: Parameter, stored: Any) -> Any:
-    if parameter.choice is not None:
-        return next(value for value in parameter.choice if _stored(parameter, value) == stored)
-    return stored
-
-
 def _is_own(frozen: FrozenTrial) -> bool:
     return frozen.state is not TrialState.WAITING and _EARLIER_KEY not in frozen.user_attrs
 
 
-def _records_of(study: optuna.Study, metric: str) -> list[TrialRecord]:
-    return [_to_record(frozen, metric) for frozen in study.get_trials(deepcopy=False) if _is_own(frozen)]
+def _records_of(study: optuna.Study) -> list[TrialRecord]:
+    return [_to_record(frozen) for frozen in study.get_trials(deepcopy=False) if _is_own(frozen)]
 
 
-def _to_record(frozen: FrozenTrial, metric: str) -> TrialRecord:
+def _to_record(frozen: FrozenTrial) -> TrialRecord:
     facts = frozen.user_attrs
     # Who ends a trial in the dashboard writes no status.
     status = facts.get("status", "stopped" if frozen.state.is_finished() else "running")

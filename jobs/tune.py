@@ -1,0 +1,50 @@
+"""python -m jobs.tune CONFIG [key=value ...] [--dry-run [--samples N]] [--retrain] [--register NAME[@ALIAS]].
+
+Searches hyper-parameters with one training run a trial, or continues a search. --dry-run prints the resolved config and
+the first N configurations, each a YAML document; --retrain trains the best one at full length; --register puts it into
+MLflow's model registry. The last line of stdout is the folder `best` of the search: config.yaml and checkpoint/.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from jobs.cli import print_result, ray_cluster, run_verb, split_overrides
+from yt8m_ray.config.document import ConfigError, dump_yaml, load_document, to_yaml
+from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.tuning import winner
+from yt8m_ray.tuning.search import preview, search
+
+DEFAULT_ALIAS = "best"
+
+
+def main(argv: list[str]) -> None:
+    """Runs the search that `argv` describes."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.tune", description="Searches hyper-parameters on Ray.")
+    parser.add_argument("arguments", nargs="+", metavar="CONFIG | key=value", help="a tune config, dotted keys")
+    parser.add_argument("--dry-run", action="store_true", help="print the config and the first samples, and exit")
+    parser.add_argument("--samples", type=int, default=5, metavar="N", help="how many (default 5)")
+    parser.add_argument("--retrain", action="store_true", help="train the best configuration at full length")
+    parser.add_argument("--register", metavar="NAME[@ALIAS]", help=f"in MLflow (default alias: {DEFAULT_ALIAS})")
+    options = parser.parse_intermixed_args(argv)
+    inputs, overrides = split_overrides(options.arguments)
+    if len(inputs) > 1:
+        raise ConfigError(f"one CONFIG is expected, found {', '.join(inputs)}")
+    config = load_document(inputs[0] if inputs else None, TuneConfig, overrides)
+    if options.dry_run:
+        samples = [dump_yaml(params) for params in preview(config, options.samples)]
+        print("---\n".join([to_yaml(config), *samples]), end="")
+        return
+    with ray_cluster():
+        result = search(config)
+        if options.retrain:
+            winner.retrain(result.folder)
+        if options.register:
+            name, _, alias = options.register.partition("@")
+            uri, run_id = result.tracking_uri, result.mlflow_run_id
+            winner.register(result.folder, uri, run_id, name=name, alias=alias or DEFAULT_ALIAS)
+    print_result(result.folder / winner.BEST_FOLDER)
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,30 @@
+"""python -m jobs.tune_dashboard SEARCH [--port N] [--host ADDRESS]: shows a search, running or ended, in a browser.
+
+SEARCH is its folder. The only line of stdout is the page's address; Ctrl-C ends it, and the search goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import threading
+from pathlib import Path
+
+from jobs.cli import run_verb
+from yt8m_ray.tuning.dashboard import start_dashboard
+
+
+def main(argv: list[str]) -> None:
+    """Serves the page that `argv` asks for."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.tune_dashboard", description="Shows a search in a browser.")
+    parser.add_argument("path", metavar="SEARCH", help="a folder")
+    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one (default 8080)")
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="of this machine (default 127.0.0.1)")
+    options = parser.parse_args(argv)
+    with contextlib.closing(start_dashboard(Path(options.path), port=options.port, host=options.host)) as dashboard:
+        print(dashboard.url, flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    run_verb(main)

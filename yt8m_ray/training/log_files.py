@@ -1,0 +1,50 @@
+"""Log lines of processes that nobody listens to, through a file that they share with their driver."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def logging_to(path: Path, *, prefix: str) -> Iterator[None]:
+    """Adds what this package logs while the `with` block runs to a file, each line behind a prefix."""
+    package_logger = logging.getLogger("yt8m_ray")
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    package_logger.addHandler(handler)
+    package_logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:  # the process may be used for another fold
+        package_logger.removeHandler(handler)
+        handler.close()
+
+
+@contextlib.contextmanager
+def lines_passed_on(path: Path) -> Iterator[None]:
+    """Logs the lines that other processes add to a file while the `with` block runs."""
+    path.touch()
+    is_over = threading.Event()
+    with path.open(encoding="utf-8") as lines:
+        lines.seek(0, 2)
+
+        def pass_on() -> None:
+            while not is_over.wait(0.5):
+                for line in lines:
+                    logger.info("%s", line.rstrip())
+            for line in lines:
+                logger.info("%s", line.rstrip())
+
+        thread = threading.Thread(target=pass_on, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()

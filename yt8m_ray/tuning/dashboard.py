@@ -1,0 +1,212 @@
+"""The optuna-dashboard web page of a search, for looking on and for stopping trials.
+
+The study is the only record of a search, and the page would let anybody change it. So a guard stands in front: it
+answers only who names this machine, and of all that writes it lets through notes and the end of a running trial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import ipaddress
+import json
+import logging
+import re
+import socket
+import socketserver
+import threading
+import urllib.parse
+import wsgiref.simple_server
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import optuna_dashboard
+from optuna.trial import TrialState
+
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.tuning.study import STUDY_FILE
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+_LOCK_TIMEOUT_S = 10.0
+_MAX_BODY_BYTES = 1_000_000
+_NOTE = re.compile(r"/api/studies/\d+(/\d+)?/note")
+_TELL = re.compile(r"/api/trials/(\d+)/tell")
+_STYLE = b"""<style>
+main, main .MuiBox-root:last-child { min-width: 0; }
+main .MuiBox-root:last-child p { white-space: normal; overflow-wrap: break-word; }
+td:nth-child(n+3) { max-width: 16rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+</style></head>"""
+"""What the search knows of a trial is long. It would push the button that stops a trial out of sight, to the right, and
+make the rows of the table as high as the window."""
+
+_READ_ONLY = (
+    "The study is the only record of the search, so this page changes nothing in it but notes and, to Fail, the state "
+    "of a running trial, which stops it."
+)
+
+
+class Dashboard:
+    """A page that is served until it is closed.
+
+    Attributes:
+        url: Opens the page of the study.
+    """
+
+    def __init__(self, server: _Server, storage: optuna.storages.RDBStorage, url: str) -> None:
+        self.url = url
+        self._server, self._storage = server, storage
+        self._thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="dashboard", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops serving; a second call does nothing."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+
+def start_dashboard(folder: Path, *, port: int = 0, host: str = "127.0.0.1") -> Dashboard:
+    """Serves the page of the search in a folder from a thread of this process, and returns at once.
+
+    Args:
+        folder: Of the search, which may be running, in this process or in any other.
+        port: 0 takes a free one.
+        host: An address or name of this machine.
+
+    Raises:
+        ConfigError: there is no search, or the place is taken or not this machine's.
+    """
+    path = folder / STUDY_FILE
+    if not path.is_file():
+        raise ConfigError(f"{folder}: no search: {STUDY_FILE} is missing")
+    try:
+        server = (_IPv6Server if ":" in host else _Server)((host, port), _Handler)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "expected 0 to 65535"
+        raise ConfigError(f"dashboard: {host}:{port}: {reason}; give another port, or 0 for any") from None
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": _LOCK_TIMEOUT_S}}
+    )
+    server.set_app(_Guard(storage, host))
+    shown = f"[{host}]" if ":" in host else host
+    return Dashboard(server, storage, f"http://{shown}:{server.server_port}/")
+
+
+class _Guard:
+    """The WSGI application in front of optuna-dashboard's."""
+
+    def __init__(self, storage: optuna.storages.RDBStorage, host: str) -> None:
+        self._storage = storage
+        self._host = host
+        self._app: WSGIApplication = optuna_dashboard.wsgi(storage)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            refusal = self._refuse(environ)
+            if refusal is not None:
+                status, sentence = refusal
+                return _answer(start_response, status, {"reason": sentence})
+            if environ["PATH_INFO"] in ("", "/"):
+                place = f"/dashboard/studies/{self._storage.get_all_studies()[0]._study_id}"
+                start_response("302 Found", [("Location", place), ("Content-Length", "0")])
+                return [b""]
+            is_amended = environ["REQUEST_METHOD"] != "GET" or environ["PATH_INFO"].startswith("/dashboard")
+            return (self._amended if is_amended else self._app)(environ, start_response)
+        finally:
+            self._storage.remove_session()  # it is this thread's, and the thread ends with the answer
+
+    def _amended(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answers with our style in a page, and with a document where there is none.
+
+        The page of optuna-dashboard 0.21 takes every answer for JSON: of an empty one it says that the stop has failed.
+        """
+        begun: list[Any] = []
+        chunks = self._app(environ, lambda *arguments: begun.append(arguments))  # type: ignore[arg-type]
+        content = b"".join(chunks).replace(b"</head>", _STYLE)
+        status, headers, *_ = begun[0]
+        if status.startswith("204"):
+            return _answer(start_response, "200 OK", {})
+        others = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        start_response(status, [*others, ("Content-Length", str(len(content)))])
+        return [content]
+
+    def _refuse(self, environ: WSGIEnvironment) -> tuple[str, str] | None:
+        """Returns (status, sentence) for what is not to be answered, None for the rest."""
+        address = environ.get("HTTP_HOST", "")
+        if not self._is_ours(address):
+            ours = ", ".join(dict.fromkeys(("localhost", "127.0.0.1", self._host)))
+            return "403 Forbidden", f"This page is called {ours} and not {address}."
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"].rstrip("/")
+        if method in ("GET", "HEAD"):
+            return None
+        origin = environ.get("HTTP_ORIGIN")
+        if origin is not None and urllib.parse.urlsplit(origin).netloc != address:
+            return "403 Forbidden", f"A page of {origin} changes nothing here."
+        if method == "PUT" and _NOTE.fullmatch(path):
+            return None
+        told = _TELL.fullmatch(path)
+        if method != "POST" or told is None or _read_state(environ) != "FAIL":
+            return "403 Forbidden", _READ_ONLY
+        return self._refuse_stop(int(told[1]))
+
+    def _refuse_stop(self, trial_id: int) -> tuple[str, str] | None:
+        try:
+            trial = self._storage.get_trial(trial_id)
+        except KeyError:
+            return "404 Not Found", "There is no such trial."
+        if trial.state is not TrialState.RUNNING:
+            return "409 Conflict", f"Trial {trial.number} is not running, so there is nothing to stop."
+        return None
+
+    def _is_ours(self, address: str) -> bool:
+        """Returns whether a Host header names this machine; one of a page elsewhere, made to lead here, does not."""
+        with contextlib.suppress(ValueError):
+            name = urllib.parse.urlsplit(f"//{address}").hostname or ""
+            if name in ("localhost", self._host.lower()):
+                return True
+            return ipaddress.ip_address(name).is_loopback
+        return False
+
+
+def _read_state(environ: WSGIEnvironment) -> str | None:
+    """Returns the state that a request wants a trial to have; its body can be read again behind it."""
+    with contextlib.suppress(ValueError):
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        if length <= _MAX_BODY_BYTES:
+            content = environ["wsgi.input"].read(length)
+            environ["wsgi.input"] = io.BytesIO(content)
+            body = json.loads(content)
+            state = body.get("state") if isinstance(body, dict) else None
+            return state.upper() if isinstance(state, str) else None
+    return None
+
+
+def _answer(start_response: StartResponse, status: str, document: dict[str, str]) -> list[bytes]:
+    content = json.dumps(document).encode()
+    start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(content)))])
+    return [content]
+
+
+class _Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        # The base class asks the name service for this machine's name, which can take seconds.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+
+class _IPv6Server(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Handler(wsgiref.simple_server.WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        logging.getLogger(__name__).debug(format, *args)

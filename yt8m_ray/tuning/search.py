@@ -1,0 +1,327 @@
+"""search(config) -> SearchResult: the trials, and what a search leaves in its folder and in MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yt8m_ray import tracking
+from yt8m_ray.config.document import ConfigError, flatten, override, parse_value, to_yaml
+from yt8m_ray.config.space import Params
+from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.data.dataset import READ_CPUS
+from yt8m_ray.tracking import TrackingError, default_uri
+from yt8m_ray.training.cluster import check_shared, present_nodes
+from yt8m_ray.training.follow import follow
+from yt8m_ray.training.history import History, read_history
+from yt8m_ray.training.inputs import check_loss, check_vocabulary, splits_of
+from yt8m_ray.training.outcome import MLFLOW_STATUS
+from yt8m_ray.training.run_folder import RunRecord, Status, locked, run_path, with_absolute_paths
+from yt8m_ray.training.sender import RunFacts, Sender
+from yt8m_ray.training.teaching import check_paths
+from yt8m_ray.tuning.capacity import Capacity, plan_trials
+from yt8m_ray.tuning.costs import measure_costs
+from yt8m_ray.tuning.progress import headline, live_table
+from yt8m_ray.tuning.records import TrialRecord, ranked, total_epochs
+from yt8m_ray.tuning.report import write_report
+from yt8m_ray.tuning.results import write_trials
+from yt8m_ray.tuning.study import STUDY_FILE, SearchStudy, read_records
+from yt8m_ray.tuning.trial import DONORS_FOLDER, TRIALS_FOLDER, trial_name
+from yt8m_ray.tuning.tuner import Course, remove_leftovers, run_trials
+from yt8m_ray.tuning.winner import BEST_FOLDER, remove_checkpoints, write_best
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE, TRIALS_FILE = "config.yaml", "trials.csv"
+MLFLOW_SOURCE = "mlflow:"
+
+_TABLE_INTERVAL_TICKS = 5
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The outcome of a search.
+
+    Attributes:
+        folder: Of the search; `best/`, `trials.csv` and `report/` are in it.
+        best: The best trial.
+        records: All trials.
+        tracking_uri, mlflow_run_id: Where MLflow has the search.
+    """
+
+    folder: Path
+    best: TrialRecord
+    records: list[TrialRecord] = field(repr=False)
+    tracking_uri: str
+    mlflow_run_id: str
+
+
+def search(config: TuneConfig) -> SearchResult:
+    """Runs, or continues, the search that `config` describes, on the Ray cluster this process is connected to.
+
+    Raises:
+        ConfigError: the config cannot be run here, or the folder holds another search.
+        CheckpointError: no trial has ended with a score.
+        KeyboardInterrupt, SystemExit: a signal came; the same call continues.
+    """
+    config = with_absolute_paths(config)
+    folder = _check(config)
+    capacity = plan_trials(config, present_nodes(), reader_cpus=READ_CPUS)
+    if config.tracking.uri is None:
+        config = override(config, {"tracking.uri": default_uri(config.output)})
+    with locked(folder):
+        check_shared(folder)
+        (folder / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
+        return _Search(config, folder).run(capacity)
+
+
+def preview(config: TuneConfig, num_samples: int) -> list[Params]:
+    """Returns the first configurations that a search without results would try; one that is over a limit is none."""
+    with tempfile.TemporaryDirectory(prefix="yt8m_tune_") as folder:
+        study = _open_study(config, Path(folder))
+        suggestions = [study.next() for _ in range(num_samples)]
+    return [suggestion.params for suggestion in suggestions if suggestion is not None]
+
+
+def _check(config: TuneConfig) -> Path:
+    """Checks what can be checked before anything starts, and returns the search's folder."""
+    if "://" in config.output:
+        raise ConfigError(f"output: a search keeps its study in a folder that all nodes share, found {config.output}")
+    shards = splits_of(config.data)
+    if "validation" not in shards:
+        raise ConfigError("data.validation: trials are compared by it; give some shards, or data.folds")
+    check_vocabulary(config)
+    check_paths(config, shards["train"])
+    check_loss(config)
+    folder = run_path(config)
+    has_study = (folder / STUDY_FILE).exists()
+    if config.run.resume == "never" and has_study:
+        raise ConfigError(f"run.resume: never, but {folder} holds a search already; choose another run.name or output")
+    if config.run.resume == "must" and not has_study:
+        raise ConfigError(f"run.resume: must, but {folder} holds no search to continue")
+    if RunRecord.load(folder) is not None and not has_study:
+        raise ConfigError(f"run.name: {folder} holds a training run; choose another name for the search")
+    return folder
+
+
+def _open_study(config: TuneConfig, folder: Path) -> SearchStudy:
+    costs = config.tune.costs
+    return SearchStudy(folder, config, lambda trial: measure_costs(trial, costs))
+
+
+class _Search:
+    """One start of a search.
+
+    Args:
+        config: The search, with absolute paths.
+        folder: Of the search.
+    """
+
+    def __init__(self, config: TuneConfig, folder: Path) -> None:
+        self._config = config
+        self._folder = folder
+        self._study = _open_study(config, folder)
+        self._history = History(folder)
+        assert config.tracking.uri is not None
+        record = RunRecord.load(folder)
+        self._sender = Sender(
+            config.tracking.uri,
+            folder,
+            RunFacts(
+                experiment=config.tracking.experiment,
+                run_name=config.run.name,
+                params=flatten(config),
+                artifact_path=folder.parent / "mlartifacts",
+                tags={"yt8m_ray.kind": "search"},
+            ),
+            run_id=record.mlflow_run_id if record else "",
+        )
+
+    def run(self, capacity: Capacity) -> SearchResult:
+        """Runs the trials, and writes everything down however they end."""
+        remove_leftovers(self._folder)
+        (self._folder / TRIALS_FOLDER).mkdir(exist_ok=True)
+        self._take_up()
+        self._learn_from_earlier()
+        self._sender.start()
+        RunRecord("running", self._sender.run_id).save(self._folder)
+        status: Status = "failed"
+        try:
+            with _dashboard(self._config, self._folder):
+                self._run_trials(capacity)
+            result = self._finish()
+            status = "finished"
+            return result
+        except (KeyboardInterrupt, SystemExit):
+            status = "stopped"
+            logger.warning("stopped: %s; the same command continues", self._headline())
+            raise
+        finally:
+            self._write_trials()
+            RunRecord(status, self._sender.run_id).save(self._folder)
+            self._sender.close(MLFLOW_STATUS[status])
+
+    def _run_trials(self, capacity: Capacity) -> None:
+        course = Course(self._config, self._study, self._folder, self._trial_ended)
+        num_trials = capacity.num_trials
+        logger.info(
+            "%s; %d trial%s at once, %g CPUs a worker",
+            self._headline(),
+            num_trials,
+            "s" * (num_trials > 1),
+            capacity.cpus_per_worker,
+        )
+        ticks = 0
+        with live_table(self._config.tune.metric) as table:
+
+            def tick() -> None:
+                nonlocal ticks
+                ticks += 1
+                if ticks % _TABLE_INTERVAL_TICKS == 1:
+                    course.tick()
+                    table.show(self._study.records())
+
+            follow(
+                lambda: run_trials(self._config, course, capacity, mlflow_run_id=self._sender.run_id),
+                tick=tick,
+                ask_to_stop=course.interrupt,
+            )
+        if course.reason:
+            logger.info("the search is over: %s", course.reason)
+
+    def _finish(self) -> SearchResult:
+        records = self._study.records()
+        best = write_best(self._folder, self._config, records)
+        remove_checkpoints(self._folder, records, self._config.tune.keep_checkpoints)
+        shutil.rmtree(self._folder / DONORS_FOLDER, ignore_errors=True)
+        self._write_trials()
+        facts = [("searcher", self._config.tune.searcher.name), ("scheduler", self._config.tune.scheduler.name)]
+        report = write_report(
+            self._folder,
+            records,
+            title=self._config.run.name,
+            metric=self._config.tune.metric,
+            pareto=self._config.tune.pareto,
+            facts=facts,
+            space=self._config.tune.space,
+        )
+        for path, artifact_path in (
+            (self._folder / TRIALS_FILE, None),
+            (report.parent, "report"),
+            (self._folder / BEST_FOLDER, BEST_FOLDER),
+        ):
+            self._sender.add_artifacts(path, artifact_path=artifact_path)
+        logger.info("%s", self._headline())
+        logger.info("report: %s", report)
+        return SearchResult(self._folder, best, records, self._sender.uri, self._sender.run_id)
+
+    def _trial_ended(self, record: TrialRecord) -> None:
+        records = self._study.records()
+        best = ranked(records)
+        ended = [one for one in records if one.status not in ("running", "infeasible", "invalid")]
+        metrics = {"search/epochs": float(total_epochs(records))}
+        if best:
+            metrics[f"best/{self._config.tune.metric}"] = best[0].best_score
+        self._history.append(metrics, len(ended))
+        self._write_trials()
+        self._tag(record)
+
+    def _tag(self, record: TrialRecord) -> None:
+        """Says in MLflow how a trial has ended."""
+        run = RunRecord.load(self._folder / TRIALS_FOLDER / (record.run_name or trial_name(record.number)))
+        if run is None or not run.mlflow_run_id:
+            return
+        tags = {"yt8m_ray.status": record.status, "yt8m_ray.trial": trial_name(record.number)}
+        if record.cause:
+            tags["yt8m_ray.cause"] = record.cause
+        try:
+            tracking.set_tags(self._sender.uri, run.mlflow_run_id, tags)
+        except TrackingError as error:
+            logger.debug("trial %d: %s", record.number, error)
+
+    def _take_up(self) -> None:
+        """Brings trials that a killed start has left running up to what their runs have measured."""
+        for record in self._study.records():
+            if record.status == "running" and record.run_name:
+                for epoch, metrics in _validations(self._folder / TRIALS_FOLDER / record.run_name, record):
+                    self._study.report(record.number, epoch, metrics)
+
+    def _learn_from_earlier(self) -> None:
+        for source in self._config.tune.warm_start:
+            records = _records_of(source, self._config)
+            num_added = self._study.add_earlier(records, source)
+            logger.info("tune.warm_start: %d of %d trials of %s lie in this space", num_added, len(records), source)
+
+    def _write_trials(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the study has them
+            write_trials(self._folder / TRIALS_FILE, self._study.records(), self._config.tune.metric)
+
+    def _headline(self) -> str:
+        return headline(self._study.records(), metric=self._config.tune.metric)
+
+
+def _validations(run: Path, record: TrialRecord) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yields (epoch, validation metrics) of a run's history that its trial does not know yet."""
+    offset, by_step = 0, dict[int, dict[str, float]]()
+    while True:
+        entries, offset = read_history(run, offset)
+        if not entries:
+            break
+        for entry in entries:
+            if "validation/gap" in entry.metrics:
+                by_step[entry.step] = {
+                    name.removeprefix("validation/"): value
+                    for name, value in entry.metrics.items()
+                    if name.startswith("validation/")
+                }
+    for epoch, (_, metrics) in enumerate(sorted(by_step.items()), start=1):
+        if epoch > record.num_epochs:
+            yield epoch, metrics
+
+
+def _records_of(source: str, config: TuneConfig) -> list[TrialRecord]:
+    """Returns the trials of an earlier search: of a folder, or of a parent run in MLflow."""
+    if not source.startswith(MLFLOW_SOURCE):
+        return read_records(Path(source))[0]
+    assert config.tracking.uri is not None
+    metric = f"validation/{config.tune.metric}"
+    try:
+        runs = tracking.child_runs(config.tracking.uri, source.removeprefix(MLFLOW_SOURCE), metrics=[metric])
+    except TrackingError as error:
+        raise ConfigError(f"tune.warm_start: {source}: {error}") from None
+    records = []
+    for number, run in enumerate(runs):
+        params = {key: parse_value(run.params[key]) for key in config.tune.space if key in run.params}
+        scores = dict(enumerate(run.curve(metric), start=1))
+        status: Any = run.tags.get("yt8m_ray.status", "completed")
+        records.append(
+            TrialRecord(number, params, status, scores={k: v for k, v in scores.items() if not math.isnan(v)})
+        )
+    return records
+
+
+@contextlib.contextmanager
+def _dashboard(config: TuneConfig, folder: Path) -> Iterator[None]:
+    """Shows the search's web page while the `with` block runs; a port that is taken does not end the search."""
+    port = config.tune.dashboard_port
+    if port is None:
+        yield
+        return
+    from yt8m_ray.tuning.dashboard import start_dashboard  # a web framework, which a search without a page needs not
+
+    try:
+        dashboard = start_dashboard(folder, port=port)
+    except ConfigError as error:
+        logger.warning("no dashboard: %s", error)
+        yield
+        return
+    logger.info("Search dashboard: %s", dashboard.url)
+    with contextlib.closing(dashboard):
+        yield

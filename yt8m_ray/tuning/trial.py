@@ -1,0 +1,277 @@
+"""One trial at a time, in a process of its own on the cluster: a training run, epoch by epoch.
+
+Lives here: what Ray Tune drives. Does not live here: what is tried, and what becomes of it (`yt8m_ray.tuning.search`).
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import queue
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from yt8m_ray.checkpoint import adopt_checkpoint, latest_checkpoint
+from yt8m_ray.config.document import override
+from yt8m_ray.config.space import Params
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.config.tune import trial_config
+from yt8m_ray.data.dataset import root_cause
+from yt8m_ray.tracking import PARENT_TAG
+from yt8m_ray.training.follow import STOP_TIMEOUT_S
+from yt8m_ray.training.hooks import RunHooks
+from yt8m_ray.training.log_files import logging_to
+from yt8m_ray.training.run_folder import best_checkpoint, wait_until_free
+from yt8m_ray.training.trainer import WorkersLostError, fit
+
+SEARCH_KEY = "search"
+"""Where the config that Ray Tune hands on has what is the same for all trials; the rest are the trial's own values."""
+
+TRIALS_FOLDER, DONORS_FOLDER = "trials", "donors"
+STOP_FILE, LOG_FILE = "stop", "search.log"
+
+SCORE, EPOCH = "score", "epoch"
+"""What Ray's schedulers look at."""
+
+_STATE_FILE = "trial.json"
+_END_TIMEOUT_S = STOP_TIMEOUT_S + 15.0
+_NUM_DONORS = 2
+_MAX_CAUSE = 500
+
+Result = dict[str, Any]
+
+
+def trial_name(number: int) -> str:
+    """Returns the name of a trial, and of its run's folder."""
+    return f"trial_{number:04d}"
+
+
+@dataclass(frozen=True)
+class TrialFacts:
+    """What is the same for all trials of a search.
+
+    Attributes:
+        base: The train config that they change, as a document.
+        folder: The search's.
+        max_epochs: Of a trial; None leaves that to its config.
+        metric: The validation metric that is its score.
+        cpus_per_worker: What the search has planned with.
+        mlflow_run_id: The search's own run in MLflow, empty where there is none.
+    """
+
+    base: dict[str, Any]
+    folder: str
+    max_epochs: int | None
+    metric: str
+    cpus_per_worker: float
+    mlflow_run_id: str
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a run has ended: its status, the message of its failure, and its best metrics."""
+
+    status: str
+    cause: str = ""
+    metrics: Mapping[str, float] | None = None
+
+
+class _Run(RunHooks):
+    """A training run in a thread, whose epochs can be waited for.
+
+    Args:
+        config: The run.
+        stop_file: A file that ends the run when it appears.
+        tags: Of the run in MLflow.
+        metric: The validation metric that is its score.
+    """
+
+    has_uploads = False
+
+    def __init__(self, config: TrainConfig, stop_file: Path, tags: Mapping[str, str], metric: str) -> None:
+        self.tags = tags
+        self.is_in_process = config.scaling.most_workers == 1
+        self._config = config
+        self._stop_file = stop_file
+        self._metric = metric
+        self._events: queue.Queue[Result | _End | BaseException] = queue.Queue()
+        self._is_stopping = threading.Event()
+        self._last: Result = {EPOCH: 0}
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def checkpoint_written(self, metrics: Mapping[str, float]) -> None:
+        if "validation/gap" in metrics:
+            self._events.put(_to_result(metrics, self._metric))
+
+    def should_stop(self) -> bool:
+        return self._is_stopping.is_set() or self._stop_file.exists()
+
+    def next(self) -> Result:
+        """Waits for the next epoch, or for the end of the run; with the last epoch comes the end."""
+        event = self._events.get()
+        while isinstance(event, dict):
+            self._last = event
+            if event[EPOCH] < self._config.train.num_epochs:
+                return event
+            event = self._events.get()
+        if isinstance(event, BaseException):
+            raise event
+        result = self._last | {"done": True, "status": event.status, "cause": event.cause}
+        if event.metrics is not None and not self._last[EPOCH]:  # it was finished before
+            result |= _to_result(event.metrics, self._metric)
+        return result
+
+    def stop(self) -> None:
+        """Asks the run to end, and waits until it has."""
+        self._is_stopping.set()
+        self._thread.join(_END_TIMEOUT_S)
+        if self.is_in_process and torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()  # for the next trial, and for those that share the GPU
+
+    def _work(self) -> None:
+        try:
+            wait_until_free(Path(self._config.output) / self._config.run.name, timeout_s=_END_TIMEOUT_S)
+            with logging_to(Path(self._config.output).parent / LOG_FILE, prefix=f"{self._config.run.name}: "):
+                result = fit(self._config, self)
+        except SystemExit:
+            self._events.put(_End("stopped"))
+        except (ValueError, OSError, FloatingPointError, WorkersLostError) as error:
+            self._events.put(_End("failed", cause=_cause(error)))
+        except BaseException as error:  # noqa: BLE001 - what it leaves behind in this process, or on its GPU, nobody knows
+            self._events.put(error)
+        else:
+            self._events.put(_End("completed", metrics=result.metrics))
+
+
+class TrialRunner(tune.Trainable):
+    """Trials, one after the other, each a run of `fit`; a step is an epoch.
+
+    What Ray Tune keeps as a checkpoint names the run's own latest one, copied aside: a trial that is to go on from
+    another's (population based training) begins a new run there, one that was paused continues its run.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._run: _Run | None = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._end()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> Result:
+        if self._run is None:
+            self._run = self._start()
+        result = self._run.next()
+        return {**result, "run_name": self._run_name, "params": json.dumps(self._params)}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        state: dict[str, Any] = {"name": self.trial_name, "run_name": self._run_name, "params": self._params}
+        latest = latest_checkpoint(self._folder / TRIALS_FOLDER / self._run_name)
+        if latest is not None:
+            state["checkpoint"] = str(self._put_aside(latest))
+            state["checkpoint_name"] = latest.name
+        Path(checkpoint_dir, _STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+
+    def load_checkpoint(self, checkpoint_dir: Any) -> None:
+        state = json.loads(Path(checkpoint_dir, _STATE_FILE).read_text(encoding="utf-8"))
+        is_own = state["name"] == self.trial_name and state["params"] == self._params
+        if is_own:
+            self._run_name = state["run_name"]
+        elif "checkpoint" in state:
+            self._go_on_from(Path(state["checkpoint"]), state["checkpoint_name"])
+
+    def cleanup(self) -> None:
+        self._end()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        search = config[SEARCH_KEY]
+        self._search = TrialFacts(**search)
+        self._folder: Path = Path(self._search.folder)
+        self._params: Params = {key: value for key, value in config.items() if key != SEARCH_KEY}
+        runs = sorted((self._folder / TRIALS_FOLDER).glob(f"{self.trial_name}.*"), key=lambda run: int(run.suffix[1:]))
+        self._run_name = runs[-1].name if runs else self.trial_name
+
+    def _start(self) -> _Run:
+        run_folder = self._folder / TRIALS_FOLDER / self._run_name
+        run_folder.mkdir(parents=True, exist_ok=True)
+        stop_file = self._folder / TRIALS_FOLDER / self.trial_name / STOP_FILE
+        tags = {"yt8m_ray.trial": self.trial_name}
+        if self._search.mlflow_run_id:
+            tags[PARENT_TAG] = self._search.mlflow_run_id
+        return _Run(self._train_config(), stop_file, tags, self._search.metric)
+
+    def _train_config(self) -> TrainConfig:
+        base = TrainConfig.model_validate(self._search.base)
+        changes = {
+            "output": str(self._folder / TRIALS_FOLDER),
+            "run.name": self._run_name,
+            "run.resume": "auto",
+            "train.report": False,
+            "scaling.cpus_per_worker": self._search.cpus_per_worker,
+        }
+        return override(trial_config(base, self._params, max_epochs=self._search.max_epochs), changes)
+
+    def _put_aside(self, checkpoint: Path) -> Path:
+        """Returns a copy that stays when the run goes on; the last two of a trial do."""
+        donors: Path = self._folder / DONORS_FOLDER / self.trial_name
+        donor = donors / f"{self._run_name}-{checkpoint.name}"
+        if not donor.exists():
+            adopt_checkpoint(checkpoint, donor, self._train_config())
+        for old in sorted(donors.iterdir(), key=lambda path: path.stat().st_mtime)[:-_NUM_DONORS]:
+            shutil.rmtree(old, ignore_errors=True)
+        return donor
+
+    def _go_on_from(self, donor: Path, name: str) -> None:
+        """Begins a new run of this trial with the weights and the progress of another's."""
+        stem, _, number = self._run_name.partition(".")
+        self._run_name = f"{stem}.{int(number or 0) + 1}"
+        run_folder = self._folder / TRIALS_FOLDER / self._run_name
+        shutil.rmtree(run_folder, ignore_errors=True)
+        run_folder.mkdir(parents=True)
+        adopt_checkpoint(donor, run_folder / name, self._train_config())
+
+    def _end(self) -> None:
+        if self._run is not None:
+            self._run.stop()
+            self._run = None
+
+
+def _cause(error: BaseException) -> str:
+    text = str(root_cause(error)).strip() or repr(error)
+    return text.splitlines()[0][:_MAX_CAUSE]
+
+
+def best_of_trial(folder: Path, name: str) -> tuple[Path, dict[str, float]]:
+    """Returns (checkpoint, its metrics) of the best checkpoint of all runs of a trial.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    runs = [run for run in (folder / TRIALS_FOLDER).glob(f"{name}*") if run.name.partition(".")[0] == name]
+    return max((best_checkpoint(run) for run in runs), key=lambda found: found[1].get("validation/gap", -math.inf))
+
+
+def _to_result(metrics: Mapping[str, float], metric: str) -> Result:
+    validation = {
+        name.removeprefix("validation/"): value for name, value in metrics.items() if name.startswith("validation/")
+    }
+    result: Result = {
+        EPOCH: int(metrics["epoch"]),
+        "metrics": json.dumps(validation),
+        "videos_per_s": metrics.get("train/videos_per_s", math.nan),
+        "epoch_seconds": metrics.get("seconds", math.nan),
+    }
+    if not math.isnan(validation[metric]):  # without a label there is no score, and no scheduler looks at it
+        result[SCORE] = validation[metric]
+    return result

@@ -1,0 +1,322 @@
+"""Ray Tune at work on the study of a search: which trial starts, goes on and ends.
+
+Lives here: what Ray Tune asks for and tells. Does not live here: what a trial does (`yt8m_ray.tuning.trial`), and what
+a search leaves behind (`yt8m_ray.tuning.search`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# Read when Ray Tune is imported, or at its start; what a user sets counts.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # CSV, JSON and TensorBoard files of their own
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial that fails has no score
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # boxes on stdout
+os.environ.setdefault("TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S", "600")
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.tuning.capacity import TRIAL_CPUS, Capacity
+from yt8m_ray.tuning.progress import describe_end, describe_params
+from yt8m_ray.tuning.records import TrialStatus, total_epochs
+from yt8m_ray.tuning.schedulers import build_scheduler
+from yt8m_ray.tuning.study import SearchStudy
+from yt8m_ray.tuning.trial import EPOCH, SEARCH_KEY, STOP_FILE, TRIALS_FOLDER, TrialFacts, TrialRunner, trial_name
+
+logger = logging.getLogger(__name__)
+
+_FOLDER = "tune"
+_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
+_MOST_WAITING = 81  # a bracket of HyperBand with factor 3
+_WALL_INTERVAL_S = 5.0
+
+
+class Course:
+    """How far a search is, and whether it is over; shared by all that Ray Tune asks.
+
+    Args:
+        config: The search.
+        study: Its trials.
+        folder: Its folder.
+        on_end: Called with each trial that has ended.
+    """
+
+    def __init__(self, config: TuneConfig, study: SearchStudy, folder: Path, on_end: Any) -> None:
+        self.study = study
+        self.folder = folder
+        self.on_end = on_end
+        self.numbers: dict[str, int] = {}
+        """Number of a trial by what Ray calls it."""
+        self.continued: set[int] = set()
+        """Trials that an earlier start of the search has begun."""
+        self._budget = config.tune.budget
+        self._reason = ""
+        self._is_interrupted = False
+        self._spent_s = study.wall_s
+        self._started = self._noted = time.monotonic()
+        self._asked: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray Tune writes down whatever it is given, to continue by itself; here the study is what continues."""
+        return {}
+
+    @property
+    def reason(self) -> str:
+        """Why the search is over, empty while it is not, or where there is nothing left to try."""
+        if self._is_interrupted:
+            return "interrupted"
+        if not self._reason:
+            epochs, seconds = self._budget.epochs, self._budget.wall_s
+            if epochs is not None and total_epochs(self.study.records()) >= epochs:
+                self._reason = f"the budget of {epochs} epochs is spent"
+            elif seconds is not None and self.wall_s >= seconds:
+                self._reason = f"the budget of {seconds:g} seconds is spent"
+        return self._reason
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the search is to be continued later."""
+        return self._is_interrupted
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of all starts of the search together."""
+        return self._spent_s + time.monotonic() - self._started
+
+    def interrupt(self) -> bool:
+        """Ends all trials in order; the same search goes on with them later."""
+        self._is_interrupted = True
+        self._stop_all()
+        return True
+
+    def tick(self) -> None:
+        """Does what is to be done once a second: ends trials that a user has ended, and all when the search is over."""
+        for number in self.study.stop_requests():
+            self._stop(number)
+        if self.reason:
+            self._stop_all()
+        now = time.monotonic()
+        if now - self._noted > _WALL_INTERVAL_S:
+            self._noted = now
+            self.study.set_wall(self.wall_s)
+
+    def _stop_all(self) -> None:
+        for record in self.study.records():
+            if record.status == "running":
+                self._stop(record.number)
+
+    def _stop(self, number: int) -> None:
+        with self._lock:
+            if number in self._asked:
+                return
+            self._asked.add(number)
+        place = self.folder / TRIALS_FOLDER / trial_name(number)
+        with contextlib.suppress(OSError):  # it has not begun
+            (place / STOP_FILE).touch()
+
+
+class _StudySearcher(Searcher):
+    """Hands out what the study says."""
+
+    def __init__(self, course: Course, facts: Mapping[str, Any]) -> None:
+        super().__init__(metric="score", mode="max")
+        self._course = course
+        self._facts = dict(facts)
+        self.error: Exception | None = None
+
+    def suggest(self, trial_id: str) -> Any:
+        course = self._course
+        if course.reason:
+            return Searcher.FINISHED
+        try:
+            suggestion = course.study.next()
+        except Exception as error:  # noqa: BLE001 - carried over to the caller of `run_trials`
+            self.error = error
+            return Searcher.FINISHED
+        if suggestion is None:
+            return Searcher.FINISHED
+        course.numbers[trial_id] = suggestion.number
+        name = trial_name(suggestion.number)
+        (course.folder / TRIALS_FOLDER / name / STOP_FILE).unlink(missing_ok=True)
+        course.continued |= {suggestion.number} if suggestion.is_continued else set()
+        return {**suggestion.params, SEARCH_KEY: self._facts}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass  # the recorder tells the study
+
+    def save(self, checkpoint_path: str) -> None:
+        pass  # the study is on the disk
+
+    def restore(self, checkpoint_path: str) -> None:
+        pass
+
+
+class _Recorder(tune.Callback):
+    """Writes down in the study what becomes of trials."""
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._started: set[int] = set()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        number = self._course.numbers[trial.trial_id]
+        if number not in self._started:  # it may be paused and start again
+            self._started.add(number)
+            verb = "goes on" if number in self._course.continued else "starts"
+            params = self._course.study.record(number).params
+            logger.info("trial %d %s: %s", number, verb, describe_params(params))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        course = self._course
+        number = course.numbers[trial.trial_id]
+        before = course.study.record(number)
+        if "metrics" not in result or result[EPOCH] in before.scores:
+            return
+        course.study.report(number, result[EPOCH], json.loads(result["metrics"]))
+        course.study.note(
+            number,
+            run_name=result["run_name"],
+            params=json.loads(result["params"]),
+            seconds=before.seconds + result["epoch_seconds"],
+            videos_per_s=result["videos_per_s"],
+        )
+        score = course.study.record(number).scores.get(result[EPOCH])
+        logger.info("trial %d epoch %d: %s", number, result[EPOCH], "no score" if score is None else f"{score:.4f}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        result = trial.last_result or {}
+        # Where the trial has not ended by itself, the scheduler has ended it, or the end of the search.
+        status: TrialStatus = result.get("status", "stopped" if self._course.reason else "pruned")
+        self._tell(trial, status, result.get("cause", ""))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        error = trial.get_error()
+        text = (
+            str(error).strip().splitlines()[-1] if error is not None and str(error).strip() else "its process was lost"
+        )
+        self._tell(trial, "failed", text)
+
+    def _tell(self, trial: Trial, status: TrialStatus, cause: str) -> None:
+        course = self._course
+        number = course.numbers[trial.trial_id]
+        if status == "stopped" and course.is_interrupted:
+            return  # it goes on with the search
+        if status == "stopped" and not cause:
+            cause = course.reason or "by a user"
+        record = course.study.tell(number, status, cause)
+        logger.log(logging.WARNING if record.status == "failed" else logging.INFO, "%s", describe_end(record))
+        course.on_end(record)
+
+
+class _Stopper(tune.Stopper):
+    def __init__(self, course: Course) -> None:
+        self._course = course
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return bool(self._course.reason)
+
+
+def run_trials(config: TuneConfig, course: Course, capacity: Capacity, *, mlflow_run_id: str) -> None:
+    """Trains the trials of a search until it is over.
+
+    Raises:
+        ConfigError: the space has no configuration that can be trained.
+    """
+    max_epochs = longest_trial(config)
+    facts = TrialFacts(
+        base=config.base.model_dump(mode="json"),
+        folder=str(course.folder),
+        max_epochs=config.tune.max_epochs,
+        metric=config.tune.metric,
+        cpus_per_worker=capacity.cpus_per_worker,
+        mlflow_run_id=mlflow_run_id,
+    )
+    searcher = _StudySearcher(course, vars(facts))
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # On the shared disk: trials that go on elsewhere find their state there.
+    with tempfile.TemporaryDirectory(dir=course.folder, prefix=f".{_FOLDER}-") as notes:
+        tuner = tune.Tuner(
+            tune.with_resources(TrialRunner, _resources(config, capacity)),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=build_scheduler(config, max_epochs, course.study.records()),
+                num_samples=-1,
+                max_concurrent_trials=capacity.num_trials if capacity.is_limit else None,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial_name(course.numbers[trial.trial_id]),
+                trial_dirname_creator=lambda trial: trial_name(course.numbers[trial.trial_id]),
+            ),
+            run_config=tune.RunConfig(
+                name=_FOLDER,
+                storage_path=notes,
+                callbacks=[_Recorder(course)],
+                stop=_Stopper(course),
+                failure_config=tune.FailureConfig(max_failures=config.tune.max_failures),
+                verbose=0,
+            ),
+        )
+        with _pending_trials(config, capacity):
+            try:
+                tuner.fit()
+            finally:
+                course.study.set_wall(course.wall_s)
+    if searcher.error is not None:
+        raise searcher.error
+
+
+@contextlib.contextmanager
+def _pending_trials(config: TuneConfig, capacity: Capacity) -> Iterator[None]:
+    """Lets as many trials begin as a scheduler compares, although they wait; Ray would begin one at a time."""
+    if capacity.is_limit:
+        yield
+        return
+    os.environ[_PENDING] = str(min(config.tune.budget.trials or _MOST_WAITING, _MOST_WAITING))
+    try:
+        yield
+    finally:
+        del os.environ[_PENDING]
+
+
+def _resources(config: TuneConfig, capacity: Capacity) -> dict[str, float]:
+    """Returns what the process of a trial takes: all that its one worker needs, or next to nothing beside several."""
+    if config.scaling.most_workers > 1:
+        return {"CPU": TRIAL_CPUS}
+    gpus = {"GPU": capacity.gpus_per_worker} if capacity.gpus_per_worker else {}
+    return {"CPU": capacity.cpus_per_worker, **gpus}
+
+
+def longest_trial(config: TuneConfig) -> int:
+    """Returns the epochs of the longest trial that a search may begin."""
+    if config.tune.max_epochs is not None:
+        return config.tune.max_epochs
+    searched = config.tune.space.get("train.num_epochs")
+    if searched is None:
+        return config.train.num_epochs
+    values: Sequence[Any] = searched.choice or searched.bounds
+    return max(int(value) for value in values)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a search that was killed has left of Ray Tune's own files."""
+    for path in folder.glob(f".{_FOLDER}-*"):
+        shutil.rmtree(path, ignore_errors=True)

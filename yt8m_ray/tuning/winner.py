@@ -1,0 +1,112 @@
+"""What a search leaves to go on with: `best/config.yaml`, a train config, and `best/checkpoint`.
+
+Lives here: choosing, copying, training again, registering. Does not live here: the search itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from pathlib import Path
+
+from yt8m_ray import tracking
+from yt8m_ray.checkpoint import CHECKPOINT_PATTERN, CheckpointError, adopt_checkpoint, load_config, read_manifest
+from yt8m_ray.config.document import ConfigError, load_document, override, to_yaml
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.training.outcome import FitResult
+from yt8m_ray.training.trainer import fit
+from yt8m_ray.tuning.records import TrialRecord, ranked
+from yt8m_ray.tuning.trial import TRIALS_FOLDER, best_of_trial, trial_name
+
+logger = logging.getLogger(__name__)
+
+BEST_FOLDER = "best"
+CONFIG_FILE, CHECKPOINT_FOLDER = "config.yaml", "checkpoint"
+
+
+def write_best(folder: Path, config: TuneConfig, records: list[TrialRecord]) -> TrialRecord:
+    """Writes `best/` of a search's folder, and returns the trial that it is.
+
+    Raises:
+        CheckpointError: no trial has an intact checkpoint.
+    """
+    for record in ranked(records):
+        try:
+            checkpoint, _ = best_of_trial(folder, trial_name(record.number))
+        except CheckpointError as error:
+            logger.warning("trial %d is passed over: %s", record.number, error)
+            continue
+        _replace(folder / BEST_FOLDER, best_config(config, load_config(checkpoint)), checkpoint)
+        return record
+    raise CheckpointError(f"{folder}: no trial has ended with a score and a checkpoint{_causes(records)}")
+
+
+def best_config(config: TuneConfig, trial: TrainConfig) -> TrainConfig:
+    """Returns the config of a trial as a run of its own: at full length, and where and how the search's config says."""
+    base = config.base.model_dump(mode="json")
+    num_epochs = trial.train.num_epochs if "train.num_epochs" in config.tune.space else config.train.num_epochs
+    changes = {
+        **{key: base[key] for key in ("output", "scaling", "tracking", "checkpoint")},
+        "run.name": f"{config.run.name}-{BEST_FOLDER}",
+        "run.resume": base["run"]["resume"],
+        "train.report": config.train.report,
+        "train.num_epochs": num_epochs,
+        **config.tune.retrain,
+    }
+    return override(trial, changes)
+
+
+def retrain(folder: Path) -> FitResult:
+    """Trains `best/config.yaml`, or continues that, and puts the best checkpoint of the run into `best/`."""
+    path = folder / BEST_FOLDER / CONFIG_FILE
+    config = load_document(path, TrainConfig)
+    logger.info("training the best configuration at full length: %s", config.run.name)
+    result = fit(config)
+    _replace(folder / BEST_FOLDER, config, result.checkpoint)
+    return result
+
+
+def register(folder: Path, uri: str, run_id: str, *, name: str, alias: str) -> str:
+    """Puts `best/` into MLflow's model registry under an alias; returns the model's URI there.
+
+    Raises:
+        ConfigError: MLflow does not have the run of the search.
+        TrackingError: it does not do what it is asked.
+    """
+    manifest = read_manifest(folder / BEST_FOLDER / CHECKPOINT_FOLDER, kind="checkpoint")
+    if not run_id:
+        raise ConfigError(f"--register: MLflow at {uri} has no run of this search; is it up?")
+    version = tracking.register_model(
+        uri, run_id, folder / BEST_FOLDER, name=name, alias=alias, tags={"step": str(manifest.get("step", ""))}
+    )
+    logger.info("registered as version %s of %s, alias %s", version, name, alias)
+    return f"models:/{name}@{alias}"
+
+
+def remove_checkpoints(folder: Path, records: list[TrialRecord], num_to_keep: int) -> None:
+    """Removes the checkpoints of all trials but the best ones."""
+    kept = {trial_name(record.number) for record in ranked(records)[:num_to_keep]}
+    for run in (folder / TRIALS_FOLDER).glob("trial_*"):
+        if run.name.partition(".")[0] not in kept:
+            for checkpoint in run.glob(CHECKPOINT_PATTERN):
+                shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _replace(best: Path, config: TrainConfig, checkpoint: Path) -> None:
+    aside, old = best.with_name(f".{best.name}-new"), best.with_name(f".{best.name}-old")
+    for path in (aside, old):
+        shutil.rmtree(path, ignore_errors=True)
+    aside.mkdir(parents=True)
+    (aside / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
+    adopt_checkpoint(checkpoint, aside / CHECKPOINT_FOLDER, load_config(checkpoint))
+    with contextlib.suppress(FileNotFoundError):
+        best.rename(old)
+    aside.rename(best)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _causes(records: list[TrialRecord]) -> str:
+    causes = list(dict.fromkeys(record.cause for record in records if record.cause))
+    return f"; {len(records)} were begun: {'; '.join(causes[:3])}" if causes else ""
