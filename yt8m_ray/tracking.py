@@ -12,6 +12,7 @@ import math
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -213,8 +214,10 @@ def child_runs(uri: str, parent_run_id: str, *, metrics: Sequence[str]) -> list[
         for run in found:
             curves = {}
             for metric in metrics:
-                points = sorted(client.get_metric_history(run.info.run_id, metric), key=lambda point: point.step)
-                curves[metric] = [point.value for point in points]
+                points = client.get_metric_history(run.info.run_id, metric)
+                # Of a step that was taken again, the last: a run that was killed goes on from an earlier one.
+                by_step = {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
+                curves[metric] = [by_step[step] for step in sorted(by_step)]
             views.append(RunView(dict(run.data.params), dict(run.data.tags), curves))
     return views
 
@@ -244,7 +247,7 @@ def register_model(
         ConfigError: MLflow has no store of that kind.
         TrackingError: it does not do it.
     """
-    place = f"registered/{folder.name}"
+    place = f"registered/{uuid.uuid4().hex[:12]}"  # each version has its own
     Tracker(uri, run_id).log_artifacts(folder, artifact_path=place)
     with _told(uri):
         client = _open(uri)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.example import encode_example
 from yt8m_ray.data.manifest import Manifest
@@ -68,3 +71,37 @@ def _video(rng: np.random.Generator, prototypes: np.ndarray, name: str) -> bytes
     return encode_example(
         {"id": [name.encode()], "labels": labels.astype(np.int64), "mean_rgb": mean.astype(np.float32)}
     )
+
+
+SPACE: dict[str, Any] = {
+    "model.num_mixtures": {"choice": [1, 2]},
+    "optimizer.learning_rate": {"loguniform": [0.001, 0.1]},
+}
+NUM_EPOCHS = 3
+
+MakeSearch = Callable[..., TuneConfig]
+
+
+@pytest.fixture(scope="session")
+def make_search(ray_cluster: None, shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> MakeSearch:
+    """Returns make(name, space, **tune) -> a search of tiny trials; all searches share one output folder."""
+    output = tmp_path_factory.mktemp("searches")
+
+    def make(name: str, space: dict[str, Any] = SPACE, num_epochs: int = NUM_EPOCHS, **tune: Any) -> TuneConfig:
+        document = {
+            "output": str(output),
+            "run": {"name": name},
+            "data": {
+                "features": {"mean_rgb": FEATURE_DIM},
+                "num_classes": NUM_CLASSES,
+                "normalize": "none",
+                "train": shards.train,
+                "validation": shards.validation,
+            },
+            "model": {"name": "moe"},
+            "train": {"batch_size": 64, "num_epochs": num_epochs},
+            "tune": {"space": space, "max_concurrent": 1, "dashboard_port": None, **tune},
+        }
+        return TuneConfig.model_validate(document)
+
+    return make

@@ -11,14 +11,17 @@ import torch
 from yt8m_ray.checkpoint import (
     CheckpointError,
     NoSuchFolderError,
+    adopt_checkpoint,
     checkpoint_name,
     initialize,
     latest_checkpoint,
     load_config,
     load_model,
+    read_manifest,
     read_tensors,
     write_manifest,
 )
+from yt8m_ray.config.document import override
 from yt8m_ray.models import build_model
 
 Save = Callable[..., Path]
@@ -205,3 +208,69 @@ def test_weights_that_do_not_fit_at_all_are_refused(save_tiny_checkpoint: Save) 
 
     with pytest.raises(CheckpointError, match="none of its 2 weights fits the model by name and shape"):
         initialize(model, save_tiny_checkpoint())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_adopted_checkpoint_has_the_same_weights_and_another_config(
+    save_tiny_checkpoint: Save, tmp_path: Path
+) -> None:
+    source = save_tiny_checkpoint(ema={"decay": 0.5})
+    before = contents(source)
+    config = override(load_config(source), {"run.name": "other", "optimizer.learning_rate": 0.5})
+
+    adopt_checkpoint(source, tmp_path / "runs" / "other", config)
+
+    found = contents(tmp_path / "runs" / "other")
+    changed = {name for name in before if found[name] != before[name]}
+    assert (found.keys(), changed) == (before.keys(), {"config.yaml", "manifest.json"})
+    assert load_config(tmp_path / "runs" / "other") == config
+    assert torch.equal(bias_of(load_model(tmp_path / "runs" / "other")[0]), bias_of(load_model(source)[0]))
+    assert contents(source) == before
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["other"]
+
+
+def test_an_adopted_checkpoint_keeps_what_its_manifest_knows(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
+    source = save_tiny_checkpoint()
+    (source / "manifest.json").unlink()
+    write_manifest(source, {"kind": "checkpoint", "metrics": {"validation/gap": 0.5}})
+
+    adopt_checkpoint(source, tmp_path / "other", load_config(source))
+
+    assert read_manifest(tmp_path / "other", kind="checkpoint")["metrics"] == {"validation/gap": 0.5}
+
+
+def test_an_adopted_checkpoint_has_its_teacher(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
+    source, teacher = save_tiny_checkpoint(), save_tiny_checkpoint("another", seed=1)
+    teacher.rename(source / "teacher")
+    (source / "manifest.json").unlink()
+    write_manifest(source, {"kind": "checkpoint"})
+
+    adopt_checkpoint(source, tmp_path / "other", override(load_config(source), {"run.name": "other"}))
+
+    assert load_config(tmp_path / "other" / "teacher").run.name == "tiny"
+    assert contents(tmp_path / "other" / "teacher") == contents(source / "teacher")
+    load_model(tmp_path / "other" / "teacher")
+
+
+def test_a_broken_checkpoint_is_not_adopted(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
+    source = save_tiny_checkpoint()
+    config = load_config(source)
+    (source / "model.safetensors").write_bytes(b"")
+
+    with pytest.raises(CheckpointError, match=r"model.safetensors: \d+ bytes expected, 0 found"):
+        adopt_checkpoint(source, tmp_path / "runs" / "other", config)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_holds_something_is_not_adopted_into(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
+    source = save_tiny_checkpoint()
+    taken = tmp_path / "runs" / "other"
+    taken.mkdir(parents=True)
+    (taken / "mine").write_text("mine")
+
+    with pytest.raises(OSError, match="not empty"):
+        adopt_checkpoint(source, taken, load_config(source))
+    assert contents(tmp_path / "runs") == {"other/mine": b"mine"}

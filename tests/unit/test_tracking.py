@@ -11,7 +11,15 @@ import pytest
 from mlflow import MlflowClient
 
 from yt8m_ray.config.document import ConfigError
-from yt8m_ray.tracking import Tracker, TrackingError, default_uri
+from yt8m_ray.tracking import (
+    PARENT_TAG,
+    Tracker,
+    TrackingError,
+    child_runs,
+    default_uri,
+    register_model,
+    set_tags,
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +58,80 @@ def test_folders_and_files_become_artifacts(tracker: Tracker, tmp_path: Path) ->
     client = MlflowClient(tracker.uri)
     assert [item.path for item in client.list_artifacts(tracker.run_id, "checkpoint")] == ["checkpoint/a.txt"]
     assert "a.txt" in [item.path for item in client.list_artifacts(tracker.run_id)]
+
+
+def child(tracker: Tracker, parent: str, name: str, **params: object) -> Tracker:
+    return Tracker.start(
+        tracker.uri,
+        experiment="test",
+        run_name=name,
+        params=params,
+        artifact_path=Path(tracker.uri.removeprefix("sqlite:///")).parent,
+        key=f"{parent}/{name}",
+        tags={PARENT_TAG: parent, "color": "red"},
+    )
+
+
+def test_the_runs_below_another_have_their_parameters_tags_and_curves(tracker: Tracker) -> None:
+    parent = tracker.run_id
+    first, second = (child(tracker, parent, name, rate=rate) for name, rate in (("a", 0.5), ("b", 0.25)))
+    first.log_history([(time, step, {"validation/gap": step / 10}) for time, step in ((3, 1), (2, 2), (1, 3))])
+    second.log_metrics({"train/loss": 1.0}, step=1)
+    child(tracker, first.run_id, "c")  # below the first: not a child of the parent
+
+    views = child_runs(tracker.uri, parent, metrics=["validation/gap", "validation/perr"])
+
+    assert [view.params for view in views] == [{"rate": "0.5"}, {"rate": "0.25"}]
+    assert [view.tags["color"] for view in views] == ["red", "red"]
+    assert [view.curve("validation/gap") for view in views] == [[0.1, 0.2, 0.3], []]
+    assert views[0].curve("validation/perr") == views[0].curve("never asked for") == []
+
+
+def test_a_run_that_was_started_before_keeps_its_tags(tracker: Tracker) -> None:
+    first, again = (child(tracker, "0" * 32, "d") for _ in range(2))
+
+    assert again.run_id == first.run_id
+    assert MlflowClient(tracker.uri).get_run(again.run_id).data.tags["color"] == "red"
+
+
+def test_the_runs_below_one_that_is_not_there_cannot_be_asked_for(tracker: Tracker) -> None:
+    with pytest.raises(TrackingError, match="not found") as caught:
+        child_runs(tracker.uri, "0" * 32, metrics=[])
+    assert not caught.value.is_temporary
+
+
+def test_tags_are_set_replaced_and_cut(tracker: Tracker) -> None:
+    set_tags(tracker.uri, tracker.run_id, {"status": "running", "cause": "x" * 9000})
+    set_tags(tracker.uri, tracker.run_id, {"status": "completed"})
+
+    tags = MlflowClient(tracker.uri).get_run(tracker.run_id).data.tags
+    assert (tags["status"], len(tags["cause"])) == ("completed", 5000)
+
+
+def test_tags_of_a_run_that_is_not_there_are_told(tracker: Tracker) -> None:
+    with pytest.raises(TrackingError, match="not found"):
+        set_tags(tracker.uri, "0" * 32, {"a": "b"})
+
+
+def test_an_alias_moves_to_the_newest_version_of_a_model(tracker: Tracker, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    versions = []
+    for text in ("first", "second"):
+        (folder / "weights").write_text(text)
+        versions.append(
+            register_model(
+                tracker.uri, tracker.run_id, folder, name="videos", alias="best", tags={"validation/gap": text}
+            )
+        )
+
+    client = MlflowClient(tracker.uri)
+    found = client.get_model_version_by_alias("videos", "best")
+    assert (versions, str(found.version)) == (["1", "2"], "2")
+    assert (found.run_id, found.tags) == (tracker.run_id, {"validation/gap": "second"})
+    assert client.get_model_version("videos", "1").tags == {"validation/gap": "first"}
+    where = client.get_model_version_download_uri("videos", "2").removeprefix("file://")
+    assert (Path(where) / "weights").read_text() == "second"
 
 
 @pytest.mark.soak  # MLflow waits 20 s for the lock

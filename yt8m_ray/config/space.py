@@ -7,10 +7,11 @@ Does not live here: who chooses (`yt8m_ray.tuning`).
 from __future__ import annotations
 
 import contextlib
-import itertools
+import copy
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Annotated, Any
 
 import pydantic
@@ -72,13 +73,29 @@ class Parameter(Config):
         return self.quniform[2]
 
     @property
+    def num_steps(self) -> int:
+        """From the first to the last value of a `quniform`."""
+        low, high, step = self._decimals
+        return int((high - low) // step)
+
+    def at(self, number: int) -> Number:
+        """Returns the value of a `quniform` behind so many steps, as it is written: 0.3, not 0.1 + 2 * 0.1."""
+        low, _, step = self._decimals
+        value = low + number * step
+        return int(value) if all(isinstance(one, int) for one in self.quniform or ()) else float(value)
+
+    @property
+    def _decimals(self) -> list[Decimal]:
+        assert self.quniform is not None
+        return [Decimal(str(one)) for one in self.quniform]
+
+    @property
     def values(self) -> list[Any] | None:
         """Every value there is, None where they cannot be counted: those of a grid."""
         if self.choice is not None:
             return list(self.choice)
         if self.quniform is not None:
-            low, high, step = self.quniform
-            return [low + number * step for number in range(int((high - low) / step + 1e-9) + 1)]
+            return [self.at(number) for number in range(self.num_steps + 1)]
         return list(range(self.integer[0], self.integer[1] + 1)) if self.integer is not None else None
 
     @property
@@ -88,7 +105,7 @@ class Parameter(Config):
             return list(self.choice)
         low, high = self.bounds
         if self.kind == "quniform":
-            return [low, low + self.step, high]
+            return [self.at(number) for number in sorted({0, min(1, self.num_steps), self.num_steps})]
         return [low, high] if self.kind in ("integer", "loginteger") else [low, low + 0.382 * (high - low), high]
 
     def contains(self, value: Any) -> bool:
@@ -98,9 +115,11 @@ class Parameter(Config):
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         low, high = self.bounds
-        is_whole = self.kind not in ("integer", "loginteger") or value == int(value)
+        if not low <= value <= high:  # infinity and NaN too, which have no whole number
+            return False
         steps = (value - low) / self.step if self.kind == "quniform" else 0
-        return low <= value <= high and is_whole and abs(steps - round(steps)) < 1e-6
+        is_whole = self.kind not in ("integer", "loginteger") or value == int(value)
+        return is_whole and abs(steps - round(steps)) < 1e-6
 
     def is_met(self, tree: Mapping[str, Any]) -> bool:
         """Returns whether `when` holds in a document."""
@@ -135,12 +154,21 @@ def allowed_values(condition: Any) -> list[Any]:
 
 def encode(value: Any) -> str:
     """Returns a text that is the same for equal values alone: sections, lists and numbers can be told apart by it."""
-    return json.dumps(value, sort_keys=True)
+    return json.dumps(_plain(value), sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value with whole numbers as such: a config makes 100.0 of a searched 100."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def flatten_space(node: Any) -> Any:
     """Returns the space by dotted key; a document may nest what it likes, and null takes a key out again."""
-    if not isinstance(node, Mapping):
+    if not isinstance(node, Mapping) or not node:
         return node
 
     def walk(prefix: str, child: Any) -> Iterator[tuple[str, Any]]:
@@ -181,12 +209,11 @@ def ordered(space: Mapping[str, Parameter]) -> list[str]:
 
 def _waits_for(key: str, parameter: Parameter, others: Mapping[str, Parameter]) -> bool:
     return any(
-        other != key and (_lies_in(key, other) or any(one == other or _lies_in(one, other) for one in parameter.when))
-        for other in others
+        lies_in(key, other) or any(one == other or lies_in(one, other) for one in parameter.when) for other in others
     )
 
 
-def _lies_in(key: str, other: str) -> bool:
+def lies_in(key: str, other: str) -> bool:
     """Returns whether `other` is a section around a key, or the name of one: there is the key only if that has it."""
     section = other.removesuffix(".name")
     return key != other and key.startswith(f"{section}.")
@@ -209,6 +236,9 @@ def choose(space: Mapping[str, Parameter], base: TrainConfig, pick: Any) -> Para
         if space[key].is_met(tree):
             params[key] = pick(key, space[key])
             _put(tree, base, key, params[key])
+            if any(lies_in(one, key) for other in space.values() for one in other.when):
+                with contextlib.suppress(ConfigError):  # a condition may be on a default of the section that was chosen
+                    tree = validate(tree, TrainConfig, where=None).model_dump(mode="json")
     return params
 
 
@@ -230,7 +260,7 @@ def _put(tree: dict[str, Any], base: TrainConfig, key: str, value: Any) -> None:
         if look_up(tree, key) != value:
             set_key(tree, section, {"name": value})
         return
-    set_key(tree, key, value)
+    set_key(tree, key, copy.deepcopy(value))  # keys in a section are set in it
 
 
 def _attribute(base: Config, key: str) -> Any:
@@ -241,60 +271,6 @@ def _attribute(base: Config, key: str) -> Any:
 
 
 _ANY = Parameter(choice=[None])
-
-_NOT_SEARCHED = ("output", "run.name", "run.resume", "run.trace_videos", "tracking", "scaling", "checkpoint")
-_SAME_VIDEOS = ("data.train", "data.validation", "data.test", "data.folds", "data.fold", "data.split_seed")
-
-
-def check_space(space: Mapping[str, Parameter], base: TrainConfig) -> None:
-    """Checks that every value that a key may have is one that a train config takes there.
-
-    Raises:
-        ConfigError: for each wrong key one line, that names it.
-    """
-    faults = [fault for key in space for fault in [_fault_of(key, space, base)] if fault is not None]
-    if faults:
-        raise ConfigError("\n".join(faults))
-
-
-def _fault_of(key: str, space: Mapping[str, Parameter], base: TrainConfig) -> str | None:
-    place = f"tune.space.{key}"
-    if any(key == one or key.startswith(f"{one}.") for one in _NOT_SEARCHED):
-        return f"{place}: the search sets this itself; it is the same for all trials"
-    if any(key == one or key.startswith(f"{one}.") for one in _SAME_VIDEOS):
-        return f"{place}: trials that are measured on different videos cannot be compared"
-    for context in _contexts(key, space, base):
-        for value in space[key].probes:
-            fault = _refusal(key, {**context, key: value}, base)
-            if fault is not None:
-                return f"{place}: {fault}" + (f" (where {_shown(context)})" if context else "")
-    return None
-
-
-def _refusal(key: str, params: Params, base: TrainConfig) -> str | None:
-    """Returns what is wrong with the last of `params` by itself; that it goes ill with others is another matter."""
-    try:
-        apply(base, params, where=None)
-    except ConfigError as error:
-        for line in str(error).splitlines():
-            place, _, reason = line.partition(": ")
-            is_above = key.startswith(f"{place}.") and ("unknown key" in reason or "found {" in reason)
-            if place == key:
-                return reason
-            if place.startswith(f"{key}.") or is_above or "is a value, not a section" in reason:
-                return line
-    return None
-
-
-def _contexts(key: str, space: Mapping[str, Parameter], base: TrainConfig) -> Iterator[Params]:
-    """Yields the choices of other keys that decide whether there is this one: its conditions, its sections' names."""
-    deciding = {other: space[other].probes for other in space if _lies_in(key, other)}
-    deciding |= {other: allowed_values(condition) for other, condition in space[key].when.items()}
-    for values in itertools.product(*deciding.values()):
-        context = dict(zip(deciding, values, strict=True))
-        with contextlib.suppress(ConfigError):  # what is wrong with those is theirs
-            apply(base, context)
-            yield context
 
 
 def grid(space: Mapping[str, Parameter], base: TrainConfig) -> list[Params]:
@@ -324,7 +300,3 @@ def grid(space: Mapping[str, Parameter], base: TrainConfig) -> list[Params]:
         for depth in range(len(taken), len(trail)):
             pending += [[*decided[:depth], value] for value in reversed(trail[depth][1][1:])]
     return found
-
-
-def _shown(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in params.items())

@@ -9,7 +9,8 @@ import pydantic
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from yt8m_ray.config.document import ConfigError
-from yt8m_ray.config.space import Params, Space, apply, check_space, grid, ordered
+from yt8m_ray.config.space import Params, Space, apply, grid, ordered
+from yt8m_ray.config.space_checks import check_space
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.registry import Config
 
@@ -37,10 +38,12 @@ class SearcherConfig(Config):
     Attributes:
         name: `tpe`: tree-structured Parzen estimators (Bergstra et al. 2011; Optuna's, over all keys jointly); `gp`: a
             Gaussian process (Optuna's); `random`; `grid`: every configuration once.
+        seed: Of what is drawn; null takes `run.seed`, which the trials' training has too.
         num_random: Random configurations before `tpe` and `gp` begin to model.
     """
 
     name: Literal["tpe", "gp", "random", "grid"] = "tpe"
+    seed: NonNegativeInt | None = None
     num_random: PositiveInt = 10
 
     @pydantic.model_validator(mode="after")
@@ -162,8 +165,10 @@ class SearchConfig(Config):
     def _check(self) -> SearchConfig:
         if self.pareto is not None and self.scheduler.name != "fifo":
             raise ValueError("scheduler: a front has no order by which to stop trials; give name: fifo with pareto")
-        if self.searcher.name == "grid" and self.pareto is None and self.start_with:
+        if self.searcher.name == "grid" and self.start_with:
             raise ValueError("start_with: a grid tries every configuration by itself")
+        if self.warm_start and self.pareto is not None:
+            raise ValueError("warm_start: a front learns from its own trials alone; remove it, or pareto")
         if self.warm_start and self.searcher.name not in ("tpe", "gp"):
             raise ValueError(f"warm_start: searcher {self.searcher.name} learns from nothing; tpe and gp do")
         if self.searcher.name != "grid" and not any(vars(self.budget).values()):
@@ -171,7 +176,10 @@ class SearchConfig(Config):
         for key in self.scheduler.perturb:
             if key not in self.space:
                 raise ValueError(f"scheduler.perturb: {key} is not in tune.space")
-            if not key.startswith(_MAY_CHANGE) and "dropout" not in key:
+            if self.space[key].when:
+                raise ValueError(f"scheduler.perturb: {key} is not in every trial, its condition is `when`")
+            may_change = key.startswith(_MAY_CHANGE) or "dropout" in key
+            if not may_change or key.endswith("name"):
                 raise ValueError(f"scheduler.perturb: {key} cannot change in a trial, whose weights and data stay")
         return self
 
@@ -195,8 +203,11 @@ class TuneConfig(TrainConfig):
 
     @property
     def max_epochs(self) -> int:
-        """Epochs of a trial, at most."""
-        return self.tune.max_epochs or self.train.num_epochs
+        """Epochs of the longest trial that may begin."""
+        searched = self.tune.space.get("train.num_epochs")
+        if self.tune.max_epochs is not None or searched is None:
+            return self.tune.max_epochs or self.train.num_epochs
+        return max(int(value) for value in searched.choice or searched.bounds)
 
     def trial_config(self, params: Params) -> TrainConfig:
         """Returns the train config of a trial, but for its name and place; ConfigError where there is none."""

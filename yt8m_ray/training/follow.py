@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -70,7 +71,8 @@ def follow(call: Callable[[], T], *, tick: Callable[[], None], ask_to_stop: Call
                 "stopping behind this step with a checkpoint, within %g s; a second signal stops at once",
                 STOP_TIMEOUT_S,
             )
-    tick()
+    with contextlib.suppress(StopRequested):  # what has ended need not be asked
+        tick()
     if signal is not None:
         if not done.is_set():
             logger.warning("no checkpoint was written in %g s", STOP_TIMEOUT_S)

@@ -26,7 +26,7 @@ import optuna_dashboard
 from optuna.trial import TrialState
 
 from yt8m_ray.config.document import ConfigError
-from yt8m_ray.tuning.study import STUDY_FILE
+from yt8m_ray.tuning.study_file import STUDY_FILE
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import optuna
@@ -19,10 +18,10 @@ def distribution_of(parameter: Parameter) -> BaseDistribution:
     if parameter.kind in ("integer", "loginteger"):
         return IntDistribution(int(low), int(high), log=parameter.kind == "loginteger")
     if parameter.kind == "quniform":
-        step = parameter.step
-        if all(isinstance(one, int) for one in (low, high, step)):
-            return IntDistribution(int(low), int(high) - (int(high) - int(low)) % int(step), step=int(step))
-        return FloatDistribution(low, low + math.floor((high - low) / step + 1e-9) * step, step=step)
+        step, last = parameter.step, parameter.at(parameter.num_steps)
+        if isinstance(last, int):
+            return IntDistribution(int(low), last, step=int(step))
+        return FloatDistribution(low, last, step=step)
     return FloatDistribution(low, high, log=parameter.kind == "loguniform")
 
 
@@ -46,4 +45,6 @@ def chosen_value(parameter: Parameter, stored: Any) -> Any:
     """Returns the value that `stored_value` was made of."""
     if parameter.choice is not None:
         return next(value for value in parameter.choice if stored_value(parameter, value) == stored)
+    if parameter.quniform is not None:
+        return parameter.at(round((stored - parameter.bounds[0]) / parameter.step))
     return stored

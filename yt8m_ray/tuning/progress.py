@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from rich.table import Table
 from yt8m_ray.tuning.records import TrialRecord, ranked, searched_keys, total_epochs
 
 _MOST_ROWS = 20
+_EPOCH_LINE = re.compile(r"trial \d+ epoch \d+: ")
 _STYLES = {"running": "bold", "completed": "green", "failed": "red", "infeasible": "dim", "invalid": "dim"}
 
 
@@ -73,9 +75,12 @@ def headline(records: Sequence[TrialRecord], *, metric: str) -> str:
     for record in records:
         counts[record.status] = counts.get(record.status, 0) + 1
     numbers = ", ".join(f"{count} {status}" for status, count in counts.items())
-    best = ranked(records)
-    found = f"; best {metric} {best[0].best_score:.4f} (trial {best[0].number})" if best else ""
-    return f"{len(records)} trials: {numbers or 'none'}; {total_epochs(records)} epochs{found}"
+    scored = [record for record in records if record.scores and record.status != "failed"]
+    best = max(scored, key=lambda record: (record.best_score, -record.number), default=None)
+    found = "" if best is None else f"; best {metric} {best.best_score:.4f} (trial {best.number})"
+    return (
+        f"{len(records)} trial{'s' * (len(records) != 1)}: {numbers or 'none'}; {total_epochs(records)} epochs{found}"
+    )
 
 
 class LiveTable:
@@ -106,7 +111,9 @@ def live_table(metric: str) -> Iterator[LiveTable]:
     console = Console(stderr=True)
     root = logging.getLogger()
     before = root.handlers
+    # The table says what the lines of single epochs say.
     handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False, markup=False)
+    handler.addFilter(lambda record: _EPOCH_LINE.match(record.getMessage()) is None)
     root.handlers = [handler]
     try:
         with Live(console=console, refresh_per_second=2, transient=True) as live:

@@ -48,12 +48,11 @@ class _EarlierTrial:
         self.trial_id = f"earlier_{trial_name(record.number)}"
 
 
-def build_scheduler(config: TuneConfig, max_epochs: int, earlier: Sequence[TrialRecord] = ()) -> TrialScheduler:
+def build_scheduler(config: TuneConfig, earlier: Sequence[TrialRecord] = ()) -> TrialScheduler:
     """Returns the configured scheduler.
 
     Args:
         config: The search.
-        max_epochs: Of the longest trial.
         earlier: What an earlier start of the search has trained; ASHA and the median rule compare new trials with it.
             HyperBand and population based training begin anew with the trials that go on.
     """
@@ -65,8 +64,8 @@ def build_scheduler(config: TuneConfig, max_epochs: int, earlier: Sequence[Trial
     if options.name == "asha":
         asha = AsyncHyperBandScheduler(
             **common,
-            max_t=max_epochs,
-            grace_period=min(options.grace_epochs, max_epochs),
+            max_t=config.max_epochs,
+            grace_period=min(options.grace_epochs, config.max_epochs),
             reduction_factor=options.reduction_factor,
             brackets=options.brackets,
         )
@@ -87,7 +86,7 @@ def build_scheduler(config: TuneConfig, max_epochs: int, earlier: Sequence[Trial
             median.remember(trial, results)
         return median
     if options.name == "hyperband":
-        return HyperBandScheduler(**common, max_t=max_epochs, reduction_factor=options.reduction_factor)
+        return HyperBandScheduler(**common, max_t=config.max_epochs, reduction_factor=options.reduction_factor)
     if options.name == "pbt":
         return _population(config, common)
     return FIFOScheduler()

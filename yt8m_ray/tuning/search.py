@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from yt8m_ray import tracking
-from yt8m_ray.config.document import ConfigError, flatten, override, parse_value, to_yaml
+from yt8m_ray.config.document import ConfigError, flatten, load_document, override, parse_value, to_yaml
 from yt8m_ray.config.space import Params
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.data.dataset import READ_CPUS
@@ -32,7 +32,8 @@ from yt8m_ray.tuning.progress import headline, live_table
 from yt8m_ray.tuning.records import TrialRecord, ranked, total_epochs
 from yt8m_ray.tuning.report import write_report
 from yt8m_ray.tuning.results import write_trials
-from yt8m_ray.tuning.study import STUDY_FILE, SearchStudy, read_records
+from yt8m_ray.tuning.study import SearchStudy
+from yt8m_ray.tuning.study_file import STUDY_FILE, read_records
 from yt8m_ray.tuning.trial import DONORS_FOLDER, TRIALS_FOLDER, trial_name
 from yt8m_ray.tuning.tuner import Course, remove_leftovers, run_trials
 from yt8m_ray.tuning.winner import BEST_FOLDER, remove_checkpoints, write_best
@@ -43,6 +44,11 @@ CONFIG_FILE, TRIALS_FILE = "config.yaml", "trials.csv"
 MLFLOW_SOURCE = "mlflow:"
 
 _TABLE_INTERVAL_TICKS = 5
+_FIXED = ("data.", "model.", "loss.", "distillation.", "teacher.", "run.seed")
+"""What a search that goes on may not change; its space and its metric have a check of their own."""
+
+_FREE_TO_CHANGE = ("output", "run.resume", "tracking.", "scaling.", "checkpoint.", "tune.")
+"""What it may change without a word."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +112,29 @@ def _check(config: TuneConfig) -> Path:
         raise ConfigError(f"run.resume: never, but {folder} holds a search already; choose another run.name or output")
     if config.run.resume == "must" and not has_study:
         raise ConfigError(f"run.resume: must, but {folder} holds no search to continue")
+    if has_study:
+        _check_same_base(config, folder / CONFIG_FILE)
     if RunRecord.load(folder) is not None and not has_study:
         raise ConfigError(f"run.name: {folder} holds a training run; choose another name for the search")
     return folder
+
+
+def _check_same_base(config: TuneConfig, path: Path) -> None:
+    """Refuses to go on with other data or another model than the trials of before; other changes are logged."""
+    if not path.exists():  # the first start was killed before
+        return
+    before, after = flatten(load_document(path, TuneConfig)), flatten(config)
+    changed = sorted(
+        key
+        for key in before.keys() | after.keys()
+        if before.get(key) != after.get(key) and not key.startswith(_FREE_TO_CHANGE)
+    )
+    refused = [key for key in changed if key.startswith(_FIXED)]
+    if refused:
+        lines = [f"{key}: {before.get(key)!r} in {path}, now {after.get(key)!r}" for key in refused]
+        raise ConfigError("\n".join([*lines, "trials of one search are compared; choose another run.name"]))
+    for key in changed:
+        logger.warning("continued with a change: %s was %r, now %r", key, before.get(key), after.get(key))
 
 
 def _open_study(config: TuneConfig, folder: Path) -> SearchStudy:
@@ -129,6 +155,7 @@ class _Search:
         self._folder = folder
         self._study = _open_study(config, folder)
         self._history = History(folder)
+        self._num_ended = 0
         assert config.tracking.uri is not None
         record = RunRecord.load(folder)
         self._sender = Sender(
@@ -193,8 +220,7 @@ class _Search:
                 tick=tick,
                 ask_to_stop=course.interrupt,
             )
-        if course.reason:
-            logger.info("the search is over: %s", course.reason)
+        course.finish()
 
     def _finish(self) -> SearchResult:
         records = self._study.records()
@@ -202,6 +228,8 @@ class _Search:
         remove_checkpoints(self._folder, records, self._config.tune.keep_checkpoints)
         shutil.rmtree(self._folder / DONORS_FOLDER, ignore_errors=True)
         self._write_trials()
+        if not self._num_ended:
+            logger.warning("nothing was left to try; raise tune.budget to go on, or choose another run.name")
         facts = [("searcher", self._config.tune.searcher.name), ("scheduler", self._config.tune.scheduler.name)]
         report = write_report(
             self._folder,
@@ -223,6 +251,7 @@ class _Search:
         return SearchResult(self._folder, best, records, self._sender.uri, self._sender.run_id)
 
     def _trial_ended(self, record: TrialRecord) -> None:
+        self._num_ended += 1
         records = self._study.records()
         best = ranked(records)
         ended = [one for one in records if one.status not in ("running", "infeasible", "invalid")]
@@ -255,7 +284,7 @@ class _Search:
 
     def _learn_from_earlier(self) -> None:
         for source in self._config.tune.warm_start:
-            records = _records_of(source, self._config)
+            records = earlier_records(source, self._config)
             num_added = self._study.add_earlier(records, source)
             logger.info("tune.warm_start: %d of %d trials of %s lie in this space", num_added, len(records), source)
 
@@ -286,8 +315,12 @@ def _validations(run: Path, record: TrialRecord) -> Iterator[tuple[int, dict[str
             yield epoch, metrics
 
 
-def _records_of(source: str, config: TuneConfig) -> list[TrialRecord]:
-    """Returns the trials of an earlier search: of a folder, or of a parent run in MLflow."""
+def earlier_records(source: str, config: TuneConfig) -> list[TrialRecord]:
+    """Returns the trials of an earlier search: of a folder, or of `mlflow:RUN_ID`, its run in MLflow.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if not source.startswith(MLFLOW_SOURCE):
         return read_records(Path(source))[0]
     assert config.tracking.uri is not None

@@ -6,16 +6,14 @@ configuration, and writing down what became of it. Does not live here: running a
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import optuna
@@ -27,16 +25,25 @@ from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.tuning.distributions import chosen_value, distribution_of, stored_value, suggest
 from yt8m_ray.tuning.records import TRAINED, TrialRecord, TrialStatus
+from yt8m_ray.tuning.study_file import (
+    EARLIER_KEY,
+    Direction,
+    is_own,
+    open_study,
+    records_of,
+    to_record,
+    without_experimental_warnings,
+)
 
 logger = logging.getLogger(__name__)
-
-STUDY_FILE = "study.db"
 
 MAX_REFUSED = 200
 """Configurations in a row that may be invalid or over a limit before the search gives up."""
 
-_SPACE_KEY, _EARLIER_KEY, _WALL_KEY = "space", "earlier", "wall_s"
-_LOCK_TIMEOUT_S = 60.0
+_SPACE_KEY, _WALL_KEY = "space", "wall_s"
+_MAX_BLIND = 3
+"""Configurations in a row that may be refused before chance, instead of a model, chooses the next."""
+
 _STATES: dict[TrialStatus, TrialState] = {
     "completed": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -46,7 +53,6 @@ _STATES: dict[TrialStatus, TrialState] = {
     "failed": TrialState.FAIL,
 }
 
-Direction = Literal["maximize", "minimize"]
 Measure = Callable[[TrainConfig], Mapping[str, float]]
 
 
@@ -83,7 +89,7 @@ class SearchStudy:
         self._lock = threading.RLock()
         costs = [] if config.tune.pareto is None else [config.tune.pareto]
         minimized: list[Direction] = ["minimize"] * len(costs)
-        self._study = _open(
+        self._study = open_study(
             folder,
             name=config.run.name,
             metrics=[config.tune.metric, *costs],
@@ -91,19 +97,22 @@ class SearchStudy:
         )
         self._storage = self._study._storage
         _check_same(self._study, config, folder)
-        self._continued = [record.number for record in self.records() if record.status == "running"]
+        begun = [self._frozen(record.number) for record in self.records() if record.status == "running"]
+        self._continued = [frozen.number for frozen in begun if "costs" in frozen.user_attrs]
+        # A start was killed between asking for those and knowing what they cost.
+        self._unmeasured = [frozen._trial_id for frozen in begun if "costs" not in frozen.user_attrs]
         if not self._study.get_trials(deepcopy=False):
             self._enqueue_first()
 
     def records(self) -> list[TrialRecord]:
         """Returns all trials of the search that were handed out, by number."""
         with self._lock:
-            return _records_of(self._study)
+            return records_of(self._study)
 
     def record(self, number: int) -> TrialRecord:
         """Returns one of them."""
         with self._lock:
-            return _to_record(self._frozen(number))
+            return to_record(self._frozen(number))
 
     def next(self) -> Suggestion | None:
         """Returns the configuration to train next, those first that an earlier start has begun; None at the end.
@@ -177,7 +186,7 @@ class SearchStudy:
         """Returns the trials that were ended in the dashboard, whether or not they train still."""
         with self._lock:
             found = [frozen for frozen in self._study.get_trials(deepcopy=False) if frozen.state is TrialState.FAIL]
-            return [frozen.number for frozen in found if _is_own(frozen) and "status" not in frozen.user_attrs]
+            return [frozen.number for frozen in found if is_own(frozen) and "status" not in frozen.user_attrs]
 
     @property
     def wall_s(self) -> float:
@@ -193,7 +202,7 @@ class SearchStudy:
         """Lets the searcher learn from trials of another search; returns how many lie in this space."""
         num_added = 0
         with self._lock:
-            known = self._study.user_attrs.get(_EARLIER_KEY, [])
+            known = self._study.user_attrs.get(EARLIER_KEY, [])
             if source in known or self._is_front:
                 return 0
             for record in records:
@@ -201,7 +210,7 @@ class SearchStudy:
                 if found is not None:
                     self._study.add_trial(found)
                     num_added += 1
-            self._study.set_user_attr(_EARLIER_KEY, [*known, source])
+            self._study.set_user_attr(EARLIER_KEY, [*known, source])
         return num_added
 
     @property
@@ -213,7 +222,7 @@ class SearchStudy:
         if num_trials is None:
             return False
         counted = [one for one in self.records() if one.status not in ("infeasible", "invalid")]
-        return len(counted) >= num_trials
+        return len(counted) - len(self._unmeasured) >= num_trials
 
     def _enqueue_first(self) -> None:
         search = self._config.tune
@@ -227,12 +236,14 @@ class SearchStudy:
         """Returns (number, params) of a new trial; None where a grid has no more."""
         search, trials = self._config.tune, self._study.get_trials(deepcopy=False)
         num_waiting = sum(trial.state is TrialState.WAITING for trial in trials)
-        if search.searcher.name == "grid" and not num_waiting:
+        if search.searcher.name == "grid" and not num_waiting and not self._unmeasured:
             return None
+        base_seed = self._config.run.seed if search.searcher.seed is None else search.searcher.seed
         # A sampler of its own for each trial: a search that was interrupted goes on as if it had not been.
-        seed = np.random.SeedSequence([self._config.run.seed, len(trials) - num_waiting]).generate_state(1)[0]
-        self._study.sampler = _sampler(self._config, int(seed))
-        trial = self._study.ask()
+        num_asked = len(trials) - num_waiting - len(self._unmeasured)
+        seed = np.random.SeedSequence([base_seed, num_asked]).generate_state(1)[0]
+        self._study.sampler = _sampler(self._config, int(seed), is_lost=self._is_lost())
+        trial = optuna.Trial(self._study, self._unmeasured.pop(0)) if self._unmeasured else self._study.ask()
 
         def pick(key: str, parameter: Parameter) -> Any:
             return chosen_value(parameter, suggest(trial, key, distribution_of(parameter)))
@@ -240,6 +251,11 @@ class SearchStudy:
         params = choose(search.space, self._config.base, pick)
         self.note(trial.number, params=params)
         return trial.number, params
+
+    def _is_lost(self) -> bool:
+        """Returns whether the last configurations were refused; a Gaussian process does not hear of such trials."""
+        last = [record.status for record in self.records()[-_MAX_BLIND:]]
+        return len(last) == _MAX_BLIND and all(status in ("infeasible", "invalid") for status in last)
 
     def _refuse(self, number: int, params: Params) -> str | None:
         """Returns why a configuration is not trained, which is written down; None where it is."""
@@ -269,51 +285,12 @@ class SearchStudy:
             value=record.best_score,
             params={key: stored_value(space[key], value) for key, value in params.items()},
             distributions={key: distribution_of(space[key]) for key in params},
-            user_attrs={_EARLIER_KEY: source, "status": record.status, "params": params},
+            user_attrs={EARLIER_KEY: source, "status": record.status, "params": params},
             intermediate_values=record.scores,
         )
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
-
-
-def read_records(folder: Path) -> tuple[list[TrialRecord], str, list[str]]:
-    """Returns (trials, metric, costs of the front) of the search in a folder; nothing is changed.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    path = folder / STUDY_FILE
-    if not path.is_file():
-        raise ConfigError(f"{folder}: no search: {STUDY_FILE} is missing")
-    storage = _storage(path)
-    (name, *_) = optuna.get_all_study_names(storage)
-    study = optuna.load_study(study_name=name, storage=storage)
-    metric, *costs = study.metric_names or ["gap"]
-    return _records_of(study), metric, costs
-
-
-def _open(folder: Path, *, name: str, metrics: list[str], directions: list[Direction]) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _without_experimental_warnings():
-        study = optuna.create_study(
-            study_name=name, storage=_storage(folder / STUDY_FILE), directions=directions, load_if_exists=True
-        )
-        if not study.metric_names:
-            study.set_metric_names(metrics)
-    if study.metric_names != metrics:
-        raise ConfigError(
-            f"tune.metric, tune.pareto: {folder} holds a search for {study.metric_names}, now {metrics}; choose "
-            "another run.name"
-        )
-    return study
-
-
-def _storage(path: Path) -> optuna.storages.RDBStorage:
-    return optuna.storages.RDBStorage(
-        f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": _LOCK_TIMEOUT_S}}
-    )
 
 
 def _check_same(study: optuna.Study, config: TuneConfig, folder: Path) -> None:
@@ -329,16 +306,11 @@ def _check_same(study: optuna.Study, config: TuneConfig, folder: Path) -> None:
         )
 
 
-@contextlib.contextmanager
-def _without_experimental_warnings() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
-
-
-def _sampler(config: TuneConfig, seed: int) -> optuna.samplers.BaseSampler:
+def _sampler(config: TuneConfig, seed: int, *, is_lost: bool) -> optuna.samplers.BaseSampler:
     searcher = config.tune.searcher
-    with _without_experimental_warnings():
+    if is_lost:
+        return optuna.samplers.RandomSampler(seed=seed)
+    with without_experimental_warnings():
         if searcher.name == "tpe":
             return optuna.samplers.TPESampler(
                 n_startup_trials=searcher.num_random, multivariate=True, group=True, constant_liar=True, seed=seed
@@ -348,31 +320,3 @@ def _sampler(config: TuneConfig, seed: int) -> optuna.samplers.BaseSampler:
                 n_startup_trials=searcher.num_random, seed=seed, warn_independent_sampling=False
             )
         return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _is_own(frozen: FrozenTrial) -> bool:
-    return frozen.state is not TrialState.WAITING and _EARLIER_KEY not in frozen.user_attrs
-
-
-def _records_of(study: optuna.Study) -> list[TrialRecord]:
-    return [_to_record(frozen) for frozen in study.get_trials(deepcopy=False) if _is_own(frozen)]
-
-
-def _to_record(frozen: FrozenTrial) -> TrialRecord:
-    facts = frozen.user_attrs
-    # Who ends a trial in the dashboard writes no status.
-    status = facts.get("status", "stopped" if frozen.state.is_finished() else "running")
-    return TrialRecord(
-        number=frozen.number,
-        params=facts.get("params", {}),
-        status=status,
-        scores={int(epoch): score for epoch, score in facts.get("scores", {}).items()},
-        metrics=facts.get("metrics", {}),
-        costs=facts.get("costs", {}),
-        run_name=facts.get("run_name", ""),
-        cause=facts.get("cause", ""),
-        seconds=facts.get("seconds", 0.0),
-        videos_per_s=facts.get("videos_per_s", math.nan),
-        started_s=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
-        ended_s=frozen.datetime_complete.timestamp() if frozen.datetime_complete else None,
-    )

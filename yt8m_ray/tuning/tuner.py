@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,14 @@ class Course:
         self._is_interrupted = True
         self._stop_all()
         return True
+
+    def finish(self) -> None:
+        """Writes down, behind the last trial, how those ended that Ray Tune has left without a word."""
+        for record in self.study.records():
+            if record.status == "running" and not self._is_interrupted:
+                self.on_end(self.study.tell(record.number, "stopped", self.reason or "left over"))
+        if self.reason:
+            logger.info("the search is over: %s", self.reason)
 
     def tick(self) -> None:
         """Does what is to be done once a second: ends trials that a user has ended, and all when the search is over."""
@@ -242,7 +250,6 @@ def run_trials(config: TuneConfig, course: Course, capacity: Capacity, *, mlflow
     Raises:
         ConfigError: the space has no configuration that can be trained.
     """
-    max_epochs = longest_trial(config)
     facts = TrialFacts(
         base=config.base.model_dump(mode="json"),
         folder=str(course.folder),
@@ -259,7 +266,7 @@ def run_trials(config: TuneConfig, course: Course, capacity: Capacity, *, mlflow
             tune.with_resources(TrialRunner, _resources(config, capacity)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=build_scheduler(config, max_epochs, course.study.records()),
+                scheduler=build_scheduler(config, course.study.records()),
                 num_samples=-1,
                 max_concurrent_trials=capacity.num_trials if capacity.is_limit else None,
                 reuse_actors=True,
@@ -303,17 +310,6 @@ def _resources(config: TuneConfig, capacity: Capacity) -> dict[str, float]:
         return {"CPU": TRIAL_CPUS}
     gpus = {"GPU": capacity.gpus_per_worker} if capacity.gpus_per_worker else {}
     return {"CPU": capacity.cpus_per_worker, **gpus}
-
-
-def longest_trial(config: TuneConfig) -> int:
-    """Returns the epochs of the longest trial that a search may begin."""
-    if config.tune.max_epochs is not None:
-        return config.tune.max_epochs
-    searched = config.tune.space.get("train.num_epochs")
-    if searched is None:
-        return config.train.num_epochs
-    values: Sequence[Any] = searched.choice or searched.bounds
-    return max(int(value) for value in values)
 
 
 def remove_leftovers(folder: Path) -> None:

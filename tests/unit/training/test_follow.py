@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from yt8m_ray.training import follow as module
-from yt8m_ray.training.follow import follow
+from yt8m_ray.training.follow import TERMINATED, StopRequested, follow
 
 
 @pytest.fixture
@@ -122,4 +122,58 @@ def test_a_call_that_does_not_end_is_left(ctrl_c: Interruption, monkeypatch: pyt
 
     with pytest.raises(KeyboardInterrupt):
         follow(call, tick=ctrl_c.tick, ask_to_stop=lambda: True)
+    never.set()
+
+
+class Request:
+    """A `tick` that wants the call to end, and says so once."""
+
+    def __init__(self) -> None:
+        self.num_raised = 0
+
+    def __call__(self) -> None:
+        if not self.num_raised:
+            self.num_raised += 1
+            raise StopRequested
+
+
+def test_a_request_waits_for_the_call_to_end() -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def call() -> None:
+        asked.wait()
+        ended.set()
+
+    def ask() -> bool:
+        asked.set()
+        return True
+
+    with pytest.raises(StopRequested) as caught:
+        follow(call, tick=Request(), ask_to_stop=ask)
+    assert ended.is_set()
+    assert caught.value.code == TERMINATED == 128 + signal.SIGTERM
+
+
+def test_a_request_where_nobody_works_yet_waits_for_nothing() -> None:
+    never = threading.Event()
+
+    with pytest.raises(StopRequested):
+        follow(never.wait, tick=Request(), ask_to_stop=lambda: False)
+    never.set()
+
+
+def test_an_interruption_behind_a_request_waits_for_nothing(interruptible: None) -> None:
+    never, asked = threading.Event(), threading.Event()
+
+    def call() -> None:
+        asked.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+        never.wait()
+
+    def ask() -> bool:
+        asked.set()
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(call, tick=Request(), ask_to_stop=ask)
     never.set()

@@ -6,7 +6,7 @@ import pytest
 
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.training.scaling import Node, Workers, plan_workers
+from yt8m_ray.training.scaling import Node, Workers, gpu_places, plan_workers
 
 
 def plan(num_workers: int | list[int], *nodes: tuple[float, float], **scaling: Any) -> Workers:
@@ -54,3 +54,35 @@ def test_workers_that_ask_for_gpus_are_refused_where_too_few_are() -> None:
 def test_a_batch_has_a_video_for_every_worker() -> None:
     with pytest.raises(ConfigError, match=r"^train.batch_size: 8 videos are too few for 9 workers"):
         plan([1, 9], (16, 0))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "share", "places"),
+    [(2, 1, 2), (2, 0.5, 4), (2, 0.4, 4), (1, 0.3, 3), (1, 0.1, 10), (0, 0.5, 0), (4, 2, 2), (3, 2, 1), (1, 2, 0)],
+)
+def test_a_part_of_a_gpu_is_a_part_of_one(gpus: float, share: float, places: int) -> None:
+    assert gpu_places(Node("a", 8, gpus), share) == places
+
+
+def test_a_worker_takes_its_share_of_gpus() -> None:
+    assert plan(1, (8, 1), gpus_per_worker=0.5) == Workers(1, 1.0, use_gpu=True, gpus_each=0.5)
+    assert plan([1, 4], (8, 2), (8, 1), gpus_per_worker=2) == Workers(1, 1.0, use_gpu=True, gpus_each=2.0)
+
+
+def test_workers_of_several_gpus_are_refused_where_too_few_are() -> None:
+    with pytest.raises(ConfigError, match=r"^scaling.num_workers: 1 need 2 GPUs each, the cluster has 1$"):
+        plan(1, (8, 1), use_gpu=True, gpus_per_worker=2)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "share", "message"),
+    [
+        (2, 0.5, "gpus_per_worker: workers of one run cannot share a GPU"),
+        ([1, 2], 0.5, "gpus_per_worker: workers of one run cannot share a GPU"),
+        (1, 1.5, "gpus_per_worker: expected a part of a GPU, or whole ones, found 1.5"),
+        (1, 0, "gpus_per_worker"),
+    ],
+)
+def test_a_share_that_no_worker_can_have_is_refused(num_workers: Any, share: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(num_workers, (8, 2), gpus_per_worker=share)

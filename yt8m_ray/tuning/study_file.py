@@ -1,0 +1,125 @@
+"""`study.db` of a search's folder: an Optuna study that can be looked at while it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.tuning.records import TrialRecord
+
+STUDY_FILE = "study.db"
+
+EARLIER_KEY = "earlier"
+"""An attribute of trials of other searches, which this one learns from."""
+
+Direction = Literal["maximize", "minimize"]
+
+_LOCK_TIMEOUT_S = 60.0
+
+
+def read_records(folder: Path) -> tuple[list[TrialRecord], str, list[str]]:
+    """Returns (trials, metric, costs of the front) of the search in a folder; nothing is changed.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = folder / STUDY_FILE
+    if not path.is_file():
+        raise ConfigError(f"{folder}: no search: {STUDY_FILE} is missing")
+    storage = study_storage(path)
+    names = optuna.get_all_study_names(storage)
+    if not names:
+        raise ConfigError(f"{folder}: no search: {STUDY_FILE} holds none")
+    study = optuna.load_study(study_name=names[0], storage=storage)
+    metric, *costs = study.metric_names or ["gap"]
+    return records_of(study), metric, costs
+
+
+def open_study(folder: Path, *, name: str, metrics: list[str], directions: list[Direction]) -> optuna.Study:
+    """Returns the study in a folder, made where there is none.
+
+    Raises:
+        ConfigError: there is one of other metrics.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = folder / STUDY_FILE
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        # Aside: whoever looks on would make tables too, and get in the way of this.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".study-") as aside:
+            storage = study_storage(Path(aside) / STUDY_FILE)
+            _create(storage, name, metrics, directions)
+            storage.remove_session()
+            storage.engine.dispose()
+            (Path(aside) / STUDY_FILE).rename(path)
+    storage = study_storage(path)
+    names = optuna.get_all_study_names(storage)
+    if not names:
+        _create(storage, name, metrics, directions)
+    study = optuna.load_study(study_name=names[0] if names else name, storage=storage)
+    if study.metric_names != metrics:
+        raise ConfigError(
+            f"tune.metric, tune.pareto: {folder} holds a search for {study.metric_names}, now {metrics}; choose "
+            "another run.name"
+        )
+    return study
+
+
+def _create(storage: optuna.storages.RDBStorage, name: str, metrics: list[str], directions: list[Direction]) -> None:
+    with without_experimental_warnings():
+        optuna.create_study(study_name=name, storage=storage, directions=directions).set_metric_names(metrics)
+
+
+def study_storage(path: Path) -> optuna.storages.RDBStorage:
+    """Returns the store in a file, which waits for others that write."""
+    return optuna.storages.RDBStorage(
+        f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": _LOCK_TIMEOUT_S}}
+    )
+
+
+@contextlib.contextmanager
+def without_experimental_warnings() -> Iterator[None]:
+    """Keeps Optuna from warning of what it calls experimental."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def is_own(frozen: FrozenTrial) -> bool:
+    """Returns whether a trial was handed out by this search, and is not one that it learns from."""
+    return frozen.state is not TrialState.WAITING and EARLIER_KEY not in frozen.user_attrs
+
+
+def records_of(study: optuna.Study) -> list[TrialRecord]:
+    """Returns the own trials, by number."""
+    return [to_record(frozen) for frozen in study.get_trials(deepcopy=False) if is_own(frozen)]
+
+
+def to_record(frozen: FrozenTrial) -> TrialRecord:
+    """Returns what a trial of the study says."""
+    facts = frozen.user_attrs
+    # Who ends a trial in the dashboard writes no status.
+    status = facts.get("status", "stopped" if frozen.state.is_finished() else "running")
+    return TrialRecord(
+        number=frozen.number,
+        params=facts.get("params", {}),
+        status=status,
+        scores={int(epoch): score for epoch, score in facts.get("scores", {}).items()},
+        metrics=facts.get("metrics", {}),
+        costs=facts.get("costs", {}),
+        run_name=facts.get("run_name", ""),
+        cause=facts.get("cause", ""),
+        seconds=facts.get("seconds", 0.0),
+        videos_per_s=facts.get("videos_per_s", math.nan),
+        started_s=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
+        ended_s=frozen.datetime_complete.timestamp() if frozen.datetime_complete else None,
+    )
