@@ -23,7 +23,7 @@ class HeirTrial(TrialRunner):
 
 def test_population_based_training_moves_the_worst_trial_to_the_place_of_the_best(make_search: MakeSearch) -> None:
     space = {"optimizer.learning_rate": {"choice": [1e-6, 0.05]}}
-    scheduler = {"name": "pbt", "perturb": ["optimizer.learning_rate"], "quantile": 0.5}
+    scheduler = {"name": "pbt", "perturb": ["optimizer.learning_rate"], "quantile": 0.5, "synchronous": True}
     starts = [{"optimizer.learning_rate": rate} for rate in (1e-6, 0.05)]
 
     result = search(

@@ -25,6 +25,7 @@ _USED_BY = {
     "perturb": ("pbt",),
     "quantile": ("pbt",),
     "resample_probability": ("pbt",),
+    "synchronous": ("pbt",),
 }
 """Keys that only some schedulers use; elsewhere they keep their default."""
 
@@ -69,6 +70,8 @@ class SchedulerConfig(Config):
         perturb: Of `pbt`: keys of the space that change in a trial, such as the learning rate and dropout.
         quantile: Of `pbt`: share of the population that counts as best, and as worst.
         resample_probability: Of `pbt`: how often a key is drawn anew instead of multiplied by 0.8 or 1.2.
+        synchronous: Of `pbt`: whether trials wait until all have come as far; otherwise each is compared with what the
+            others have reached so far, and those that begin first are compared with few.
     """
 
     name: Literal["asha", "hyperband", "median", "pbt", "fifo"] = "asha"
@@ -80,6 +83,7 @@ class SchedulerConfig(Config):
     perturb: tuple[str, ...] = ()
     quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
     resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
+    synchronous: bool = False
 
     @pydantic.model_validator(mode="after")
     def _check_use(self) -> SchedulerConfig:

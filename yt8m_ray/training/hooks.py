@@ -8,6 +8,8 @@ from collections.abc import Mapping
 class RunHooks:
     """Hears nothing and lets the run go on; a caller overrides what it needs. All of it runs in the run's driver.
 
+    Where the run is in process, `checkpoint_written` is called by its worker, which goes on when it returns.
+
     Attributes:
         tags: What the run gets in MLflow.
         has_uploads: Whether MLflow gets the best checkpoint and the report.

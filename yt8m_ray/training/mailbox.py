@@ -180,10 +180,6 @@ class LocalMailbox(Mailbox):
         with self._lock:
             self._inner.add_measured((metrics, step, progress))
 
-    def add_reported(self, metrics: Metrics) -> None:
-        with self._lock:
-            self._inner.add_reported(metrics)
-
     def take(self) -> Taken:
         with self._lock:
             return self._inner.take()

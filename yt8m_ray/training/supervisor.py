@@ -41,6 +41,7 @@ class Supervisor:
         mailbox: Of this start.
         reason: Why the workers were asked to stop; None where they were not.
         has_notice: Whether that is because a node of theirs is about to go.
+        hooks: As given.
     """
 
     def __init__(self, config: TrainConfig, workers: Workers, folder: Path, hooks: RunHooks) -> None:
@@ -51,7 +52,7 @@ class Supervisor:
         self._config = config
         self._log_path = folder / LOG_FILE
         self._history = History(folder)
-        self._hooks = hooks
+        self.hooks = hooks
         self._is_ending = False
         self._node_ids: frozenset[str] = frozenset()
         self._next_look = 0.0
@@ -71,7 +72,7 @@ class Supervisor:
         for metrics, step, progress in taken.measured:
             self._history.append(metrics, step, progress)
         for metrics in taken.reported:
-            self._hooks.checkpoint_written(metrics)
+            self.hooks.checkpoint_written(metrics)
         if lines:
             # A full disk: the lines are in this process's log too.
             with contextlib.suppress(OSError), self._log_path.open("a", encoding="utf-8") as file:
@@ -87,7 +88,7 @@ class Supervisor:
         if self.reason is None and self._training_since is not None and now >= self._next_look:
             self._next_look = now + _LOOK_INTERVAL_S
             self._look(now - self._training_since)
-        if not self._is_ending and self._hooks.should_stop():
+        if not self._is_ending and self.hooks.should_stop():
             self._is_ending = True
             raise StopRequested
 

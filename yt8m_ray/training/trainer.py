@@ -10,7 +10,7 @@ import functools
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +237,7 @@ def _train_here(
     for dataset in datasets.values():
         keep_order(dataset)
     trainer = ray.train.torch.TorchTrainer(
-        functools.partial(_work_here, {**payload, "mailbox": supervisor.mailbox}),
+        functools.partial(_work_here, {**payload, "mailbox": supervisor.mailbox}, supervisor),
         scaling_config=ray.train.ScalingConfig(num_workers=0, use_gpu=supervisor.workers.use_gpu),
         datasets=datasets,
     )
@@ -247,10 +247,12 @@ def _train_here(
         raise root_cause(error) from None
 
 
-def _work_here(payload: dict[str, Any]) -> None:
+def _work_here(payload: dict[str, Any], supervisor: Supervisor) -> None:
+    # Ray hides no GPU from a process that asked for none, and its local mode takes any that it finds.
+    device = torch.device("cuda" if supervisor.workers.use_gpu else "cpu")
     with logging_to(Path(payload["run_path"]) / LOG_FILE, prefix=""):
-        payload["mailbox"].join()
-        _run_worker(payload)
+        supervisor.mailbox.join()
+        _run_worker(payload, device=device, on_checkpoint=supervisor.hooks.checkpoint_written)
 
 
 def _workers_again(config: TrainConfig, supervisor: Supervisor) -> Workers:
@@ -283,10 +285,12 @@ def _work(payload: dict[str, Any]) -> None:
     package_logger = logging.getLogger("yt8m_ray")
     package_logger.addHandler(mailbox.log_handler())
     package_logger.setLevel(logging.INFO)
-    _run_worker(payload)
+    _run_worker(payload, device=ray.train.torch.get_device(), on_checkpoint=mailbox.add_reported)
 
 
-def _run_worker(payload: dict[str, Any]) -> None:
+def _run_worker(
+    payload: dict[str, Any], *, device: torch.device, on_checkpoint: Callable[[dict[str, float]], None]
+) -> None:
     """Trains as one of the run's workers, or as the only one."""
     mailbox: Mailbox = payload["mailbox"]
     config = TrainConfig.model_validate(payload["config"])
@@ -300,7 +304,7 @@ def _run_worker(payload: dict[str, Any]) -> None:
     def report(metrics: dict[str, float]) -> None:
         ray.train.report(metrics)
         if rank() == 0:
-            mailbox.add_reported(metrics)
+            on_checkpoint(metrics)
 
     folder = Path(payload["run_path"])
     folder.mkdir(parents=True, exist_ok=True)  # a copy of the run's folder is not on every node
@@ -310,7 +314,7 @@ def _run_worker(payload: dict[str, Any]) -> None:
         num_videos=payload["num_videos"],
         shards=payload["shards"],
         num_records=payload["num_records"],
-        device=ray.train.torch.get_device(),
+        device=device,
         ports=WorkerPorts(
             read,
             payload["checkpoints"],

@@ -112,6 +112,7 @@ def _population(config: TuneConfig, common: dict[str, Any]) -> PopulationBasedTr
         hyperparam_mutations={key: _mutation(space[key]) for key in options.perturb},
         quantile_fraction=options.quantile,
         resample_probability=options.resample_probability,
+        synch=options.synchronous,
         custom_explore_fn=into_range,
         log_config=False,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
 import queue
 import shutil
 import threading
@@ -43,6 +44,7 @@ SCORE, EPOCH = "score", "epoch"
 
 _STATE_FILE = "trial.json"
 _END_TIMEOUT_S = STOP_TIMEOUT_S + 15.0
+_POLL_S = 0.2
 _NUM_DONORS = 2
 _MAX_CAUSE = 500
 
@@ -103,20 +105,28 @@ class _Run(RunHooks):
         self._stop_file = stop_file
         self._metric = metric
         self._events: queue.Queue[Result | _End | BaseException] = queue.Queue()
-        self._is_stopping = threading.Event()
+        self._is_stopping, self._may_go_on = threading.Event(), threading.Event()
         self._last: Result = {EPOCH: 0}
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def checkpoint_written(self, metrics: Mapping[str, float]) -> None:
-        if "validation/gap" in metrics:
-            self._events.put(_to_result(metrics, self._metric))
+        if "validation/gap" not in metrics:
+            return
+        result = _to_result(metrics, self._metric)
+        self._may_go_on.clear()
+        self._events.put(result)
+        if self.is_in_process and result[EPOCH] < self._config.train.num_epochs:
+            # No trial trains on while it is decided whether it is to; workers elsewhere do.
+            while not self._may_go_on.wait(_POLL_S) and not self.should_stop():
+                pass
 
     def should_stop(self) -> bool:
         return self._is_stopping.is_set() or self._stop_file.exists()
 
     def next(self) -> Result:
         """Waits for the next epoch, or for the end of the run; with the last epoch comes the end."""
+        self._may_go_on.set()
         event = self._events.get()
         while isinstance(event, dict):
             self._last = event
@@ -131,9 +141,11 @@ class _Run(RunHooks):
         return result
 
     def stop(self) -> None:
-        """Asks the run to end, and waits until it has."""
+        """Asks the run to end, and waits until it has; one that does not takes this process with it."""
         self._is_stopping.set()
         self._thread.join(_END_TIMEOUT_S)
+        if self._thread.is_alive():
+            os._exit(1)  # two runs would be in each other's way; Ray Tune starts another process
         if self.is_in_process and torch.cuda.is_available():
             gc.collect()
             torch.cuda.empty_cache()  # for the next trial, and for those that share the GPU
