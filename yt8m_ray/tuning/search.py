@@ -8,6 +8,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,7 @@ class _Search:
         self._study = _open_study(config, folder)
         self._history = History(folder)
         self._num_ended = 0
+        self._tagger = ThreadPoolExecutor(1)
         assert config.tracking.uri is not None
         record = RunRecord.load(folder)
         self._sender = Sender(
@@ -191,6 +193,7 @@ class _Search:
             logger.warning("stopped: %s; the same command continues", self._headline())
             raise
         finally:
+            self._tagger.shutdown()
             self._write_trials()
             RunRecord(status, self._sender.run_id).save(self._folder)
             self._sender.close(MLFLOW_STATUS[status])
@@ -260,7 +263,7 @@ class _Search:
             metrics[f"best/{self._config.tune.metric}"] = best[0].best_score
         self._history.append(metrics, len(ended))
         self._write_trials()
-        self._tag(record)
+        self._tagger.submit(self._tag, record)  # an MLflow that is away keeps nobody waiting
 
     def _tag(self, record: TrialRecord) -> None:
         """Says in MLflow how a trial has ended."""
