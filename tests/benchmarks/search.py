@@ -98,7 +98,7 @@ def compare_with_grid(folder: Path, seeds: list[int]) -> None:
     for name, tune in SEARCHES.items():
         for seed in seeds:
             searcher = {**tune["searcher"], "seed": seed}
-            budget = {"trials": 24, "epochs": int(SHARE_OF_EPOCHS * num_epochs)}
+            budget = {"trials": None, "epochs": int(SHARE_OF_EPOCHS * num_epochs)}
             changes = {**tune, "searcher": searcher, "budget": budget}
             run = f"{name.replace(' + ', '_')}_{seed}"
             records = search(search_config(folder, run, NUM_EPOCHS, **changes)).records

@@ -41,6 +41,8 @@ MAX_REFUSED = 200
 """Configurations in a row that may be invalid or over a limit before the search gives up."""
 
 _SPACE_KEY, _WALL_KEY = "space", "wall_s"
+_MOST_COUNTED = 5000
+
 _MAX_BLIND = 3
 """Configurations in a row that may be refused before chance, instead of a model, chooses the next."""
 
@@ -87,6 +89,7 @@ class SearchStudy:
         self._config = config
         self._measure = measure
         self._lock = threading.RLock()
+        self._size = _num_configurations(config)
         costs = [] if config.tune.pareto is None else [config.tune.pareto]
         minimized: list[Direction] = ["minimize"] * len(costs)
         self._study = open_study(
@@ -128,7 +131,7 @@ class SearchStudy:
                 return Suggestion(number, self.record(number).params, is_continued=True)
             faults: list[str] = []
             while len(faults) < MAX_REFUSED:
-                if self._is_spent():
+                if self._is_spent() or (self._size is not None and len(self._tried()) >= self._size):
                     return None
                 trial = self._ask()
                 if trial is None:
@@ -252,6 +255,11 @@ class SearchStudy:
         self.note(trial.number, params=params)
         return trial.number, params
 
+    def _tried(self) -> list[TrialRecord]:
+        """Returns the trials whose configuration is not to be tried again; a population changes its own."""
+        is_population = self._config.tune.scheduler.name == "pbt"
+        return [] if is_population else [one for one in self.records() if one.status != "invalid"]
+
     def _is_lost(self) -> bool:
         """Returns whether the last configurations were refused; a Gaussian process does not hear of such trials."""
         last = [record.status for record in self.records()[-_MAX_BLIND:]]
@@ -259,6 +267,9 @@ class SearchStudy:
 
     def _refuse(self, number: int, params: Params) -> str | None:
         """Returns why a configuration is not trained, which is written down; None where it is."""
+        twin = next((one.number for one in self._tried() if one.number != number and one.params == params), None)
+        if twin is not None:  # it would be trained to the same end again
+            return self.tell(number, "invalid", cause=f"the same as trial {twin}").cause
         try:
             costs = self._measure(self._config.trial_config(params))
         except ConfigError as error:
@@ -291,6 +302,15 @@ class SearchStudy:
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
+
+
+def _num_configurations(config: TuneConfig) -> int | None:
+    """Returns how many configurations there are, None where they are very many or cannot be counted."""
+    values = [parameter.values for parameter in config.tune.space.values()]
+    counts = [len(one) for one in values if one is not None]
+    if len(counts) < len(values) or math.prod(counts) > _MOST_COUNTED:
+        return None
+    return len(grid(config.tune.space, config.base))
 
 
 def _check_same(study: optuna.Study, config: TuneConfig, folder: Path) -> None:

@@ -201,7 +201,7 @@ def test_a_front_has_two_values_a_trial(tmp_path: Path, searcher: str) -> None:
     records, metric, costs = read_records(tmp_path)
     expected = [[0.25, float(record.params["model.num_mixtures"])] for record in records[:2]]
     assert (metric, costs) == ("gap", ["macs"])
-    assert [trial.values for trial in optuna_study(tmp_path).trials] == [*expected, None, None, None]
+    assert [trial.values for trial in optuna_study(tmp_path).trials][:5] == [*expected, None, None, None]
 
 
 def test_a_gaussian_process_whose_best_guess_is_over_a_limit_looks_elsewhere(tmp_path: Path) -> None:
