@@ -233,7 +233,7 @@ class SearchStudy:
         if search.searcher.name == "grid":
             first = grid(search.space, self._config.base)
         for params in first:
-            self._study.enqueue_trial({key: stored_value(search.space[key], value) for key, value in params.items()})
+            self._enqueue(params)
 
     def _ask(self) -> tuple[int, Params] | None:
         """Returns (number, params) of a new trial; None where a grid has no more."""
@@ -245,7 +245,10 @@ class SearchStudy:
         # A sampler of its own for each trial: a search that was interrupted goes on as if it had not been.
         num_asked = len(trials) - num_waiting - len(self._unmeasured)
         seed = np.random.SeedSequence([base_seed, num_asked]).generate_state(1)[0]
-        self._study.sampler = _sampler(self._config, int(seed), is_lost=self._is_lost())
+        is_lost = self._is_lost()
+        if is_lost and self._size is not None and not num_waiting and not self._unmeasured:
+            self._enqueue_untried(int(seed))
+        self._study.sampler = _sampler(self._config, int(seed), is_lost=is_lost)
         trial = optuna.Trial(self._study, self._unmeasured.pop(0)) if self._unmeasured else self._study.ask()
 
         def pick(key: str, parameter: Parameter) -> Any:
@@ -259,6 +262,17 @@ class SearchStudy:
         """Returns the trials whose configuration is not to be tried again; a population changes its own."""
         is_population = self._config.tune.scheduler.name == "pbt"
         return [] if is_population else [one for one in self.records() if one.status != "invalid"]
+
+    def _enqueue_untried(self, seed: int) -> None:
+        """Puts a configuration first in line that was not tried yet, where there is one."""
+        tried = [one.params for one in self.records()]
+        untried = [params for params in grid(self._config.tune.space, self._config.base) if params not in tried]
+        if untried:
+            self._enqueue(untried[int(np.random.default_rng(seed).integers(len(untried)))])
+
+    def _enqueue(self, params: Params) -> None:
+        space = self._config.tune.space
+        self._study.enqueue_trial({key: stored_value(space[key], value) for key, value in params.items()})
 
     def _is_lost(self) -> bool:
         """Returns whether the last configurations were refused; a Gaussian process does not hear of such trials."""

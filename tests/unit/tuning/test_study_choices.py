@@ -281,3 +281,19 @@ def test_a_table_can_be_drawn_while_trials_report(tmp_path: Path) -> None:
 
     assert failures == []
     assert study.record(0).scores == {epoch: epoch / 100 for epoch in range(1, 6)}
+
+
+def test_no_configuration_is_tried_twice_and_a_space_ends_behind_its_last(tmp_path: Path) -> None:
+    space = {"model.num_mixtures": {"choice": [1, 2, 3]}, "optimizer.learning_rate": {"choice": [0.1, 0.2]}}
+    study = open_study(tmp_path, config_of(space, searcher="tpe", budget={"trials": None, "epochs": 100}))
+
+    found = []
+    while (suggestion := study.next()) is not None:
+        found.append(tuple(suggestion.params.values()))
+        study.report(suggestion.number, 1, {"gap": 0.5})
+        study.tell(suggestion.number, "completed")
+
+    assert sorted(found) == [(mixtures, rate) for mixtures in (1, 2, 3) for rate in (0.1, 0.2)]
+    repeated = [record for record in study.records() if record.status == "invalid"]
+    assert all(record.cause.startswith("the same as trial ") for record in repeated)
+    assert len(repeated) <= 3 * len(found)
