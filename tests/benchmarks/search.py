@@ -15,6 +15,7 @@ and an empty loop, on the same cluster; the seconds of a trial's own epoch are t
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -31,6 +32,8 @@ from yt8m_ray.data.synthetic import SynthesisConfig, synthesize
 from yt8m_ray.metrics import build_metric
 from yt8m_ray.tuning.records import TrialRecord, ranked, total_epochs
 from yt8m_ray.tuning.search import search
+
+say = functools.partial(print, file=sys.stdout, flush=True)  # with a cluster, what is printed goes to stderr
 
 SHARE_OF_EPOCHS = 0.4
 TOLERANCE = 0.01
@@ -91,10 +94,10 @@ def compare_with_grid(folder: Path, seeds: list[int]) -> None:
     grid = search(search_config(folder, "grid", NUM_EPOCHS, **grid_tune)).records
     best, num_epochs = ranked(grid)[0].best_score, total_epochs(grid)
     print_grid(grid)
-    print(
+    say(
         f"\n{'search':16}{'seed':>5}{'trials':>8}{'epochs':>8}{'of the grid':>13}{'best GAP':>10}{'below the grid':>16}"
     )
-    print(f"{'grid':16}{'':5}{len(grid):8}{num_epochs:8}{1:13.0%}{best:10.4f}")
+    say(f"{'grid':16}{'':5}{len(grid):8}{num_epochs:8}{1:13.0%}{best:10.4f}")
     for name, tune in SEARCHES.items():
         for seed in seeds:
             searcher = {**tune["searcher"], "seed": seed}
@@ -104,10 +107,9 @@ def compare_with_grid(folder: Path, seeds: list[int]) -> None:
             records = search(search_config(folder, run, NUM_EPOCHS, **changes)).records
             found, spent = ranked(records)[0].best_score, total_epochs(records)
             verdict = "" if best - found <= TOLERANCE and spent <= SHARE_OF_EPOCHS * num_epochs else "  missed"
-            print(
+            say(
                 f"{name:16}{seed:5}{len(records):8}{spent:8}{spent / num_epochs:13.1%}{found:10.4f}{best - found:16.4f}"
-                f"{verdict}",
-                flush=True,
+                f"{verdict}"
             )
 
 
@@ -118,9 +120,9 @@ def print_grid(records: list[TrialRecord]) -> None:
         key = (record.params["model.num_clusters"], record.params["model.head.num_mixtures"])
         table[key] = max(table.get(key, 0.0), record.best_score)
     mixtures = sorted({key[1] for key in table})
-    print(f"{'clusters':10}" + "".join(f"{f'{number} mixtures':>13}" for number in mixtures))
+    say(f"{'clusters':10}" + "".join(f"{f'{number} mixtures':>13}" for number in mixtures))
     for clusters in sorted({key[0] for key in table}):
-        print(f"{clusters:<10}" + "".join(f"{table[clusters, number]:13.4f}" for number in mixtures))
+        say(f"{clusters:<10}" + "".join(f"{table[clusters, number]:13.4f}" for number in mixtures))
 
 
 def time_overhead(folder: Path, num_trials: int) -> None:
@@ -147,14 +149,14 @@ def time_overhead(folder: Path, num_trials: int) -> None:
     trials = [record.ended_s - record.started_s for record in records if record.ended_s and record.started_s]
     beside = [trial - record.seconds for trial, record in zip(trials, records, strict=True)]
     peer = statistics.median(peers)
-    print(json.dumps({"bare_fit_s": peers, "trial_s": trials, "trial_without_its_epoch_s": beside, "search_s": whole}))
-    print(f"\n{'seconds, median of ' + str(num_trials):36}{'':>8}{'x bare fit':>12}")
-    print(f"{'TorchTrainer.fit, empty loop':36}{peer:8.2f}{1:12.2f}")
+    say(json.dumps({"bare_fit_s": peers, "trial_s": trials, "trial_without_its_epoch_s": beside, "search_s": whole}))
+    say(f"\n{'seconds, median of ' + str(num_trials):36}{'':>8}{'x bare fit':>12}")
+    say(f"{'TorchTrainer.fit, empty loop':36}{peer:8.2f}{1:12.2f}")
     for name, values in (("a trial with its epoch", trials), ("a trial beside its epoch", beside)):
         median = statistics.median(values)
-        print(f"{name:36}{median:8.2f}{median / peer:12.2f}")
-    print(f"{'first trial (a process starts)':36}{trials[0]:8.2f}{trials[0] / peer:12.2f}")
-    print(f"{'whole search, a trial':36}{whole / num_trials:8.2f}{whole / num_trials / peer:12.2f}")
+        say(f"{name:36}{median:8.2f}{median / peer:12.2f}")
+    say(f"{'first trial (a process starts)':36}{trials[0]:8.2f}{trials[0] / peer:12.2f}")
+    say(f"{'whole search, a trial':36}{whole / num_trials:8.2f}{whole / num_trials / peer:12.2f}")
 
 
 def main() -> None:
