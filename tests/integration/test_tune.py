@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,7 @@ def test_searches_leave_no_process_no_placement_group_and_no_file_elsewhere(stor
 
     assert after - before == set()
     assert groups == []
-    assert story.actors[1] == story.actors[0]
+    assert Counter(story.actors[1]) - Counter(story.actors[0]) == Counter()  # those of earlier tests may have ended
     assert not list(story.result.folder.glob(".*"))
     assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
 
