@@ -30,8 +30,8 @@ from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.normalize import Normalization
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.ensemble import Ensemble
-from yt8m_ray.inference.quantize import dequantize_state
-from yt8m_ray.models import Model, build_model
+from yt8m_ray.inference.restore import restore_model
+from yt8m_ray.models import Model
 from yt8m_ray.registry import Config
 
 FORMAT_VERSION = 1
@@ -103,7 +103,7 @@ class BundleDocument(Config):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle: the model is in eval mode, with float32 weights."""
+    """A loaded bundle: the model is in eval mode and multiplies integers where it can."""
 
     document: BundleDocument
     model: Model
@@ -151,8 +151,8 @@ def write_bundle(
     return output
 
 
-def load_bundle(path: str | Path) -> Bundle:
-    """Returns the bundle in a folder, after its files were compared with the manifest.
+def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
+    """Returns the bundle in a folder, its model on `device`, after its files were compared with the manifest.
 
     Raises:
         ValueError: there is no bundle, a file is missing, changed or malformed, or the format version is unknown.
@@ -160,11 +160,12 @@ def load_bundle(path: str | Path) -> Bundle:
     path = Path(path)
     document = read_document(path)
     members = [
-        _load_member(entry, document, path / _weights_name(index)) for index, entry in enumerate(document.members)
+        _load_member(entry, document, path / _weights_name(index), device)
+        for index, entry in enumerate(document.members)
     ]
     return Bundle(
         document=document,
-        model=Ensemble(members, [entry.weight for entry in document.members]).eval(),
+        model=Ensemble(members, [entry.weight for entry in document.members]).to(device).eval(),
         vocabulary=Vocabulary.load(path / VOCABULARY_FILE, num_classes=document.num_classes),
         version=folder_version(path),
     )
@@ -204,12 +205,15 @@ def _parse_document(path: Path) -> BundleDocument:
     return validate(tree, BundleDocument, where=str(path))
 
 
-def _load_member(entry: MemberEntry, document: BundleDocument, path: Path) -> Model:
-    sizes = list(document.features.values())
-    model = build_model(entry.model, feature_sizes=sizes, num_classes=document.num_classes)
-    state = dequantize_state(read_tensors(path))
+def _load_member(entry: MemberEntry, document: BundleDocument, path: Path, device: str) -> Model:
     try:
-        model.load_state_dict(state, assign=True)
+        return restore_model(
+            entry.model,
+            read_tensors(path),
+            feature_sizes=list(document.features.values()),
+            num_classes=document.num_classes,
+            activations=document.transform.activations,
+            device=device,
+        )
     except RuntimeError as error:
         raise CheckpointError(f"{path}: weights do not fit the model: {' '.join(str(error).split())}") from None
-    return model

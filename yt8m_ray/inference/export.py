@@ -33,11 +33,11 @@ class BlockMeter:
     """
 
     def __init__(self, config: ExportConfig, *, device: str) -> None:
-        members = load_members(config)
+        members = load_members(config, device=device)
         self._data = members[0].config.data
         self._batch_size = config.data.batch_size
         self._device = device
-        self._ensembles = [ensemble.to(device) for ensemble in ensembles(config, members)]
+        self._ensembles = ensembles(config, members)
 
     def __call__(self, videos: PackedVideos) -> list[QualityMeter]:
         """Returns the block's two meters."""

@@ -5,7 +5,6 @@ Lives here: loading, measuring and assembling, all without Ray. Does not live he
 
 from __future__ import annotations
 
-import copy
 import datetime
 import subprocess
 from collections.abc import Sequence
@@ -21,7 +20,8 @@ from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.inference.bundle import BundleDocument, MemberEntry, Provenance, Quality, write_bundle
 from yt8m_ray.inference.ensemble import Ensemble, check_agreement
 from yt8m_ray.inference.predictor import load_vocabulary
-from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state, quantize_uniformly
+from yt8m_ray.inference.quantize import channel_axes, quantize_state
+from yt8m_ray.inference.restore import restore_model
 from yt8m_ray.metrics import Metric, build_metric
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
@@ -37,7 +37,7 @@ class Member:
         mlflow_run_id: The run that trained it, if it was tracked.
         model: With the weights as trained.
         stored: The weights as a bundle stores them.
-        restored: The model with the stored weights read again; `model` itself where nothing is transformed.
+        restored: The model that computes with the stored weights, as a bundle's does.
     """
 
     checkpoint: str
@@ -48,13 +48,13 @@ class Member:
     restored: Model
 
 
-def load_members(config: ExportConfig) -> list[Member]:
-    """Returns the members that `config` names.
+def load_members(config: ExportConfig, *, device: str = "cpu") -> list[Member]:
+    """Returns the members that `config` names, their models on `device`.
 
     Raises:
         ValueError: a checkpoint cannot be read, or the members do not go together.
     """
-    members = [_load_member(member.checkpoint, config.transform, member.ema) for member in config.members]
+    members = [_load_member(member.checkpoint, config.transform, member.ema, device) for member in config.members]
     check_agreement([member.checkpoint for member in members], [member.config.data for member in members])
     return members
 
@@ -157,18 +157,19 @@ def _entries(
     ]
 
 
-def _load_member(checkpoint: str, transform: TransformConfig, ema: bool | None) -> Member:
+def _load_member(checkpoint: str, transform: TransformConfig, ema: bool | None, device: str) -> Member:
     model, config = load_model(checkpoint, ema=ema)
     run_id = read_manifest(checkpoint, kind="checkpoint").get("mlflow_run_id")
-    stored, restored = dict(model.state_dict()), model
-    if transform.name == "int8":
-        stored = quantize_state(stored, channel_axes(model), min_elements=transform.min_elements)
-    elif transform.name == "uniform":
-        stored = quantize_uniformly(stored, min_elements=transform.min_elements)
-    if transform.name != "none":
-        restored = copy.deepcopy(model)
-        restored.load_state_dict(dequantize_state(stored))
-    return Member(checkpoint, config, None if run_id is None else str(run_id), model, stored, restored)
+    stored = quantize_state(model.state_dict(), channel_axes(model), transform)
+    restored = restore_model(
+        config.model,
+        dict(stored),
+        feature_sizes=model.feature_sizes,
+        num_classes=model.num_classes,
+        activations=transform.activations,
+        device=device,
+    )
+    return Member(checkpoint, config, None if run_id is None else str(run_id), model.to(device), stored, restored)
 
 
 def _git_commit() -> str | None:

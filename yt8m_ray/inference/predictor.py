@@ -61,7 +61,7 @@ class Predictor:
         if is_bundle(path):
             if ema is not None:
                 raise ConfigError(f"--ema: {path} is a bundle, which has the weights that it was made of")
-            bundle = load_bundle(path)
+            bundle = load_bundle(path, device=device)
             model, spec = bundle.model, bundle.document.spec
             normalize: Normalization = bundle.document.normalize
             vocabulary_path: str | None = str(path / VOCABULARY_FILE)

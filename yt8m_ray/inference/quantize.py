@@ -1,9 +1,16 @@
-"""8-bit weights: int8 per output channel, symmetric, with one float32 scale a channel; or the published codebooks.
+"""Weights as a bundle stores them: a state dict <-> plain tensors that lie in safetensors.
 
-Lives here: state dict <-> quantized state dict. Both are plain tensors, so that both lie in safetensors: `name` holds
-int8 codes, and `name` + SCALE_SUFFIX the scales, shaped to multiply them by broadcasting; or `name` holds uint8 codes,
-and `name` + CODEBOOK_SUFFIX the 256 float32 values that they stand for.
-Biases, batch norm and everything of at most `min_elements` stay float32.
+Lives here: the transforms, and their way back to float32. Does not live here: computing with codes as they are
+(`int8_linear`, `restore`), and choosing the values of a codebook (`codebooks`).
+
+    float16, bfloat16            `name` in that type
+    int8                         `name` int8 codes, `name` + SCALE_SUFFIX float32, one scale a channel, to multiply by
+                                 broadcasting
+    int4                         `name` uint8 [out, in / 2], two codes + 8 a byte, the even column in the low half;
+                                 `name` + GROUP_SUFFIX float32 [out, in / group]
+    uniform, quantile, kmeans    `name` uint8 codes, `name` + CODEBOOK_SUFFIX the 256 float32 values that they stand for
+
+Whatever has no more than `min_elements` elements stays float32; of int8 and int4, biases and batch norm do at any size.
 """
 
 from __future__ import annotations
@@ -13,16 +20,29 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from yt8m_ray.config.export import PUBLISHED_MIN_ELEMENTS
+from yt8m_ray.config.export import TransformConfig
+from yt8m_ray.inference.codebooks import codebook
 from yt8m_ray.models.recurrent import LSTMCellWeights
 
 SCALE_SUFFIX = ".scale"
+GROUP_SUFFIX = ".group_scale"
 CODEBOOK_SUFFIX = ".codebook"
-NUM_CODES = 256
+SUFFIXES = (SCALE_SUFFIX, GROUP_SUFFIX, CODEBOOK_SUFFIX)
+
 MAX_CODE = 127
 """Codes are -127..127: without -128 the code of -w is minus the code of w."""
 
+MAX_INT4_CODE = 7
+_INT4_MIDDLE = 8
+
+_PART_ELEMENTS = 1 << 18
+
 _OUTPUT_FIRST = (nn.Linear, nn.Embedding, nn.Conv1d, LSTMCellWeights)
+_HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+State = dict[str, torch.Tensor]
+
+DEFAULT = TransformConfig()
 
 
 def channel_axes(model: nn.Module) -> dict[str, int]:
@@ -42,84 +62,104 @@ def channel_axes(model: nn.Module) -> dict[str, int]:
 
 
 def quantize_state(
-    state: Mapping[str, torch.Tensor], axes: Mapping[str, int], *, min_elements: int = PUBLISHED_MIN_ELEMENTS
-) -> dict[str, torch.Tensor]:
-    """Returns `state` with every matrix of more than `min_elements` elements as int8 codes and float32 scales.
+    state: Mapping[str, torch.Tensor], axes: Mapping[str, int], transform: TransformConfig = DEFAULT
+) -> State:
+    """Returns a state dict as `transform` stores it.
 
-    Each weight comes back within half its channel's scale (largest magnitude / 127), plus float32 rounding.
+    With int8, each weight comes back within half its channel's scale (largest magnitude / 127), with int4 within half
+    its group's (largest magnitude / 7), plus float32 rounding.
 
     Args:
         state: A model's state dict; it is not changed.
-        axes: The output-channel axis of each matrix, from `channel_axes`; tensors not named there are kept.
-        min_elements: Matrices with this many elements or fewer are kept.
+        axes: The output-channel axis of each matrix, from `channel_axes`.
+        transform: How to store it.
 
     Raises:
-        ValueError: a matrix holds NaN or infinity, or two names collide.
+        ValueError: a tensor holds NaN or infinity, or what float16 cannot hold, or two names collide.
     """
-    quantized: dict[str, torch.Tensor] = {}
+    stored: State = {}
     for name, tensor in state.items():
-        if name in axes and tensor.is_floating_point() and tensor.numel() > min_elements:
-            scale_name = name + SCALE_SUFFIX
-            if scale_name in state:
-                raise ValueError(f"{scale_name}: the model's own variable has the name of the scales of {name}")
-            quantized[name], quantized[scale_name] = _quantize(name, tensor, axes[name])
-        else:
-            quantized[name] = tensor.detach().clone()
-    return quantized
-
-
-def quantize_uniformly(
-    state: Mapping[str, torch.Tensor], *, min_elements: int = PUBLISHED_MIN_ELEMENTS
-) -> dict[str, torch.Tensor]:
-    """Returns `state` with every tensor of more than `min_elements` elements as codes into 256 evenly spaced values.
-
-    The 2018 winner's `quant_uniform`: the values go from the tensor's smallest to its largest element, a weight gets
-    the nearest one, and the lower one where two are as near.
-
-    Raises:
-        ValueError: a tensor holds NaN or infinity, or two names collide.
-    """
-    quantized: dict[str, torch.Tensor] = {}
-    for name, tensor in state.items():
-        if not tensor.is_floating_point() or tensor.numel() <= min_elements:
-            quantized[name] = tensor.detach().clone()
+        if not tensor.is_floating_point() or tensor.numel() <= transform.min_elements or transform.name == "none":
+            stored[name] = tensor.detach().clone()
             continue
-        if name + CODEBOOK_SUFFIX in state:
-            raise ValueError(f"{name}{CODEBOOK_SUFFIX}: the model's own variable has the name of a codebook")
-        weights = tensor.detach().double()
-        if not torch.isfinite(weights).all():
+        if taken := [name + suffix for suffix in SUFFIXES if name + suffix in state]:
+            raise ValueError(f"{taken[0]}: the model's own variable has the name of the codes' values of {name}")
+        if not torch.isfinite(tensor).all():
             raise ValueError(f"{name}: weights must be finite to be quantized, found NaN or infinity")
-        values = torch.linspace(float(weights.min()), float(weights.max()), NUM_CODES, dtype=torch.float64)
-        middles = (values[:-1] + values[1:]) / 2
-        quantized[name] = torch.bucketize(weights, middles).to(torch.uint8)  # at a middle itself, the lower one
-        quantized[name + CODEBOOK_SUFFIX] = values.float()
-    return quantized
+        stored.update(_store(name, tensor.detach(), axes.get(name), transform))
+    return stored
 
 
-def dequantize_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the float32 state dict of a quantized one; what was not quantized is copied, so nothing maps a file."""
-    scaled = {name for name in state if name + SCALE_SUFFIX in state and state[name].dtype == torch.int8}
-    coded = {name for name in state if name + CODEBOOK_SUFFIX in state and state[name].dtype == torch.uint8}
-    keys = {name + SCALE_SUFFIX for name in scaled} | {name + CODEBOOK_SUFFIX for name in coded}
-    restored = {}
-    for name, tensor in state.items():
-        if name in scaled:
-            restored[name] = tensor.float().mul_(state[name + SCALE_SUFFIX])
-        elif name in coded:
-            restored[name] = state[name + CODEBOOK_SUFFIX][tensor.int()]
-        elif name not in keys:
-            restored[name] = tensor.clone()
-    return restored
+def dequantize_state(stored: Mapping[str, torch.Tensor]) -> State:
+    """Returns the float32 state dict of a stored one; what was not transformed is copied, so nothing maps a file."""
+    beside = {name + suffix for name in stored for suffix in SUFFIXES} & stored.keys()
+    return {name: dequantize_tensor(stored, name) for name in stored if name not in beside}
 
 
-def _quantize(name: str, tensor: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns int8 codes of the same shape and float32 scales of shape 1 in all axes but `axis`."""
-    weights = tensor.detach().float()
+def dequantize_tensor(stored: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    """Returns one tensor of a stored state dict, of its own memory, in float32 where it was transformed."""
+    tensor = stored[name]
+    if name + SCALE_SUFFIX in stored:
+        return tensor.float().mul_(stored[name + SCALE_SUFFIX])
+    if name + CODEBOOK_SUFFIX in stored:
+        return stored[name + CODEBOOK_SUFFIX][tensor.int()]
+    if name + GROUP_SUFFIX in stored:
+        scales = stored[name + GROUP_SUFFIX]
+        weights = unpack_int4(tensor).float().view(*scales.shape, -1) * scales.unsqueeze(2)
+        return weights.flatten(1)
+    return tensor.float() if tensor.dtype in _HALVES.values() else tensor.clone()
+
+
+def unpack_int4(packed: torch.Tensor) -> torch.Tensor:
+    """Returns the codes int8 [out, in] in -7..7 of bytes [out, in / 2]."""
+    halves = torch.stack([packed & 15, packed >> 4], dim=2).flatten(1)
+    return halves.to(torch.int8) - _INT4_MIDDLE
+
+
+def quantize_channels(weights: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns int8 codes of the shape of `weights`, and float32 scales of shape 1 in all axes but `axis`."""
+    codes = torch.empty_like(weights, dtype=torch.int8)
+    scales = weights.new_empty([size if number == axis else 1 for number, size in enumerate(weights.shape)])
     other_axes = [other for other in range(weights.ndim) if other != axis]
-    largest = weights.abs().amax(dim=other_axes, keepdim=True)
-    if not torch.isfinite(largest).all():
-        raise ValueError(f"{name}: weights must be finite to be quantized, found NaN or infinity")
-    # The floor keeps the division finite for an all-zero channel; its codes are 0 whatever the scale.
-    scale = (largest / MAX_CODE).clamp_min(torch.finfo(torch.float32).tiny)
-    codes = (weights / scale).round_().clamp_(-MAX_CODE, MAX_CODE)
-    return codes.to(torch.int8), scale
+    # A few channels at a time, in memory that a cache holds: a NetVLAD's hidden layer has 1.2 GB.
+    step = max(_PART_ELEMENTS * weights.shape[axis] // max(weights.numel(), 1), 1)
+    for part, part_codes, part_scale in zip(
+        *(each.split(step, axis) for each in (weights, codes, scales)), strict=True
+    ):
+        # The floor keeps the division finite for an all-zero channel; its codes are 0 whatever the scale.
+        largest = part.abs().amax(dim=other_axes, keepdim=True)
+        part_scale.copy_((largest / MAX_CODE).clamp_min(torch.finfo(torch.float32).tiny))
+        part_codes.copy_((part / part_scale).round_().clamp_(-MAX_CODE, MAX_CODE))
+    return codes, scales
+
+
+def _store(name: str, tensor: torch.Tensor, axis: int | None, transform: TransformConfig) -> State:
+    match transform.name:
+        case "float16" | "bfloat16":
+            return {name: _to_half(name, tensor, _HALVES[transform.name])}
+        case "uniform" | "quantile" | "kmeans":
+            codes, values = codebook(tensor.float().numpy(), transform.name)
+            return {name: torch.from_numpy(codes), name + CODEBOOK_SUFFIX: torch.from_numpy(values)}
+    if axis is None:
+        return {name: tensor.clone()}
+    if transform.name == "int4" and axis == 0 and tensor.ndim == 2 and tensor.shape[1] % transform.group_size == 0:
+        packed, scale = _quantize_groups(tensor.float(), transform.group_size)
+        return {name: packed, name + GROUP_SUFFIX: scale}
+    codes_of_channels, scale = quantize_channels(tensor.float(), axis)
+    return {name: codes_of_channels, name + SCALE_SUFFIX: scale}
+
+
+def _to_half(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    half = tensor.to(dtype)
+    if not torch.isfinite(half).all():
+        raise ValueError(f"{name}: float16 holds at most 65,504, found {float(tensor.abs().max()):g}; take bfloat16")
+    return half
+
+
+def _quantize_groups(weights: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns bytes of two codes [out, in / 2] of weights [out, in], and scales [out, in / size]."""
+    groups = weights.view(len(weights), -1, size)
+    scale = (groups.abs().amax(dim=2) / MAX_INT4_CODE).clamp_min(torch.finfo(torch.float32).tiny)
+    codes = (groups / scale.unsqueeze(2)).round_().clamp_(-MAX_INT4_CODE, MAX_INT4_CODE)
+    halves = (codes.flatten(1) + _INT4_MIDDLE).to(torch.uint8)
+    return halves[:, 0::2] | halves[:, 1::2] << 4, scale

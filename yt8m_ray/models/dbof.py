@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pydantic
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
-from yt8m_ray.models.layers import BatchNorm, normal_linear
+from yt8m_ray.models.layers import BatchNorm, NormalizedBy, normal_linear
 
 Pooled = Literal["max", "average"]
 Activation = Literal["sigmoid", "relu6"]
@@ -46,6 +46,8 @@ class DBoF(nn.Module):
         input_bn, cluster_bn, hidden_bn: Batch norms of the frames, the units and the hidden units, where configured.
         cluster_weights, hidden_weights: The two linear layers; they have biases where there is no batch norm.
     """
+
+    normalized_by: ClassVar[NormalizedBy] = {"cluster_weights": "cluster_bn", "hidden_weights": "hidden_bn"}
 
     def __init__(
         self,

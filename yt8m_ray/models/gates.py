@@ -6,12 +6,13 @@ Lives here: the two published forms. Does not live here: the 2018 winner's conte
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.layers import BatchNorm, kaiming_linear, variance_scaling_linear
+from yt8m_ray.models.layers import BatchNorm, NormalizedBy, kaiming_linear, variance_scaling_linear
 
 BatchNormFactory = Callable[[int], BatchNorm]
 """From a number of channels to a batch normalization, which fixes its momentum and epsilon."""
@@ -22,6 +23,8 @@ LinearFactory = Callable[[int, int], nn.Linear]
 
 class SEGate(nn.Module):
     """y * sigmoid(relu(BN(y W1)) W2), without biases (Lin et al. 2018, arXiv:1811.05014)."""
+
+    normalized_by: ClassVar[NormalizedBy] = {"squeeze": "bn"}
 
     def __init__(self, dim: int, *, reduction: int, batch_norm: BatchNormFactory) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pydantic
 import torch
@@ -16,7 +16,9 @@ from torch import nn
 from yt8m_ray.models.layers import (
     BATCH_NORM_MOMENTUM,
     BatchNorm,
+    NormalizedBy,
     Regularized,
+    diagonal_of,
     gated_logits,
     glorot_linear,
     mixture_logits,
@@ -171,6 +173,8 @@ class MoEHead(Head):
         prob_gate, prob_gate_bn: The gate of the probabilities, where configured.
     """
 
+    normalized_by: ClassVar[NormalizedBy] = {"prob_gate": "prob_gate_bn"}
+
     def __init__(
         self,
         config: MoEFields,
@@ -211,7 +215,7 @@ class MoEHead(Head):
         probabilities = torch.sigmoid(logits)
         gate = self.prob_gate(probabilities)
         if self.config.prob_gating_remove_diagonal:
-            gate = gate - probabilities * self.prob_gate.weight.diagonal()
+            gate = gate - probabilities * diagonal_of(self.prob_gate)
         return gated_logits(logits, self.prob_gate_bn(gate))
 
     def regularization(self) -> torch.Tensor:

@@ -18,6 +18,7 @@ from yt8m_ray.models.layers import (
     BatchNorm,
     ContextGating,
     HiddenLayer,
+    NormalizedBy,
     normal_linear,
 )
 
@@ -42,6 +43,7 @@ class Assignment(nn.Module):
     Attributes:
         weights: Linear layer from frames to the clusters' logits.
         bn: Their batch norm, where configured.
+        shares_weights: Whether the pooling layer reads the weights too.
     """
 
     def __init__(self, feature_dim: int, num_clusters: int, fields: LateFusionFields) -> None:
@@ -49,6 +51,11 @@ class Assignment(nn.Module):
         std = 1 / math.sqrt(feature_dim)
         self.weights = normal_linear(feature_dim, num_clusters, std=std, bias_std=None if fields.batch_norm else std)
         self.bn = BatchNorm(num_clusters, momentum=fields.batch_norm_momentum) if fields.batch_norm else None
+        self.shares_weights = False
+
+    @property
+    def normalized_by(self) -> NormalizedBy:
+        return {} if self.shares_weights else {"weights": "bn"}
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Returns the shares [B, T, K] of each frame [B, T, D], which add up to 1, or to 0 outside `mask` [B, T]."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed
@@ -36,6 +36,10 @@ SETTLED = 1 << 40
 
 LOG_OF_NOTHING = -1e30
 """What the log of a gate of 0 counts as: beyond every logit, yet with a gradient where -inf has none."""
+
+
+NormalizedBy = Mapping[str, str]
+"""What a module says of its linear layers in `normalized_by`: names of those that a batch norm alone reads, and its."""
 
 
 class Regularized(nn.Module):
@@ -106,6 +110,12 @@ def variance_scaling_linear(input_dim: int, output_dim: int, *, bias: bool = Tru
     if bias:
         nn.init.zeros_(linear.bias)
     return linear
+
+
+def diagonal_of(linear: nn.Module) -> torch.Tensor:
+    """Returns the diagonal of a square linear layer's matrix, or of what a bundle has in its place."""
+    diagonal: torch.Tensor = linear.weight.diagonal() if isinstance(linear, nn.Linear) else linear.diagonal  # type: ignore[assignment]
+    return diagonal
 
 
 class _SumOverWorkers(torch.autograd.Function):
@@ -253,6 +263,8 @@ class ContextGating(nn.Module):
     Without batch normalization the gate has a bias instead.
     """
 
+    normalized_by: ClassVar[NormalizedBy] = {"gate": "gate_bn"}
+
     def __init__(self, dim: int, *, remove_diagonal: bool, batch_norm: bool, batch_norm_momentum: float) -> None:
         super().__init__()
         std = 1 / math.sqrt(dim)
@@ -264,7 +276,7 @@ class ContextGating(nn.Module):
         """Returns the gated inputs [B, dim]."""
         gate = self.gate(inputs)
         if self.remove_diagonal:
-            gate = gate - inputs * self.gate.weight.diagonal()
+            gate = gate - inputs * diagonal_of(self.gate)
         if self.gate_bn is not None:
             gate = self.gate_bn(gate)
         return inputs * torch.sigmoid(gate)
@@ -272,6 +284,8 @@ class ContextGating(nn.Module):
 
 class HiddenLayer(nn.Module):
     """The hidden layer of the 2018 winner: relu6(BN(x W)) with `use_relu` and batch normalization, else x W + b."""
+
+    normalized_by: ClassVar[NormalizedBy] = {"linear": "bn"}
 
     def __init__(
         self, input_dim: int, hidden_dim: int, *, std: float, use_relu: bool, batch_norm: bool, momentum: float

@@ -57,6 +57,7 @@ class NetFV(Pooling):
         std = 1 / math.sqrt(feature_dim)
         self.coupling_factor = config.coupling_factor
         self.assignment = Assignment(feature_dim, num_clusters, config)
+        self.assignment.shares_weights = config.couple_weights
         self.deviations = nn.Parameter(torch.empty(feature_dim, num_clusters).normal_(mean=1, std=std))
         self.centers: nn.Parameter | None = None
         if not config.couple_weights:

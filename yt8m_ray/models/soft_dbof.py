@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pydantic
 import torch
 
 from yt8m_ray.models.base import MODELS
 from yt8m_ray.models.late_fusion import Assignment, LateFusionFields, LateFusionModel, Pooling
-from yt8m_ray.models.layers import BatchNorm, l2_normalize, normal_linear
+from yt8m_ray.models.layers import BatchNorm, NormalizedBy, l2_normalize, normal_linear
 
 
 class SoftDBoFFields(LateFusionFields):
@@ -65,6 +65,8 @@ class GatedDBoF(Pooling):
         gate_projection, gate: Linear layers K -> D -> K, without biases and with nothing in between.
         gate_bn: Batch norm of the gate's logits, where configured; else `gate` has a bias.
     """
+
+    normalized_by: ClassVar[NormalizedBy] = {"gate": "gate_bn"}
 
     def __init__(self, feature_dim: int, num_clusters: int, config: SoftDBoFFields) -> None:
         super().__init__()

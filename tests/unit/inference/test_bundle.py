@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from yt8m_ray.checkpoint import NoSuchFolderError, write_manifest
-from yt8m_ray.config.export import ExportConfig
+from yt8m_ray.config.export import ExportConfig, TransformConfig
 from yt8m_ray.data.batch import make_batch
 from yt8m_ray.data.example import encode_sequence_example
 from yt8m_ray.data.features import VideoRow
@@ -109,12 +109,13 @@ def test_a_bundle_answers_like_the_weighted_mean_of_its_quantized_members(
     expected = torch.zeros(len(rows), 30)
     for name, weight in (("a", 0.75), ("b", 0.25)):
         member = Predictor.from_path(tmp_path / name)
-        state = quantize_state(member.model.state_dict(), channel_axes(member.model), min_elements=100)
+        transform = TransformConfig(min_elements=100)
+        state = quantize_state(member.model.state_dict(), channel_axes(member.model), transform)
         member.model.load_state_dict(dequantize_state(state))
         best = member.predict(rows, 30)
         expected += weight * torch.zeros(len(rows), 30).scatter(1, best.class_ids, best.scores)
     found = predictor.predict(rows, 30)
-    assert torch.allclose(expected.gather(1, found.class_ids), found.scores, atol=1e-6)
+    assert torch.allclose(expected.gather(1, found.class_ids), found.scores, atol=0.01)  # activations are rounded too
 
 
 def test_the_stored_gap_is_that_of_the_answers(bundle: Path, shard: Path) -> None:

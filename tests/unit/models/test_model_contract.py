@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state
+from yt8m_ray.config.export import TransformConfig
+from yt8m_ray.inference.int8_linear import Int8Linear
+from yt8m_ray.inference.quantize import channel_axes, quantize_state
+from yt8m_ray.inference.restore import restore_model
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import MODELS, Model, build_model
+from yt8m_ray.models.layers import batch_norms
 
 FEATURE_SIZES = (6, 4)
 NUM_CLASSES = 5
@@ -285,12 +289,33 @@ def test_a_compiled_model_has_the_same_logits_and_gradients(name: str) -> None:
     torch.testing.assert_close(outcomes[1], outcomes[0], rtol=1e-3, atol=1e-4)
 
 
-def test_an_int8_export_stays_near_float32(model: Model) -> None:
+@pytest.mark.parametrize("transform", ["int8", "int4"])
+def test_an_export_that_multiplies_integers_stays_near_float32(
+    transform: str, model: Model, request: pytest.FixtureRequest
+) -> None:
+    spread_batch_norms(model)
     model.eval()
     exact = torch.sigmoid(logits_of(model, random_frames(), NUM_FRAMES))
-    model.load_state_dict(dequantize_state(quantize_state(model.state_dict(), channel_axes(model), min_elements=0)))
-    found = torch.sigmoid(logits_of(model, random_frames(), NUM_FRAMES))
-    torch.testing.assert_close(found, exact, rtol=0, atol=0.03)
+    config = TransformConfig.model_validate({"name": transform, "min_elements": 0, "group_size": 4})
+    stored = quantize_state(model.state_dict(), channel_axes(model), config)
+
+    restored = restore_model(
+        CONFIGS[request.node.callspec.params["model"]], stored, feature_sizes=FEATURE_SIZES, num_classes=NUM_CLASSES
+    )
+
+    assert stored == {}
+    assert any(isinstance(module, Int8Linear) for module in restored.modules())
+    found = torch.sigmoid(logits_of(restored, random_frames(), NUM_FRAMES))
+    torch.testing.assert_close(found, exact, rtol=0, atol={"int8": 0.03, "int4": 0.1}[transform])
+
+
+def spread_batch_norms(model: Model) -> None:
+    """Gives batch norms statistics and factors as training would: negative ones too."""
+    model.train()
+    model(random_frames(), NUM_FRAMES)
+    for norm in batch_norms(model).values():
+        norm.gamma.data.uniform_(-1, 1)
+        norm.beta.data.uniform_(-1, 1)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

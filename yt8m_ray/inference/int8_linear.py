@@ -1,0 +1,152 @@
+"""A linear layer that multiplies 8-bit integers; its matrix is never expanded as a whole.
+
+Lives here: the layer and the kernels behind it. Does not live here: how weights become codes
+(`yt8m_ray.inference.quantize`), and which layers of a model are replaced (`yt8m_ray.inference.restore`).
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+ACTIVATION_LEVELS = 63
+"""Activations are -63..63: two products then fit the 16 bits in which a CPU without VNNI adds them up."""
+
+_MIDDLE = 64
+"""What the engine adds to the code of an activation, so that it has no sign."""
+
+_CHUNK_ELEMENTS = 1 << 20
+"""Weights that are expanded at a time where they have to be: 4 MB, which a cache holds."""
+
+_GPU_MULTIPLE = 32
+"""cuBLAS multiplies 8-bit matrices of these multiples of rows and columns."""
+
+Kernel = Literal["fbgemm", "cublas", "float32"]
+
+
+class Int8Linear(nn.Module):
+    """What stands in the place of an `nn.Linear`: [..., in] -> [..., out] in float32, by sums of integers.
+
+    Each row of the inputs has a scale of its own, its largest magnitude / 63: the logits of a clip do not depend on the
+    other clips of its batch, as they would with the one scale a batch of torch's and ONNX Runtime's dynamic
+    quantization. All kernels add up the same integers, and differ by the rounding of float32 alone.
+
+    Args:
+        codes: int8 [out, in], -127..127; packed, or kept as they are.
+        scale: float32 [out, 1], not negative.
+        bias: float32 [out], or None.
+        kernel: What multiplies; the device's fastest by default.
+    """
+
+    def __init__(
+        self, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, *, kernel: Kernel | None = None
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = codes.shape
+        self.scale = scale.reshape(-1).float()
+        self.bias = torch.zeros_like(self.scale) if bias is None else bias.float()
+        self.kernel = kernel or best_kernel(codes.device)
+        self._multiply = _MULTIPLIERS[self.kernel](codes, self.scale)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The matrix [out, in] in float32: for small layers, whose model reads it besides multiplying with it."""
+        return self._multiply.codes().float() * self.scale.unsqueeze(1)
+
+    @functools.cached_property
+    def diagonal(self) -> torch.Tensor:
+        """The diagonal of a square matrix in float32."""
+        return self._multiply.codes().diagonal().float() * self.scale
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Returns the outputs."""
+        rows = inputs.reshape(-1, self.in_features).float()
+        scale = rows.abs().amax(dim=1, keepdim=True) / ACTIVATION_LEVELS
+        activations = rows * torch.where(scale > 0, 1 / scale, 0.0)
+        outputs = torch.addcmul(self.bias, self._multiply(activations), scale)
+        return outputs.view(*inputs.shape[:-1], self.out_features)
+
+
+def best_kernel(device: torch.device) -> Kernel:
+    """Returns what multiplies integers fastest on a device."""
+    if device.type == "cuda":
+        return "cublas"
+    return "fbgemm" if "fbgemm" in torch.backends.quantized.supported_engines else "float32"
+
+
+class _Multiplier:
+    """Codes of weights [out, in], as a kernel wants them, with their scales [out]."""
+
+    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
+        raise NotImplementedError
+
+    def __call__(self, activations: torch.Tensor) -> torch.Tensor:
+        """Returns the scaled sums [N, out] of activations [N, in] in -63..63, float32 yet to be rounded."""
+        raise NotImplementedError
+
+    def codes(self) -> torch.Tensor:
+        """Returns the codes again."""
+        raise NotImplementedError
+
+
+class _FBGEMM(_Multiplier):
+    """The 8-bit kernels of torch for x86, by the operators behind its quantized modules."""
+
+    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
+        zeros = torch.zeros(len(codes), dtype=torch.int64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch announces the end of its quantized tensors
+            weights = torch._make_per_channel_quantized_tensor(codes, scale.double(), zeros, 0)
+            self._packed = torch.ops.quantized.linear_prepack(weights, None)
+
+    def __call__(self, activations: torch.Tensor) -> torch.Tensor:
+        multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+        sums: torch.Tensor = multiply(activations, 1.0, _MIDDLE, self._packed)
+        return sums
+
+    def codes(self) -> torch.Tensor:
+        codes: torch.Tensor = torch.ops.quantized.linear_unpack(self._packed)[0].int_repr()
+        return codes
+
+
+class _CuBLAS(_Multiplier):
+    """8-bit tensor cores; both sides are padded with zeros to the multiples that they ask for."""
+
+    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
+        self._shape, self._scale = codes.shape, scale
+        self._codes = _pad(codes)
+
+    def __call__(self, activations: torch.Tensor) -> torch.Tensor:
+        sums = torch._int_mm(_pad(activations.round().to(torch.int8)), self._codes.t())
+        return sums[: len(activations), : self._shape[0]] * self._scale
+
+    def codes(self) -> torch.Tensor:
+        return self._codes[: self._shape[0], : self._shape[1]]
+
+
+class _Float32(_Multiplier):
+    """Integers in float32, a few rows of the weights at a time: for all other machines."""
+
+    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
+        self._codes, self._scale = codes, scale
+
+    def __call__(self, activations: torch.Tensor) -> torch.Tensor:
+        integers = activations.round()
+        parts = self._codes.split(max(_CHUNK_ELEMENTS // self._codes.shape[1], 1))
+        return torch.cat([F.linear(integers, part.float()) for part in parts], dim=1).mul_(self._scale)
+
+    def codes(self) -> torch.Tensor:
+        return self._codes
+
+
+_MULTIPLIERS: dict[Kernel, type[_Multiplier]] = {"fbgemm": _FBGEMM, "cublas": _CuBLAS, "float32": _Float32}
+
+
+def _pad(matrix: torch.Tensor) -> torch.Tensor:
+    rows, columns = (-size % _GPU_MULTIPLE for size in matrix.shape)
+    return F.pad(matrix, (0, columns, 0, rows)) if rows or columns else matrix
