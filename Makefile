@@ -26,8 +26,10 @@ $(STAMP): constraints.txt pyproject.toml
 demo: setup ## shards, training, quantized ensemble, serving, one answer over HTTP: the whole road on synthetic data
 	$(BIN)/python -m jobs.demo
 
-test: lint types ## lint, types and all tests with small counts (under 12 minutes)
-	$(BIN)/python -m pytest
+# Unit tests share the cores; the others start clusters, of which a machine has one at a time.
+test: lint types ## lint, types and all tests with small counts (some 12 minutes)
+	$(BIN)/python -m pytest tests/unit --numprocesses=auto
+	$(BIN)/python -m pytest tests --ignore=tests/unit
 
 soak: setup ## the full counts of every fault and fuzz test (hours)
 	YT8M_SOAK=1 $(BIN)/python -m pytest --timeout=7200

@@ -29,6 +29,9 @@ class RunConfig(Config):
     trace_videos: bool = False
 
 
+Precision = Literal["float32", "bfloat16"]
+
+
 class LoopConfig(Config):
     """How long to train, and on what batches.
 
@@ -39,7 +42,8 @@ class LoopConfig(Config):
             for other classes, start anew and are named.
         accumulation: Parts that a worker's share of a batch is cut into, one after the other, for what does not fit the
             memory at once; the step is that of the whole batch, but batch norm sees parts.
-        precision: `bfloat16` runs the model under autocast; weights and loss stay float32.
+        precision: `bfloat16` runs the model under autocast; weights and loss stay float32. A CPU without instructions
+            for it takes float32, which is faster there, and says so.
         regularization_penalty: Weight of the model's own L2 terms.
         sync_batch_norm: Statistics over the global batch, so that results do not depend on the number of workers.
         warm_up_batch_norm: Moving statistics follow fast in the first steps, so that short runs can be evaluated; false
@@ -58,7 +62,7 @@ class LoopConfig(Config):
     max_steps: PositiveInt | None = None
     init_from: str | None = None
     accumulation: PositiveInt = 1
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     regularization_penalty: NonNegativeFloat = 1.0
     sync_batch_norm: bool = True
     warm_up_batch_norm: bool = True

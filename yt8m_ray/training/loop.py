@@ -34,6 +34,7 @@ from yt8m_ray.training.optim import (
     optimizer_state,
     prepare_step,
 )
+from yt8m_ray.training.precision import runs_in_bfloat16
 from yt8m_ray.training.teaching import Supplies
 from yt8m_ray.training.workers import gather, sum_over_workers, world_size
 
@@ -126,6 +127,7 @@ class TrainingLoop:
         self._regularization = inner.regularization
         self._config = config
         self._device = device
+        self._is_bfloat16 = runs_in_bfloat16(config.train.precision, device)
         self._spec = spec
         self._run_examples = run_examples
         self._supplies = supplies
@@ -293,7 +295,7 @@ class TrainingLoop:
             with contextlib.ExitStack() as stack:
                 if not is_last and isinstance(self._objective, DistributedDataParallel):
                     stack.enter_context(self._objective.no_sync())
-                with torch.autocast(self._device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
+                with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bfloat16):
                     batch, lesson = self._supplies.prepare(videos, config, self._spec, self._device, total=num_summed)
                     loss, logits = self._objective(batch.frames, batch.num_frames, batch.labels, lesson)
                 # The step follows the mean over the `total` videos of all workers. DDP averages gradients over workers,
