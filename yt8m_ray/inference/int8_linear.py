@@ -20,8 +20,8 @@ ACTIVATION_LEVELS = 63
 _MIDDLE = 64
 """What the engine adds to the code of an activation, so that it has no sign."""
 
-_CHUNK_ELEMENTS = 1 << 20
-"""Weights that are expanded at a time where they have to be: 4 MB, which a cache holds."""
+_PART_ELEMENTS = 1 << 20
+"""Values that are computed at a time on the way: 4 MB, which a cache holds."""
 
 _GPU_MULTIPLE = 32
 """cuBLAS multiplies 8-bit matrices of these multiples of rows and columns."""
@@ -66,7 +66,7 @@ class Int8Linear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Returns the outputs."""
         rows = inputs.reshape(-1, self.in_features).float()
-        scale = rows.abs().amax(dim=1, keepdim=True) / ACTIVATION_LEVELS
+        scale = _largest_magnitudes(rows) / ACTIVATION_LEVELS
         activations = rows * torch.where(scale > 0, 1 / scale, 0.0)
         outputs = torch.addcmul(self.bias, self._multiply(activations), scale)
         return outputs.view(*inputs.shape[:-1], self.out_features)
@@ -137,14 +137,24 @@ class _Float32(_Multiplier):
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
         integers = activations.round()
-        parts = self._codes.split(max(_CHUNK_ELEMENTS // self._codes.shape[1], 1))
-        return torch.cat([F.linear(integers, part.float()) for part in parts], dim=1).mul_(self._scale)
+        sums = [F.linear(integers, part.float()) for part in self._codes.split(_rows_a_part(self._codes))]
+        return torch.cat(sums, dim=1).mul_(self._scale)
 
     def codes(self) -> torch.Tensor:
         return self._codes
 
 
 _MULTIPLIERS: dict[Kernel, type[_Multiplier]] = {"fbgemm": _FBGEMM, "cublas": _CuBLAS, "float32": _Float32}
+
+
+def _largest_magnitudes(rows: torch.Tensor) -> torch.Tensor:
+    """Returns the largest magnitude of each row [N, 1]."""
+    parts = rows.split(_rows_a_part(rows))
+    return torch.cat([part.abs().amax(dim=1, keepdim=True) for part in parts])
+
+
+def _rows_a_part(matrix: torch.Tensor) -> int:
+    return max(_PART_ELEMENTS // matrix.shape[1], 1)
 
 
 def _pad(matrix: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,10 @@ from yt8m_ray.models.layers import (
     normal_linear,
 )
 
+CLIPS_A_PART = 8
+"""Clips that are pooled at a time where no gradient is asked for: each needs megabytes for a moment, and what exceeds
+32 MB together is mapped anew by the C library each time, page by page."""
+
 
 class LateFusionFields(FrameModelFields):
     """What every such model is configured by.
@@ -130,11 +134,18 @@ class LateFusionModel(FrameModel):
         self.head = self.build_head(config, output_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        parts = [(frames, num_frames)]
+        if not (self.training or torch.is_grad_enabled()):  # nothing is kept, and no statistic is that of a batch
+            parts = list(zip(frames.split(CLIPS_A_PART), num_frames.split(CLIPS_A_PART), strict=True))
+        pooled = torch.cat([self._pool(*part) for part in parts])
+        if self.hidden is not None:
+            pooled = self.hidden(pooled)
+        return pooled if self.gating is None else self.gating(pooled)
+
+    def _pool(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns all pooled features of clips side by side."""
         frames, _, mask = self.sample(frames, num_frames)
         if self.input_bn is not None:
             frames = self.input_bn(frames, mask)
         features = frames.split(self.feature_sizes, dim=2)
-        pooled = torch.cat([pool(feature, mask) for pool, feature in zip(self.pools, features, strict=True)], dim=1)
-        if self.hidden is not None:
-            pooled = self.hidden(pooled)
-        return pooled if self.gating is None else self.gating(pooled)
+        return torch.cat([pool(feature, mask) for pool, feature in zip(self.pools, features, strict=True)], dim=1)
