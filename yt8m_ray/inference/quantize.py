@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from yt8m_ray.config.export import TransformConfig
-from yt8m_ray.inference.codebooks import codebook
+from yt8m_ray.inference.codebooks import NUM_CODES, codebook
 from yt8m_ray.models.recurrent import LSTMCellWeights
 
 SCALE_SUFFIX = ".scale"
@@ -34,6 +34,7 @@ MAX_CODE = 127
 
 MAX_INT4_CODE = 7
 _INT4_MIDDLE = 8
+_FLOAT_BYTES = 4
 
 _PART_ELEMENTS = 1 << 18
 
@@ -110,6 +111,17 @@ def dequantize_tensor(stored: Mapping[str, torch.Tensor], name: str) -> torch.Te
     return tensor.float() if tensor.dtype in _HALVES.values() else tensor.clone()
 
 
+def stored_bytes(state: Mapping[str, torch.Tensor], axes: Mapping[str, int], transform: TransformConfig) -> int:
+    """Returns the bytes of the tensors that `quantize_state` would make of `state`; no value is looked at.
+
+    Args:
+        state: Of any device, the meta device too.
+        axes: As in `quantize_state`.
+        transform: How to store it.
+    """
+    return sum(_tensor_bytes(tensor, axes.get(name), transform) for name, tensor in state.items())
+
+
 def unpack_int4(packed: torch.Tensor) -> torch.Tensor:
     """Returns the codes int8 [out, in] in -7..7 of bytes [out, in / 2]."""
     halves = torch.stack([packed & 15, packed >> 4], dim=2).flatten(1)
@@ -142,11 +154,31 @@ def _store(name: str, tensor: torch.Tensor, axis: int | None, transform: Transfo
             return {name: torch.from_numpy(codes), name + CODEBOOK_SUFFIX: torch.from_numpy(values)}
     if axis is None:
         return {name: tensor.clone()}
-    if transform.name == "int4" and axis == 0 and tensor.ndim == 2 and tensor.shape[1] % transform.group_size == 0:
+    if _fits_int4(tensor, axis, transform):
         packed, scale = _quantize_groups(tensor.float(), transform.group_size)
         return {name: packed, name + GROUP_SUFFIX: scale}
     codes_of_channels, scale = quantize_channels(tensor.float(), axis)
     return {name: codes_of_channels, name + SCALE_SUFFIX: scale}
+
+
+def _tensor_bytes(tensor: torch.Tensor, axis: int | None, transform: TransformConfig) -> int:
+    size = tensor.numel()
+    is_kept = not tensor.is_floating_point() or size <= transform.min_elements or transform.name == "none"
+    match transform.name:
+        case "float16" | "bfloat16" if not is_kept:
+            return size * 2
+        case "uniform" | "quantile" | "kmeans" if not is_kept:
+            return size + NUM_CODES * _FLOAT_BYTES
+    if is_kept or axis is None:
+        return size * tensor.element_size()
+    if _fits_int4(tensor, axis, transform):
+        return size // 2 + size // transform.group_size * _FLOAT_BYTES
+    return size + tensor.shape[axis] * _FLOAT_BYTES
+
+
+def _fits_int4(tensor: torch.Tensor, axis: int, transform: TransformConfig) -> bool:
+    is_linear = axis == 0 and tensor.ndim == 2
+    return transform.name == "int4" and is_linear and tensor.shape[1] % transform.group_size == 0
 
 
 def _to_half(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

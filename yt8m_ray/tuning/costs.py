@@ -9,14 +9,13 @@ from collections.abc import Collection
 import torch
 
 from yt8m_ray.config.document import ConfigError
-from yt8m_ray.config.export import PUBLISHED_MIN_ELEMENTS
+from yt8m_ray.config.export import TransformConfig
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import Cost
-from yt8m_ray.inference.quantize import channel_axes
+from yt8m_ray.inference.quantize import channel_axes, stored_bytes
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.models.cost import count_macs
 
-_FLOAT_BYTES = 4
 _WARM_UP_CLIPS = 3
 _TIMED_CLIPS = 15
 
@@ -47,13 +46,7 @@ def measure_costs(config: TrainConfig, names: Collection[Cost]) -> dict[str, flo
 
 def int8_bytes(model: Model) -> int:
     """Returns the bytes of a model's weights as the export transform `int8` stores them; nothing is computed."""
-    axes = channel_axes(model)
-    total = 0
-    for name, tensor in model.state_dict().items():
-        is_coded = name in axes and tensor.is_floating_point() and tensor.numel() > PUBLISHED_MIN_ELEMENTS
-        scale_bytes = _FLOAT_BYTES * tensor.shape[axes[name]] if is_coded else 0
-        total += tensor.numel() * (1 if is_coded else tensor.element_size()) + scale_bytes
-    return total
+    return stored_bytes(model.state_dict(), channel_axes(model), TransformConfig(name="int8"))
 
 
 def _latency_ms(config: TrainConfig, num_frames: int) -> float:

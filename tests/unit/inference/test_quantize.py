@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from yt8m_ray.config.export import TransformConfig
-from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state, unpack_int4
+from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state, stored_bytes, unpack_int4
 from yt8m_ray.models.recurrent import GRU, LSTM
 
 INT8 = TransformConfig(min_elements=0)
@@ -210,3 +210,14 @@ def test_channels_are_quantized_alike_in_parts_and_at_once() -> None:
 
     assert torch.equal(stored["w.scale"], scale)
     assert torch.equal(stored["w"], (weights / scale).round().to(torch.int8))
+
+
+@pytest.mark.parametrize("name", ["none", "float16", "bfloat16", "int8", "int4", "uniform", "quantile", "kmeans"])
+def test_bytes_are_counted_without_looking_at_values(name: str) -> None:
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 2), nn.Conv1d(6, 4, 3), GRU(5, 3))
+    config = TransformConfig.model_validate({"name": name, "min_elements": 10, "group_size": 4})
+    stored = quantize_state(model.state_dict(), channel_axes(model), config)
+
+    counted = stored_bytes(model.to("meta").state_dict(), channel_axes(model), config)
+
+    assert counted == sum(tensor.numel() * tensor.element_size() for tensor in stored.values())

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from yt8m_ray.config.export import TransformConfig
+from yt8m_ray.inference.quantize import channel_axes, stored_bytes
 from yt8m_ray.models import Model, build_model
 
 GATED_MOE = {"name": "moe", "num_mixtures": 2, "prob_gating": "prob"}
@@ -147,3 +149,24 @@ def test_a_nextvlad_layer_and_its_hidden_weights_have_the_size_of_the_published_
     expected = expansion * size * (size + groups + num_clusters * (groups + (hidden_dim + 1) / groups))
     assert sum(weight.numel() for weight in weights) == expected
     assert expected == pytest.approx(71.35e6, rel=1e-3)
+
+
+UINT8_MEGABYTES = {  # of the nine models of the 2018 winner's competition entry
+    "NetVLAD1": 321.8,
+    "NetVLAD2": 242.9,
+    "FVNet": 369.2,
+    "DBoF1": 37.3,
+    "DBoF2": 59.5,
+    "DBoF3": 33.1,
+    "RNN1 and RNN2": 19.2,
+    "RNN3": 15.4,
+}
+
+
+@pytest.mark.parametrize("name", UINT8_MEGABYTES)
+def test_codebooks_have_the_published_bytes(name: str) -> None:
+    model = build_empty(PUBLISHED[name][0], 3862)
+
+    counted = stored_bytes(model.state_dict(), channel_axes(model), TransformConfig(name="uniform"))
+
+    assert counted / 1e6 == pytest.approx(UINT8_MEGABYTES[name], rel=0.01)
