@@ -5,16 +5,24 @@ Lives here: the config types of `jobs.export`. Does not live here: the work itse
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import pydantic
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from yt8m_ray.config.data import Shards
 from yt8m_ray.config.train import TrackingConfig
-from yt8m_ray.registry import ComponentConfig, Config
+from yt8m_ray.config.transform import PUBLISHED_MIN_ELEMENTS, TransformConfig
+from yt8m_ray.registry import Config
 
-PUBLISHED_MIN_ELEMENTS = 17_000
-"""Variables with more elements than this were quantized by the 2018 systems; smaller ones are not worth it."""
+__all__ = ["PUBLISHED_MIN_ELEMENTS", "ExportConfig", "ExportDataConfig", "MemberConfig", "TransformConfig"]
+
+
+def _check_licence(expression: str) -> str:
+    try:
+        return canonicalize_license_expression(expression)
+    except InvalidLicenseExpression as error:
+        raise ValueError(f"expected an SPDX expression such as Apache-2.0 or LicenseRef-Own: {error}") from None
 
 
 class MemberConfig(Config):
@@ -29,19 +37,6 @@ class MemberConfig(Config):
     checkpoint: str
     weight: Annotated[float, pydantic.Field(gt=0)] = 1.0
     ema: bool | None = None
-
-
-class TransformConfig(ComponentConfig):
-    """How weights are stored.
-
-    Attributes:
-        name: `int8` (per channel, symmetric, weights only), `uniform` (the 2018 winner's: codes into 256 evenly spaced
-            values a tensor) or `none` (float32 as trained).
-        min_elements: Only matrices, with `uniform` only tensors, with more elements than this are transformed.
-    """
-
-    name: Literal["int8", "uniform", "none"] = "int8"
-    min_elements: Annotated[int, pydantic.Field(ge=0)] = PUBLISHED_MIN_ELEMENTS
 
 
 class ExportDataConfig(Config):
@@ -61,7 +56,8 @@ class ExportConfig(Config):
 
     Attributes:
         members: The models, at least one, in the order of the bundle's `members/` folders.
-        output: The bundle's folder; it must not exist yet.
+        output: The bundle's folder, or a file where it ends in `.tar`; it must not exist yet.
+        licence: SPDX expression for the weights, `LicenseRef-NAME` for a licence of one's own.
         tracking: The MLflow store that gets a run with the bundle; a null uri means the first member's own store.
     """
 
@@ -69,6 +65,7 @@ class ExportConfig(Config):
     transform: TransformConfig = TransformConfig()
     data: ExportDataConfig = ExportDataConfig()
     output: str
+    licence: Annotated[str, pydantic.AfterValidator(_check_licence)] = "Apache-2.0"
     tracking: TrackingConfig = TrackingConfig()
 
     def weights(self) -> list[float]:
