@@ -33,12 +33,12 @@ from yt8m_ray.inference.archive import write_archive
 from yt8m_ray.inference.bundle import write_bundle
 from yt8m_ray.inference.bundle_document import (
     BundleDocument,
-    InputSchema,
     MemberEntry,
     Provenance,
     Quality,
     read_document,
 )
+from yt8m_ray.inference.input_schema import InputSchema
 from yt8m_ray.inference.predictor import Predictor, locate_model
 from yt8m_ray.inference.quantize import channel_axes, quantize_state
 from yt8m_ray.models import build_model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -36,12 +38,19 @@ def test_a_registered_bundle_answers_over_mlflows_own_http(run_verb: RunVerb, tm
     port, predictor = free_port(), Predictor.from_path(bundle)
     table, _ = input_example(predictor.spec)
     serve = ["models", "serve", "-m", registered.result, "--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)]
-    environment = {"MLFLOW_TRACKING_URI": uri}
+    # MLflow finds its server by name, as in an activated environment.
+    environment = {"MLFLOW_TRACKING_URI": uri, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     with Command(str(BIN / "mlflow"), *serve, folder=tmp_path, environment=environment) as server:
         server.wait_until(lambda: answers(port))
-        body = {"dataframe_records": table.to_dict(orient="records"), "params": {"top_k": 7}}
+        body: dict[str, Any] = {"dataframe_records": table.to_dict(orient="records"), "params": {"top_k": 7}}
         answer = httpx.post(f"http://127.0.0.1:{port}/invocations", json=body, timeout=60)
 
+        body["dataframe_records"][0]["rgb"] = "AAAA"
+        refused = httpx.post(f"http://127.0.0.1:{port}/invocations", json=body, timeout=60)
+
+    assert refused.status_code == 400
+    assert "row 0: rgb: expected 1 to 6 frames of 8 bytes each, found 3 bytes" in refused.json()["message"]
+    assert "Traceback" not in refused.text
     assert answer.status_code == 200, answer.text
     (row,) = answer.json()["predictions"]
     best = predictor.predict_packed(make_inputs(predictor.spec, 1), 7)

@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from pyarrow.fs import FileType
 
@@ -101,13 +101,13 @@ def unpacked_folder(path: str | Path) -> Path:
     """
     where = str(path) if is_remote(str(path)) else str(Path(path).absolute())
     with _opened(where) as (file, state), _explained(where), tarfile.open(fileobj=file, mode="r:") as archive:
-        content = _read_manifest(archive, where)
+        content = _read_manifest(archive, where, state.num_bytes)
         parent = cache_folder() / "bundles" / hashlib.sha256(content).hexdigest()[:16]
         folder = parent / "bundle"
         mark = parent / f".compared-{hashlib.sha256(f'{where} {state}'.encode()).hexdigest()[:16]}"
         if folder.is_dir() and mark.exists():
             return folder
-        members = _members(archive, where)
+        members = _members(archive, where, state.num_bytes)
         entries = files_of(parse_manifest(content, where=where, kind="bundle"))
         _compare(members, entries, where)
         parent.mkdir(parents=True, exist_ok=True)
@@ -125,9 +125,16 @@ def unpacked_folder(path: str | Path) -> Path:
     return folder
 
 
+class _State(NamedTuple):
+    """What is another when a file is: its size, and whatever else its place knows."""
+
+    num_bytes: int
+    others: tuple[int | None, ...]
+
+
 @contextlib.contextmanager
-def _opened(where: str) -> Iterator[tuple[BinaryIO, str]]:
-    """Gives an open file that can seek, and a text that is another when the file is."""
+def _opened(where: str) -> Iterator[tuple[BinaryIO, _State]]:
+    """Gives an open file that can seek, and its state."""
     if not is_remote(where):
         try:
             file = open(where, "rb")  # noqa: SIM115 - closed below
@@ -135,7 +142,7 @@ def _opened(where: str) -> Iterator[tuple[BinaryIO, str]]:
             raise NoSuchFolderError(f"{where}: no bundle: there is no such file") from None
         with file:
             status = os.fstat(file.fileno())
-            yield file, f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
+            yield file, _State(status.st_size, (status.st_dev, status.st_ino, status.st_mtime_ns))
         return
     with explaining(where):
         filesystem, place = from_uri(where)
@@ -143,7 +150,7 @@ def _opened(where: str) -> Iterator[tuple[BinaryIO, str]]:
         if info.type != FileType.File:
             raise NoSuchFolderError(f"{where}: no bundle: there is no such file")
         with filesystem.open_input_file(place) as stored:
-            yield cast(BinaryIO, stored), f"{info.size} {info.mtime_ns}"
+            yield cast(BinaryIO, stored), _State(info.size, (info.mtime_ns,))
 
 
 @contextlib.contextmanager
@@ -154,12 +161,21 @@ def _explained(where: str) -> Iterator[None]:
         raise CheckpointError(f"{where}: not a whole, uncompressed tar file: {error}") from None
 
 
-def _read_manifest(archive: tarfile.TarFile, where: str) -> bytes:
-    """Returns the manifest, which is the first member of a tar that `write_archive` made."""
+def _heads(archive: tarfile.TarFile, where: str, num_bytes: int) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """Yields each member with its name, once it is known to lie inside the folder and to end inside the tar."""
     for number, member in enumerate(archive):
-        if number > _MOST_MEMBERS:
+        if number >= _MOST_MEMBERS:
             raise CheckpointError(f"{where}: expected at most {_MOST_MEMBERS} members, found more")
-        if _name(member, where) == MANIFEST_FILE:
+        end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        if member.isreg() and end > num_bytes:
+            raise CheckpointError(f"{where}: {member.name!r}: expected to end at byte {end}, found {num_bytes} bytes")
+        yield _name(member, where), member
+
+
+def _read_manifest(archive: tarfile.TarFile, where: str, num_bytes: int) -> bytes:
+    """Returns the manifest, which is the first member of a tar that `write_archive` made."""
+    for name, member in _heads(archive, where, num_bytes):
+        if name == MANIFEST_FILE:
             if member.size > _MOST_MANIFEST_BYTES:
                 raise CheckpointError(f"{where}: {MANIFEST_FILE}: {member.size} bytes are too many for a manifest")
             _check_kind(member, where)
@@ -168,13 +184,10 @@ def _read_manifest(archive: tarfile.TarFile, where: str) -> bytes:
     raise CheckpointError(f"{where}: no bundle: {MANIFEST_FILE} is missing at the top of the tar")
 
 
-def _members(archive: tarfile.TarFile, where: str) -> dict[str, tarfile.TarInfo]:
+def _members(archive: tarfile.TarFile, where: str, num_bytes: int) -> dict[str, tarfile.TarInfo]:
     """Returns the files of a tar by their names, the manifest aside, after a look at the head of each member."""
     members: dict[str, tarfile.TarInfo] = {}
-    for member in archive:
-        if len(members) > _MOST_MEMBERS:
-            raise CheckpointError(f"{where}: expected at most {_MOST_MEMBERS} members, found more")
-        name = _name(member, where)
+    for name, member in _heads(archive, where, num_bytes):
         if member.isdir():
             continue  # folders are made where files need them
         _check_kind(member, where)

@@ -23,13 +23,13 @@ from yt8m_ray.inference.bundle import write_bundle
 from yt8m_ray.inference.bundle_document import (
     BundleDocument,
     DataManifest,
-    InputSchema,
     MemberEntry,
     Provenance,
     Quality,
 )
 from yt8m_ray.inference.ensemble import Ensemble, check_agreement
 from yt8m_ray.inference.golden import NUM_INPUTS
+from yt8m_ray.inference.input_schema import InputSchema
 from yt8m_ray.inference.licences import licence_of
 from yt8m_ray.inference.predictor import load_vocabulary
 from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state, quantize_uniformly

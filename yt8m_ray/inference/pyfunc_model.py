@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
@@ -37,10 +38,16 @@ class BundleModel(PythonModel):
             params: `top_k`, classes a video; more than there are gives all.
 
         Raises:
-            ValueError: a row does not fit the model; names row and column.
+            MlflowException: a row does not fit the model; names row and column. Of any other error MLflow's server
+                tells its client the traceback.
         """
         predictor, top_k = self._predictor, int((params or {}).get("top_k", 20))
-        video_ids, rows = read_videos(model_input.to_dict(orient="records"), predictor.spec)
+        try:
+            video_ids, rows = read_videos(model_input.to_dict(orient="records"), predictor.spec)
+            if top_k < 1:
+                raise ValueError(f"top_k: expected at least 1, found {top_k}")
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
         answers: list[dict[str, Any]] = []
         for start in range(0, len(rows), BATCH_SIZE):
             part = slice(start, start + BATCH_SIZE)

@@ -209,6 +209,15 @@ def test_a_tar_that_was_cut_short_is_refused(archive: Path, cache: Path, share: 
     assert files_below(cache) == []
 
 
+def test_a_member_that_ends_behind_the_tar_is_named(archive: Path) -> None:
+    head = tarfile.TarInfo("huge")
+    head.size = 1 << 30
+    archive.write_bytes(head.tobuf() + archive.read_bytes())
+
+    with pytest.raises(CheckpointError, match=r"'huge': expected to end at byte 1073742336, found \d+ bytes"):
+        unpacked_folder(archive)
+
+
 def test_a_changed_byte_in_the_weights_leaves_nothing_behind(archive: Path, cache: Path) -> None:
     change_last_byte(archive, "members/1/model.safetensors")
 

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from packaging.requirements import Requirement
 
 from serve.api import Best, build_api
@@ -217,11 +218,14 @@ def test_a_video_level_model_takes_means_or_frames(write_tiny_bundle: Write, tmp
     assert len(whole["class_ids"][0]) == 20
 
 
-def test_a_row_that_does_not_fit_is_named(registered: tuple[Path, str], table: pd.DataFrame) -> None:
-    table.loc[3, "rgb"] = "AAAA"
+def test_a_row_or_a_number_that_does_not_fit_is_named(registered: tuple[Path, str], table: pd.DataFrame) -> None:
+    model = load(registered[1])
 
-    with pytest.raises(ValueError, match="row 3: rgb: expected 1 to 6 frames of 8 bytes each, found 3 bytes"):
-        load(registered[1]).predict(table)
+    with pytest.raises(MlflowException, match="top_k: expected at least 1, found 0"):
+        model.predict(table, params={"top_k": 0})
+    table.loc[3, "rgb"] = "AAAA"
+    with pytest.raises(MlflowException, match="row 3: rgb: expected 1 to 6 frames of 8 bytes each, found 3 bytes"):
+        model.predict(table)
 
 
 @pytest.mark.soak  # a new process that imports torch and MLflow
