@@ -1,6 +1,6 @@
 """python -m jobs.export CONFIG [section.key=value ...] [--dry-run]: checkpoints -> a quantized ensemble bundle.
 
-The last line of stdout is the bundle's folder; the measured GAP goes to stderr.
+The last line of stdout is the bundle, a folder or a .tar; the measured GAP goes to stderr.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 
 from jobs.cli import parse_document, print_result, ray_cluster, run_verb
 from yt8m_ray.config.export import ExportConfig
-from yt8m_ray.inference.bundle import format_table
+from yt8m_ray.inference.description import format_table
 from yt8m_ray.inference.export import export, resolve
 
 

@@ -8,6 +8,7 @@ from ray.serve import Application
 
 from serve.deployments import PredictionService
 from serve.schemas import ServeArgs
+from yt8m_ray.data.remote import is_remote
 
 MODEL_VARIABLE = "YT8M_MODEL"
 
@@ -21,7 +22,9 @@ def build(args: ServeArgs) -> Application:
     model = args.model or os.environ.get(MODEL_VARIABLE)
     if not model:
         raise ValueError(
-            f"model: name the folder of a bundle in args.model or in the environment variable {MODEL_VARIABLE}"
+            f"model: name the folder or tar of a bundle in args.model or in the environment variable {MODEL_VARIABLE}"
         )
     deployment = serve.deployment(name="PredictionService")(serve.ingress()(PredictionService))
-    return deployment.bind(os.path.abspath(model), args.num_threads)
+    # A replica has another working directory; an object store has none.
+    place = model if is_remote(model) else os.path.abspath(model)
+    return deployment.bind(place, args.num_threads)

@@ -22,7 +22,7 @@ class PredictionService:
     """Answers the HTTP application of `serve.api` with one model, in the process that takes requests: no second hop.
 
     Args:
-        model: Folder of a bundle or a checkpoint.
+        model: A bundle, folder or tar, or a checkpoint; a path or URI.
         num_threads: Threads of the tensor operations.
     """
 

@@ -15,7 +15,8 @@ class ServeArgs(Config):
     """What a replica is built with; a change starts new replicas.
 
     Attributes:
-        model: Folder of a bundle or a checkpoint; None takes the environment variable YT8M_MODEL.
+        model: A bundle, folder or tar, or a checkpoint, here or in an object store; None takes the environment variable
+            YT8M_MODEL.
         num_threads: Threads of a replica's tensor operations. Replicas with more threads than cores slow each other.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -89,32 +88,24 @@ def save_tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     Its keyword arguments are sections of the config (`data`, `model`); features have 8 and 4 values, classes are 30.
     With `ema` in them, the moving average has the opposite weights.
     """
-    import torch
+    from tests.tiny import save_checkpoint_of
 
-    from yt8m_ray.checkpoint import save_checkpoint
-    from yt8m_ray.config.train import TrainConfig
-    from yt8m_ray.models import build_model
-
-    empty_position = {"position.shards": torch.empty(0, dtype=torch.int64)}
-
-    def save(name: str = "checkpoint", *, seed: int = 0, state: dict[str, Any] | None = None, **sections: Any) -> Path:
-        data = {"features": {"rgb": 8, "audio": 4}, "num_classes": 30, "max_frames": 6, **sections.pop("data", {})}
-        config = TrainConfig.model_validate(
-            {"run": {"name": "tiny"}, "data": data, "model": {"name": "logistic"}, **sections}
-        )
-        torch.manual_seed(seed)
-        model = build_model(
-            config.model, feature_sizes=list(data["features"].values()), num_classes=data["num_classes"]
-        )
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter)
-        folder = tmp_path / name
-        folder.mkdir()
-        average = None
-        if config.ema.is_on:
-            average = copy.deepcopy(model)
-            average.load_state_dict({name: -tensor for name, tensor in model.state_dict().items()})
-        save_checkpoint(folder, config=config, model=model, state=state or empty_position, facts={}, average=average)
-        return folder
+    def save(name: str = "checkpoint", **arguments: Any) -> Path:
+        return save_checkpoint_of(tmp_path / name, **arguments)
 
     return save
+
+
+@pytest.fixture
+def write_tiny_bundle(tmp_path: Path) -> Callable[..., Path]:
+    """Returns a function that makes a bundle of two tiny members with random weights, 3 to 1, and returns its path.
+
+    Its arguments are the name of the bundle, `export` with sections of the export's config, and sections of the
+    members' config as of `save_tiny_checkpoint`.
+    """
+    from tests.tiny import write_bundle_of
+
+    def write(name: str = "bundle", **arguments: Any) -> Path:
+        return write_bundle_of(tmp_path / name, **arguments)
+
+    return write

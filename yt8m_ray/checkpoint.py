@@ -10,14 +10,10 @@ cut short is never taken for a checkpoint.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -26,32 +22,61 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from yt8m_ray import __version__
 from yt8m_ray.config.document import ConfigError, parse_yaml, to_yaml, validate
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.remote import download_folder, is_remote, join_uri, read_file
 from yt8m_ray.interop.tensorflow import load_published
 from yt8m_ray.interop.variables import read_variables
 from yt8m_ray.models import Model, build_model
+from yt8m_ray.sealed_folder import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    STATE_FILE,
+    CheckpointError,
+    NoSuchFolderError,
+    cache_folder,
+    check_new,
+    local_folder,
+    read_manifest,
+    write_manifest,
+    written_aside,
+)
 
-CONFIG_FILE = "config.yaml"
-MODEL_FILE = "model.safetensors"
+__all__ = [  # what sealed folders have, too: whoever knows checkpoints needs no other module
+    "CHECKPOINT_PATTERN",
+    "CONFIG_FILE",
+    "DETAILS_FILE",
+    "EMA_FILE",
+    "MANIFEST_FILE",
+    "MODEL_FILE",
+    "STATE_FILE",
+    "CheckpointError",
+    "NoSuchFolderError",
+    "adopt_checkpoint",
+    "cache_folder",
+    "check_new",
+    "checkpoint_name",
+    "import_checkpoint",
+    "initialize",
+    "latest_checkpoint",
+    "load_config",
+    "load_details",
+    "load_model",
+    "load_weights",
+    "local_folder",
+    "read_manifest",
+    "read_tensors",
+    "read_weights",
+    "save_checkpoint",
+    "weights_path",
+    "write_manifest",
+    "written_aside",
+]
+
 EMA_FILE = "ema.safetensors"
-STATE_FILE = "state.safetensors"
 DETAILS_FILE = "validation.safetensors"
-MANIFEST_FILE = "manifest.json"
 
 CHECKPOINT_PATTERN = "epoch_*_step_*"
-
-FORMAT_VERSION = 1
-
-
-class CheckpointError(ValueError):
-    """A folder that is no intact checkpoint; the message says which file and why."""
-
-
-class NoSuchFolderError(CheckpointError, ConfigError):
-    """A path where no folder is: an argument to change, where a broken checkpoint is bad data."""
 
 
 def save_checkpoint(
@@ -140,109 +165,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another disk, or one without links
         shutil.copyfile(source, target)
-
-
-def check_new(folder: Path) -> None:
-    """Checks that a command may write `folder`: ConfigError where something is there already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--output: {folder}: expected a folder that does not exist yet, or is empty")
-
-
-@contextlib.contextmanager
-def written_aside(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder that becomes `folder` when the `with` block ends; after an error nothing stays."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside_folder = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
-    except OSError as error:
-        raise ConfigError(f"--output: {folder}: cannot be written: {error}") from None
-    with aside_folder as aside:
-        written = Path(aside) / folder.name
-        written.mkdir()
-        yield written
-        written.replace(folder)
-
-
-def write_manifest(folder: Path, facts: Mapping[str, object]) -> None:
-    """Writes manifest.json with `facts` and the size and hash of every file of the folder."""
-    files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    manifest = {"format_version": FORMAT_VERSION, "written_by": f"yt8m_ray {__version__}", **facts, "files": files}
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-def read_manifest(folder: str | Path, *, kind: str) -> dict[str, object]:
-    """Returns the manifest of a folder after checking every file against it.
-
-    Raises:
-        CheckpointError: no manifest, another kind or version, or a file that is missing, cut short or altered.
-        NoSuchFolderError: there is no such folder.
-    """
-    folder = Path(folder)
-    path = folder / MANIFEST_FILE
-    if not folder.is_dir():
-        raise NoSuchFolderError(f"{folder}: no {kind}: there is no such folder")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder}: no {kind}: {MANIFEST_FILE} is missing") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: unreadable manifest: {error}") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise CheckpointError(f"{path}: unreadable manifest: expected a mapping with the section files")
-    if manifest.get("kind") != kind:
-        raise CheckpointError(f"{folder}: expected a {kind}, found a {manifest.get('kind', 'folder of unknown kind')}")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder}: format version {manifest.get('format_version')} found, this program reads {FORMAT_VERSION}"
-        )
-    needed = {CONFIG_FILE, MODEL_FILE, STATE_FILE} if kind == "checkpoint" else set()
-    if needed - manifest["files"].keys():
-        raise CheckpointError(f"{path}: expected the files {sorted(needed)}, found {sorted(manifest['files'])}")
-    for name, facts in manifest["files"].items():
-        if not isinstance(facts, dict) or not {"bytes", "sha256"} <= facts.keys():
-            raise CheckpointError(f"{path}: files: {name!r}: expected its bytes and sha256, found {facts!r}")
-        _check_file(folder, name, num_bytes=facts["bytes"], sha256=facts["sha256"])
-    checked: dict[str, object] = manifest
-    return checked
-
-
-def local_folder(path: str | Path) -> Path:
-    """Returns the absolute folder of a checkpoint or bundle; one in an object store is copied to this machine, once.
-
-    Copies lie under $YT8M_CACHE, or else ~/.cache/yt8m_ray, by the contents of their manifest.
-
-    Raises:
-        NoSuchFolderError: the store has none there.
-        CheckpointError: what it has is not intact.
-        OSError: the store cannot be read.
-    """
-    uri = str(path)
-    if not is_remote(uri):
-        return Path(path).absolute()
-    content = read_file(join_uri(uri, MANIFEST_FILE))
-    if content is None:
-        raise NoSuchFolderError(f"{uri}: no checkpoint: {MANIFEST_FILE} is missing")
-    parent = cache_folder() / "checkpoints" / hashlib.sha256(content).hexdigest()[:16]
-    folder = parent / PurePosixPath(join_uri(uri).partition("?")[0]).name
-    if not folder.exists():
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".aside-") as aside:
-            written = Path(aside) / folder.name
-            written.mkdir()
-            download_folder(uri, written)
-            read_manifest(written, kind=json.loads(content).get("kind", "checkpoint"))
-            with contextlib.suppress(OSError):  # another process was faster
-                written.rename(folder)
-    return folder
-
-
-def cache_folder() -> Path:
-    """Returns where copies of what lies in object stores are kept."""
-    return Path(os.environ.get("YT8M_CACHE", "~/.cache/yt8m_ray")).expanduser().absolute()
 
 
 def load_config(folder: str | Path) -> TrainConfig:
@@ -355,23 +277,6 @@ def checkpoint_name(*, epoch: int, step: int) -> str:
     return f"epoch_{epoch:04d}_step_{step:09d}"
 
 
-def _check_file(folder: Path, name: str, *, num_bytes: object, sha256: object) -> None:
-    file = folder / name
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise CheckpointError(f"{folder / MANIFEST_FILE}: files: {name!r} lies outside the folder")
-    if not file.is_file():
-        raise CheckpointError(f"{file}: listed in the manifest, but missing")
-    if file.stat().st_size != num_bytes:
-        raise CheckpointError(f"{file}: {num_bytes} bytes expected, {file.stat().st_size} found")
-    if _sha256(file) != sha256:
-        raise CheckpointError(f"{file}: the contents do not match the hash in the manifest")
-
-
 def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     # Cloned: safetensors refuses tensors that share memory.
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

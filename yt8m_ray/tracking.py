@@ -1,7 +1,7 @@
-"""Runs, parameters by dotted key, metrics and artifacts. The only module that imports mlflow.
+"""Runs, parameters by dotted key, metrics and artifacts; with `model_registry`, the only module that talks to MLflow.
 
-Lives here: calls that answer, or fail within a minute. What a run does while MLflow is away is in
-`yt8m_ray.training.sender`.
+Lives here: calls that answer, or fail within a minute. Does not live here: models (`yt8m_ray.model_registry`), what a
+run does while MLflow is away (`yt8m_ray.training.sender`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 import os
 import re
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -83,7 +82,7 @@ class Tracker:
     def __init__(self, uri: str, run_id: str) -> None:
         self.uri = uri
         self.run_id = run_id
-        self._client = _open(uri)
+        self._client = open_client(uri)
 
     @classmethod
     def start(
@@ -114,9 +113,9 @@ class Tracker:
             TrackingError: the store or server does not answer as it should.
         """
         location = None if uri.startswith("http") else artifact_path.absolute().as_uri()
-        with _told(uri):
+        with told(uri):
             with _creation_lock(uri):
-                client = _open(uri)
+                client = open_client(uri)
                 found = client.get_experiment_by_name(experiment)
                 experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
             run_id = _find_run(client, experiment_id, key) if key is not None else None
@@ -138,7 +137,7 @@ class Tracker:
             TrackingError: it cannot be asked now.
         """
         try:
-            with _told(uri), _creation_lock(uri):
+            with told(uri), _creation_lock(uri):
                 tracker = cls(uri, run_id)
                 tracker._client.update_run(run_id, status="RUNNING")
         except TrackingError as error:
@@ -160,13 +159,13 @@ class Tracker:
             for name, value in values.items()
             if math.isfinite(value)
         ]
-        with _told(self.uri):
+        with told(self.uri):
             for start in range(0, len(metrics), _METRICS_A_CALL):
                 self._client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_A_CALL])
 
     def log_artifacts(self, path: str | Path, *, artifact_path: str | None = None) -> None:
         """Copies a file or a folder into the run's artifacts."""
-        with _told(self.uri), _patience():
+        with told(self.uri), patience():
             if Path(path).is_dir():
                 self._client.log_artifacts(self.run_id, str(path), artifact_path)
             else:
@@ -174,7 +173,7 @@ class Tracker:
 
     def finish(self, status: Status) -> None:
         """Marks the run as ended."""
-        with _told(self.uri):
+        with told(self.uri):
             self._client.set_terminated(self.run_id, status)
 
 
@@ -198,8 +197,8 @@ def child_runs(uri: str, parent_run_id: str, *, metrics: Sequence[str]) -> list[
         ConfigError: MLflow has no store of that kind.
         TrackingError: it has no such run, or cannot be asked now.
     """
-    with _told(uri):
-        client = _open(uri)
+    with told(uri):
+        client = open_client(uri)
         experiment_id = client.get_run(parent_run_id).info.experiment_id
         query = f"tags.`{PARENT_TAG}` = '{parent_run_id}'"
         found: list[Run] = []
@@ -224,43 +223,14 @@ def child_runs(uri: str, parent_run_id: str, *, metrics: Sequence[str]) -> list[
 
 def set_tags(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
     """Sets tags of a run; TrackingError where MLflow does not."""
-    with _told(uri):
-        client = _open(uri)
+    with told(uri):
+        client = open_client(uri)
         for name, value in tags.items():
             client.set_tag(run_id, name, value[:_MAX_TAG_LENGTH])
 
 
-def register_model(
-    uri: str, run_id: str, folder: Path, *, name: str, alias: str, tags: Mapping[str, str] | None = None
-) -> str:
-    """Makes a folder, copied into a run's artifacts, the newest version of a registered model; returns that version.
-
-    Args:
-        uri: Tracking server or SQLite store.
-        run_id: The run that it comes from.
-        folder: What is registered.
-        name: The model, made if it is missing.
-        alias: What points to this version from now on.
-        tags: Of the version.
-
-    Raises:
-        ConfigError: MLflow has no store of that kind.
-        TrackingError: it does not do it.
-    """
-    place = f"registered/{uuid.uuid4().hex[:12]}"  # each version has its own
-    Tracker(uri, run_id).log_artifacts(folder, artifact_path=place)
-    with _told(uri):
-        client = _open(uri)
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
-        source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
-        version = client.create_model_version(name, source, run_id, tags=dict(tags or {})).version
-        client.set_registered_model_alias(name, alias, version)
-    return str(version)
-
-
 @contextlib.contextmanager
-def _told(uri: str) -> Iterator[None]:
+def told(uri: str) -> Iterator[None]:
     """Makes a TrackingError of all that MLflow, its HTTP client and its database raise."""
     try:
         yield
@@ -287,7 +257,7 @@ def _is_temporary(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def _patience() -> Iterator[None]:
+def patience() -> Iterator[None]:
     """Lets a server take its time to store a large file."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ[name]
@@ -312,7 +282,8 @@ def _creation_lock(uri: str) -> AbstractContextManager[object]:
     return FileLock(f"{path}.lock", timeout=_LOCK_TIMEOUT_S)
 
 
-def _open(uri: str) -> MlflowClient:
+def open_client(uri: str) -> MlflowClient:
+    """Returns a client of a server or store, whose errors are told once; ConfigError where MLflow has no such kind."""
     # Both tell of each error that they raise as well, and at each of many attempts.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").addFilter(_is_not_about_mlflow)

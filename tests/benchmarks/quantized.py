@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, i
 from tests.benchmarks.measure import best, cores, run_pinned
 from tests.unit.models.test_parameter_counts import PUBLISHED, UINT8_MEGABYTES
 from yt8m_ray.allocator import keep_freed_memory
-from yt8m_ray.config.export import TransformConfig
+from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.inference.ensemble import Ensemble
 from yt8m_ray.inference.quantize import channel_axes, quantize_state
 from yt8m_ray.inference.restore import restore_model
@@ -90,12 +90,7 @@ def speed(folder: Path, configs: list[dict[str, Any]], batches: list[int], round
         for batch_size in batches:
             inputs = clips(batch_size)
             answers = [torch.sigmoid(model(*inputs)) for model in ensembles.values()]
-            found = best(
-                [
-                    {kind: seconds(lambda m=model: m(*inputs)) for kind, model in ensembles.items()}
-                    for _ in range(rounds)
-                ]
-            )
+            found = best([{kind: seconds(model, *inputs) for kind, model in ensembles.items()} for _ in range(rounds)])
             ratio = found["float32"] / found["int8"]
             times = f"{found['float32'] * 1e3:11.1f} {found['int8'] * 1e3:9.1f} {ratio:6.2f}"
             print(f"{batch_size:5} {times}   {float((answers[0] - answers[1]).abs().max()):.4f}", flush=True)

@@ -125,14 +125,17 @@ def test_labels_of_another_vocabulary_are_no_hindrance(tmp_path: Path, checkpoin
     assert predict(checkpoint, str(tmp_path / "a.tfrecord"), tmp_path / "p.csv") == 1
 
 
-def test_an_exported_bundle_states_the_gap_of_its_own_predictions(tmp_path: Path, checkpoint: Path) -> None:
+def test_an_exported_bundle_states_the_gap_of_its_own_predictions(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("YT8M_CACHE", str(tmp_path / "cache"))
     shards = [write_shard(tmp_path / f"{name}.tfrecord", first, 40) for name, first in (("a", 0), ("b", 40))]
     config = ExportConfig.model_validate(
         {
             "members": [{"checkpoint": str(path)} for path in (checkpoint, save_model(tmp_path / "other", seed=2))],
             "transform": {"min_elements": 100},
             "data": {"validation": [str(shard) for shard in shards]},
-            "output": str(tmp_path / "bundle"),
+            "output": str(tmp_path / "bundle.tar"),
             "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"},
         }
     )

@@ -23,6 +23,7 @@ from yt8m_ray.checkpoint import (
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.remote import list_folders, read_file, write_file
+from yt8m_ray.inference.predictor import Predictor, locate_model
 from yt8m_ray.models import build_model
 from yt8m_ray.training.checkpoints import CheckpointWriteError
 from yt8m_ray.training.history import History, read_curves
@@ -132,6 +133,32 @@ def test_a_damaged_checkpoint_is_refused_and_passed_over(save: Save) -> None:
     with pytest.raises(CheckpointError, match=r"model.safetensors: \d+ bytes expected, 5 found"):
         local_folder(uri)
     assert StoredCheckpoints(uri.rpartition("/")[0], num_to_keep=1).latest() == checkpoint_name(epoch=0, step=1)
+
+
+def test_a_bundle_in_a_tar_is_unpacked_from_the_store_once(
+    store: ObjectStore, write_tiny_bundle: Callable[..., Path]
+) -> None:
+    uri = f"s3://{BUCKET}/bundles/x.tar"
+    write_file(write_tiny_bundle("x.tar").read_bytes(), uri)
+    assert Predictor.from_path(uri).self_check() == 3
+    store.heal()
+
+    assert Predictor.from_path(uri).self_check() == 3
+
+    assert (
+        len([path for method, path, _ in store.requests if method == "GET"]) <= 3
+    )  # the head of the tar, its manifest
+
+
+def test_a_damaged_tar_in_the_store_is_refused(store: ObjectStore, write_tiny_bundle: Callable[..., Path]) -> None:
+    content = write_tiny_bundle("x.tar").read_bytes()
+    uri = f"s3://{BUCKET}/bundles/cut.tar"
+    write_file(content[: len(content) // 2], uri)
+
+    with pytest.raises(CheckpointError, match=rf"^s3://{BUCKET}/bundles/cut\.tar: "):
+        locate_model(uri)
+    with pytest.raises(NoSuchFolderError, match=rf"^s3://{BUCKET}/bundles/none\.tar: no bundle: there is no such file"):
+        locate_model(f"s3://{BUCKET}/bundles/none.tar")
 
 
 def test_what_is_not_there_is_no_checkpoint(store: ObjectStore) -> None:

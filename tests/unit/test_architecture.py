@@ -27,7 +27,9 @@ LAYERS = (
     ("topk",),
     ("data", "models", "losses", "metrics"),
     ("config", "interop"),
+    ("sealed_folder",),
     ("checkpoint", "evaluation", "tracking"),
+    ("model_registry",),
     ("inference",),
     ("training",),  # a teacher may be a bundle
     ("tuning", "extraction"),
@@ -51,7 +53,8 @@ DOORS = {
     "starlette": ("serve/",),
     "uvicorn": ("serve/",),
     "yaml": ("yt8m_ray/config/document.py",),
-    "mlflow": ("yt8m_ray/tracking.py",),
+    # One for runs, one for models; and what a bundle's model is, which MLflow loads elsewhere.
+    "mlflow": ("yt8m_ray/tracking.py", "yt8m_ray/model_registry.py", "yt8m_ray/inference/pyfunc"),
     "tensorflow": ("yt8m_ray/interop/",),
     "optuna": ("yt8m_ray/tuning/",),
     "optuna_dashboard": ("yt8m_ray/tuning/dashboard.py",),

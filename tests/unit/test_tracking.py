@@ -17,7 +17,6 @@ from yt8m_ray.tracking import (
     TrackingError,
     child_runs,
     default_uri,
-    register_model,
     set_tags,
 )
 
@@ -111,27 +110,6 @@ def test_tags_are_set_replaced_and_cut(tracker: Tracker) -> None:
 def test_tags_of_a_run_that_is_not_there_are_told(tracker: Tracker) -> None:
     with pytest.raises(TrackingError, match="not found"):
         set_tags(tracker.uri, "0" * 32, {"a": "b"})
-
-
-def test_an_alias_moves_to_the_newest_version_of_a_model(tracker: Tracker, tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    versions = []
-    for text in ("first", "second"):
-        (folder / "weights").write_text(text)
-        versions.append(
-            register_model(
-                tracker.uri, tracker.run_id, folder, name="videos", alias="best", tags={"validation/gap": text}
-            )
-        )
-
-    client = MlflowClient(tracker.uri)
-    found = client.get_model_version_by_alias("videos", "best")
-    assert (versions, str(found.version)) == (["1", "2"], "2")
-    assert (found.run_id, found.tags) == (tracker.run_id, {"validation/gap": "second"})
-    assert client.get_model_version("videos", "1").tags == {"validation/gap": "first"}
-    where = client.get_model_version_download_uri("videos", "2").removeprefix("file://")
-    assert (Path(where) / "weights").read_text() == "second"
 
 
 @pytest.mark.soak  # MLflow waits 20 s for the lock

@@ -7,8 +7,7 @@ from typing import Annotated
 import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from yt8m_ray.data.features import FeatureSpec
-from yt8m_ray.data.normalize import Normalization
+from yt8m_ray.data.features import FeatureSpec, Normalization
 from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
 from yt8m_ray.registry import Config
 from yt8m_ray.schema import MAX_FRAMES, NUM_CLASSES_2018, VIDEO_FEATURES

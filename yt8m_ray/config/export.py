@@ -5,16 +5,24 @@ Lives here: the config types of `jobs.export`. Does not live here: the work itse
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import pydantic
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from yt8m_ray.config.data import Shards
 from yt8m_ray.config.train import TrackingConfig
-from yt8m_ray.registry import ComponentConfig, Config
+from yt8m_ray.config.transform import PUBLISHED_MIN_ELEMENTS, TransformConfig
+from yt8m_ray.registry import Config
 
-PUBLISHED_MIN_ELEMENTS = 17_000
-"""Variables with more elements than this were quantized by the 2018 systems; smaller ones are not worth it."""
+__all__ = ["PUBLISHED_MIN_ELEMENTS", "ExportConfig", "ExportDataConfig", "MemberConfig", "TransformConfig"]
+
+
+def _check_licence(expression: str) -> str:
+    try:
+        return canonicalize_license_expression(expression)
+    except InvalidLicenseExpression as error:
+        raise ValueError(f"expected an SPDX expression such as Apache-2.0 or LicenseRef-Own: {error}") from None
 
 
 class MemberConfig(Config):
@@ -29,26 +37,6 @@ class MemberConfig(Config):
     checkpoint: str
     weight: Annotated[float, pydantic.Field(gt=0)] = 1.0
     ema: bool | None = None
-
-
-class TransformConfig(ComponentConfig):
-    """How weights are stored, and what becomes of them when a bundle is loaded.
-
-    Attributes:
-        name: `int8` (a scale a channel, symmetric), `int4` (a scale a group of inputs, symmetric; linear layers, other
-            matrices are int8), `float16`, `bfloat16`, the 2018 winner's codes into 256 values a tensor, which are
-            evenly spaced (`uniform`), quantiles (`quantile`) or have the least squared error (`kmeans`), or `none`
-            (float32 as trained).
-        min_elements: Only matrices, with codebooks and 16 bits only tensors, with more elements are transformed.
-        group_size: Inputs that share a scale in `int4`.
-        activations: With `int8` and `int4`, linear layers round each row of their inputs to 7 bits and multiply
-            integers (`int8`), or expand the weights when they are loaded (`float32`). All else is always expanded.
-    """
-
-    name: Literal["int8", "int4", "float16", "bfloat16", "uniform", "quantile", "kmeans", "none"] = "int8"
-    min_elements: Annotated[int, pydantic.Field(ge=0)] = PUBLISHED_MIN_ELEMENTS
-    group_size: Annotated[int, pydantic.Field(ge=2, multiple_of=2)] = 64
-    activations: Literal["int8", "float32"] = "int8"
 
 
 class ExportDataConfig(Config):
@@ -68,7 +56,8 @@ class ExportConfig(Config):
 
     Attributes:
         members: The models, at least one, in the order of the bundle's `members/` folders.
-        output: The bundle's folder; it must not exist yet.
+        output: The bundle's folder, or a file where it ends in `.tar`; it must not exist yet.
+        licence: SPDX expression for the weights, `LicenseRef-NAME` for a licence of one's own.
         tracking: The MLflow store that gets a run with the bundle; a null uri means the first member's own store.
     """
 
@@ -76,6 +65,7 @@ class ExportConfig(Config):
     transform: TransformConfig = TransformConfig()
     data: ExportDataConfig = ExportDataConfig()
     output: str
+    licence: Annotated[str, pydantic.AfterValidator(_check_licence)] = "Apache-2.0"
     tracking: TrackingConfig = TrackingConfig()
 
     def weights(self) -> list[float]:

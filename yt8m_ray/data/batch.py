@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from yt8m_ray.data.buffers import shared_pool
-from yt8m_ray.data.features import FeatureSpec, VideoRow
-from yt8m_ray.data.normalize import Normalization
+from yt8m_ray.data.features import FeatureSpec, Normalization, VideoRow
 from yt8m_ray.data.normalize import normalize as normalize_frames
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.schema import DEQUANTIZATION_OFFSET, DEQUANTIZATION_SCALE, Batch

@@ -24,7 +24,10 @@ from yt8m_ray.schema import (
     MEAN_PREFIX,
 )
 
-__all__ = ["FeatureSpec", "RecordError", "VideoRow", "to_row"]
+__all__ = ["FeatureSpec", "Normalization", "RecordError", "VideoRow", "to_row"]
+
+Normalization = Literal["l2", "unwhitened", "reverse_whitened", "none"]
+"""What becomes of the dequantized frames; `yt8m_ray.data.normalize` describes each."""
 
 
 @dataclass(frozen=True)

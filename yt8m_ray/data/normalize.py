@@ -10,14 +10,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from importlib import resources
-from typing import Literal
 
 import numpy as np
 import torch
 
+from yt8m_ray.data.features import Normalization
 from yt8m_ray.schema import FRAME_FEATURES, MEAN_PREFIX
-
-Normalization = Literal["l2", "unwhitened", "reverse_whitened", "none"]
 
 _MIN_SQUARED_NORM = 1e-12  # what TensorFlow's l2_normalize divides by at least; a frame of zeros stays one
 _REVERSED_OFFSET = 4 / 512  # as published: half a quantization step, what dequantizing leaves of a true 0

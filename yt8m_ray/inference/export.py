@@ -14,11 +14,13 @@ from yt8m_ray.data.batch import batches_of, to_batch
 from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.reader import ReadOptions
+from yt8m_ray.inference.archive import open_folder
 from yt8m_ray.inference.bundle import BundleDocument
 from yt8m_ray.inference.ensemble import check_agreement
 from yt8m_ray.inference.members import QualityMeter, assemble, ensembles, load_members
 from yt8m_ray.inference.pool import map_videos
 from yt8m_ray.inference.predictor import load_vocabulary
+from yt8m_ray.inference.registration import log_bundle
 from yt8m_ray.tracking import Tracker, default_uri
 
 logger = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1)
     """Writes the bundle that `config` describes; both arguments are from `resolve`.
 
     Returns:
-        The bundle's folder, and what was measured of it.
+        The bundle, a folder or a tar, and what was measured of it.
 
     Raises:
         ValueError, OSError: a checkpoint or a shard cannot be read.
@@ -104,7 +106,7 @@ def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1)
 
 
 def _track(config: ExportConfig, trained: TrainConfig, path: Path, document: BundleDocument) -> None:
-    """Logs the bundle as an MLflow run of its own; a local store that is gone is not made anew."""
+    """Logs the bundle as the model of an MLflow run of its own; a local store that is gone is not made anew."""
     uri = config.tracking.uri or trained.tracking.uri or default_uri(trained.output)
     if config.tracking.uri is None and uri.startswith("sqlite:///") and not Path(uri[len("sqlite:///") :]).exists():
         logger.info("MLflow: %s does not exist here; name a store in tracking.uri to log the bundle", uri)
@@ -116,8 +118,6 @@ def _track(config: ExportConfig, trained: TrainConfig, path: Path, document: Bun
         params=flatten(config),
         artifact_path=Path(trained.output) / "mlartifacts",
     )
-    gaps = {"validation/gap": document.quality.gap_after, "validation/gap_float32": document.quality.gap_before}
-    tracker.log_metrics(gaps, step=0)
-    tracker.log_artifacts(path, artifact_path="bundle")
+    log_bundle(tracker, open_folder(path), document)
     tracker.finish("FINISHED")
     logger.info("MLflow: run %s in %s", tracker.run_id, uri)

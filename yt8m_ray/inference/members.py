@@ -6,6 +6,7 @@ Lives here: loading, measuring and assembling, all without Ray. Does not live he
 from __future__ import annotations
 
 import datetime
+import hashlib
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +16,28 @@ import torch
 
 from yt8m_ray import __version__
 from yt8m_ray.checkpoint import load_model, read_manifest
-from yt8m_ray.config.export import ExportConfig, TransformConfig
+from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.inference.bundle import BundleDocument, MemberEntry, Provenance, Quality, write_bundle
+from yt8m_ray.config.transform import TransformConfig
+from yt8m_ray.inference.bundle import write_bundle
+from yt8m_ray.inference.bundle_document import (
+    BundleDocument,
+    DataManifest,
+    MemberEntry,
+    Provenance,
+    Quality,
+)
 from yt8m_ray.inference.ensemble import Ensemble, check_agreement
+from yt8m_ray.inference.golden import NUM_INPUTS
+from yt8m_ray.inference.input_schema import InputSchema
+from yt8m_ray.inference.licences import licence_of
 from yt8m_ray.inference.predictor import load_vocabulary
 from yt8m_ray.inference.quantize import channel_axes, quantize_state
 from yt8m_ray.inference.restore import restore_model
 from yt8m_ray.metrics import Metric, build_metric
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
+from yt8m_ray.sealed_folder import folder_version
 
 
 @dataclass(frozen=True)
@@ -120,24 +133,23 @@ def assemble(
     """
     data = members[0].config.data
     gaps_before, gaps_after = before.compute(), after.compute()
+    vocabulary = load_vocabulary(data.vocabulary, data.num_classes)
     document = BundleDocument(
-        level="video" if data.spec.is_video_level else "frame",
-        features=dict(data.features),
+        input=InputSchema.of(data.spec, data.normalize),
         num_classes=data.num_classes,
-        max_frames=data.max_frames,
-        normalize=data.normalize,
         members=_entries(members, config.weights(), gaps_before[:-1], gaps_after[:-1]),
         transform=config.transform,
         quality=Quality(
             split=list(split), num_videos=before.num_videos, gap_before=gaps_before[-1], gap_after=gaps_after[-1]
         ),
+        licence=licence_of(config.licence, vocabulary),
+        num_golden_inputs=NUM_INPUTS,
         provenance=Provenance(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             package_version=__version__,
             git_commit=_git_commit(),
         ),
     )
-    vocabulary = load_vocabulary(data.vocabulary, data.num_classes)
     return write_bundle(config.output, document, [member.stored for member in members], vocabulary), document
 
 
@@ -149,12 +161,23 @@ def _entries(
             model=member.config.model.model_dump(mode="json"),
             weight=weight,
             checkpoint=member.checkpoint,
+            checkpoint_version=folder_version(member.checkpoint),
             mlflow_run_id=member.mlflow_run_id,
+            data_manifest=_data_manifest(member.config.data.manifest),
             gap_before=gap_before,
             gap_after=gap_after,
+            float32_bytes=sum(tensor.nbytes for tensor in member.model.state_dict().values()),
+            stored_bytes=sum(tensor.nbytes for tensor in member.stored.values()),
         )
         for member, weight, gap_before, gap_after in zip(members, weights, gaps_before, gaps_after, strict=True)
     ]
+
+
+def _data_manifest(path: str | None) -> DataManifest | None:
+    if path is None:
+        return None
+    file = Path(path)
+    return DataManifest(path=path, sha256=hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None)
 
 
 def _load_member(checkpoint: str, transform: TransformConfig, ema: bool | None, device: str) -> Member:

@@ -10,14 +10,15 @@ from typing import Self
 
 import torch
 
-from yt8m_ray.checkpoint import CONFIG_FILE, NoSuchFolderError, load_config, load_model, local_folder, read_manifest
+from yt8m_ray.checkpoint import CONFIG_FILE, NoSuchFolderError, load_config, load_model, read_manifest
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.batch import to_batch
-from yt8m_ray.data.features import FeatureSpec, VideoRow
-from yt8m_ray.data.normalize import Normalization
+from yt8m_ray.data.features import FeatureSpec, Normalization, VideoRow
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.inference.archive import open_folder
 from yt8m_ray.inference.bundle import DOCUMENT_FILE, VOCABULARY_FILE, folder_version, load_bundle, read_document
+from yt8m_ray.inference.golden import TOLERANCE, GoldenAnswers
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
 from yt8m_ray.topk import TopK, top_k
@@ -34,6 +35,7 @@ class Predictor:
         vocabulary_path: Table of the classes; None means the published one where the number of classes allows.
         version: A short hash of the exact files that were loaded.
         device: Where batches go.
+        golden: Videos and their answers, where the model has some: `self_check` asks again.
     """
 
     model: Model
@@ -42,13 +44,14 @@ class Predictor:
     vocabulary_path: str | None
     version: str
     device: torch.device
+    golden: GoldenAnswers | None = None
 
     @classmethod
     def from_path(cls, path: str | Path, *, device: str = "cpu", ema: bool | None = None) -> Self:
-        """Returns the predictor of a bundle's or checkpoint's folder.
+        """Returns the predictor of a bundle or a checkpoint.
 
         Args:
-            path: The folder.
+            path: The folder, or a bundle's tar; either may be in an object store.
             device: Where it computes.
             ema: Whether to take a checkpoint's moving average of the weights; None takes what its run was validated
                 with. A bundle has the weights that it was made of.
@@ -57,19 +60,19 @@ class Predictor:
             NoSuchFolderError: there is neither a bundle nor a checkpoint.
             ValueError: its files are damaged or of an unknown version, or there is no such average.
         """
-        path = locate_model(path)
+        path, golden = locate_model(path), None
         if is_bundle(path):
             if ema is not None:
                 raise ConfigError(f"--ema: {path} is a bundle, which has the weights that it was made of")
             bundle = load_bundle(path, device=device)
-            model, spec = bundle.model, bundle.document.spec
+            model, spec, golden = bundle.model, bundle.document.spec, bundle.golden
             normalize: Normalization = bundle.document.normalize
             vocabulary_path: str | None = str(path / VOCABULARY_FILE)
         else:
             model, config = load_model(path, ema=ema)
             spec, normalize, vocabulary_path = config.data.spec, config.data.normalize, config.data.vocabulary
         version = model_version(path, ema=ema)
-        return cls(model.to(device).eval(), spec, normalize, vocabulary_path, version, torch.device(device))
+        return cls(model.to(device).eval(), spec, normalize, vocabulary_path, version, torch.device(device), golden)
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
@@ -96,6 +99,24 @@ class Predictor:
         batch = to_batch(videos, spec=self.spec, normalize=self.normalize, device=self.device, labelled=False)
         return self._best(batch, top_k)
 
+    def self_check(self, *, tolerance: float = TOLERANCE) -> int:
+        """Compares answers with those that the bundle gave when it was written, and returns of how many videos.
+
+        Args:
+            tolerance: Of each score, relative to what it was.
+
+        Returns:
+            0 for a checkpoint, and for a bundle of version 1, which have no such answers.
+
+        Raises:
+            ValueError: this is not the same model any more; names the video, the class and both scores.
+        """
+        if self.golden is None:
+            return 0
+        videos = self.golden.videos
+        self.golden.compare(self.predict_packed(videos, self.spec.num_classes), tolerance=tolerance)
+        return len(videos)
+
     def _best(self, batch: Batch, k: int) -> TopK:
         with torch.inference_mode():
             best = top_k(self.model(batch.frames, batch.num_frames), k)
@@ -103,12 +124,13 @@ class Predictor:
 
 
 def locate_model(path: str | Path) -> Path:
-    """Returns the absolute path of a checkpoint's or bundle's folder, of a copy where it is in an object store.
+    """Returns the absolute path of a checkpoint's or bundle's folder, or of its copy from an object store or a tar.
 
     Raises:
         NoSuchFolderError: there is neither a bundle nor a checkpoint.
+        ValueError, OSError: the copy cannot be made.
     """
-    folder = local_folder(path)
+    folder = open_folder(path)
     if not is_bundle(folder) and not (folder / CONFIG_FILE).is_file():
         raise NoSuchFolderError(
             f"{folder}: expected a checkpoint's folder (has {CONFIG_FILE}) or a bundle's ({DOCUMENT_FILE})"

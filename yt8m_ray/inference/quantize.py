@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from yt8m_ray.config.export import TransformConfig
+from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.inference.codebooks import NUM_CODES, codebook
 from yt8m_ray.models.recurrent import LSTMCellWeights
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yt8m_ray.config.export import TransformConfig
+from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.inference.int8_linear import Int8Linear
 from yt8m_ray.inference.quantize import (
     GROUP_SUFFIX,

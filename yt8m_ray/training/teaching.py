@@ -20,8 +20,7 @@ from yt8m_ray.config.optimizer import EMAConfig
 from yt8m_ray.config.teaching import TeacherConfig
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.batch import to_batch
-from yt8m_ray.data.features import FeatureSpec
-from yt8m_ray.data.normalize import Normalization
+from yt8m_ray.data.features import FeatureSpec, Normalization
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.soft_labels import SoftLabels
 from yt8m_ray.data.video_weights import VideoWeights

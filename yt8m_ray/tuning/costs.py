@@ -9,8 +9,8 @@ from collections.abc import Collection
 import torch
 
 from yt8m_ray.config.document import ConfigError
-from yt8m_ray.config.export import TransformConfig
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.config.tune import Cost
 from yt8m_ray.inference.quantize import channel_axes, stored_bytes
 from yt8m_ray.models import Model, build_model

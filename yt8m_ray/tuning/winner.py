@@ -10,11 +10,11 @@ import logging
 import shutil
 from pathlib import Path
 
-from yt8m_ray import tracking
 from yt8m_ray.checkpoint import CHECKPOINT_PATTERN, CheckpointError, adopt_checkpoint, load_config, read_manifest
 from yt8m_ray.config.document import ConfigError, load_document, override, to_yaml
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.model_registry import register_folder
 from yt8m_ray.training.outcome import FitResult
 from yt8m_ray.training.trainer import fit
 from yt8m_ray.tuning.records import TrialRecord, ranked
@@ -78,7 +78,7 @@ def register(folder: Path, uri: str, run_id: str, *, name: str, alias: str) -> s
     manifest = read_manifest(folder / BEST_FOLDER / CHECKPOINT_FOLDER, kind="checkpoint")
     if not run_id:
         raise ConfigError(f"--register: MLflow at {uri} has no run of this search; is it up?")
-    version = tracking.register_model(
+    version = register_folder(
         uri, run_id, folder / BEST_FOLDER, name=name, alias=alias, tags={"step": str(manifest.get("step", ""))}
     )
     logger.info("registered as version %s of %s, alias %s", version, name, alias)

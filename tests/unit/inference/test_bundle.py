@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from yt8m_ray.checkpoint import NoSuchFolderError, write_manifest
-from yt8m_ray.config.export import ExportConfig, TransformConfig
+from yt8m_ray.config.export import ExportConfig
+from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.data.batch import make_batch
 from yt8m_ray.data.example import encode_sequence_example
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.data.reader import read_rows
 from yt8m_ray.data.tfrecord import write_records
 from yt8m_ray.data.vocabulary import Vocabulary
-from yt8m_ray.inference.bundle import BundleDocument, format_table, load_bundle
+from yt8m_ray.inference.bundle import BundleDocument, load_bundle
+from yt8m_ray.inference.description import format_table
 from yt8m_ray.inference.members import QualityMeter, assemble, ensembles, load_members
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state
@@ -94,6 +96,7 @@ def test_a_bundle_is_these_files_and_no_pickle(bundle: Path) -> None:
     names = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
     assert names == [
         "bundle.yaml",
+        "golden.safetensors",
         "manifest.json",
         "members/0/model.safetensors",
         "members/1/model.safetensors",
@@ -154,7 +157,7 @@ def test_the_version_depends_on_the_content_alone(bundle: Path, tmp_path: Path) 
     assert Predictor.from_path(tmp_path / "a").version != version
 
 
-@pytest.mark.parametrize("name", ["bundle.yaml", "members/1/model.safetensors", "vocabulary.csv"])
+@pytest.mark.parametrize("name", ["bundle.yaml", "members/1/model.safetensors", "vocabulary.csv", "golden.safetensors"])
 def test_a_changed_file_is_refused_by_name(bundle: Path, name: str) -> None:
     data = bytearray((bundle / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -187,11 +190,11 @@ def test_a_vocabulary_of_too_few_classes_is_refused(bundle: Path) -> None:
 
 
 def test_an_unknown_format_version_is_refused_with_a_sentence(bundle: Path) -> None:
-    document = (bundle / "bundle.yaml").read_text().replace("format_version: 1", "format_version: 7")
+    document = (bundle / "bundle.yaml").read_text().replace("format_version: 2", "format_version: 7")
     (bundle / "bundle.yaml").write_text(document)
     (bundle / "manifest.json").unlink()
     write_manifest(bundle, {"kind": "bundle"})
-    with pytest.raises(ValueError, match="format_version 7 found, this program reads 1"):
+    with pytest.raises(ValueError, match="format_version 7 found, this program reads 1 and 2"):
         load_bundle(bundle)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from yt8m_ray.config.export import TransformConfig
+from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state, stored_bytes, unpack_int4
 from yt8m_ray.models.recurrent import GRU, LSTM
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from yt8m_ray.config.export import TransformConfig
+from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.inference.int8_linear import Int8Linear
 from yt8m_ray.inference.quantize import channel_axes, quantize_state
 from yt8m_ray.inference.restore import restore_model

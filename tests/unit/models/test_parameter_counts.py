@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from yt8m_ray.config.export import TransformConfig
+from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.inference.quantize import channel_axes, stored_bytes
 from yt8m_ray.models import Model, build_model
 

@@ -1,0 +1,203 @@
+"""A bundle as a page of text or one JSON document, from its document and the heads of its weights. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.inference.archive import open_folder
+from yt8m_ray.inference.bundle_document import (
+    DOCUMENT_FILE,
+    FORMAT_VERSION,
+    VOCABULARY_FILE,
+    BundleDocument,
+    MemberEntry,
+    read_document,
+    weights_name,
+)
+from yt8m_ray.sealed_folder import CONFIG_FILE, CheckpointError, NoSuchFolderError, folder_version
+
+_METADATA_KEY = "__metadata__"
+_MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
+_UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor as a safetensors file has it; `dtype` is the format's own name, `I8` or `F32`."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """What can be said of a bundle without loading it.
+
+    Attributes:
+        path: As it was asked for.
+        version: The short hash of its contents.
+        document: What it says of itself.
+        tensors: Of each member, in the order of their names.
+    """
+
+    path: str
+    version: str
+    document: BundleDocument
+    tensors: list[list[TensorEntry]]
+
+
+def describe(path: str | Path) -> Description:
+    """Returns the description of a bundle whose files are intact.
+
+    Args:
+        path: Its folder or tar, here or in an object store.
+
+    Raises:
+        ConfigError: it is a checkpoint, or nothing that this program knows.
+        ValueError, OSError: it is damaged, of an unknown version, or cannot be read.
+    """
+    folder = open_folder(path)
+    if not (folder / DOCUMENT_FILE).is_file():
+        if (folder / CONFIG_FILE).is_file():
+            raise ConfigError(
+                f"{path}: expected a bundle, found a checkpoint; jobs.export makes a bundle of checkpoints"
+            )
+        raise NoSuchFolderError(f"{path}: expected a bundle's folder (has {DOCUMENT_FILE}) or tar")
+    document = read_document(folder)
+    tensors = [read_tensor_entries(folder / weights_name(index)) for index in range(len(document.members))]
+    return Description(str(path), folder_version(folder), document, tensors)
+
+
+def read_tensor_entries(path: Path) -> list[TensorEntry]:
+    """Returns what the head of a safetensors file says, without a byte of its tensors.
+
+    Raises:
+        CheckpointError: it has no such head.
+    """
+    try:
+        with path.open("rb") as file:
+            (num_bytes,) = struct.unpack("<Q", file.read(8))
+            if num_bytes > _MOST_HEADER_BYTES:
+                raise ValueError(f"a head of {num_bytes} bytes")
+            head = json.loads(file.read(num_bytes))
+        return [
+            TensorEntry(name, facts["dtype"], list(facts["shape"]), facts["data_offsets"][1] - facts["data_offsets"][0])
+            for name, facts in sorted(head.items())
+            if name != _METADATA_KEY
+        ]
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from None
+
+
+def format_table(document: BundleDocument) -> str:
+    """Returns the measured GAP and the size of each member and of the ensemble as lines of text."""
+    transform, quality = document.transform.name, document.quality
+    header = ("model", "weight", "GAP float32", f"GAP {transform}", "MB float32", f"MB {transform}")
+    rows = [
+        (entry.model["name"], entry.weight, entry.gap_before, entry.gap_after, entry.float32_bytes, entry.stored_bytes)
+        for entry in document.members
+    ]
+    rows.append(("ensemble", 1.0, quality.gap_before, quality.gap_after, document.float32_bytes, document.stored_bytes))
+    lines = ["{:<20} {:>7} {:>12} {:>12} {:>11} {:>11}".format(*header)]
+    for name, weight, before, after, trained, stored in rows:
+        sizes = f"{_megabytes(trained):>11} {_megabytes(stored):>11}"
+        lines.append(f"{name:<20} {weight:7.4f} {before:12.6f} {after:12.6f} {sizes}")
+    return "\n".join([*lines, f"on {quality.num_videos} videos of {len(quality.split)} shards"])
+
+
+def to_text(description: Description, *, with_tensors: bool = False) -> str:
+    """Returns the page."""
+    document = description.document
+    sections = [
+        _head(description),
+        [*format_table(document).splitlines(), *_shards(document.quality.split)],
+        _input(document),
+        _licence(document),
+        [line for index, entry in enumerate(document.members) for line in _member(index, entry)],
+    ]
+    if with_tensors:
+        sections.append(list(_tensors(description.tensors)))
+    return "\n\n".join("\n".join(section) for section in sections)
+
+
+def to_json(description: Description, *, with_tensors: bool = False) -> str:
+    """Returns one JSON document: the path, the version, the sizes, and bundle.yaml as a bundle of today has it."""
+    document = description.document
+    tree: dict[str, object] = {
+        "path": description.path,
+        "version": description.version,
+        "float32_bytes": document.float32_bytes,
+        "stored_bytes": document.stored_bytes,
+        **document.model_dump(mode="json"),
+        "format_version": document.migrated_from or FORMAT_VERSION,
+    }
+    if with_tensors:
+        tree["tensors"] = [[asdict(entry) for entry in member] for member in description.tensors]
+    return json.dumps(tree, indent=2, ensure_ascii=False)
+
+
+def _head(description: Description) -> list[str]:
+    document, provenance = description.document, description.document.provenance
+    old = document.migrated_from
+    version_found = f"{FORMAT_VERSION}" if old is None else f"{old}, read as {FORMAT_VERSION}"
+    return [
+        f"bundle {description.path}",
+        f"version {description.version}, format {version_found}",
+        f"written {provenance.created} by yt8m_ray {provenance.package_version}, commit "
+        f"{provenance.git_commit or _UNKNOWN}",
+        f"golden answers: {document.num_golden_inputs or 'none'}",
+    ]
+
+
+def _shards(split: Sequence[str]) -> list[str]:
+    return [f"  {split[0]}", *([f"  ... {split[-1]}"] if len(split) > 1 else [])] if split else []
+
+
+def _input(document: BundleDocument) -> list[str]:
+    schema = document.input
+    lines = [f"input: {schema.level} level, at most {schema.max_frames} frames, normalized here: {schema.normalize}"]
+    lines += [f"  {feature.name:<12} {feature.size:5d} {feature.dtype} a frame" for feature in schema.features]
+    lines += [f"  {'video id':<12} {schema.video_id}", f"  {'num_frames':<12} {schema.num_frames}"]
+    return [*lines, f"output: {document.num_classes} classes, named in {VOCABULARY_FILE}"]
+
+
+def _licence(document: BundleDocument) -> list[str]:
+    if document.licence is None:
+        return [f"licence: {_UNKNOWN}"]
+    return [
+        f"licence of the weights: {document.licence.weights}",
+        *(
+            f"  {part.part}: {part.title}, {part.holder}, {part.licence}, {part.source}"
+            for part in document.licence.attributions
+        ),
+    ]
+
+
+def _member(index: int, entry: MemberEntry) -> list[str]:
+    manifest = entry.data_manifest
+    data = "none" if manifest is None else f"{manifest.path}, SHA-256 {manifest.sha256 or _UNKNOWN}"
+    settings = ", ".join(f"{name} {value}" for name, value in entry.model.items() if name != "name")
+    return [
+        f"member {index}: {entry.model['name']}{f' ({settings})' if settings else ''}",
+        f"  checkpoint     {entry.checkpoint}, version {entry.checkpoint_version or _UNKNOWN}",
+        f"  MLflow run     {entry.mlflow_run_id or 'none'}",
+        f"  data manifest  {data}",
+    ]
+
+
+def _tensors(members: Sequence[Sequence[TensorEntry]]) -> Iterator[str]:
+    yield f"{'member':>6} {'bytes':>12} {'dtype':<6} tensor"
+    for index, entries in enumerate(members):
+        for entry in entries:
+            yield f"{index:6d} {entry.num_bytes:12d} {entry.dtype:<6} {entry.name} {entry.shape}"
+
+
+def _megabytes(num_bytes: int | None) -> str:
+    return "-" if num_bytes is None else f"{num_bytes / 1e6:.2f}"
