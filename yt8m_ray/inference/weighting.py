@@ -54,14 +54,12 @@ def least_squares_shares(triangle: Array, members: Sequence[int]) -> Array:
     """Returns the shares of non-negative least squares: the mean of probabilities that is closest to the labels.
 
     Over the pairs of the union; labels outside it, to which every member gives little, are not seen. The solution is
-    scaled to the sum 1, which changes no ranking. Members that say the same get the same.
+    scaled to the sum 1, which changes no ranking. Members that say the same get the same; all do where none gives
+    anything to any label.
 
     Args:
         triangle: From `moments`.
         members: Those that may have a share.
-
-    Raises:
-        ValueError: no member gives anything to any label.
     """
     columns, num_members = list(members), triangle.shape[1] - 1
     table, target = triangle[:, columns], triangle[:, -1]
@@ -70,9 +68,7 @@ def least_squares_shares(triangle: Array, members: Sequence[int]) -> Array:
     found, _ = nnls(np.vstack([table, ridge * np.eye(len(columns))]), np.concatenate([target, np.zeros(len(columns))]))
     shares = np.zeros(num_members)
     shares[columns] = found
-    if not shares.any():
-        raise ValueError("weighting.shards: no member has a label among its best classes; nothing to fit weights to")
-    return _normalized(shares)
+    return _normalized(shares) if shares.any() else equal_shares(members, num_members)
 
 
 def ascend(scores: MemberScores, start: Array, members: Sequence[int]) -> tuple[Array, float]:
@@ -106,9 +102,6 @@ def cross_fitted_gap(scores: MemberScores, fit: Fit, num_folds: int) -> float:
 
     No video has a part in the weights of its own mean, so that this is what the rule is worth on videos like these;
     GAP of the shares that were fitted on all of them is too high by what they fit to chance.
-
-    Raises:
-        ValueError: `fit` cannot do without a fold.
     """
     fold_of = folds_of(scores.video_keys, num_folds)
     ranked = []

@@ -100,11 +100,10 @@ def test_members_that_are_not_asked_have_no_share() -> None:
     assert ascend(scores, equal_shares([0, 1], 3), [0, 1])[0][2] == 0
 
 
-def test_without_a_label_among_the_best_classes_nothing_can_be_fitted() -> None:
-    scores = flat(np.random.default_rng(0).random((100, 2)), np.zeros(100, bool))
+def test_where_no_member_gives_anything_to_a_label_all_share_alike() -> None:
+    scores = flat(np.random.default_rng(0).random((100, 3)), np.zeros(100, bool))
 
-    with pytest.raises(ValueError, match=r"weighting\.shards: no member has a label among its best classes"):
-        least_squares_shares(moments(scores), [0, 1])
+    assert least_squares_shares(moments(scores), [0, 2]).tolist() == [0.5, 0, 0.5]
 
 
 @pytest.mark.parametrize("seed", range(3))
