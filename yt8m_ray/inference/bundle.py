@@ -31,6 +31,7 @@ from yt8m_ray.data.normalize import Normalization
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.ensemble import Ensemble
 from yt8m_ray.inference.quantize import dequantize_state
+from yt8m_ray.inference.weighting_report import WeightingReport, format_weighting
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.registry import Config
 
@@ -82,6 +83,7 @@ class BundleDocument(Config):
     Attributes:
         level: Whether clips are frames (`frame`) or means over frames (`video`).
         features: Sizes by name, in the order in which they are concatenated.
+        weighting: How the members and their weights were chosen; null where they were given.
     """
 
     format_version: Literal[1] = 1
@@ -93,6 +95,7 @@ class BundleDocument(Config):
     members: list[MemberEntry] = pydantic.Field(min_length=1)
     transform: TransformConfig
     quality: Quality
+    weighting: WeightingReport | None = None
     provenance: Provenance
 
     @property
@@ -112,13 +115,16 @@ class Bundle:
 
 
 def format_table(document: BundleDocument) -> str:
-    """Returns the measured GAP of each member and of the ensemble as lines of text."""
+    """Returns the measured GAP of each member and of the ensemble, and of how they were chosen, as lines of text."""
     quality = document.quality
     rows = [(entry.model["name"], entry.weight, entry.gap_before, entry.gap_after) for entry in document.members]
     rows.append(("ensemble", 1.0, quality.gap_before, quality.gap_after))
     header = f"{'model':<20} {'weight':>7} {'GAP float32':>12} {f'GAP {document.transform.name}':>12}"
     lines = [f"{name:<20} {weight:7.4f} {before:12.6f} {after:12.6f}" for name, weight, before, after in rows]
-    return "\n".join([header, *lines, f"on {quality.num_videos} videos of {len(quality.split)} shards"])
+    lines.append(f"on {quality.num_videos} videos of {len(quality.split)} shards")
+    if document.weighting is not None:
+        lines += format_weighting(document.weighting)
+    return "\n".join([header, *lines])
 
 
 def write_bundle(

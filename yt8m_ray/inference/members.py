@@ -22,6 +22,7 @@ from yt8m_ray.inference.bundle import BundleDocument, MemberEntry, Provenance, Q
 from yt8m_ray.inference.ensemble import Ensemble, check_agreement
 from yt8m_ray.inference.predictor import load_vocabulary
 from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state, quantize_uniformly
+from yt8m_ray.inference.weighting_report import WeightingReport
 from yt8m_ray.metrics import Metric, build_metric
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
@@ -63,6 +64,11 @@ def ensembles(config: ExportConfig, members: Sequence[Member]) -> tuple[Ensemble
     """Returns the ensemble of the members as trained and as stored."""
     before = Ensemble([member.model for member in members], config.weights())
     return before.eval(), Ensemble([member.restored for member in members], config.weights()).eval()
+
+
+def stored_bytes(member: Member) -> int:
+    """Returns the bytes of a member's weights as a bundle stores them."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in member.stored.values())
 
 
 class QualityMeter:
@@ -107,16 +113,23 @@ class QualityMeter:
 
 
 def assemble(
-    config: ExportConfig, members: Sequence[Member], *, before: QualityMeter, after: QualityMeter, split: Sequence[str]
+    config: ExportConfig,
+    members: Sequence[Member],
+    *,
+    before: QualityMeter,
+    after: QualityMeter,
+    split: Sequence[str],
+    weighting: WeightingReport | None = None,
 ) -> tuple[Path, BundleDocument]:
     """Writes the bundle of `members` and returns its folder and document.
 
     Args:
-        config: The export.
+        config: The export, with the members that were chosen and their weights.
         members: From `load_members`.
         before: What was measured of the weights as trained.
         after: What was measured of the weights as stored.
         split: The shards that both were measured on.
+        weighting: How members and weights were chosen, if they were.
     """
     data = members[0].config.data
     gaps_before, gaps_after = before.compute(), after.compute()
@@ -131,6 +144,7 @@ def assemble(
         quality=Quality(
             split=list(split), num_videos=before.num_videos, gap_before=gaps_before[-1], gap_after=gaps_after[-1]
         ),
+        weighting=weighting,
         provenance=Provenance(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             package_version=__version__,
