@@ -23,6 +23,10 @@ class Ensemble(Model):
 
     A mixture of experts whose gates are constant, so it is computed from log p and log(1 - p) like one.
 
+    Members share the batch, which was decoded, normalized and padded once, and run one after the other: torch divides
+    every operation among the threads of the process already, and threads for members would have no other cores. Where
+    a process has one thread, replicas and workers run side by side.
+
     Args:
         members: Models of the same inputs and classes, run one after the other.
         weights: One positive share a member; their sum is 1.
