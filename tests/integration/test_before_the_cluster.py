@@ -82,6 +82,92 @@ def test_a_vocabulary_of_too_few_classes_is_refused(save_tiny_checkpoint: Save, 
         resolve(config("one"))
 
 
+def choosing(shards: str | list[str], *checkpoints: str, validation: str | None = "a.tfrecord") -> ExportConfig:
+    """Returns an export that finds its weights on `shards`."""
+    tree = {"weighting": {"name": "nnls", "shards": shards}, "output": "bundle"}
+    return ExportConfig.model_validate(
+        {**tree, "members": [{"checkpoint": name} for name in checkpoints], "data": {"validation": validation}}
+    )
+
+
+def test_weights_are_found_on_shards_of_their_own(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
+    save_tiny_checkpoint("one", data={"train": str(tmp_path / "t*")})
+    shards = touch("b0.tfrecord", "b1.tfrecord")
+
+    resolved, validation = resolve(choosing("b*", "one"))
+
+    assert resolved.weighting.shards == shards
+    assert validation == [str(tmp_path / "a.tfrecord")]
+
+
+def test_whether_to_take_the_average_of_the_weights_stays_what_was_asked(save_tiny_checkpoint: Save) -> None:
+    save_tiny_checkpoint("one", ema={"decay": 0.9})
+    members = [{"checkpoint": "one", "ema": ema} for ema in (True, False, None)]
+    asked = ExportConfig.model_validate({"members": members, "data": {"validation": "*.tfrecord"}, "output": "bundle"})
+
+    assert [member.ema for member in resolve(asked)[0].members] == [True, False, None]
+
+
+def test_weights_found_on_the_shards_that_judge_them_are_refused(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
+    save_tiny_checkpoint("one", data={"validation": str(tmp_path / "*.tfrecord")})
+    Path("a.tfrecord").write_bytes(b"the same content"), Path("copy.tfrecord").write_bytes(b"the same content")
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
+
+    for shards, validation in (
+        ("*.tfrecord", "a.tfrecord"),
+        ("a.tfrecord", None),  # the first member's own
+        ("elsewhere/a.tfrecord", "a.tfrecord"),
+        ("copy.tfrecord", "a.tfrecord"),
+    ):
+        with pytest.raises(ConfigError, match=r"^weighting\.shards: \d of its shards are in data\.validation too"):
+            resolve(choosing(shards, "one", validation=validation))
+
+
+def test_weights_found_on_what_a_member_learned_are_refused(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
+    shards = touch(*(f"train{index}.tfrecord" for index in range(6)))
+    train = {"train": str(tmp_path / "train*")}
+    save_tiny_checkpoint("all", data=train), save_tiny_checkpoint("elsewhere", data={"train": "/nowhere/*"})
+    folds = {**train, "folds": 3, "fold": 1}
+    save_tiny_checkpoint("fold", data=folds), save_tiny_checkpoint("bag", data={**folds, "bagging": 0})
+    splits = [splits_of(DataConfig.model_validate(section)) for section in (folds, {**folds, "bagging": 0})]
+    left_out = sorted(set(shards) - set(splits[1]["train"]) - set(splits[0]["validation"]))
+    assert left_out
+
+    for found_on, member in (
+        (shards[0], "all"),
+        ([*splits[0]["validation"], splits[0]["train"][0]], "fold"),
+        (splits[1]["train"], "bag"),
+        (left_out, "fold"),
+    ):
+        with pytest.raises(
+            ConfigError, match=r"^weighting\.shards: \d of its shards are in data\.train of members\.1 too"
+        ):
+            resolve(choosing(found_on, "elsewhere", member))
+    for found_on, member in ((splits[0]["validation"], "fold"), (left_out, "bag"), (shards, "elsewhere")):
+        resolve(choosing(found_on, member))
+
+
+def test_members_whose_vocabularies_differ_are_refused(save_tiny_checkpoint: Save, tmp_path: Path) -> None:
+    Vocabulary.for_num_classes(30).save(tmp_path / "table.csv")
+    text = (tmp_path / "table.csv").read_text()
+    (tmp_path / "other.csv").write_text(text.replace("/m/0k4j,Car,", "/m/07yv9,Vehicle,"))
+    save_tiny_checkpoint("one"), save_tiny_checkpoint("two", data={"vocabulary": str(tmp_path / "table.csv")})
+    save_tiny_checkpoint("three", data={"vocabulary": str(tmp_path / "other.csv")})
+
+    resolve(config("one", "two"))
+    with pytest.raises(
+        ValueError, match=r"/three: class 7 is 'Vehicle' in its data\.vocabulary, but 'Car' in that of "
+    ):
+        resolve(config("one", "two", "three"))
+
+
+def test_members_of_2017_and_2018_are_never_mixed(save_tiny_checkpoint: Save) -> None:
+    save_tiny_checkpoint("new", data={"num_classes": 3862}), save_tiny_checkpoint("old", data={"num_classes": 4716})
+
+    with pytest.raises(ValueError, match=r"/old: data\.num_classes is 4716, but .*/new has 3862"):
+        resolve(config("new", "old"))
+
+
 RUN = ["run.name=x", "model.name=logistic", "data.train=*.tfrecord"]
 
 

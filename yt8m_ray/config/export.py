@@ -5,7 +5,8 @@ Lives here: the config types of `jobs.export`. Does not live here: the work itse
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import pydantic
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
@@ -13,7 +14,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from yt8m_ray.config.data import Shards
 from yt8m_ray.config.train import TrackingConfig
 from yt8m_ray.config.transform import PUBLISHED_MIN_ELEMENTS, TransformConfig
-from yt8m_ray.registry import Config
+from yt8m_ray.registry import ComponentConfig, Config
 
 __all__ = ["PUBLISHED_MIN_ELEMENTS", "ExportConfig", "ExportDataConfig", "MemberConfig", "TransformConfig"]
 
@@ -30,7 +31,8 @@ class MemberConfig(Config):
 
     Attributes:
         checkpoint: A checkpoint folder, as the last line of `jobs.train` names it.
-        weight: Its share of the averaged probabilities, relative to the other members; equal shares by default.
+        weight: Its share of the averaged probabilities, relative to the other members; equal shares by default. Where
+            `weighting.name` is another than `given`, shares are found and none may be given.
         ema: Whether to take the moving average of its weights; null takes what its run was validated with.
     """
 
@@ -51,24 +53,91 @@ class ExportDataConfig(Config):
     batch_size: Annotated[int, pydantic.Field(ge=1)] = 256
 
 
+class WeightingConfig(ComponentConfig):
+    """Where the members' shares come from.
+
+    Attributes:
+        name: `given` (`members[].weight`), `equal`, `nnls` (non-negative least squares of the labels) or `gap`
+            (coordinate ascent on GAP, from the best of the others and of the best member alone).
+        shards: What shares and members are chosen on: a glob, or a list of globs. No video of it may be in
+            `data.validation`, which reports what the choice is worth, and no member may have been trained on it.
+        folds: What the choice is worth on other videos is measured on it too, by cross-fitting in so many folds.
+        top_k: Best classes of each member that are kept of a video while shares are sought; GAP counts 20.
+    """
+
+    name: Literal["given", "equal", "nnls", "gap"] = "given"
+    shards: Shards = None
+    folds: Annotated[int, pydantic.Field(ge=2)] = 5
+    top_k: Annotated[int, pydantic.Field(ge=20)] = 60
+
+
+class SelectionConfig(Config):
+    """The limits within which members are chosen, by GAP on `weighting.shards`; null means no limit.
+
+    Attributes:
+        max_bytes: Of all members' weights as the bundle stores them; the rest of a bundle has some 0.2 MB.
+        max_latency_ms: Of one clip through all members, one after the other, on one thread of this machine's CPU.
+    """
+
+    max_bytes: pydantic.PositiveFloat | None = None
+    max_latency_ms: pydantic.PositiveFloat | None = None
+
+
 class ExportConfig(Config):
     """Checkpoints -> one bundle.
 
     Attributes:
         members: The models, at least one, in the order of the bundle's `members/` folders.
+        weighting: How their shares are found.
+        selection: Chooses among the members by a greedy search; null takes all of them.
         output: The bundle's folder, or a file where it ends in `.tar`; it must not exist yet.
         licence: SPDX expression for the weights, `LicenseRef-NAME` for a licence of one's own.
         tracking: The MLflow store that gets a run with the bundle; a null uri means the first member's own store.
     """
 
     members: Annotated[tuple[MemberConfig, ...], pydantic.Field(min_length=1)]
+    weighting: WeightingConfig = WeightingConfig()
+    selection: SelectionConfig | None = None
     transform: TransformConfig = TransformConfig()
     data: ExportDataConfig = ExportDataConfig()
     output: str
     licence: Annotated[str, pydantic.AfterValidator(_check_licence)] = "Apache-2.0"
     tracking: TrackingConfig = TrackingConfig()
 
+    @property
+    def needs_scores(self) -> bool:
+        """Whether shares or members are chosen by what the members say of `weighting.shards`."""
+        return self.weighting.name in ("nnls", "gap") or self.selection is not None
+
     def weights(self) -> list[float]:
         """Returns the members' weights, scaled to the sum 1."""
         total = sum(member.weight for member in self.members)
         return [member.weight / total for member in self.members]
+
+    def chosen(self, shares: Sequence[float]) -> ExportConfig:
+        """Returns the same for the members that have a share, with it as their weight."""
+        members = [
+            member.model_copy(update={"weight": share})
+            for member, share in zip(self.members, shares, strict=True)
+            if share > 0
+        ]
+        # A copy, not a new document: what was found is not given.
+        return self.model_copy(update={"members": tuple(members)})
+
+    @pydantic.model_validator(mode="after")
+    def _check_weighting(self) -> ExportConfig:
+        name = self.weighting.name
+        given = [index for index, member in enumerate(self.members) if member.weight != 1]
+        if name != "given" and given:
+            raise ValueError(
+                f"members.{given[0]}.weight: is given, but weighting.name {name} says where weights come from"
+            )
+        if self.needs_scores and self.weighting.shards is None:
+            asker = "selection" if self.selection is not None else f"weighting.name {name}"
+            raise ValueError(f"weighting.shards: {asker} needs labelled shards, other ones than data.validation")
+        for key in () if self.needs_scores else ("shards", "folds", "top_k"):
+            if getattr(self.weighting, key) != WeightingConfig.model_fields[key].default:
+                raise ValueError(
+                    f"weighting.{key}: nothing is chosen by it where weights are {name} and selection is null"
+                )
+        return self

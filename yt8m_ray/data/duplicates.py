@@ -58,6 +58,12 @@ def id_keys(video_ids: Sequence[str]) -> np.ndarray:
     return keys.reshape(-1, 2).astype(np.uint64)
 
 
+def id_of(key: np.ndarray) -> str:
+    """Returns the id that a key [2] stands for, or `blake2b:` and the digest of one longer than 15 bytes."""
+    data = key.astype(_KEY_DTYPE).tobytes()
+    return f"blake2b:{data[1:].hex()}" if data[0] == _IS_DIGEST else data[1 : 1 + data[0]].decode()
+
+
 def find_duplicates(keys: np.ndarray, shards: np.ndarray, records: np.ndarray, *, num_shown: int = 10) -> Duplicates:
     """Returns which of N videos share an id.
 
@@ -81,7 +87,7 @@ def find_duplicates(keys: np.ndarray, shards: np.ndarray, records: np.ndarray, *
         num_ids_within_shards=len(np.unique(ids[again[is_same_shard]])),
         num_ids_across_shards=len(np.unique(ids[again[~is_same_shard]])),
         first=tuple(
-            Duplicate(_id_of(keys[group[0]]), list(zip(shards[group].tolist(), records[group].tolist(), strict=True)))
+            Duplicate(id_of(keys[group[0]]), list(zip(shards[group].tolist(), records[group].tolist(), strict=True)))
             for group in (order[start : start + _size(is_again, start)] for start in starts[:num_shown].tolist())
         ),
     )
@@ -98,8 +104,3 @@ def _key(video_id: str) -> bytes:
     if len(encoded) <= _LONGEST_ID:
         return bytes([len(encoded)]) + encoded.ljust(_LONGEST_ID, b"\0")
     return bytes([_IS_DIGEST]) + hashlib.blake2b(encoded, digest_size=_LONGEST_ID).digest()
-
-
-def _id_of(key: np.ndarray) -> str:
-    data = key.astype(_KEY_DTYPE).tobytes()
-    return f"blake2b:{data[1:].hex()}" if data[0] == _IS_DIGEST else data[1 : 1 + data[0]].decode()

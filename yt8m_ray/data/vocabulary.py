@@ -90,6 +90,19 @@ class Vocabulary:
         """Returns the up to three groups of topics that a class belongs to."""
         return self._entry(class_id).verticals
 
+    def first_difference(self, other: Vocabulary) -> int | None:
+        """Returns the first id that is not one class in both, None where there is none.
+
+        Two classes are one by their ids in the Knowledge Graph, by their names where one of them lacks that. A class
+        that a table knows nothing of may be any, as may those beyond the shorter table.
+        """
+        for class_id, (one, another) in enumerate(zip(self._entries, other._entries, strict=False)):
+            known = [(one.knowledge_graph_id, another.knowledge_graph_id), (one.name, another.name)]
+            decisive = next((pair for pair in known if all(pair)), None)
+            if decisive is not None and decisive[0] != decisive[1]:
+                return class_id
+        return None
+
     def save(self, path: str | Path) -> None:
         """Writes the table; of the published one, the same bytes as published."""
         with Path(path).open("w", encoding="utf-8", newline="") as file:

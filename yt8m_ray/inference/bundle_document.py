@@ -16,6 +16,7 @@ from yt8m_ray.config.document import parse_yaml, validate
 from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.data.features import FeatureSpec, Normalization
 from yt8m_ray.inference.input_schema import NUM_FRAMES, InputSchema, Level
+from yt8m_ray.inference.weighting_report import WeightingReport
 from yt8m_ray.registry import Config
 from yt8m_ray.sealed_folder import MANIFEST_FILE, MODEL_FILE, CheckpointError, files_of, read_manifest
 
@@ -117,6 +118,7 @@ class BundleDocument(Config):
 
     Attributes:
         licence: None where an older version did not write it down.
+        weighting: How the members and their weights were chosen; None where they were given.
         num_golden_inputs: Videos whose answers are kept, so that a loaded bundle can check itself.
         migrated_from: The version of the file, where it was an older one; never written.
     """
@@ -127,6 +129,7 @@ class BundleDocument(Config):
     members: list[MemberEntry] = Field(min_length=1)
     transform: TransformConfig
     quality: Quality
+    weighting: WeightingReport | None = None
     licence: Licence | None = None
     provenance: Provenance
     num_golden_inputs: NonNegativeInt = 0

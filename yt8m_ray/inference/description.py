@@ -19,6 +19,7 @@ from yt8m_ray.inference.bundle_document import (
     read_document,
     weights_name,
 )
+from yt8m_ray.inference.weighting_report import format_weighting
 from yt8m_ray.sealed_folder import CONFIG_FILE, CheckpointError, NoSuchFolderError, folder_version
 
 _METADATA_KEY = "__metadata__"
@@ -97,7 +98,7 @@ def read_tensor_entries(path: Path) -> list[TensorEntry]:
 
 
 def format_table(document: BundleDocument) -> str:
-    """Returns the measured GAP and the size of each member and of the ensemble as lines of text."""
+    """Returns the measured GAP and the size of each member and of the ensemble, and how they were chosen, as lines."""
     transform, quality = document.transform.name, document.quality
     header = ("model", "weight", "GAP float32", f"GAP {transform}", "MB float32", f"MB {transform}")
     rows = [
@@ -109,7 +110,10 @@ def format_table(document: BundleDocument) -> str:
     for name, weight, before, after, trained, stored in rows:
         sizes = f"{_megabytes(trained):>11} {_megabytes(stored):>11}"
         lines.append(f"{name:<20} {weight:7.4f} {before:12.6f} {after:12.6f} {sizes}")
-    return "\n".join([*lines, f"on {quality.num_videos} videos of {len(quality.split)} shards"])
+    lines.append(f"on {quality.num_videos} videos of {len(quality.split)} shards")
+    if document.weighting is not None:
+        lines += format_weighting(document.weighting)
+    return "\n".join(lines)
 
 
 def to_text(description: Description, *, with_tensors: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from yt8m_ray.config.data import DataConfig
+from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.models.base import Model
 from yt8m_ray.models.layers import mixture_logits
 
@@ -20,6 +22,10 @@ class Ensemble(Model):
     """The arithmetic mean of the members' probabilities, weighted, returned as logits.
 
     A mixture of experts whose gates are constant, so it is computed from log p and log(1 - p) like one.
+
+    Members share the batch, which was decoded, normalized and padded once, and run one after the other: torch divides
+    every operation among the threads of the process already, and threads for members would have no other cores. Where
+    a process has one thread, replicas and workers run side by side.
 
     Args:
         members: Models of the same inputs and classes, run one after the other.
@@ -66,3 +72,18 @@ def check_agreement(names: Sequence[str], data: Sequence[DataConfig]) -> None:
                 raise ValueError(
                     f"{name}: data.{key} is {found}, but {names[0]} has {expected}; all members read one input"
                 )
+
+
+def check_vocabularies(names: Sequence[str], vocabularies: Sequence[Vocabulary]) -> None:
+    """Checks that a class id means one class to all members, as far as their vocabularies tell.
+
+    Raises:
+        ValueError: names two members that differ, and the first class that they differ in.
+    """
+    for (name, one), (other_name, other) in itertools.combinations(zip(names, vocabularies, strict=True), 2):
+        class_id = one.first_difference(other)
+        if class_id is not None:
+            raise ValueError(
+                f"{other_name}: class {class_id} is {other.name(class_id)!r} in its data.vocabulary, but "
+                f"{one.name(class_id)!r} in that of {name}; all members answer for one vocabulary"
+            )

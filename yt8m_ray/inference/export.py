@@ -6,21 +6,31 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from yt8m_ray.checkpoint import CheckpointError, load_config, local_folder
+from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.document import ConfigError, flatten
-from yt8m_ray.config.export import ExportConfig, MemberConfig
+from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.batch import batches_of, to_batch
 from yt8m_ray.data.dataset import expand_shards
+from yt8m_ray.data.duplicates import id_keys
+from yt8m_ray.data.errors import NoShardsError
+from yt8m_ray.data.folds import bootstrap, split_folds
 from yt8m_ray.data.packed import PackedVideos
-from yt8m_ray.data.reader import ReadOptions
 from yt8m_ray.inference.archive import open_folder
 from yt8m_ray.inference.bundle import BundleDocument
-from yt8m_ray.inference.ensemble import check_agreement
-from yt8m_ray.inference.members import QualityMeter, assemble, ensembles, load_members
+from yt8m_ray.inference.choice import Costs, check_limits, choose
+from yt8m_ray.inference.ensemble import check_agreement, check_vocabularies
+from yt8m_ray.inference.held_out import SeenVideos, check_apart
+from yt8m_ray.inference.member_scores import MemberScores
+from yt8m_ray.inference.members import Member, QualityMeter, assemble, ensembles, load_members, member_bytes
 from yt8m_ray.inference.pool import map_videos
 from yt8m_ray.inference.predictor import load_vocabulary
 from yt8m_ray.inference.registration import log_bundle
+from yt8m_ray.models.latency import clip_latency_ms
 from yt8m_ray.tracking import Tracker, default_uri
 
 logger = logging.getLogger(__name__)
@@ -41,22 +51,53 @@ class BlockMeter:
         self._device = device
         self._ensembles = ensembles(config, members)
 
-    def __call__(self, videos: PackedVideos) -> list[QualityMeter]:
-        """Returns the block's two meters."""
+    def __call__(self, videos: PackedVideos) -> tuple[list[QualityMeter], np.ndarray]:
+        """Returns the block's two meters, and its videos' ids as `id_keys` gives them."""
         meters = [QualityMeter(len(ensemble.members)) for ensemble in self._ensembles]
         for part in batches_of([videos], batch_size=self._batch_size):
             batch = to_batch(part, spec=self._data.spec, normalize=self._data.normalize, device=self._device)
             for meter, ensemble in zip(meters, self._ensembles, strict=True):
                 meter.update(ensemble, batch)
-        return meters
+        return meters, id_keys(videos.video_ids.tolist())
+
+
+class BlockScorer:
+    """Finds what the candidates, with the weights as stored, say of the videos of a block: what each worker runs.
+
+    Args:
+        config: The export; its checkpoints lie at the same place on every node.
+        device: Where the models run.
+    """
+
+    def __init__(self, config: ExportConfig, *, device: str) -> None:
+        members = load_members(config)
+        self._data = members[0].config.data
+        self._config = config
+        self._device = device
+        self._models = [member.restored.to(device) for member in members]
+
+    def __call__(self, videos: PackedVideos) -> list[MemberScores]:
+        """Returns what they say of the block's batches, in order."""
+        parts = []
+        for part in batches_of([videos], batch_size=self._config.data.batch_size):
+            batch = to_batch(part, spec=self._data.spec, normalize=self._data.normalize, device=self._device)
+            assert batch.labels is not None
+            with torch.inference_mode():
+                logits = [model(batch.frames, batch.num_frames) for model in self._models]
+                top_k = self._config.weighting.top_k
+                parts.append(MemberScores.from_logits(logits, batch.labels, batch.video_ids, top_k=top_k))
+        return parts
 
 
 def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
     """Returns (`config` with absolute paths, the shards to measure on), after every check that needs no cluster.
 
+    Where members or weights are chosen, `weighting.shards` of what is returned are all of its shards.
+
     Raises:
-        ConfigError: the output exists already, or a member is no checkpoint.
-        NoShardsError: there is nothing to measure on.
+        ConfigError: the output exists already, a member is no checkpoint, or weights would be found on shards that a
+            member was trained on or that the bundle is measured on.
+        NoShardsError: there is nothing to measure on, or to choose by.
         ValueError, OSError: the members do not go together, or their vocabulary cannot be read.
     """
     output = Path(config.output).absolute()
@@ -69,12 +110,33 @@ def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
             data.append(load_config(folder).data)
         except CheckpointError as error:
             raise ConfigError(f"members.{index}.checkpoint: {error}") from None
-        members.append(MemberConfig(checkpoint=str(folder), weight=member.weight))
-    check_agreement([member.checkpoint for member in members], data)
-    load_vocabulary(data[0].vocabulary, data[0].num_classes)
+        members.append(member.model_copy(update={"checkpoint": str(folder)}))
+    names = [member.checkpoint for member in members]
+    check_agreement(names, data)
+    check_vocabularies(names, [load_vocabulary(read.vocabulary, read.num_classes) for read in data])
     patterns = config.data.validation if config.data.validation is not None else data[0].validation
     shards = expand_shards(patterns, key="data.validation")
-    return config.model_copy(update={"members": tuple(members), "output": str(output)}), shards
+    weighting = config.weighting
+    if config.needs_scores:
+        weighting = weighting.model_copy(update={"shards": _weighting_shards(config, data, shards)})
+    return config.model_copy(update={"members": tuple(members), "output": str(output), "weighting": weighting}), shards
+
+
+def _weighting_shards(config: ExportConfig, data: Sequence[DataConfig], validation: Sequence[str]) -> list[str]:
+    """Returns the shards that weights are found on, which neither judge them nor taught a member."""
+    shards = expand_shards(config.weighting.shards, key="weighting.shards")
+    check_apart(shards, validation, other_key="data.validation")
+    for index, read in enumerate(data):
+        try:
+            trained_on = expand_shards(read.train, key="data.train")
+        except (NoShardsError, OSError):  # trained elsewhere, or imported
+            continue
+        if read.folds is not None and len(trained_on) >= read.folds:
+            trained_on, _ = split_folds(trained_on, num_folds=read.folds, fold=read.fold, seed=read.split_seed)
+        if read.bagging is not None:
+            trained_on = sorted(set(bootstrap(trained_on, seed=read.bagging)))
+        check_apart(shards, trained_on, other_key=f"data.train of members.{index}")
+    return shards
 
 
 def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1) -> tuple[Path, BundleDocument]:
@@ -84,25 +146,55 @@ def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1)
         The bundle, a folder or a tar, and what was measured of it.
 
     Raises:
-        ValueError, OSError: a checkpoint or a shard cannot be read.
+        ConfigError: no member fits the limits.
+        ValueError, OSError: a checkpoint or a shard cannot be read, or videos that weights were found on are to measure
+            them too.
     """
     members = load_members(config)
-    data = members[0].config.data
+    asked, report, seen = config, None, None
+    if config.needs_scores:
+        costs = _costs(config, members)
+        check_limits(config, costs)  # before minutes are spent on what cannot end well
+        scores = _member_scores(config, members[0].config.data, num_workers)
+        seen = SeenVideos(scores.video_keys)
+        names = [member.config.model.name for member in members]
+        shares, report = choose(config, names, scores, costs)
+        members = [member for member, share in zip(members, shares, strict=True) if share > 0]
+        config = config.chosen(shares.tolist())
     before, after = QualityMeter(len(members)), QualityMeter(len(members))
-    answers = map_videos(
-        shards,
-        data.spec,
-        BlockMeter,
-        (config,),
-        num_workers=num_workers,
-        options=ReadOptions(verify_checksums=data.verify_checksums, on_corrupt=data.on_corrupt),
-    )
-    for answer in answers:
-        for meter, part in zip((before, after), answer.result, strict=True):
+    data = members[0].config.data
+    for answer in map_videos(
+        shards, data.spec, BlockMeter, (config,), num_workers=num_workers, options=data.read_options
+    ):
+        meters, video_keys = answer.result
+        if seen is not None:
+            seen.check_new(video_keys)
+        for meter, part in zip((before, after), meters, strict=True):
             meter.merge(part)
-    path, document = assemble(config, members, before=before, after=after, split=shards)
-    _track(config, members[0].config, path, document)
+    path, document = assemble(config, members, before=before, after=after, split=shards, weighting=report)
+    _track(asked, members[0].config, path, document)
     return path, document
+
+
+def _member_scores(config: ExportConfig, data: DataConfig, num_workers: int) -> MemberScores:
+    """Returns what the candidates say of all videos of `config.weighting.shards`."""
+    shards = config.weighting.shards
+    assert isinstance(shards, list)
+    answers = map_videos(shards, data.spec, BlockScorer, (config,), num_workers=num_workers, options=data.read_options)
+    parts = [part for answer in answers for part in answer.result]
+    if not parts:
+        raise ValueError("weighting.shards: the shards hold no video")
+    logger.info("what %d models say of %d videos is known", len(config.members), sum(map(len, parts)))
+    return MemberScores.concatenate(parts)
+
+
+def _costs(config: ExportConfig, members: Sequence[Member]) -> Costs:
+    num_bytes = [member_bytes(member) for member in members]
+    if config.selection is None or config.selection.max_latency_ms is None:
+        return Costs(num_bytes)
+    data = members[0].config.data
+    num_frames = 1 if data.spec.is_video_level else data.max_frames
+    return Costs(num_bytes, [clip_latency_ms(member.restored, num_frames=num_frames) for member in members])
 
 
 def _track(config: ExportConfig, trained: TrainConfig, path: Path, document: BundleDocument) -> None:

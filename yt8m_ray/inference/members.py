@@ -34,6 +34,7 @@ from yt8m_ray.inference.licences import licence_of
 from yt8m_ray.inference.predictor import load_vocabulary
 from yt8m_ray.inference.quantize import channel_axes, quantize_state
 from yt8m_ray.inference.restore import restore_model
+from yt8m_ray.inference.weighting_report import WeightingReport
 from yt8m_ray.metrics import Metric, build_metric
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
@@ -78,6 +79,11 @@ def ensembles(config: ExportConfig, members: Sequence[Member]) -> tuple[Ensemble
     return before.eval(), Ensemble([member.restored for member in members], config.weights()).eval()
 
 
+def member_bytes(member: Member) -> int:
+    """Returns the bytes of a member's weights as a bundle stores them."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in member.stored.values())
+
+
 class QualityMeter:
     """GAP@20 of each member of an ensemble and of the whole; mergeable and picklable.
 
@@ -120,16 +126,23 @@ class QualityMeter:
 
 
 def assemble(
-    config: ExportConfig, members: Sequence[Member], *, before: QualityMeter, after: QualityMeter, split: Sequence[str]
+    config: ExportConfig,
+    members: Sequence[Member],
+    *,
+    before: QualityMeter,
+    after: QualityMeter,
+    split: Sequence[str],
+    weighting: WeightingReport | None = None,
 ) -> tuple[Path, BundleDocument]:
     """Writes the bundle of `members` and returns its folder and document.
 
     Args:
-        config: The export.
+        config: The export, with the members that were chosen and their weights.
         members: From `load_members`.
         before: What was measured of the weights as trained.
         after: What was measured of the weights as stored.
         split: The shards that both were measured on.
+        weighting: How members and weights were chosen, if they were.
     """
     data = members[0].config.data
     gaps_before, gaps_after = before.compute(), after.compute()
@@ -142,6 +155,7 @@ def assemble(
         quality=Quality(
             split=list(split), num_videos=before.num_videos, gap_before=gaps_before[-1], gap_after=gaps_after[-1]
         ),
+        weighting=weighting,
         licence=licence_of(config.licence, vocabulary),
         num_golden_inputs=NUM_INPUTS,
         provenance=Provenance(

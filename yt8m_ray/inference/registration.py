@@ -32,6 +32,8 @@ def log_bundle(tracker: Tracker, folder: Path, document: BundleDocument) -> str:
     """
     quality = document.quality
     gaps = {"validation/gap": quality.gap_after, "validation/gap_float32": quality.gap_before}
+    if document.weighting is not None:
+        gaps["weighting/gap_cross_fitted"] = document.weighting.gap_cross_fitted
     tracker.log_metrics(gaps, step=0)
     with tempfile.TemporaryDirectory(prefix="yt8m-model-") as aside:
         save_pyfunc_model(folder, Path(aside) / "model")

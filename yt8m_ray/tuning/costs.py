@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Collection
 
 import torch
@@ -15,9 +13,7 @@ from yt8m_ray.config.tune import Cost
 from yt8m_ray.inference.quantize import channel_axes, stored_bytes
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.models.cost import count_macs
-
-_WARM_UP_CLIPS = 3
-_TIMED_CLIPS = 15
+from yt8m_ray.models.latency import clip_latency_ms
 
 
 def measure_costs(config: TrainConfig, names: Collection[Cost]) -> dict[str, float]:
@@ -50,20 +46,6 @@ def int8_bytes(model: Model) -> int:
 
 
 def _latency_ms(config: TrainConfig, num_frames: int) -> float:
-    """Returns the median milliseconds of one clip on one thread of this machine's CPU, float32, with random weights."""
+    """Returns the milliseconds of one clip, float32, with random weights."""
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
-    frames = torch.randn(1, num_frames, model.frame_dim)
-    count = torch.tensor([num_frames])
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            model.eval()
-            times = []
-            for _ in range(_WARM_UP_CLIPS + _TIMED_CLIPS):
-                started = time.perf_counter()
-                model(frames, count)
-                times.append(time.perf_counter() - started)
-    finally:
-        torch.set_num_threads(num_threads)
-    return 1000 * statistics.median(times[_WARM_UP_CLIPS:])
+    return clip_latency_ms(model, num_frames=num_frames)

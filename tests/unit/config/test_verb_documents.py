@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from yt8m_ray.config.document import ConfigError, load_document, override, parse_yaml, to_yaml
+from yt8m_ray.config.document import ConfigError, load_document, override, parse_yaml, to_yaml, validate
 from yt8m_ray.config.evaluate import EvaluateConfig
 from yt8m_ray.config.export import ExportConfig
 
@@ -30,7 +31,76 @@ def test_the_command_in_the_header_of_a_shipped_export_names_every_member(path: 
     assert words[:3] == ["python", "-m", "jobs.export"]
     assert (ROOT / words[3]).samefile(path)
     config = load_document(path, ExportConfig, words[4:])
-    assert [member.checkpoint for member in config.members] == ["CHECKPOINT"] * 2
+    assert {member.checkpoint for member in config.members} == {"CHECKPOINT"}
+
+
+MEMBERS = [{"checkpoint": "a"}, {"checkpoint": "b", "weight": 2.0}]
+
+
+def export(**sections: Any) -> ExportConfig:
+    return validate({"members": MEMBERS[:1] * 2, "output": "bundle", **sections}, ExportConfig, where=None)
+
+
+def test_an_export_takes_the_weights_that_are_given_and_all_members_by_default() -> None:
+    config = export(members=MEMBERS)
+
+    assert (config.weighting.name, config.selection, config.needs_scores) == ("given", None, False)
+    assert config.weights() == [1 / 3, 2 / 3]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"weighting": {"name": "nnls", "shards": "w*"}},
+        {"weighting": {"name": "gap", "shards": ["v*", "w*"]}, "selection": {"max_bytes": 1e9}},
+        {"weighting": {"name": "equal", "shards": "w*"}, "selection": {"max_latency_ms": 50}},
+        {"members": MEMBERS, "weighting": {"shards": "w*"}, "selection": {}},
+    ],
+)
+def test_an_export_that_chooses_survives_save_and_load(sections: dict[str, Any]) -> None:
+    config = export(**sections)
+
+    assert config.needs_scores
+    assert ExportConfig.model_validate(parse_yaml(to_yaml(config), where="saved")) == config
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"weighting": {"name": "nnls"}}, "weighting.shards: weighting.name nnls needs labelled shards"),
+        ({"selection": {"max_bytes": 1e9}}, "weighting.shards: selection needs labelled shards"),
+        (
+            {"members": MEMBERS, "weighting": {"name": "gap", "shards": "w*"}},
+            "members.1.weight: is given, but weighting.name gap says where weights come from",
+        ),
+        (
+            {"members": MEMBERS, "weighting": {"name": "equal"}},
+            "members.1.weight: is given, but weighting.name equal says where weights come from",
+        ),
+        ({"weighting": {"shards": "w*"}}, "weighting.shards: nothing is chosen by it where weights are given"),
+        (
+            {"weighting": {"name": "equal", "folds": 3}},
+            "weighting.folds: nothing is chosen by it where weights are equal",
+        ),
+        ({"weighting": {"name": "best"}}, "weighting.name: "),
+        ({"weighting": {"name": "gap", "shards": "w*", "top_k": 19}}, "weighting.top_k: "),
+        ({"weighting": {"name": "gap", "shards": "w*", "folds": 1}}, "weighting.folds: "),
+        ({"weighting": {"name": "gap", "shards": "w*"}, "selection": {"max_bytes": 0}}, "selection.max_bytes: "),
+        ({"weighting": {"name": "gap", "shards": "w*"}, "selection": {"bytes": 1}}, "selection.bytes: unknown key"),
+    ],
+)
+def test_a_choice_that_cannot_be_meant_is_refused_when_the_file_loads(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        export(**sections)
+
+
+def test_chosen_members_are_those_with_a_share_in_their_order() -> None:
+    config = export(members=[{"checkpoint": name, "ema": True} for name in "abc"])
+
+    chosen = config.chosen([0.25, 0.0, 0.75])
+
+    assert [(member.checkpoint, member.ema) for member in chosen.members] == [("a", True), ("c", True)]
+    assert chosen.weights() == [0.25, 0.75]
 
 
 @pytest.mark.parametrize(

@@ -104,3 +104,30 @@ def test_a_table_of_another_form_is_refused(tmp_path: Path, text: str, message: 
 
     with pytest.raises(ValueError, match=message):
         Vocabulary.load(path)
+
+
+def table(folder: Path, *rows: str) -> Vocabulary:
+    path = folder / "table.csv"
+    path.write_text(HEADER + "".join(f"{index},0,{row},,,\n" for index, row in enumerate(rows)))
+    return Vocabulary.load(path)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (("/m/1,Fish", "/m/2,Car"), None),
+        (("/m/1,Fishes", "/m/2,Car"), None),  # one class by its id, whatever it is called
+        ((",Fish", "/m/2,"), None),
+        ((",", ","), None),  # nothing is known
+        (("/m/1,Fish",), None),
+        (("/m/1,Fish", "/m/3,Car"), 1),
+        (("/m/1,Fish", ",Cart"), 1),
+        (("/m/2,Car", "/m/1,Fish"), 0),
+    ],
+)
+def test_two_tables_differ_where_both_know_a_class_and_not_the_same(
+    tmp_path: Path, other: tuple[str, ...], expected: int | None
+) -> None:
+    one, another = table(tmp_path, "/m/1,Fish", "/m/2,Car"), table(tmp_path, *other)
+
+    assert one.first_difference(another) == another.first_difference(one) == expected

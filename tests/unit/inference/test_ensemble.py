@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from yt8m_ray.config.data import DataConfig
-from yt8m_ray.inference.ensemble import Ensemble, check_agreement
+from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.inference.ensemble import Ensemble, check_agreement, check_vocabularies
 from yt8m_ray.models import Model, build_model
 
 
@@ -81,3 +84,15 @@ def test_members_that_read_other_inputs_are_refused_by_name_and_key(key: str, va
     other = DataConfig.model_validate({**first.model_dump(), key: value})
     with pytest.raises(ValueError, match=rf"^b: data\.{key} is .*, but a has "):
         check_agreement(["a", "b"], [first, other])
+
+
+def test_vocabularies_in_which_a_class_is_another_are_refused_by_name_and_class(tmp_path: Path) -> None:
+    published, unknown = Vocabulary.for_num_classes(30), Vocabulary.for_num_classes(4716)
+    published.save(tmp_path / "published.csv")
+    text = (tmp_path / "published.csv").read_text()
+    (tmp_path / "other.csv").write_text(text.replace("/m/0k4j,Car,", "/m/07yv9,Vehicle,"))
+    other = Vocabulary.load(tmp_path / "other.csv")
+
+    check_vocabularies(["a", "b", "c"], [published, unknown, Vocabulary.load()])
+    with pytest.raises(ValueError, match=r"^c: class 7 is 'Vehicle' in its data\.vocabulary, but 'Car' in that of b; "):
+        check_vocabularies(["a", "b", "c"], [unknown, published, other])

@@ -1,0 +1,219 @@
+"""What each member of an ensemble says of held-out videos, compact enough to measure any weighting of it in memory.
+
+Of each video the union of the members' own best k classes is kept, with every member's probability of each of them:
+4 M + 5 bytes a class, so some 2 kB a video for five members and 80 classes, where all 3,862 would take 77 kB.
+
+How exact GAP@20 of a weighted mean over the union is: a class outside it has, from each member m, at most b_m, the
+probability that m gives to its own k-th best class; its mean is at most sum_m w_m b_m. Where the 20th best mean within
+the union exceeds that, the mean's best 20 of all classes are those within the union, and the video counts exactly.
+`num_certain` counts these videos; with all of them certain, GAP is exact. That k is 20 or more does not suffice by
+itself: what all members rank 21st may have the best mean, where each prefers others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+import torch
+
+from yt8m_ray.compiled import compiled
+from yt8m_ray.data.duplicates import id_keys
+from yt8m_ray.metrics.average_precision import precision_sums
+from yt8m_ray.topk import top_k as best_classes
+
+Array = npt.NDArray[Any]
+
+DEPTH = 20
+"""Best classes of a video that GAP counts."""
+
+_UNBOUNDED = np.float32(-1)  # below any probability: no class is outside the union
+
+
+@dataclass(frozen=True)
+class MemberScores:
+    """Probabilities of M members for N videos, of P pairs of a video and a class, video by video; picklable.
+
+    Attributes:
+        video_keys: uint64 [N, 2], the videos' ids as `id_keys` gives them.
+        num_labels: int32 [N], all labels, also those outside the union.
+        num_pairs: int32 [N], classes that are kept of each video; their sum is P.
+        class_ids: int32 [P], ascending within a video.
+        hits: bool [P], whether the class is a label.
+        scores: float32 [P, M].
+        bounds: float32 [N, M], what a member gives at most to a class that is not kept; -1 where all are.
+    """
+
+    video_keys: Array
+    num_labels: Array
+    num_pairs: Array
+    class_ids: Array
+    hits: Array
+    scores: Array
+    bounds: Array
+
+    @classmethod
+    def from_logits(
+        cls, member_logits: Sequence[torch.Tensor], labels: torch.Tensor, video_ids: Sequence[str], *, top_k: int
+    ) -> Self:
+        """Returns what the members say of a batch.
+
+        Args:
+            member_logits: [B, C] of each member.
+            labels: Multi-hot [B, C].
+            video_ids: B ids.
+            top_k: Classes that each member adds to the union; more than there are keeps all.
+
+        Raises:
+            ValueError: a member answers NaN.
+        """
+        best = [best_classes(logits, top_k) for logits in member_logits]
+        is_kept = torch.zeros_like(labels, dtype=torch.bool)
+        for member, found in enumerate(best):
+            if found.scores.isnan().any():
+                row = int(found.scores.isnan().any(dim=1).nonzero()[0])
+                raise ValueError(f"member {member}: answers NaN for video {video_ids[row]!r}")
+            is_kept.scatter_(1, found.class_ids, True)
+        bounds = torch.stack([found.scores[:, -1] for found in best], dim=1).cpu().numpy()
+        scores = torch.stack([torch.sigmoid(logits.float())[is_kept] for logits in member_logits], dim=1)
+        num_pairs = is_kept.sum(dim=1).cpu().numpy()
+        return cls(
+            video_keys=id_keys(video_ids),
+            num_labels=(labels > 0).sum(dim=1).cpu().numpy().astype(np.int32),
+            num_pairs=num_pairs.astype(np.int32),
+            class_ids=is_kept.nonzero()[:, 1].cpu().numpy().astype(np.int32),
+            hits=(labels[is_kept] > 0).cpu().numpy(),
+            scores=scores.cpu().numpy(),
+            bounds=np.where((num_pairs == labels.shape[1])[:, None], _UNBOUNDED, bounds),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[MemberScores]) -> Self:
+        """Returns the videos of all parts, of which there is at least one, in order."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Returns what `save` wrote; ValueError where the file holds anything else."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        try:
+            found = safetensors.numpy.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path}: not a safetensors file: {error}") from None
+        if found.keys() != names:
+            raise ValueError(f"{path}: expected the arrays {sorted(names)}, found {sorted(found)}")
+        return cls(**found)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the arrays into one safetensors file."""
+        arrays = {field.name: np.ascontiguousarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        safetensors.numpy.save_file(arrays, path)
+
+    def __len__(self) -> int:
+        return len(self.video_keys)
+
+    @property
+    def num_members(self) -> int:
+        """M."""
+        return int(self.scores.shape[1])
+
+    def select(self, is_chosen: Array) -> MemberScores:
+        """Returns the videos where a mask, bool [N], is set."""
+        pairs = np.repeat(is_chosen, self.num_pairs)
+        of_pairs = {name: getattr(self, name)[pairs] for name in ("class_ids", "hits", "scores")}
+        of_videos = {
+            name: getattr(self, name)[is_chosen] for name in ("video_keys", "num_labels", "num_pairs", "bounds")
+        }
+        return MemberScores(**of_videos, **of_pairs)
+
+    def best_pairs(self, weights: Array) -> tuple[Array, Array]:
+        """Returns (means, hits) of each video's best 20 classes by the weighted mean, float32 and bool [up to 20 N].
+
+        Of equal means the lower class id is the better one, as everywhere.
+
+        Args:
+            weights: One share a member, [M], of the sum 1.
+        """
+        means, hits, _ = self._ranked(weights)
+        return means, hits
+
+    def gap(self, weights: Array) -> float:
+        """Returns GAP@20 of the weighted mean; 0 where no video has a label."""
+        return pooled_gap([self.best_pairs(weights)], int(self.num_labels.sum()))
+
+    def num_certain(self, weights: Array) -> int:
+        """Returns of how many videos the mean's best 20 of all classes are certainly in the union."""
+        last = self._ranked(weights)[2]
+        most = (self.bounds.astype(np.float64) @ np.asarray(weights, np.float64)).astype(np.float32)
+        return int(np.count_nonzero(last > most))
+
+    def _ranked(self, weights: Array) -> tuple[Array, Array, Array]:
+        """Returns (means, hits) as `best_pairs`, and the last of the means of each video, float32 [N]."""
+        most = DEPTH * len(self)
+        means, hits, last = np.empty(most, np.float32), np.empty(most, np.bool_), np.empty(len(self), np.float32)
+        shares = np.asarray(weights, np.float64)
+        num_ranked = _rank(self.scores, self.hits, self.num_pairs, shares, means, hits, last)
+        return means[:num_ranked], hits[:num_ranked], last
+
+
+def pooled_gap(ranked: Sequence[tuple[Array, Array]], num_labels: int) -> float:
+    """Returns GAP of several parts' `best_pairs` in one ranking; 0 without any label.
+
+    Args:
+        ranked: Means and hits of each part.
+        num_labels: Labels of all their videos.
+    """
+    sums = precision_sums([means for means, _ in ranked], [hits for _, hits in ranked], class_ids=None, num_classes=1)
+    return float(sums[0]) / max(num_labels, 1)
+
+
+@compiled
+def _rank(
+    scores: np.ndarray,
+    hits: np.ndarray,
+    num_pairs: np.ndarray,
+    weights: np.ndarray,
+    best_means: np.ndarray,
+    best_hits: np.ndarray,
+    last_means: np.ndarray,
+) -> int:
+    """Fills in the best weighted means of each video, best first, whether they are hits, and the last of them.
+
+    Returns:
+        How many means there are.
+    """
+    num_ranked, pair = 0, 0
+    for video in range(len(num_pairs)):
+        num_kept = 0
+        for _ in range(num_pairs[video]):
+            exact = 0.0
+            for member in range(len(weights)):
+                exact += weights[member] * scores[pair, member]
+            mean = np.float32(exact)
+            is_kept = num_kept < DEPTH
+            if is_kept:
+                place = num_ranked + num_kept
+                num_kept += 1
+            else:
+                place = num_ranked + DEPTH - 1
+                is_kept = mean > best_means[place]
+            if is_kept:
+                # Class ids ascend: a pair that goes behind its equals leaves them in their order.
+                while place > num_ranked and best_means[place - 1] < mean:
+                    best_means[place] = best_means[place - 1]
+                    best_hits[place] = best_hits[place - 1]
+                    place -= 1
+                best_means[place] = mean
+                best_hits[place] = hits[pair]
+            pair += 1
+        num_ranked += num_kept
+        last_means[video] = best_means[num_ranked - 1]
+    return num_ranked

@@ -1,0 +1,142 @@
+"""Which members an ensemble takes within limits of bytes and time: a greedy choice that knows nothing but scores.
+
+A search grows a set by one member at a time; what does not fit is skipped. When no member more helps, one of the set
+is exchanged for one outside, or left out where that loses nothing, and growth goes on. Searches begin with each member
+that fits and run in two orders: by what raises the score most, and by what raises it most for its share of the limits.
+The best outcome counts.
+
+What it promises: nobody can add, leave out or exchange one member of the outcome and get a better set that fits. For
+one limit and scores of diminishing returns (monotone and submodular) it is at least (1 - 1/e) / 2 = 0.316 of the
+optimum (Leskovec et al., KDD 2007: the better of the two greedy orders, which are among the searches). GAP promises no
+diminishing returns, so there is no such bound for it. What it can miss: three or more members none of which helps
+without the others, and exchanges that help only at once.
+
+Measured against all subsets on 150 random tables of 8 to 10 members for each kind (scores that add up, that cover
+labels, or that are errors of means; one limit or two): the optimum in 99 to 100 % of them, 0.925 of it at worst, from a
+quarter of the scores. Where every set's score is drawn by itself: the optimum in 57 to 71 %, 0.979 of it at worst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yt8m_ray.config.document import ConfigError
+
+Array = npt.NDArray[Any]
+Score = Callable[[frozenset[int]], float]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A set of members that fits.
+
+    Attributes:
+        members: Ascending.
+        score: Theirs.
+        costs: What they cost together, float64 [L].
+        num_scored: Sets that the search looked at.
+    """
+
+    members: tuple[int, ...]
+    score: float
+    costs: Array
+    num_scored: int
+
+
+def select_members(score: Score, costs: Array, limits: Array, *, min_gain: float = 0.0) -> Selection:
+    """Returns the set of members with the best score that the search finds within the limits.
+
+    Args:
+        score: Of a set that is not empty; asked once for each.
+        costs: float [M, L], positive, which add up; the first of the L, bytes, decides between equal scores.
+        limits: float [L], the most that each may come to; infinity where there is none.
+        min_gain: A member that adds no more to the score than this is not taken.
+
+    Raises:
+        ConfigError: no member fits alone.
+    """
+    costs, limits = np.asarray(costs, np.float64), np.asarray(limits, np.float64)
+    if not (costs <= limits).all(axis=1).any():
+        smallest = ", ".join(f"{cost:g}" for cost in costs.min(axis=0))
+        raise ConfigError(f"selection: no member fits the limits {limits.tolist()}; the smallest costs are {smallest}")
+    search = _Search(score, costs, limits, min_gain)
+    starts = [frozenset([member]) for member in np.flatnonzero((costs <= limits).all(axis=1)).tolist()]
+    best = max((search.run(start, by_cost=by_cost) for by_cost in (False, True) for start in starts), key=search.rank)
+    return Selection(tuple(sorted(best)), search.score(best), search.costs_of(best), search.num_scored)
+
+
+class _Search:
+    """Sets of members, their scores and what they cost."""
+
+    def __init__(self, score: Score, costs: Array, limits: Array, min_gain: float) -> None:
+        self._score, self._costs, self._limits, self._min_gain = score, costs, limits, min_gain
+        self._scores: dict[frozenset[int], float] = {}
+        # A member's share of the limit that it takes most of; without limits each costs the same.
+        self._shares = np.maximum((costs / limits).max(axis=1), np.finfo(np.float64).tiny)
+        if not np.isfinite(limits).any():
+            self._shares = np.ones(len(costs))
+
+    @property
+    def num_scored(self) -> int:
+        """Sets that were scored."""
+        return len(self._scores)
+
+    def score(self, chosen: frozenset[int]) -> float:
+        """Returns the score of a set."""
+        if chosen not in self._scores:
+            self._scores[chosen] = self._score(chosen)
+        return self._scores[chosen]
+
+    def costs_of(self, chosen: frozenset[int]) -> Array:
+        """Returns what a set costs, [L]."""
+        total: Array = self._costs[sorted(chosen)].sum(axis=0)
+        return total
+
+    def rank(self, chosen: frozenset[int]) -> tuple[float, float]:
+        """Returns what sets are compared by: the score, then the bytes."""
+        return self.score(chosen), -self.costs_of(chosen)[0]
+
+    def run(self, chosen: frozenset[int], *, by_cost: bool) -> frozenset[int]:
+        """Returns the set that a search from `chosen` ends with."""
+        while True:
+            better = self._grown(chosen, by_cost=by_cost) or self._exchanged(chosen) or self._reduced(chosen)
+            if better is None:
+                return chosen
+            chosen = better
+
+    def _grown(self, chosen: frozenset[int], *, by_cost: bool) -> frozenset[int] | None:
+        def worth(larger: frozenset[int]) -> tuple[float, float, float]:
+            (added,) = larger - chosen
+            gain = self.score(larger) - self.score(chosen)
+            return (gain / self._shares[added] if by_cost else gain, gain, -self._costs[added, 0])
+
+        larger = [chosen | {member} for member in self._others(chosen)]
+        return max(self._better(larger, chosen), key=worth, default=None)
+
+    def _exchanged(self, chosen: frozenset[int]) -> frozenset[int] | None:
+        changed = [chosen - {one} | {other} for one in sorted(chosen) for other in self._others(chosen)]
+        return max(self._better(changed, chosen), key=self.rank, default=None)
+
+    def _reduced(self, chosen: frozenset[int]) -> frozenset[int] | None:
+        """Returns the best set without a member that is worth no more than the least gain.
+
+        It ends: the score less the least gain a member never falls, and where it stays the set is smaller.
+        """
+        smaller = [chosen - {one} for one in sorted(chosen)] if len(chosen) > 1 else []
+        least = self.score(chosen) - self._min_gain
+        return max((other for other in smaller if self.score(other) >= least), key=self.rank, default=None)
+
+    def _others(self, chosen: frozenset[int]) -> Iterator[int]:
+        return (member for member in range(len(self._costs)) if member not in chosen)
+
+    def _better(self, sets: list[frozenset[int]], chosen: frozenset[int]) -> Iterator[frozenset[int]]:
+        """Yields the sets that fit and score better than `chosen`; what does not fit is not scored."""
+        for candidate in sets:
+            fits = (self.costs_of(candidate) <= self._limits).all()
+            if fits and self.score(candidate) > self.score(chosen) + self._min_gain:
+                yield candidate
