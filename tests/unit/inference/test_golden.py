@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from yt8m_ray.checkpoint import CheckpointError
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.inference.golden import GoldenAnswers, make_inputs
+from yt8m_ray.inference.int8_linear import Int8Linear
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.topk import TopK
 
@@ -41,8 +42,9 @@ def test_a_checkpoint_has_nothing_to_compare(save_tiny_checkpoint: Write) -> Non
 def test_changed_weights_are_told_with_the_video_the_class_and_both_scores(write_tiny_bundle: Write) -> None:
     predictor = Predictor.from_path(write_tiny_bundle())
     with torch.no_grad():
-        for parameter in predictor.model.parameters():
-            parameter.mul_(1.5)
+        for layer in predictor.model.modules():
+            if isinstance(layer, Int8Linear):
+                layer.bias.add_(1)
 
     with pytest.raises(ValueError, match=r"self check: golden video 0, class \d+ at rank 1: score 0\.\d+ expected"):
         predictor.self_check()

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save_file
 
 from yt8m_ray.config.export import ExportConfig
-from yt8m_ray.inference.members import load_members, stored_bytes
+from yt8m_ray.inference.members import load_members, member_bytes
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_a_members_bytes_are_those_of_its_tensors_as_they_are_stored(
 
     (member,) = load_members(config)
 
-    assert stored_bytes(member) == expected
+    assert member_bytes(member) == expected
     save_file(member.stored, tmp_path / "file.safetensors")
     header = int.from_bytes((tmp_path / "file.safetensors").read_bytes()[:8], "little")
     assert (tmp_path / "file.safetensors").stat().st_size == 8 + header + expected
