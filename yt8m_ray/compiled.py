@@ -20,3 +20,12 @@ def compiled(function: F) -> F:
         return cast(F, numba.njit(cache=True, nogil=True)(function))
     except RuntimeError:  # neither the package's folder nor the user's cache can be written to
         return cast(F, numba.njit(nogil=True)(function))
+
+
+def inlined(function: F) -> F:
+    """Returns the function, compiled into each loop that calls it: for steps of a few instructions.
+
+    A call of a compiled function counts the references to each array that it is given, which takes longer than such a
+    step.
+    """
+    return cast(F, numba.njit(inline="always")(function))
