@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from yt8m_ray.compiled import compiled
+from yt8m_ray.compiled import borrowing
 from yt8m_ray.inference.id_index import ABSENT, IdIndex, hash_ids
 from yt8m_ray.inference.prediction_files import NumberedRows, PredictionFile
 from yt8m_ray.inference.prediction_rows import PredictionRows, RowBuffer
@@ -175,7 +175,7 @@ class _Follower:
         self._is_used[:num_used] = True
 
 
-@compiled
+@borrowing
 def _num_equal(id_bytes: np.ndarray, id_bounds: np.ndarray, first: int, count: int) -> int:
     """Returns how many of the rows from `first` on have the ids of the rows from 0 on, in the same order."""
     for row in range(count):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from yt8m_ray.compiled import compiled, inlined
+from yt8m_ray.compiled import borrowing, compiled, inlined
 
 ABSENT = -1
 
@@ -98,7 +98,7 @@ def _insert(ids: Any, hashes: np.ndarray, slots: np.ndarray) -> tuple[Any, int]:
     return -1, -1
 
 
-@compiled
+@borrowing
 def _find(
     ids: Any,
     hashes: np.ndarray,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from yt8m_ray.compiled import compiled, inlined
+from yt8m_ray.compiled import borrowing, inlined
 from yt8m_ray.inference.alignment import AlignedBlock
 from yt8m_ray.inference.prediction_rows import MOST_CLASSES, PredictionRows
 
@@ -40,6 +40,7 @@ class Mixer:
         self._floor = GEOMETRIC_FLOOR if mean == "geometric" else 0.0
         self._top_k = top_k
         self._places = np.full(MOST_CLASSES, -1, np.int32)
+        self._found = np.empty(0, np.int32), np.empty(0, np.float64)
 
     def mix(self, block: AlignedBlock) -> PredictionRows:
         """Returns the means of a block, in its order; the ids hold as long as the block."""
@@ -47,6 +48,9 @@ class Mixer:
         class_ids = np.empty(len(block) * self._top_k, np.int32)
         scores = np.empty(len(block) * self._top_k)
         bounds = np.zeros(len(block) + 1, np.int64)
+        if len(self._found[0]) < len(rows.class_ids):
+            room = 2 * len(rows.class_ids)
+            self._found = np.empty(room, np.int32), np.empty(room, np.float64)
         _mix(
             (rows.class_ids, rows.scores, rows.bounds),
             block.places,
@@ -54,6 +58,7 @@ class Mixer:
             self._floor,
             self._top_k,
             self._places,
+            self._found,
             (class_ids, scores, bounds),
         )
         id_bounds = rows.id_bounds[: len(block) + 1]
@@ -129,7 +134,7 @@ def _keep_best(found: Any, num_found: int, top_k: int, result: Any, first: int) 
     return last
 
 
-@compiled
+@borrowing
 def _mix(
     rows: Any,
     files: np.ndarray,
@@ -137,6 +142,7 @@ def _mix(
     floor: float,
     top_k: int,
     places: np.ndarray,
+    found: Any,
     result: Any,
 ) -> None:
     """Fills in the means.
@@ -148,17 +154,9 @@ def _mix(
         floor: Of a geometric mean, 0 for an arithmetic one.
         top_k: Most classes of a video.
         places: int32 [classes], all -1, as they are again afterwards.
+        found: Room for the class ids and sums of a video, as many as there are pairs.
         result: Class ids and scores with room for N * top_k, and bounds.
     """
-    bounds = rows[2]
-    most = 0
-    for video in range(files.shape[1]):
-        num_pairs = 0
-        for file in range(len(weights)):
-            if files[file, video] >= 0:
-                num_pairs += bounds[files[file, video] + 1] - bounds[files[file, video]]
-        most = max(most, num_pairs)
-    found = np.empty(most, np.int32), np.empty(most, np.float64)
     for video in range(files.shape[1]):
         divisor = _weight_of_present(files, weights, video)
         num_found = 0

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from yt8m_ray.compiled import compiled, inlined
+from yt8m_ray.compiled import borrowing, inlined
 from yt8m_ray.inference.decimals import UNDECIDED, read_decimal
 from yt8m_ray.inference.general_format import MOST_WRITTEN_BYTES, write_general, write_integer
 from yt8m_ray.inference.prediction_rows import MOST_CLASSES, PredictionRows, RowBuffer, RowError, check_pairs
@@ -114,7 +114,7 @@ def _read_row(
     return behind, DONE
 
 
-@compiled
+@borrowing
 def read_lines(
     data: np.ndarray,
     position: int,
@@ -187,7 +187,7 @@ def _number(word: str, kind: Any, name: str) -> Any:
         raise RowError(f"{name} {word[:60]!r}: expected {'an integer' if kind is int else 'a number'}") from None
 
 
-@compiled
+@borrowing
 def _write_lines(rows: Any, first_row: int, is_scored: bool, text: np.ndarray) -> tuple[int, int, int]:
     """Writes rows from `first_row` on; returns (next row, bytes written, DONE, UNUSUAL or FULL)."""
     id_bytes, id_bounds, class_ids, scores, bounds = rows
