@@ -51,6 +51,10 @@ def write_text(_: bytes) -> bytes:
     return b"id,labels,mean_rgb\n" * 50
 
 
+def write_predictions(_: bytes) -> bytes:
+    return b"VideoId,LabelConfidencePairs\nabcd,1 0.5 2 0.25\nefgh,1 0.5 2 high\n"
+
+
 @dataclass(frozen=True)
 class Case:
     """A command line with something wrong in it.
@@ -125,6 +129,16 @@ CASES = {
         r"distillation\.labels: .*",
         2,
     ),
+    "merge: a score that is none": Case(
+        "merge {bad} --output {output}/m.csv", r"{bad}: line 3: score 'high': expected a number", 1, write_predictions
+    ),
+    "merge: a missing file": Case("merge no.csv --output {output}/m.csv", r"no\.csv: expected a local file of .*", 2),
+    "merge: too many weights": Case(
+        "merge {bad} --weights 1 2 --output {output}/m.csv", r"--weights: expected one a file, 1, found 2", 2
+    ),
+    "merge: another format to write": Case("merge {bad} --output {output}/m.json", r"output: expected a name .*", 2),
+    "merge: nothing to do": Case("merge {bad}", r"nothing to do: give --output, --score or --correlation", 2),
+    "truth: a truncated shard": Case("truth {glob} --output {output}/t.csv", TRUNCATED, 1, truncate, 10),
     "synthesize: a folder that is in use": Case("synthesize --output {folder}", r"\S+: expected a folder .*", 1),
     "synthesize: too many classes": Case(
         "synthesize --output {output} --num-classes 5000", r"command line: num_classes: .*, found '5000'", 2

@@ -24,7 +24,7 @@ from yt8m_ray.schema import (
     MEAN_PREFIX,
 )
 
-__all__ = ["FeatureSpec", "Normalization", "RecordError", "VideoRow", "to_row"]
+__all__ = ["FeatureSpec", "Normalization", "RecordError", "VideoRow", "id_and_labels", "to_row"]
 
 Normalization = Literal["l2", "unwhitened", "reverse_whitened", "none"]
 """What becomes of the dequantized frames; `yt8m_ray.data.normalize` describes each."""
@@ -98,6 +98,15 @@ def to_row(fields: Fields, spec: FeatureSpec, *, labelled: bool = True) -> Video
     frames = _video_frames(fields, spec) if spec.is_video_level else _frames(fields, spec)
     labels = _labels(fields, spec.num_classes) if labelled else np.empty(0, np.int32)
     return VideoRow(_video_id(fields), frames, labels)
+
+
+def id_and_labels(fields: Fields, num_classes: int) -> tuple[str, npt.NDArray[np.int32]]:
+    """Returns the id and the labels of the video that a record describes, as in `VideoRow`.
+
+    Raises:
+        RecordError: the id is missing or not UTF-8, or a class id is out of range.
+    """
+    return _video_id(fields), _labels(fields, num_classes)
 
 
 def _video_id(fields: Fields) -> str:

@@ -9,13 +9,18 @@ import os
 import shutil
 from collections.abc import Sequence
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from yt8m_ray.config.document import ConfigError
-from yt8m_ray.topk import TopK
+from yt8m_ray.inference.prediction_rows import PredictionRows
+from yt8m_ray.inference.row_text import LineWriter
+
+if TYPE_CHECKING:  # torch takes a second to import, and files that are merged never need it
+    from yt8m_ray.topk import TopK
 
 CSV_HEADER = b"VideoId,LabelConfidencePairs\n"
 PARQUET_SCHEMA = pa.schema(
@@ -54,8 +59,21 @@ def parquet_table(video_ids: Sequence[str], predictions: TopK) -> pa.Table:
     return pa.table(columns, schema=PARQUET_SCHEMA)
 
 
+def rows_table(rows: PredictionRows) -> pa.Table:
+    """Returns rows with the columns of `parquet_table`."""
+    ids = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(rows), [None, pa.py_buffer(rows.id_bounds), pa.py_buffer(rows.id_bytes)]
+    )
+    bounds = pa.array(rows.bounds.astype(np.int32))
+    class_ids = pa.ListArray.from_arrays(bounds, pa.array(rows.class_ids))
+    scores = pa.ListArray.from_arrays(bounds, pa.array(rows.scores.astype(np.float32)))
+    return pa.table([ids.cast(pa.string()), class_ids, scores], schema=PARQUET_SCHEMA)
+
+
 class _Sink(Protocol):
     def write(self, video_ids: Sequence[str], predictions: TopK) -> None: ...
+
+    def write_rows(self, rows: PredictionRows) -> None: ...
 
     def close(self) -> None: ...
 
@@ -63,10 +81,14 @@ class _Sink(Protocol):
 class _CsvSink:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._lines = LineWriter()
         file.write(CSV_HEADER)
 
     def write(self, video_ids: Sequence[str], predictions: TopK) -> None:
         self._file.write(csv_rows(video_ids, predictions))
+
+    def write_rows(self, rows: PredictionRows) -> None:
+        self._lines.write(rows, self._file)
 
     def close(self) -> None:
         self._file.close()
@@ -79,6 +101,9 @@ class _ParquetSink:
 
     def write(self, video_ids: Sequence[str], predictions: TopK) -> None:
         self._writer.write_table(parquet_table(video_ids, predictions))
+
+    def write_rows(self, rows: PredictionRows) -> None:
+        self._writer.write_table(rows_table(rows))
 
     def close(self) -> None:
         self._writer.close()
@@ -117,6 +142,13 @@ class SubmissionWriter:
             raise ValueError(f"{self.path}: a SubmissionWriter writes inside its with block")
         self._sink.write(video_ids, predictions)
         self.num_videos += len(video_ids)
+
+    def write_rows(self, rows: PredictionRows) -> None:
+        """Appends rows, in their order."""
+        if self._sink is None:
+            raise ValueError(f"{self.path}: a SubmissionWriter writes inside its with block")
+        self._sink.write_rows(rows)
+        self.num_videos += len(rows)
 
     def finish(self) -> None:
         """Gives the file its name."""

@@ -1,0 +1,43 @@
+"""python -m jobs.truth GLOB... --output truth.csv [--header]: shards -> a CSV of their labels, `VIDEO_ID,LABEL LABEL`.
+
+The videos keep the order of the sorted shards and of their records; labels ascend. Only ids and labels are read of a
+record, and every checksum is compared. The last line of stdout is the CSV.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from jobs.cli import print_result, run_verb
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.data.dataset import expand_shards
+from yt8m_ray.inference.truth import write_truth
+from yt8m_ray.schema import NUM_CLASSES_2018
+
+
+def main(argv: list[str]) -> None:
+    """Writes the labels of the shards that `argv` names."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.truth", description="Writes the labels of each video.")
+    parser.add_argument("shards", nargs="+", metavar="GLOB", help="paths or globs; local, s3:// or gs://")
+    parser.add_argument("--output", required=True, metavar="FILE", help="a .csv file")
+    parser.add_argument("--header", action="store_true", help="begin with the line VideoId,Labels")
+    parser.add_argument(
+        "--num-classes", type=int, default=NUM_CLASSES_2018, help=f"class ids are below (default {NUM_CLASSES_2018})"
+    )
+    parser.add_argument("--on-corrupt", choices=("fail", "skip"), default="fail", help="what a bad record does")
+    options = parser.parse_args(argv)
+    if not options.output.endswith(".csv") or options.num_classes < 1:
+        raise ConfigError("--output: expected a name that ends in .csv; --num-classes: at least 1")
+    shards = expand_shards(options.shards, key="shards")
+    write_truth(
+        shards,
+        options.output,
+        num_classes=options.num_classes,
+        has_header=options.header,
+        on_corrupt=options.on_corrupt,
+    )
+    print_result(options.output)
+
+
+if __name__ == "__main__":
+    run_verb(main)

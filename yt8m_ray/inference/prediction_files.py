@@ -1,0 +1,279 @@
+"""Prediction files of any system, row by row: the competition's CSV, our Parquet, JSON lines.
+
+Lives here: opening one by what it holds, reading it in order, and reaching its rows in any order. Does not live here:
+writing one (`yt8m_ray.inference.submission`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.inference.mapped_lines import MappedLines
+from yt8m_ray.inference.prediction_rows import (
+    MOST_CLASSES,
+    PredictionRows,
+    RowBuffer,
+    RowError,
+    check_pairs,
+    find_bad_row,
+)
+
+_HEADER = b"videoid,labelconfidencepairs"
+_PARQUET_MAGIC = b"PAR1"
+_COLUMNS = ("video_id", "class_ids", "scores")
+_BATCH_ROWS = 4096
+
+
+class NumberedRows(Protocol):
+    """Rows of a file by their number, whatever the order.
+
+    Attributes:
+        id_data: uint8, where the ids lie.
+        id_starts: int64 [N], where each begins.
+        id_lengths: int64 [N], their bytes.
+    """
+
+    id_data: np.ndarray
+    id_starts: np.ndarray
+    id_lengths: np.ndarray
+
+    def append(self, buffer: RowBuffer, numbers: np.ndarray) -> None:
+        """Adds the rows with the given numbers, in that order."""
+
+    def place(self, number: int) -> str:
+        """Returns where a row is in the file, in words."""
+
+
+class PredictionFile(Protocol):
+    """A prediction file that is being read.
+
+    Attributes:
+        path: As given.
+    """
+
+    path: str
+
+    def read(self, buffer: RowBuffer, max_rows: int) -> int:
+        """Adds the next rows, fewer at the end; returns how many."""
+
+    def numbered(self) -> NumberedRows:
+        """Returns all rows by number, those read already too."""
+
+
+def open_predictions(path: str) -> PredictionFile:
+    """Returns a file of predictions, of the format that its first bytes are in.
+
+    Raises:
+        ConfigError: there is no such local file.
+        ValueError: it is empty, or a Parquet file of something else.
+    """
+    if "://" in path or not os.path.isfile(path):
+        raise ConfigError(f"{path}: expected a local file of predictions, .csv, .parquet or JSON lines")
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if start.startswith(_PARQUET_MAGIC):
+        return _ParquetFile(path)
+    return _JsonFile(path) if start.lstrip().startswith(b"{") else _CsvFile(path)
+
+
+class _CsvFile:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._lines = MappedLines(path, is_scored=True, is_header=lambda line: line.strip().lower() == _HEADER)
+
+    def read(self, buffer: RowBuffer, max_rows: int) -> int:
+        return self._lines.read(buffer, max_rows)
+
+    def numbered(self) -> NumberedRows:
+        return _NumberedLines(self._lines)
+
+
+class _NumberedLines:
+    def __init__(self, lines: MappedLines) -> None:
+        self._lines = lines
+        self.id_data = lines.data
+        self.id_starts, self.id_lengths = lines.find_ids()
+
+    def append(self, buffer: RowBuffer, numbers: np.ndarray) -> None:
+        self._lines.read_at(buffer, self.id_starts[numbers])
+
+    def place(self, number: int) -> str:
+        return self._lines.line_name(int(self.id_starts[number]))
+
+
+class _Blocks:
+    """A file that is decoded block by block; rows in any order come from a copy of it on the disk."""
+
+    def __init__(self, path: str, row_name: str) -> None:
+        self.path = path
+        self._row_name = row_name
+        self._blocks = self._decode()
+        self._block = RowBuffer(0).rows()
+        self._next_row = 0
+
+    def read(self, buffer: RowBuffer, max_rows: int) -> int:
+        num_read = 0
+        while num_read < max_rows:
+            if self._next_row == len(self._block):
+                block = next(self._blocks, None)
+                if block is None:
+                    break
+                self._block, self._next_row = block, 0
+            count = min(max_rows - num_read, len(self._block) - self._next_row)
+            buffer.extend(self._block, np.arange(self._next_row, self._next_row + count))
+            self._next_row += count
+            num_read += count
+        return num_read
+
+    def numbered(self) -> NumberedRows:
+        return _SpooledRows(self._decode(), self._row_name)
+
+    def _decode(self) -> Iterator[PredictionRows]:
+        """Yields the rows in blocks, each valid until the next is asked for."""
+        raise NotImplementedError
+
+
+class _JsonFile(_Blocks):
+    """One object a line: `video_id`, `class_indexes` and `predictions`, lists of N or a list with one such list."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "line")
+
+    def _decode(self) -> Iterator[PredictionRows]:
+        buffer = RowBuffer()
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    buffer.append(*_parse_object(line))
+                except RowError as error:
+                    raise ValueError(f"{self.path}: line {number}: {error}") from None
+                if buffer.num_rows == _BATCH_ROWS:
+                    yield buffer.rows()
+                    buffer.clear()
+        yield buffer.rows()
+
+
+def _parse_object(line: bytes) -> tuple[bytes, list[int], list[float]]:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise RowError(f"expected a JSON object, found {line[:60]!r} ({error})") from None
+    video_id = found.get("video_id") if isinstance(found, dict) else None
+    if not isinstance(video_id, str) or not video_id:
+        raise RowError("expected an object with video_id, class_indexes and predictions")
+    class_ids, scores = _list_of(found, "class_indexes"), _list_of(found, "predictions")
+    if len(class_ids) != len(scores):
+        raise RowError(f"{len(class_ids)} class_indexes and {len(scores)} predictions")
+    if not all(type(class_id) is int for class_id in class_ids) or not all(type(s) in (int, float) for s in scores):
+        raise RowError("expected integers in class_indexes and numbers in predictions")
+    check_pairs(class_ids, scores)
+    return video_id.encode(), class_ids, scores
+
+
+def _list_of(found: dict[str, Any], key: str) -> list[Any]:
+    values = found.get(key)
+    if isinstance(values, list) and len(values) == 1 and isinstance(values[0], list):
+        values = values[0]  # frame-level models predict a list of lists
+    if not isinstance(values, list):
+        raise RowError(f"{key}: expected a list")
+    return values
+
+
+class _ParquetFile(_Blocks):
+    """The columns video_id, class_ids and scores, as `SubmissionWriter` writes them."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            schema = pq.read_schema(path)
+        except pa.ArrowException as error:
+            raise ValueError(f"{path}: not a sound Parquet file: {error}") from None
+        if not set(_COLUMNS) <= set(schema.names):
+            raise ValueError(f"{path}: expected the columns {', '.join(_COLUMNS)}, found {', '.join(schema.names)}")
+        super().__init__(path, "row")
+
+    def _decode(self) -> Iterator[PredictionRows]:
+        flags = np.zeros(MOST_CLASSES, np.uint8)
+        num_rows = 0
+        for batch in pq.ParquetFile(self.path).iter_batches(_BATCH_ROWS, columns=list(_COLUMNS)):
+            rows = self._rows(batch, num_rows)
+            bad = find_bad_row(rows.bounds, rows.class_ids, rows.scores, flags)
+            if bad >= 0:
+                first, last = rows.bounds[bad], rows.bounds[bad + 1]
+                try:
+                    check_pairs(rows.class_ids[first:last].tolist(), rows.scores[first:last].tolist())
+                except RowError as error:
+                    raise ValueError(f"{self.path}: row {num_rows + bad}: {error}") from None
+            yield rows
+            num_rows += len(rows)
+
+    def _rows(self, batch: pa.RecordBatch, num_before: int) -> PredictionRows:
+        where = f"{self.path}: rows {num_before} to {num_before + len(batch) - 1}"
+        try:
+            ids = batch["video_id"].cast(pa.large_binary())
+            class_ids = batch["class_ids"].cast(pa.large_list(pa.int32()))
+            scores = batch["scores"].cast(pa.large_list(pa.float64()))
+        except pa.ArrowException as error:
+            raise ValueError(f"{where}: {error}") from None
+        columns = (ids, class_ids, scores, class_ids.values, scores.values)
+        if any(column.null_count for column in columns):
+            raise ValueError(f"{where}: a value is missing")
+        bounds = class_ids.offsets.to_numpy()
+        if not np.array_equal(bounds - bounds[0], scores.offsets.to_numpy() - scores.offsets[0].as_py()):
+            raise ValueError(f"{where}: class_ids and scores differ in length")
+        id_bounds = np.frombuffer(ids.buffers()[1], np.int64)[ids.offset : ids.offset + len(ids) + 1]
+        id_bytes = np.frombuffer(ids.buffers()[2] or b"", np.uint8)[id_bounds[0] : id_bounds[-1]]
+        if not np.all(np.diff(id_bounds)):
+            raise ValueError(f"{where}: a video_id is empty")
+        return PredictionRows(
+            id_bytes.copy(),
+            id_bounds - id_bounds[0],
+            class_ids.flatten().to_numpy().copy(),
+            scores.flatten().to_numpy().copy(),
+            bounds - bounds[0],
+        )
+
+
+class _SpooledRows:
+    """Rows in temporary files without names, which vanish with the process; ids and bounds stay in memory."""
+
+    def __init__(self, blocks: Iterator[PredictionRows], row_name: str) -> None:
+        self._row_name = row_name
+        id_bounds, bounds = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)]
+        with tempfile.TemporaryFile() as ids, tempfile.TemporaryFile() as class_ids, tempfile.TemporaryFile() as scores:
+            for rows in blocks:
+                rows.id_bytes.tofile(ids)
+                rows.class_ids.tofile(class_ids)
+                rows.scores.tofile(scores)
+                id_bounds.append(rows.id_bounds[1:] + id_bounds[-1][-1])
+                bounds.append(rows.bounds[1:] + bounds[-1][-1])
+            self._rows = PredictionRows(
+                _mapped(ids, np.uint8),
+                np.concatenate(id_bounds),
+                _mapped(class_ids, np.int32),
+                _mapped(scores, np.float64),
+                np.concatenate(bounds),
+            )
+        self.id_data = self._rows.id_bytes
+        self.id_starts, self.id_lengths = self._rows.id_bounds[:-1], np.diff(self._rows.id_bounds)
+
+    def append(self, buffer: RowBuffer, numbers: np.ndarray) -> None:
+        buffer.extend(self._rows, numbers)
+
+    def place(self, number: int) -> str:
+        return f"line {number + 1}" if self._row_name == "line" else f"{self._row_name} {number}"
+
+
+def _mapped(file: Any, dtype: type) -> np.ndarray:
+    file.flush()
+    if not os.fstat(file.fileno()).st_size:
+        return np.empty(0, dtype)
+    return np.asarray(np.memmap(file, dtype, "r+"))
