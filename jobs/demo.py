@@ -34,7 +34,7 @@ from yt8m_ray.checkpoint import MODEL_FILE
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.reader import read_rows
-from yt8m_ray.inference.bundle import load_bundle
+from yt8m_ray.inference.bundle_document import read_document
 from yt8m_ray.schema import FRAME_FEATURES
 from yt8m_ray.tracking import default_uri
 
@@ -207,7 +207,7 @@ def print_answer(answer: dict[str, Any]) -> None:
 
 def print_tables(demo: Demo, gaps: dict[str, float], checkpoints: dict[str, str], bundle: Path, ideal: float) -> None:
     """Prints GAP and size of each model, the seconds of each step, and where to look next."""
-    quality = load_bundle(bundle).document.quality
+    quality = read_document(bundle).quality
     rows = [(name, gaps[name], Path(path, MODEL_FILE).stat().st_size) for name, path in checkpoints.items()]
     stored = sum(path.stat().st_size for path in bundle.rglob(MODEL_FILE))
     rows.append(("ensemble, float32", quality.gap_before, sum(size for name, _, size in rows if name != "logistic")))

@@ -26,8 +26,8 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--on-corrupt", choices=("fail", "skip"), default="fail", help="what a bad record does")
     options = parser.parse_args(argv)
-    if not options.output.endswith(".csv") or options.num_classes < 1:
-        raise ConfigError("--output: expected a name that ends in .csv; --num-classes: at least 1")
+    if not options.output.endswith(".csv") or "://" in options.output or options.num_classes < 1:
+        raise ConfigError("--output: expected a local name that ends in .csv; --num-classes: at least 1")
     shards = expand_shards(options.shards, key="shards")
     write_truth(
         shards,

@@ -13,7 +13,6 @@ from ray import serve
 
 from serve.api import Best, build_api
 from serve.schemas import Limits
-from yt8m_ray.allocator import keep_freed_memory
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.inference.predictor import Predictor
 
@@ -28,7 +27,6 @@ class PredictionService:
 
     def __init__(self, model: str, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
-        keep_freed_memory()
         self._limits = Limits()
         # By what Ray assigned: it hides no GPU from a replica that asked for none.
         self._predictor = Predictor.from_path(model, device="cuda" if ray.get_gpu_ids() else "cpu")

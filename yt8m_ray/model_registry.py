@@ -1,4 +1,4 @@
-"""Models of runs, and versions of registered models. Beside `tracking` the only module that talks to MLflow.
+"""Models of runs, and versions of registered models. Beside `tracking` the only module that talks to a store.
 
 Lives here: folders that are models already. Does not live here: making one of a bundle (`inference.pyfunc`).
 """

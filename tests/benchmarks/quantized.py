@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, i
 
 from tests.benchmarks.measure import best, cores, run_pinned
 from tests.unit.models.test_parameter_counts import PUBLISHED, UINT8_MEGABYTES
-from yt8m_ray.allocator import keep_freed_memory
 from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.inference.ensemble import Ensemble
 from yt8m_ray.inference.quantize import channel_axes, quantize_state
@@ -83,7 +82,6 @@ def seconds(call: Callable[..., object], *arguments: object, at_least_s: float =
 
 
 def speed(folder: Path, configs: list[dict[str, Any]], batches: list[int], rounds: int) -> None:
-    keep_freed_memory()
     ensembles = {kind: load(kind, folder, configs) for kind in ("float32", "int8")}
     print(f"{'batch':>5} {'float32 ms':>11} {'int8 ms':>9} {'x':>6}   largest difference of a probability")
     with torch.inference_mode():

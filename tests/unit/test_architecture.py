@@ -23,7 +23,7 @@ PACKAGE = "yt8m_ray"
 # Facts first. A module imports from its own package and from the rows above it in this table, never from a sibling
 # in its row and never from a row below.
 LAYERS = (
-    ("schema", "registry", "compiled", "allocator"),
+    ("schema", "registry", "compiled"),
     ("topk",),
     ("data", "models", "losses", "metrics"),
     ("config", "interop"),

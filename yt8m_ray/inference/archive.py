@@ -1,9 +1,9 @@
 """A bundle as one uncompressed tar file, and its way back to a folder.
 
 Lives here: writing the file, always the same bytes for the same folder; reading one that anybody may have made. Does
-not live here: what the files mean (`bundle`). A tar is unpacked once, into the cache: its weights are then mapped by
-every process that serves it, and whatever takes a bundle's folder takes the tar. What would be read in place could be
-mapped as well, but each reader of a folder would have to know of offsets.
+not live here: what the files mean (`bundle`). A tar is unpacked once a machine, into the cache, and whatever takes a
+bundle's folder takes the tar. It could be read in place as well, but each reader of a folder would have to know of
+offsets.
 """
 
 from __future__ import annotations

@@ -72,7 +72,8 @@ def kmeans_values(weights: Array) -> Array:
     Where there are at most 256 different weights, each is a value, and the largest is repeated.
     """
     ordered = np.sort(weights)
-    sums = np.concatenate([[0.0], np.cumsum(ordered, dtype=np.float64)])
+    sums = np.zeros(len(ordered) + 1)
+    np.cumsum(ordered, dtype=np.float64, out=sums[1:])
     borders = _best_borders(ordered, sums)
     for _ in range(_MAX_STEPS):
         values = np.diff(sums[borders]) / np.diff(borders)

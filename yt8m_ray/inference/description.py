@@ -140,7 +140,7 @@ def to_json(description: Description, *, with_tensors: bool = False) -> str:
         "float32_bytes": document.float32_bytes,
         "stored_bytes": document.stored_bytes,
         **document.model_dump(mode="json"),
-        "format_version": document.migrated_from or FORMAT_VERSION,
+        "migrated_from": document.migrated_from,
     }
     if with_tensors:
         tree["tensors"] = [[asdict(entry) for entry in member] for member in description.tensors]
@@ -157,6 +157,7 @@ def _head(description: Description) -> list[str]:
         f"written {provenance.created} by yt8m_ray {provenance.package_version}, commit "
         f"{provenance.git_commit or _UNKNOWN}",
         f"golden answers: {document.num_golden_inputs or 'none'}",
+        f"transform: {document.transform.name}, activations {document.transform.activations}",
     ]
 
 

@@ -29,9 +29,9 @@ from yt8m_ray.inference.member_scores import MemberScores
 from yt8m_ray.inference.members import Member, QualityMeter, assemble, ensembles, load_members, member_bytes
 from yt8m_ray.inference.pool import map_videos
 from yt8m_ray.inference.predictor import load_vocabulary
-from yt8m_ray.inference.registration import log_bundle
+from yt8m_ray.inference.registration import finishing, log_bundle
 from yt8m_ray.models.latency import clip_latency_ms
-from yt8m_ray.tracking import Tracker, default_uri
+from yt8m_ray.tracking import Tracker, TrackingError, default_uri
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class BlockMeter:
         self._data = members[0].config.data
         self._batch_size = config.data.batch_size
         self._device = device
-        self._ensembles = ensembles(config, members)
+        self._ensembles = [ensemble.to(device) for ensemble in ensembles(config, members)]
 
     def __call__(self, videos: PackedVideos) -> tuple[list[QualityMeter], np.ndarray]:
         """Returns the block's two meters, and its videos' ids as `id_keys` gives them."""
@@ -70,11 +70,11 @@ class BlockScorer:
     """
 
     def __init__(self, config: ExportConfig, *, device: str) -> None:
-        members = load_members(config)
+        members = load_members(config, device=device)
         self._data = members[0].config.data
         self._config = config
         self._device = device
-        self._models = [member.restored.to(device) for member in members]
+        self._models = [member.restored for member in members]
 
     def __call__(self, videos: PackedVideos) -> list[MemberScores]:
         """Returns what they say of the block's batches, in order."""
@@ -100,6 +100,8 @@ def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
         NoShardsError: there is nothing to measure on, or to choose by.
         ValueError, OSError: the members do not go together, or their vocabulary cannot be read.
     """
+    if "://" in config.output:
+        raise ConfigError(f"output: a bundle is written to a local path, found {config.output}; copy it afterwards")
     output = Path(config.output).absolute()
     if output.exists():
         raise ConfigError(f"output: {output} exists already; a bundle is never written over")
@@ -210,6 +212,12 @@ def _track(config: ExportConfig, trained: TrainConfig, path: Path, document: Bun
         params=flatten(config),
         artifact_path=Path(trained.output) / "mlartifacts",
     )
-    log_bundle(tracker, open_folder(path), document)
-    tracker.finish("FINISHED")
+    try:
+        with finishing(tracker):
+            log_bundle(tracker, open_folder(path), document)
+    except TrackingError as error:
+        raise TrackingError(
+            f"{path} is written, but not in MLflow, where jobs.register puts it: {error}",
+            is_temporary=error.is_temporary,
+        ) from None
     logger.info("MLflow: run %s in %s", tracker.run_id, uri)

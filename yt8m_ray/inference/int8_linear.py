@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -53,6 +54,11 @@ class Int8Linear(nn.Module):
         self.kernel = kernel or best_kernel(codes.device)
         self._multiply = _MULTIPLIERS[self.kernel](codes, self.scale)
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Int8Linear:
+        if fn(torch.empty(0, device=self.scale.device)).device != self.scale.device:
+            raise RuntimeError("an Int8Linear stays on its device: restore the model on the other one")
+        return self
+
     @property
     def weight(self) -> torch.Tensor:
         """The matrix [out, in] in float32: for small layers, whose model reads it besides multiplying with it."""
@@ -67,7 +73,8 @@ class Int8Linear(nn.Module):
         """Returns the outputs."""
         rows = inputs.reshape(-1, self.in_features).float()
         scale = _largest_magnitudes(rows) / ACTIVATION_LEVELS
-        activations = rows * torch.where(scale > 0, 1 / scale, 0.0)
+        # What is next to nothing is nothing: 1 / scale would be infinite.
+        activations = rows * torch.where(scale > torch.finfo(torch.float32).tiny, 1 / scale, 0.0)
         outputs = torch.addcmul(self.bias, self._multiply(activations), scale)
         return outputs.view(*inputs.shape[:-1], self.out_features)
 
@@ -122,6 +129,8 @@ class _CuBLAS(_Multiplier):
         self._codes = _pad(codes)
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
+        if not len(activations):
+            return activations.new_empty(0, self._shape[0])
         sums = torch._int_mm(_pad(activations.round().to(torch.int8)), self._codes.t())
         return sums[: len(activations), : self._shape[0]] * self._scale
 

@@ -181,7 +181,7 @@ def _entries(
             gap_before=gap_before,
             gap_after=gap_after,
             float32_bytes=sum(tensor.nbytes for tensor in member.model.state_dict().values()),
-            stored_bytes=sum(tensor.nbytes for tensor in member.stored.values()),
+            stored_bytes=member_bytes(member),
         )
         for member, weight, gap_before, gap_after in zip(members, weights, gaps_before, gaps_after, strict=True)
     ]

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from yt8m_ray.allocator import keep_freed_memory
 from yt8m_ray.data.dataset import map_blocks, read_dataset
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.packed import PackedVideos, Rejection, ShardEnd, from_table
@@ -60,7 +59,6 @@ class _Pooled:
     """A block worker as Ray runs it: tables in, tables out."""
 
     def __init__(self, worker: Callable[..., BlockWorker], arguments: Sequence[Any], spec: FeatureSpec, *, device: str):
-        keep_freed_memory()
         self._compute = worker(*arguments, device=device)
         self._spec = spec
 

@@ -92,7 +92,7 @@ def quantize_state(
 
 
 def dequantize_state(stored: Mapping[str, torch.Tensor]) -> State:
-    """Returns the float32 state dict of a stored one; what was not transformed is copied, so nothing maps a file."""
+    """Returns the float32 state dict of a stored one; what was not transformed is copied: nothing maps a file."""
     beside = {name + suffix for name in stored for suffix in SUFFIXES} & stored.keys()
     return {name: dequantize_tensor(stored, name) for name in stored if name not in beside}
 
@@ -103,11 +103,16 @@ def dequantize_tensor(stored: Mapping[str, torch.Tensor], name: str) -> torch.Te
     if name + SCALE_SUFFIX in stored:
         return tensor.float().mul_(stored[name + SCALE_SUFFIX])
     if name + CODEBOOK_SUFFIX in stored:
-        return stored[name + CODEBOOK_SUFFIX][tensor.int()]
+        values, weights = stored[name + CODEBOOK_SUFFIX], torch.empty(tensor.shape)
+        parts = (each.view(-1).split(_PART_ELEMENTS) for each in (tensor, weights))
+        for codes, part in zip(*parts, strict=True):  # torch takes eight bytes an index
+            torch.index_select(values, 0, codes.int(), out=part)
+        return weights
     if name + GROUP_SUFFIX in stored:
         scales = stored[name + GROUP_SUFFIX]
-        weights = unpack_int4(tensor).float().view(*scales.shape, -1) * scales.unsqueeze(2)
-        return weights.flatten(1)
+        weights = unpack_int4(tensor).float()
+        weights.view(*scales.shape, -1).mul_(scales.unsqueeze(2))
+        return weights
     return tensor.float() if tensor.dtype in _HALVES.values() else tensor.clone()
 
 
@@ -190,8 +195,12 @@ def _to_half(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
 
 def _quantize_groups(weights: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns bytes of two codes [out, in / 2] of weights [out, in], and scales [out, in / size]."""
-    groups = weights.view(len(weights), -1, size)
-    scale = (groups.abs().amax(dim=2) / MAX_INT4_CODE).clamp_min(torch.finfo(torch.float32).tiny)
-    codes = (groups / scale.unsqueeze(2)).round_().clamp_(-MAX_INT4_CODE, MAX_INT4_CODE)
-    halves = (codes.flatten(1) + _INT4_MIDDLE).to(torch.uint8)
-    return halves[:, 0::2] | halves[:, 1::2] << 4, scale
+    packed, scales = [], []
+    for part in weights.split(max(_PART_ELEMENTS // weights.shape[1], 1)):
+        groups = part.reshape(len(part), -1, size)
+        scale = (groups.abs().amax(dim=2) / MAX_INT4_CODE).clamp_min(torch.finfo(torch.float32).tiny)
+        codes = (groups / scale.unsqueeze(2)).round_().clamp_(-MAX_INT4_CODE, MAX_INT4_CODE)
+        halves = (codes.flatten(1) + _INT4_MIDDLE).to(torch.uint8)
+        packed.append(halves[:, 0::2] | halves[:, 1::2] << 4)
+        scales.append(scale)
+    return torch.cat(packed), torch.cat(scales)

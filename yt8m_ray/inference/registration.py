@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from yt8m_ray.config.document import ConfigError, flatten
@@ -12,7 +14,7 @@ from yt8m_ray.inference.bundle_document import DOCUMENT_FILE, BundleDocument, re
 from yt8m_ray.inference.pyfunc import save_pyfunc_model
 from yt8m_ray.model_registry import find_model, log_model, register_model
 from yt8m_ray.sealed_folder import NoSuchFolderError, folder_version
-from yt8m_ray.tracking import Tracker, default_uri
+from yt8m_ray.tracking import Tracker, TrackingError, default_uri
 
 logger = logging.getLogger(__name__)
 
@@ -73,16 +75,28 @@ def register_bundle(path: str | Path, uri: str, *, name: str, alias: str, experi
             params=flatten(document),
             artifact_path=Path(uri.removeprefix(_SQLITE)).parent / "mlartifacts",
         )
-        model_id = log_bundle(tracker, folder, document)
-        tracker.finish("FINISHED")
+        with finishing(tracker):
+            model_id = log_bundle(tracker, folder, document)
         logger.info("MLflow: run %s in %s", tracker.run_id, uri)
     version = register_model(uri, model_id, name=name, alias=alias, tags=tags)
     logger.info("registered as version %s of %s, alias %s", version, name, alias)
     return version
 
 
+@contextlib.contextmanager
+def finishing(tracker: Tracker) -> Iterator[None]:
+    """Ends a run when the `with` block does: as failed after an error."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(TrackingError):  # the same server, most likely
+            tracker.finish("FAILED")
+        raise
+    tracker.finish("FINISHED")
+
+
 def store_beside(bundle: Path) -> str:
-    """Returns the SQLite store that lies beside a bundle, as `jobs.export` leaves them in one folder.
+    """Returns the SQLite store that lies beside a bundle: where its members' runs have one output folder with it.
 
     Raises:
         ConfigError: there is none.

@@ -17,7 +17,7 @@ from yt8m_ray.inference.int8_linear import Int8Linear
 from yt8m_ray.inference.quantize import (
     GROUP_SUFFIX,
     SCALE_SUFFIX,
-    SUFFIXES,
+    dequantize_state,
     dequantize_tensor,
     quantize_channels,
 )
@@ -81,8 +81,7 @@ def restore_model(
             model.set_submodule(norms[name][0], Folded())
         bias = None if bias is None else bias.to(device)
         model.set_submodule(name, Int8Linear(codes.to(device), scale.to(device), bias))
-    beside = {name + suffix for name in stored for suffix in SUFFIXES}
-    state = {name: dequantize_tensor(stored, name).to(device) for name in list(stored) if name not in beside}
+    state = {name: tensor.to(device) for name, tensor in dequantize_state(stored).items()}
     stored.clear()
     model.load_state_dict(state, assign=True)
     return model.eval()

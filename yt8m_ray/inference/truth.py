@@ -6,6 +6,7 @@ Lives here: reading one, for scores, and writing one from shards. Does not live 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -110,7 +111,8 @@ def write_truth(
                     num_videos += len(block.video_ids)
         os.replace(aside, path)
     except BaseException:
-        os.unlink(aside)
+        with contextlib.suppress(FileNotFoundError):  # it could not be opened
+            os.unlink(aside)
         raise
     logger.info("%d videos of %d shards; left out: %d records", num_videos, len(shards), num_rejected)
     return num_videos

@@ -23,7 +23,7 @@ from yt8m_ray.models.layers import (
 )
 
 CLIPS_A_PART = 8
-"""Clips that are pooled at a time where no gradient is asked for: each needs megabytes for a moment, and what exceeds
+"""Clips that a CPU pools at a time where no gradient is asked for: each needs megabytes for a moment, and what exceeds
 32 MB together is mapped anew by the C library each time, page by page."""
 
 
@@ -135,7 +135,8 @@ class LateFusionModel(FrameModel):
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
         parts = [(frames, num_frames)]
-        if not (self.training or torch.is_grad_enabled()):  # nothing is kept, and no statistic is that of a batch
+        # Nothing is kept there, and no statistic is that of a batch.
+        if frames.device.type == "cpu" and not (self.training or torch.is_grad_enabled()):
             parts = list(zip(frames.split(CLIPS_A_PART), num_frames.split(CLIPS_A_PART), strict=True))
         pooled = torch.cat([self._pool(*part) for part in parts])
         if self.hidden is not None:

@@ -20,7 +20,9 @@ def runs_in_bfloat16(precision: Precision, device: torch.device) -> bool:
     """
     if precision == "float32":
         return False
-    if device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if device.type != "cpu":
+        return True
+    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return True
     if rank() == 0:
         logger.warning("train.precision: this CPU has no instructions for bfloat16; it computes in float32, as exactly")

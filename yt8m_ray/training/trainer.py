@@ -19,7 +19,6 @@ import ray.train
 import ray.train.torch
 import torch
 
-from yt8m_ray.allocator import keep_freed_memory
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.dataset import estimate_num_videos, keep_order, read_dataset, root_cause, split_dataset
@@ -296,7 +295,6 @@ def _run_worker(
     mailbox: Mailbox = payload["mailbox"]
     config = TrainConfig.model_validate(payload["config"])
     torch.set_num_threads(max(1, int(float(os.environ.get("OMP_NUM_THREADS", "1")))))
-    keep_freed_memory()
     spec = config.data.spec
 
     def read(split: str) -> Iterator[Block]:

@@ -82,7 +82,7 @@ def test_a_bundle_of_version_1_is_described_with_what_it_knows() -> None:
     assert "ensemble              1.0000     0.064985     0.064924           -           -" in page
     assert "licence: unknown" in page and "golden answers: none" in page
     assert "MLflow run     " + "1" * 32 in page
-    assert json.loads(to_json(description))["format_version"] == 1
+    assert json.loads(to_json(description))["migrated_from"] == 1
 
 
 def test_a_tar_is_described_like_its_folder(
