@@ -7,6 +7,7 @@ module does.
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import subprocess
 import sys
@@ -281,14 +282,19 @@ def test_unit_tests_do_not_reach_ray() -> None:
         )
 
 
+@functools.cache
+def targets_of(path: Path) -> tuple[str, ...]:
+    return tuple(found.target for found in imports_of(path.read_text(), relative(path)))
+
+
 def reached_modules(start: Path) -> dict[str, list[str]]:
     """Returns every module that importing a file leads to, with the chain of modules of this repository before it."""
     reached: dict[str, list[str]] = {}
     waiting = [(start, [relative(start)])]
     while waiting:
         path, chain = waiting.pop()
-        for found in imports_of(path.read_text(), relative(path)):
-            parts = found.target.split(".")
+        for target in targets_of(path):
+            parts = target.split(".")
             for end in range(len(parts), 0, -1):
                 name, file = ".".join(parts[:end]), ROOT.joinpath(*parts[:end]).with_suffix(".py")
                 if name not in reached:

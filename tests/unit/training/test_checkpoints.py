@@ -147,11 +147,12 @@ def test_a_writer_killed_at_any_moment_leaves_no_checkpoint_that_loads_wrong(sav
         for step in range(first, first + 1000):
             save(step)
 
-    rng, step = random.Random(0), 0
+    rng, step, started = random.Random(0), 0, time.monotonic()
     save(step)
+    longest_s = max(0.1, 10 * (time.monotonic() - started))  # so that a slow machine writes some too
     for _ in range(NUM_KILLS):
         child = in_child(functools.partial(save_many, step + 1))
-        time.sleep(rng.uniform(0.0, 0.1))
+        time.sleep(rng.uniform(0.0, longest_s))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 
