@@ -21,6 +21,7 @@ from typing import Literal
 import requests
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # copies within one disk
 # By MLflow's own settings a call to a server that is gone takes four minutes to fail. Its client reads these at each
 # call, and this module is the only one that has such a client; what a user sets counts.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
