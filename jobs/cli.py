@@ -35,9 +35,10 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a run ends one interval late; Ray's default is 2 s
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "THP_MEM_ALLOC_ENABLE": "1",  # torch asks for large pages: int8 weights are read a fifth faster, training gains too
     "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources` is deprecated",  # Ray warns of its own code
 }
-# Ray and MLflow read these when they are imported, which every verb does after this module.
+# Ray, MLflow and torch read these when they are imported, which every verb does after this module.
 for _name, _value in RAY_ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 

@@ -23,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as jobs and serve/config.yaml do, for both sides
+
 import torch
 from safetensors.torch import load_file, save_file
 

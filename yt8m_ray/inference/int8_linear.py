@@ -1,7 +1,8 @@
 """A linear layer that multiplies 8-bit integers; its matrix is never expanded as a whole.
 
 Lives here: the layer and the kernels behind it. Does not live here: how weights become codes
-(`yt8m_ray.inference.quantize`), and which layers of a model are replaced (`yt8m_ray.inference.restore`).
+(`yt8m_ray.inference.quantize`), how activations do (`activations`), and which layers of a model are replaced
+(`yt8m_ray.inference.restore`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-ACTIVATION_LEVELS = 63
-"""Activations are -63..63: two products then fit the 16 bits in which a CPU without VNNI adds them up."""
-
-_MIDDLE = 64
-"""What the engine adds to the code of an activation, so that it has no sign."""
+from yt8m_ray.inference.activations import MIDDLE, encode
 
 _PART_ELEMENTS = 1 << 20
 """Values that are computed at a time on the way: 4 MB, which a cache holds."""
@@ -27,7 +24,7 @@ _PART_ELEMENTS = 1 << 20
 _GPU_MULTIPLE = 32
 """cuBLAS multiplies 8-bit matrices of these multiples of rows and columns."""
 
-Kernel = Literal["fbgemm", "cublas", "float32"]
+Kernel = Literal["onednn", "fbgemm", "cublas", "float32"]
 
 
 class Int8Linear(nn.Module):
@@ -71,34 +68,62 @@ class Int8Linear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Returns the outputs."""
-        rows = inputs.reshape(-1, self.in_features).float()
-        scale = _largest_magnitudes(rows) / ACTIVATION_LEVELS
-        # What is next to nothing is nothing: 1 / scale would be infinite.
-        activations = rows * torch.where(scale > torch.finfo(torch.float32).tiny, 1 / scale, 0.0)
-        outputs = torch.addcmul(self.bias, self._multiply(activations), scale)
+        codes, step = encode(inputs.reshape(-1, self.in_features).float())
+        outputs = torch.addcmul(self.bias, self._multiply(codes), step)
         return outputs.view(*inputs.shape[:-1], self.out_features)
 
 
 def best_kernel(device: torch.device) -> Kernel:
-    """Returns what multiplies integers fastest on a device."""
+    """Returns what multiplies integers fastest on a device.
+
+    Measured with one thread on the shapes of a NetVLAD (docs/ensembles.md): with AVX-512 and later oneDNN, before it
+    FBGEMM.
+    """
     if device.type == "cuda":
         return "cublas"
+    if "AVX512" in torch.backends.cpu.get_cpu_capability() and torch.backends.mkldnn.is_available():
+        return "onednn"
     return "fbgemm" if "fbgemm" in torch.backends.quantized.supported_engines else "float32"
 
 
 class _Multiplier:
-    """Codes of weights [out, in], as a kernel wants them, with their scales [out]."""
+    """Codes of weights [out, in], as a kernel wants them, with their scales [out]; never changed, shared by copies."""
 
     def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
         raise NotImplementedError
 
+    def __deepcopy__(self, memo: dict[int, object]) -> _Multiplier:
+        return self
+
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
-        """Returns the scaled sums [N, out] of activations [N, in] in -63..63, float32 yet to be rounded."""
+        """Returns the sums [N, out] in float32 of activations [N, in] as codes, times the weights' scales."""
         raise NotImplementedError
 
     def codes(self) -> torch.Tensor:
-        """Returns the codes again."""
+        """Returns the weights' codes again."""
         raise NotImplementedError
+
+
+class _OneDNN(_Multiplier):
+    """The 8-bit kernels of oneDNN, by the operator that torch's compiler puts in for quantized layers."""
+
+    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
+        self._shape, self._scale = codes.shape, scale
+        self._packed = torch.ops.onednn.qlinear_prepack(codes, None)
+        self._zeros = torch.zeros(len(codes), dtype=torch.int32)
+
+    def __call__(self, activations: torch.Tensor) -> torch.Tensor:
+        if not len(activations):
+            return self._scale.new_empty(0, self._shape[0])
+        codes = (activations, 1.0, MIDDLE)
+        weights = (self._packed, self._scale, self._zeros)
+        output = (1.0, 0, torch.float32)  # scale and middle of an output of integers count nothing for this type
+        sums: torch.Tensor = torch.ops.onednn.qlinear_pointwise(*codes, *weights, None, *output, "none", [], "")
+        return sums
+
+    def codes(self) -> torch.Tensor:
+        codes: torch.Tensor = self._packed.to_dense()
+        return codes.t()
 
 
 class _FBGEMM(_Multiplier):
@@ -113,7 +138,7 @@ class _FBGEMM(_Multiplier):
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
         multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        sums: torch.Tensor = multiply(activations, 1.0, _MIDDLE, self._packed)
+        sums: torch.Tensor = multiply(activations.float().sub_(MIDDLE), 1.0, MIDDLE, self._packed)
         return sums
 
     def codes(self) -> torch.Tensor:
@@ -130,8 +155,8 @@ class _CuBLAS(_Multiplier):
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
         if not len(activations):
-            return activations.new_empty(0, self._shape[0])
-        sums = torch._int_mm(_pad(activations.round().to(torch.int8)), self._codes.t())
+            return self._scale.new_empty(0, self._shape[0])
+        sums = torch._int_mm(_pad(activations.view(torch.int8) - MIDDLE), self._codes.t())
         return sums[: len(activations), : self._shape[0]] * self._scale
 
     def codes(self) -> torch.Tensor:
@@ -145,7 +170,7 @@ class _Float32(_Multiplier):
         self._codes, self._scale = codes, scale
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
-        integers = activations.round()
+        integers = activations.float().sub_(MIDDLE)
         sums = [F.linear(integers, part.float()) for part in self._codes.split(_rows_a_part(self._codes))]
         return torch.cat(sums, dim=1).mul_(self._scale)
 
@@ -153,13 +178,12 @@ class _Float32(_Multiplier):
         return self._codes
 
 
-_MULTIPLIERS: dict[Kernel, type[_Multiplier]] = {"fbgemm": _FBGEMM, "cublas": _CuBLAS, "float32": _Float32}
-
-
-def _largest_magnitudes(rows: torch.Tensor) -> torch.Tensor:
-    """Returns the largest magnitude of each row [N, 1]."""
-    parts = rows.split(_rows_a_part(rows))
-    return torch.cat([part.abs().amax(dim=1, keepdim=True) for part in parts])
+_MULTIPLIERS: dict[Kernel, type[_Multiplier]] = {
+    "onednn": _OneDNN,
+    "fbgemm": _FBGEMM,
+    "cublas": _CuBLAS,
+    "float32": _Float32,
+}
 
 
 def _rows_a_part(matrix: torch.Tensor) -> int:

@@ -22,9 +22,9 @@ from yt8m_ray.models.layers import (
     normal_linear,
 )
 
-CLIPS_A_PART = 8
-"""Clips that a CPU pools at a time where no gradient is asked for: each needs megabytes for a moment, and what exceeds
-32 MB together is mapped anew by the C library each time, page by page."""
+CLIPS_A_PART = 4
+"""Clips that a CPU pools at a time where no gradient is asked for: each needs megabytes for a moment, which some caches
+hold, and what exceeds 32 MB together is mapped anew by the C library each time, page by page."""
 
 
 class LateFusionFields(FrameModelFields):
@@ -109,7 +109,7 @@ class LateFusionModel(FrameModel):
         momentum = config.batch_norm_momentum
         self.input_bn = BatchNorm(self.frame_dim, momentum=momentum) if config.batch_norm else None
         self.pools = nn.ModuleList(pools)
-        output_dim = sum(pool.output_dim for pool in pools)
+        self.pooled_dim = output_dim = sum(pool.output_dim for pool in pools)
         self.hidden: HiddenLayer | None = None
         self.gating: ContextGating | None = None
         if hidden_dim is not None:
@@ -134,19 +134,26 @@ class LateFusionModel(FrameModel):
         self.head = self.build_head(config, output_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        parts = [(frames, num_frames)]
         # Nothing is kept there, and no statistic is that of a batch.
         if frames.device.type == "cpu" and not (self.training or torch.is_grad_enabled()):
-            parts = list(zip(frames.split(CLIPS_A_PART), num_frames.split(CLIPS_A_PART), strict=True))
-        pooled = torch.cat([self._pool(*part) for part in parts])
+            pooled = self._pool_by_parts(frames, num_frames)
+        else:
+            pooled = torch.cat(self._pool(frames, num_frames), dim=1)
         if self.hidden is not None:
             pooled = self.hidden(pooled)
         return pooled if self.gating is None else self.gating(pooled)
 
-    def _pool(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        """Returns all pooled features of clips side by side."""
+    def _pool_by_parts(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        pooled = frames.new_empty(len(frames), self.pooled_dim, dtype=torch.float32)
+        parts = (all_clips.split(CLIPS_A_PART) for all_clips in (frames, num_frames, pooled))
+        for part, part_num_frames, part_pooled in zip(*parts, strict=True):
+            torch.cat(self._pool(part, part_num_frames), dim=1, out=part_pooled)
+        return pooled
+
+    def _pool(self, frames: torch.Tensor, num_frames: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the pooled features of clips, which belong side by side."""
         frames, _, mask = self.sample(frames, num_frames)
         if self.input_bn is not None:
             frames = self.input_bn(frames, mask)
         features = frames.split(self.feature_sizes, dim=2)
-        return torch.cat([pool(feature, mask) for pool, feature in zip(self.pools, features, strict=True)], dim=1)
+        return [pool(feature, mask) for pool, feature in zip(self.pools, features, strict=True)]

@@ -53,13 +53,24 @@ class Regularized(nn.Module):
 def mask_frames(frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns `frames` [B, T, D] with padding zeroed, whatever stood there, and the mask bool [B, T] of real frames."""
     mask = torch.arange(frames.shape[1], device=frames.device) < num_frames.unsqueeze(1)
-    return frames.masked_fill(~mask.unsqueeze(2), 0.0), mask
+    if _lengths_can_be_read(frames) and bool(mask.all()):
+        return frames, mask  # a single clip never has padding, and pays as much for the copy as for its frames
+    return torch.where(mask.unsqueeze(2), frames, 0.0), mask
 
 
 def masked_mean(frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
     """Returns the mean over the real frames [B, D]; zeros for a clip without frames."""
-    frames, _ = mask_frames(frames, num_frames)
-    return frames.sum(dim=1) / num_frames.clamp(min=1).unsqueeze(1)
+    if _lengths_can_be_read(frames):  # a fifth of the passes over memory
+        sums = torch.stack([clip[:count].sum(dim=0) for clip, count in zip(frames, num_frames.tolist(), strict=True)])
+    else:
+        sums = mask_frames(frames, num_frames)[0].sum(dim=1)
+    return sums / num_frames.clamp(min=1).unsqueeze(1)
+
+
+def _lengths_can_be_read(frames: torch.Tensor) -> bool:
+    """Returns whether clips may be treated by their lengths: there are some, here and now, and no gradient is asked."""
+    here_and_now = type(frames) is torch.Tensor and frames.device.type == "cpu" and not torch.compiler.is_compiling()
+    return here_and_now and not torch.is_grad_enabled() and len(frames) > 0
 
 
 def l2_normalize(inputs: torch.Tensor, dim: int) -> torch.Tensor:
@@ -198,7 +209,7 @@ class BatchNorm(nn.Module):
             if self.training:
                 return self._normalize_by_batch(inputs.float(), mask)
             scale = self.gamma * torch.rsqrt(self.moving_variance + self.epsilon)
-            return torch.addcmul(self.beta, inputs.float() - self.moving_mean, scale)
+            return torch.addcmul(self.beta - self.moving_mean * scale, inputs.float(), scale)  # one pass
 
     def _normalize_by_batch(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         num_rows = inputs.new_full((1,), inputs.shape[:-1].numel()) if mask is None else mask.sum().reshape(1)

@@ -6,10 +6,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from yt8m_ray.inference.int8_linear import ACTIVATION_LEVELS, Int8Linear, Kernel, best_kernel
+from yt8m_ray.inference.activations import LEVELS
+from yt8m_ray.inference.int8_linear import Int8Linear, Kernel
 
 # `_int_mm`, which is cuBLAS on a GPU, is slow but right on a CPU.
-KERNELS: list[Kernel] = ["float32", "cublas", *(["fbgemm"] if best_kernel(torch.device("cpu")) == "fbgemm" else [])]
+KERNELS: list[Kernel] = ["float32", "cublas"]
+if torch.backends.mkldnn.is_available():
+    KERNELS.append("onednn")
+if "fbgemm" in torch.backends.quantized.supported_engines:
+    KERNELS.append("fbgemm")
 
 
 def layer_of(outputs: int, inputs: int, kernel: Kernel | None = None, *, bias: bool = True) -> Int8Linear:
@@ -29,8 +34,8 @@ def inputs_of(rows: int, columns: int) -> torch.Tensor:
 @pytest.mark.parametrize(("outputs", "inputs", "rows"), [(1, 1, 1), (5, 7, 3), (64, 32, 20), (33, 4100, 2)])
 def test_it_adds_up_products_of_integers(kernel: Kernel, outputs: int, inputs: int, rows: int) -> None:
     layer, x = layer_of(outputs, inputs, kernel), inputs_of(rows, inputs)
-    scale = x.double().abs().amax(dim=1, keepdim=True) / ACTIVATION_LEVELS
-    rounded = (x / (x.abs().amax(dim=1, keepdim=True) / ACTIVATION_LEVELS)).round().double()
+    scale = x.double().abs().amax(dim=1, keepdim=True) / LEVELS
+    rounded = (x / (x.abs().amax(dim=1, keepdim=True) / LEVELS)).round().double()
 
     expected = scale * (rounded @ layer.weight.double().T) + layer.bias.double()
 
