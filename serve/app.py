@@ -6,9 +6,10 @@ import os
 from ray import serve
 from ray.serve import Application
 
-from serve.deployments import PredictionService
+from serve.deployments import PredictionService, ReleaseManager
 from serve.schemas import ServeArgs
 from yt8m_ray.data.remote import is_remote
+from yt8m_ray.model_registry import MODEL_SCHEME
 
 MODEL_VARIABLE = "YT8M_MODEL"
 
@@ -24,7 +25,13 @@ def build(args: ServeArgs) -> Application:
         raise ValueError(
             f"model: name the folder or tar of a bundle in args.model or in the environment variable {MODEL_VARIABLE}"
         )
-    deployment = serve.deployment(name="PredictionService")(serve.ingress()(PredictionService))
-    # A replica has another working directory; an object store has none.
-    place = model if is_remote(model) else os.path.abspath(model)
-    return deployment.bind(place, args.num_threads)
+    # A replica has another working directory; an object store and MLflow have none.
+    place = model if is_remote(model) or model.startswith(MODEL_SCHEME) else os.path.abspath(model)
+    files = {name: os.path.abspath(path) for name in _FILES if (path := getattr(args, name)) is not None}
+    args = args.model_copy(update={"model": place, **files})
+    releases = serve.deployment(name="ReleaseManager")(ReleaseManager).bind(place, args.alias_interval_s)
+    service = serve.deployment(name="PredictionService")(serve.ingress()(PredictionService))
+    return service.bind(args, releases)
+
+
+_FILES = ("tokens_file", "admin_tokens_file", "examples")

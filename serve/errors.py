@@ -17,11 +17,16 @@ logger = logging.getLogger(__name__)
 
 CODES = {
     400: "malformed_request",
+    401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
+    408: "body_too_slow",
+    409: "refused",
     413: "body_too_large",
     422: "invalid_request",
     500: "internal_error",
+    503: "overloaded",
+    504: "deadline_exceeded",
 }
 
 
@@ -31,12 +36,23 @@ class RequestError(Exception):
     Attributes:
         status: The HTTP status, one of CODES.
         message: One sentence: where, what was expected, what was found.
+        headers: Of the answer.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.headers = headers or {}
+
+
+class OverloadedError(RequestError):
+    """A request that is right, and may come again: the queue is full."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(
+            503, f"{message}; come again in {retry_after_s} s", headers={"retry-after": str(retry_after_s)}
+        )
 
 
 def request_id(request: Request) -> str:
@@ -57,7 +73,7 @@ def add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(RequestError)
     async def refused(request: Request, error: RequestError) -> JSONResponse:
-        return error_response(request, error.status, error.message)
+        return error_response(request, error.status, error.message, headers=error.headers)
 
     @api.exception_handler(ClientDisconnect)
     async def disconnected(request: Request, _: ClientDisconnect) -> JSONResponse:
@@ -65,8 +81,7 @@ def add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> JSONResponse:
-        paths = "POST /v1/predict, GET /healthz, GET /openapi.json, GET /docs"
-        message = f"{request.method} {request.url.path[:200]}: nothing here; valid: {paths}"
+        message = f"{request.method} {request.url.path[:200]}: nothing here; GET /docs lists what there is"
         status = error.status_code if error.status_code in CODES else 404
         return error_response(request, status, message, headers=dict(error.headers or {}))
 

@@ -15,13 +15,23 @@ class ServeArgs(Config):
     """What a replica is built with; a change starts new replicas.
 
     Attributes:
-        model: A bundle, folder or tar, or a checkpoint, here or in an object store; None takes the environment variable
-            YT8M_MODEL.
+        model: A bundle (folder or tar) or a checkpoint, here or in an object store, or `models:/NAME@ALIAS` in MLflow,
+            whose alias is then followed; None takes the environment variable YT8M_MODEL.
+        name: What clients of the Open Inference Protocol call it.
         num_threads: Threads of a replica's tensor operations. Replicas with more threads than cores slow each other.
+        tokens_file: Bearer tokens of clients, one a line, read again when the file changes; None asks for none.
+        admin_tokens_file: Those of operators; None switches the administration over HTTP off.
+        alias_interval_s: How often MLflow is asked whether the alias has moved.
+        examples: A shard whose first videos the page offers to try; None offers the bundle's golden videos.
     """
 
     model: str | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "yt8m"
     num_threads: Annotated[int, Field(ge=1)] = 1
+    tokens_file: str | None = None
+    admin_tokens_file: str | None = None
+    alias_interval_s: Annotated[float, Field(gt=0)] = 10.0
+    examples: str | None = None
 
 
 class Limits(Config):
@@ -29,19 +39,29 @@ class Limits(Config):
 
     Attributes:
         max_batch_size: Videos that go through the model at once.
-        batch_wait_timeout_s: How long a batch waits for more videos.
-        max_body_bytes: Largest request body.
+        target_latency_s: What a batch may take: batches are made no larger than the model can compute in it.
+        max_queued_videos: Videos that wait for the model; beyond them requests are refused with 503.
+        deadline_s: What a request may take before it is refused with 504; a client can ask for less.
+        body_timeout_s: What a body may take to arrive; a stream, each of its parts.
+        max_body_bytes: Largest request body; of a stream of records, the largest record.
+        max_stream_bytes: Largest stream of records.
         max_videos: Most videos a request.
         max_labels: Most labels of an answer: its videos times its classes a video.
         default_top_k: Classes a video where the request names no number.
+        models: Places of the models that an operator can switch to, by name; no request can name a place.
     """
 
     max_batch_size: Annotated[int, Field(ge=1)] = 32
-    batch_wait_timeout_s: Annotated[float, Field(ge=0, le=1)] = 0.002
+    target_latency_s: Annotated[float, Field(gt=0)] = 0.25
+    max_queued_videos: Annotated[int, Field(ge=1)] = 256
+    deadline_s: Annotated[float, Field(gt=0)] = 30.0
+    body_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     max_body_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
+    max_stream_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
     max_videos: Annotated[int, Field(ge=1)] = 64
     max_labels: Annotated[int, Field(ge=1)] = 100_000
     default_top_k: Annotated[int, Field(ge=1)] = 20
+    models: dict[str, str] = Field(default_factory=dict)
 
 
 class _Message(pydantic.BaseModel):
@@ -94,19 +114,30 @@ class PredictRequest(_Message):
 
 class Label(pydantic.BaseModel):
     class_id: int
-    name: str | None = Field(description="null where the vocabulary has no name")
+    knowledge_graph_id: str | None = Field(description="Such as /m/01mw1; null where the vocabulary has none")
+    name: str | None = Field(description="null where the vocabulary has no name, or with names=false")
+    vertical: str | None = Field(description="The first group of topics that the class belongs to")
     score: float = Field(description="Probability, 0 to 1")
+
+
+class Timeline(pydantic.BaseModel):
+    window_s: int = Field(description="Seconds, which are frames, of a window; the last one may be shorter")
+    class_ids: list[int] = Field(description="Those of the video's labels")
+    scores: list[list[float]] = Field(description="One list a window: the score of each class by those frames alone")
 
 
 class Prediction(pydantic.BaseModel):
     video_id: str
     labels: list[Label] = Field(description="Best first; equal scores by class id")
+    timeline: Timeline | None = Field(default=None, description="Only with timeline=true")
 
 
 class PredictResponse(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(protected_namespaces=())
 
-    model_version: str
+    model_name: str
+    model_version: str = Field(description="Of the exact files; the query parameter `version` asks for it")
+    request_id: str
     predictions: list[Prediction] = Field(description="One for each video, in the order of the request")
 
 
@@ -115,6 +146,13 @@ class Health(pydantic.BaseModel):
 
     status: str
     model_version: str
+
+
+class Change(_Message):
+    """A change of releases: a name of `user_config.models`, or the number of a version in MLflow."""
+
+    model: str | None = Field(default=None, max_length=200, description="null finishes, or goes on with, the canary")
+    share: float = Field(default=0.0, ge=0, le=1, description="Of the requests; for a canary alone, 0 ends it")
 
 
 class ErrorDetail(pydantic.BaseModel):

@@ -5,14 +5,23 @@ Lives here: folders that are models already. Does not live here: making one of a
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlflow import MlflowClient
+from mlflow import MlflowClient, get_tracking_uri
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
+from yt8m_ray.config.document import ConfigError
 from yt8m_ray.tracking import Tracker, open_client, patience, told
+
+MODEL_SCHEME = "models:/"
+"""Begins the address of a registered model."""
 
 
 def log_model(tracker: Tracker, folder: Path, *, name: str, tags: Mapping[str, str]) -> str:
@@ -122,3 +131,61 @@ def _new_version(
     version = client.create_model_version(name, source, run_id, tags=dict(tags), model_id=model_id).version
     client.set_registered_model_alias(name, alias, version)
     return str(version)
+
+
+def resolve_model(uri: str) -> str:
+    """Returns `models:/NAME/VERSION` for `models:/NAME@ALIAS` or NAME/VERSION; any other place as it is.
+
+    Raises:
+        ConfigError: MLflow has no store of the kind that MLFLOW_TRACKING_URI names, or the form is another.
+        TrackingError: it cannot be asked, or has no such model or alias.
+    """
+    if not uri.startswith(MODEL_SCHEME):
+        return uri
+    name, alias, version = _parse_uri(uri)
+    if alias:
+        tracking_uri = get_tracking_uri()
+        with told(tracking_uri):
+            version = open_client(tracking_uri).get_model_version_by_alias(name, alias).version
+    return f"{MODEL_SCHEME}{name}/{version}"
+
+
+def fetch_model(uri: str) -> str:
+    """Returns the place of the bundle that a registered model is made of; any other place as it is.
+
+    What lies in a remote store is copied once for each version, into the folder of temporary files.
+
+    Raises:
+        ConfigError, TrackingError: as `resolve_model`.
+        ValueError: the model is not one of `jobs.register`.
+    """
+    if not uri.startswith(MODEL_SCHEME):
+        return uri
+    tracking_uri, uri = get_tracking_uri(), resolve_model(uri)
+    with told(tracking_uri):
+        folder = Path(download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri, dst_path=_cache_of(uri)))
+    bundles = [path for path in folder.glob("artifacts/*") if path.is_dir()]
+    if len(bundles) != 1:
+        raise ValueError(f"{uri}: expected a model of jobs.register, with one bundle, found {len(bundles)}")
+    return str(bundles[0])
+
+
+def registered_name(uri: str) -> str | None:
+    """Returns NAME of `models:/NAME@ALIAS` or `models:/NAME/VERSION`, None of any other place."""
+    return _parse_uri(uri)[0] if uri.startswith(MODEL_SCHEME) else None
+
+
+def _parse_uri(uri: str) -> tuple[str, str, str]:
+    """Returns name, alias and version, one of the last two empty."""
+    found = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
+    if not found:
+        raise ConfigError(f"model: expected models:/NAME@ALIAS or models:/NAME/VERSION, found {uri!r}")
+    name, alias, version = found.groups(default="")
+    return name, alias, version
+
+
+def _cache_of(uri: str) -> str:
+    place = hashlib.sha256(f"{get_tracking_uri()} {uri}".encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"yt8m_ray-models-{os.getuid()}" / place / uuid.uuid4().hex[:8]
+    folder.mkdir(parents=True, mode=0o700)
+    return str(folder)

@@ -45,7 +45,7 @@ DOORS = {
     # What Ray Train cannot do: nodes that come, go and are about to go; a message to running workers.
     "ray": ("jobs/", "yt8m_ray/training/cluster.py", "yt8m_ray/training/mailbox.py"),
     "ray.data": ("yt8m_ray/data/dataset.py",),
-    "ray.exceptions": ("yt8m_ray/training/failures.py",),
+    "ray.exceptions": ("yt8m_ray/training/failures.py", "serve/deployments.py"),
     "ray.train": ("yt8m_ray/training/trainer.py",),
     "ray.tune": ("yt8m_ray/tuning/",),
     "ray.serve": ("serve/",),
@@ -53,6 +53,7 @@ DOORS = {
     "fastapi_offline": ("serve/",),
     "starlette": ("serve/",),
     "uvicorn": ("serve/",),
+    "prometheus_client": ("serve/",),
     "yaml": ("yt8m_ray/config/document.py",),
     # One for runs, one for models; and what a bundle's model is, which MLflow loads elsewhere.
     "mlflow": ("yt8m_ray/tracking.py", "yt8m_ray/model_registry.py", "yt8m_ray/inference/pyfunc"),

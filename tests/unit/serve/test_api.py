@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from serve.api import Best, build_api
+from serve.api import build_api
 from serve.schemas import Limits
+from tests.local_service import LocalService
 from yt8m_ray.data.example import encode_example, encode_sequence_example
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.data.vocabulary import Vocabulary
@@ -28,20 +29,10 @@ AUDIO = GENERATOR.integers(0, 256, (4, 4), np.uint8)
 BINARY = {"content-type": "application/octet-stream"}
 
 
-class UnbatchedService:
-    """Answers each video by itself."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self.predictor = predictor
-        self.limits = Limits(max_body_bytes=20_000, max_videos=3, max_labels=60)
-
-    async def best_classes(self, row: VideoRow, top_k: int) -> Best:
-        best = self.predictor.predict([row], top_k)
-        return best.class_ids[0].tolist(), best.scores[0].tolist()
-
-
 def client_of(checkpoint: Path) -> TestClient:
-    return TestClient(build_api(UnbatchedService(Predictor.from_path(checkpoint))), raise_server_exceptions=False)
+    limits = Limits(max_body_bytes=20_000, max_videos=3, max_labels=60)
+    service = LocalService(Predictor.from_path(checkpoint), limits)
+    return TestClient(build_api(service), raise_server_exceptions=False)
 
 
 @pytest.fixture
@@ -82,10 +73,13 @@ def test_the_answer_has_the_documented_shape(frame_level: TestClient) -> None:
     response = post(frame_level, video(), top_k=3)
     assert response.status_code == 200
     body = response.json()
-    assert body.keys() == {"model_version", "predictions"}
+    assert body.keys() == {"model_name", "model_version", "request_id", "predictions"}
+    assert body["request_id"] == response.headers["x-request-id"]
     (prediction,) = body["predictions"]
     assert prediction.keys() == {"video_id", "labels"} and prediction["video_id"] == "abcd"
-    assert [label.keys() for label in prediction["labels"]] == [{"class_id", "name", "score"}] * 3
+    assert [label.keys() for label in prediction["labels"]] == [
+        {"class_id", "knowledge_graph_id", "name", "vertical", "score"}
+    ] * 3
     scores = [label["score"] for label in prediction["labels"]]
     assert scores == sorted(scores, reverse=True) and all(0 <= score <= 1 for score in scores)
 
@@ -310,7 +304,7 @@ def test_more_labels_than_an_answer_may_have_are_refused(frame_level: TestClient
     assert "top_k: at most 60 labels an answer, found 3 videos * 21" in refusal(response, 422)
 
 
-def test_an_answer_is_written_off_the_event_loop(save_tiny_checkpoint: Callable[..., Path]) -> None:
+def test_a_long_answer_is_written_off_the_event_loop(save_tiny_checkpoint: Callable[..., Path]) -> None:
     threads: set[str] = set()
     loops: set[str] = set()
 
@@ -319,14 +313,21 @@ def test_an_answer_is_written_off_the_event_loop(save_tiny_checkpoint: Callable[
             threads.add(threading.current_thread().name)
             return None
 
-    class Loop(UnbatchedService):
-        async def best_classes(self, row: VideoRow, top_k: int) -> Best:
+        def knowledge_graph_id(self, class_id: int) -> str | None:
+            return None
+
+        def verticals(self, class_id: int) -> tuple[str, ...]:
+            return ()
+
+    class Loop(LocalService):
+        def ask(self, *arguments: Any) -> Any:
             loops.add(threading.current_thread().name)
-            return await super().best_classes(row, top_k)
+            return super().ask(*arguments)
 
     predictor = Predictor.from_path(save_tiny_checkpoint())
     vars(predictor)["vocabulary"] = Watched([])
-    assert post(TestClient(build_api(Loop(predictor))), video()).status_code == 200
+    response = post(TestClient(build_api(Loop(predictor))), *[video()] * 6, top_k=20)
+    assert response.status_code == 200
     assert threads and not threads & loops
 
 
@@ -342,7 +343,7 @@ def test_a_packed_body_is_refused(frame_level: TestClient) -> None:
 
 
 def test_unknown_paths_and_methods_get_the_same_shape(frame_level: TestClient) -> None:
-    assert "valid: POST /v1/predict" in refusal(frame_level.get("/v2/predict"), 404)
+    assert "nothing here; GET /docs lists" in refusal(frame_level.get("/v3/predict"), 404)
     response = frame_level.get("/v1/predict")
     refusal(response, 405)
     assert response.headers["allow"] == "POST"
@@ -356,12 +357,13 @@ def test_an_error_carries_the_id_of_the_request(frame_level: TestClient) -> None
 
 
 def test_a_failure_of_the_server_shows_nothing_of_its_inside(save_tiny_checkpoint: Callable[..., Path]) -> None:
-    class Broken(UnbatchedService):
-        async def best_classes(self, row: VideoRow, top_k: int) -> Best:
-            raise RuntimeError("secret detail")
+    service = LocalService(Predictor.from_path(save_tiny_checkpoint()))
 
-    api = build_api(Broken(Predictor.from_path(save_tiny_checkpoint())))
-    response = post(TestClient(api, raise_server_exceptions=False), video())
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret detail")
+
+    service.host.current.predictor.model.register_forward_pre_hook(fail)
+    response = post(TestClient(build_api(service), raise_server_exceptions=False), video())
     assert "secret" not in refusal(response, 500)
 
 
@@ -369,7 +371,7 @@ def test_the_openapi_document_resolves_and_describes_both_bodies(frame_level: Te
     document = frame_level.get("/openapi.json").json()
     operation = document["paths"]["/v1/predict"]["post"]
     assert operation["requestBody"]["content"].keys() == {"application/json", "application/octet-stream"}
-    assert {"200", "400", "413", "422"} == operation["responses"].keys()
+    assert {"200", "400", "401", "404", "408", "413", "422", "503", "504"} == operation["responses"].keys()
     for reference in re.findall(r'"\$ref": ?"#/components/schemas/([^"]+)"', json.dumps(document)):
         assert reference in document["components"]["schemas"]
     assert "$defs" not in json.dumps(document)

@@ -13,10 +13,9 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import strategies as st
 
-from serve.api import Best, build_api
-from serve.schemas import Limits
+from serve.api import build_api
+from tests.local_service import LocalService
 from yt8m_ray.data.example import encode_sequence_example
-from yt8m_ray.data.features import VideoRow
 from yt8m_ray.inference.predictor import Predictor
 
 FRAMES = {"rgb": np.arange(32, dtype=np.uint8).reshape(4, 8), "audio": np.arange(16, dtype=np.uint8).reshape(4, 4)}
@@ -29,22 +28,10 @@ BODY = json.dumps(
 ).encode()
 
 
-class UnbatchedService:
-    """Answers each video by itself."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self.predictor = predictor
-        self.limits = Limits()
-
-    async def best_classes(self, row: VideoRow, top_k: int) -> Best:
-        best = self.predictor.predict([row], top_k)
-        return best.class_ids[0].tolist(), best.scores[0].tolist()
-
-
 @pytest.fixture
 def client(save_tiny_checkpoint: Callable[..., Path]) -> TestClient:
     # Exceptions of the server are raised into the test: a 500 cannot hide.
-    return TestClient(build_api(UnbatchedService(Predictor.from_path(save_tiny_checkpoint()))))
+    return TestClient(build_api(LocalService(Predictor.from_path(save_tiny_checkpoint()))))
 
 
 def mutate(body: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:

@@ -1,0 +1,57 @@
+"""What an operator changes over HTTP: which model answers, with a token of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from serve.errors import RequestError
+from serve.requests import read_body
+from serve.schemas import Change, ErrorResponse
+from serve.service import Service
+
+_CHANGES = ("promote", "canary", "rollback")
+
+
+def add_admin_routes(api: FastAPI, service: Service) -> None:
+    """Adds the routes; without a file of tokens they are not there."""
+    responses: dict[int | str, dict[str, Any]] = {code: {"model": ErrorResponse} for code in (400, 401, 404, 409, 422)}
+    body = {"requestBody": {"content": {"application/json": {"schema": Change.model_json_schema()}}}}
+    if not service.admin_tokens.is_set:
+        return
+
+    @api.get("/v1/admin/releases", summary="Which models answer", responses=responses)
+    async def releases(request: Request) -> JSONResponse:
+        _check_token(request, service)
+        return JSONResponse(await service.status())
+
+    for what in _CHANGES:
+
+        async def change(request: Request, what: str = what) -> JSONResponse:
+            _check_token(request, service)
+            asked = _parse(await read_body(request, service))
+            if what == "canary" and asked.model is not None and asked.share == 0:
+                raise RequestError(422, "share: a canary answers more than 0 of the requests")
+            return JSONResponse(await service.change(what, asked.model, asked.share))
+
+        api.add_api_route(
+            f"/v1/admin/{what}", change, methods=["POST"], responses=responses, openapi_extra=body, name=what
+        )
+
+
+def _check_token(request: Request, service: Service) -> None:
+    if not service.admin_tokens.accepts(request.headers.get("authorization", "")):
+        challenge = {"www-authenticate": "Bearer"}
+        raise RequestError(401, "authorization: expected Bearer and a token of an operator", headers=challenge)
+
+
+def _parse(body: bytes) -> Change:
+    try:
+        return Change.model_validate_json(body or b"{}")
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "body"
+        raise RequestError(422, f"{where}: {first['msg']}") from None

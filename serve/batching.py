@@ -1,0 +1,192 @@
+"""One thread that runs models, behind a queue that batches whatever waits: no request waits for company.
+
+Lives here: the queue, its limits and the size of batches. Does not live here: what a model answers (`serve.hosting`),
+and HTTP. A lone video is computed at once; while the thread computes, others gather and are the next batch. So batches
+grow with the load alone, up to `max_batch_size` and to what the model can compute within `target_latency_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from serve.errors import OverloadedError
+from serve.schemas import Limits
+from yt8m_ray.data.features import VideoRow
+
+logger = logging.getLogger(__name__)
+
+_SHARE_OF_LAST = 0.2
+"""Of the moving average of the seconds that a video takes."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best classes of one video, best first, and where its time went.
+
+    Attributes:
+        class_ids, scores: As many as were asked for.
+        queue_s: From arrival to the begin of its batch.
+        model_s: Of the whole batch.
+    """
+
+    class_ids: list[int]
+    scores: list[float]
+    queue_s: float
+    model_s: float
+
+
+class BatchModel(Protocol):
+    """What the thread runs; models are told apart by identity."""
+
+    def best_classes(self, rows: Sequence[VideoRow], top_k: int) -> list[tuple[list[int], list[float]]]:
+        """Returns class ids and scores of each row, best first."""
+        ...
+
+
+@dataclass
+class _Waiting:
+    model: BatchModel
+    row: VideoRow
+    top_k: int
+    future: asyncio.Future[Answer]
+    arrived: float = field(default_factory=time.perf_counter)
+
+
+class Batcher:
+    """The queue and its thread; made and asked in one event loop, and closed once.
+
+    Args:
+        limits: Asked anew for each decision: an operator may change them at any time.
+        observe: Told the size and the seconds of each batch, in the thread.
+    """
+
+    def __init__(self, limits: Callable[[], Limits], observe: Callable[[int, float], None]) -> None:
+        self._limits = limits
+        self._observe = observe
+        self._loop = asyncio.get_running_loop()
+        self._changed = threading.Condition()
+        self._queue: deque[_Waiting] = deque()
+        self._closing = False
+        self._seconds_a_video: dict[int, float] = {}  # by the identity of the model
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_queued(self) -> int:
+        """Videos that wait; those that are being computed do not count."""
+        return len(self._queue)
+
+    def check_room(self, num_videos: int = 1) -> None:
+        """Checks that as many videos would be taken now; asked before a body is read, so that a refusal is cheap.
+
+        Raises:
+            OverloadedError: the queue is full; says when to come again.
+        """
+        limit = self._limits().max_queued_videos
+        # What waits already, and not the request itself: one that is larger than the queue is taken when it is empty.
+        if self.num_queued and self.num_queued + num_videos > limit:
+            seconds = self.num_queued * max(self._seconds_a_video.values(), default=0.0)
+            raise OverloadedError(f"the queue of {limit} videos is full", retry_after_s=max(1, math.ceil(seconds)))
+
+    def ask(self, model: BatchModel, rows: Sequence[VideoRow], top_k: int) -> list[asyncio.Future[Answer]]:
+        """Queues videos and returns their answers to be; a future that is cancelled in time is not computed.
+
+        Raises:
+            OverloadedError: there is no room for all of them.
+        """
+        self.check_room(len(rows))
+        waiting = [_Waiting(model, row, top_k, self._loop.create_future()) for row in rows]
+        with self._changed:
+            self._queue.extend(waiting)
+            self._changed.notify()
+        return [each.future for each in waiting]
+
+    def forget(self, model: BatchModel) -> None:
+        """Drops what is known of a model that is not asked any more."""
+        self._seconds_a_video.pop(id(model), None)
+
+    def check_alive(self) -> None:
+        """Raises RuntimeError if the thread has ended, which it never should."""
+        if not self._thread.is_alive():
+            raise RuntimeError("the thread of the models has ended")
+
+    def close(self) -> None:
+        """Ends the thread after what is queued."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            started = time.perf_counter()
+            model, rows = batch[0].model, [each.row for each in batch]
+            try:
+                # The best k classes are the first k of any longer list: one call serves every request's own top_k.
+                best = model.best_classes(rows, max(each.top_k for each in batch))
+            except Exception as error:  # noqa: BLE001 - it is told to those who asked, and the thread goes on
+                self._loop.call_soon_threadsafe(_fail, batch, error)
+                continue
+            elapsed = time.perf_counter() - started
+            self._learn(model, len(batch), elapsed)
+            self._observe(len(batch), elapsed)
+            self._loop.call_soon_threadsafe(_resolve, batch, best, started, elapsed)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Waits for videos and returns those of one model, in their order; none when the batcher closes."""
+        with self._changed:
+            while True:
+                while self._queue and self._queue[0].future.done():  # nobody waits for it any more
+                    self._queue.popleft()
+                if self._queue:
+                    break
+                if self._closing:
+                    return []
+                self._changed.wait()
+            model = self._queue[0].model
+            batch: list[_Waiting] = []
+            others: list[_Waiting] = []
+            largest = self._largest_batch(model)
+            while self._queue and len(batch) < largest:
+                each = self._queue.popleft()
+                if each.model is not model:
+                    others.append(each)
+                elif not each.future.done():
+                    batch.append(each)
+            self._queue.extendleft(reversed(others))
+            return batch
+
+    def _largest_batch(self, model: BatchModel) -> int:
+        limits = self._limits()
+        seconds = self._seconds_a_video.get(id(model))
+        if seconds is None:
+            return limits.max_batch_size
+        return max(1, min(limits.max_batch_size, int(limits.target_latency_s / seconds)))
+
+    def _learn(self, model: BatchModel, size: int, elapsed: float) -> None:
+        last = elapsed / size
+        known = self._seconds_a_video.get(id(model), last)
+        self._seconds_a_video[id(model)] = known + _SHARE_OF_LAST * (last - known)
+
+
+def _resolve(
+    batch: Sequence[_Waiting], best: Sequence[tuple[list[int], list[float]]], started: float, elapsed: float
+) -> None:
+    for each, (class_ids, scores) in zip(batch, best, strict=True):
+        if not each.future.done():
+            top_k = each.top_k
+            each.future.set_result(Answer(class_ids[:top_k], scores[:top_k], started - each.arrived, elapsed))
+
+
+def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
+    for each in batch:
+        if not each.future.done():
+            each.future.set_exception(error)

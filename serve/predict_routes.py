@@ -1,0 +1,252 @@
+"""POST /v1/predict: the best classes of one or many videos."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from serve.access import NOTES
+from serve.batching import Answer
+from serve.decoding import PredictionInput, decode_binary, decode_json, parse_top_k
+from serve.errors import RequestError, request_id
+from serve.hosting import HostedModel
+from serve.requests import check_encoding, check_token, deadline_of, query_parameters, read_body
+from serve.schemas import ErrorResponse, PredictResponse
+from serve.service import Service
+from yt8m_ray.data.features import VideoRow
+
+JSON_TYPE = "application/json"
+BINARY_TYPE = "application/octet-stream"
+
+_PARAMETERS = ("top_k", "threshold", "names", "timeline", "version")
+_WINDOW_S = 5
+_INLINE_BYTES = 2**20
+"""A record of up to that size is decoded in the event loop: handing it to a thread takes longer."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the query asks for.
+
+    Attributes:
+        top_k: Classes a video; None is the service's default.
+        threshold: Least score of a label.
+        names: Whether labels have names.
+        timeline: Whether the labels are scored by windows too.
+        version: Of the model, None for whichever answers.
+    """
+
+    top_k: int | None
+    threshold: float
+    names: bool
+    timeline: bool
+    version: str | None
+
+
+def add_predict_routes(api: FastAPI, service: Service) -> None:
+    """Adds the route."""
+
+    @api.post(
+        "/v1/predict",
+        summary="The best classes of each video",
+        response_model=PredictResponse,
+        responses={status: {"model": ErrorResponse} for status in (400, 401, 404, 408, 413, 422, 503, 504)},
+        openapi_extra=_REQUEST_BODY,
+    )
+    async def predict(request: Request) -> Response:
+        check_token(request, service)
+        content_type = _content_type(request)
+        options = _options(request)
+        model = service.host.choose(options.version)
+        deadline = deadline_of(request, service)
+        service.batcher.check_room()  # before its body is read: a refusal must cost next to nothing
+        body = await read_body(request, service)
+        answer = await answer_body(service, model, content_type, body, options, request, deadline)
+        return Response(answer, media_type=JSON_TYPE)
+
+
+async def answer_body(
+    service: Service,
+    model: HostedModel,
+    content_type: str,
+    body: bytes,
+    options: Options,
+    request: Request,
+    deadline: float,
+) -> str:
+    """Returns a PredictResponse as JSON.
+
+    Raises:
+        RequestError: the body is wrong, there is no room in the queue, or the deadline passed.
+    """
+    started = time.perf_counter()
+    decode = functools.partial(_decode, content_type, body, options, model, service)
+    # Long clips and JSON take milliseconds and more: off the event loop, so that other requests go on.
+    is_short = content_type == BINARY_TYPE and len(body) <= _INLINE_BYTES
+    asked = decode() if is_short else await asyncio.to_thread(decode)
+    service.metrics.observe_stage("decode", time.perf_counter() - started)
+    note = request.scope.setdefault(NOTES, {})
+    note.update(model=model.version, videos=len(asked.rows))
+    answers = await wait_for(service, model, asked.rows, asked.top_k, deadline)
+    timelines = None
+    if options.timeline:
+        timelines = await _timelines(service, model, asked.rows, answers, deadline)
+    started = time.perf_counter()
+    write = functools.partial(_write, service, model, asked.video_ids, answers, timelines, options, request_id(request))
+    is_short = len(answers) * asked.top_k <= 100 and timelines is None
+    text = write() if is_short else await asyncio.to_thread(write)
+    service.metrics.observe_stage("encode", time.perf_counter() - started)
+    return text
+
+
+async def wait_for(
+    service: Service, model: HostedModel, rows: list[VideoRow], top_k: int, deadline: float
+) -> list[Answer]:
+    """Returns the answers to videos, or refuses with 503 or 504."""
+    futures = service.ask(model, rows, top_k)
+    try:
+        async with asyncio.timeout_at(deadline):
+            answers = await asyncio.gather(*futures)
+    except TimeoutError:
+        raise RequestError(504, "the deadline passed before the model had answered") from None
+    for answer in answers:
+        service.metrics.observe_stage("queue", answer.queue_s)
+        service.metrics.observe_stage("model", answer.model_s)
+    return answers
+
+
+async def _timelines(
+    service: Service, model: HostedModel, rows: list[VideoRow], answers: list[Answer], deadline: float
+) -> list[list[list[float]]]:
+    """Returns for each video the scores of its labels, window by window."""
+    timelines = []
+    num_classes = model.predictor.spec.num_classes
+    for row, answer in zip(rows, answers, strict=True):
+        starts = range(0, len(row.frames), _WINDOW_S)
+        windows = [VideoRow(row.video_id, row.frames[start : start + _WINDOW_S], row.labels) for start in starts]
+        window_answers = await wait_for(service, model, windows, num_classes, deadline)
+        scores = [dict(zip(each.class_ids, each.scores, strict=True)) for each in window_answers]
+        timelines.append([[each[class_id] for class_id in answer.class_ids] for each in scores])
+    return timelines
+
+
+def _content_type(request: Request) -> str:
+    """Returns one of the two types, or the empty string where the request names none."""
+    given = request.headers.get("content-type", "")
+    content_type = given.partition(";")[0].strip().lower()
+    if content_type not in (JSON_TYPE, BINARY_TYPE, ""):
+        raise RequestError(400, f"content-type: expected {JSON_TYPE} or {BINARY_TYPE}, found {given[:100]!r}")
+    check_encoding(request)
+    return content_type
+
+
+def _options(request: Request) -> Options:
+    given = query_parameters(request, _PARAMETERS)
+    return Options(
+        top_k=parse_top_k(given.get("top_k")),
+        threshold=_number(given.get("threshold", "0"), "threshold"),
+        names=_flag(given.get("names", "true"), "names"),
+        timeline=_flag(given.get("timeline", "false"), "timeline"),
+        version=given.get("version"),
+    )
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise RequestError(422, f"{name}: expected a number from 0 to 1, found {text[:60]!r}")
+    return value
+
+
+def _flag(text: str, name: str) -> bool:
+    if text not in ("true", "false"):
+        raise RequestError(422, f"{name}: expected true or false, found {text[:60]!r}")
+    return text == "true"
+
+
+def _decode(content_type: str, body: bytes, options: Options, model: HostedModel, service: Service) -> PredictionInput:
+    spec, limits = model.predictor.spec, service.limits
+    # No record begins with a brace: in protobuf it opens a group, which neither message has.
+    if content_type == JSON_TYPE or (not content_type and body[:1] == b"{"):
+        return decode_json(body, options.top_k, spec, limits)
+    return decode_binary(body, options.top_k, spec, limits)
+
+
+def _write(
+    service: Service,
+    model: HostedModel,
+    video_ids: list[str],
+    answers: list[Answer],
+    timelines: list[list[list[float]]] | None,
+    options: Options,
+    identity: str,
+) -> str:
+    """Returns a PredictResponse as JSON, written video by video: a call of json.dumps holds up all other threads."""
+    predictions = []
+    for index, (video_id, answer) in enumerate(zip(video_ids, answers, strict=True)):
+        prediction = prediction_of(model, video_id, answer, options)
+        if timelines is not None:
+            class_ids = [label["class_id"] for label in prediction["labels"]]
+            kept = [scores[: len(class_ids)] for scores in timelines[index]]
+            prediction["timeline"] = {"window_s": _WINDOW_S, "class_ids": class_ids, "scores": kept}
+        predictions.append(dump(prediction))
+    head = dump({"model_name": service.args.name, "model_version": model.version, "request_id": identity})
+    return f'{head[:-1]},"predictions":[{",".join(predictions)}]}}'
+
+
+def prediction_of(model: HostedModel, video_id: str, answer: Answer, options: Options) -> dict[str, Any]:
+    """Returns one Prediction as plain objects."""
+    vocabulary = model.predictor.vocabulary
+    labels = []
+    for class_id, score in zip(answer.class_ids, answer.scores, strict=True):
+        if score < options.threshold:
+            break  # the best come first
+        label: dict[str, Any] = {"class_id": class_id, "score": score}
+        if options.names:
+            verticals = vocabulary.verticals(class_id)
+            label["knowledge_graph_id"] = vocabulary.knowledge_graph_id(class_id)
+            label["name"] = vocabulary.name(class_id)
+            label["vertical"] = verticals[0] if verticals else None
+        labels.append(label)
+    return {"video_id": video_id, "labels": labels}
+
+
+def dump(value: object) -> str:
+    """Returns compact JSON."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _parameter(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+_REQUEST_BODY: dict[str, Any] = {
+    "parameters": [
+        _parameter(
+            "top_k",
+            "Classes a video; the field of that name in a JSON body goes before it.",
+            {"type": "integer", "minimum": 1},
+        ),
+        _parameter("threshold", "Least score of a label.", {"type": "number", "minimum": 0, "maximum": 1}),
+        _parameter("names", "Whether labels have names.", {"type": "boolean", "default": True}),
+        _parameter("timeline", "Whether labels are scored every 5 seconds too.", {"type": "boolean", "default": False}),
+        _parameter("version", "The model's version; without it, whichever answers.", {"type": "string"}),
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON_TYPE: {"schema": {"$ref": "#/components/schemas/PredictRequest"}},
+            BINARY_TYPE: {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+}

@@ -1,0 +1,229 @@
+"""Which models the replicas answer with, and how that changes without a failed request.
+
+A change has two phases. First every living replica loads the new model beside the old one and lets it answer its
+golden videos; then all switch. One that cannot refuses the change for all, and nothing has happened. Lives here: that
+order, as plain objects which know neither Ray nor HTTP. Does not live here: the loading (`serve.hosting`) and the
+actors (`serve.deployments`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+logger = logging.getLogger(__name__)
+
+REPORT_INTERVAL_S = 0.5
+"""How often a replica reports and is told what to do."""
+
+LIVING_S = 5.0
+"""A replica that has not reported for so long is not waited for."""
+
+LOADING_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A model that was asked for once: asked for again, the same place is loaded anew.
+
+    Attributes:
+        uri: Its place.
+        name: What an operator calls it.
+        id: Tells the requests for one place apart.
+    """
+
+    uri: str
+    name: str
+    id: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """What the replicas answer with.
+
+    Attributes:
+        number: Grows with each change.
+        current: Answers.
+        canary: Answers `share` of the requests instead, where there is one.
+        share: 0 to 1.
+        previous: What a rollback goes back to.
+    """
+
+    number: int
+    current: Slot
+    canary: Slot | None = None
+    share: float = 0.0
+    previous: Slot | None = None
+
+    @property
+    def slots(self) -> list[Slot]:
+        """All that have to be loaded."""
+        return [self.current] if self.canary is None else [self.current, self.canary]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a replica says.
+
+    Attributes:
+        configured: The model that it was deployed with.
+        release: What it answers with now.
+        versions: Of the models that it has loaded, by the id of their slot.
+        failures: Why others could not be loaded, by the id of theirs.
+        metrics: Its numbers in Prometheus' text form.
+    """
+
+    configured: str
+    release: Release
+    versions: Mapping[int, str] = field(default_factory=dict)
+    failures: Mapping[int, str] = field(default_factory=dict)
+    metrics: str = ""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a replica is told: the release to answer with, and a model to have ready."""
+
+    release: Release
+    candidate: Slot | None = None
+
+    @property
+    def slots(self) -> list[Slot]:
+        """All that have to be loaded."""
+        return [*self.release.slots, *([] if self.candidate is None else [self.candidate])]
+
+
+class RefusedError(Exception):
+    """A change that did not happen; the message says why."""
+
+
+class ReleasePlan:
+    """The one place where releases are decided.
+
+    Its state is that of its replicas too: one that is made anew takes over the newest release that a replica of the
+    same configuration reports.
+
+    Args:
+        configured: The model that the replicas are deployed with.
+        current: What `configured` stands for now, such as a version for an alias.
+    """
+
+    def __init__(self, configured: str, current: Slot, *, now: Callable[[], float] = time.monotonic) -> None:
+        self.configured = configured
+        self.release = Release(0, current)
+        self._candidate: Slot | None = None
+        self._reports: dict[str, tuple[float, Report]] = {}
+        self._changing = asyncio.Lock()
+        self._last_id = current.id
+        self._now = now
+
+    def report(self, replica_id: str, report: Report) -> Orders:
+        """Takes what a replica says and returns its orders."""
+        if report.configured == self.configured:
+            self._reports[replica_id] = (self._now(), report)
+            if report.release.number > self.release.number:
+                self.release = report.release
+                self._last_id = max(self._last_id, *(slot.id for slot in report.release.slots))
+        return Orders(self.release, self._candidate)
+
+    @property
+    def living(self) -> dict[str, Report]:
+        """The replicas that have reported lately."""
+        oldest = self._now() - LIVING_S
+        return {replica_id: report for replica_id, (seen, report) in self._reports.items() if seen >= oldest}
+
+    def new_slot(self, uri: str, name: str) -> Slot:
+        """Returns a slot of its own for a place."""
+        self._last_id += 1
+        return Slot(uri, name, self._last_id)
+
+    async def promote(self, slot: Slot) -> Release:
+        """Makes a model the current one, everywhere.
+
+        Raises:
+            RefusedError: another change is under way, or a replica cannot load it.
+        """
+        return await self._change(slot, lambda old: {"current": slot, "previous": old.current})
+
+    async def set_canary(self, slot: Slot, share: float) -> Release:
+        """Lets a model answer a share of the requests; see `promote`."""
+        return await self._change(slot, lambda _: {"canary": slot, "share": share})
+
+    async def set_share(self, share: float) -> Release:
+        """Changes the share of the canary; 0 ends it."""
+        if self.release.canary is None:
+            raise RefusedError("there is no canary")
+        if share == 0:
+            return await self._change(None, lambda _: {})
+        canary = self.release.canary
+        return await self._change(None, lambda _: {"canary": canary, "share": share})
+
+    async def finish_canary(self) -> Release:
+        """Makes the canary the current model."""
+        canary = self.release.canary
+        if canary is None:
+            raise RefusedError("there is no canary")
+        return await self._change(None, lambda old: {"current": canary, "previous": old.current})
+
+    async def roll_back(self) -> Release:
+        """Ends a canary, or goes back to the model before the current one."""
+        if self.release.canary is not None:
+            return await self._change(None, lambda _: {})
+        previous = self.release.previous
+        if previous is None:
+            raise RefusedError("there is no earlier model to go back to")
+        return await self._change(previous, lambda old: {"current": previous, "previous": old.current})
+
+    async def _change(self, candidate: Slot | None, fields: Callable[[Release], Mapping[str, object]]) -> Release:
+        if self._changing.locked():
+            raise RefusedError("another change is under way")
+        async with self._changing:
+            if candidate is not None:
+                self._candidate = candidate
+                try:
+                    await self._wait_until_loaded(candidate)
+                finally:
+                    self._candidate = None
+            kept = {"current": self.release.current, "previous": self.release.previous}
+            self.release = Release(**{"number": self.release.number + 1, **kept, **fields(self.release)})  # type: ignore[arg-type]
+            logger.info("release %d: %s", self.release.number, self.release)
+            await self._wait(lambda report: report.release.number >= self.release.number)
+            return self.release
+
+    async def _wait_until_loaded(self, slot: Slot) -> None:
+        def is_loaded(report: Report) -> bool:
+            if slot.id in report.failures:
+                raise RefusedError(f"{slot.name}: {report.failures[slot.id]}")
+            return slot.id in report.versions
+
+        await self._wait(is_loaded)
+
+    async def _wait(self, is_done: Callable[[Report], bool]) -> None:
+        """Waits until all living replicas, of which there has to be one, say so."""
+        deadline = self._now() + LOADING_TIMEOUT_S
+        while self._now() < deadline:
+            living = self.living
+            if living and all([is_done(report) for report in living.values()]):  # noqa: C419 - a failure anywhere raises
+                return
+            await asyncio.sleep(REPORT_INTERVAL_S / 5)
+        raise RefusedError(f"not all replicas were ready within {LOADING_TIMEOUT_S:.0f} s")
+
+    def status(self) -> dict[str, object]:
+        """Returns what an operator is shown."""
+        return {
+            "configured": self.configured,
+            "release": dataclasses.asdict(self.release),
+            "candidate": None if self._candidate is None else dataclasses.asdict(self._candidate),
+            "replicas": {
+                replica_id: {"release": report.release.number, "versions": dict(report.versions)}
+                for replica_id, report in sorted(self.living.items())
+            },
+        }
+
+    def metrics(self, *, without: str) -> str:
+        """Returns the numbers that all living replicas but one have reported last."""
+        return "".join(report.metrics for replica_id, report in sorted(self.living.items()) if replica_id != without)

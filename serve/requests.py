@@ -1,0 +1,80 @@
+"""What all routes do with a request before its body means anything: tokens, deadlines, query, body."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+
+from fastapi import Request
+
+from serve.errors import RequestError
+from serve.service import Service
+
+DEADLINE_HEADER = "x-request-timeout-seconds"
+"""Seconds that a client waits; Ray Serve's proxy reads the same header."""
+
+
+def check_token(request: Request, service: Service) -> None:
+    """Checks that a client may ask; RequestError 401 says what was missing."""
+    tokens = service.client_tokens
+    if tokens.is_set and not tokens.accepts(request.headers.get("authorization", "")):
+        challenge = {"www-authenticate": "Bearer"}
+        raise RequestError(401, "authorization: expected Bearer and a token of this service", headers=challenge)
+
+
+def deadline_of(request: Request, service: Service) -> float:
+    """Returns when the answer is due, on the clock of the event loop."""
+    seconds = service.limits.deadline_s
+    given = request.headers.get(DEADLINE_HEADER)
+    if given is not None:
+        try:
+            asked = float(given)
+        except ValueError:
+            asked = -1.0
+        if not 0 < asked < float("inf"):
+            raise RequestError(422, f"{DEADLINE_HEADER}: expected a positive number of seconds, found {given[:60]!r}")
+        seconds = min(seconds, asked)
+    return asyncio.get_running_loop().time() + seconds
+
+
+def query_parameters(request: Request, names: Iterable[str]) -> Mapping[str, str]:
+    """Returns the query's parameters, each of which is known and given once."""
+    known, found = tuple(names), dict[str, str]()
+    for key, value in request.query_params.multi_items():
+        if key not in known:
+            raise RequestError(422, f"query: unknown parameter {key[:60]!r}; valid: {', '.join(known)}")
+        if key in found:
+            raise RequestError(422, f"query: {key} is given more than once")
+        found[key] = value
+    return found
+
+
+def check_encoding(request: Request) -> None:
+    """Checks that the body is sent as it is."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise RequestError(400, f"content-encoding: expected none, found {encoding[:100]!r}")
+
+
+async def read_body(request: Request, service: Service) -> bytes:
+    """Returns the body, and refuses one that says or turns out to be too large, or is too slow, without holding it."""
+    limits = service.limits
+    told = request.headers.get("content-length", "")
+    if told.isdigit() and int(told[:18]) > limits.max_body_bytes:
+        raise RequestError(413, f"body: at most {limits.max_body_bytes} bytes, found {told[:18]}")
+    started = time.perf_counter()
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            async for chunk in request.stream():
+                parts.append(chunk)
+                size += len(chunk)
+                if size > limits.max_body_bytes:
+                    raise RequestError(413, f"body: at most {limits.max_body_bytes} bytes, found more")
+    except TimeoutError:
+        raise RequestError(
+            408, f"body: expected all of it within {limits.body_timeout_s:g} s, found {size} bytes until then"
+        ) from None
+    service.metrics.observe_stage("body", time.perf_counter() - started)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

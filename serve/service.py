@@ -1,0 +1,46 @@
+"""What the HTTP application asks of the replica that it runs in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from serve.batching import Answer, Batcher
+from serve.hosting import HostedModel, ModelHost
+from serve.metrics import Metrics
+from serve.schemas import Limits, ServeArgs
+from serve.tokens import TokenFile
+from yt8m_ray.data.features import VideoRow
+
+
+class Service(Protocol):
+    """A replica, or what stands for one in a test.
+
+    Attributes:
+        host: The models.
+        metrics: The numbers of this replica.
+        client_tokens, admin_tokens: Who may ask, and who may change.
+    """
+
+    host: ModelHost
+    metrics: Metrics
+    client_tokens: TokenFile
+    admin_tokens: TokenFile
+
+    @property
+    def args(self) -> ServeArgs: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def batcher(self) -> Batcher: ...
+
+    def ask(self, model: HostedModel, rows: Sequence[VideoRow], top_k: int) -> list[asyncio.Future[Answer]]: ...
+
+    async def change(self, what: str, name: str | None, share: float) -> dict[str, Any]: ...
+
+    async def status(self) -> dict[str, Any]: ...
+
+    async def exposition(self) -> str: ...

@@ -1,0 +1,53 @@
+"""The service in this process: real models and the real queue, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from serve.batching import Answer, Batcher
+from serve.errors import RequestError
+from serve.hosting import HostedModel, ModelHost
+from serve.metrics import Metrics
+from serve.schemas import Limits, ServeArgs
+from serve.tokens import TokenFile
+from yt8m_ray.data.features import VideoRow
+from yt8m_ray.inference.predictor import Predictor
+
+
+class LocalService:
+    """What a replica is to the HTTP application; changes of releases are only written down."""
+
+    def __init__(self, model: Predictor, limits: Limits | None = None, args: ServeArgs | None = None) -> None:
+        self.host = ModelHost(HostedModel("model", model))
+        self.metrics = Metrics("local")
+        self.args = args or ServeArgs()
+        self.limits = limits or Limits()
+        self.client_tokens = TokenFile(self.args.tokens_file)
+        self.admin_tokens = TokenFile(self.args.admin_tokens_file)
+        self.changes: list[tuple[str, str | None, float]] = []
+        self._batchers: dict[asyncio.AbstractEventLoop, Batcher] = {}
+
+    @property
+    def batcher(self) -> Batcher:
+        """The queue of this event loop: a TestClient has one for each request."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._batchers:
+            self._batchers[loop] = Batcher(lambda: self.limits, self.metrics.observe_batch)
+        return self._batchers[loop]
+
+    def ask(self, model: HostedModel, rows: Sequence[VideoRow], top_k: int) -> list[asyncio.Future[Answer]]:
+        return self.batcher.ask(model, rows, top_k)
+
+    async def change(self, what: str, name: str | None, share: float) -> dict[str, Any]:
+        if name == "broken":
+            raise RequestError(409, "refused, nothing was changed: broken: no such folder")
+        self.changes.append((what, name, share))
+        return await self.status()
+
+    async def status(self) -> dict[str, Any]:
+        return {"release": {"number": len(self.changes)}}
+
+    async def exposition(self) -> str:
+        return self.metrics.text()
