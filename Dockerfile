@@ -20,9 +20,6 @@ ENV PYTHONUNBUFFERED=1 \
     RAY_TRAIN_ENABLE_STATE_TRACKING=1 \
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=0.5 \
     RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=30 \
-    RAY_SERVE_ENABLE_HA_PROXY=1 \
-    RAY_SERVE_HAPROXY_NBTHREAD=1 \
-    RAY_SERVE_THROUGHPUT_OPTIMIZED=1 \
     MLFLOW_DISABLE_TELEMETRY=true \
     MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 
@@ -42,3 +39,6 @@ RUN python -c "import tomllib; print(*tomllib.load(open('/tmp/install/pyproject.
 COPY --chown=yt8m . .
 
 USER yt8m
+
+# What Ray Serve needs to answer through HAProxy, on every node and for every command.
+ENTRYPOINT ["sh", "-c", "eval \"$(python -m serve.haproxy_environment)\" && exec \"$@\"", "--"]

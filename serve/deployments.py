@@ -118,11 +118,8 @@ class PredictionService:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._failures: dict[int, str] = {}
         self._loaded: dict[int, HostedModel] = {}
-        self._release = self._first_release(args.model)
-        for slot in self._release.slots:
-            self._loaded[slot.id] = HostedModel.load(slot.uri, device=self._device)
-        self.host = ModelHost(self._loaded[self._release.current.id])
-        self._take(self._release)
+        self._release = Release(-1, Slot(args.model, args.model, 0))
+        self._host: ModelHost | None = None
         self._batcher: Batcher | None = None
         self._following: asyncio.Task[None] | None = None
 
@@ -137,17 +134,32 @@ class PredictionService:
         return self._args
 
     @property
+    def host(self) -> ModelHost:
+        """The models."""
+        assert self._host is not None, "no request comes before the first reconfigure"
+        return self._host
+
+    @property
     def batcher(self) -> Batcher:
-        """The queue in front of the models, made in the event loop that asks first."""
-        if self._batcher is None:
-            self._batcher = Batcher(lambda: self._limits, self.metrics.observe_batch)
-            self._following = asyncio.get_running_loop().create_task(self._follow())
+        """The queue in front of the models."""
+        assert self._batcher is not None, "no request comes before the first reconfigure"
         return self._batcher
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Takes over `user_config` of serve/config.yaml; Ray Serve calls it at the start and on every change."""
         self._limits = Limits.model_validate(user_config)
-        _ = self.batcher  # in the replica's own event loop, before the first request
+        if self._batcher is None:
+            await self._start()
+
+    async def _start(self) -> None:
+        """Loads what the other replicas answer with, before this one counts as ready."""
+        orders: Orders = await self._releases.report.remote(self._id, self._report())
+        for slot in orders.release.slots:
+            self._loaded[slot.id] = await asyncio.to_thread(HostedModel.load, slot.uri, device=self._device)
+        self._host = ModelHost(self._loaded[orders.release.current.id])
+        self._take(orders.release)
+        self._batcher = Batcher(lambda: self._limits, self.metrics.observe_batch)
+        self._following = asyncio.create_task(self._follow())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self)
@@ -191,13 +203,6 @@ class PredictionService:
         valid = ", ".join(self._limits.models) or "none (user_config.models)"
         also = f", and the versions of {registered} in MLflow by number" if registered else ""
         raise RequestError(404, f"model: {name[:60]!r} is not in the configuration; valid: {valid}{also}")
-
-    def _first_release(self, model: str) -> Release:
-        first = Release(-1, Slot(model, model, 0))
-        report = Report(model, first)
-        # A replica that starts beside others answers with what they answer with.
-        orders: Orders = self._releases.report.remote(self._id, report).result(timeout_s=60)
-        return orders.release
 
     async def _follow(self) -> None:
         """Reports and does as it is told, for as long as the replica lives."""

@@ -18,15 +18,16 @@ class Service(Protocol):
     """A replica, or what stands for one in a test.
 
     Attributes:
-        host: The models.
         metrics: The numbers of this replica.
         client_tokens, admin_tokens: Who may ask, and who may change.
     """
 
-    host: ModelHost
     metrics: Metrics
     client_tokens: TokenFile
     admin_tokens: TokenFile
+
+    @property
+    def host(self) -> ModelHost: ...
 
     @property
     def args(self) -> ServeArgs: ...
