@@ -17,7 +17,11 @@ from fastapi.staticfiles import StaticFiles
 from serve.access import AccessLog
 from serve.admin_routes import add_admin_routes
 from serve.errors import add_error_handlers
+from serve.example_routes import add_example_routes
+from serve.model_routes import add_model_routes
+from serve.openapi_examples import add_examples
 from serve.operation_routes import add_operation_routes
+from serve.page_routes import add_page_routes
 from serve.predict_routes import add_predict_routes
 from serve.schemas import PredictRequest
 from serve.service import Service
@@ -37,7 +41,10 @@ def build_api(service: Service) -> FastAPI:
     api = _Api(title="yt8m_ray", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     add_error_handlers(api)
     _add_docs(api)
+    add_page_routes(api)
     add_predict_routes(api, service)
+    add_model_routes(api, service)
+    add_example_routes(api, service)
     add_operation_routes(api, service)
     add_admin_routes(api, service)
     api.add_middleware(AccessLog, service=service)
@@ -45,13 +52,14 @@ def build_api(service: Service) -> FastAPI:
 
 
 class _Api(FastAPI):
-    """FastAPI whose OpenAPI document also holds the types of the bodies that the application reads itself."""
+    """FastAPI whose OpenAPI document also holds examples, and the types of bodies that the application reads itself."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             document = super().openapi()
             schema = PredictRequest.model_json_schema(ref_template="#/components/schemas/{model}")
             document["components"]["schemas"] |= {**schema.pop("$defs"), "PredictRequest": schema}
+            add_examples(document)
         assert self.openapi_schema is not None
         return self.openapi_schema
 

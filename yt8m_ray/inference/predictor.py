@@ -18,6 +18,7 @@ from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.archive import open_folder
 from yt8m_ray.inference.bundle import DOCUMENT_FILE, VOCABULARY_FILE, folder_version, load_bundle, read_document
+from yt8m_ray.inference.bundle_document import BundleDocument
 from yt8m_ray.inference.golden import TOLERANCE, GoldenAnswers
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
@@ -36,6 +37,7 @@ class Predictor:
         version: A short hash of the exact files that were loaded.
         device: Where batches go.
         golden: Videos and their answers, where the model has some: `self_check` asks again.
+        document: What a bundle says of itself; None for a checkpoint.
     """
 
     model: Model
@@ -45,6 +47,7 @@ class Predictor:
     version: str
     device: torch.device
     golden: GoldenAnswers | None = None
+    document: BundleDocument | None = None
 
     @classmethod
     def from_path(cls, path: str | Path, *, device: str = "cpu", ema: bool | None = None) -> Self:
@@ -60,19 +63,22 @@ class Predictor:
             NoSuchFolderError: there is neither a bundle nor a checkpoint.
             ValueError: its files are damaged or of an unknown version, or there is no such average.
         """
-        path, golden = locate_model(path), None
+        path = locate_model(path)
+        golden: GoldenAnswers | None = None
+        document: BundleDocument | None = None
         if is_bundle(path):
             if ema is not None:
                 raise ConfigError(f"--ema: {path} is a bundle, which has the weights that it was made of")
             bundle = load_bundle(path, device=device)
-            model, spec, golden = bundle.model, bundle.document.spec, bundle.golden
-            normalize: Normalization = bundle.document.normalize
+            model, golden, document = bundle.model, bundle.golden, bundle.document
+            spec, normalize = document.spec, document.normalize
             vocabulary_path: str | None = str(path / VOCABULARY_FILE)
         else:
             model, config = load_model(path, ema=ema)
             spec, normalize, vocabulary_path = config.data.spec, config.data.normalize, config.data.vocabulary
         version = model_version(path, ema=ema)
-        return cls(model.to(device).eval(), spec, normalize, vocabulary_path, version, torch.device(device), golden)
+        model = model.to(device).eval()
+        return cls(model, spec, normalize, vocabulary_path, version, torch.device(device), golden, document)
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
