@@ -12,14 +12,14 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-export const nameOf = (label) => label.name ?? `class ${label.class_id}`;
+export const nameOf = (label) => label.name ?? `Class ${label.class_id}`;
 export const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 const score = (value) => (value > 0 && value < 0.001 ? "<0.001" : value.toFixed(3));
 
 export function drawBars(list, labels) {
   list.replaceChildren(...labels.map((label) => {
-    const details = [label.vertical, label.knowledge_graph_id, `class ${label.class_id}`].filter(Boolean);
+    const details = [label.vertical, label.knowledge_graph_id, label.name ? `class ${label.class_id}` : "no name"].filter(Boolean);
     return make("li", { className: "bar-row", "--score": label.score },
       make("span", { className: "bar-name" }, nameOf(label)),
       make("span", { className: "bar-score" }, score(label.score)),
@@ -86,27 +86,27 @@ function axis(numWindows, step) {
     make("div", { className: "heat-cells" }, ...ticks));
 }
 
-export function facts(pairs) {
+function facts(pairs) {
   return pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
     .map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)));
 }
 
 const gap = (value) => (value === null ? "–" : value.toFixed(4));
 const megabytes = (bytes) => (bytes === null ? "–" : `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: bytes < 1e7 ? 2 : 0 })} MB`);
-const options = (tree) => Object.entries(tree).map(([key, value]) =>
+const options = (tree) => Object.entries(tree).filter(([, value]) => value !== null).map(([key, value]) =>
   (value && typeof value === "object" ? `${key}: ${Array.isArray(value) ? value.join(", ") : `{${options(value)}}`}` : `${key} ${value}`)).join(", ");
 
 /** Returns the elements of the card of one model. */
 export function drawCard(name, card, remark) {
   const { quality, licence, provenance } = card;
-  const inputs = card.features.map((feature) => `${feature.name} ${feature.size} × ${feature.dtype}`).join(", ");
+  const inputs = `${card.features.map(({ name: feature, size }) => `${feature} ${size}`).join(", ")} (${card.features[0].dtype})`;
   const parts = [make("dl", { className: "facts" }, ...facts([
     ["Name", name],
     ["Version", make("code", {}, card.version)],
     ["Kind", card.kind === "bundle" ? `bundle of ${count(card.members.length, "model")}` : "checkpoint"],
     ["Answers", remark],
     ["GAP@20", quality && `${gap(quality.gap_after)} as served, ${gap(quality.gap_before)} as trained`],
-    ["Measured on", quality && `${count(quality.num_videos, "video")} of ${count(quality.num_shards, "shard")} (${quality.shards.join(" … ")})`],
+    ["Measured on", quality && `${count(quality.num_videos, "video")} of ${count(quality.num_shards, "shard")} (${quality.shards.map((name) => name.replace(".tfrecord", "")).join(" … ")})`],
     ["GAP@20", quality ? null : "not measured"],
     ["Classes", card.num_classes.toLocaleString("en")],
     ["Reads", card.level === "frame" ? `frames, one a second, at most ${card.max_frames}` : "means over a video, or its frames to average"],
@@ -115,7 +115,7 @@ export function drawCard(name, card, remark) {
     ["Weights", card.transform && `${card.transform.name}, activations ${card.transform.activations}`],
     ["Size", card.stored_bytes !== null && `${megabytes(card.stored_bytes)} stored, ${megabytes(card.float32_bytes)} as trained`],
     ["Licence", licence?.weights ?? "unknown"],
-    ["Written", provenance && `${provenance.created} by yt8m_ray ${provenance.package_version}`],
+    ["Written", provenance && `${provenance.created.slice(0, 10)} by yt8m_ray ${provenance.package_version}`],
     ["Commit", provenance?.git_commit && make("code", {}, provenance.git_commit.slice(0, 12))],
   ].filter(([, value]) => value !== false)))];
   if (card.members) parts.push(membersTable(card.members));

@@ -1,6 +1,6 @@
 // What the page does: takes a file or an example, asks the service, shows what it says.
 
-import { clock, count, drawBars, drawCard, drawTimeline, facts, make, shade } from "./charts.js";
+import { clock, count, drawBars, drawCard, drawTimeline, make, shade } from "./charts.js";
 import { MOST_RECORDS, openRecords } from "./records.js";
 
 const TOP_K = 20;
@@ -77,7 +77,7 @@ async function attempt(step) {
 function drawChoices(list, choices, choose) {
   list.replaceChildren(...choices.map((choice) => {
     const length = choice.numFrames === null ? "means" : clock(choice.numFrames);
-    const button = make("button", { type: "button", className: "chip", "aria-pressed": "false" },
+    const button = make("button", { type: "button", className: "chip", title: choice.title, "aria-pressed": "false" },
       make("span", { className: "chip-title" }, choice.title), make("span", { className: "chip-length" }, length));
     button.onclick = () => {
       markChosen(button);
@@ -108,16 +108,13 @@ async function predict(title, payload, numFrames, signal) {
     at("timeline-hint").textContent = `What the model makes of each ${timeline.window_s} seconds alone. Point at a cell, or use the arrow keys.`;
     drawTimeline(at("heat"), at("readout"), labels, timeline, numFrames);
   }
-  at("answer-facts").replaceChildren(...facts([
-    ["Video", videoId || title],
-    ["Length", numFrames === null ? null : `${clock(numFrames)}, ${count(numFrames, "frame")}`],
-    ["Model", answer.model_name],
-    ["Version", make("code", {}, answer.model_version)],
-    ["Request", make("code", {}, answer.request_id)],
-    ["Answered in", `${Math.round(elapsed)} ms, timeline and way included`],
-  ]));
+  const length = numFrames === null ? "means" : `${clock(numFrames)}, ${count(numFrames, "frame")}`;
+  at("answer-facts").replaceChildren(
+    `${videoId || title} (${length}) · ${answer.model_name} `, make("code", {}, answer.model_version),
+    ` · ${Math.round(elapsed)} ms${hasTimeline ? " with its timeline" : ""} · request `, make("code", {}, answer.request_id));
   at("result").scrollIntoView({ block: "nearest" });
-  if (answer.model_version !== cards?.current.version) loadCards().catch(showError); // it was changed meanwhile
+  const known = [cards?.current.version, cards?.canary?.version];
+  if (!known.includes(answer.model_version)) await loadCards(); // another model answers since the page was loaded
 }
 
 function clearResult() {
