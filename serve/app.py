@@ -27,7 +27,8 @@ def build(args: ServeArgs) -> Application:
         )
     # A replica has another working directory; an object store and MLflow have none.
     place = model if is_remote(model) or model.startswith(MODEL_SCHEME) else os.path.abspath(model)
-    files = {name: os.path.abspath(path) for name in _FILES if (path := getattr(args, name)) is not None}
+    given = {name: path for name in _FILES if (path := getattr(args, name)) is not None}
+    files = {name: path if is_remote(path) else os.path.abspath(path) for name, path in given.items()}
     args = args.model_copy(update={"model": place, **files})
     releases = serve.deployment(name="ReleaseManager")(ReleaseManager).bind(place, args.alias_interval_s)
     service = serve.deployment(name="PredictionService")(serve.ingress()(PredictionService))
