@@ -23,6 +23,9 @@ _FOUND: dict[int | str, dict[str, Any]] = {
     **{status: {"model": ErrorResponse} for status in (401, 404)},
 }
 
+# Not an argument of the route: FastAPI would document a 422 of its own, which no text can lead to.
+_ID: dict[str, Any] = {"name": "example_id", "in": "path", "required": True, "schema": {"type": "string"}}
+
 
 class ExampleEntry(pydantic.BaseModel):
     id: str
@@ -51,9 +54,11 @@ def add_example_routes(api: FastAPI, service: Service) -> None:
         summary="One of them, a serialized SequenceExample or Example",
         response_class=Response,
         responses=_FOUND,
+        openapi_extra={"parameters": [_ID]},
     )
-    async def example(request: Request, example_id: str) -> Response:
+    async def example(request: Request) -> Response:
         check_token(request, service)
+        example_id = request.path_params["example_id"]
         found = await held.of(service.host.current)
         if example_id not in found:
             valid = ", ".join(found) or "none"

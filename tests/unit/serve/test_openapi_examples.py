@@ -57,3 +57,7 @@ def test_the_sentence_about_missing_features_is_the_one_that_is_said(client: Tes
     assert client.post("/v1/predict", json={"videos": [video]}).json()["error"]["message"] == MESSAGES[422]
     query = client.post("/v1/predict?version=0123abcd", content=b"").json()["error"]["message"]
     assert query.partition(";")[0] == MESSAGES[404].partition(";")[0]
+
+
+def test_no_operation_promises_an_error_of_another_shape(client: TestClient) -> None:
+    assert "HTTPValidationError" not in client.get("/openapi.json").text
