@@ -141,3 +141,11 @@ class ExportConfig(Config):
                     f"weighting.{key}: nothing is chosen by it where weights are {name} and selection is null"
                 )
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_transform(self) -> ExportConfig:
+        try:
+            self.transform.check_use([self.transform.name])
+        except ValueError as error:
+            raise ValueError(f"transform.{error}") from None
+        return self

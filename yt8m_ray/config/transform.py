@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import pydantic
@@ -10,6 +11,13 @@ from yt8m_ray.registry import ComponentConfig
 
 PUBLISHED_MIN_ELEMENTS = 17_000
 """Variables with more elements than this were quantized by the 2018 systems; smaller ones are not worth it."""
+
+_READ_BY = {
+    "min_elements": ("int8", "int4", "float16", "bfloat16", "uniform", "quantile", "kmeans"),
+    "group_size": ("int4",),
+    "activations": ("int8", "int4"),
+}
+"""Transforms that read a key; under others alone it does nothing."""
 
 
 class TransformConfig(ComponentConfig):
@@ -30,3 +38,16 @@ class TransformConfig(ComponentConfig):
     min_elements: Annotated[int, pydantic.Field(ge=0)] = PUBLISHED_MIN_ELEMENTS
     group_size: Annotated[int, pydantic.Field(ge=2, multiple_of=2)] = 64
     activations: Literal["int8", "float32"] = "int8"
+
+    def check_use(self, names: Iterable[str]) -> None:
+        """Checks that what none of the transforms with these names reads has its default.
+
+        A bundle does not ask this: those that an earlier version wrote may say more than is read.
+
+        Raises:
+            ValueError: names the key, and the transforms that read it.
+        """
+        names = set(names)
+        for key, readers in _READ_BY.items():
+            if names.isdisjoint(readers):
+                self.check_unused(key, why=f"{', '.join(sorted(names))} does not use it, only {', '.join(readers)}")

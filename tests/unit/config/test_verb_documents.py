@@ -94,6 +94,33 @@ def test_a_choice_that_cannot_be_meant_is_refused_when_the_file_loads(sections: 
         export(**sections)
 
 
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        ({"group_size": 32}, "transform.group_size: int8 does not use it, only int4$"),
+        ({"name": "kmeans", "group_size": 32}, "transform.group_size: kmeans does not use it, only int4$"),
+        ({"name": "float16", "activations": "float32"}, "transform.activations: float16 does not use it, only int8, "),
+        ({"name": "none", "min_elements": 0}, "transform.min_elements: none does not use it, only int8, "),
+    ],
+)
+def test_an_option_that_the_transform_does_not_read_is_refused(transform: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        export(transform=transform)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        {"name": "int4", "group_size": 32, "activations": "float32"},
+        {"activations": "float32", "min_elements": 0},
+        {"name": "bfloat16", "min_elements": 0},
+        {"name": "none", "min_elements": 17000, "group_size": 64, "activations": "int8"},  # as a saved file has it
+    ],
+)
+def test_an_option_that_the_transform_reads_and_every_default_is_taken(transform: dict[str, Any]) -> None:
+    assert export(transform=transform).transform.model_dump().items() >= transform.items()
+
+
 def test_chosen_members_are_those_with_a_share_in_their_order() -> None:
     config = export(members=[{"checkpoint": name, "ema": True} for name in "abc"])
 

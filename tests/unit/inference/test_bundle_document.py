@@ -52,6 +52,13 @@ def test_the_input_is_described_for_whoever_reads_the_file(write_tiny_bundle: Wr
     assert "migrated_from" not in tree
 
 
+def test_a_bundle_of_before_may_say_more_of_its_transform_than_is_read(write_tiny_bundle: Write) -> None:
+    transform = {"name": "float16", "min_elements": 100, "group_size": 32, "activations": "float32"}
+    bundle = edited(write_tiny_bundle(), transform=transform)
+
+    assert read_document(bundle).transform.model_dump() == transform
+
+
 def test_means_are_described_as_floats() -> None:
     schema = InputSchema.of(FeatureSpec({"mean_rgb": 8}, num_classes=3), "none")
 

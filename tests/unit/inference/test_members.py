@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import save_file
@@ -13,15 +14,19 @@ from yt8m_ray.inference.members import load_members, member_bytes
 
 
 @pytest.mark.parametrize(
-    ("transform", "expected"), [("none", 30 * 12 * 4 + 30 * 4), ("int8", 30 * 12 + 30 * 4 + 30 * 4)]
+    ("transform", "expected"),
+    [
+        ({"name": "none"}, 30 * 12 * 4 + 30 * 4),
+        ({"name": "int8", "min_elements": 100}, 30 * 12 + 30 * 4 + 30 * 4),
+    ],
 )
 def test_a_members_bytes_are_those_of_its_tensors_as_they_are_stored(
-    tmp_path: Path, save_tiny_checkpoint: Callable[..., Path], transform: str, expected: int
+    tmp_path: Path, save_tiny_checkpoint: Callable[..., Path], transform: dict[str, Any], expected: int
 ) -> None:
     config = ExportConfig.model_validate(
         {
             "members": [{"checkpoint": str(save_tiny_checkpoint())}],
-            "transform": {"name": transform, "min_elements": 100},
+            "transform": transform,
             "output": str(tmp_path / "bundle"),
         }
     )
