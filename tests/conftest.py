@@ -100,8 +100,8 @@ def save_tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
 def write_tiny_bundle(tmp_path: Path) -> Callable[..., Path]:
     """Returns a function that makes a bundle of two tiny members with random weights, 3 to 1, and returns its path.
 
-    Its arguments are the name of the bundle, `export` with sections of the export's config, and sections of the
-    members' config as of `save_tiny_checkpoint`.
+    Its arguments are the name of the bundle, `export` with sections of the export's config, `transforms` of the
+    members, and sections of their config as of `save_tiny_checkpoint`.
     """
     from tests.tiny import write_bundle_of
 

@@ -39,13 +39,20 @@ def save_checkpoint_of(folder: Path, *, seed: int = 0, state: dict[str, Any] | N
     return folder
 
 
-def write_bundle_of(output: Path, *, export: dict[str, Any] | None = None, **sections: Any) -> Path:
+def write_bundle_of(
+    output: Path,
+    *,
+    export: dict[str, Any] | None = None,
+    transforms: tuple[str | None, str | None] = (None, None),
+    **sections: Any,
+) -> Path:
     """Writes a bundle of two such models, 3 to 1, beside their checkpoints; GAP is measured on 8 made-up videos."""
+    members = []
+    for seed, weight, transform in zip((1, 2), (3, 1), transforms, strict=True):
+        folder = save_checkpoint_of(Path(f"{output}-{seed}"), seed=seed, **sections)
+        members.append({"checkpoint": str(folder), "weight": weight, "transform": transform})
     tree = {
-        "members": [
-            {"checkpoint": str(save_checkpoint_of(Path(f"{output}-{seed}"), seed=seed, **sections)), "weight": weight}
-            for seed, weight in ((1, 3), (2, 1))
-        ],
+        "members": members,
         "transform": {"name": "int8", "min_elements": 100},
         "output": str(output),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.example import encode_example
 from yt8m_ray.data.tfrecord import write_records
-from yt8m_ray.inference.bundle import load_bundle
+from yt8m_ray.inference.bundle import BundleDocument, load_bundle
 from yt8m_ray.inference.description import format_table
 from yt8m_ray.inference.distill import label_shards
 from yt8m_ray.inference.export import export, resolve
@@ -113,3 +114,57 @@ def test_a_video_that_chose_the_weights_and_shall_judge_them_is_named(tmp_path: 
         export(*resolve(config(tmp_path, str(tmp_path / "choose.tfrecord"), max_bytes=1e9)))
 
     assert not (tmp_path / "bundle").exists()
+
+
+def test_each_member_is_stored_as_the_smallest_that_keeps_its_gap_on_other_videos(tmp_path: Path) -> None:
+    choosing = str(write_shard(tmp_path / "choose.tfrecord", 0, 120))
+    judge = str(write_shard(tmp_path / "judge.tfrecord", 1000, 80))
+    checkpoint = str(save_member(tmp_path / "one", noise=0.6, seed=2))
+    sections = {"min_elements": 100, "group_size": 4}
+
+    def exported(name: str, transform: dict[str, Any], validation: str, **changes: Any) -> BundleDocument:
+        tree = {"members": [{"checkpoint": checkpoint}], "transform": transform, "output": str(tmp_path / name)}
+        asked = ExportConfig.model_validate({**tree, "data": {"validation": validation}, **changes})
+        return export(*resolve(asked))[1]
+
+    int4 = exported("int4", {"name": "int4", **sections}, choosing).quality
+    int8 = exported("int8", {"name": "int8", "min_elements": 100}, choosing).quality
+    assert int8.gap_before - int8.gap_after < int4.gap_before - int4.gap_after
+    between = int4.gap_before - (int4.gap_after + int8.gap_after) / 2
+
+    given = [{"checkpoint": checkpoint, "transform": "int4"}, {"checkpoint": checkpoint}]
+    document = exported(
+        "smallest",
+        {"name": "smallest", "of": ["float16", "int4", "int8"], "max_gap_loss": between, **sections},
+        judge,
+        members=given,
+        weighting={"shards": choosing},
+    )
+
+    report = document.trials
+    assert report is not None
+    assert document.transforms == ["int4", "int8"]  # of the first nothing was asked
+    assert (report.shards, report.num_videos, document.quality.num_videos) == ([choosing], 120, 80)
+    (member,) = report.members
+    gaps = {trial.transform: trial.gap for trial in member.trials}
+    assert gaps["none"] == pytest.approx(int4.gap_before, abs=1e-9)
+    assert gaps["int4"] == pytest.approx(int4.gap_after, abs=1e-9)
+    assert gaps["int8"] == pytest.approx(int8.gap_after, abs=1e-9)
+    num_bytes = {trial.transform: trial.num_bytes for trial in member.trials}
+    assert [entry.stored_bytes for entry in document.members] == [num_bytes["int4"], num_bytes["int8"]]
+    assert load_bundle(tmp_path / "smallest").document == document
+
+
+def test_a_video_that_chose_a_transform_and_shall_judge_it_is_named(tmp_path: Path) -> None:
+    write_shard(tmp_path / "choose.tfrecord", 0, 40)
+    write_shard(tmp_path / "judge.tfrecord", 39, 30)
+    tree = {
+        "members": [{"checkpoint": str(save_member(tmp_path / "one", noise=0.6, seed=2))}],
+        "weighting": {"shards": str(tmp_path / "choose.tfrecord")},
+        "transform": {"name": "smallest", "min_elements": 100, "of": ["int8"]},
+        "data": {"validation": str(tmp_path / "judge.tfrecord")},
+        "output": str(tmp_path / "bundle"),
+    }
+
+    with pytest.raises(ValueError, match=r"data\.validation: expected other videos .* found 'v0039'; "):
+        export(*resolve(ExportConfig.model_validate(tree)))

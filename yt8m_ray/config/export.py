@@ -13,7 +13,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 
 from yt8m_ray.config.data import Shards
 from yt8m_ray.config.train import TrackingConfig
-from yt8m_ray.config.transform import PUBLISHED_MIN_ELEMENTS, TransformConfig
+from yt8m_ray.config.transform import PUBLISHED_MIN_ELEMENTS, TransformConfig, TransformName
 from yt8m_ray.registry import ComponentConfig, Config
 
 __all__ = ["PUBLISHED_MIN_ELEMENTS", "ExportConfig", "ExportDataConfig", "MemberConfig", "TransformConfig"]
@@ -34,11 +34,13 @@ class MemberConfig(Config):
         weight: Its share of the averaged probabilities, relative to the other members; equal shares by default. Where
             `weighting.name` is another than `given`, shares are found and none may be given.
         ema: Whether to take the moving average of its weights; null takes what its run was validated with.
+        transform: How its weights are stored; null takes `transform.name` of the export.
     """
 
     checkpoint: str
     weight: Annotated[float, pydantic.Field(gt=0)] = 1.0
     ema: bool | None = None
+    transform: TransformName | None = None
 
 
 class ExportDataConfig(Config):
@@ -59,7 +61,7 @@ class WeightingConfig(ComponentConfig):
     Attributes:
         name: `given` (`members[].weight`), `equal`, `nnls` (non-negative least squares of the labels) or `gap`
             (coordinate ascent on GAP, from the best of the others and of the best member alone).
-        shards: What shares and members are chosen on: a glob, or a list of globs. No video of it may be in
+        shards: What shares, members and transforms are chosen on: a glob, or a list of globs. No video of it may be in
             `data.validation`, which reports what the choice is worth, and no member may have been trained on it.
         folds: What the choice is worth on other videos is measured on it too, by cross-fitting in so many folds.
         top_k: Best classes of each member that are kept of a video while shares are sought; GAP counts 20.
@@ -109,6 +111,28 @@ class ExportConfig(Config):
         """Whether shares or members are chosen by what the members say of `weighting.shards`."""
         return self.weighting.name in ("nnls", "gap") or self.selection is not None
 
+    @property
+    def needs_transforms(self) -> bool:
+        """Whether a member's transform is chosen by what it loses on `weighting.shards`."""
+        return self.transform.name == "smallest" and any(member.transform is None for member in self.members)
+
+    def transform_of(self, member: MemberConfig) -> TransformConfig:
+        """Returns how a member is stored, which is known: given, or found (`with_transforms`)."""
+        return self.transform if member.transform is None else self.transform.named(member.transform)
+
+    def trials(self, index: int) -> ExportConfig:
+        """Returns an export of one member in all the ways that it may be stored, as trained first."""
+        names = dict.fromkeys(("none", *self.transform.of))
+        ways = [self.members[index].model_copy(update={"transform": name}) for name in names]
+        return self.model_copy(update={"members": tuple(ways)})
+
+    def with_transforms(self, names: Sequence[TransformName | None]) -> ExportConfig:
+        """Returns the same with a transform for each member."""
+        members = [
+            member.model_copy(update={"transform": name}) for member, name in zip(self.members, names, strict=True)
+        ]
+        return self.model_copy(update={"members": tuple(members)})
+
     def weights(self) -> list[float]:
         """Returns the members' weights, scaled to the sum 1."""
         total = sum(member.weight for member in self.members)
@@ -132,20 +156,32 @@ class ExportConfig(Config):
             raise ValueError(
                 f"members.{given[0]}.weight: is given, but weighting.name {name} says where weights come from"
             )
-        if self.needs_scores and self.weighting.shards is None:
-            asker = "selection" if self.selection is not None else f"weighting.name {name}"
+        if self.weighting.shards is None and (asker := self._asks_for_shards()) is not None:
             raise ValueError(f"weighting.shards: {asker} needs labelled shards, other ones than data.validation")
-        for key in () if self.needs_scores else ("shards", "folds", "top_k"):
+        unread = [] if self.needs_scores else ["folds", "top_k"]
+        if not self.needs_scores and not self.needs_transforms:
+            unread.insert(0, "shards")
+        for key in unread:
             if getattr(self.weighting, key) != WeightingConfig.model_fields[key].default:
                 raise ValueError(
                     f"weighting.{key}: nothing is chosen by it where weights are {name} and selection is null"
                 )
         return self
 
+    def _asks_for_shards(self) -> str | None:
+        if self.needs_scores:
+            return "selection" if self.selection is not None else f"weighting.name {self.weighting.name}"
+        return "transform.name smallest" if self.needs_transforms else None
+
     @pydantic.model_validator(mode="after")
     def _check_transform(self) -> ExportConfig:
         try:
-            self.transform.check_use([self.transform.name])
+            self.transform.check_use(self._transform_names())
         except ValueError as error:
             raise ValueError(f"transform.{error}") from None
         return self
+
+    def _transform_names(self) -> set[str]:
+        """Returns the names of all transforms that are given to a member, or tried."""
+        names: set[str] = {member.transform or self.transform.name for member in self.members}
+        return names.union(self.transform.of) if "smallest" in names else names

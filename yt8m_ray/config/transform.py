@@ -16,8 +16,14 @@ _READ_BY = {
     "min_elements": ("int8", "int4", "float16", "bfloat16", "uniform", "quantile", "kmeans"),
     "group_size": ("int4",),
     "activations": ("int8", "int4"),
+    "of": ("smallest",),
+    "max_gap_loss": ("smallest",),
 }
 """Transforms that read a key; under others alone it does nothing."""
+
+
+TransformName = Literal["int8", "int4", "float16", "bfloat16", "uniform", "quantile", "kmeans", "none"]
+"""A way to store weights."""
 
 
 class TransformConfig(ComponentConfig):
@@ -27,17 +33,26 @@ class TransformConfig(ComponentConfig):
         name: `int8` (a scale a channel, symmetric), `int4` (a scale a group of inputs, symmetric; linear layers, other
             matrices are int8), `float16`, `bfloat16`, the 2018 winner's codes into 256 values a tensor, which are
             evenly spaced (`uniform`), quantiles (`quantile`) or have the least squared error (`kmeans`), or `none`
-            (float32 as trained).
+            (float32 as trained). `smallest`: each member its own, the one of `of` with the fewest bytes that loses at
+            most `max_gap_loss`, and `none` where all lose more.
         min_elements: Only matrices, with codebooks and 16 bits only tensors, with more elements are transformed.
         group_size: Inputs that share a scale in `int4`.
         activations: With `int8` and `int4`, linear layers round each row of their inputs to 7 bits and multiply
             integers (`int8`), or expand the weights when they are loaded (`float32`). All else is always expanded.
+        of: What `smallest` tries.
+        max_gap_loss: What a member's GAP alone may fall by in `smallest`, on `weighting.shards` of the export.
     """
 
-    name: Literal["int8", "int4", "float16", "bfloat16", "uniform", "quantile", "kmeans", "none"] = "int8"
+    name: TransformName | Literal["smallest"] = "int8"
     min_elements: Annotated[int, pydantic.Field(ge=0)] = PUBLISHED_MIN_ELEMENTS
     group_size: Annotated[int, pydantic.Field(ge=2, multiple_of=2)] = 64
     activations: Literal["int8", "float32"] = "int8"
+    of: Annotated[tuple[TransformName, ...], pydantic.Field(min_length=1)] = ("int4", "int8", "float16")
+    max_gap_loss: pydantic.NonNegativeFloat = 0.0005
+
+    def named(self, name: TransformName) -> TransformConfig:
+        """Returns the transform of a member that is stored as `name`."""
+        return self.model_copy(update={"name": name})
 
     def check_use(self, names: Iterable[str]) -> None:
         """Checks that what none of the transforms with these names reads has its default.

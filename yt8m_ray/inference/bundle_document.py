@@ -13,9 +13,10 @@ import pydantic
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from yt8m_ray.config.document import parse_yaml, validate
-from yt8m_ray.config.transform import TransformConfig
+from yt8m_ray.config.transform import TransformConfig, TransformName
 from yt8m_ray.data.features import FeatureSpec, Normalization
 from yt8m_ray.inference.input_schema import NUM_FRAMES, InputSchema, Level
+from yt8m_ray.inference.transform_choice import TransformReport
 from yt8m_ray.inference.weighting_report import WeightingReport
 from yt8m_ray.registry import Config
 from yt8m_ray.sealed_folder import MANIFEST_FILE, MODEL_FILE, CheckpointError, files_of, read_manifest
@@ -44,6 +45,7 @@ class MemberEntry(Config):
     Attributes:
         model: The model's config, as its checkpoint had it.
         weight: Its share of the averaged probabilities.
+        transform: How its weights are stored.
         checkpoint: The folder that it came from, for the record; nothing reads it.
         checkpoint_version: The short hash of exactly that checkpoint.
         mlflow_run_id: The run that trained it, if it was tracked.
@@ -56,6 +58,7 @@ class MemberEntry(Config):
 
     model: dict[str, Any]
     weight: pydantic.PositiveFloat
+    transform: TransformName | None = None
     checkpoint: str
     checkpoint_version: str | None = None
     mlflow_run_id: str | None = None
@@ -118,7 +121,9 @@ class BundleDocument(Config):
 
     Attributes:
         licence: None where an older version did not write it down.
+        transform: As the export had it; how a member is stored it says itself.
         weighting: How the members and their weights were chosen; None where they were given.
+        trials: What the members' transforms were chosen by; None where they were given.
         num_golden_inputs: Videos whose answers are kept, so that a loaded bundle can check itself.
         migrated_from: The version of the file, where it was an older one; never written.
     """
@@ -130,6 +135,7 @@ class BundleDocument(Config):
     transform: TransformConfig
     quality: Quality
     weighting: WeightingReport | None = None
+    trials: TransformReport | None = None
     licence: Licence | None = None
     provenance: Provenance
     num_golden_inputs: NonNegativeInt = 0
@@ -144,6 +150,11 @@ class BundleDocument(Config):
     def features(self) -> dict[str, int]:
         """Sizes by name, in the order in which they are concatenated."""
         return self.input.sizes
+
+    @property
+    def transforms(self) -> list[str]:
+        """How each member is stored; in older bundles, all alike."""
+        return [entry.transform or self.transform.name for entry in self.members]
 
     @property
     def normalize(self) -> Normalization:

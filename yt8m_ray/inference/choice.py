@@ -156,10 +156,19 @@ def choose(
     )
 
 
-def _check_labels(scores: MemberScores, num_folds: int) -> None:
-    is_labelled = scores.num_labels > 0
-    if not is_labelled.any():
+def check_labelled(scores: MemberScores) -> None:
+    """Checks that some video has a label.
+
+    Raises:
+        ValueError: none has; GAP of anything would be 0.
+    """
+    if not scores.num_labels.any():
         raise ValueError(f"weighting.shards: none of its {len(scores)} videos has a label to choose by")
+
+
+def _check_labels(scores: MemberScores, num_folds: int) -> None:
+    check_labelled(scores)
+    is_labelled = scores.num_labels > 0
     if len(np.unique(folds_of(scores.video_keys[is_labelled], num_folds))) < 2:
         raise ValueError(
             f"weighting.folds: expected labelled videos in two of {num_folds} folds at least, found {len(scores)} "

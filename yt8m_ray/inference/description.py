@@ -19,6 +19,7 @@ from yt8m_ray.inference.bundle_document import (
     read_document,
     weights_name,
 )
+from yt8m_ray.inference.transform_choice import format_trials
 from yt8m_ray.inference.weighting_report import format_weighting
 from yt8m_ray.sealed_folder import CONFIG_FILE, CheckpointError, NoSuchFolderError, folder_version
 
@@ -99,8 +100,10 @@ def read_tensor_entries(path: Path) -> list[TensorEntry]:
 
 def format_table(document: BundleDocument) -> str:
     """Returns the measured GAP and the size of each member and of the ensemble, and how they were chosen, as lines."""
-    transform, quality = document.transform.name, document.quality
-    header = ("model", "weight", "GAP float32", f"GAP {transform}", "MB float32", f"MB {transform}")
+    transforms, quality = document.transforms, document.quality
+    is_mixed = len(set(transforms)) > 1
+    stored_as = "stored" if is_mixed else transforms[0]
+    header = ("model", "weight", "GAP float32", f"GAP {stored_as}", "MB float32", f"MB {stored_as}")
     rows = [
         (entry.model["name"], entry.weight, entry.gap_before, entry.gap_after, entry.float32_bytes, entry.stored_bytes)
         for entry in document.members
@@ -110,7 +113,12 @@ def format_table(document: BundleDocument) -> str:
     for name, weight, before, after, trained, stored in rows:
         sizes = f"{_megabytes(trained):>11} {_megabytes(stored):>11}"
         lines.append(f"{name:<20} {weight:7.4f} {before:12.6f} {after:12.6f} {sizes}")
+    if is_mixed:
+        last = ["  stored as", *(f"  {name}" for name in transforms), ""]
+        lines = [line + end for line, end in zip(lines, last, strict=True)]
     lines.append(f"on {quality.num_videos} videos of {len(quality.split)} shards")
+    if document.trials is not None:
+        lines += format_trials(document.trials)
     if document.weighting is not None:
         lines += format_weighting(document.weighting)
     return "\n".join(lines)
@@ -157,8 +165,16 @@ def _head(description: Description) -> list[str]:
         f"written {provenance.created} by yt8m_ray {provenance.package_version}, commit "
         f"{provenance.git_commit or _UNKNOWN}",
         f"golden answers: {document.num_golden_inputs or 'none'}",
-        f"transform: {document.transform.name}, activations {document.transform.activations}",
+        f"transform: {_transform(document)}",
     ]
+
+
+def _transform(document: BundleDocument) -> str:
+    transform = document.transform
+    text = ", ".join(dict.fromkeys(document.transforms))
+    if transform.name == "smallest":
+        text += f" (the smallest of {', '.join(transform.of)} that loses at most {transform.max_gap_loss:g} of GAP)"
+    return f"{text}; activations {transform.activations}" if {"int8", "int4"} & set(document.transforms) else text
 
 
 def _shards(split: Sequence[str]) -> list[str]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from yt8m_ray.checkpoint import CheckpointError, load_config, local_folder
 from yt8m_ray.config.data import DataConfig
@@ -22,10 +21,10 @@ from yt8m_ray.data.folds import bootstrap, split_folds
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.inference.archive import open_folder
 from yt8m_ray.inference.bundle import BundleDocument
+from yt8m_ray.inference.candidates import choose_transforms, score_members
 from yt8m_ray.inference.choice import Costs, check_limits, choose
 from yt8m_ray.inference.ensemble import check_agreement, check_vocabularies
 from yt8m_ray.inference.held_out import SeenVideos, check_apart
-from yt8m_ray.inference.member_scores import MemberScores
 from yt8m_ray.inference.members import Member, QualityMeter, assemble, ensembles, load_members, member_bytes
 from yt8m_ray.inference.pool import map_videos
 from yt8m_ray.inference.predictor import load_vocabulary
@@ -61,38 +60,10 @@ class BlockMeter:
         return meters, id_keys(videos.video_ids.tolist())
 
 
-class BlockScorer:
-    """Finds what the candidates, with the weights as stored, say of the videos of a block: what each worker runs.
-
-    Args:
-        config: The export; its checkpoints lie at the same place on every node.
-        device: Where the models run.
-    """
-
-    def __init__(self, config: ExportConfig, *, device: str) -> None:
-        members = load_members(config, device=device)
-        self._data = members[0].config.data
-        self._config = config
-        self._device = device
-        self._models = [member.restored for member in members]
-
-    def __call__(self, videos: PackedVideos) -> list[MemberScores]:
-        """Returns what they say of the block's batches, in order."""
-        parts = []
-        for part in batches_of([videos], batch_size=self._config.data.batch_size):
-            batch = to_batch(part, spec=self._data.spec, normalize=self._data.normalize, device=self._device)
-            assert batch.labels is not None
-            with torch.inference_mode():
-                logits = [model(batch.frames, batch.num_frames) for model in self._models]
-                top_k = self._config.weighting.top_k
-                parts.append(MemberScores.from_logits(logits, batch.labels, batch.video_ids, top_k=top_k))
-        return parts
-
-
 def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
     """Returns (`config` with absolute paths, the shards to measure on), after every check that needs no cluster.
 
-    Where members or weights are chosen, `weighting.shards` of what is returned are all of its shards.
+    Where members, weights or transforms are chosen, `weighting.shards` of what is returned are all of its shards.
 
     Raises:
         ConfigError: the output exists already, a member is no checkpoint, or weights would be found on shards that a
@@ -119,7 +90,7 @@ def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
     patterns = config.data.validation if config.data.validation is not None else data[0].validation
     shards = expand_shards(patterns, key="data.validation")
     weighting = config.weighting
-    if config.needs_scores:
+    if config.needs_scores or config.needs_transforms:
         weighting = weighting.model_copy(update={"shards": _weighting_shards(config, data, shards)})
     return config.model_copy(update={"members": tuple(members), "output": str(output), "weighting": weighting}), shards
 
@@ -152,12 +123,15 @@ def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1)
         ValueError, OSError: a checkpoint or a shard cannot be read, or videos that weights were found on are to measure
             them too.
     """
+    asked, report, trials, seen = config, None, None, None
+    if config.needs_transforms:
+        config, trials, video_keys = choose_transforms(config, num_workers=num_workers)
+        seen = SeenVideos(video_keys)
     members = load_members(config)
-    asked, report, seen = config, None, None
     if config.needs_scores:
         costs = _costs(config, members)
         check_limits(config, costs)  # before minutes are spent on what cannot end well
-        scores = _member_scores(config, members[0].config.data, num_workers)
+        scores = score_members(config, members[0].config.data, num_workers=num_workers)
         seen = SeenVideos(scores.video_keys)
         names = [member.config.model.name for member in members]
         shares, report = choose(config, names, scores, costs)
@@ -173,21 +147,11 @@ def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1)
             seen.check_new(video_keys)
         for meter, part in zip((before, after), meters, strict=True):
             meter.merge(part)
-    path, document = assemble(config, members, before=before, after=after, split=shards, weighting=report)
+    path, document = assemble(
+        config, members, before=before, after=after, split=shards, weighting=report, trials=trials
+    )
     _track(asked, members[0].config, path, document)
     return path, document
-
-
-def _member_scores(config: ExportConfig, data: DataConfig, num_workers: int) -> MemberScores:
-    """Returns what the candidates say of all videos of `config.weighting.shards`."""
-    shards = config.weighting.shards
-    assert isinstance(shards, list)
-    answers = map_videos(shards, data.spec, BlockScorer, (config,), num_workers=num_workers, options=data.read_options)
-    parts = [part for answer in answers for part in answer.result]
-    if not parts:
-        raise ValueError("weighting.shards: the shards hold no video")
-    logger.info("what %d models say of %d videos is known", len(config.members), sum(map(len, parts)))
-    return MemberScores.concatenate(parts)
 
 
 def _costs(config: ExportConfig, members: Sequence[Member]) -> Costs:

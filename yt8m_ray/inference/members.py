@@ -34,6 +34,7 @@ from yt8m_ray.inference.licences import licence_of
 from yt8m_ray.inference.predictor import load_vocabulary
 from yt8m_ray.inference.quantize import channel_axes, quantize_state
 from yt8m_ray.inference.restore import restore_model
+from yt8m_ray.inference.transform_choice import TransformReport
 from yt8m_ray.inference.weighting_report import WeightingReport
 from yt8m_ray.metrics import Metric, build_metric
 from yt8m_ray.models import Model
@@ -48,6 +49,7 @@ class Member:
     Attributes:
         checkpoint: Where it came from.
         config: How it was trained.
+        transform: How it is stored.
         mlflow_run_id: The run that trained it, if it was tracked.
         model: With the weights as trained.
         stored: The weights as a bundle stores them.
@@ -56,6 +58,7 @@ class Member:
 
     checkpoint: str
     config: TrainConfig
+    transform: TransformConfig
     mlflow_run_id: str | None
     model: Model
     stored: dict[str, torch.Tensor]
@@ -68,9 +71,39 @@ def load_members(config: ExportConfig, *, device: str = "cpu") -> list[Member]:
     Raises:
         ValueError: a checkpoint cannot be read, or the members do not go together.
     """
-    members = [_load_member(member.checkpoint, config.transform, member.ema, device) for member in config.members]
+    members = [load_member(config, index, device=device) for index in range(len(config.members))]
     check_agreement([member.checkpoint for member in members], [member.config.data for member in members])
     return members
+
+
+def load_member(config: ExportConfig, index: int, *, device: str = "cpu") -> Member:
+    """Returns one of the members that `config` names, its models on `device`.
+
+    Raises:
+        ValueError: its checkpoint cannot be read, or its weights not be stored in that way.
+    """
+    asked = config.members[index]
+    transform = config.transform_of(asked)
+    model, trained = load_model(asked.checkpoint, ema=asked.ema)
+    run_id = read_manifest(asked.checkpoint, kind="checkpoint").get("mlflow_run_id")
+    stored = quantize_state(model.state_dict(), channel_axes(model), transform)
+    restored = restore_model(
+        trained.model,
+        dict(stored),
+        feature_sizes=model.feature_sizes,
+        num_classes=model.num_classes,
+        activations=transform.activations,
+        device=device,
+    )
+    return Member(
+        checkpoint=asked.checkpoint,
+        config=trained,
+        transform=transform,
+        mlflow_run_id=None if run_id is None else str(run_id),
+        model=model.to(device),
+        stored=stored,
+        restored=restored,
+    )
 
 
 def ensembles(config: ExportConfig, members: Sequence[Member]) -> tuple[Ensemble, Ensemble]:
@@ -133,6 +166,7 @@ def assemble(
     after: QualityMeter,
     split: Sequence[str],
     weighting: WeightingReport | None = None,
+    trials: TransformReport | None = None,
 ) -> tuple[Path, BundleDocument]:
     """Writes the bundle of `members` and returns its folder and document.
 
@@ -143,6 +177,7 @@ def assemble(
         after: What was measured of the weights as stored.
         split: The shards that both were measured on.
         weighting: How members and weights were chosen, if they were.
+        trials: How their transforms were chosen, if they were.
     """
     data = members[0].config.data
     gaps_before, gaps_after = before.compute(), after.compute()
@@ -156,6 +191,7 @@ def assemble(
             split=list(split), num_videos=before.num_videos, gap_before=gaps_before[-1], gap_after=gaps_after[-1]
         ),
         weighting=weighting,
+        trials=trials,
         licence=licence_of(config.licence, vocabulary),
         num_golden_inputs=NUM_INPUTS,
         provenance=Provenance(
@@ -174,6 +210,7 @@ def _entries(
         MemberEntry(
             model=member.config.model.model_dump(mode="json"),
             weight=weight,
+            transform=member.transform.name,
             checkpoint=member.checkpoint,
             checkpoint_version=folder_version(member.checkpoint),
             mlflow_run_id=member.mlflow_run_id,
@@ -192,21 +229,6 @@ def _data_manifest(path: str | None) -> DataManifest | None:
         return None
     file = Path(path)
     return DataManifest(path=path, sha256=hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None)
-
-
-def _load_member(checkpoint: str, transform: TransformConfig, ema: bool | None, device: str) -> Member:
-    model, config = load_model(checkpoint, ema=ema)
-    run_id = read_manifest(checkpoint, kind="checkpoint").get("mlflow_run_id")
-    stored = quantize_state(model.state_dict(), channel_axes(model), transform)
-    restored = restore_model(
-        config.model,
-        dict(stored),
-        feature_sizes=model.feature_sizes,
-        num_classes=model.num_classes,
-        activations=transform.activations,
-        device=device,
-    )
-    return Member(checkpoint, config, None if run_id is None else str(run_id), model.to(device), stored, restored)
 
 
 def _git_commit() -> str | None:

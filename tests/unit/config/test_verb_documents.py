@@ -101,6 +101,11 @@ def test_a_choice_that_cannot_be_meant_is_refused_when_the_file_loads(sections: 
         ({"name": "kmeans", "group_size": 32}, "transform.group_size: kmeans does not use it, only int4$"),
         ({"name": "float16", "activations": "float32"}, "transform.activations: float16 does not use it, only int8, "),
         ({"name": "none", "min_elements": 0}, "transform.min_elements: none does not use it, only int8, "),
+        ({"max_gap_loss": 0.001}, "transform.max_gap_loss: int8 does not use it, only smallest$"),
+        ({"of": ["int4"]}, "transform.of: int8 does not use it, only smallest$"),
+        ({"name": "smallest", "of": []}, "transform.of: "),
+        ({"name": "smallest", "max_gap_loss": -0.001}, "transform.max_gap_loss: "),
+        ({"name": "smallest"}, "weighting.shards: transform.name smallest needs labelled shards"),
     ],
 )
 def test_an_option_that_the_transform_does_not_read_is_refused(transform: dict[str, Any], message: str) -> None:
@@ -119,6 +124,42 @@ def test_an_option_that_the_transform_does_not_read_is_refused(transform: dict[s
 )
 def test_an_option_that_the_transform_reads_and_every_default_is_taken(transform: dict[str, Any]) -> None:
     assert export(transform=transform).transform.model_dump().items() >= transform.items()
+
+
+def test_the_smallest_transform_is_sought_on_shards_that_nothing_else_may_need() -> None:
+    tried = {"name": "smallest", "of": ["int4", "float16"], "max_gap_loss": 0.001, "group_size": 32}
+
+    config = export(transform=tried, weighting={"shards": "w*"})
+
+    assert (config.needs_transforms, config.needs_scores) == (True, False)
+    assert ExportConfig.model_validate(parse_yaml(to_yaml(config), where="saved")) == config
+    with pytest.raises(ConfigError, match=r"^weighting\.folds: nothing is chosen by it"):
+        export(transform=tried, weighting={"shards": "w*", "folds": 3})
+    with pytest.raises(ConfigError, match=r"^transform\.group_size: float16, int8, smallest does not use it"):
+        export(transform={**tried, "of": ["int8", "float16"]}, weighting={"shards": "w*"})
+
+
+def test_a_member_is_stored_as_it_says_and_tried_in_every_way_where_it_says_nothing() -> None:
+    members = [{"checkpoint": "a", "transform": "int4"}, {"checkpoint": "b", "ema": True}]
+    config = export(members=members, transform={"name": "smallest"}, weighting={"shards": "w*"})
+
+    ways = config.trials(1)
+
+    assert config.transform_of(config.members[0]).name == "int4"
+    assert [(way.checkpoint, way.ema, way.transform) for way in ways.members] == [
+        ("b", True, name) for name in ("none", "int4", "int8", "float16")
+    ]
+    found = config.with_transforms(["int4", "int8"])
+    assert [found.transform_of(member).name for member in found.members] == ["int4", "int8"]
+
+
+def test_where_every_member_says_how_it_is_stored_nothing_is_sought() -> None:
+    members = [{"checkpoint": "a", "transform": "int4"}, {"checkpoint": "b", "transform": "none"}]
+
+    config = export(members=members, transform={"name": "int8", "group_size": 32})
+
+    assert not config.needs_transforms
+    assert config.transform_of(config.members[0]).group_size == 32
 
 
 def test_chosen_members_are_those_with_a_share_in_their_order() -> None:

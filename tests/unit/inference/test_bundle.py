@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from yt8m_ray.checkpoint import NoSuchFolderError, write_manifest
 from yt8m_ray.config.export import ExportConfig
@@ -131,6 +132,20 @@ def test_the_stored_gap_is_that_of_the_answers(bundle: Path, shard: Path) -> Non
     assert quality.gap_after == pytest.approx(
         gap_by_loops(list(scores), [set(row.labels.tolist()) for row in rows]), abs=1e-9
     )
+
+
+def test_members_that_are_stored_in_different_ways_are_loaded_as_they_were_measured(
+    write_tiny_bundle: Callable[..., Path],
+) -> None:
+    bundle = write_tiny_bundle(transforms=("int8", "float16"))
+
+    dtypes = [
+        {str(tensor.dtype) for tensor in load_file(bundle / f"members/{index}/model.safetensors").values()}
+        for index in (0, 1)
+    ]
+    assert dtypes == [{"torch.int8", "torch.float32"}, {"torch.float16", "torch.float32"}]
+    assert load_bundle(bundle).document.transforms == ["int8", "float16"]
+    assert Predictor.from_path(bundle).self_check() == 3
 
 
 def test_every_member_has_its_gap_before_and_after(bundle: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_bundle_of_before_may_say_more_of_its_transform_than_is_read(write_tin
     transform = {"name": "float16", "min_elements": 100, "group_size": 32, "activations": "float32"}
     bundle = edited(write_tiny_bundle(), transform=transform)
 
-    assert read_document(bundle).transform.model_dump() == transform
+    assert read_document(bundle).transform.model_dump().items() >= transform.items()
 
 
 def test_means_are_described_as_floats() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from yt8m_ray.checkpoint import CheckpointError
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.inference.archive import write_archive
-from yt8m_ray.inference.description import describe, read_tensor_entries, to_json, to_text
+from yt8m_ray.inference.description import describe, format_table, read_tensor_entries, to_json, to_text
 
 Write = Callable[..., Path]
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,6 +44,24 @@ def test_the_page_says_what_an_operator_asks(write_tiny_bundle: Write) -> None:
     ):
         assert part in page, part
     assert "weight\n" not in page
+
+
+def test_members_that_are_stored_in_different_ways_say_in_which(write_tiny_bundle: Write) -> None:
+    document = describe(write_tiny_bundle(transforms=("int8", "float16"))).document
+
+    table = [line.split() for line in format_table(document).splitlines()[:4]]
+
+    assert [words[-1] for words in table[:3]] == ["as", "int8", "float16"]
+    assert table[0][4:8] == ["GAP", "stored", "MB", "float32"]
+    assert table[3][0] == "ensemble" and len(table[3]) == len(table[1]) - 1
+
+
+def test_activations_are_named_where_integers_are_multiplied(write_tiny_bundle: Write) -> None:
+    both = to_text(describe(write_tiny_bundle("both", transforms=("int8", "float16"))))
+    half = to_text(describe(write_tiny_bundle("half", transforms=("float16", "float16"))))
+
+    assert "\ntransform: int8, float16; activations int8\n" in both
+    assert "\ntransform: float16\n" in half
 
 
 def test_each_tensor_is_listed_with_its_type_and_bytes(write_tiny_bundle: Write) -> None:
