@@ -46,7 +46,7 @@ for _name, _value in RAY_ENVIRONMENT.items():
 def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
     """Runs `main(argv)` and exits; what a user can mend is one message, without a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("alembic", "mlflow.store.db.utils"):  # migrations are nothing to act on
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):  # migrations and checks: nothing to act on
         logging.getLogger(name).setLevel(logging.WARNING)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # frameworks clean up on KeyboardInterrupt
     signal.signal(signal.SIGTERM, _raise_exit)

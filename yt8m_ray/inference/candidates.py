@@ -71,7 +71,6 @@ def score_members(config: ExportConfig, data: DataConfig, *, num_workers: int) -
     parts = [part for answer in answers for part in answer.result]
     if not parts:
         raise ValueError("weighting.shards: the shards hold no video")
-    logger.info("what %d models say of %d videos is known", len(config.members), sum(map(len, parts)))
     return MemberScores.concatenate(parts)
 
 
@@ -90,7 +89,9 @@ def choose_transforms(config: ExportConfig, *, num_workers: int) -> tuple[Export
     data = load_config(config.members[0].checkpoint).data
     tried = {}
     for index in [index for index, member in enumerate(config.members) if member.transform is None]:
-        scores = score_members(config.trials(index), data, num_workers=num_workers)
+        ways = config.trials(index)
+        logger.info("members.%d: trying %s", index, ", ".join(str(way.transform) for way in ways.members))
+        scores = score_members(ways, data, num_workers=num_workers)
         check_labelled(scores)
         tried[index] = _tried(config, index, scores)
         taken, limit = tried[index].transform, config.transform.max_gap_loss

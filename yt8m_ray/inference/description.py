@@ -99,29 +99,9 @@ def read_tensor_entries(path: Path) -> list[TensorEntry]:
 
 
 def format_table(document: BundleDocument) -> str:
-    """Returns the measured GAP and the size of each member and of the ensemble, and how they were chosen, as lines."""
-    transforms, quality = document.transforms, document.quality
-    is_mixed = len(set(transforms)) > 1
-    stored_as = "stored" if is_mixed else transforms[0]
-    header = ("model", "weight", "GAP float32", f"GAP {stored_as}", "MB float32", f"MB {stored_as}")
-    rows = [
-        (entry.model["name"], entry.weight, entry.gap_before, entry.gap_after, entry.float32_bytes, entry.stored_bytes)
-        for entry in document.members
-    ]
-    rows.append(("ensemble", 1.0, quality.gap_before, quality.gap_after, document.float32_bytes, document.stored_bytes))
-    lines = ["{:<20} {:>7} {:>12} {:>12} {:>11} {:>11}".format(*header)]
-    for name, weight, before, after, trained, stored in rows:
-        sizes = f"{_megabytes(trained):>11} {_megabytes(stored):>11}"
-        lines.append(f"{name:<20} {weight:7.4f} {before:12.6f} {after:12.6f} {sizes}")
-    if is_mixed:
-        last = ["  stored as", *(f"  {name}" for name in transforms), ""]
-        lines = [line + end for line, end in zip(lines, last, strict=True)]
-    lines.append(f"on {quality.num_videos} videos of {len(quality.split)} shards")
-    if document.trials is not None:
-        lines += format_trials(document.trials)
-    if document.weighting is not None:
-        lines += format_weighting(document.weighting)
-    return "\n".join(lines)
+    """Returns the measured GAP and the size of each member and of the ensemble, and how they were chosen, as text."""
+    sections = [_table(document), *(lines for _, lines in _choices(document))]
+    return "\n\n".join("\n".join(lines) for lines in sections)
 
 
 def to_text(description: Description, *, with_tensors: bool = False) -> str:
@@ -129,7 +109,8 @@ def to_text(description: Description, *, with_tensors: bool = False) -> str:
     document = description.document
     sections = [
         _head(description),
-        [*format_table(document).splitlines(), *_shards(document.quality.split)],
+        [*_table(document), *_shards(document.quality.split)],
+        *([lines[0], *_shards(shards), *lines[1:]] for shards, lines in _choices(document)),
         _input(document),
         _licence(document),
         [line for index, entry in enumerate(document.members) for line in _member(index, entry)],
@@ -153,6 +134,35 @@ def to_json(description: Description, *, with_tensors: bool = False) -> str:
     if with_tensors:
         tree["tensors"] = [[asdict(entry) for entry in member] for member in description.tensors]
     return json.dumps(tree, indent=2, ensure_ascii=False)
+
+
+def _table(document: BundleDocument) -> list[str]:
+    transforms, quality = document.transforms, document.quality
+    is_mixed = len(set(transforms)) > 1
+    stored_as = "stored" if is_mixed else transforms[0]
+    header = ("model", "weight", "GAP float32", f"GAP {stored_as}", "MB float32", f"MB {stored_as}")
+    rows = [
+        (entry.model["name"], entry.weight, entry.gap_before, entry.gap_after, entry.float32_bytes, entry.stored_bytes)
+        for entry in document.members
+    ]
+    rows.append(("ensemble", 1.0, quality.gap_before, quality.gap_after, document.float32_bytes, document.stored_bytes))
+    lines = ["{:<20} {:>7} {:>12} {:>12} {:>11} {:>11}".format(*header)]
+    for name, weight, before, after, trained, stored in rows:
+        sizes = f"{_megabytes(trained):>11} {_megabytes(stored):>11}"
+        lines.append(f"{name:<20} {weight:7.4f} {before:12.6f} {after:12.6f} {sizes}")
+    if is_mixed:
+        last = ["  stored as", *(f"  {name}" for name in transforms), ""]
+        lines = [line + end for line, end in zip(lines, last, strict=True)]
+    lines.append(f"on {quality.num_videos} videos of {len(quality.split)} shards")
+    return lines
+
+
+def _choices(document: BundleDocument) -> Iterator[tuple[list[str], list[str]]]:
+    """Yields what was chosen by videos of which shards, as lines whose first one says on how many."""
+    if document.trials is not None:
+        yield document.trials.shards, format_trials(document.trials)
+    if document.weighting is not None:
+        yield document.weighting.shards, format_weighting(document.weighting)
 
 
 def _head(description: Description) -> list[str]:
@@ -183,8 +193,10 @@ def _shards(split: Sequence[str]) -> list[str]:
 
 def _input(document: BundleDocument) -> list[str]:
     schema = document.input
-    lines = [f"input: {schema.level} level, at most {schema.max_frames} frames, normalized here: {schema.normalize}"]
-    lines += [f"  {feature.name:<12} {feature.size:5d} {feature.dtype} a frame" for feature in schema.features]
+    is_video_level = schema.level == "video"
+    most, each = ("", "video") if is_video_level else (f" at most {schema.max_frames} frames,", "frame")
+    lines = [f"input: {schema.level} level,{most} normalized here: {schema.normalize}"]
+    lines += [f"  {feature.name:<12} {feature.size:5d} {feature.dtype} a {each}" for feature in schema.features]
     lines += [f"  {'video id':<12} {schema.video_id}", f"  {'num_frames':<12} {schema.num_frames}"]
     return [*lines, f"output: {document.num_classes} classes, named in {VOCABULARY_FILE}"]
 

@@ -131,12 +131,14 @@ def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1)
     if config.needs_scores:
         costs = _costs(config, members)
         check_limits(config, costs)  # before minutes are spent on what cannot end well
+        logger.info("asking %d models about the videos of weighting.shards", len(members))
         scores = score_members(config, members[0].config.data, num_workers=num_workers)
         seen = SeenVideos(scores.video_keys)
         names = [member.config.model.name for member in members]
         shares, report = choose(config, names, scores, costs)
         members = [member for member, share in zip(members, shares, strict=True) if share > 0]
         config = config.chosen(shares.tolist())
+    logger.info("measuring %d models, as trained and as stored, on data.validation", len(members))
     before, after = QualityMeter(len(members)), QualityMeter(len(members))
     data = members[0].config.data
     for answer in map_videos(

@@ -74,14 +74,13 @@ def format_trials(report: TransformReport) -> list[str]:
     lines = [
         f"stored as the smallest that loses at most {report.max_gap_loss:g} of GAP, "
         f"on {report.num_videos} videos of {len(report.shards)} other shards:",
-        f"{'model':<20} {'stored as':<9} {'GAP':>10} {'loss':>10} {'MB':>11}",
     ]
     for member in report.members:
+        ema = "" if member.ema is None else f", ema: {str(member.ema).lower()}"
+        lines += [f"{member.name} of {member.checkpoint}{ema}", f"  {'':<10} {'GAP':>9} {'loss':>10} {'MB':>9}"]
         for trial in sorted(member.trials, key=lambda trial: trial.num_bytes):
-            is_taken = trial.transform == member.transform
             loss = member.trials[0].gap - trial.gap
-            lines.append(
-                f"{member.name:<20} {trial.transform:<9} {trial.gap:10.6f} {loss:10.6f} {trial.num_bytes / 1e6:11.2f}"
-                f"{'  taken' if is_taken else ''}"
-            )
+            taken = "  taken" if trial.transform == member.transform else ""
+            size = trial.num_bytes / 1e6
+            lines.append(f"  {trial.transform:<10} {trial.gap:9.6f} {loss:z10.6f} {size:9.2f}{taken}")
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from yt8m_ray.checkpoint import CheckpointError
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.inference.archive import write_archive
 from yt8m_ray.inference.description import describe, format_table, read_tensor_entries, to_json, to_text
+from yt8m_ray.inference.transform_choice import TransformReport, Trial, TriedMember
 
 Write = Callable[..., Path]
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,6 +64,25 @@ def test_activations_are_named_where_integers_are_multiplied(write_tiny_bundle: 
 
     assert "\ntransform: int8, float16; activations int8\n" in both
     assert "\ntransform: float16\n" in half
+
+
+def test_each_figure_stands_beside_the_shards_that_it_was_measured_on(write_tiny_bundle: Write) -> None:
+    description = describe(write_tiny_bundle())
+    trial = Trial(transform="none", gap=0.5, num_bytes=1000)
+    member = TriedMember(name="logistic", checkpoint="runs/a", transform="none", trials=[trial])
+    report = TransformReport(shards=["w0", "w1"], num_videos=9, max_gap_loss=0.001, members=[member])
+    document = description.document.model_copy(update={"trials": report})
+
+    page = to_text(dataclasses.replace(description, document=document))
+
+    assert "\non 8 videos of 1 shards\n  validate.tfrecord\n\nstored as the smallest" in page
+    assert " on 9 videos of 2 other shards:\n  w0\n  ... w1\nlogistic of runs/a\n" in page
+
+
+def test_a_video_level_input_has_no_frames(write_tiny_bundle: Write) -> None:
+    page = to_text(describe(write_tiny_bundle(data={"features": {"mean_rgb": 8}})))
+
+    assert "\ninput: video level, normalized here: l2\n  mean_rgb         8 float32 a video\n" in page
 
 
 def test_each_tensor_is_listed_with_its_type_and_bytes(write_tiny_bundle: Write) -> None:

@@ -38,15 +38,26 @@ def test_of_equally_many_bytes_the_first_is_taken() -> None:
 
 
 def test_the_lines_say_what_each_way_costs_and_which_was_taken() -> None:
-    member = TriedMember(name="moe", checkpoint="runs/moe", transform="int8", trials=TRIALS)
+    member = TriedMember(name="moe", checkpoint="runs/moe", ema=True, transform="int8", trials=TRIALS)
     report = TransformReport(shards=["a", "b"], num_videos=300, max_gap_loss=0.0005, members=[member])
 
     lines = format_trials(report)
 
     assert lines[0] == "stored as the smallest that loses at most 0.0005 of GAP, on 300 videos of 2 other shards:"
+    assert lines[1] == "moe of runs/moe, ema: true"
     assert [line.split() for line in lines[2:]] == [
-        ["moe", "int4", "0.698900", "0.001100", "0.00"],
-        ["moe", "int8", "0.699800", "0.000200", "0.00", "taken"],
-        ["moe", "float16", "0.700010", "-0.000010", "0.00"],
-        ["moe", "none", "0.700000", "0.000000", "0.00"],
+        ["GAP", "loss", "MB"],
+        ["int4", "0.698900", "0.001100", "0.00"],
+        ["int8", "0.699800", "0.000200", "0.00", "taken"],
+        ["float16", "0.700010", "-0.000010", "0.00"],
+        ["none", "0.700000", "0.000000", "0.00"],
     ]
+
+
+def test_a_loss_of_nothing_has_no_sign() -> None:
+    trials = [TRAINED, INT8.model_copy(update={"gap": 0.7 + 1e-9})]
+    member = TriedMember(name="moe", checkpoint="runs/moe", transform="int8", trials=trials)
+
+    text = "\n".join(format_trials(TransformReport(shards=["a"], num_videos=9, max_gap_loss=0, members=[member])))
+
+    assert "-0.000000" not in text
