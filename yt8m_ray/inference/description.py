@@ -142,8 +142,8 @@ def _table(document: BundleDocument) -> list[str]:
     stored_as = "stored" if is_mixed else transforms[0]
     header = ("model", "weight", "GAP float32", f"GAP {stored_as}", "MB float32", f"MB {stored_as}")
     rows = [
-        (entry.model["name"], entry.weight, entry.gap_before, entry.gap_after, entry.float32_bytes, entry.stored_bytes)
-        for entry in document.members
+        (f"{index} {e.model['name']}", e.weight, e.gap_before, e.gap_after, e.float32_bytes, e.stored_bytes)
+        for index, e in enumerate(document.members)
     ]
     rows.append(("ensemble", 1.0, quality.gap_before, quality.gap_after, document.float32_bytes, document.stored_bytes))
     lines = ["{:<20} {:>7} {:>12} {:>12} {:>11} {:>11}".format(*header)]
