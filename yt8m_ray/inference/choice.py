@@ -184,6 +184,7 @@ def _candidates(
             name=names[index],
             checkpoint=member.checkpoint,
             ema=member.ema,
+            transform=config.transform_of(member).name,
             weight=float(shares[index]),
             gap=scores.gap(equal_shares([index], len(shares))),
             num_bytes=costs.num_bytes[index],

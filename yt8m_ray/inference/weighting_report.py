@@ -12,6 +12,7 @@ class Candidate(Config):
         name: Its architecture.
         checkpoint: The folder that it came from.
         ema: As `members[].ema` had it.
+        transform: How it is stored; null where an older version did not write it down.
         weight: Its share; 0 where it was left out.
         gap: GAP alone.
         num_bytes: Of its weights as a bundle stores them.
@@ -21,6 +22,7 @@ class Candidate(Config):
     name: str
     checkpoint: str
     ema: bool | None = None
+    transform: str | None = None
     weight: float
     gap: float
     num_bytes: int
@@ -71,6 +73,8 @@ def format_weighting(report: WeightingReport) -> list[str]:
         if not candidate.weight:
             ema = "" if candidate.ema is None else f", ema: {str(candidate.ema).lower()}"
             cost = f"{candidate.num_bytes / 1e6:.2f} MB"
+            if candidate.transform is not None:
+                cost += f" as {candidate.transform}"
             if candidate.latency_ms is not None:
                 cost += f", {candidate.latency_ms:.1f} ms"
             lines.append(f"left out: {candidate.name} (GAP {candidate.gap:.6f}, {cost}) of {candidate.checkpoint}{ema}")

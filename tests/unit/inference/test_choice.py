@@ -117,7 +117,7 @@ def test_what_was_left_out_is_told_with_its_cost(scores: MemberScores) -> None:
         f"{value:.6f}"
         for value in (report.gap_cross_fitted, report.gap_in_sample, report.gap_equal, report.candidates[0].gap)
     ]
-    assert lines[5:] == [f"left out: moe (GAP {report.candidates[2].gap:.6f}, 0.00 MB, 3.0 ms) of runs/moe"]
+    assert lines[5:] == [f"left out: moe (GAP {report.candidates[2].gap:.6f}, 0.00 MB as int8, 3.0 ms) of runs/moe"]
 
 
 def test_a_report_survives_save_and_load(scores: MemberScores) -> None:
