@@ -23,12 +23,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from packaging.requirements import Requirement
 
-from serve.api import Best, build_api
-from serve.schemas import Limits
+from serve.api import build_api
+from tests.local_service import LocalService
 from tests.tiny import write_bundle_of
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.example import encode_sequence_example
-from yt8m_ray.data.features import VideoRow
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.reader import read_rows
 from yt8m_ray.data.tfrecord import write_records
@@ -115,21 +114,8 @@ def predicted_file(bundle: Path, shard: Path, output: Path) -> pd.DataFrame:
     return pd.read_parquet(output)
 
 
-class UnbatchedService:
-    """The service without Ray."""
-
-    limits = Limits()
-
-    def __init__(self, bundle: Path) -> None:
-        self.predictor = Predictor.from_path(bundle)
-
-    async def best_classes(self, row: VideoRow, top_k: int) -> Best:
-        best = self.predictor.predict([row], top_k)
-        return best.class_ids[0].tolist(), best.scores[0].tolist()
-
-
 def answered_over_http(bundle: Path, table: pd.DataFrame) -> pd.DataFrame:
-    response = TestClient(build_api(UnbatchedService(bundle))).post(
+    response = TestClient(build_api(LocalService(Predictor.from_path(bundle)))).post(
         "/v1/predict", json={"videos": table.to_dict(orient="records")}
     )
     assert response.status_code == 200, response.text
