@@ -8,10 +8,11 @@ grow with the load alone, up to `max_batch_size` and to what the model can compu
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import math
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,6 @@ from typing import Protocol
 from serve.errors import OverloadedError
 from serve.schemas import Limits
 from yt8m_ray.data.features import VideoRow
-
-logger = logging.getLogger(__name__)
 
 _SHARE_OF_LAST = 0.2
 """Of the moving average of the seconds that a video takes."""
@@ -44,7 +43,7 @@ class Answer:
 
 
 class BatchModel(Protocol):
-    """What the thread runs; models are told apart by identity."""
+    """What the thread runs; models are told apart by identity, and can be referred to weakly."""
 
     def best_classes(self, rows: Sequence[VideoRow], top_k: int) -> list[tuple[list[int], list[float]]]:
         """Returns class ids and scores of each row, best first."""
@@ -75,7 +74,8 @@ class Batcher:
         self._changed = threading.Condition()
         self._queue: deque[_Waiting] = deque()
         self._closing = False
-        self._seconds_a_video: dict[int, float] = {}  # by the identity of the model
+        # Weak: a model that is dropped leaves the memory, and a new one at its address inherits nothing.
+        self._seconds_a_video: weakref.WeakKeyDictionary[BatchModel, float] = weakref.WeakKeyDictionary()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -93,7 +93,8 @@ class Batcher:
         limit = self._limits().max_queued_videos
         # What waits already, and not the request itself: one that is larger than the queue is taken when it is empty.
         if self.num_queued and self.num_queued + num_videos > limit:
-            seconds = self.num_queued * max(self._seconds_a_video.values(), default=0.0)
+            with self._changed:
+                seconds = self.num_queued * max(self._seconds_a_video.values(), default=0.0)
             raise OverloadedError(f"the queue of {limit} videos is full", retry_after_s=max(1, math.ceil(seconds)))
 
     def ask(self, model: BatchModel, rows: Sequence[VideoRow], top_k: int) -> list[asyncio.Future[Answer]]:
@@ -101,7 +102,9 @@ class Batcher:
 
         Raises:
             OverloadedError: there is no room for all of them.
+            RuntimeError: nobody would answer: the thread has ended.
         """
+        self.check_alive()
         self.check_room(len(rows))
         waiting = [_Waiting(model, row, top_k, self._loop.create_future()) for row in rows]
         with self._changed:
@@ -109,13 +112,14 @@ class Batcher:
             self._changed.notify()
         return [each.future for each in waiting]
 
-    def forget(self, model: BatchModel) -> None:
-        """Drops what is known of a model that is not asked any more."""
-        self._seconds_a_video.pop(id(model), None)
+    @property
+    def is_alive(self) -> bool:
+        """Whether videos will be answered."""
+        return not self._closing and self._thread.is_alive()
 
     def check_alive(self) -> None:
-        """Raises RuntimeError if the thread has ended, which it never should."""
-        if not self._thread.is_alive():
+        """Raises RuntimeError if the thread has ended, which it does not before `close`."""
+        if not self.is_alive:
             raise RuntimeError("the thread of the models has ended")
 
     def close(self) -> None:
@@ -126,19 +130,34 @@ class Batcher:
         self._thread.join()
 
     def _work(self) -> None:
-        while batch := self._next_batch():
-            started = time.perf_counter()
-            model, rows = batch[0].model, [each.row for each in batch]
-            try:
-                # The best k classes are the first k of any longer list: one call serves every request's own top_k.
-                best = model.best_classes(rows, max(each.top_k for each in batch))
-            except Exception as error:  # noqa: BLE001 - it is told to those who asked, and the thread goes on
-                self._loop.call_soon_threadsafe(_fail, batch, error)
-                continue
-            elapsed = time.perf_counter() - started
-            self._learn(model, len(batch), elapsed)
-            self._observe(len(batch), elapsed)
-            self._loop.call_soon_threadsafe(_resolve, batch, best, started, elapsed)
+        while self._work_once():
+            pass
+
+    def _work_once(self) -> bool:
+        """Computes one batch. Its own call, so that while the thread waits it holds no model that has been dropped."""
+        batch = self._next_batch()
+        if not batch:
+            return False
+        started = time.perf_counter()
+        model = batch[0].model
+        try:
+            # The best k classes are the first k of any longer list: one call serves every request's own top_k.
+            best = model.best_classes([each.row for each in batch], max(each.top_k for each in batch))
+            if len(best) != len(batch):
+                raise RuntimeError(f"the model answered {len(best)} of {len(batch)} videos")
+        except Exception as error:  # noqa: BLE001 - it is told to those who asked, and the thread goes on
+            self._tell(_fail, batch, error)
+            return True
+        elapsed = time.perf_counter() - started
+        self._learn(model, len(batch), elapsed)
+        self._tell(_resolve, batch, best, started, elapsed)
+        self._observe(len(batch), elapsed)
+        return True
+
+    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+        """Calls a function in the event loop; when that is closed nobody waits any more."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)
 
     def _next_batch(self) -> list[_Waiting]:
         """Waits for videos and returns those of one model, in their order; none when the batcher closes."""
@@ -166,15 +185,16 @@ class Batcher:
 
     def _largest_batch(self, model: BatchModel) -> int:
         limits = self._limits()
-        seconds = self._seconds_a_video.get(id(model))
+        seconds = self._seconds_a_video.get(model)
         if seconds is None:
             return limits.max_batch_size
         return max(1, min(limits.max_batch_size, int(limits.target_latency_s / seconds)))
 
     def _learn(self, model: BatchModel, size: int, elapsed: float) -> None:
-        last = elapsed / size
-        known = self._seconds_a_video.get(id(model), last)
-        self._seconds_a_video[id(model)] = known + _SHARE_OF_LAST * (last - known)
+        last = max(elapsed / size, 1e-9)  # a clock may stand still
+        with self._changed:
+            known = self._seconds_a_video.get(model, last)
+            self._seconds_a_video[model] = known + _SHARE_OF_LAST * (last - known)
 
 
 def _resolve(
