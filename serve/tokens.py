@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
+import stat
 from pathlib import Path
 
 logger = logging.getLogger("ray.serve")
@@ -13,7 +14,7 @@ _SCHEME = "bearer "
 
 
 class TokenFile:
-    """The tokens of a file, one a line; empty lines and lines that begin with # count nothing.
+    """The tokens of a file, one a line of printable ASCII; empty lines and lines that begin with # count nothing.
 
     Args:
         path: The file; None stands for no tokens.
@@ -24,10 +25,11 @@ class TokenFile:
 
     def __init__(self, path: str | None) -> None:
         self._path = None if path is None else Path(path)
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, ...] = ()
+        self._complaint = ""
         self._tokens: list[bytes] = []
         if self._path is not None:
-            self._read()
+            self._read(self._path)
 
     @property
     def is_set(self) -> bool:
@@ -48,19 +50,30 @@ class TokenFile:
     def _refresh(self) -> None:
         if self._path is None:
             return
+        complaint = ""
         try:
-            status = os.stat(self._path)
-            if (status.st_mtime_ns, status.st_ino) != self._stamp:
-                self._read()
+            if _stamp(os.stat(self._path)) != self._stamp:
+                self._read(self._path)
         except (ValueError, OSError) as error:
-            logger.error("%s; the tokens stay as they were", error)
+            complaint = str(error)
+        if complaint and complaint != self._complaint:  # once, and not with each request
+            logger.error("%s; the tokens stay as they were", complaint)
+        self._complaint = complaint
 
-    def _read(self) -> None:
-        assert self._path is not None
-        status = os.stat(self._path)
-        lines = [line.strip() for line in self._path.read_text(encoding="utf-8").splitlines()]
+    def _read(self, path: Path) -> None:
+        status = os.stat(path)  # before the file is read: a change in between is found by the next request
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="ascii").splitlines()]
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: expected tokens of printable ASCII") from None
         tokens = [line.encode() for line in lines if line and not line.startswith("#")]
-        self._stamp = (status.st_mtime_ns, status.st_ino)
         if not tokens:
-            raise ValueError(f"{self._path}: expected one token a line, found none")
-        self._tokens = tokens
+            raise ValueError(f"{path}: expected one token a line, found none")
+        if status.st_mode & stat.S_IRWXO:
+            logger.warning("%s: anybody on this machine can read the tokens; chmod o= would close it", path)
+        logger.info("%s: %d tokens", path, len(tokens))
+        self._stamp, self._tokens = _stamp(status), tokens
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_mtime_ns, status.st_ino, status.st_size
