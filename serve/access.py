@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime
 import json
 import logging
+import re
 import time
 import uuid
-from typing import Any
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.errors import CODES, SENDS_ID
 from serve.service import Service
 
 logger = logging.getLogger("ray.serve.access")
@@ -18,12 +23,23 @@ NOTES = "yt8m_notes"
 """Key of a request's scope under which routes leave what the log shall tell: model version, videos."""
 
 
-class AccessLog:
-    """ASGI middleware that gives each request an id, counts it and logs it."""
+_ROTATED_BYTES = 64 * 2**20
+_NUM_ROTATED = 4
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+
+class AccessLog:
+    """ASGI middleware that gives each request an id, counts it and logs it.
+
+    Args:
+        app: What answers.
+        service: Whose numbers count.
+        sends_ids: Whether answers get the header x-request-id.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, *, sends_ids: bool = True) -> None:
         self._app = app
         self._service = service
+        self._sends_ids = sends_ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes an HTTP request on."""
@@ -31,40 +47,60 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 500
-        request_id = _request_id(scope)
-        notes: dict[str, Any] = {}
-        scope[NOTES] = notes
+        request_id = _give_id(scope)
+        scope[NOTES], scope[SENDS_ID] = {}, self._sends_ids
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if self._sends_ids:
+                    message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
+        self._service.metrics.begin_request()
         try:
             await self._app(scope, receive, noting)
+        except asyncio.CancelledError:
+            status = 499  # Ray Serve cancels what is done for a client that has gone
+            raise
+        except BaseException:
+            status = 500  # even where the answer had begun
+            raise
         finally:
-            seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "none")  # never the path as given: that has no end of values
-            self._service.metrics.observe_request(route, status, seconds)
-            line = {
-                "request_id": request_id,
-                "method": scope["method"],
-                "route": route,
-                "status": status,
-                "milliseconds": round(seconds * 1e3, 2),
-                **notes,
-            }
-            logger.info(json.dumps(line))
+            self._observe(scope, request_id, status, time.perf_counter() - started)
+
+    def _observe(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "none")  # never the path as given: that has no end of values
+        self._service.metrics.observe_request(route, status, seconds, CODES.get(status))
+        line = {
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            "request_id": request_id,
+            "method": scope["method"],
+            "route": route,
+            "status": status,
+            "milliseconds": round(seconds * 1e3, 2),
+            **scope[NOTES],
+        }
+        logger.info(json.dumps(line))
 
 
-def _request_id(scope: Scope) -> str:
-    """Returns the id that a client or proxy gave, if it is a plain one, or a new one, which routes see too."""
-    for key, value in scope["headers"]:
-        if key == b"x-request-id" and 0 < len(value) <= 100 and value.replace(b"-", b"").isalnum():
-            return str(value.decode("ascii"))
+def write_access_log(path: Path) -> None:
+    """Writes the lines of this process to a file of their own from now on, which is rotated."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(path, maxBytes=_ROTATED_BYTES, backupCount=_NUM_ROTATED, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _give_id(scope: Scope) -> str:
+    """Returns the id that a client or proxy gave, if it is a plain one, or a new one; it is the one that routes see."""
+    given = [value for key, value in scope["headers"] if key == b"x-request-id"]
+    if len(given) == 1 and re.fullmatch(rb"[0-9A-Za-z_.-]{1,100}", given[0]):
+        return str(given[0].decode("ascii"))
     request_id = str(uuid.uuid4())
-    scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
-    scope["headers"].append((b"x-request-id", request_id.encode()))
+    others = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
+    scope["headers"] = [*others, (b"x-request-id", request_id.encode())]
     return request_id

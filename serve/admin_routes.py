@@ -33,13 +33,21 @@ def add_admin_routes(api: FastAPI, service: Service) -> None:
         async def change(request: Request, what: str = what) -> JSONResponse:
             _check_token(request, service)
             asked = _parse(await read_body(request, service))
-            if what == "canary" and asked.model is not None and asked.share == 0:
-                raise RequestError(422, "share: a canary answers more than 0 of the requests")
+            _check_fields(what, asked)
             return JSONResponse(await service.change(what, asked.model, asked.share))
 
         api.add_api_route(
             f"/v1/admin/{what}", change, methods=["POST"], responses=responses, openapi_extra=body, name=what
         )
+
+
+def _check_fields(what: str, asked: Change) -> None:
+    if what == "canary" and asked.model is not None and asked.share == 0:
+        raise RequestError(422, "share: a canary answers more than 0 of the requests")
+    if what != "canary" and "share" in asked.model_fields_set:
+        raise RequestError(422, f"share: {what} takes none")
+    if what == "rollback" and asked.model is not None:
+        raise RequestError(422, "model: a rollback goes back to the model before, found a name")
 
 
 def _check_token(request: Request, service: Service) -> None:

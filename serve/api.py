@@ -36,8 +36,13 @@ DESCRIPTION = (
 )
 
 
-def build_api(service: Service) -> FastAPI:
-    """Returns the application; `service` may change its limits and models at any time."""
+def build_api(service: Service, *, sends_ids: bool = True) -> FastAPI:
+    """Returns the application.
+
+    Args:
+        service: It may change its limits and models at any time.
+        sends_ids: Whether answers get the header x-request-id here; Ray Serve gives it to them already.
+    """
     api = _Api(title="yt8m_ray", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     add_error_handlers(api)
     _add_docs(api)
@@ -47,7 +52,7 @@ def build_api(service: Service) -> FastAPI:
     add_example_routes(api, service)
     add_operation_routes(api, service)
     add_admin_routes(api, service)
-    api.add_middleware(AccessLog, service=service)
+    api.add_middleware(AccessLog, service=service, sends_ids=sends_ids)
     return api
 
 

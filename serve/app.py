@@ -35,4 +35,4 @@ def build(args: ServeArgs) -> Application:
     return service.bind(args, releases)
 
 
-_FILES = ("tokens_file", "admin_tokens_file", "examples")
+_FILES = ("tokens_file", "admin_tokens_file", "access_log", "examples")

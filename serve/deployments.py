@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,21 +18,20 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from serve.access import write_access_log
 from serve.api import build_api
 from serve.batching import Answer, Batcher
 from serve.errors import RequestError
+from serve.following import AwayError, Follower
 from serve.hosting import HostedModel, ModelHost
-from serve.metrics import Metrics
-from serve.releases import REPORT_INTERVAL_S, Orders, RefusedError, Release, ReleasePlan, Report, Slot
+from serve.metrics import Metrics, merge_expositions
+from serve.releases import BusyError, Orders, RefusedError, ReleasePlan, Report, Slot
 from serve.schemas import Limits, ServeArgs
 from serve.tokens import TokenFile
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.model_registry import MODEL_SCHEME, registered_name, resolve_model
 
 logger = logging.getLogger("ray.serve")
-
-_NOT_LOADED = (ValueError, OSError, RuntimeError)
-"""What a model that cannot be loaded raises; anything else is a fault of the program."""
 
 
 class ReleaseManager:
@@ -43,25 +43,35 @@ class ReleaseManager:
     """
 
     def __init__(self, model: str, alias_interval_s: float) -> None:
-        self._plan = ReleasePlan(model, Slot(resolve_model(model), model, 0))
+        self._plan = ReleasePlan(model, Slot(resolve_model(model), model))
         self._followed: asyncio.Task[None] | None = None
         self._alias_interval_s = alias_interval_s
-        self._refused = ""
+        self._changes: set[asyncio.Task[dict[str, Any]]] = set()
 
     async def report(self, replica_id: str, report: Report) -> Orders:
         """Takes what a replica says and returns its orders."""
+        orders = self._plan.report(replica_id, report)
         if self._followed is None and "@" in self._plan.configured and self._plan.configured.startswith(MODEL_SCHEME):
             self._followed = asyncio.create_task(self._follow_alias())
-        return self._plan.report(replica_id, report)
+        return orders
 
     async def change(self, what: str, uri: str, name: str, share: float) -> dict[str, Any]:
-        """Makes a change and returns the state after it, or the reason why it did not happen as `refused`."""
+        """Makes a change and returns the state after it, or the reason why it did not happen as `refused`.
+
+        A change goes on when the one who asked for it does not wait any more.
+        """
+        change = asyncio.create_task(self._change(what, uri, name, share))
+        self._changes.add(change)
+        change.add_done_callback(self._changes.discard)
+        return await asyncio.shield(change)
+
+    async def _change(self, what: str, uri: str, name: str, share: float) -> dict[str, Any]:
         plan = self._plan
         try:
             if what == "promote":
-                await (plan.promote(plan.new_slot(uri, name)) if uri else plan.finish_canary())
+                await (plan.promote(Slot(uri, name)) if uri else plan.finish_canary())
             elif what == "canary":
-                await (plan.set_canary(plan.new_slot(uri, name), share) if uri else plan.set_share(share))
+                await (plan.set_canary(Slot(uri, name), share) if uri else plan.set_share(share))
             else:
                 await plan.roll_back()
         except RefusedError as error:
@@ -72,13 +82,18 @@ class ReleaseManager:
         """Returns what an operator is shown."""
         return self._plan.status()
 
-    async def metrics(self, without: str) -> str:
-        """Returns the numbers of all replicas but one."""
+    async def metrics(self, without: str) -> list[str]:
+        """Returns the numbers of each replica but one."""
         return self._plan.metrics(without=without)
+
+    def check_health(self) -> None:
+        """Raises where the alias is not followed any more; Ray Serve then makes a manager anew."""
+        if self._followed is not None and self._followed.done():
+            raise RuntimeError("the alias is not followed any more") from self._followed.exception()
 
     async def _follow_alias(self) -> None:
         """Promotes what the alias points to, when it has moved; what was refused is not tried again."""
-        seen = self._plan.release.current.uri
+        seen = self._plan.release.followed
         while True:
             await asyncio.sleep(self._alias_interval_s)
             try:
@@ -88,11 +103,13 @@ class ReleaseManager:
                 continue
             if uri == seen:
                 continue
-            seen = uri
             try:
-                await self._plan.promote(self._plan.new_slot(uri, uri))
+                await self._plan.promote(Slot(uri, uri), followed=uri)
+            except BusyError:
+                continue
             except RefusedError as error:
                 logger.error("%s: refused, the models stay as they are: %s", uri, error)
+            seen = uri
 
 
 class PredictionService:
@@ -113,15 +130,13 @@ class PredictionService:
         # By what Ray assigned: it hides no GPU from a replica that asked for none.
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
         self.metrics = Metrics(self._id)
+        if args.access_log is not None:
+            write_access_log(Path(args.access_log) / f"access-{self._id}.jsonl")
         self.client_tokens = TokenFile(args.tokens_file)
         self.admin_tokens = TokenFile(args.admin_tokens_file)
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        self._failures: dict[int, str] = {}
-        self._loaded: dict[int, HostedModel] = {}
-        self._release = Release(-1, Slot(args.model, args.model, 0))
-        self._host: ModelHost | None = None
+        load = functools.partial(HostedModel.load, device=self._device)
+        self._follower = Follower(args.model, self._ask_manager, load, self.metrics)
         self._batcher: Batcher | None = None
-        self._following: asyncio.Task[None] | None = None
 
     @property
     def limits(self) -> Limits:
@@ -136,8 +151,7 @@ class PredictionService:
     @property
     def host(self) -> ModelHost:
         """The models."""
-        assert self._host is not None, "no request comes before the first reconfigure"
-        return self._host
+        return self._follower.host
 
     @property
     def batcher(self) -> Batcher:
@@ -149,20 +163,16 @@ class PredictionService:
         """Takes over `user_config` of serve/config.yaml; Ray Serve calls it at the start and on every change."""
         self._limits = Limits.model_validate(user_config)
         if self._batcher is None:
-            await self._start()
+            await self._follower.start()  # before this replica counts as ready
+            self._batcher = Batcher(lambda: self._limits, self.metrics.observe_batch)
+            self.metrics.watch_queue(lambda: self.batcher.num_queued)
 
-    async def _start(self) -> None:
-        """Loads what the other replicas answer with, before this one counts as ready."""
-        orders: Orders = await self._releases.report.remote(self._id, self._report())
-        for slot in orders.release.slots:
-            self._loaded[slot.id] = await asyncio.to_thread(HostedModel.load, slot.uri, device=self._device)
-        self._host = ModelHost(self._loaded[orders.release.current.id])
-        self._take(orders.release)
-        self._batcher = Batcher(lambda: self._limits, self.metrics.observe_batch)
-        self._following = asyncio.create_task(self._follow())
+    def is_ready(self) -> bool:
+        """Whether a model has answered its warm-up, its thread lives, and changes of models are followed."""
+        return self._follower.is_following and self._batcher is not None and self._batcher.is_alive
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self)
+        return build_api(self, sends_ids=False)
 
     def ask(self, model: HostedModel, rows: Sequence[VideoRow], top_k: int) -> list[asyncio.Future[Answer]]:
         """Queues videos for a model; see `Batcher.ask`."""
@@ -187,11 +197,10 @@ class PredictionService:
 
     async def exposition(self) -> str:
         """Returns the numbers of all replicas in Prometheus' text form."""
-        try:
-            others: str = await self._releases.metrics.remote(self._id)
-        except (RayError, RayServeException):
-            others = ""
-        return self.metrics.text() + others
+        others: list[str] = []
+        with contextlib.suppress(RayError, RayServeException):
+            others = await self._releases.metrics.remote(self._id)
+        return merge_expositions([self.metrics.text(), *others])
 
     def _place_of(self, name: str) -> str:
         """Returns the place of a model that the configuration names: no request can name a path."""
@@ -204,57 +213,15 @@ class PredictionService:
         also = f", and the versions of {registered} in MLflow by number" if registered else ""
         raise RequestError(404, f"model: {name[:60]!r} is not in the configuration; valid: {valid}{also}")
 
-    async def _follow(self) -> None:
-        """Reports and does as it is told, for as long as the replica lives."""
-        while True:
-            await asyncio.sleep(REPORT_INTERVAL_S)
-            try:
-                orders: Orders = await self._releases.report.remote(self._id, self._report())
-            except (RayError, RayServeException) as error:
-                logger.warning("the release manager does not answer, models stay as they are: %s", error)
-                continue
-            for slot in orders.slots:
-                await self._load(slot)
-            self._take(orders.release)
-            wanted = {slot.id for slot in orders.slots}
-            for slot_id in self._loaded.keys() - wanted:
-                self.batcher.forget(self._loaded.pop(slot_id))
-            self._failures = {slot_id: why for slot_id, why in self._failures.items() if slot_id in wanted}
-
-    def _report(self) -> Report:
-        versions = {slot_id: model.version for slot_id, model in self._loaded.items()}
-        return Report(self._args.model or "", self._release, versions, dict(self._failures), self.metrics.text())
-
-    async def _load(self, slot: Slot) -> None:
-        if slot.id in self._loaded or slot.id in self._failures:
-            return
-        loop = asyncio.get_running_loop()
-        loading = loop.run_in_executor(self._loader, lambda: HostedModel.load(slot.uri, device=self._device))
-        while not loading.done():  # it takes seconds, and the manager has to know that this replica lives
-            await asyncio.wait([loading], timeout=REPORT_INTERVAL_S)
-            with contextlib.suppress(RayError, RayServeException):
-                await self._releases.report.remote(self._id, self._report())
+    async def _ask_manager(self, report: Report) -> Orders:
         try:
-            self._loaded[slot.id] = loading.result()
-        except _NOT_LOADED as error:
-            logger.error("%s cannot be loaded: %s", slot.uri, error)
-            self._failures[slot.id] = str(error)
-
-    def _take(self, release: Release) -> None:
-        """Answers with a release from the next request on, if all of it is loaded."""
-        if any(slot.id not in self._loaded for slot in release.slots):
-            return
-        self.host.current = self._loaded[release.current.id]
-        self.host.canary = None if release.canary is None else self._loaded[release.canary.id]
-        self.host.canary_share = release.share
-        if release != self._release:
-            logger.info("release %d: answers with %s", release.number, self.host.current.version)
-        self._release = release
-        self.metrics.set_models([(slot.name, self._loaded[slot.id].version) for slot in release.slots])
+            orders: Orders = await self._releases.report.remote(self._id, report)
+        except (RayError, RayServeException) as error:
+            raise AwayError(str(error)) from error
+        return orders
 
     def check_health(self) -> None:
         """Raises where the replica cannot go on; Ray Serve then replaces it."""
-        if self._following is not None and self._following.done():
-            raise RuntimeError("the replica does not follow the releases any more")
+        self._follower.check()
         if self._batcher is not None:
             self._batcher.check_alive()

@@ -24,10 +24,14 @@ CODES = {
     409: "refused",
     413: "body_too_large",
     422: "invalid_request",
+    499: "client_went_away",
     500: "internal_error",
     503: "overloaded",
     504: "deadline_exceeded",
 }
+
+SENDS_ID = "yt8m_sends_id"
+"""Key of a request's scope: whether answers get the header x-request-id here."""
 
 
 class RequestError(Exception):
@@ -88,4 +92,7 @@ def add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
         logger.error("request %s failed", request_id(request), exc_info=error)
-        return error_response(request, 500, "the server failed; its log has the details under this request id")
+        # This handler stands outside of `serve.access`, which gives all other answers their id.
+        headers = {"x-request-id": request_id(request)} if request.scope.get(SENDS_ID) else None
+        message = "the server failed; its log has the details under this request id"
+        return error_response(request, 500, message, headers=headers)

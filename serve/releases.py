@@ -2,8 +2,8 @@
 
 A change has two phases. First every living replica loads the new model beside the old one and lets it answer its
 golden videos; then all switch. One that cannot refuses the change for all, and nothing has happened. Lives here: that
-order, as plain objects which know neither Ray nor HTTP. Does not live here: the loading (`serve.hosting`) and the
-actors (`serve.deployments`).
+order, as plain objects which know neither Ray nor HTTP. Does not live here: what a replica does with its orders
+(`serve.following`) and the actors (`serve.deployments`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +35,14 @@ class Slot:
     Attributes:
         uri: Its place.
         name: What an operator calls it.
-        id: Tells the requests for one place apart.
+        id: Tells the requests for one place apart, whoever made them: a manager that is made anew counts on nothing.
+        version: Of the files that have to be there; empty takes what is found.
     """
 
     uri: str
     name: str
-    id: int
+    id: int = field(default_factory=lambda: secrets.randbits(48))
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Release:
         canary: Answers `share` of the requests instead, where there is one.
         share: 0 to 1.
         previous: What a rollback goes back to.
+        followed: What the alias stood for, of the last change that came from one.
     """
 
     number: int
@@ -58,6 +63,7 @@ class Release:
     canary: Slot | None = None
     share: float = 0.0
     previous: Slot | None = None
+    followed: str = ""
 
     @property
     def slots(self) -> list[Slot]:
@@ -101,6 +107,10 @@ class RefusedError(Exception):
     """A change that did not happen; the message says why."""
 
 
+class BusyError(RefusedError):
+    """A change that did not happen because of another one; it may be asked for again."""
+
+
 class ReleasePlan:
     """The one place where releases are decided.
 
@@ -114,40 +124,47 @@ class ReleasePlan:
 
     def __init__(self, configured: str, current: Slot, *, now: Callable[[], float] = time.monotonic) -> None:
         self.configured = configured
-        self.release = Release(0, current)
+        self.release = Release(0, current, followed=current.uri)
+        self._is_confirmed = False
         self._candidate: Slot | None = None
+        self._last_refusal = ""
         self._reports: dict[str, tuple[float, Report]] = {}
         self._changing = asyncio.Lock()
-        self._last_id = current.id
         self._now = now
 
     def report(self, replica_id: str, report: Report) -> Orders:
-        """Takes what a replica says and returns its orders."""
-        if report.configured == self.configured:
-            self._reports[replica_id] = (self._now(), report)
-            if report.release.number > self.release.number:
-                self.release = report.release
-                self._last_id = max(self._last_id, *(slot.id for slot in report.release.slots))
+        """Takes what a replica says and returns its orders; one of another configuration goes on as it is."""
+        if report.configured != self.configured:
+            return Orders(report.release)
+        self._reports[replica_id] = (self._now(), report)
+        self._reports = {each: entry for each, entry in self._reports.items() if self._is_living(entry[0])}
+        number, mine = report.release.number, self.release.number
+        # As long as no replica answers with it, a plan's own release is no more than a guess of what they answer with.
+        if number > mine or (number == mine and not self._is_confirmed):
+            self.release = report.release
+            self._is_confirmed = True
         return Orders(self.release, self._candidate)
+
+    def _is_living(self, seen: float) -> bool:
+        return seen >= self._now() - LIVING_S
 
     @property
     def living(self) -> dict[str, Report]:
         """The replicas that have reported lately."""
-        oldest = self._now() - LIVING_S
-        return {replica_id: report for replica_id, (seen, report) in self._reports.items() if seen >= oldest}
+        return {replica_id: report for replica_id, (seen, report) in self._reports.items() if self._is_living(seen)}
 
-    def new_slot(self, uri: str, name: str) -> Slot:
-        """Returns a slot of its own for a place."""
-        self._last_id += 1
-        return Slot(uri, name, self._last_id)
-
-    async def promote(self, slot: Slot) -> Release:
+    async def promote(self, slot: Slot, *, followed: str | None = None) -> Release:
         """Makes a model the current one, everywhere.
+
+        Args:
+            slot: The model.
+            followed: What an alias stands for now, where that is why.
 
         Raises:
             RefusedError: another change is under way, or a replica cannot load it.
         """
-        return await self._change(slot, lambda old: {"current": slot, "previous": old.current})
+        noted = {} if followed is None else {"followed": followed}
+        return await self._change(slot, lambda old: {"current": slot, "previous": self._kept(old.current), **noted})
 
     async def set_canary(self, slot: Slot, share: float) -> Release:
         """Lets a model answer a share of the requests; see `promote`."""
@@ -167,31 +184,43 @@ class ReleasePlan:
         canary = self.release.canary
         if canary is None:
             raise RefusedError("there is no canary")
-        return await self._change(None, lambda old: {"current": canary, "previous": old.current})
+        return await self._change(None, lambda old: {"current": canary, "previous": self._kept(old.current)})
 
     async def roll_back(self) -> Release:
-        """Ends a canary, or goes back to the model before the current one."""
+        """Ends a canary, or goes back to the model before the current one: refused if its files are others by now."""
         if self.release.canary is not None:
             return await self._change(None, lambda _: {})
         previous = self.release.previous
         if previous is None:
             raise RefusedError("there is no earlier model to go back to")
-        return await self._change(previous, lambda old: {"current": previous, "previous": old.current})
+        slot = Slot(previous.uri, previous.name, version=previous.version)
+        return await self._change(slot, lambda old: {"current": slot, "previous": self._kept(old.current)})
 
-    async def _change(self, candidate: Slot | None, fields: Callable[[Release], Mapping[str, object]]) -> Release:
+    def _kept(self, slot: Slot) -> Slot:
+        """Returns a slot with the version that is loaded of it now: its place may hold another one later."""
+        versions = [report.versions[slot.id] for report in self.living.values() if slot.id in report.versions]
+        return dataclasses.replace(slot, version=versions[0] if versions else "")
+
+    async def _change(self, candidate: Slot | None, fields: Callable[[Release], Mapping[str, Any]]) -> Release:
         if self._changing.locked():
-            raise RefusedError("another change is under way")
+            raise BusyError("another change is under way")
         async with self._changing:
             if candidate is not None:
                 self._candidate = candidate
                 try:
                     await self._wait_until_loaded(candidate)
+                except RefusedError as error:
+                    self._last_refusal = str(error)
+                    raise
                 finally:
                     self._candidate = None
-            kept = {"current": self.release.current, "previous": self.release.previous}
-            self.release = Release(**{"number": self.release.number + 1, **kept, **fields(self.release)})  # type: ignore[arg-type]
+            old = self.release
+            ended = dataclasses.replace(old, number=old.number + 1, canary=None, share=0.0)
+            self.release = dataclasses.replace(ended, **fields(old))
+            self._is_confirmed, self._last_refusal = True, ""
             logger.info("release %d: %s", self.release.number, self.release)
-            await self._wait(lambda report: report.release.number >= self.release.number)
+            if not await self._wait(lambda report: report.release.number >= self.release.number):
+                logger.error("release %d: not all replicas answer with it yet", self.release.number)
             return self.release
 
     async def _wait_until_loaded(self, slot: Slot) -> None:
@@ -200,17 +229,21 @@ class ReleasePlan:
                 raise RefusedError(f"{slot.name}: {report.failures[slot.id]}")
             return slot.id in report.versions
 
-        await self._wait(is_loaded)
+        if not await self._wait(is_loaded):
+            raise RefusedError(f"{slot.name}: not all replicas had loaded it within {LOADING_TIMEOUT_S:.0f} s")
+        versions = {report.versions[slot.id] for report in self.living.values() if slot.id in report.versions}
+        if len(versions) > 1:
+            raise RefusedError(f"{slot.name}: replicas found different files: {', '.join(sorted(versions))}")
 
-    async def _wait(self, is_done: Callable[[Report], bool]) -> None:
-        """Waits until all living replicas, of which there has to be one, say so."""
+    async def _wait(self, is_done: Callable[[Report], bool]) -> bool:
+        """Waits until all living replicas, of which there has to be one, say so; returns whether they did in time."""
         deadline = self._now() + LOADING_TIMEOUT_S
         while self._now() < deadline:
             living = self.living
             if living and all([is_done(report) for report in living.values()]):  # noqa: C419 - a failure anywhere raises
-                return
+                return True
             await asyncio.sleep(REPORT_INTERVAL_S / 5)
-        raise RefusedError(f"not all replicas were ready within {LOADING_TIMEOUT_S:.0f} s")
+        return False
 
     def status(self) -> dict[str, object]:
         """Returns what an operator is shown."""
@@ -218,12 +251,13 @@ class ReleasePlan:
             "configured": self.configured,
             "release": dataclasses.asdict(self.release),
             "candidate": None if self._candidate is None else dataclasses.asdict(self._candidate),
+            "last_refusal": self._last_refusal,
             "replicas": {
                 replica_id: {"release": report.release.number, "versions": dict(report.versions)}
                 for replica_id, report in sorted(self.living.items())
             },
         }
 
-    def metrics(self, *, without: str) -> str:
-        """Returns the numbers that all living replicas but one have reported last."""
-        return "".join(report.metrics for replica_id, report in sorted(self.living.items()) if replica_id != without)
+    def metrics(self, *, without: str) -> list[str]:
+        """Returns the numbers that each living replica but one has reported last."""
+        return [report.metrics for replica_id, report in sorted(self.living.items()) if replica_id != without]

@@ -14,6 +14,9 @@ from serve.service import Service
 DEADLINE_HEADER = "x-request-timeout-seconds"
 """Seconds that a client waits; Ray Serve's proxy reads the same header."""
 
+_CLOSE = {"connection": "close"}
+"""Of an answer that comes before the body is through: otherwise the server would read the rest of it."""
+
 
 def check_token(request: Request, service: Service) -> None:
     """Checks that a client may ask; RequestError 401 says what was missing."""
@@ -61,8 +64,8 @@ async def read_body(request: Request, service: Service) -> bytes:
     """Returns the body, and refuses one that says or turns out to be too large, or is too slow, without holding it."""
     limits = service.limits
     told = request.headers.get("content-length", "")
-    if told.isdigit() and int(told[:18]) > limits.max_body_bytes:
-        raise RequestError(413, f"body: at most {limits.max_body_bytes} bytes, found {told[:18]}")
+    if told.isascii() and told.isdigit() and int(told[:18]) > limits.max_body_bytes:
+        raise RequestError(413, f"body: at most {limits.max_body_bytes} bytes, found {told[:18]}", headers=_CLOSE)
     started = time.perf_counter()
     parts, size = [], 0
     try:
@@ -71,10 +74,9 @@ async def read_body(request: Request, service: Service) -> bytes:
                 parts.append(chunk)
                 size += len(chunk)
                 if size > limits.max_body_bytes:
-                    raise RequestError(413, f"body: at most {limits.max_body_bytes} bytes, found more")
+                    raise RequestError(413, f"body: at most {limits.max_body_bytes} bytes, found more", headers=_CLOSE)
     except TimeoutError:
-        raise RequestError(
-            408, f"body: expected all of it within {limits.body_timeout_s:g} s, found {size} bytes until then"
-        ) from None
+        message = f"body: expected all of it within {limits.body_timeout_s:g} s, found {size} bytes until then"
+        raise RequestError(408, message, headers=_CLOSE) from None
     service.metrics.observe_stage("body", time.perf_counter() - started)
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -21,6 +21,8 @@ class ServeArgs(Config):
         num_threads: Threads of a replica's tensor operations. Replicas with more threads than cores slow each other.
         tokens_file: Bearer tokens of clients, one a line, read again when the file changes; None asks for none.
         admin_tokens_file: Those of operators; None switches the administration over HTTP off.
+        access_log: A folder where each replica writes a file with a line of JSON for each request; None writes these
+            lines into Ray Serve's own log.
         alias_interval_s: How often MLflow is asked whether the alias has moved.
         examples: A shard whose first videos the page offers to try; None offers the bundle's golden videos.
     """
@@ -30,6 +32,7 @@ class ServeArgs(Config):
     num_threads: Annotated[int, Field(ge=1)] = 1
     tokens_file: str | None = None
     admin_tokens_file: str | None = None
+    access_log: str | None = None
     alias_interval_s: Annotated[float, Field(gt=0)] = 10.0
     examples: str | None = None
 

@@ -9,7 +9,7 @@ from typing import Any
 from serve.batching import Answer, Batcher
 from serve.errors import RequestError
 from serve.hosting import HostedModel, ModelHost
-from serve.metrics import Metrics
+from serve.metrics import Metrics, merge_expositions
 from serve.schemas import Limits, ServeArgs
 from serve.tokens import TokenFile
 from yt8m_ray.data.features import VideoRow
@@ -27,15 +27,22 @@ class LocalService:
         self.client_tokens = TokenFile(self.args.tokens_file)
         self.admin_tokens = TokenFile(self.args.admin_tokens_file)
         self.changes: list[tuple[str, str | None, float]] = []
+        self.ready = True
         self._batchers: dict[asyncio.AbstractEventLoop, Batcher] = {}
 
     @property
     def batcher(self) -> Batcher:
-        """The queue of this event loop: a TestClient has one for each request."""
+        """The queue of this event loop: a TestClient outside of a `with` block has one for each request."""
         loop = asyncio.get_running_loop()
         if loop not in self._batchers:
+            for ended in [each for each in self._batchers if each.is_closed()]:
+                self._batchers.pop(ended).close()
             self._batchers[loop] = Batcher(lambda: self.limits, self.metrics.observe_batch)
+            self.metrics.watch_queue(lambda: self._batchers[loop].num_queued)
         return self._batchers[loop]
+
+    def is_ready(self) -> bool:
+        return self.ready
 
     def ask(self, model: HostedModel, rows: Sequence[VideoRow], top_k: int) -> list[asyncio.Future[Answer]]:
         return self.batcher.ask(model, rows, top_k)
@@ -50,4 +57,4 @@ class LocalService:
         return {"release": {"number": len(self.changes)}}
 
     async def exposition(self) -> str:
-        return self.metrics.text()
+        return merge_expositions([self.metrics.text()])
