@@ -190,7 +190,7 @@ def test_a_replica_that_cannot_load_what_the_others_answer_with_says_that_it_has
         await asyncio.sleep(0.2)
         assert not follower.is_following
         assert follower.host.current.version == version(models["a"])  # it answers until it is replaced
-        with pytest.raises(RuntimeError, match="does not follow the releases any more: .*others answer with"):
+        with pytest.raises(RuntimeError, match=r"does not follow the releases any more: .*others answer with"):
             follower.check()
 
     run(models["a"], test)
