@@ -5,8 +5,8 @@ Lives here: folders that are models already. Does not live here: making one of a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
 import re
 import tempfile
 import uuid
@@ -18,6 +18,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
 from yt8m_ray.config.document import ConfigError
+from yt8m_ray.sealed_folder import cache_folder
 from yt8m_ray.tracking import Tracker, open_client, patience, told
 
 MODEL_SCHEME = "models:/"
@@ -153,7 +154,7 @@ def resolve_model(uri: str) -> str:
 def fetch_model(uri: str) -> str:
     """Returns the place of the bundle that a registered model is made of; any other place as it is.
 
-    What lies in a remote store is copied once for each version, into the folder of temporary files.
+    A version is copied to this machine once, below `cache_folder()`: replicas that load it share the copy.
 
     Raises:
         ConfigError, TrackingError: as `resolve_model`.
@@ -161,9 +162,7 @@ def fetch_model(uri: str) -> str:
     """
     if not uri.startswith(MODEL_SCHEME):
         return uri
-    tracking_uri, uri = get_tracking_uri(), resolve_model(uri)
-    with told(tracking_uri):
-        folder = Path(download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri, dst_path=_cache_of(uri)))
+    folder = _copy(get_tracking_uri(), resolve_model(uri))
     bundles = [path for path in folder.glob("artifacts/*") if path.is_dir()]
     if len(bundles) != 1:
         raise ValueError(f"{uri}: expected a model of jobs.register, with one bundle, found {len(bundles)}")
@@ -184,8 +183,19 @@ def _parse_uri(uri: str) -> tuple[str, str, str]:
     return name, alias, version
 
 
-def _cache_of(uri: str) -> str:
-    place = hashlib.sha256(f"{get_tracking_uri()} {uri}".encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"yt8m_ray-models-{os.getuid()}" / place / uuid.uuid4().hex[:8]
-    folder.mkdir(parents=True, mode=0o700)
-    return str(folder)
+def _copy(tracking_uri: str, uri: str) -> Path:
+    """Returns a folder with the files of `models:/NAME/VERSION`."""
+    name, _, version = _parse_uri(uri)
+    with told(tracking_uri):
+        found = open_client(tracking_uri).get_model_version(name, version)
+        # A name that was deleted and registered anew has the same numbers again.
+        key = f"{tracking_uri} {uri} {found.source} {found.creation_timestamp}"
+        parent = cache_folder() / "mlflow" / hashlib.sha256(key.encode()).hexdigest()[:16]
+        folder = parent / "model"
+        if not folder.is_dir():
+            parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=parent, prefix=".aside-") as aside:
+                written = download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri, dst_path=aside)
+                with contextlib.suppress(OSError):  # another process was faster
+                    Path(written).rename(folder)
+    return folder
