@@ -29,7 +29,7 @@ LAYERS = (
     ("data", "models", "losses", "metrics"),
     ("config", "interop"),
     ("sealed_folder",),
-    ("checkpoint", "evaluation", "tracking"),
+    ("checkpoint", "evaluation", "tracking", "service_client"),
     ("model_registry",),
     ("inference",),
     ("training",),  # a teacher may be a bundle

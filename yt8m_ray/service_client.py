@@ -1,0 +1,84 @@
+"""An operator's requests to a running service: which models answer, and changes of that.
+
+Lives here: HTTP to /v1/admin. Does not live here: predictions, which any HTTP client can ask for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import requests
+
+from yt8m_ray.config.document import ConfigError
+
+
+class ServiceError(RuntimeError):
+    """A service did not do what it was asked; the message is its own sentence, or says that there was no answer."""
+
+
+class ServiceClient:
+    """A service and the token of an operator.
+
+    Args:
+        url: Where it is, such as http://127.0.0.1:8000.
+        token: Sent to that place alone: redirections are not followed.
+        timeout_s: To wait for an answer.
+
+    Raises:
+        ConfigError: the URL is none of HTTP.
+    """
+
+    def __init__(self, url: str, token: str, *, timeout_s: float) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"--url: expected http://... or https://..., found {url!r}")
+        self._url = url.rstrip("/")
+        self._headers = {"authorization": f"Bearer {token}"}
+        self._timeout_s = timeout_s
+
+    def releases(self) -> dict[str, Any]:
+        """Returns which models answer.
+
+        Raises:
+            ServiceError: the service refused, or does not answer.
+        """
+        return self._ask("GET", "releases", None)
+
+    def change(self, what: str, fields: dict[str, object]) -> dict[str, Any]:
+        """Makes a change and returns which models answer then.
+
+        Args:
+            what: promote, canary or rollback.
+            fields: `model` and `share`, as far as they are given.
+
+        Raises:
+            ServiceError: the service refused, or does not answer.
+        """
+        return self._ask("POST", what, fields)
+
+    def _ask(self, method: str, what: str, fields: dict[str, object] | None) -> dict[str, Any]:
+        url = f"{self._url}/v1/admin/{what}"
+        try:
+            with requests.Session() as session:
+                session.trust_env = False  # ~/.netrc would take the place of the token
+                answer = session.request(
+                    method, url, json=fields, headers=self._headers, timeout=self._timeout_s, allow_redirects=False
+                )
+        except requests.Timeout:
+            raise ServiceError(f"{url}: no answer within {self._timeout_s:g} s; a change goes on: see status") from None
+        except requests.RequestException as error:
+            raise ServiceError(f"{url}: no answer: {type(error).__name__}") from None
+        try:
+            document = answer.json()
+        except ValueError:
+            document = None
+        if answer.status_code == requests.codes.ok and isinstance(document, dict):
+            return document
+        raise ServiceError(f"{url}: {_reason(answer.status_code, document)}")
+
+
+def _reason(status: int, document: object) -> str:
+    error = document.get("error") if isinstance(document, dict) else None
+    message = error.get("message") if isinstance(error, dict) else "expected the service, found something else"
+    if status == requests.codes.not_found and "nothing here" in str(message):
+        message = "the service has no administration: args.admin_tokens_file is not set"
+    return f"{status}: {message}"
