@@ -169,3 +169,41 @@ def test_the_requirements_of_the_image_are_those_of_the_package(tmp_path: Path) 
 
     assert any(line.startswith("ray[") for line in printed)
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+(\[[a-z,]+\])?[<>=!~].*", line) for line in printed)
+
+
+def test_prometheus_reads_the_service_and_every_node_of_ray_where_they_listen(compose: Any) -> None:
+    document = yaml.safe_load((ROOT / "serve" / "monitoring" / "prometheus.yml").read_text())
+    jobs = {job["job_name"]: job for job in document["scrape_configs"]}
+
+    assert jobs["yt8m"]["static_configs"] == [{"targets": ["head:8000"]}]
+    assert jobs["yt8m"]["metrics_path"] == "/metrics"
+    assert any(port.endswith(":8000") for port in compose["services"]["head"]["ports"])
+    assert jobs["ray"]["static_configs"] == [{"targets": ["head:8080"]}]
+    assert jobs["ray"]["dns_sd_configs"] == [{"names": ["worker"], "type": "A", "port": 8080}]
+    for name in ("head", "worker"):
+        assert "--metrics-export-port=8080" in words(compose["services"][name]["command"])
+
+
+def test_what_is_mounted_for_monitoring_exists_and_cannot_be_changed(compose: Any) -> None:
+    for name in ("prometheus", "grafana"):
+        mounts = [volume for volume in compose["services"][name]["volumes"] if volume.startswith("./")]
+        assert mounts
+        for mount in mounts:
+            source, _, mode = mount.split(":")
+            assert (ROOT / source).is_file() and mode == "ro", mount
+
+
+def test_grafana_finds_its_source_and_its_dashboard_and_has_no_account(compose: Any) -> None:
+    folder = ROOT / "serve" / "monitoring"
+    grafana = compose["services"]["grafana"]
+    (source,) = yaml.safe_load((folder / "grafana_datasource.yml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((folder / "grafana_dashboards.yml").read_text())["providers"]
+    panels = json.loads((folder / "dashboard.json").read_text())["panels"]
+
+    assert source["url"] == "http://prometheus:9090"
+    assert {panel["datasource"]["uid"] for panel in panels} == {source["uid"]}
+    home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert Path(home).parent.as_posix() == provider["options"]["path"]
+    assert any(volume.split(":")[1] == home for volume in grafana["volumes"])
+    assert grafana["environment"]["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert grafana["environment"]["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"

@@ -91,7 +91,9 @@ def test_what_is_not_there_is_told_in_one_sentence(store: str, uri: str, message
     assert text.startswith(f"tracking.uri: {store}: ") and message in text and "\n" not in text
 
 
-@pytest.mark.parametrize("uri", ["models:/", "models:/videos", "models:/videos/latest", "models:/a/b/1", "models:/m@a@b"])
+@pytest.mark.parametrize(
+    "uri", ["models:/", "models:/videos", "models:/videos/latest", "models:/a/b/1", "models:/m@a@b"]
+)
 def test_another_form_is_refused_with_the_two_that_there_are(uri: str) -> None:
     with pytest.raises(ConfigError, match="expected models:/NAME@ALIAS or models:/NAME/VERSION, found 'models:/"):
         resolve_model(uri)
