@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from serve.api import build_api
 from serve.schemas import Limits
 from tests.local_service import LocalService
+from tests.tiny import save_checkpoint_of
 from yt8m_ray.data.example import encode_example, encode_sequence_example
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.data.vocabulary import Vocabulary
@@ -35,14 +36,22 @@ def client_of(checkpoint: Path) -> TestClient:
     return TestClient(build_api(service), raise_server_exceptions=False)
 
 
-@pytest.fixture
-def frame_level(save_tiny_checkpoint: Callable[..., Path]) -> TestClient:
-    return client_of(save_tiny_checkpoint())
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint_of(tmp_path_factory.mktemp("frame_level") / "checkpoint")
 
 
-@pytest.fixture
-def video_level(save_tiny_checkpoint: Callable[..., Path]) -> TestClient:
-    return client_of(save_tiny_checkpoint(data={"features": {"mean_rgb": 8, "mean_audio": 4}}))
+@pytest.fixture(scope="module")
+def frame_level(checkpoint: Path) -> Iterator[TestClient]:
+    with client_of(checkpoint) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def video_level(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folder = tmp_path_factory.mktemp("video_level") / "checkpoint"
+    with client_of(save_checkpoint_of(folder, data={"features": {"mean_rgb": 8, "mean_audio": 4}})) as client:
+        yield client
 
 
 def encoded(values: np.ndarray) -> str:
@@ -84,8 +93,8 @@ def test_the_answer_has_the_documented_shape(frame_level: TestClient) -> None:
     assert scores == sorted(scores, reverse=True) and all(0 <= score <= 1 for score in scores)
 
 
-def test_scores_and_names_are_those_of_the_predictor(frame_level: TestClient, tmp_path: Path) -> None:
-    predictor = Predictor.from_path(tmp_path / "checkpoint")
+def test_scores_and_names_are_those_of_the_predictor(frame_level: TestClient, checkpoint: Path) -> None:
+    predictor = Predictor.from_path(checkpoint)
     row = VideoRow("abcd", np.concatenate([RGB, AUDIO], axis=1), np.empty(0, np.int32))
     best = predictor.predict([row], 5)
     labels = post(frame_level, video(), top_k=5).json()["predictions"][0]["labels"]
@@ -142,8 +151,8 @@ def test_twenty_classes_are_the_default(frame_level: TestClient) -> None:
     assert len(post(frame_level, video()).json()["predictions"][0]["labels"]) == 20
 
 
-def test_health_names_the_model(frame_level: TestClient, tmp_path: Path) -> None:
-    version = Predictor.from_path(tmp_path / "checkpoint").version
+def test_health_names_the_model(frame_level: TestClient, checkpoint: Path) -> None:
+    version = Predictor.from_path(checkpoint).version
     assert frame_level.get("/healthz").json() == {"status": "ok", "model_version": version}
 
 

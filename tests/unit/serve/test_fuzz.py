@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
 
 import hypothesis
 import numpy as np
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from serve.api import build_api
 from tests.local_service import LocalService
+from tests.tiny import save_checkpoint_of
 from yt8m_ray.data.example import encode_sequence_example
 from yt8m_ray.inference.predictor import Predictor
 
@@ -28,10 +28,12 @@ BODY = json.dumps(
 ).encode()
 
 
-@pytest.fixture
-def client(save_tiny_checkpoint: Callable[..., Path]) -> TestClient:
-    # Exceptions of the server are raised into the test: a 500 cannot hide.
-    return TestClient(build_api(LocalService(Predictor.from_path(save_tiny_checkpoint()))))
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    checkpoint = save_checkpoint_of(tmp_path_factory.mktemp("models") / "checkpoint")
+    # Exceptions of the server are raised into the test: a 500 cannot hide. In the block all requests share a loop.
+    with TestClient(build_api(LocalService(Predictor.from_path(checkpoint)))) as client:
+        yield client
 
 
 def mutate(body: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
@@ -48,7 +50,6 @@ EDITS = st.lists(
     min_size=1,
     max_size=4,
 )
-SETTINGS = hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 
 
 def check(client: TestClient, body: bytes, content_type: str) -> None:
@@ -58,13 +59,11 @@ def check(client: TestClient, body: bytes, content_type: str) -> None:
         assert response.json()["error"]["message"]
 
 
-@SETTINGS
 @hypothesis.given(edits=EDITS)
 def test_mutated_records_are_answered_or_refused(client: TestClient, edits: list[tuple[str, int, bytes]]) -> None:
     check(client, mutate(RECORD, edits), "application/octet-stream")
 
 
-@SETTINGS
 @hypothesis.given(edits=EDITS)
 def test_mutated_json_is_answered_or_refused(client: TestClient, edits: list[tuple[str, int, bytes]]) -> None:
     check(client, mutate(BODY, edits), "application/json")
@@ -77,7 +76,6 @@ JSON_VALUES = st.recursive(
 )
 
 
-@SETTINGS
 @hypothesis.given(key=st.sampled_from(["video_id", "rgb", "audio", "mean_rgb", "other"]), value=JSON_VALUES)
 def test_any_json_in_the_place_of_a_feature_is_answered_or_refused(client: TestClient, key: str, value: object) -> None:
     tree = json.loads(BODY)
