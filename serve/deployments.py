@@ -19,13 +19,14 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve.access import write_access_log
+from serve.alias import follow_alias
 from serve.api import build_api
 from serve.batching import Answer, Batcher
 from serve.errors import RequestError
 from serve.following import AwayError, Follower
 from serve.hosting import HostedModel, ModelHost
 from serve.metrics import Metrics, merge_expositions
-from serve.releases import BusyError, Orders, RefusedError, ReleasePlan, Report, Slot
+from serve.releases import Orders, RefusedError, ReleasePlan, Report, Slot
 from serve.schemas import Limits, ServeArgs
 from serve.tokens import TokenFile
 from yt8m_ray.data.features import VideoRow
@@ -52,7 +53,7 @@ class ReleaseManager:
         """Takes what a replica says and returns its orders."""
         orders = self._plan.report(replica_id, report)
         if self._followed is None and "@" in self._plan.configured and self._plan.configured.startswith(MODEL_SCHEME):
-            self._followed = asyncio.create_task(self._follow_alias())
+            self._followed = asyncio.create_task(follow_alias(self._plan, resolve_model, self._alias_interval_s))
         return orders
 
     async def change(self, what: str, uri: str, name: str, share: float) -> dict[str, Any]:
@@ -90,26 +91,6 @@ class ReleaseManager:
         """Raises where the alias is not followed any more; Ray Serve then makes a manager anew."""
         if self._followed is not None and self._followed.done():
             raise RuntimeError("the alias is not followed any more") from self._followed.exception()
-
-    async def _follow_alias(self) -> None:
-        """Promotes what the alias points to, when it has moved; what was refused is not tried again."""
-        seen = self._plan.release.followed
-        while True:
-            await asyncio.sleep(self._alias_interval_s)
-            try:
-                uri = await asyncio.to_thread(resolve_model, self._plan.configured)
-            except (ValueError, OSError) as error:
-                logger.warning("%s: %s; the models stay as they are", self._plan.configured, error)
-                continue
-            if uri == seen:
-                continue
-            try:
-                await self._plan.promote(Slot(uri, uri), followed=uri)
-            except BusyError:
-                continue
-            except RefusedError as error:
-                logger.error("%s: refused, the models stay as they are: %s", uri, error)
-            seen = uri
 
 
 class PredictionService:
@@ -222,6 +203,7 @@ class PredictionService:
 
     def check_health(self) -> None:
         """Raises where the replica cannot go on; Ray Serve then replaces it."""
+        if self._batcher is None:
+            raise RuntimeError("PredictionService needs user_config in its configuration, at least {}")
         self._follower.check()
-        if self._batcher is not None:
-            self._batcher.check_alive()
+        self._batcher.check_alive()

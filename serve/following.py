@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +17,9 @@ from serve.metrics import Metrics
 from serve.releases import REPORT_INTERVAL_S, Orders, Release, Report, Slot
 
 logger = logging.getLogger("ray.serve")
+
+_NUMBERS_INTERVAL_S = 2.0
+"""How old the numbers of a report may be: writing them takes a millisecond, in which no request is answered."""
 
 
 class AwayError(Exception):
@@ -50,6 +54,7 @@ class Follower:
         self._host: ModelHost | None = None
         self._following: asyncio.Task[None] | None = None
         self._is_away = False
+        self._numbers, self._numbers_due = "", 0.0
 
     @property
     def host(self) -> ModelHost:
@@ -149,4 +154,6 @@ class Follower:
 
     def _report(self) -> Report:
         versions = {slot_id: model.version for slot_id, model in self._loaded.items()}
-        return Report(self._configured, self._release, versions, dict(self._failures), self._metrics.text())
+        if time.monotonic() >= self._numbers_due:
+            self._numbers, self._numbers_due = self._metrics.text(), time.monotonic() + _NUMBERS_INTERVAL_S
+        return Report(self._configured, self._release, versions, dict(self._failures), self._numbers)
