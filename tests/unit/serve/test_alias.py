@@ -41,11 +41,10 @@ class Store:
             await asyncio.sleep(0.001)
 
     async def turns(self) -> None:
-        """Waits until the alias was looked at some more times, and what came of it is done."""
+        """Waits until the alias was looked at some more times: what came of the first look is done by the second."""
         until = self.asked + 3
         while self.asked < until:
             await asyncio.sleep(0.005)
-        await asyncio.sleep(0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +56,8 @@ def run(test: Callable[[Store], Awaitable[None]]) -> None:
     async def main() -> None:
         store = Store()
         living = asyncio.create_task(store.live())
-        await asyncio.sleep(0.02)
+        while store.replica.number < 0:
+            await asyncio.sleep(0.001)
         following = asyncio.create_task(follow_alias(store.plan, store.resolve, 0.01))
         try:
             await asyncio.wait_for(test(store), 20)
@@ -128,7 +128,8 @@ def test_what_an_operator_promotes_stays_though_the_manager_is_made_anew() -> No
     async def test(store: Store) -> None:
         await store.plan.promote(Slot("mine", "mine"))
         store.plan = ReleasePlan(ALIAS, Slot("v1", ALIAS))
-        await asyncio.sleep(0.05)
+        while store.plan.release.current.uri != "mine":
+            await asyncio.sleep(0.005)
         again = asyncio.create_task(follow_alias(store.plan, store.resolve, 0.01))
         await store.turns()
         assert store.replica.current.uri == "mine"

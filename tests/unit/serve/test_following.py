@@ -37,6 +37,7 @@ class Office:
     def __init__(self, plan: ReleasePlan) -> None:
         self.plan = plan
         self.is_away = False
+        self.num_asked = 0
         self.followers: list[Follower] = []
 
     async def hire(self, configured: str, load: Callable[[str], HostedModel] = HostedModel.load) -> Follower:
@@ -44,6 +45,7 @@ class Office:
 
         async def ask(report: Report) -> Orders:
             await asyncio.sleep(0)
+            self.num_asked += 1
             if self.is_away:
                 raise AwayError("gone")
             return self.plan.report(name, report)
@@ -65,6 +67,11 @@ def run(place: str, test: Callable[[Office], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
 def version(place: str) -> str:
     return HostedModel.load(place).version
 
@@ -79,8 +86,7 @@ def test_replicas_change_their_models_together_and_drop_the_old_one(models: dict
         try:
             await office.plan.promote(Slot(models["b"], "B"))
             assert [follower.host.current.version for follower in followers] == [version(models["b"])] * 2
-            await asyncio.sleep(0.1)
-            assert gone() is None
+            await until(lambda: gone() is None)
         finally:
             gc.unfreeze()
 
@@ -141,7 +147,8 @@ def test_a_replica_goes_on_while_the_manager_is_away(models: dict[str, str], cap
     async def test(office: Office) -> None:
         follower = await office.hire(models["a"])
         office.is_away = True
-        await asyncio.sleep(0.1)
+        asked = office.num_asked
+        await until(lambda: office.num_asked > asked + 3)
         assert follower.is_following and follower.host.current.version == version(models["a"])
         office.is_away = False
         await office.plan.promote(Slot(models["b"], "B"))
@@ -171,8 +178,8 @@ def test_a_replica_of_a_new_configuration_does_not_take_the_old_managers_model(m
         follower = await office.hire(models["b"])
         assert follower.host.current.version == version(models["b"])
         office.plan = ReleasePlan(models["b"], Slot(models["b"], "B"))
-        await asyncio.sleep(0.2)
-        assert office.plan.status()["replicas"] and follower.host.current.version == version(models["b"])
+        await until(lambda: office.plan.release == follower._release)
+        assert follower.host.current.version == version(models["b"])
 
     run(models["a"], test)
 
@@ -191,8 +198,7 @@ def test_a_replica_that_cannot_load_what_the_others_answer_with_says_that_it_has
         other.release = releases.Release(5, Slot(models["b"], "B"))
         other._is_confirmed = True
         office.plan = other
-        await asyncio.sleep(0.2)
-        assert not follower.is_following
+        await until(lambda: not follower.is_following)
         assert follower.host.current.version == version(models["a"])  # it answers until it is replaced
         with pytest.raises(RuntimeError, match=r"does not follow the releases any more: .*others answer with"):
             follower.check()
@@ -204,8 +210,7 @@ def test_a_fault_of_the_program_ends_the_following_and_is_told(models: dict[str,
     async def test(office: Office) -> None:
         follower = await office.hire(models["a"])
         office.plan.report = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
-        await asyncio.sleep(0.1)
-        assert not follower.is_following
+        await until(lambda: not follower.is_following)
         with pytest.raises(RuntimeError, match="division by zero"):
             follower.check()
 

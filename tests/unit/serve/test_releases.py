@@ -60,9 +60,17 @@ class Cluster:
     plan: ReleasePlan
     clock: Clock
     replicas: list[Replica]
+    num_turns: int = 0
+
+    async def turns(self) -> None:
+        """Waits until each replica has reported a few times."""
+        until = self.num_turns + 4
+        while self.num_turns < until:
+            await asyncio.sleep(0.001)
 
     async def live(self) -> None:
         while True:
+            self.num_turns += 1
             self.clock.seconds += 0.5
             for replica in self.replicas:
                 replica.turn(self.plan)
@@ -85,9 +93,8 @@ def run(test: Callable[[Cluster], Awaitable[None]], *names: str) -> Cluster:
         cluster = Cluster(ReleasePlan("a", Slot("a", "a"), now=clock), clock, [Replica(name) for name in names])
         living = asyncio.create_task(cluster.live())
         try:
-            await asyncio.sleep(0.02)
+            await cluster.turns()
             await asyncio.wait_for(test(cluster), 20)
-            await asyncio.sleep(0.02)
         finally:
             living.cancel()
         return cluster
@@ -189,7 +196,7 @@ def test_a_replica_that_joins_answers_with_what_the_others_answer_with() -> None
     async def test(cluster: Cluster) -> None:
         await cluster.plan.promote(Slot("b", "B"))
         cluster.replicas.append(Replica("r2"))
-        await asyncio.sleep(0.02)
+        await cluster.turns()
         assert cluster.versions == ["vb", "vb"]
 
     run(test, "r1")
@@ -220,7 +227,7 @@ def test_a_manager_made_anew_takes_over_the_newest_release_that_is_reported() ->
         await cluster.plan.promote(Slot("c", "C"))
         known = cluster.plan.release
         cluster.plan = ReleasePlan("a", Slot("a", "a"), now=cluster.clock)
-        await asyncio.sleep(0.02)
+        await cluster.turns()
         assert cluster.plan.release == known and cluster.plan.release.followed == "models:/b/2"
         assert cluster.versions == ["vc", "vc"]
         await cluster.plan.roll_back()
@@ -234,7 +241,7 @@ def test_a_manager_made_anew_moves_nobody_though_the_alias_moved_meanwhile() -> 
         before = cluster.replicas[0].release
         assert before.number == 0
         cluster.plan = ReleasePlan("a", Slot("b", "a"), now=cluster.clock)
-        await asyncio.sleep(0.02)
+        await cluster.turns()
         assert cluster.versions == ["va", "va"]
         assert cluster.plan.release == before and cluster.plan.release.followed == "a"
 
@@ -329,9 +336,9 @@ def test_a_change_that_is_given_up_leaves_everything_as_it_was() -> None:
         cluster.replicas[1].turn = lambda plan: plan.report(  # type: ignore[method-assign, assignment]
             "stuck", Report("a", cluster.replicas[0].release)
         )
-        await asyncio.sleep(0.01)
+        await cluster.turns()
         change = asyncio.create_task(cluster.plan.promote(Slot("b", "B")))
-        await asyncio.sleep(0.02)
+        await cluster.turns()
         assert cluster.plan.status()["candidate"] is not None
         change.cancel()
         await asyncio.wait([change])
@@ -365,7 +372,7 @@ def test_a_replica_that_is_gone_is_forgotten() -> None:
     async def test(cluster: Cluster) -> None:
         cluster.replicas.pop()
         cluster.clock.seconds += 10
-        await asyncio.sleep(0.02)
+        await cluster.turns()
         assert list(cluster.plan._reports) == ["r1"]
 
     run(test, "r1", "r2")
