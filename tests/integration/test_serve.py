@@ -43,12 +43,16 @@ def record(row: VideoRow) -> bytes:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("served") / "first", seed=0)
+
+
+def save(folder: Path, *, seed: int) -> Path:
     config = TrainConfig.model_validate(
         {"run": {"name": "served"}, "data": {"features": FEATURES}, "model": {"name": "logistic"}}
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = build_model(config.model, feature_sizes=list(FEATURES.values()), num_classes=NUM_CLASSES)
-    folder = tmp_path_factory.mktemp("checkpoint")
+    folder.mkdir()
     save_checkpoint(folder, config=config, model=model, state={}, facts={})
     return folder
 
@@ -64,8 +68,14 @@ def service(ray_cluster: None, checkpoint: Path) -> Iterator[httpx.Client]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         tree["http_options"]["port"] = free.getsockname()[1]
-    tree["applications"][0]["args"]["model"] = str(checkpoint)
-    tree["applications"][0]["deployments"][0]["ray_actor_options"]["num_cpus"] = 0.5
+    tokens = checkpoint.parent / "operators"
+    tokens.write_text("operator\n", encoding="utf-8")
+    tokens.chmod(0o600)
+    tree["applications"][0]["args"] |= {"model": str(checkpoint), "admin_tokens_file": str(tokens)}
+    deployment = tree["applications"][0]["deployments"][0]
+    deployment["ray_actor_options"]["num_cpus"] = 0.5
+    places = {"first": checkpoint, "other": save(checkpoint.parent / "other", seed=1), "broken": checkpoint.parent}
+    deployment["user_config"]["models"] = {name: str(place) for name, place in places.items()}
     config = ServeDeploySchema.model_validate(tree)
     serve.start(http_options=config.http_options.model_dump(), proxy_location=config.proxy_location)
     try:
@@ -79,7 +89,8 @@ def service(ray_cluster: None, checkpoint: Path) -> Iterator[httpx.Client]:
 def test_the_config_binds_loopback_and_says_what_the_types_allow() -> None:
     tree = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     (application,) = tree["applications"]
-    (deployment,) = application["deployments"]
+    deployment, manager = application["deployments"]
+    assert (deployment["name"], manager["name"]) == ("PredictionService", "ReleaseManager")
     assert tree["http_options"]["host"] == "127.0.0.1"
     assert ServeArgs.model_validate(application["args"]) == ServeArgs()
     assert Limits.model_validate(deployment["user_config"]) == Limits()
@@ -91,7 +102,7 @@ def test_json_and_binary_get_the_predictors_own_scores(service: httpx.Client, ch
     body = {"videos": [{"video_id": "v1", "rgb": rgb, "audio": audio}], "top_k": 7}
     by_json = service.post("/v1/predict", json=body)
     by_record = service.post("/v1/predict?top_k=7", content=record(row), headers=BINARY)
-    assert by_json.status_code == 200 and by_json.json() == by_record.json()
+    assert by_json.status_code == 200 and by_json.json()["predictions"] == by_record.json()["predictions"]
     best = Predictor.from_path(checkpoint).predict([row], 7)
     (prediction,) = by_json.json()["predictions"]
     assert [label["class_id"] for label in prediction["labels"]] == best.class_ids[0].tolist()
@@ -151,3 +162,40 @@ def test_the_real_frame_level_shards_are_answered(service: httpx.Client, yt8m_da
                 response = service.post("/v1/predict", content=bytes(payload), headers=BINARY)
                 assert response.status_code == 200, response.text
                 assert len(response.json()["predictions"][0]["labels"]) == 20
+
+
+def test_models_change_while_requests_are_answered_and_a_broken_one_is_refused(
+    service: httpx.Client, checkpoint: Path
+) -> None:
+    admin = {"authorization": "Bearer operator"}
+    first = service.get("/healthz").json()["model_version"]
+    versions, statuses, done = set(), set(), threading.Event()
+
+    def ask_on() -> None:
+        while not done.is_set():
+            response = service.post("/v1/predict", content=record(clip(1)), headers=BINARY)
+            statuses.add(response.status_code)
+            versions.add(response.json().get("model_version"))
+
+    thread = threading.Thread(target=ask_on)
+    thread.start()
+    try:
+        refused = service.post("/v1/admin/promote", json={"model": "broken"}, headers=admin)
+        promoted = service.post("/v1/admin/promote", json={"model": "other"}, headers=admin)
+        second = service.get("/healthz").json()["model_version"]
+        canary = service.post("/v1/admin/canary", json={"model": "first", "share": 0.5}, headers=admin)
+        answered = {
+            service.post("/v1/predict", content=record(clip(1)), headers=BINARY).json()["model_version"]
+            for _ in range(30)
+        }
+        back = [service.post("/v1/admin/rollback", headers=admin).status_code for _ in range(2)]
+    finally:
+        done.set()
+        thread.join()
+
+    assert (refused.status_code, promoted.status_code, canary.status_code, back) == (409, 200, 200, [200, 200])
+    assert "nothing was changed" in refused.json()["error"]["message"]
+    assert answered == {first, second} and first != second
+    assert service.get("/healthz").json()["model_version"] == first
+    assert statuses == {200} and versions == {first, second}
+    assert service.post("/v1/admin/promote", json={"model": "other"}).status_code == 401
