@@ -28,6 +28,10 @@ class RecordError(ValueError):
         return self.reason
 
 
+class RecordTooLargeError(RecordError):
+    """A record may be sound, and is longer than the reader takes."""
+
+
 class CorruptRecordError(ValueError):
     """A shard holds a bad record.
 

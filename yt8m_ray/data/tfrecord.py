@@ -20,7 +20,7 @@ import crc32c
 import numpy as np
 import pyarrow.fs
 
-from yt8m_ray.data.errors import CorruptRecordError, RecordError
+from yt8m_ray.data.errors import CorruptRecordError, RecordError, RecordTooLargeError
 from yt8m_ray.data.scan import (
     BAD_CHECKSUM,
     BAD_LENGTH,
@@ -36,8 +36,10 @@ from yt8m_ray.data.stream import WINDOW_BITS, ByteStream, Compression, Inflater,
 __all__ = [
     "Compression",
     "CorruptRecordError",
+    "Framing",
     "OnCorrupt",
     "Records",
+    "bad_checksums",
     "detect_compression",
     "frame_record",
     "open_shard",
@@ -127,10 +129,10 @@ def read_records(
     Raises:
         CorruptRecordError: with the record that could not be read; all before it have been yielded.
     """
-    framing = _Framing(stream, path, compression, on_corrupt)
+    framing = Framing(stream, path, compression, on_corrupt)
     while (records := framing.next_records()) is not None:
         good = 0
-        for bad in _bad_checksums(records) if verify_crc else ():
+        for bad in bad_checksums(records) if verify_crc else ():
             if bad > good:
                 yield records.between(good, bad)
             size = int(records.ends[bad] - records.starts[bad])
@@ -212,7 +214,7 @@ def _masked_crc(data: bytes | memoryview) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _bad_checksums(records: Records) -> list[int]:
+def bad_checksums(records: Records) -> list[int]:
     """Returns the records whose payloads are not those that were written."""
     view = records.data.data
     bounds = zip(records.starts.tolist(), records.ends.tolist(), strict=True)
@@ -223,10 +225,28 @@ def _bad_checksums(records: Records) -> list[int]:
     return bad
 
 
-class _Framing:
-    """Where the records of a stream lie, and how to go on behind one that is bad."""
+class Framing:
+    """Where the records of a stream lie, and how to go on behind one that is bad.
 
-    def __init__(self, stream: ByteStream, path: str, compression: Compression, on_corrupt: OnCorrupt | None) -> None:
+    Args:
+        stream, path, compression, on_corrupt: As in `read_records`.
+        max_record_bytes: A payload that is promised to be longer is not waited for.
+
+    Attributes:
+        is_packed: Whether the stream is compressed, known once a record has been looked for.
+    """
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        path: str,
+        compression: Compression,
+        on_corrupt: OnCorrupt | None,
+        *,
+        max_record_bytes: int = MAX_PAYLOAD_BYTES,
+    ) -> None:
+        self.is_packed = False
+        self._max_record_bytes = max_record_bytes
         self._window = Window(stream)
         self._path = path
         self._compression: Compression | None = compression
@@ -243,7 +263,10 @@ class _Framing:
         self._on_corrupt(corrupt)
 
     def next_records(self) -> Records | None:
-        """Returns the next whole records, one or more, or None at the end of the stream."""
+        """Returns the next whole records, one or more, or None at the end of the stream.
+
+        An error of the stream itself, such as BlockingIOError, changes nothing: the next call goes on from there.
+        """
         while not self._at_end:
             try:
                 records = self._find()
@@ -278,8 +301,9 @@ class _Framing:
 
     def _find(self) -> Records | None:
         if self._compression is not None:
-            compression, self._compression = self._compression, None
-            self._window = _decompress(self._window, compression)
+            unpacked = _decompress(self._window, self._compression)
+            self.is_packed = unpacked is not self._window
+            self._window, self._compression = unpacked, None
         found = self._window.fill(HEADER_BYTES)
         if found == 0:
             self._at_end = True
@@ -309,6 +333,8 @@ class _Framing:
         length, _ = _HEADER.unpack(self._window.peek(HEADER_BYTES).data)
         if status == BAD_LENGTH:
             raise RecordError(f"{length} bytes promised, at most {MAX_PAYLOAD_BYTES} are possible", "length")
+        if length > self._max_record_bytes:
+            raise RecordTooLargeError(f"{length} bytes promised, at most {self._max_record_bytes} are taken", "length")
         found = self._window.fill(HEADER_BYTES + length + FOOTER_BYTES)
         if found < HEADER_BYTES + length + FOOTER_BYTES:
             found -= HEADER_BYTES
