@@ -23,7 +23,7 @@ from serve.openapi_examples import add_examples
 from serve.operation_routes import add_operation_routes
 from serve.page_routes import add_page_routes
 from serve.predict_routes import add_predict_routes
-from serve.schemas import PredictRequest
+from serve.schemas import PredictRequest, RecordLine
 from serve.service import Service
 from yt8m_ray import __version__
 
@@ -31,8 +31,9 @@ ASSETS_PATH = "/docs/assets"
 
 DESCRIPTION = (
     "Predicts the topics of a video from its YouTube-8M features. Send JSON with one or more videos, or one serialized "
-    "tf.train.SequenceExample (frames) or tf.train.Example (means) as application/octet-stream. Without a content-type "
-    "a body that begins with { is JSON, and any other is a record."
+    "tf.train.SequenceExample (frames) or tf.train.Example (means) as application/octet-stream, or a shard of them "
+    "as application/x-tfrecord. Without a content-type a body that begins with { is JSON, and any other is a record. "
+    "Below /v2 are the same models for clients of the Open Inference Protocol."
 )
 
 
@@ -62,8 +63,9 @@ class _Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             document = super().openapi()
-            schema = PredictRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-            document["components"]["schemas"] |= {**schema.pop("$defs"), "PredictRequest": schema}
+            for read_here in (PredictRequest, RecordLine):
+                schema = read_here.model_json_schema(ref_template="#/components/schemas/{model}")
+                document["components"]["schemas"] |= {**schema.pop("$defs", {}), read_here.__name__: schema}
             add_examples(document)
         assert self.openapi_schema is not None
         return self.openapi_schema

@@ -26,6 +26,9 @@ from yt8m_ray.schema import FRAME_FEATURES, ID_KEYS, LABELS_KEY, MEAN_PREFIX, VI
 TAGS = ("base64", "flat", "nested")
 """Names of the three forms of frames in JSON; they appear in pydantic's locations and mean nothing to a client."""
 
+INLINE_BYTES = 2**20
+"""A record of up to that size is decoded in the event loop: handing it to a thread takes longer."""
+
 NO_ID = b"-"
 """Stands for the id of a video without one: optional here, required in a shard."""
 
@@ -48,11 +51,11 @@ def decode_json(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limit
     if len(request.videos) > limits.max_videos:
         raise RequestError(422, f"videos: at most {limits.max_videos} a request, found {len(request.videos)}")
     rows = [_json_row(video, spec, f"videos[{index}]") for index, video in enumerate(request.videos)]
-    asked = _top_k(top_k if request.top_k is None else request.top_k, len(rows), spec, limits)
+    asked = check_top_k(top_k if request.top_k is None else request.top_k, len(rows), spec, limits)
     return PredictionInput([video.video_id for video in request.videos], rows, asked)
 
 
-def decode_binary(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:
+def decode_binary(body: bytes | memoryview, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:
     """Returns the input of one serialized SequenceExample or Example; RequestError says what is wrong with it."""
     if not body:
         raise RequestError(400, "body: expected a serialized SequenceExample or Example, found no bytes")
@@ -60,9 +63,9 @@ def decode_binary(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Lim
         fields = decode_record(body)
     except RecordError as error:
         raise RequestError(400, f"body: not a SequenceExample or Example: {error.reason}") from None
-    row = _row(fields.context, fields.sequences, spec, "body")
+    row = check_row(fields.context, fields.sequences, spec, "body")
     has_id = any(key in fields.context for key in ID_KEYS)
-    return PredictionInput([row.video_id if has_id else ""], [row], _top_k(top_k, 1, spec, limits))
+    return PredictionInput([row.video_id if has_id else ""], [row], check_top_k(top_k, 1, spec, limits))
 
 
 def parse_top_k(text: str | None) -> int | None:
@@ -74,7 +77,8 @@ def parse_top_k(text: str | None) -> int | None:
     return int(text)
 
 
-def _top_k(asked: int | None, num_videos: int, spec: FeatureSpec, limits: Limits) -> int:
+def check_top_k(asked: int | None, num_videos: int, spec: FeatureSpec, limits: Limits) -> int:
+    """Returns the classes a video, the default where none are asked for; RequestError if there are not so many."""
     top_k = min(limits.default_top_k, spec.num_classes) if asked is None else asked
     if not 1 <= top_k <= spec.num_classes:
         raise RequestError(422, f"top_k: expected 1 to {spec.num_classes}, found {top_k}")
@@ -91,14 +95,14 @@ def _json_row(video: Video, spec: FeatureSpec, where: str) -> VideoRow:
     for name in VIDEO_FEATURES:
         values = getattr(video, name)
         if values is not None and name in spec.sizes:
-            with np.errstate(over="ignore"):  # what does not fit becomes infinite, and `_row` refuses it
+            with np.errstate(over="ignore"):  # what does not fit becomes infinite, and `check_row` refuses it
                 context[name] = np.array(values, np.float64).astype(np.float32)
     for name in FRAME_FEATURES:
         value = getattr(video, name)
         size = spec.sizes.get(MEAN_PREFIX + name if spec.is_video_level else name)
         if value is not None and size is not None:
             sequences[name] = _json_frames(value, size, f"{where}.{name}")
-    return _row(context, sequences, spec, where)
+    return check_row(context, sequences, spec, where)
 
 
 def _json_frames(value: str | Sequence[int | list[int]], size: int, where: str) -> npt.NDArray[np.uint8]:
@@ -118,7 +122,7 @@ def _json_frames(value: str | Sequence[int | list[int]], size: int, where: str) 
     return values.reshape(-1, size)
 
 
-def _row(context: Mapping[str, Values], sequences: Mapping[str, Any], spec: FeatureSpec, where: str) -> VideoRow:
+def check_row(context: Mapping[str, Values], sequences: Mapping[str, Any], spec: FeatureSpec, where: str) -> VideoRow:
     """Returns the row of one video after the checks that only a service makes; offline, long clips are cut."""
     for name in spec.sizes:
         frame_name = name.removeprefix(MEAN_PREFIX)

@@ -64,12 +64,24 @@ def request_id(request: Request) -> str:
     return request.headers.get("x-request-id") or str(uuid.uuid4())
 
 
+def error_detail(request: Request, status: int, message: str) -> dict[str, str]:
+    """Returns what stands under `error` in an answer, for `status`, one of CODES."""
+    return {"code": CODES[status], "message": message, "request_id": request_id(request)}
+
+
 def error_response(
     request: Request, status: int, message: str, *, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """Returns the error body for `status`, one of CODES."""
-    error = {"code": CODES[status], "message": message, "request_id": request_id(request)}
-    return JSONResponse({"error": error}, status_code=status, headers=headers)
+    """Returns the error body for `status`, one of CODES; below /v2 in the form of the Open Inference Protocol."""
+    if _is_open_inference(request):
+        # That protocol knows no 422: whatever a client can mend is 400.
+        return JSONResponse({"error": message}, status_code=400 if status == 422 else status, headers=headers)
+    return JSONResponse({"error": error_detail(request, status, message)}, status_code=status, headers=headers)
+
+
+def _is_open_inference(request: Request) -> bool:
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", "").rstrip("/"))
+    return f"{path}/".startswith("/v2/")
 
 
 def add_error_handlers(api: FastAPI) -> None:

@@ -14,21 +14,21 @@ from fastapi.responses import Response
 
 from serve.access import NOTES
 from serve.batching import Answer
-from serve.decoding import PredictionInput, decode_binary, decode_json, parse_top_k
+from serve.decoding import INLINE_BYTES, PredictionInput, decode_binary, decode_json, parse_top_k
 from serve.errors import RequestError, request_id
 from serve.hosting import HostedModel
 from serve.requests import check_encoding, check_token, deadline_of, query_parameters, read_body
 from serve.schemas import ErrorResponse, PredictResponse
 from serve.service import Service
+from serve.shard_stream import NDJSON_TYPE, TFRECORD_TYPE, ShardAnswer
 from yt8m_ray.data.features import VideoRow
 
 JSON_TYPE = "application/json"
 BINARY_TYPE = "application/octet-stream"
+_TYPES = (JSON_TYPE, BINARY_TYPE, TFRECORD_TYPE)
 
 _PARAMETERS = ("top_k", "threshold", "names", "timeline", "version")
 _WINDOW_S = 5
-_INLINE_BYTES = 2**20
-"""A record of up to that size is decoded in the event loop: handing it to a thread takes longer."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def add_predict_routes(api: FastAPI, service: Service) -> None:
         "/v1/predict",
         summary="The best classes of each video",
         response_model=PredictResponse,
-        responses={status: {"model": ErrorResponse} for status in (400, 401, 404, 408, 413, 422, 503, 504)},
+        responses=_RESPONSES,
         openapi_extra=_REQUEST_BODY,
     )
     async def predict(request: Request) -> Response:
@@ -66,10 +66,23 @@ def add_predict_routes(api: FastAPI, service: Service) -> None:
         options = _options(request)
         model = service.host.choose(options.version)
         deadline = deadline_of(request, service)
+        if content_type == TFRECORD_TYPE:
+            return _answer_shard(service, model, options, request)
         service.batcher.check_room()  # before its body is read: a refusal must cost next to nothing
         body = await read_body(request, service)
         answer = await answer_body(service, model, content_type, body, options, request, deadline)
         return Response(answer, media_type=JSON_TYPE)
+
+
+def _answer_shard(service: Service, model: HostedModel, options: Options, request: Request) -> Response:
+    if options.timeline:
+        raise RequestError(422, "timeline: expected false for a whole shard, found true")
+    service.batcher.check_room()
+
+    def describe(video_id: str, answer: Answer) -> dict[str, Any]:
+        return {**prediction_of(model, video_id, answer, options), "model_version": model.version}
+
+    return ShardAnswer(service, model, options.top_k, describe, request)
 
 
 async def answer_body(
@@ -89,7 +102,7 @@ async def answer_body(
     started = time.perf_counter()
     decode = functools.partial(_decode, content_type, body, options, model, service)
     # Long clips and JSON take milliseconds and more: off the event loop, so that other requests go on.
-    is_short = content_type == BINARY_TYPE and len(body) <= _INLINE_BYTES
+    is_short = content_type == BINARY_TYPE and len(body) <= INLINE_BYTES
     asked = decode() if is_short else await asyncio.to_thread(decode)
     service.metrics.observe_stage("decode", time.perf_counter() - started)
     note = request.scope.setdefault(NOTES, {})
@@ -138,11 +151,11 @@ async def _timelines(
 
 
 def _content_type(request: Request) -> str:
-    """Returns one of the two types, or the empty string where the request names none."""
+    """Returns one of the three types, or the empty string where the request names none."""
     given = request.headers.get("content-type", "")
     content_type = given.partition(";")[0].strip().lower()
-    if content_type not in (JSON_TYPE, BINARY_TYPE, ""):
-        raise RequestError(400, f"content-type: expected {JSON_TYPE} or {BINARY_TYPE}, found {given[:100]!r}")
+    if content_type not in (*_TYPES, ""):
+        raise RequestError(400, f"content-type: expected {' or '.join(_TYPES)}, found {given[:100]!r}")
     check_encoding(request)
     return content_type
 
@@ -230,6 +243,14 @@ def _parameter(name: str, description: str, schema: dict[str, Any]) -> dict[str,
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": f"For {TFRECORD_TYPE} one line a record, in order: a Prediction or an error, with its `record`.",
+        "content": {NDJSON_TYPE: {"schema": {"$ref": "#/components/schemas/RecordLine"}}},
+    },
+    **{status: {"model": ErrorResponse} for status in (400, 401, 404, 408, 413, 422, 503, 504)},
+}
+
 _REQUEST_BODY: dict[str, Any] = {
     "parameters": [
         _parameter(
@@ -247,6 +268,7 @@ _REQUEST_BODY: dict[str, Any] = {
         "content": {
             JSON_TYPE: {"schema": {"$ref": "#/components/schemas/PredictRequest"}},
             BINARY_TYPE: {"schema": {"type": "string", "format": "binary"}},
+            TFRECORD_TYPE: {"schema": {"type": "string", "format": "binary"}},
         },
     },
 }

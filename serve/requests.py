@@ -14,7 +14,7 @@ from serve.service import Service
 DEADLINE_HEADER = "x-request-timeout-seconds"
 """Seconds that a client waits; Ray Serve's proxy reads the same header."""
 
-_CLOSE = {"connection": "close"}
+CLOSE = {"connection": "close"}
 """Of an answer that comes before the body is through: otherwise the server would read the rest of it."""
 
 
@@ -28,6 +28,11 @@ def check_token(request: Request, service: Service) -> None:
 
 def deadline_of(request: Request, service: Service) -> float:
     """Returns when the answer is due, on the clock of the event loop."""
+    return asyncio.get_running_loop().time() + seconds_for(request, service)
+
+
+def seconds_for(request: Request, service: Service) -> float:
+    """Returns what the answer may take: what the client asks for, and no more than the limit."""
     seconds = service.limits.deadline_s
     given = request.headers.get(DEADLINE_HEADER)
     if given is not None:
@@ -38,7 +43,7 @@ def deadline_of(request: Request, service: Service) -> float:
         if not 0 < asked < float("inf"):
             raise RequestError(422, f"{DEADLINE_HEADER}: expected a positive number of seconds, found {given[:60]!r}")
         seconds = min(seconds, asked)
-    return asyncio.get_running_loop().time() + seconds
+    return seconds
 
 
 def query_parameters(request: Request, names: Iterable[str]) -> Mapping[str, str]:
@@ -60,12 +65,17 @@ def check_encoding(request: Request) -> None:
         raise RequestError(400, f"content-encoding: expected none, found {encoding[:100]!r}")
 
 
+def check_announced(request: Request, max_bytes: int) -> None:
+    """Checks the size that the body is said to have, where it is said."""
+    told = request.headers.get("content-length", "")
+    if told.isascii() and told.isdigit() and int(told[:18]) > max_bytes:
+        raise RequestError(413, f"body: at most {max_bytes} bytes, found {told[:18]}", headers=CLOSE)
+
+
 async def read_body(request: Request, service: Service) -> bytes:
     """Returns the body, and refuses one that says or turns out to be too large, or is too slow, without holding it."""
     limits = service.limits
-    told = request.headers.get("content-length", "")
-    if told.isascii() and told.isdigit() and int(told[:18]) > limits.max_body_bytes:
-        raise RequestError(413, f"body: at most {limits.max_body_bytes} bytes, found {told[:18]}", headers=_CLOSE)
+    check_announced(request, limits.max_body_bytes)
     started = time.perf_counter()
     parts, size = [], 0
     try:
@@ -74,9 +84,9 @@ async def read_body(request: Request, service: Service) -> bytes:
                 parts.append(chunk)
                 size += len(chunk)
                 if size > limits.max_body_bytes:
-                    raise RequestError(413, f"body: at most {limits.max_body_bytes} bytes, found more", headers=_CLOSE)
+                    raise RequestError(413, f"body: at most {limits.max_body_bytes} bytes, found more", headers=CLOSE)
     except TimeoutError:
         message = f"body: expected all of it within {limits.body_timeout_s:g} s, found {size} bytes until then"
-        raise RequestError(408, message, headers=_CLOSE) from None
+        raise RequestError(408, message, headers=CLOSE) from None
     service.metrics.observe_stage("body", time.perf_counter() - started)
     return parts[0] if len(parts) == 1 else b"".join(parts)

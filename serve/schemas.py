@@ -166,3 +166,16 @@ class ErrorDetail(pydantic.BaseModel):
 
 class ErrorResponse(pydantic.BaseModel):
     error: ErrorDetail
+
+
+class RecordLine(pydantic.BaseModel):
+    """One line of the answer to a whole shard: `video_id`, `labels` and `model_version`, or `error`."""
+
+    model_config = pydantic.ConfigDict(protected_namespaces=())
+
+    record: int = Field(description="Index in the shard")
+    video_id: str | None = None
+    labels: list[Label] | None = Field(default=None, description="Best first; equal scores by class id")
+    model_version: str | None = None
+    error: ErrorDetail | None = None
+    is_last: bool | None = Field(default=None, description="true with an error behind which nothing could be read")

@@ -58,3 +58,8 @@ class LocalService:
 
     async def exposition(self) -> str:
         return merge_expositions([self.metrics.text()])
+
+    def close(self) -> None:
+        """Ends the threads of the models, before the event loops that they answer to."""
+        for batcher in self._batchers.values():
+            batcher.close()

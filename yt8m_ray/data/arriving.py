@@ -68,8 +68,10 @@ class ArrivingShard:
     def _first_bad(self, records: Records) -> tuple[int, int, RecordError] | None:
         """Returns (index, offset, what is wrong) of the first record that is not to be returned."""
         sizes = records.ends - records.starts
-        faults = {
-            int(index): RecordTooLargeError(f"{sizes[index]} bytes, at most {self._max_record_bytes} are taken", "length")
+        faults: dict[int, RecordError] = {
+            int(index): RecordTooLargeError(
+                f"{sizes[index]} bytes, at most {self._max_record_bytes} are taken", "length"
+            )
             for index in (sizes > self._max_record_bytes).nonzero()[0]
         }
         for index in bad_checksums(records):

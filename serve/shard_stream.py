@@ -1,0 +1,141 @@
+"""A whole shard as the body of a request: answered line by line while it arrives, with no more memory for a longer one.
+
+Lives here: what is sent, and when. Does not live here: reading (`serve.shard_lines`), and what a line says of a video
+(`serve.predict_routes`).
+
+One task reads, decodes and asks the model, another sends the answers in the order of the records. At most some
+`2 * max_batch_size` videos are between them, so a model that is slower than the client holds up reading, and a client
+that takes no answers holds up both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+
+from serve.access import NOTES
+from serve.batching import Answer
+from serve.decoding import check_top_k
+from serve.errors import RequestError, error_detail, error_response
+from serve.hosting import HostedModel
+from serve.requests import check_announced, seconds_for
+from serve.service import Service
+from serve.shard_lines import Line, LineReader
+
+TFRECORD_TYPE = "application/x-tfrecord"
+NDJSON_TYPE = "application/x-ndjson"
+
+_MOST_LINES_AT_ONCE = 32
+
+Describe = Callable[[str, Answer], dict[str, Any]]
+"""Takes a video's id and its answer, and returns what its line says."""
+
+
+class ShardAnswer(Response):
+    """The answer to a shard, which is read while it is sent.
+
+    Args:
+        service: The replica.
+        model: Answers all records.
+        top_k: Classes a video; None is the service's default.
+        describe: Makes the lines.
+        request: Its body has not been read.
+
+    Raises:
+        RequestError: it cannot be answered at all.
+    """
+
+    def __init__(
+        self, service: Service, model: HostedModel, top_k: int | None, describe: Describe, request: Request
+    ) -> None:
+        # Without the base's __init__, which would announce a body of no bytes.
+        self.status_code, self.media_type, self.background = 200, NDJSON_TYPE, None
+        self.init_headers()
+        check_announced(request, service.limits.max_stream_bytes)
+        checked_top_k = check_top_k(top_k, 1, model.predictor.spec, service.limits)
+        self._service = service
+        self._model = model
+        self._describe = describe
+        self._request = request
+        self._reader = LineReader(service, model, checked_top_k, seconds_for(request, service))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers, until the end, an error after which nothing can be read, or the client's departure."""
+        notes = scope.setdefault(NOTES, {})
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                receiving = tasks.create_task(self._reader.receive(receive))
+                reading = tasks.create_task(self._reader.read())
+                await self._write(scope, receive, send)
+                receiving.cancel()
+                reading.cancel()
+        except* ClientDisconnect:  # nobody is left to be told
+            notes["disconnected"] = True
+        finally:
+            self._reader.cancel()
+            notes.update(model=self._model.version, videos=self._reader.num_records)
+
+    async def _write(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the lines, those that are ready together."""
+        lines = self._reader.lines
+        line = await lines.get()
+        if line.is_last and line.error is not None:  # nothing has been said yet, so the status can say it
+            error = line.error
+            await error_response(self._request, error.status, error.message)(scope, receive, send)
+            return
+        await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        texts: list[str] = []
+        while True:
+            texts.append(await self._text_of(line))
+            following = None if lines.empty() else lines.get_nowait()
+            if following is None or not following.is_ready or len(texts) == _MOST_LINES_AT_ONCE:
+                body = "".join(texts).encode()
+                texts.clear()
+                await self._send(send, {"type": "http.response.body", "body": body, "more_body": not line.is_last})
+            if line.is_last:
+                return
+            line = following or await lines.get()
+
+    async def _text_of(self, line: Line) -> str:
+        """Returns a line with its end, which says what the answer or the error is; nothing for the sound end."""
+        try:
+            if line.error is not None:
+                raise line.error
+            if line.answer is None:
+                return ""
+            async with asyncio.timeout_at(line.deadline):
+                answer = await line.answer
+        except TimeoutError:
+            error = RequestError(504, "the deadline passed before the model had answered")
+        except RequestError as refusal:
+            error = refusal
+        else:
+            self._service.metrics.observe_stage("queue", answer.queue_s)
+            self._service.metrics.observe_stage("model", answer.model_s)
+            return _dump({"record": line.record, **self._describe(line.video_id, answer)})
+        content: dict[str, Any] = {
+            "record": line.record,
+            "error": error_detail(self._request, error.status, str(error)),
+        }
+        if line.is_last:
+            content["is_last"] = True
+        return _dump(content)
+
+    async def _send(self, send: Send, message: Message) -> None:
+        """Sends a message to a client that takes it in time; one that does not is treated as gone."""
+        try:
+            async with asyncio.timeout(self._service.limits.body_timeout_s):
+                await send(message)
+        except TimeoutError:
+            raise ClientDisconnect from None
+
+
+def _dump(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"

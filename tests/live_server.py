@@ -1,0 +1,85 @@
+"""The HTTP application behind a real server on loopback, and a client that sends and reads at once."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import uvicorn
+
+from serve.api import build_api
+from tests.local_service import LocalService
+
+
+@contextlib.contextmanager
+def serving(service: LocalService) -> Iterator[int]:
+    """Serves it on a free port, which is yielded."""
+    config = uvicorn.Config(build_api(service), log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            service.close()
+            server.should_exit = True
+            thread.join(10)
+
+
+class Upload:
+    """A POST whose body is sent in chunks, and whose answer can be read meanwhile.
+
+    Args:
+        port: Of the server.
+        path: With its query.
+        headers: Beside those of the framing.
+    """
+
+    def __init__(self, port: int, path: str, headers: dict[str, str]) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        lines = [f"POST {path} HTTP/1.1", "host: localhost", "transfer-encoding: chunked"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self.socket.sendall("\r\n".join([*lines, "", ""]).encode())
+
+    def send(self, part: bytes) -> None:
+        self.socket.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+
+    def finish(self) -> None:
+        self.socket.sendall(b"0\r\n\r\n")
+
+    def response(self) -> http.client.HTTPResponse:
+        """Returns the answer as soon as its headers are there."""
+        response = http.client.HTTPResponse(self.socket, method="POST")
+        response.begin()
+        return response
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def upload(port: int, path: str, parts: Iterable[bytes], headers: dict[str, str]) -> tuple[int, list[dict[str, Any]]]:
+    """Returns the status and the lines of an answer that is read while the parts are sent."""
+    request = Upload(port, path, headers)
+
+    def send() -> None:
+        with contextlib.suppress(OSError):  # the server need not read what it refused
+            for part in parts:
+                request.send(part)
+            request.finish()
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    response = request.response()
+    lines = [json.loads(line) for line in response]
+    request.close()
+    sending.join(30)
+    return response.status, lines
