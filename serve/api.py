@@ -18,11 +18,13 @@ from serve.access import AccessLog
 from serve.admin_routes import add_admin_routes
 from serve.errors import add_error_handlers
 from serve.example_routes import add_example_routes
+from serve.inference_protocol import InferenceRequest
 from serve.model_routes import add_model_routes
 from serve.openapi_examples import add_examples
 from serve.operation_routes import add_operation_routes
 from serve.page_routes import add_page_routes
 from serve.predict_routes import add_predict_routes
+from serve.protocol_routes import add_protocol_routes
 from serve.schemas import PredictRequest, RecordLine
 from serve.service import Service
 from yt8m_ray import __version__
@@ -51,6 +53,7 @@ def build_api(service: Service, *, sends_ids: bool = True) -> FastAPI:
     add_predict_routes(api, service)
     add_model_routes(api, service)
     add_example_routes(api, service)
+    add_protocol_routes(api, service)
     add_operation_routes(api, service)
     add_admin_routes(api, service)
     api.add_middleware(AccessLog, service=service, sends_ids=sends_ids)
@@ -63,7 +66,7 @@ class _Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             document = super().openapi()
-            for read_here in (PredictRequest, RecordLine):
+            for read_here in (PredictRequest, RecordLine, InferenceRequest):
                 schema = read_here.model_json_schema(ref_template="#/components/schemas/{model}")
                 document["components"]["schemas"] |= {**schema.pop("$defs", {}), read_here.__name__: schema}
             add_examples(document)

@@ -1,6 +1,6 @@
 """A shard whose bytes are handed over as they arrive, for a reader that cannot wait for them, such as an event loop.
 
-Lives here: which records have arrived whole. Does not live here: their framing and checksums
+Lives here: which records have arrived whole. Does not live here: their framing (`yt8m_ray.data.framing`) and checksums
 (`yt8m_ray.data.tfrecord`).
 """
 
@@ -11,7 +11,8 @@ from collections import deque
 from typing import Any
 
 from yt8m_ray.data.errors import RecordError, RecordTooLargeError
-from yt8m_ray.data.tfrecord import Framing, Records, bad_checksums
+from yt8m_ray.data.framing import Framing, Records
+from yt8m_ray.data.tfrecord import bad_checksums
 
 
 class ArrivingShard:

@@ -96,7 +96,7 @@ def test_a_large_record_is_refused_whether_it_has_arrived_or_is_promised(whole: 
     shard.feed(data if whole else data[:40])
     records = shard.next_records()
     assert records is not None and len(records) == 1
-    with pytest.raises(CorruptRecordError, match="record 1 at byte 18: 101 bytes.* at most 100 are taken") as caught:
+    with pytest.raises(CorruptRecordError, match=r"record 1 at byte 18: 101 bytes.* at most 100 are taken") as caught:
         shard.next_records()
     assert isinstance(caught.value.__cause__, RecordTooLargeError)
 

@@ -376,10 +376,14 @@ def test_a_failure_of_the_server_shows_nothing_of_its_inside(save_tiny_checkpoin
     assert "secret" not in refusal(response, 500)
 
 
-def test_the_openapi_document_resolves_and_describes_both_bodies(frame_level: TestClient) -> None:
+def test_the_openapi_document_resolves_and_describes_all_bodies(frame_level: TestClient) -> None:
     document = frame_level.get("/openapi.json").json()
     operation = document["paths"]["/v1/predict"]["post"]
-    assert operation["requestBody"]["content"].keys() == {"application/json", "application/octet-stream"}
+    assert operation["requestBody"]["content"].keys() == {
+        "application/json",
+        "application/octet-stream",
+        "application/x-tfrecord",
+    }
     assert {"200", "400", "401", "404", "408", "413", "422", "503", "504"} == operation["responses"].keys()
     for reference in re.findall(r'"\$ref": ?"#/components/schemas/([^"]+)"', json.dumps(document)):
         assert reference in document["components"]["schemas"]

@@ -16,6 +16,7 @@ from serve.api import build_api
 from tests.local_service import LocalService
 from tests.tiny import save_checkpoint_of
 from yt8m_ray.data.example import encode_sequence_example
+from yt8m_ray.data.tfrecord import frame_record
 from yt8m_ray.inference.predictor import Predictor
 
 FRAMES = {"rgb": np.arange(32, dtype=np.uint8).reshape(4, 8), "audio": np.arange(16, dtype=np.uint8).reshape(4, 4)}
@@ -69,6 +70,42 @@ def test_mutated_json_is_answered_or_refused(client: TestClient, edits: list[tup
     check(client, mutate(BODY, edits), "application/json")
 
 
+SHARD = b"".join(map(frame_record, [RECORD] * 3))
+TENSORS = json.dumps(
+    {
+        "inputs": [
+            {"name": name, "datatype": "UINT8", "shape": [1, *x.shape], "parameters": {"binary_data_size": x.size}}
+            for name, x in FRAMES.items()
+        ]
+    }
+).encode()
+
+
+@SETTINGS
+@hypothesis.given(edits=EDITS)
+def test_mutated_shards_are_answered_line_by_line_or_refused(
+    client: TestClient, edits: list[tuple[str, int, bytes]]
+) -> None:
+    body = mutate(SHARD, edits)
+    response = client.post("/v1/predict", content=body, headers={"content-type": "application/x-tfrecord"})
+    assert response.status_code in (200, 400, 413), response.text
+    if response.status_code == 200:
+        lines = [json.loads(line) for line in response.text.splitlines()]
+        assert [line["record"] for line in lines] == list(range(len(lines)))
+        assert all(line["error"]["message"] if "error" in line else line["labels"] for line in lines)
+
+
+@SETTINGS
+@hypothesis.given(edits=EDITS)
+def test_mutated_tensors_are_answered_or_refused(client: TestClient, edits: list[tuple[str, int, bytes]]) -> None:
+    body = mutate(TENSORS + b"".join(x.tobytes() for x in FRAMES.values()), edits)
+    headers = {"inference-header-content-length": str(len(TENSORS))}
+    response = client.post("/v2/models/yt8m/infer", content=body, headers=headers)
+    assert response.status_code in (200, 400), response.text
+    if response.status_code == 400:
+        assert response.json().keys() == {"error"} and response.json()["error"]
+
+
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=4), children, max_size=3),
@@ -81,6 +118,24 @@ def test_any_json_in_the_place_of_a_feature_is_answered_or_refused(client: TestC
     tree = json.loads(BODY)
     tree["videos"][0][key] = value
     check(client, json.dumps(tree).encode(), "application/json")
+
+
+@SETTINGS
+@hypothesis.given(
+    place=st.sampled_from(["request", "input"]),
+    key=st.sampled_from(["id", "inputs", "outputs", "parameters", "name", "datatype", "shape", "data"]),
+    value=JSON_VALUES,
+)
+def test_any_json_in_the_place_of_a_tensor_is_answered_or_refused(
+    client: TestClient, place: str, key: str, value: object
+) -> None:
+    inputs = [
+        {"name": name, "datatype": "UINT8", "shape": [1, *x.shape], "data": x.tolist()} for name, x in FRAMES.items()
+    ]
+    tree: dict[str, object] = {"inputs": inputs}
+    (tree if place == "request" else inputs[0])[key] = value
+    response = client.post("/v2/models/yt8m/infer", content=json.dumps(tree).encode())
+    assert response.status_code in (200, 400), response.text
 
 
 @pytest.mark.parametrize("number", ["1" + "0" * 5000, "-1", "1e3", "0.0", "1" * 20])
