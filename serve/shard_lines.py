@@ -63,6 +63,7 @@ class LineReader:
     Attributes:
         lines: Takes what is read; while it is full, nothing is read.
         num_records: So far.
+        num_bytes: That have arrived, read or dropped.
     """
 
     def __init__(self, service: Service, model: HostedModel, top_k: int, seconds: float) -> None:
@@ -74,12 +75,12 @@ class LineReader:
         self._in_flight: set[asyncio.Future[Answer]] = set()
         self._messages: asyncio.Queue[Message] = asyncio.Queue(1)
         self._is_read = False
-        self._num_bytes = 0
         self.lines: asyncio.Queue[Line] = asyncio.Queue(2 * self._limits.max_batch_size)
-        self.num_records = 0
+        self.num_records = self.num_bytes = 0
 
-    def cancel(self) -> None:
-        """Spares the model what it has not begun."""
+    def stop(self) -> None:
+        """Drops the rest of the body, and spares the model what it has not begun."""
+        self._drop_rest()
         for answer in list(self._in_flight):
             answer.cancel()
 
@@ -93,6 +94,7 @@ class LineReader:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
+            self.num_bytes += len(message.get("body", b""))
             if not self._is_read:  # what follows is dropped: a client whose sending is held up would not read the end
                 await self._messages.put(message)
 
@@ -110,8 +112,11 @@ class LineReader:
             await self.lines.put(Line(self.num_records, error=error, is_last=True))
         else:
             await self.lines.put(Line(self.num_records, is_last=True))
+        self._drop_rest()
+
+    def _drop_rest(self) -> None:
         self._is_read = True
-        while not self._messages.empty():
+        while not self._messages.empty():  # else `receive` would wait for room
             self._messages.get_nowait()
 
     async def _records(self) -> AsyncIterator[Records]:
@@ -141,10 +146,8 @@ class LineReader:
                 message = await self._messages.get()
         except TimeoutError:
             raise RequestError(408, f"body: expected more of it within {seconds:g} s, found nothing") from None
-        part: bytes = message.get("body", b"")
-        self._num_bytes += len(part)
-        self._check_size(self._num_bytes)
-        return part, message.get("more_body", False)
+        self._check_size(self.num_bytes)
+        return message.get("body", b""), message.get("more_body", False)
 
     def _check_size(self, num_bytes: int) -> None:
         if num_bytes > self._limits.max_stream_bytes:

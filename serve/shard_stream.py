@@ -18,7 +18,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from serve.access import NOTES
 from serve.batching import Answer
@@ -73,13 +73,17 @@ class ShardAnswer(Response):
             async with asyncio.TaskGroup() as tasks:
                 receiving = tasks.create_task(self._reader.receive(receive))
                 reading = tasks.create_task(self._reader.read())
-                await self._write(scope, receive, send)
+                try:
+                    await self._write(scope, receive, send)
+                except _NotTakenError as error:
+                    reading.cancel()
+                    await self._give_up(send, error.record)
                 receiving.cancel()
                 reading.cancel()
         except* ClientDisconnect:  # nobody is left to be told
             notes["disconnected"] = True
         finally:
-            self._reader.cancel()
+            self._reader.stop()
             notes.update(model=self._model.version, videos=self._reader.num_records)
 
     async def _write(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,15 +94,18 @@ class ShardAnswer(Response):
             error = line.error
             await error_response(self._request, error.status, error.message)(scope, receive, send)
             return
-        await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         texts: list[str] = []
+        first = line.record
         while True:
             texts.append(await self._text_of(line))
             following = None if lines.empty() else lines.get_nowait()
             if following is None or not following.is_ready or len(texts) == _MOST_LINES_AT_ONCE:
                 body = "".join(texts).encode()
                 texts.clear()
-                await self._send(send, {"type": "http.response.body", "body": body, "more_body": not line.is_last})
+                if not await self._is_taken(send, body, more_body=not line.is_last):
+                    raise _NotTakenError(first)
+                first = line.record + 1
             if line.is_last:
                 return
             line = following or await lines.get()
@@ -120,21 +127,50 @@ class ShardAnswer(Response):
             self._service.metrics.observe_stage("queue", answer.queue_s)
             self._service.metrics.observe_stage("model", answer.model_s)
             return _dump({"record": line.record, **self._describe(line.video_id, answer)})
-        content: dict[str, Any] = {
-            "record": line.record,
-            "error": error_detail(self._request, error.status, str(error)),
-        }
-        if line.is_last:
-            content["is_last"] = True
-        return _dump(content)
+        return self._error_text(line.record, error, is_last=line.is_last)
 
-    async def _send(self, send: Send, message: Message) -> None:
-        """Sends a message to a client that takes it in time; one that does not is treated as gone."""
+    def _error_text(self, record: int, error: RequestError, *, is_last: bool) -> str:
+        content: dict[str, Any] = {"record": record, "error": error_detail(self._request, error.status, error.message)}
+        return _dump({**content, "is_last": True} if is_last else content)
+
+    async def _is_taken(self, send: Send, body: bytes, *, more_body: bool) -> bool:
+        """Sends a part of the answer, and returns whether the connection had room for it in time."""
         try:
             async with asyncio.timeout(self._service.limits.body_timeout_s):
-                await send(message)
+                await send({"type": "http.response.body", "body": body, "more_body": more_body})
         except TimeoutError:
-            raise ClientDisconnect from None
+            return False
+        return True
+
+    async def _give_up(self, send: Send, record: int) -> None:
+        """Ends the answer to a client that takes none of it.
+
+        Most such clients read only when they have sent everything. Closing the connection would not reach them, so the
+        rest of the body is dropped until they do.
+
+        Raises:
+            ClientDisconnect: the client does not send on either, or without end.
+        """
+        self._reader.stop()
+        limits = self._service.limits
+        error = RequestError(
+            408, f"answer: none of it was taken for {limits.body_timeout_s:g} s; read it while you send"
+        )
+        last = self._error_text(record, error, is_last=True).encode()
+        num_bytes = -1
+        while num_bytes < self._reader.num_bytes <= limits.max_stream_bytes:
+            num_bytes = self._reader.num_bytes
+            if await self._is_taken(send, last, more_body=False):
+                return
+        raise ClientDisconnect
+
+
+class _NotTakenError(Exception):
+    """The client takes no answers; `record` is the first that it did not get."""
+
+    def __init__(self, record: int) -> None:
+        super().__init__(record)
+        self.record = record
 
 
 def _dump(line: dict[str, Any]) -> str:

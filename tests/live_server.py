@@ -42,10 +42,15 @@ class Upload:
         port: Of the server.
         path: With its query.
         headers: Beside those of the framing.
+        buffer_bytes: What the client's side of the connection holds unread; None leaves it to the system.
     """
 
-    def __init__(self, port: int, path: str, headers: dict[str, str]) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+    def __init__(self, port: int, path: str, headers: dict[str, str], *, buffer_bytes: int | None = None) -> None:
+        self.socket = socket.socket()
+        self.socket.settimeout(60)
+        if buffer_bytes is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        self.socket.connect(("127.0.0.1", port))
         lines = [f"POST {path} HTTP/1.1", "host: localhost", "transfer-encoding: chunked"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self.socket.sendall("\r\n".join([*lines, "", ""]).encode())

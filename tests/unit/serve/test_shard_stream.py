@@ -18,7 +18,6 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serve.api import build_api
-from serve.batching import Answer
 from serve.schemas import Limits
 from tests.live_server import Upload, serving, upload
 from tests.local_service import LocalService
@@ -181,7 +180,7 @@ def test_a_stream_asks_only_while_half_of_the_queue_is_free(service: LocalServic
     slow_down(watched, 0.01)
     lines = post(TestClient(build_api(watched)), SHARD)
     assert len(lines) == 50 and not any("error" in line for line in lines)
-    assert max(most) == 3
+    assert max(most) <= 3
 
 
 def test_the_deadline_counts_for_each_record_and_not_for_the_stream(client: TestClient, service: LocalService) -> None:
@@ -306,32 +305,29 @@ def test_a_client_that_goes_cancels_what_is_in_flight(service: LocalService) -> 
         wait_until(lambda: 'route="/v1/predict"' in watched.metrics.text())
 
 
-def test_a_client_that_takes_no_answers_is_given_up(service: LocalService) -> None:
+def test_a_client_that_reads_only_after_sending_is_told_to_read_before(service: LocalService) -> None:
     service.limits = service.limits.model_copy(update={"body_timeout_s": 0.5})
-    asked: list[Answer] = []
-
-    class Watched(LocalService):
-        def ask(self, *arguments: Any) -> Any:
-            asked.append(arguments[0])
-            return super().ask(*arguments)
-
-    watched = Watched(service.host.current.predictor, service.limits)
-    with serving(watched) as port:
-        request = Upload(port, PATH + "?top_k=30", SHARD_TYPE)
-
-        def send() -> None:
-            try:
-                for _ in range(400):
-                    request.send(SHARD)
-            except OSError:
-                return
-
-        sending = threading.Thread(target=send, daemon=True)
-        sending.start()
-        wait_until(lambda: 'route="/v1/predict"' in watched.metrics.text(), seconds=60)
-        assert len(asked) < 400 * 50
+    large = b"".join(map(frame_record, [*RECORDS, record("large", filling=500_000)]))
+    with serving(service) as port:
+        request = Upload(port, PATH + "?top_k=30", SHARD_TYPE, buffer_bytes=4096)
+        for _ in range(40):
+            request.send(large)
+        request.finish()
+        lines = [json.loads(line) for line in request.response()]
         request.close()
-        sending.join(30)
+    assert [line["record"] for line in lines] == list(range(len(lines)))
+    assert 1 < len(lines) < 40 * 51
+    assert lines[-1]["is_last"] and "read it while you send" in lines[-1]["error"]["message"]
+
+
+def test_a_client_that_neither_reads_nor_sends_is_given_up(service: LocalService) -> None:
+    service.limits = service.limits.model_copy(update={"body_timeout_s": 0.5})
+    with serving(service) as port:
+        request = Upload(port, PATH + "?top_k=30", SHARD_TYPE, buffer_bytes=4096)
+        for _ in range(40):
+            request.send(SHARD)
+        wait_until(lambda: 'route="/v1/predict"' in service.metrics.text())
+        request.close()
 
 
 def wait_until(is_true: Callable[[], bool], *, seconds: float = 20) -> None:
