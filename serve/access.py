@@ -22,6 +22,8 @@ logger = logging.getLogger("ray.serve.access")
 NOTES = "yt8m_notes"
 """Key of a request's scope under which routes leave what the log shall tell: model version, videos."""
 
+HAS_LEFT = "yt8m_has_left"
+"""Key of a request's scope that a route sets whose client has gone after the answer began."""
 
 _ROTATED_BYTES = 64 * 2**20
 _NUM_ROTATED = 4
@@ -68,6 +70,7 @@ class AccessLog:
             status = 500  # even where the answer had begun
             raise
         finally:
+            status = 499 if HAS_LEFT in scope else status
             self._observe(scope, request_id, status, time.perf_counter() - started)
 
     def _observe(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:

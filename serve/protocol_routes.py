@@ -61,7 +61,8 @@ def add_protocol_routes(api: FastAPI, service: Service) -> None:
         return JSONResponse({"live": True})
 
     async def ready(_: Request) -> Response:
-        return JSONResponse({"ready": True})  # a replica takes requests only after its model has answered
+        _check_ready(service)
+        return JSONResponse({"ready": True})
 
     async def model_metadata(request: Request) -> Response:
         check_token(request, service)
@@ -69,6 +70,7 @@ def add_protocol_routes(api: FastAPI, service: Service) -> None:
 
     async def model_ready(request: Request) -> Response:
         model = _model_of(request, service, for_inference=False)
+        _check_ready(service)
         return JSONResponse({"name": service.args.name, "ready": True, "version": model.version})
 
     async def infer(request: Request) -> Response:
@@ -96,6 +98,8 @@ def _add(
     """Adds a route and what the OpenAPI document says of it: handlers read their requests themselves."""
     names = [name for name in ("name", "version") if f"{{{name}}}" in path]
     statuses = [401, 404] if names else []
+    if path.endswith("/ready"):
+        statuses = [*statuses[1:], 503]
     extra: dict[str, Any] = {
         "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
     }
@@ -121,6 +125,11 @@ def _add(
         openapi_extra=extra,
         tags=["Open Inference Protocol"],
     )
+
+
+def _check_ready(service: Service) -> None:
+    if not service.is_ready():
+        raise RequestError(503, "not ready: see the log of the service")
 
 
 def _model_of(request: Request, service: Service, *, for_inference: bool) -> HostedModel:

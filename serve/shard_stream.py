@@ -20,12 +20,12 @@ from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from serve.access import NOTES
+from serve.access import HAS_LEFT, NOTES
 from serve.batching import Answer
 from serve.decoding import check_top_k
 from serve.errors import RequestError, error_detail, error_response
 from serve.hosting import HostedModel
-from serve.requests import check_announced, seconds_for
+from serve.requests import CLOSE, check_announced, seconds_for
 from serve.service import Service
 from serve.shard_lines import Line, LineReader
 
@@ -81,7 +81,7 @@ class ShardAnswer(Response):
                 receiving.cancel()
                 reading.cancel()
         except* ClientDisconnect:  # nobody is left to be told
-            notes["disconnected"] = True
+            scope[HAS_LEFT] = True
         finally:
             self._reader.stop()
             notes.update(model=self._model.version, videos=self._reader.num_records)
@@ -92,7 +92,8 @@ class ShardAnswer(Response):
         line = await lines.get()
         if line.is_last and line.error is not None:  # nothing has been said yet, so the status can say it
             error = line.error
-            await error_response(self._request, error.status, error.message)(scope, receive, send)
+            response = error_response(self._request, error.status, error.message, headers=CLOSE)
+            await response(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         texts: list[str] = []

@@ -81,7 +81,6 @@ TENSORS = json.dumps(
 ).encode()
 
 
-@SETTINGS
 @hypothesis.given(edits=EDITS)
 def test_mutated_shards_are_answered_line_by_line_or_refused(
     client: TestClient, edits: list[tuple[str, int, bytes]]
@@ -95,7 +94,6 @@ def test_mutated_shards_are_answered_line_by_line_or_refused(
         assert all(line["error"]["message"] if "error" in line else line["labels"] for line in lines)
 
 
-@SETTINGS
 @hypothesis.given(edits=EDITS)
 def test_mutated_tensors_are_answered_or_refused(client: TestClient, edits: list[tuple[str, int, bytes]]) -> None:
     body = mutate(TENSORS + b"".join(x.tobytes() for x in FRAMES.values()), edits)
@@ -120,7 +118,6 @@ def test_any_json_in_the_place_of_a_feature_is_answered_or_refused(client: TestC
     check(client, json.dumps(tree).encode(), "application/json")
 
 
-@SETTINGS
 @hypothesis.given(
     place=st.sampled_from(["request", "input"]),
     key=st.sampled_from(["id", "inputs", "outputs", "parameters", "name", "datatype", "shape", "data"]),

@@ -163,6 +163,13 @@ def test_the_server_and_its_model_describe_themselves(
     ]
 
 
+def test_a_service_that_is_not_ready_says_so(client: TestClient, frame_level: LocalService) -> None:
+    frame_level.ready = False
+    for path in ("/v2/health/ready", "/v2/models/yt8m/ready"):
+        assert "not ready" in refusal(client.get(path), 503)
+    assert client.get("/v2/health/live").status_code == 200
+
+
 def test_a_version_is_answered_by_itself_or_refused(
     triton: tritonclient.http.InferenceServerClient, frame_level: LocalService
 ) -> None:
