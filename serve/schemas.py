@@ -117,9 +117,9 @@ class PredictRequest(_Message):
 
 class Label(pydantic.BaseModel):
     class_id: int
-    knowledge_graph_id: str | None = Field(description="Such as /m/01mw1; null where the vocabulary has none")
-    name: str | None = Field(description="null where the vocabulary has no name, or with names=false")
-    vertical: str | None = Field(description="The first group of topics that the class belongs to")
+    knowledge_graph_id: str | None = Field(default=None, description="Such as /m/01mw1; null where there is none")
+    name: str | None = Field(default=None, description="null where there is none; names=false leaves all three out")
+    vertical: str | None = Field(default=None, description="The first group of topics that the class belongs to")
     score: float = Field(description="Probability, 0 to 1")
 
 

@@ -61,3 +61,11 @@ def test_the_sentence_about_missing_features_is_the_one_that_is_said(client: Tes
 
 def test_no_operation_promises_an_error_of_another_shape(client: TestClient) -> None:
     assert "HTTPValidationError" not in client.get("/openapi.json").text
+
+
+def test_names_can_be_left_out_as_the_document_says(client: TestClient) -> None:
+    video = next(iter(REQUESTS.values()))["value"]
+    answer = client.post("/v1/predict?names=false", json=video).json()
+    schema = client.get("/openapi.json").json()["components"]["schemas"]["Label"]
+    for label in answer["predictions"][0]["labels"]:
+        assert label.keys() == {"class_id", "score"} == set(schema["required"])
