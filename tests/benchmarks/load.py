@@ -164,7 +164,10 @@ async def read_reply(reader: asyncio.StreamReader) -> Reply:
             parts.append((await reader.readexactly(size + 2))[:-2])
         await reader.readuntil(b"\r\n")
         return Reply(reply.status, head, b"".join(parts))
-    return Reply(reply.status, head, await reader.readexactly(int(reply.header("content-length") or 0)))
+    length = reply.header("content-length")
+    if length is None and reply.header("connection") == "close":
+        return Reply(reply.status, head, await reader.read())
+    return Reply(reply.status, head, await reader.readexactly(int(length or 0)))
 
 
 class Client:
