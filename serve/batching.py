@@ -23,7 +23,10 @@ from serve.schemas import Limits
 from yt8m_ray.data.features import VideoRow
 
 _SHARE_OF_LAST = 0.2
-"""Of the moving average of the seconds that a video takes."""
+"""Of the moving averages of what a batch takes."""
+
+_LEAST_VARIANCE = 0.01
+"""Of the sizes of batches: below it they are one size, of which no line can be made."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,45 @@ class _Waiting:
     arrived: float = field(default_factory=time.perf_counter)
 
 
+class Pace:
+    """What a batch of a model takes: a fixed time and a time a video, by moving averages of the batches so far.
+
+    A model reads its weights once a batch: a lone video may take as long as ten, and says nothing about them.
+    """
+
+    def __init__(self) -> None:
+        self._size = self._elapsed = self._variance = self._covariance = 0.0
+        self._is_new = True
+
+    def learn(self, size: int, elapsed: float) -> None:
+        """Takes the size and the seconds of a batch."""
+        share = 1.0 if self._is_new else _SHARE_OF_LAST
+        self._is_new = False
+        off_size, off_elapsed = size - self._size, elapsed - self._elapsed
+        self._size += share * off_size
+        self._elapsed += share * off_elapsed
+        self._variance = (1 - share) * (self._variance + share * off_size**2)
+        self._covariance = (1 - share) * (self._covariance + share * off_size * off_elapsed)
+
+    def largest_batch(self, limits: Limits) -> int:
+        """Returns how many videos can be computed within the latency that is aimed at."""
+        fixed, a_video = self._line()
+        if fixed + a_video * limits.max_batch_size <= limits.target_latency_s:
+            return limits.max_batch_size
+        return max(1, min(limits.max_batch_size, int((limits.target_latency_s - fixed) / max(a_video, 1e-9))))
+
+    def seconds(self, num_videos: int, limits: Limits) -> float:
+        """Returns how long as many videos take in batches."""
+        fixed, a_video = self._line()
+        return num_videos * a_video + math.ceil(num_videos / self.largest_batch(limits)) * fixed
+
+    def _line(self) -> tuple[float, float]:
+        """Returns the fixed seconds and those of a video; all is fixed until sizes have differed."""
+        slope = max(self._covariance / self._variance, 0.0) if self._variance > _LEAST_VARIANCE else 0.0
+        slope = min(slope, self._elapsed / max(self._size, 1.0))  # else the fixed time would be negative
+        return self._elapsed - slope * self._size, slope
+
+
 class Batcher:
     """The queue and its thread; made and asked in one event loop, and closed once.
 
@@ -75,7 +117,7 @@ class Batcher:
         self._queue: deque[_Waiting] = deque()
         self._closing = False
         # Weak: a model that is dropped leaves the memory, and a new one at its address inherits nothing.
-        self._seconds_a_video: weakref.WeakKeyDictionary[BatchModel, float] = weakref.WeakKeyDictionary()
+        self._paces: weakref.WeakKeyDictionary[BatchModel, Pace] = weakref.WeakKeyDictionary()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -90,12 +132,17 @@ class Batcher:
         Raises:
             OverloadedError: the queue is full; says when to come again.
         """
-        limit = self._limits().max_queued_videos
+        limits = self._limits()
         # What waits already, and not the request itself: one that is larger than the queue is taken when it is empty.
-        if self.num_queued and self.num_queued + num_videos > limit:
-            with self._changed:
-                seconds = self.num_queued * max(self._seconds_a_video.values(), default=0.0)
-            raise OverloadedError(f"the queue of {limit} videos is full", retry_after_s=max(1, math.ceil(seconds)))
+        num_queued = self.num_queued
+        if not num_queued:
+            return
+        with self._changed:
+            paces = list(self._paces.values())
+        seconds = max((pace.seconds(num_queued, limits) for pace in paces), default=0.0)
+        if num_queued + num_videos > limits.max_queued_videos or seconds > limits.max_queue_s:
+            message = f"{num_queued} videos wait already, some {seconds:.1f} s"
+            raise OverloadedError(message, retry_after_s=max(1, math.ceil(seconds)))
 
     def ask(self, model: BatchModel, rows: Sequence[VideoRow], top_k: int) -> list[asyncio.Future[Answer]]:
         """Queues videos and returns their answers to be; a future that is cancelled in time is not computed.
@@ -184,17 +231,11 @@ class Batcher:
             return batch
 
     def _largest_batch(self, model: BatchModel) -> int:
-        limits = self._limits()
-        seconds = self._seconds_a_video.get(model)
-        if seconds is None:
-            return limits.max_batch_size
-        return max(1, min(limits.max_batch_size, int(limits.target_latency_s / seconds)))
+        return self._paces.get(model, Pace()).largest_batch(self._limits())
 
     def _learn(self, model: BatchModel, size: int, elapsed: float) -> None:
-        last = max(elapsed / size, 1e-9)  # a clock may stand still
         with self._changed:
-            known = self._seconds_a_video.get(model, last)
-            self._seconds_a_video[model] = known + _SHARE_OF_LAST * (last - known)
+            self._paces.setdefault(model, Pace()).learn(size, elapsed)
 
 
 def _resolve(

@@ -44,6 +44,7 @@ class Limits(Config):
         max_batch_size: Videos that go through the model at once.
         target_latency_s: What a batch may take: batches are made no larger than the model can compute in it.
         max_queued_videos: Videos that wait for the model; beyond them requests are refused with 503.
+        max_queue_s: What those that wait may take in all, by the model's pace; beyond it requests are refused too.
         deadline_s: What a request may take before it is refused with 504; a client can ask for less.
         body_timeout_s: What a body may take to arrive; a stream, each of its parts.
         max_body_bytes: Largest request body; of a stream of records, the largest record.
@@ -57,6 +58,7 @@ class Limits(Config):
     max_batch_size: Annotated[int, Field(ge=1)] = 32
     target_latency_s: Annotated[float, Field(gt=0)] = 0.25
     max_queued_videos: Annotated[int, Field(ge=1)] = 256
+    max_queue_s: Annotated[float, Field(gt=0)] = 2.0
     deadline_s: Annotated[float, Field(gt=0)] = 30.0
     body_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     max_body_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import numpy as np
 import pytest
 
-from serve.batching import Answer, Batcher
+from serve.batching import Answer, Batcher, Pace
 from serve.errors import OverloadedError
 from serve.schemas import Limits
 from yt8m_ray.data.features import VideoRow
@@ -110,13 +110,43 @@ def test_a_batch_is_no_larger_than_the_limit() -> None:
 
 
 def test_a_batch_is_no_larger_than_the_model_can_compute_in_the_target_latency() -> None:
-    model = GatedModel(seconds=0.05)  # a batch; a lone video takes it whole
+    model = GatedModel(seconds=0.05)  # a batch
 
     async def test(batcher: Batcher) -> None:
         await asyncio.gather(*batcher.ask(model, rows(0), 1))
         await asyncio.gather(*batcher.ask(model, rows(1, 2, 3), 1))
 
-    assert run(test, target_latency_s=0.06)[:2] == [1, 1]
+    assert run(test, target_latency_s=0.04)[:2] == [1, 1]
+
+
+def learned(*batches: tuple[int, float]) -> Pace:
+    pace = Pace()
+    for size, seconds in batches:
+        pace.learn(size, seconds)
+    return pace
+
+
+def test_a_lone_video_says_nothing_about_what_a_batch_takes() -> None:
+    assert learned(*[(1, 0.03)] * 20).largest_batch(Limits(max_batch_size=32, target_latency_s=0.25)) == 32
+
+
+def test_a_pace_finds_the_fixed_time_and_that_of_a_video() -> None:
+    pace = learned(*[(size, 0.02 + 0.01 * size) for size in (1, 8, 3, 20, 5, 16, 2, 9)])
+
+    assert pace.largest_batch(Limits(max_batch_size=64, target_latency_s=0.225)) == 20
+    assert pace.seconds(40, Limits(max_batch_size=20)) == pytest.approx(40 * 0.01 + 2 * 0.02)
+
+
+@pytest.mark.parametrize(
+    "batches", [[(1, 0.5), (30, 0.1)], [(1, 0.0), (1, 0.0)], [(8, 0.1), (8, 0.2)], [(2, 0.1), (3, 9.0)], []]
+)
+def test_a_pace_that_makes_no_sense_allows_at_least_one_video_and_takes_no_negative_time(
+    batches: list[tuple[int, float]],
+) -> None:
+    pace = learned(*batches)
+
+    assert 1 <= pace.largest_batch(Limits(max_batch_size=32)) <= 32
+    assert pace.seconds(10, Limits()) >= 0
 
 
 def test_two_models_are_never_in_one_batch_and_each_keeps_its_order() -> None:
@@ -157,7 +187,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
         futures = batcher.ask(model, rows(0), 1)
         await begin(model)
         futures += batcher.ask(model, rows(1, 2), 1)
-        with pytest.raises(OverloadedError, match="the queue of 3 videos is full; come again in 1 s") as refusal:
+        with pytest.raises(OverloadedError, match="2 videos wait already, some .* s; come again in 1 s") as refusal:
             batcher.ask(model, rows(3, 4), 1)
         assert (refusal.value.status, refusal.value.headers) == (503, {"retry-after": "1"})
         futures += batcher.ask(model, rows(5), 1)
@@ -166,6 +196,24 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
 
     run(test, max_queued_videos=3)
     assert model.batches == [["0"], ["1", "2", "5"]]
+
+
+def test_a_queue_that_would_take_too_long_is_full_too() -> None:
+    model = GatedModel(seconds=0.2)
+
+    async def test(batcher: Batcher) -> None:
+        await asyncio.gather(*batcher.ask(model, rows(0), 1))
+        model.gate.clear()
+        model.has_begun.clear()
+        futures = batcher.ask(model, rows(1), 1)
+        await begin(model)
+        futures += batcher.ask(model, rows(*range(3)), 1)  # 0.2 s each: more than 0.5 s
+        with pytest.raises(OverloadedError):
+            batcher.check_room()
+        model.gate.set()
+        await asyncio.gather(*futures)
+
+    run(test, max_queue_s=0.5, target_latency_s=0.1)
 
 
 def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits() -> None:
