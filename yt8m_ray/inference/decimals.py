@@ -11,15 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from yt8m_ray.compiled import compiled, inlined
+from yt8m_ray.compiled import compiled, count_trailing_zeros, inlined, load_word
 
 UNDECIDED = -1
 """In place of a position: Python has to look."""
+
+_ORDINARY_BYTES = 27
+"""That `_read_ordinary` may look at, from the beginning of a number on."""
 
 _MOST_DIGITS = 18  # so that they fit 63 bits
 _MOST_READ = 32
 _INTEGER_POWERS = 10 ** np.arange(9)
 _MOST_EXACT = 1 << 53
+_MOST_EXACT_DIGITS = 15
 MOST_EXACT_EXPONENT = 22
 """10**22 is the largest power of ten that is a double."""
 
@@ -56,7 +60,7 @@ _POWER_WORDS, _POWER_PLACES = _powers()
 
 
 @compiled
-def _product(left: np.uint64, right: np.uint64) -> tuple[np.uint64, np.uint64]:
+def full_product(left: np.uint64, right: np.uint64) -> tuple[np.uint64, np.uint64]:
     """Returns the 128 bits of a product, the high and the low word."""
     left_high, left_low = left >> _WORD_BITS, left & _LOW_WORD
     right_high, right_low = right >> _WORD_BITS, right & _LOW_WORD
@@ -80,8 +84,8 @@ def _scaled(mantissa: int, exponent: int) -> float:
         normalized <<= _ONE
         num_shifted += 1
     row = exponent + _MOST_EXPONENT
-    high, middle = _product(normalized, _POWER_WORDS[row, 0])
-    carried = middle + _product(normalized, _POWER_WORDS[row, 1])[0]
+    high, middle = full_product(normalized, _POWER_WORDS[row, 0])
+    carried = middle + full_product(normalized, _POWER_WORDS[row, 1])[0]
     if carried < middle:
         high += _ONE
     num_cut = np.uint64(11 if high & _TOP_BIT != _NO_BIT else 10)
@@ -111,20 +115,6 @@ def _value(mantissa: int, exponent: int) -> float:
 
 
 @inlined
-def _eight_bytes(data: np.ndarray, position: int) -> np.uint64:
-    """Returns eight bytes, the first one lowest; the compiler makes one load of it."""
-    first = np.uint64(position)  # unsigned, so that no index is tested for being negative
-    word = np.uint64(data[first])
-    word |= np.uint64(data[first + _ONE]) << np.uint64(8)
-    word |= np.uint64(data[first + np.uint64(2)]) << np.uint64(16)
-    word |= np.uint64(data[first + np.uint64(3)]) << np.uint64(24)
-    word |= np.uint64(data[first + np.uint64(4)]) << np.uint64(32)
-    word |= np.uint64(data[first + np.uint64(5)]) << np.uint64(40)
-    word |= np.uint64(data[first + np.uint64(6)]) << np.uint64(48)
-    return word | np.uint64(data[first + np.uint64(7)]) << np.uint64(56)
-
-
-@inlined
 def _read_last_digits(data: np.ndarray, position: int, end: int) -> tuple[int, int]:
     """Does what `read_digits` does, a byte at a time, where there are not eight."""
     number = count = 0
@@ -135,28 +125,60 @@ def _read_last_digits(data: np.ndarray, position: int, end: int) -> tuple[int, i
 
 
 @inlined
-def read_digits(data: np.ndarray, position: int, end: int) -> tuple[Any, Any]:
-    """Returns (the number that up to eight digits at `position` make, how many they are), without a branch a digit.
+def _eight_digits(text: np.uint64) -> tuple[Any, Any]:
+    """Returns (the number that the digits at the beginning of eight bytes make, how many they are), without a branch.
 
-    All eight bytes are looked at together: a byte that is no digit gets its highest bit in `others`, and what it may
-    carry goes to bytes behind it, which do not matter. The digits are then added up in pairs, fours and eights.
+    All bytes are looked at together: one that is no digit gets its highest bit in `others`, and what it may carry goes
+    to bytes behind it, which do not matter. The digits are then added up in pairs, fours and eights.
     """
-    if position + 8 > end:
-        return _read_last_digits(data, position, end)
-    word = _eight_bytes(data, position) ^ np.uint64(0x3030303030303030)
+    word = text ^ np.uint64(0x3030303030303030)
     others = ((word + np.uint64(0x7676767676767676)) | word) & np.uint64(0x8080808080808080)
-    count: Any = 8
-    if others:
-        below_first = (others & (~others + _ONE)) - _ONE
-        ones = below_first & np.uint64(0x0101010101010101)
-        count = np.int64((ones * np.uint64(0x0101010101010101)) >> np.uint64(56)) - 1
-        if count == 0:
-            return 0, 0
-        word <<= np.uint64(64 - 8 * count)  # as if there were zeros in front
+    num_bits = count_trailing_zeros(others) & ~np.uint64(7)
+    half = np.uint64(32) - (num_bits >> _ONE)  # no shift by 64, whose result is undefined
+    word = word << half << half  # as if there were zeros in front
     word = word * np.uint64(10) + (word >> np.uint64(8))
     word = ((word & np.uint64(0x00FF00FF00FF00FF)) * np.uint64(1 + (100 << 16))) >> np.uint64(16)
     word = ((word & np.uint64(0x0000FFFF0000FFFF)) * np.uint64(1 + (10_000 << 32))) >> np.uint64(32)
-    return np.int64(word & _LOW_WORD), count
+    return np.int64(word & _LOW_WORD), np.int64(num_bits >> np.uint64(3))
+
+
+@inlined
+def read_digits(data: np.ndarray, position: int, end: int) -> tuple[Any, Any]:
+    """Returns (the number that up to eight digits at `position` make, how many they are)."""
+    if position + 8 > end:
+        return _read_last_digits(data, position, end)
+    return _eight_digits(load_word(data, position))
+
+
+@inlined
+def _read_ordinary(data: np.ndarray, position: int) -> tuple[float, int]:
+    """Does what `read_decimal` does for numbers such as 0.0123456 and 1.23456e-05.
+
+    That is a digit, a point, digits, and perhaps a negative exponent of two digits. The mantissa and the power of ten
+    are exact, so that the one division rounds once.
+    """
+    leading = int(data[np.uint64(position)]) - _ZERO
+    if leading < 0 or leading > 9 or data[np.uint64(position + 1)] != _POINT:
+        return 0.0, UNDECIDED
+    mantissa, count = _eight_digits(load_word(data, position + 2))
+    mantissa += leading * _INTEGER_POWERS[np.uint64(count)]
+    behind = position + 2 + count
+    if count == 8 and _ZERO <= data[np.uint64(behind)] <= _NINE:
+        more, num_more = _eight_digits(load_word(data, behind))
+        if num_more > _MOST_EXACT_DIGITS - 9:
+            return 0.0, UNDECIDED
+        mantissa = mantissa * _INTEGER_POWERS[np.uint64(num_more)] + more
+        behind += num_more
+        count += num_more
+    if count == 0:
+        return 0.0, UNDECIDED
+    if int(data[np.uint64(behind)]) | 0x20 == _E:
+        exponent, num_digits = _eight_digits(load_word(data, behind + 2))
+        count += exponent
+        if data[np.uint64(behind + 1)] != _MINUS or num_digits != 2 or count > MOST_EXACT_EXPONENT:
+            return 0.0, UNDECIDED
+        behind += 4
+    return mantissa / _POWERS_OF_TEN[np.uint64(count)], behind
 
 
 @compiled
@@ -201,6 +223,10 @@ def read_decimal(data: np.ndarray, position: int, end: int) -> tuple[float, int]
     Returns:
         (the double, the position behind), or UNDECIDED for the latter where it is not such a number, or is not proved.
     """
+    if position + _ORDINARY_BYTES <= end:
+        ordinary, behind = _read_ordinary(data, position)
+        if behind != UNDECIDED:
+            return ordinary, behind
     start, mantissa, exponent, count = position, 0, 0, 0
     while position < end and _ZERO <= data[np.uint64(position)] <= _NINE:
         mantissa = mantissa * 10 + (int(data[np.uint64(position)]) - _ZERO)

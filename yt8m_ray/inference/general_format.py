@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import fractions
 import math
+from typing import Any
 
 import numpy as np
 
-from yt8m_ray.compiled import compiled, inlined
-from yt8m_ray.inference.decimals import MOST_EXACT_EXPONENT, UNDECIDED
+from yt8m_ray.compiled import compiled, inlined, store_word
+from yt8m_ray.inference.decimals import MOST_EXACT_EXPONENT, UNDECIDED, full_product
 
-MOST_WRITTEN_BYTES = 13
-"""Room that `write_general` needs, for numbers such as 1.23456e-105."""
+MOST_WRITTEN_BYTES = 16
+"""Room that a number needs: 13 bytes such as 1.23456e-105, and what is stored with them, eight bytes at a time."""
 
 _NUM_WRITTEN = 6
 """Significant digits of "%g"."""
@@ -30,100 +31,124 @@ _DOUBT = 1e-9
 """Beyond the rounding error of a number below 10**6, the product with two exact powers of ten: 2**-32."""
 
 _ZERO, _POINT, _PLUS, _MINUS, _E = b"0.+-e"
-_ONE = np.uint64(1)
+_ZERO_POINT = np.uint64(int.from_bytes(b"0.000000", "little"))
+_MANTISSA_BITS, _WORD = np.uint64((1 << 52) - 1), np.uint64(64)
+_ONE, _THOUSAND, _MILLION = np.uint64(1), np.uint64(1000), np.uint64(1_000_000)
 
 
-def _scaling() -> np.ndarray:
-    """Returns the power of ten that takes a double to six digits, or to seven, by the 11 bits of its exponent.
+def _scaling() -> tuple[np.ndarray, np.ndarray]:
+    """Returns how doubles become six digits before the point, by the 11 bits of their exponent.
 
-    It is the least that takes 2**e, which is not above the double, to _LEAST_SCALED; -1 where there is none that can.
+    Returns:
+        int64 [2048], the power of ten that takes 2**e, the least of them, there; -1 where there is none that can;
+        float64 [2048], the power of ten from which on the power to take is one less.
     """
-    scaling = np.full(1 << 11, -1)
+    powers, limits = np.full(1 << 11, -1), np.full(1 << 11, np.inf)
     power = 0
-    for exponent in range(_NUM_WRITTEN * 3, -1023, -1):
+    for exponent in range(_NUM_WRITTEN * 3 - 1, -1023, -1):
         least = fractions.Fraction(2) ** exponent
         while least * 10**power < _LEAST_SCALED:
             power += 1
         if power > _MOST_SCALING:
             break
-        scaling[exponent + 1023] = power
-    return scaling
+        powers[exponent + 1023] = power
+        limits[exponent + 1023] = float(f"1e{_NUM_WRITTEN - power}")
+    return powers, limits
 
 
-_SCALING = _scaling()
+_SCALING, _SCALING_LIMITS = _scaling()
 _LARGE_POWERS = np.array([10.0 ** min(power, MOST_EXACT_EXPONENT) for power in range(_MOST_SCALING + 1)])
 _SMALL_POWERS = np.array([10.0 ** max(power - MOST_EXACT_EXPONENT, 0) for power in range(_MOST_SCALING + 1)])
-_PAIRS = np.frombuffer("".join(f"{number:02d}" for number in range(100)).encode(), np.uint8)
+_POWERS_OF_FIVE = np.array([5**power for power in range(MOST_EXACT_EXPONENT + 1)], np.uint64)
+_TRIPLES = np.array([int.from_bytes(b"%03d" % number, "little") for number in range(1000)], np.uint64)
+_NUM_SIGNIFICANT = np.array([len((b"%03d" % number).rstrip(b"0")) for number in range(1000)])
 
 
 @compiled
+def _rounds_up(value: float, power: int, digits: int) -> Any:
+    """Returns whether `value * 10**power` is above the middle of `digits` and the next, or is it and `digits` is odd.
+
+    Exact: the product of the 53 bits of the double with 5**power is compared in full. The mean of two numbers of six
+    digits is such a middle half of the time.
+    """
+    bits = np.float64(value).view(np.uint64)
+    mantissa = (bits & _MANTISSA_BITS) | (_MANTISSA_BITS + _ONE)
+    num_behind = np.uint64(1075 - 1 - power) - (bits >> np.uint64(52))  # bits of the product behind halves
+    high, low = full_product(mantissa, _POWERS_OF_FIVE[power])
+    halves = np.uint64(2 * digits + 1)
+    if num_behind < _WORD:
+        middle_high, middle_low = halves >> (_WORD - num_behind), halves << num_behind
+    else:
+        middle_high, middle_low = halves << (num_behind - _WORD), np.uint64(0)
+    if high == middle_high and low == middle_low:
+        return digits % 2 == 1
+    return high > middle_high or (high == middle_high and low > middle_low)
+
+
+@inlined
 def _leading_digits(value: float) -> tuple[int, int]:
     """Returns (six digits of a number above 0, correctly rounded, the exponent of the first), else (-1, 0).
 
-    Products with exact powers of ten round by less than _DOUBT; where the digits behind are so near to a half, nothing
-    is decided. A product on the wrong side of a power of ten is rounded to that power from either side.
+    Products with exact powers of ten round by less than _DOUBT; where the digits behind are so near to a half, the
+    exact product decides, if one power is enough for it. A product on the wrong side of a power of ten is rounded to
+    that power from either side.
     """
-    power = _SCALING[(np.float64(value).view(np.int64) >> 52) & 0x7FF]
+    binary_exponent = (np.float64(value).view(np.uint64) >> np.uint64(52)) & np.uint64(0x7FF)
+    power = _SCALING[binary_exponent]
     if power < 0:
         return -1, 0
-    scaled = value * _LARGE_POWERS[power] * _SMALL_POWERS[power]
-    if scaled >= _MOST_SCALED:
-        power -= 1
-        if power < 0:
-            return -1, 0
-        scaled = value * _LARGE_POWERS[power] * _SMALL_POWERS[power]
+    power -= value >= _SCALING_LIMITS[binary_exponent]
+    scaled = value * _LARGE_POWERS[np.uint64(power)] * _SMALL_POWERS[np.uint64(power)]
     digits = int(scaled)
     remainder = scaled - digits
-    if abs(remainder - 0.5) < _DOUBT:
+    if abs(remainder - 0.5) >= _DOUBT:
+        digits += remainder > 0.5
+    elif power <= MOST_EXACT_EXPONENT:
+        digits += _rounds_up(value, power, digits)
+    else:
         return -1, 0
-    digits += remainder > 0.5
     if digits == _MOST_SCALED:
         return _LEAST_SCALED, _NUM_WRITTEN - power
     return digits, _NUM_WRITTEN - 1 - power
 
 
 @inlined
-def _write_pair(number: int, text: np.ndarray, position: int) -> None:
-    """Writes a number below 100 as two digits."""
-    place, source = np.uint64(position), np.uint64(2 * number)
-    text[place], text[place + _ONE] = _PAIRS[source], _PAIRS[source + _ONE]
+def _six_digits(number: np.uint64) -> Any:
+    """Returns the text of a number below 10**6, zeros in front, as a word with the first digit lowest."""
+    high = number // _THOUSAND
+    return _TRIPLES[high] | _TRIPLES[number - high * _THOUSAND] << np.uint64(24)
+
+
+@inlined
+def _count_significant(number: np.uint64) -> Any:
+    """Returns how many of six digits are left without the zeros behind."""
+    high = number // _THOUSAND
+    low = number - high * _THOUSAND
+    return _NUM_SIGNIFICANT[low] + 3 if low else _NUM_SIGNIFICANT[high]
 
 
 @inlined
 def write_integer(value: int, text: np.ndarray, position: int) -> int:
-    """Writes a number from 0 on; returns the position behind it."""
-    if value < 10:
-        text[np.uint64(position)] = _ZERO + value
-        return position + 1
-    if value < 100:
-        _write_pair(value, text, position)
-        return position + 2
-    if value < 1000:
-        text[np.uint64(position)] = _ZERO + value // 100
-        _write_pair(value % 100, text, position + 1)
-        return position + 3
-    if value < 10_000:
-        _write_pair(value // 100, text, position)
-        _write_pair(value % 100, text, position + 2)
-        return position + 4
-    behind, left = position, value
-    while left:
-        behind += 1
-        left //= 10
-    for place in range(behind - 1, position - 1, -1):
-        text[place] = _ZERO + value % 10
-        value //= 10
-    return behind
+    """Writes a number of up to seven digits, with room for nine bytes; returns the position behind it."""
+    number = np.uint64(value)
+    if number >= _MILLION:
+        text[np.uint64(position)] = np.uint8(np.uint64(_ZERO) + number // _MILLION)
+        store_word(text, position + 1, _six_digits(number % _MILLION))
+        return position + 7
+    num_digits = 1 + (value >= 10) + (value >= 100) + (value >= 1000) + (value >= 10_000) + (value >= 100_000)
+    store_word(text, position, _six_digits(number) >> np.uint64(8 * (6 - num_digits)))
+    return position + num_digits
 
 
-@compiled
+@inlined
 def _write_exponent(exponent: int, text: np.ndarray, position: int) -> int:
-    text[position] = _E
-    text[position + 1] = _MINUS if exponent < 0 else _PLUS
+    digits, num_digits = _TRIPLES[np.uint64(abs(exponent))], 3
     if abs(exponent) < 100:
-        _write_pair(abs(exponent), text, position + 2)
-        return position + 4
-    return write_integer(abs(exponent), text, position + 2)
+        digits >>= np.uint64(8)
+        num_digits = 2
+    sign = np.uint64(_MINUS if exponent < 0 else _PLUS)
+    store_word(text, position, np.uint64(_E) | sign << np.uint64(8) | digits << np.uint64(16))
+    return position + 2 + num_digits
 
 
 @inlined
@@ -132,7 +157,7 @@ def write_general(value: float, text: np.ndarray, position: int) -> int:
 
     Args:
         value: The number.
-        text: uint8 with MOST_WRITTEN_BYTES of room from `position` on.
+        text: uint8 with MOST_WRITTEN_BYTES of room from `position` on, of which any may be written to.
         position: Where it begins.
     """
     if not 0.0 < value < np.inf:
@@ -143,26 +168,17 @@ def write_general(value: float, text: np.ndarray, position: int) -> int:
     digits, exponent = _leading_digits(value)
     if digits < 0:
         return UNDECIDED
-    is_fraction = _LEAST_FIXED_EXPONENT <= exponent < 0
-    is_fixed = is_fraction or 0 <= exponent < _NUM_WRITTEN
-    # The digits, all behind the point; where some belong before it, they go there afterwards.
-    first = position + 1
-    if is_fraction:
-        text[np.uint64(position)], text[np.uint64(position + 1)] = _ZERO, _POINT
-        for place in range(position + 2, position + 1 - exponent):
-            text[np.uint64(place)] = _ZERO
+    word = _six_digits(np.uint64(digits))
+    num_significant: int = _count_significant(np.uint64(digits))
+    if _LEAST_FIXED_EXPONENT <= exponent < 0:
         first = position + 1 - exponent
-    _write_pair(digits // 10_000, text, first)
-    _write_pair(digits // 100 % 100, text, first + 2)
-    _write_pair(digits % 100, text, first + 4)
-    if not is_fraction:
-        num_before = exponent + 1 if is_fixed else 1
-        for place in range(position, position + num_before):
-            text[place] = text[place + 1]
-        text[position + num_before] = _POINT
-    behind = first + _NUM_WRITTEN
-    while text[np.uint64(behind - 1)] == _ZERO:
-        behind -= 1
-    if text[np.uint64(behind - 1)] == _POINT:
-        behind -= 1
+        store_word(text, position, _ZERO_POINT)
+        store_word(text, first, word)
+        return first + num_significant
+    is_fixed = 0 <= exponent < _NUM_WRITTEN
+    num_before = exponent + 1 if is_fixed else 1
+    before = (_ONE << np.uint64(8 * num_before)) - _ONE
+    point = np.uint64(_POINT) << np.uint64(8 * num_before)
+    store_word(text, position, (word & before) | point | (word & ~before) << np.uint64(8))
+    behind = position + (num_before if num_significant <= num_before else num_significant + 1)
     return behind if is_fixed else _write_exponent(exponent, text, behind)

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from yt8m_ray.compiled import borrowing, inlined
-from yt8m_ray.inference.decimals import UNDECIDED, read_decimal
+from yt8m_ray.inference.decimals import UNDECIDED, read_decimal, read_digits
 from yt8m_ray.inference.general_format import MOST_WRITTEN_BYTES, write_general, write_integer
 from yt8m_ray.inference.prediction_rows import MOST_CLASSES, PredictionRows, RowBuffer, RowError, check_pairs
 
@@ -59,11 +59,8 @@ def _read_pairs(
     pair = first
     behind = _behind_line(data, position, end)
     while behind == UNDECIDED:
-        start, class_id = position, 0
-        while position < end and _ZERO <= data[np.uint64(position)] <= _NINE:
-            class_id = class_id * 10 + (int(data[np.uint64(position)]) - _ZERO)
-            position += 1
-        num_digits = position - start
+        class_id, num_digits = read_digits(data, position, end)
+        position += num_digits
         if num_digits == 0 or num_digits > _MOST_CLASS_DIGITS or class_id >= MOST_CLASSES:
             return position, pair, UNUSUAL
         if flags[np.uint64(class_id)]:
@@ -188,7 +185,7 @@ def _number(word: str, kind: Any, name: str) -> Any:
 
 
 @borrowing
-def _write_lines(rows: Any, first_row: int, is_scored: bool, text: np.ndarray) -> tuple[int, int, int]:
+def write_lines(rows: Any, first_row: int, is_scored: bool, text: np.ndarray) -> tuple[int, int, int]:
     """Writes rows from `first_row` on; returns (next row, bytes written, DONE, UNUSUAL or FULL)."""
     id_bytes, id_bounds, class_ids, scores, bounds = rows
     position = 0
@@ -238,7 +235,7 @@ class LineWriter:
         arrays = rows.id_bytes, rows.id_bounds, rows.class_ids, rows.scores, rows.bounds
         row = 0
         while row < len(rows):
-            row, num_bytes, status = _write_lines(arrays, row, self._is_scored, self._text)
+            row, num_bytes, status = write_lines(arrays, row, self._is_scored, self._text)
             file.write(self._text[:num_bytes].data)
             if status == UNUSUAL:
                 file.write(self._line(rows, row))

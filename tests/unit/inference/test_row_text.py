@@ -15,7 +15,7 @@ import pytest
 
 from yt8m_ray.inference.mapped_lines import MappedLines
 from yt8m_ray.inference.prediction_rows import MOST_CLASSES, PredictionRows, RowBuffer
-from yt8m_ray.inference.row_text import DONE, LineWriter, buffer_arrays, read_lines
+from yt8m_ray.inference.row_text import DONE, LineWriter, buffer_arrays, read_lines, write_lines
 
 
 def read(path: Path, content: bytes, *, is_scored: bool = True) -> PredictionRows:
@@ -84,6 +84,7 @@ def values(rng: random.Random) -> Iterator[float]:
     yield rng.random()
     yield rng.random() ** 40
     yield float(np.float32(rng.random() ** 4))
+    yield (float(f"{rng.random() ** 9:g}") + float(f"{rng.random() ** 9:g}")) / 2  # a mean, often halfway too
     yield rng.randrange(1 << 24) / 2.0 ** rng.randint(1, 60)  # often halfway between six digits and the next
     yield (rng.randrange(10**6) * 10 + 5) / 10 ** rng.randint(0, 12)
     power = 10.0 ** rng.randint(-20, 8)
@@ -128,6 +129,16 @@ def test_lines_of_the_published_scripts_never_wait_for_python() -> None:
     found = read_lines(data, 0, np.empty(0, np.int64), 2000, True, flags, buffer_arrays(buffer), 0)
     assert found == (1000, len(data), DONE)
     assert not flags.any()
+
+
+def test_means_of_two_files_never_wait_for_python() -> None:
+    rng = random.Random(0)
+    means = [(float(f"{rng.random() ** 9:g}") + float(f"{rng.random() ** 9:g}")) / 2 for _ in range(2000)]
+    rows = np.zeros(0, np.uint8), np.zeros(2, np.int64), np.zeros(2000, np.int32), np.array(means), np.array([0, 2000])
+    text = np.zeros(1 << 16, np.uint8)
+    row, num_bytes, status = write_lines(rows, 0, True, text)
+    assert (row, status) == (1, DONE)
+    assert text[:num_bytes].tobytes().decode() == f",{' '.join(f'0 {mean:g}' for mean in means)}\n"
 
 
 @pytest.mark.parametrize(
