@@ -1,11 +1,12 @@
 """How fast prediction files are merged, beside the plain loop that gives the same bytes, in the same run.
 
-    python tests/benchmarks/merge.py [--num-videos 1000000] [--num-files 2] [--rounds 1] [--shuffled] [--geometric]
+    python tests/benchmarks/merge.py [--num-videos 1000000] [--num-files 2] [--shuffled] [--geometric] [--equal]
 
 The peer is `peers/plain_merge.py`. The files have 20 classes a video, scores as "%g", some 310 MB for a million videos;
 every file lists other classes with other scores. One process after the other, each on one core with one thread; CPU
-seconds of the merge alone, compiled before (by a merge of small files), imports not counted; `wall_s` is the whole
-command's, with all that. Both outputs have to be equal. `--shuffled` puts all files but the first into another order.
+seconds of the merge alone, compiled before (by a merge of small files), imports not counted; `merge_s` is how long that
+took, waiting included, and `wall_s` the whole command. Both outputs have to be equal. `--shuffled` puts all files but
+the first into another order. Weights are 1, 2, ..., or equal with `--equal`, which makes more scores end in halves.
 Memory is the peak of the process, and how much of it is not a mapped file, which the system may take back.
 """
 
@@ -71,15 +72,15 @@ def make_rows(videos: np.ndarray, rng: np.random.Generator) -> PredictionRows:
     )
 
 
-def merge_once(paths: list[str], output: str, *, is_ours: bool, is_geometric: bool) -> Figures:
-    """Merges files with unequal weights; returns CPU seconds and the peak memory of this process."""
-    weights = [float(number + 1) for number in range(len(paths))]
-    started = time.process_time()
+def merge_once(paths: list[str], output: str, *, is_ours: bool, is_geometric: bool, is_equal: bool) -> Figures:
+    """Merges files; returns the seconds and the peak memory of this process."""
+    weights = [1.0 if is_equal else float(number + 1) for number in range(len(paths))]
+    started, began = time.process_time(), time.monotonic()
     if is_ours:
         merge_predictions(paths, output=output, weights=weights, mean="geometric" if is_geometric else "arithmetic")
     else:
         merge_plainly(paths, normalized(weights), output, geometric=is_geometric)
-    return {"cpu_s": time.process_time() - started, **peak_memory()}
+    return {"cpu_s": time.process_time() - started, "merge_s": time.monotonic() - began, **peak_memory()}
 
 
 def peak_memory() -> Figures:
@@ -89,10 +90,10 @@ def peak_memory() -> Figures:
 
 
 def run_one(arguments: list[str]) -> None:
-    """The measured process: SYSTEM MEAN OUTPUT SMALL_FILES... -- FILES..."""
-    system, mean, output, *paths = arguments
+    """The measured process: SYSTEM MEAN WEIGHTS OUTPUT SMALL_FILES... -- FILES..."""
+    system, mean, weights, output, *paths = arguments
     middle = paths.index("--")
-    options = {"is_ours": system == "ours", "is_geometric": mean == "geometric"}
+    options = {"is_ours": system == "ours", "is_geometric": mean == "geometric", "is_equal": weights == "equal"}
     merge_once(paths[:middle], output, **options)  # compiles
     print(json.dumps(merge_once(paths[middle + 1 :], output, **options)))
 
@@ -102,11 +103,12 @@ def compare(options: argparse.Namespace, folder: Path) -> Figures:
     form = {"is_shuffled": options.shuffled}
     small = write_files(folder / "small", NUM_WARM, options.num_files, **form)
     paths = write_files(folder, options.num_videos, options.num_files, **form)
-    mean = "geometric" if options.geometric else "arithmetic"
+    kind = ["geometric" if options.geometric else "arithmetic", "equal" if options.equal else "unequal"]
     rounds: dict[str, list[Figures]] = {"ours": [], "plain": []}
     for system in [*rounds] * options.rounds:
         started = time.monotonic()
-        command = [sys.executable, __file__, "--one", system, mean, str(folder / f"{system}.csv"), *small, "--", *paths]
+        command = [sys.executable, __file__, "--one", system, *kind, str(folder / f"{system}.csv"), *small]
+        command += ["--", *paths]
         figures = run_pinned(command, cores=cores()[:1])
         rounds[system].append({**figures, "wall_s": time.monotonic() - started})
     if not filecmp.cmp(folder / "ours.csv", folder / "plain.csv", shallow=False):
@@ -130,6 +132,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="of both in turn; the least of each figure counts")
     parser.add_argument("--shuffled", action="store_true", help="all files but the first in another order")
     parser.add_argument("--geometric", action="store_true", help="geometric means")
+    parser.add_argument("--equal", action="store_true", help="equal weights")
     parser.add_argument("--folder", help="where the files are made (default: a temporary folder)")
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
     options = parser.parse_args()
