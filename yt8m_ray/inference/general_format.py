@@ -162,7 +162,7 @@ def write_general(value: float, text: np.ndarray, position: int) -> int:
     """
     if not 0.0 < value < np.inf:
         if value == 0.0 and math.copysign(1.0, value) > 0:
-            text[position] = _ZERO
+            text[np.uint64(position)] = _ZERO
             return position + 1
         return UNDECIDED
     digits, exponent = _leading_digits(value)

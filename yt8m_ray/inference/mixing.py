@@ -20,6 +20,8 @@ Mean = Literal["arithmetic", "geometric"]
 GEOMETRIC_FLOOR = 1e-4
 """Least score in a geometric mean, and what a class that a file does not list counts there."""
 
+_ONE = np.uint64(1)
+
 
 class Mixer:
     """Weighted means of K files, reduced to the `top_k` best classes of each video.
@@ -97,41 +99,42 @@ def _add_file(
     class_ids, scores, bounds = rows
     found_ids, found_sums = found
     for pair in range(bounds[row], bounds[row + 1]):
-        class_id, value = class_ids[pair], scores[pair]
+        class_id, value = np.uint64(class_ids[np.uint64(pair)]), scores[np.uint64(pair)]
         if floor > 0:
             value = math.log(max(value, floor) / floor)
         place = places[class_id]
         if place < 0:
             places[class_id] = num_found
-            found_ids[num_found], found_sums[num_found] = class_id, weight * value
+            found_ids[np.uint64(num_found)], found_sums[np.uint64(num_found)] = class_id, weight * value
             num_found += 1
         else:
-            found_sums[place] += weight * value
+            found_sums[np.uint64(place)] += weight * value
     return num_found
 
 
 @inlined
-def _keep_best(found: Any, num_found: int, top_k: int, result: Any, first: int) -> int:
+def _is_before(score: float, class_id: int, other_score: float, other_id: int) -> bool:
+    return score > other_score or (score == other_score and class_id < other_id)
+
+
+@inlined
+def _keep_best(found: Any, num_found: int, top_k: int, result: Any, first: int) -> Any:
     """Writes the best classes to `result` from `first` on, best first; returns the place behind them."""
     found_ids, found_sums = found
     class_ids, scores, _ = result
-    last = first
+    last = start = np.uint64(first)  # unsigned, so that no index is tested for being negative
     for index in range(num_found):
-        class_id, score = found_ids[index], found_sums[index]
-        if last < first + top_k:
-            place = last
-            last += 1
-        elif score > scores[last - 1] or (score == scores[last - 1] and class_id < class_ids[last - 1]):
-            place = last - 1
-        else:
+        class_id, score = found_ids[np.uint64(index)], found_sums[np.uint64(index)]
+        if last - start < np.uint64(top_k):
+            last += _ONE
+        elif not _is_before(score, class_id, scores[last - _ONE], class_ids[last - _ONE]):
             continue
-        while place > first and (
-            scores[place - 1] < score or (scores[place - 1] == score and class_ids[place - 1] > class_id)
-        ):
-            scores[place], class_ids[place] = scores[place - 1], class_ids[place - 1]
-            place -= 1
+        place = last - _ONE
+        while place > start and _is_before(score, class_id, scores[place - _ONE], class_ids[place - _ONE]):
+            scores[place], class_ids[place] = scores[place - _ONE], class_ids[place - _ONE]
+            place -= _ONE
         scores[place], class_ids[place] = score, class_id
-    return last
+    return np.int64(last)
 
 
 @borrowing

@@ -195,24 +195,24 @@ def write_lines(rows: Any, first_row: int, is_scored: bool, text: np.ndarray) ->
         if position + id_bounds[row + 1] - id_bounds[row] + num_pairs * _MOST_PAIR_BYTES + 2 > len(text):
             return row, line, FULL
         for place in range(id_bounds[row], id_bounds[row + 1]):
-            byte = id_bytes[place]
+            byte = id_bytes[np.uint64(place)]
             if byte in (_COMMA, _QUOTE, _NEWLINE, _RETURN):
                 return row, line, UNUSUAL
-            text[position] = byte
+            text[np.uint64(position)] = byte
             position += 1
-        text[position] = _COMMA
+        text[np.uint64(position)] = _COMMA
         position += 1
         for pair in range(bounds[row], bounds[row + 1]):
             position = write_integer(class_ids[np.uint64(pair)], text, position)
             if is_scored:
-                text[position] = _SPACE
+                text[np.uint64(position)] = _SPACE
                 position = write_general(scores[np.uint64(pair)], text, position + 1)
                 if position == UNDECIDED:
                     return row, line, UNUSUAL
-            text[position] = _SPACE
+            text[np.uint64(position)] = _SPACE
             position += 1
         position -= num_pairs > 0
-        text[position] = _NEWLINE
+        text[np.uint64(position)] = _NEWLINE
         position += 1
     return len(bounds) - 1, position, DONE
 
