@@ -48,9 +48,9 @@ def build_api(service: Service, *, sends_ids: bool = True) -> FastAPI:
     """
     api = _Api(title="yt8m_ray", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     add_error_handlers(api)
+    add_predict_routes(api, service)  # first: routes are tried in their order
     _add_docs(api)
     add_page_routes(api)
-    add_predict_routes(api, service)
     add_model_routes(api, service)
     add_example_routes(api, service)
     add_protocol_routes(api, service)

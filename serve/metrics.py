@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+STAGES = ("body", "decode", "queue", "model", "encode")
+"""Of a request, in their order."""
+
 _LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -48,13 +51,14 @@ class Metrics:
             buckets=_LATENCY_BUCKETS,
             registry=self._registry,
         )
-        self._stage_seconds = Histogram(
+        stage_seconds = Histogram(
             "yt8m_stage_seconds",
-            "Time of a request by stage: body, decode, queue, model, encode",
+            f"Time of a request by stage: {', '.join(STAGES)}",
             (*replicas, "stage"),
             buckets=_LATENCY_BUCKETS,
             registry=self._registry,
         )
+        self._stages = {stage: stage_seconds.labels(replica, stage) for stage in STAGES}
         self._batch_size = Histogram(
             "yt8m_batch_size", "Videos a batch", replicas, buckets=_SIZE_BUCKETS, registry=self._registry
         )
@@ -94,7 +98,7 @@ class Metrics:
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Counts the time of one stage of a request."""
-        self._stage_seconds.labels(self._replica, stage).observe(seconds)
+        self._stages[stage].observe(seconds)
 
     def observe_batch(self, size: int, seconds: float) -> None:
         """Counts a batch that went through a model; may be called in any thread."""

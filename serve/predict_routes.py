@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from pydantic_core import to_json
 
 from serve.access import NOTES
 from serve.batching import Answer
@@ -236,7 +236,7 @@ def prediction_of(model: HostedModel, video_id: str, answer: Answer, options: Op
 
 def dump(value: object) -> str:
     """Returns compact JSON."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return to_json(value, inf_nan_mode="null").decode()
 
 
 def _parameter(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
