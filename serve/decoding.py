@@ -141,7 +141,7 @@ def check_row(context: Mapping[str, Values], sequences: Mapping[str, Any], spec:
         row = to_row(Fields(named, dict(sequences)), spec, labelled=False)
     except RecordError as error:
         raise RequestError(422, f"{where}: {error.reason}") from None
-    if not np.isfinite(row.frames).all():
+    if row.frames.dtype.kind == "f" and not np.isfinite(row.frames).all():
         raise RequestError(422, f"{where}: expected finite numbers that fit float32, found NaN or infinity")
     return row
 

@@ -10,6 +10,7 @@ import os
 import statistics
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def _overhead_of(kind: str, options: argparse.Namespace, folder: Path) -> dict[s
         for _ in range(options.rounds):
             bare = run_pinned(bare_command, cores=_cores(options.cores))
             # The bare loop asks about the same one video over and over.
+            before = _model_stage(service.port)
             alone = asyncio.run(closed_loop(service.port, questions[:1], connections=1, seconds=options.seconds))
+            seconds, count = (after - start for after, start in zip(_model_stage(service.port), before, strict=True))
             many = asyncio.run(
                 closed_loop(service.port, questions, connections=options.connections, seconds=options.seconds)
             )
@@ -52,6 +55,9 @@ def _overhead_of(kind: str, options: argparse.Namespace, folder: Path) -> dict[s
                     "bare_p50_ms": bare["p50_ms"],
                     "service_p50_ms": alone.quantile_ms(0.5),
                     "added_ms": alone.quantile_ms(0.5) - bare["p50_ms"],
+                    # The model of a service that waits between requests is slower than one in a loop.
+                    "model_in_service_ms": seconds / count * 1e3,
+                    "added_to_model_in_service_ms": alone.quantile_ms(0.5) - seconds / count * 1e3,
                     "bare_per_s": bare["per_s"],
                     "bare_batch": bare["batch"],
                     "service_per_s": many.per_s,
@@ -62,6 +68,17 @@ def _overhead_of(kind: str, options: argparse.Namespace, folder: Path) -> dict[s
             print(f"{kind}: {_rounded(rounds[-1])}", file=sys.stderr, flush=True)
     middle = {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
     return {"wrong_or_failed": wrong, "median": _rounded(middle), "rounds": [_rounded(found) for found in rounds]}
+
+
+def _model_stage(port: int) -> tuple[float, float]:
+    """Returns the seconds that requests have spent in the model so far, and their number."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    found = {
+        kind: [line for line in lines if f"_{kind}{{" in line and 'stage="model"' in line] for kind in ("sum", "count")
+    }
+    total, count = (sum(float(line.rpartition(" ")[2]) for line in found[kind]) for kind in ("sum", "count"))
+    return total, count
 
 
 def bare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
