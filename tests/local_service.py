@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from serve.batching import Answer, Batcher
@@ -12,6 +13,7 @@ from serve.hosting import HostedModel, ModelHost
 from serve.metrics import Metrics, merge_expositions
 from serve.schemas import Limits, ServeArgs
 from serve.tokens import TokenFile
+from tests.tiny import save_checkpoint_of
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.inference.predictor import Predictor
 
@@ -63,3 +65,21 @@ class LocalService:
         """Ends the threads of the models, before the event loops that they answer to."""
         for batcher in self._batchers.values():
             batcher.close()
+
+
+def administered_service(folder: Path) -> LocalService:
+    """Returns a service of a tiny model whose operators have the token `the-token`."""
+    (folder / "tokens").write_text("the-token\n", encoding="utf-8")
+    predictor = Predictor.from_path(save_checkpoint_of(folder / "checkpoint"))
+    return LocalService(predictor, args=ServeArgs(admin_tokens_file=str(folder / "tokens")))
+
+
+def every_number() -> Metrics:
+    """Returns metrics of which each has counted something."""
+    metrics = Metrics("r")
+    metrics.begin_request()
+    metrics.observe_request("/v1/predict", 503, 0.1, "overloaded")
+    metrics.observe_stage("model", 0.1)
+    metrics.observe_batch(3, 0.1)
+    metrics.set_models([("m", "v")])
+    return metrics

@@ -7,21 +7,15 @@ from pathlib import Path
 import pytest
 
 from serve.api import build_api
-from serve.schemas import ServeArgs
-from tests.local_service import LocalService
+from tests.local_service import LocalService, administered_service
 from tests.servers import running
-from tests.tiny import save_checkpoint_of
 from yt8m_ray.config.document import ConfigError
-from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.service_client import ServiceClient, ServiceError
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> LocalService:
-    folder = tmp_path_factory.mktemp("service")
-    (folder / "tokens").write_text("the-token\n")
-    predictor = Predictor.from_path(save_checkpoint_of(folder / "checkpoint"))
-    return LocalService(predictor, args=ServeArgs(admin_tokens_file=str(folder / "tokens")))
+    return administered_service(tmp_path_factory.mktemp("service"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.metrics import Metrics
+from tests.local_service import every_number
 
 DASHBOARD = Path(__file__).resolve().parents[3] / "serve" / "monitoring" / "dashboard.json"
 PANELS: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
@@ -20,12 +20,7 @@ QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 @pytest.fixture(scope="module")
 def labels() -> dict[str, set[str]]:
     """Returns the labels of each sample by its name."""
-    metrics = Metrics("r")
-    metrics.begin_request()
-    metrics.observe_request("/v1/predict", 503, 0.1, "overloaded")
-    metrics.observe_stage("model", 0.1)
-    metrics.observe_batch(3, 0.1)
-    metrics.set_models([("m", "v")])
+    metrics = every_number()
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.text()):
         for sample in family.samples:

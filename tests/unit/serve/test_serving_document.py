@@ -8,8 +8,9 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve.errors import CODES
-from serve.metrics import Metrics, merge_expositions
+from serve.metrics import merge_expositions
 from serve.schemas import Limits, ServeArgs
+from tests.local_service import every_number
 
 DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "serving.md").read_text()
 
@@ -25,12 +26,7 @@ def test_every_number_is_in_the_table_with_its_labels() -> None:
         name.removesuffix("_total"): set(re.findall(r"`(\w+)`", labels))
         for name, labels in re.findall(r"^\| `(yt8m_\w+)` \| ([^|]*)\|", DOCUMENT, re.M)
     }
-    metrics = Metrics("r")
-    metrics.begin_request()
-    metrics.observe_request("/v1/predict", 503, 0.1, "overloaded")
-    metrics.observe_stage("model", 0.1)
-    metrics.observe_batch(3, 0.1)
-    metrics.set_models([("m", "v")])
+    metrics = every_number()
     families = text_string_to_metric_families(merge_expositions([metrics.text()]))
     found = {family.name: set(family.samples[0].labels) - {"replica", "le"} for family in families}
     assert rows == found
