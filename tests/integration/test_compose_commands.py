@@ -23,10 +23,12 @@ PROGRAMS: dict[str, click.Group] = {
 
 
 def commands() -> dict[str, str]:
-    """Returns the command of each service, with the defaults of its variables."""
+    """Returns the command of each service of our image, with the defaults of its variables."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     found = {}
     for name, service in services.items():
+        if service["image"] != "yt8m-ray":
+            continue
         command = service["command"] if isinstance(service["command"], str) else service["command"][-1]
         found[name] = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", command.split(" && ")[-1])
     return found
