@@ -27,7 +27,7 @@ demo: setup ## shards, training, quantized ensemble, serving, one answer over HT
 	$(BIN)/python -m jobs.demo
 
 # Unit tests share the cores; the others start clusters, of which a machine has one at a time.
-test: lint types ## lint, types and all tests with small counts (some 12 minutes)
+test: lint types ## lint, types and all tests with small counts (some 20 minutes)
 	$(BIN)/python -m pytest tests/unit --numprocesses=auto
 	$(BIN)/python -m pytest tests --ignore=tests/unit
 

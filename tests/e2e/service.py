@@ -59,4 +59,6 @@ def ask(port: int, shard: str, top_k: int) -> tuple[dict[str, Any], dict[str, An
     for answer in answers:
         if answer.status_code != 200:
             pytest.fail(answer.text)
-    return answers[0].json(), answers[1].json()
+    by_json, by_record = (answer.json() for answer in answers)
+    assert by_json.pop("request_id") != by_record.pop("request_id")
+    return by_json, by_record
