@@ -2,8 +2,8 @@
 
     eval "$(python -m serve.haproxy_environment)" && serve run serve/config.yaml
 
-HAProxy takes four to eight times the requests of Serve's own proxy (docs/serving.md). Ray reads these variables when it
-starts; nothing else has to be changed.
+HAProxy takes two to three times the requests of Serve's own proxy, and asks another replica when one dies
+(docs/serving.md). Ray reads these variables when it starts; nothing else has to be changed.
 """
 
 from __future__ import annotations

@@ -198,15 +198,21 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     assert model.batches == [["0"], ["1", "2", "5"]]
 
 
+async def begin_and_hold(batcher: Batcher, model: GatedModel) -> list[asyncio.Future[Answer]]:
+    """Asks for a video, which the model takes and does not answer before its gate opens."""
+    model.gate.clear()
+    model.has_begun.clear()
+    futures = batcher.ask(model, rows(1), 1)
+    await begin(model)
+    return futures
+
+
 def test_a_queue_that_would_take_too_long_is_full_too() -> None:
     model = GatedModel(seconds=0.2)
 
     async def test(batcher: Batcher) -> None:
         await asyncio.gather(*batcher.ask(model, rows(0), 1))
-        model.gate.clear()
-        model.has_begun.clear()
-        futures = batcher.ask(model, rows(1), 1)
-        await begin(model)
+        futures = await begin_and_hold(batcher, model)
         futures += batcher.ask(model, rows(*range(3)), 1)  # 0.2 s each: more than 0.5 s
         with pytest.raises(OverloadedError):
             batcher.check_room()
@@ -228,10 +234,7 @@ def test_the_time_to_come_again_grows_with_the_queue_and_the_model() -> None:
 
     async def test(batcher: Batcher) -> None:
         await asyncio.gather(*batcher.ask(model, rows(0), 1))
-        model.gate.clear()
-        model.has_begun.clear()
-        futures = batcher.ask(model, rows(1), 1)
-        await begin(model)
+        futures = await begin_and_hold(batcher, model)
         futures += batcher.ask(model, rows(*range(10)), 1)
         with pytest.raises(OverloadedError) as refusal:
             batcher.check_room()
