@@ -1,8 +1,7 @@
 """The models that a replica has loaded, and which of them a request is answered by.
 
 Lives here: loading with its checks, and the choice between the current model, a canary and a version that a request
-names. Does not live here: who decides what is loaded (`serve.releases`),
-and when (`serve.following`).
+names. Does not live here: who decides what is loaded (`serve.releases`), and when (`serve.following`).
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class HostedModel:
 
 
 class ModelHost:
-    """A current model, maybe a canary with its share of requests, and those that are ready to become either.
+    """A current model, and maybe a canary with its share of the requests.
 
     Attributes:
         current: What answers.
