@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +68,11 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return bundle, uri
 
 
-@pytest.fixture(autouse=True)
-def store_of_nobody_else() -> Iterator[None]:
-    before = mlflow.get_tracking_uri()
-    yield
-    mlflow.set_tracking_uri(before)
-
-
 def load(uri: str, model: str = "models:/videos@champion") -> Any:
-    mlflow.set_tracking_uri(uri)
-    return mlflow.pyfunc.load_model(model)
+    # mlflow.set_tracking_uri holds for the whole process, and so for the tests of other files.
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MLFLOW_TRACKING_URI", uri)
+        return mlflow.pyfunc.load_model(model)
 
 
 def test_predictions_file_mlflow_and_http_give_the_same_top_20(
