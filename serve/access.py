@@ -12,6 +12,7 @@ import uuid
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import CODES, SENDS_ID
@@ -21,6 +22,9 @@ logger = logging.getLogger("ray.serve.access")
 
 NOTES = "yt8m_notes"
 """Key of a request's scope under which routes leave what the log shall tell: model version, videos."""
+
+_STAGE_SECONDS = "yt8m_stage_seconds"
+"""Key of a request's scope: pairs of a stage and its seconds, which are counted after the answer was sent."""
 
 HAS_LEFT = "yt8m_has_left"
 """Key of a request's scope that a route sets whose client has gone after the answer began."""
@@ -50,7 +54,7 @@ class AccessLog:
             return
         started, status = time.perf_counter(), 500
         request_id = _give_id(scope)
-        scope[NOTES], scope[SENDS_ID] = {}, self._sends_ids
+        scope[NOTES], scope[SENDS_ID], scope[_STAGE_SECONDS] = {}, self._sends_ids, []
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -59,6 +63,9 @@ class AccessLog:
                 if self._sends_ids:
                     message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                # The event loop writes what was sent when it turns; whatever is done before that, a client waits for.
+                await asyncio.sleep(0)
 
         self._service.metrics.begin_request()
         try:
@@ -75,7 +82,10 @@ class AccessLog:
 
     def _observe(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "none")  # never the path as given: that has no end of values
-        self._service.metrics.observe_request(route, status, seconds, CODES.get(status))
+        metrics = self._service.metrics
+        metrics.observe_request(route, status, seconds, CODES.get(status))
+        for stage, stage_seconds in scope[_STAGE_SECONDS]:
+            metrics.observe_stage(stage, stage_seconds)
         line = {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             "request_id": request_id,
@@ -86,6 +96,11 @@ class AccessLog:
             **scope[NOTES],
         }
         logger.info(json.dumps(line))
+
+
+def note_stage(request: Request, stage: str, seconds: float) -> None:
+    """Notes how long a request was in one of the stages of `serve.metrics`."""
+    request.scope[_STAGE_SECONDS].append((stage, seconds))
 
 
 def write_access_log(path: Path) -> None:

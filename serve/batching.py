@@ -23,10 +23,7 @@ from serve.schemas import Limits
 from yt8m_ray.data.features import VideoRow
 
 _SHARE_OF_LAST = 0.2
-"""Of the moving averages of what a batch takes."""
-
-_LEAST_VARIANCE = 0.01
-"""Of the sizes of batches: below it they are one size, of which no line can be made."""
+"""Of the last batch in the moving average of what a batch takes."""
 
 
 @dataclass(frozen=True)
@@ -63,42 +60,34 @@ class _Waiting:
 
 
 class Pace:
-    """What a batch of a model takes: a fixed time and a time a video, by moving averages of the batches so far.
+    """How large the batches of a model may be, found by trying, and what one takes.
 
-    A model reads its weights once a batch: a lone video may take as long as ten, and says nothing about them.
+    Any size up to the limit is tried at once. A batch that takes longer than it may makes the next ones smaller, by
+    half at most, since it may have been held up; full ones that are quick enough let them grow by one video. So a guess
+    that was wrong, for better or worse, does not last: after Clipper (Crankshaw et al., NSDI 2017).
     """
 
     def __init__(self) -> None:
-        self._size = self._elapsed = self._variance = self._covariance = 0.0
-        self._is_new = True
+        self._largest = math.inf
+        self._elapsed: float | None = None
 
-    def learn(self, size: int, elapsed: float) -> None:
+    def learn(self, size: int, elapsed: float, limits: Limits) -> None:
         """Takes the size and the seconds of a batch."""
-        share = 1.0 if self._is_new else _SHARE_OF_LAST
-        self._is_new = False
-        off_size, off_elapsed = size - self._size, elapsed - self._elapsed
-        self._size += share * off_size
-        self._elapsed += share * off_elapsed
-        self._variance = (1 - share) * (self._variance + share * off_size**2)
-        self._covariance = (1 - share) * (self._covariance + share * off_size * off_elapsed)
+        before = elapsed if self._elapsed is None else self._elapsed
+        self._elapsed = before + _SHARE_OF_LAST * (elapsed - before)
+        largest = min(self._largest, limits.max_batch_size)
+        if elapsed > limits.target_latency_s:
+            self._largest = max(1.0, min(size * limits.target_latency_s / elapsed, largest), largest / 2)
+        elif size >= int(largest):
+            self._largest = largest + 1
 
     def largest_batch(self, limits: Limits) -> int:
-        """Returns how many videos can be computed within the latency that is aimed at."""
-        fixed, a_video = self._line()
-        if fixed + a_video * limits.max_batch_size <= limits.target_latency_s:
-            return limits.max_batch_size
-        return max(1, min(limits.max_batch_size, int((limits.target_latency_s - fixed) / max(a_video, 1e-9))))
+        """Returns how many videos may be computed together."""
+        return int(min(self._largest, limits.max_batch_size))
 
     def seconds(self, num_videos: int, limits: Limits) -> float:
         """Returns how long as many videos take in batches."""
-        fixed, a_video = self._line()
-        return num_videos * a_video + math.ceil(num_videos / self.largest_batch(limits)) * fixed
-
-    def _line(self) -> tuple[float, float]:
-        """Returns the fixed seconds and those of a video; all is fixed until sizes have differed."""
-        slope = max(self._covariance / self._variance, 0.0) if self._variance > _LEAST_VARIANCE else 0.0
-        slope = min(slope, self._elapsed / max(self._size, 1.0))  # else the fixed time would be negative
-        return self._elapsed - slope * self._size, slope
+        return math.ceil(num_videos / self.largest_batch(limits)) * (self._elapsed or 0.0)
 
 
 class Batcher:
@@ -235,7 +224,7 @@ class Batcher:
 
     def _learn(self, model: BatchModel, size: int, elapsed: float) -> None:
         with self._changed:
-            self._paces.setdefault(model, Pace()).learn(size, elapsed)
+            self._paces.setdefault(model, Pace()).learn(size, elapsed, self._limits())
 
 
 def _resolve(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ from yt8m_ray.data.features import VideoRow
 from yt8m_ray.model_registry import MODEL_SCHEME, registered_name, resolve_model
 
 logger = logging.getLogger("ray.serve")
+
+_SWITCH_INTERVAL_S = 1e-4
+"""How long a thread of Python may hold up another. The model asks for its turn after each of some forty operations; at
+Python's own 5 ms it waits for the event loop longer than it computes."""
 
 
 class ReleaseManager:
@@ -104,6 +109,7 @@ class PredictionService:
     def __init__(self, args: ServeArgs, releases: DeploymentHandle[Any]) -> None:
         assert args.model is not None
         torch.set_num_threads(args.num_threads)
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._args = args
         self._releases = releases
         self._limits = Limits()

@@ -6,6 +6,7 @@ names. Does not live here: who decides what is loaded (`serve.releases`), and wh
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Self
 
 import numpy as np
 
+from serve.answers import LabelTexts
 from serve.errors import RequestError
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.inference.predictor import Predictor
@@ -44,13 +46,23 @@ class HostedModel:
                 written.
         """
         predictor = Predictor.from_path(fetch_model(uri), device=device)
-        _ = predictor.vocabulary  # a table that cannot be read is found now, not in a request
         predictor.self_check()
         # The first call pays for allocations and kernels: now, not in a request.
         spec = predictor.spec
         warm_up = VideoRow("warm-up", np.zeros((spec.max_frames, spec.dim), spec.dtype), np.empty(0, np.int32))
         predictor.predict([warm_up])
-        return cls(uri, predictor)
+        model = cls(uri, predictor)
+        _ = model.label_texts  # a table of names that cannot be read is found now, not in a request
+        return model
+
+    @functools.cached_property
+    def label_texts(self) -> LabelTexts:
+        """What answers say of its classes.
+
+        Raises:
+            ValueError, OSError: the table of names cannot be read, or has too few classes.
+        """
+        return LabelTexts(self.predictor.vocabulary)
 
     @property
     def version(self) -> str:

@@ -61,15 +61,17 @@ class Metrics:
         self._stages = {stage: stage_seconds.labels(replica, stage) for stage in STAGES}
         self._batch_size = Histogram(
             "yt8m_batch_size", "Videos a batch", replicas, buckets=_SIZE_BUCKETS, registry=self._registry
+        ).labels(replica)
+        self._videos = Counter("yt8m_videos", "Videos that were answered", replicas, registry=self._registry).labels(
+            replica
         )
-        self._videos = Counter("yt8m_videos", "Videos that were answered", replicas, registry=self._registry)
         self._models = Gauge(
             "yt8m_model", "1 for each model that answers", (*replicas, "model", "version"), registry=self._registry
         )
 
         self._in_flight = Gauge(
             "yt8m_requests_in_flight", "Requests that are being answered", replicas, registry=self._registry
-        )
+        ).labels(replica)
         self._queued = Gauge(
             "yt8m_queued_videos", "Videos that wait for the model", replicas, registry=self._registry
         ).labels(replica)
@@ -86,11 +88,11 @@ class Metrics:
 
     def begin_request(self) -> None:
         """Counts a request that has arrived; `observe_request` follows."""
-        self._in_flight.labels(self._replica).inc()
+        self._in_flight.inc()
 
     def observe_request(self, route: str, status: int, seconds: float, code: str | None = None) -> None:
         """Counts a request that was answered, or refused with an error of some code."""
-        self._in_flight.labels(self._replica).dec()
+        self._in_flight.dec()
         self._requests.labels(self._replica, route, status).inc()
         self._request_seconds.labels(self._replica, route).observe(seconds)
         if code is not None:
@@ -103,8 +105,8 @@ class Metrics:
     def observe_batch(self, size: int, seconds: float) -> None:
         """Counts a batch that went through a model; may be called in any thread."""
         del seconds  # each request's share of it is in its stages
-        self._batch_size.labels(self._replica).observe(size)
-        self._videos.labels(self._replica).inc(size)
+        self._batch_size.observe(size)
+        self._videos.inc(size)
 
     def set_models(self, models: Sequence[tuple[str, str]]) -> None:
         """Says which models answer, as pairs of name and version."""

@@ -10,17 +10,18 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
-from pydantic_core import to_json
 
-from serve.access import NOTES
+from serve.access import NOTES, note_stage
+from serve.answers import WINDOW_S, count_labels, dump, timeline_text
 from serve.batching import Answer
 from serve.decoding import INLINE_BYTES, PredictionInput, decode_binary, decode_json, parse_top_k
 from serve.errors import RequestError, request_id
 from serve.hosting import HostedModel
-from serve.requests import check_encoding, check_token, deadline_of, query_parameters, read_body
+from serve.requests import PlainRoute, check_encoding, check_token, deadline_of, query_parameters, read_body
 from serve.schemas import ErrorResponse, PredictResponse
 from serve.service import Service
 from serve.shard_stream import NDJSON_TYPE, TFRECORD_TYPE, ShardAnswer
+from serve.waiting import wait_for
 from yt8m_ray.data.features import VideoRow
 
 JSON_TYPE = "application/json"
@@ -28,7 +29,6 @@ BINARY_TYPE = "application/octet-stream"
 _TYPES = (JSON_TYPE, BINARY_TYPE, TFRECORD_TYPE)
 
 _PARAMETERS = ("top_k", "threshold", "names", "timeline", "version")
-_WINDOW_S = 5
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,6 @@ class Options:
 def add_predict_routes(api: FastAPI, service: Service) -> None:
     """Adds the route."""
 
-    @api.post(
-        "/v1/predict",
-        summary="The best classes of each video",
-        response_model=PredictResponse,
-        responses=_RESPONSES,
-        openapi_extra=_REQUEST_BODY,
-    )
     async def predict(request: Request) -> Response:
         check_token(request, service)
         content_type = _content_type(request)
@@ -73,14 +66,25 @@ def add_predict_routes(api: FastAPI, service: Service) -> None:
         answer = await answer_body(service, model, content_type, body, options, request, deadline)
         return Response(answer, media_type=JSON_TYPE)
 
+    api.router.add_api_route(
+        "/v1/predict",
+        predict,
+        methods=["POST"],
+        summary="The best classes of each video",
+        response_model=PredictResponse,
+        responses=_RESPONSES,
+        openapi_extra=_REQUEST_BODY,
+        route_class_override=PlainRoute,
+    )
+
 
 def _answer_shard(service: Service, model: HostedModel, options: Options, request: Request) -> Response:
     if options.timeline:
         raise RequestError(422, "timeline: expected false for a whole shard, found true")
     service.batcher.check_room()
 
-    def describe(video_id: str, answer: Answer) -> dict[str, Any]:
-        return {**prediction_of(model, video_id, answer, options), "model_version": model.version}
+    def describe(video_id: str, answer: Answer) -> str:
+        return f'{_prediction_fields(model, video_id, answer, options)},"model_version":{dump(model.version)}'
 
     return ShardAnswer(service, model, options.top_k, describe, request)
 
@@ -104,47 +108,35 @@ async def answer_body(
     # Long clips and JSON take milliseconds and more: off the event loop, so that other requests go on.
     is_short = content_type == BINARY_TYPE and len(body) <= INLINE_BYTES
     asked = decode() if is_short else await asyncio.to_thread(decode)
-    service.metrics.observe_stage("decode", time.perf_counter() - started)
-    note = request.scope.setdefault(NOTES, {})
-    note.update(model=model.version, videos=len(asked.rows))
-    answers = await wait_for(service, model, asked.rows, asked.top_k, deadline)
+    note_stage(request, "decode", time.perf_counter() - started)
+    request.scope.setdefault(NOTES, {}).update(model=model.version, videos=len(asked.rows))
+    answers = await wait_for(service, model, asked.rows, asked.top_k, deadline, request)
     timelines = None
     if options.timeline:
-        timelines = await _timelines(service, model, asked.rows, answers, deadline)
+        timelines = await _timelines(service, model, asked.rows, answers, deadline, request)
     started = time.perf_counter()
     write = functools.partial(_write, service, model, asked.video_ids, answers, timelines, options, request_id(request))
-    is_short = len(answers) * asked.top_k <= 100 and timelines is None
+    is_short = len(answers) * asked.top_k <= 1000 and timelines is None
     text = write() if is_short else await asyncio.to_thread(write)
-    service.metrics.observe_stage("encode", time.perf_counter() - started)
+    note_stage(request, "encode", time.perf_counter() - started)
     return text
 
 
-async def wait_for(
-    service: Service, model: HostedModel, rows: list[VideoRow], top_k: int, deadline: float
-) -> list[Answer]:
-    """Returns the answers to videos, or refuses with 503 or 504."""
-    futures = service.ask(model, rows, top_k)
-    try:
-        async with asyncio.timeout_at(deadline):
-            answers = await asyncio.gather(*futures)
-    except TimeoutError:
-        raise RequestError(504, "the deadline passed before the model had answered") from None
-    for answer in answers:
-        service.metrics.observe_stage("queue", answer.queue_s)
-        service.metrics.observe_stage("model", answer.model_s)
-    return answers
-
-
 async def _timelines(
-    service: Service, model: HostedModel, rows: list[VideoRow], answers: list[Answer], deadline: float
+    service: Service,
+    model: HostedModel,
+    rows: list[VideoRow],
+    answers: list[Answer],
+    deadline: float,
+    request: Request,
 ) -> list[list[list[float]]]:
     """Returns for each video the scores of its labels, window by window."""
     timelines = []
     num_classes = model.predictor.spec.num_classes
     for row, answer in zip(rows, answers, strict=True):
-        starts = range(0, len(row.frames), _WINDOW_S)
-        windows = [VideoRow(row.video_id, row.frames[start : start + _WINDOW_S], row.labels) for start in starts]
-        window_answers = await wait_for(service, model, windows, num_classes, deadline)
+        starts = range(0, len(row.frames), WINDOW_S)
+        windows = [VideoRow(row.video_id, row.frames[start : start + WINDOW_S], row.labels) for start in starts]
+        window_answers = await wait_for(service, model, windows, num_classes, deadline, request)
         scores = [dict(zip(each.class_ids, each.scores, strict=True)) for each in window_answers]
         timelines.append([[each[class_id] for class_id in answer.class_ids] for each in scores])
     return timelines
@@ -204,39 +196,23 @@ def _write(
     options: Options,
     identity: str,
 ) -> str:
-    """Returns a PredictResponse as JSON, written video by video: a call of json.dumps holds up all other threads."""
+    """Returns a PredictResponse as JSON."""
     predictions = []
     for index, (video_id, answer) in enumerate(zip(video_ids, answers, strict=True)):
-        prediction = prediction_of(model, video_id, answer, options)
+        fields = _prediction_fields(model, video_id, answer, options)
         if timelines is not None:
-            class_ids = [label["class_id"] for label in prediction["labels"]]
-            kept = [scores[: len(class_ids)] for scores in timelines[index]]
-            prediction["timeline"] = {"window_s": _WINDOW_S, "class_ids": class_ids, "scores": kept}
-        predictions.append(dump(prediction))
+            num_labels = count_labels(answer, options.threshold)
+            fields = f'{fields},"timeline":{timeline_text(answer, timelines[index], num_labels)}'
+        predictions.append(f"{{{fields}}}")
     head = dump({"model_name": service.args.name, "model_version": model.version, "request_id": identity})
     return f'{head[:-1]},"predictions":[{",".join(predictions)}]}}'
 
 
-def prediction_of(model: HostedModel, video_id: str, answer: Answer, options: Options) -> dict[str, Any]:
-    """Returns one Prediction as plain objects."""
-    vocabulary = model.predictor.vocabulary
-    labels = []
-    for class_id, score in zip(answer.class_ids, answer.scores, strict=True):
-        if score < options.threshold:
-            break  # the best come first
-        label: dict[str, Any] = {"class_id": class_id, "score": score}
-        if options.names:
-            verticals = vocabulary.verticals(class_id)
-            label["knowledge_graph_id"] = vocabulary.knowledge_graph_id(class_id)
-            label["name"] = vocabulary.name(class_id)
-            label["vertical"] = verticals[0] if verticals else None
-        labels.append(label)
-    return {"video_id": video_id, "labels": labels}
-
-
-def dump(value: object) -> str:
-    """Returns compact JSON."""
-    return to_json(value, inf_nan_mode="null").decode()
+def _prediction_fields(model: HostedModel, video_id: str, answer: Answer, options: Options) -> str:
+    """Returns the id and the labels of a Prediction, without the braces around them."""
+    num_labels = count_labels(answer, options.threshold)
+    labels = model.label_texts.labels(answer, num_labels=num_labels, names=options.names)
+    return f'"video_id":{dump(video_id)},"labels":{labels}'
 
 
 def _parameter(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:

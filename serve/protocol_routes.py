@@ -17,7 +17,7 @@ import pydantic
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from serve.access import NOTES
+from serve.access import NOTES, note_stage
 from serve.batching import Answer
 from serve.decoding import INLINE_BYTES
 from serve.errors import RequestError, request_id
@@ -32,9 +32,9 @@ from serve.inference_protocol import (
     output_metadata,
 )
 from serve.inference_tensors import input_metadata
-from serve.predict_routes import wait_for
-from serve.requests import check_encoding, check_token, deadline_of, query_parameters, read_body
+from serve.requests import PlainRoute, check_encoding, check_token, deadline_of, query_parameters, read_body
 from serve.service import Service
+from serve.waiting import wait_for
 from yt8m_ray import __version__
 
 JSON_BYTES_HEADER = "inference-header-content-length"
@@ -115,9 +115,10 @@ def _add(
         extra["requestBody"] = {"required": True, "content": content}
         responses[200] = {"content": {"application/octet-stream": binary}}
     responses |= {status: {"model": ProtocolError} for status in statuses}
-    api.add_api_route(
+    api.router.add_api_route(
         path,
         handler,
+        route_class_override=PlainRoute,
         methods=["POST" if is_post else "GET"],
         summary=summary,
         response_model=answer,
@@ -165,15 +166,15 @@ async def _infer(request: Request, service: Service) -> Response:
     # Lists of numbers take long to read, and many rows to copy.
     is_short = json_bytes is not None and len(body) <= INLINE_BYTES
     inference = decode() if is_short else await asyncio.to_thread(decode)
-    service.metrics.observe_stage("decode", time.perf_counter() - started)
+    note_stage(request, "decode", time.perf_counter() - started)
     request.scope.setdefault(NOTES, {}).update(model=model.version, videos=len(inference.rows))
-    answers = await wait_for(service, model, inference.rows, inference.top_k, deadline)
+    answers = await wait_for(service, model, inference.rows, inference.top_k, deadline, request)
     started = time.perf_counter()
     identity = inference.id or request_id(request)
     write = functools.partial(_write, service, model, inference, answers, identity)
     is_short = len(answers) * inference.top_k <= 1000
     response = write() if is_short else await asyncio.to_thread(write)
-    service.metrics.observe_stage("encode", time.perf_counter() - started)
+    note_stage(request, "encode", time.perf_counter() - started)
     return response
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any
 
 from fastapi import Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
 
+from serve.access import note_stage
 from serve.errors import RequestError
 from serve.service import Service
 
@@ -16,6 +20,15 @@ DEADLINE_HEADER = "x-request-timeout-seconds"
 
 CLOSE = {"connection": "close"}
 """Of an answer that comes before the body is through: otherwise the server would read the rest of it."""
+
+
+class PlainRoute(APIRoute):
+    """A route whose function takes a request and returns a response: FastAPI documents it and does nothing else."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Returns the function itself."""
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
 
 
 def check_token(request: Request, service: Service) -> None:
@@ -88,5 +101,5 @@ async def read_body(request: Request, service: Service) -> bytes:
     except TimeoutError:
         message = f"body: expected all of it within {limits.body_timeout_s:g} s, found {size} bytes until then"
         raise RequestError(408, message, headers=CLOSE) from None
-    service.metrics.observe_stage("body", time.perf_counter() - started)
+    note_stage(request, "body", time.perf_counter() - started)
     return parts[0] if len(parts) == 1 else b"".join(parts)

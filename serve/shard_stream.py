@@ -34,8 +34,8 @@ NDJSON_TYPE = "application/x-ndjson"
 
 _MOST_LINES_AT_ONCE = 32
 
-Describe = Callable[[str, Answer], dict[str, Any]]
-"""Takes a video's id and its answer, and returns what its line says."""
+Describe = Callable[[str, Answer], str]
+"""Takes a video's id and its answer, and returns what its line says, as JSON without the braces around it."""
 
 
 class ShardAnswer(Response):
@@ -127,7 +127,7 @@ class ShardAnswer(Response):
         else:
             self._service.metrics.observe_stage("queue", answer.queue_s)
             self._service.metrics.observe_stage("model", answer.model_s)
-            return _dump({"record": line.record, **self._describe(line.video_id, answer)})
+            return f'{{"record":{line.record},{self._describe(line.video_id, answer)}}}\n'
         return self._error_text(line.record, error, is_last=line.is_last)
 
     def _error_text(self, record: int, error: RequestError, *, is_last: bool) -> str:

@@ -7,32 +7,22 @@ import http.client
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import uvicorn
-
 from serve.api import build_api
 from tests.local_service import LocalService
+from tests.servers import running
 
 
 @contextlib.contextmanager
 def serving(service: LocalService) -> Iterator[int]:
     """Serves it on a free port, which is yielded."""
-    config = uvicorn.Config(build_api(service), log_level="error", lifespan="off")
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
+    with running(build_api(service)) as port:
         try:
-            yield listening.getsockname()[1]
+            yield port
         finally:
             service.close()
-            server.should_exit = True
-            thread.join(10)
 
 
 class Upload:

@@ -39,9 +39,14 @@ def _overhead_of(kind: str, options: argparse.Namespace, folder: Path) -> dict[s
     bare_command += [f"--frames={options.frames}", f"--seconds={options.seconds}"]
     rounds: list[dict[str, float]] = []
     wrong = 0
-    with deployed({"a": bundle}, proxy=options.proxy, cores=options.cores) as service:
+    with (
+        deployed({"a": bundle}, proxy=options.proxy, cores=options.cores) as service,
+        _plain(bundle, options.cores, folder) as plain_port,
+    ):
         for _ in range(options.rounds):
             bare = run_pinned(bare_command, cores=_cores(options.cores))
+            # What any server costs on this machine: one process, no proxy, no queue.
+            plain = asyncio.run(closed_loop(plain_port, questions[:1], connections=1, seconds=options.seconds))
             # The bare loop asks about the same one video over and over.
             before = _model_stage(service.port)
             alone = asyncio.run(closed_loop(service.port, questions[:1], connections=1, seconds=options.seconds))
@@ -49,7 +54,7 @@ def _overhead_of(kind: str, options: argparse.Namespace, folder: Path) -> dict[s
             many = asyncio.run(
                 closed_loop(service.port, questions, connections=options.connections, seconds=options.seconds)
             )
-            wrong += alone.wrong + many.wrong + alone.failed + many.failed
+            wrong += sum(each.wrong + each.failed for each in (plain, alone, many))
             rounds.append(
                 {
                     "bare_p50_ms": bare["p50_ms"],
@@ -57,6 +62,7 @@ def _overhead_of(kind: str, options: argparse.Namespace, folder: Path) -> dict[s
                     "added_ms": alone.quantile_ms(0.5) - bare["p50_ms"],
                     # The model of a service that waits between requests is slower than one in a loop.
                     "model_in_service_ms": seconds / count * 1e3,
+                    "plain_p50_ms": plain.quantile_ms(0.5),
                     "added_to_model_in_service_ms": alone.quantile_ms(0.5) - seconds / count * 1e3,
                     "bare_per_s": bare["per_s"],
                     "bare_batch": bare["batch"],

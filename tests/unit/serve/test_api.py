@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from serve.answers import LabelTexts
 from serve.api import build_api
 from serve.schemas import Limits
 from tests.local_service import LocalService
 from tests.tiny import save_checkpoint_of
 from yt8m_ray.data.example import encode_example, encode_sequence_example
 from yt8m_ray.data.features import VideoRow
-from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.predictor import Predictor
 
 GENERATOR = np.random.default_rng(3)
@@ -317,25 +317,20 @@ def test_a_long_answer_is_written_off_the_event_loop(save_tiny_checkpoint: Calla
     threads: set[str] = set()
     loops: set[str] = set()
 
-    class Watched(Vocabulary):
-        def name(self, class_id: int) -> str | None:
+    class Watched(LabelTexts):
+        def labels(self, *arguments: Any, **options: Any) -> str:
             threads.add(threading.current_thread().name)
-            return None
-
-        def knowledge_graph_id(self, class_id: int) -> str | None:
-            return None
-
-        def verticals(self, class_id: int) -> tuple[str, ...]:
-            return ()
+            return super().labels(*arguments, **options)
 
     class Loop(LocalService):
         def ask(self, *arguments: Any) -> Any:
             loops.add(threading.current_thread().name)
             return super().ask(*arguments)
 
-    predictor = Predictor.from_path(save_tiny_checkpoint())
-    vars(predictor)["vocabulary"] = Watched([])
-    response = post(TestClient(build_api(Loop(predictor))), *[video()] * 6, top_k=20)
+    service = Loop(Predictor.from_path(save_tiny_checkpoint()))
+    model = service.host.current
+    vars(model)["label_texts"] = Watched(model.predictor.vocabulary)
+    response = post(TestClient(build_api(service)), *[video()] * 60, top_k=20)
     assert response.status_code == 200
     assert threads and not threads & loops
 

@@ -109,20 +109,21 @@ def test_a_batch_is_no_larger_than_the_limit() -> None:
     assert run(test, max_batch_size=4) == [4, 4, 2]
 
 
-def test_a_batch_is_no_larger_than_the_model_can_compute_in_the_target_latency() -> None:
+def test_batches_become_as_small_as_the_target_latency_asks_for() -> None:
     model = GatedModel(seconds=0.05)  # a batch
 
     async def test(batcher: Batcher) -> None:
-        await asyncio.gather(*batcher.ask(model, rows(0), 1))
+        for _ in range(5):
+            await asyncio.gather(*batcher.ask(model, rows(0), 1))
         await asyncio.gather(*batcher.ask(model, rows(1, 2, 3), 1))
 
-    assert run(test, target_latency_s=0.04)[:2] == [1, 1]
+    assert run(test, max_batch_size=32, target_latency_s=0.04) == [1] * 8
 
 
-def learned(*batches: tuple[int, float]) -> Pace:
+def learned(*batches: tuple[int, float], limits: Limits | None = None) -> Pace:
     pace = Pace()
     for size, seconds in batches:
-        pace.learn(size, seconds)
+        pace.learn(size, seconds, limits or Limits())
     return pace
 
 
@@ -130,23 +131,50 @@ def test_a_lone_video_says_nothing_about_what_a_batch_takes() -> None:
     assert learned(*[(1, 0.03)] * 20).largest_batch(Limits(max_batch_size=32, target_latency_s=0.25)) == 32
 
 
-def test_a_pace_finds_the_fixed_time_and_that_of_a_video() -> None:
-    pace = learned(*[(size, 0.02 + 0.01 * size) for size in (1, 8, 3, 20, 5, 16, 2, 9)])
+@pytest.mark.parametrize("fixed_s", [0.0, 0.02, 0.1])
+def test_batches_find_the_size_that_takes_as_long_as_they_may(fixed_s: float) -> None:
+    limits, pace = Limits(max_batch_size=64, target_latency_s=0.22), Pace()
+    for _ in range(40):
+        size = pace.largest_batch(limits)
+        pace.learn(size, fixed_s + 0.01 * size, limits)
 
-    assert pace.largest_batch(Limits(max_batch_size=64, target_latency_s=0.225)) == 20
-    assert pace.seconds(40, Limits(max_batch_size=20)) == pytest.approx(40 * 0.01 + 2 * 0.02)
+    fitting = round((0.22 - fixed_s) / 0.01)
+    assert fitting - 2 <= pace.largest_batch(limits) <= fitting + 1
+    assert pace.seconds(100, limits) == pytest.approx(0.22 * 100 / fitting, rel=0.25)
 
 
-@pytest.mark.parametrize(
-    "batches", [[(1, 0.5), (30, 0.1)], [(1, 0.0), (1, 0.0)], [(8, 0.1), (8, 0.2)], [(2, 0.1), (3, 9.0)], []]
-)
-def test_a_pace_that_makes_no_sense_allows_at_least_one_video_and_takes_no_negative_time(
-    batches: list[tuple[int, float]],
-) -> None:
-    pace = learned(*batches)
+def test_one_that_was_held_up_does_not_make_all_others_small() -> None:
+    pace = learned((1, 0.03), (1, 9.0), limits=Limits(max_batch_size=32))
 
-    assert 1 <= pace.largest_batch(Limits(max_batch_size=32)) <= 32
-    assert pace.seconds(10, Limits()) >= 0
+    assert pace.largest_batch(Limits(max_batch_size=32)) == 16
+
+
+def test_batches_grow_again_when_what_held_them_up_is_over() -> None:
+    limits = Limits(max_batch_size=16)
+    pace = learned(*[(1, 9.0)] * 10, limits=limits)
+    assert pace.largest_batch(limits) == 1
+    for _ in range(15):
+        pace.learn(pace.largest_batch(limits), 0.01, limits)
+
+    assert pace.largest_batch(limits) == 16
+
+
+def test_batches_that_are_not_full_say_nothing_of_larger_ones() -> None:
+    limits = Limits(max_batch_size=16)
+    pace = learned(*[(1, 9.0)] * 2, *[(2, 0.01)] * 50, limits=limits)
+
+    assert pace.largest_batch(limits) == 4
+
+
+def test_a_limit_that_an_operator_lowers_or_lifts_counts_at_once() -> None:
+    pace = learned((8, 0.1), limits=Limits(max_batch_size=8))
+
+    assert [pace.largest_batch(Limits(max_batch_size=size)) for size in (4, 8)] == [4, 8]
+    assert learned((8, 0.1)).largest_batch(Limits(max_batch_size=64)) == 64
+
+
+def test_what_nothing_is_known_of_takes_no_time() -> None:
+    assert Pace().seconds(100, Limits()) == 0
 
 
 def test_two_models_are_never_in_one_batch_and_each_keeps_its_order() -> None:
@@ -219,7 +247,7 @@ def test_a_queue_that_would_take_too_long_is_full_too() -> None:
         model.gate.set()
         await asyncio.gather(*futures)
 
-    run(test, max_queue_s=0.5, target_latency_s=0.1)
+    run(test, max_queue_s=0.5, max_batch_size=1)
 
 
 def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits() -> None:
@@ -243,7 +271,7 @@ def test_the_time_to_come_again_grows_with_the_queue_and_the_model() -> None:
         model.gate.set()
         await asyncio.gather(*futures)
 
-    run(test, max_queued_videos=10)
+    run(test, max_queued_videos=10, max_batch_size=1)
 
 
 class BrokenModel:

@@ -86,7 +86,7 @@ def test_haproxy_itself_accepts_the_changed_file_and_its_errors(tmp_path: Path) 
     assert "timeout http-request 10s" in lines
     assert [line.split()[1] for line in lines if line.startswith("server ")] == ["replica-1"]
     rules = [line.split()[1] for line in lines[lines.index("backend http-yt8m") :] if line.startswith("http-request")]
-    assert rules == ["set-var(txn.yt8m_most)", "return", "wait-for-body"]
+    assert rules == ["set-var(txn.yt8m_most)", "return", "wait-for-body", "set-header", "set-header"]
 
 
 def test_what_is_looked_for_is_in_the_file_that_ray_writes() -> None:
