@@ -7,7 +7,8 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from serve.api import build_api
@@ -78,3 +79,11 @@ def upload(port: int, path: str, parts: Iterable[bytes], headers: dict[str, str]
     request.close()
     sending.join(30)
     return response.status, lines
+
+
+def wait_until(is_true: Callable[[], bool], *, seconds: float = 20) -> None:
+    """Waits for what another thread does."""
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)

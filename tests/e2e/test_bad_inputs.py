@@ -102,6 +102,7 @@ DATA_KEYS = {TRAIN: "data.train=", EVALUATE: "data.test=", PREDICT: "", EXPORT: 
 
 CASES = {
     "train: a truncated shard": Case(TRAIN + "data.train={glob}", TRUNCATED, 1, truncate, 10),
+    "train: an empty file": Case(TRAIN + "data.train={bad}", EMPTY, 1, empty),
     "train: a missing path": Case(TRAIN + "data.train=no/*.tfrecord", r"data\.train: no file matches '\S*no/.*'", 2),
     "train: a folder": Case(TRAIN + "data.train={folder}", r"data\.train: \S+ is a folder; expected files, .*", 2),
     "train: an unknown key": Case(TRAIN + "data.train={good} train.num_epoch=3", UNKNOWN_KEY, 2),
@@ -110,10 +111,12 @@ CASES = {
     ),
     "train: a missing config": Case("train configs/train/no.yaml", r"configs/train/no\.yaml: cannot read the .*", 2),
     "train: a store that is none": Case(TRAIN + "data.train={good} tracking.uri=no", r"tracking\.uri: expected .*", 2),
+    "evaluate: a flipped bit": Case(EVALUATE + "data.test={glob}", FLIPPED, 1, flip_a_bit, 7),
     "evaluate: a missing checkpoint": Case("evaluate no data.test={good}", NO_MODEL, 2),
     "report: a missing run": Case("report no", NO_MODEL, 2),
     "predict: a truncated shard": Case(PREDICT + "{glob}", TRUNCATED, 1, truncate, 10),
     "predict: a missing checkpoint": Case("predict no {good} --output {output}/p.csv", NO_MODEL, 2),
+    "export: a text file": Case(EXPORT + "data.validation={glob}", TEXT, 1, write_text),
     "export: a missing checkpoint": Case(EXPORT + "members.0.checkpoint=no", NO_MODEL, 2),
     "distill: the best entries as published": Case(
         "distill {model} {good} --output {output} --format tfrecord --top 3", r"--top: the published format holds .*", 2

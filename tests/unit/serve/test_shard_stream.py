@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 
 from serve.api import build_api
 from serve.schemas import Limits
-from tests.live_server import Upload, serving, upload
+from tests.live_server import Upload, serving, upload, wait_until
 from tests.local_service import LocalService
 from yt8m_ray.data.example import decode_record, encode_sequence_example
 from yt8m_ray.data.features import to_row
@@ -331,10 +331,3 @@ def test_a_client_that_neither_reads_nor_sends_is_given_up(service: LocalService
             request.send(SHARD)
         wait_until(lambda: 'route="/v1/predict",status="499"' in service.metrics.text())
         request.close()
-
-
-def wait_until(is_true: Callable[[], bool], *, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.02)

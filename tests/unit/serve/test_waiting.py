@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.live_server import Upload, serving
+from tests.live_server import Upload, serving, wait_until
 from tests.local_service import LocalService
 from tests.tiny import save_checkpoint_of
 from yt8m_ray.data.example import encode_sequence_example
@@ -48,13 +47,6 @@ def asked(port: int) -> Upload:
     request.send(RECORD)
     request.finish()
     return request
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def test_what_a_client_that_has_gone_asked_for_is_not_computed(service: BlockedService) -> None:
