@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import json
 import logging
 import re
 import time
@@ -15,10 +14,11 @@ from pathlib import Path
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.answers import dump
 from serve.errors import CODES, SENDS_ID
 from serve.service import Service
 
-logger = logging.getLogger("ray.serve.access")
+logger = logging.getLogger("ray.serve.yt8m.access")
 
 NOTES = "yt8m_notes"
 """Key of a request's scope under which routes leave what the log shall tell: model version, videos."""
@@ -63,9 +63,6 @@ class AccessLog:
                 if self._sends_ids:
                     message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                # The event loop writes what was sent when it turns; whatever is done before that, a client waits for.
-                await asyncio.sleep(0)
 
         self._service.metrics.begin_request()
         try:
@@ -95,7 +92,7 @@ class AccessLog:
             "milliseconds": round(seconds * 1e3, 2),
             **scope[NOTES],
         }
-        logger.info(json.dumps(line))
+        logger.info(dump(line))
 
 
 def note_stage(request: Request, stage: str, seconds: float) -> None:

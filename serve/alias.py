@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from serve.releases import BusyError, RefusedError, ReleasePlan, Slot
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("ray.serve.yt8m")
 
 
 async def follow_alias(plan: ReleasePlan, resolve: Callable[[str], str], interval_s: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import queue
 import threading
 import time
 import weakref
@@ -95,16 +96,17 @@ class Batcher:
 
     Args:
         limits: Asked anew for each decision: an operator may change them at any time.
-        observe: Told the size and the seconds of each batch, in the thread.
+        observe: Told the size and the seconds of each batch, after those who wait for it.
     """
 
     def __init__(self, limits: Callable[[], Limits], observe: Callable[[int, float], None]) -> None:
         self._limits = limits
         self._observe = observe
         self._loop = asyncio.get_running_loop()
-        self._changed = threading.Condition()
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[_Waiting] = deque()  # the event loop appends, the thread takes
         self._closing = False
+        self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()  # that one of the two has changed
+        self._lock = threading.Lock()  # of the paces
         # Weak: a model that is dropped leaves the memory, and a new one at its address inherits nothing.
         self._paces: weakref.WeakKeyDictionary[BatchModel, Pace] = weakref.WeakKeyDictionary()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -126,7 +128,7 @@ class Batcher:
         num_queued = self.num_queued
         if not num_queued:
             return
-        with self._changed:
+        with self._lock:
             paces = list(self._paces.values())
         seconds = max((pace.seconds(num_queued, limits) for pace in paces), default=0.0)
         if num_queued + num_videos > limits.max_queued_videos or seconds > limits.max_queue_s:
@@ -143,10 +145,10 @@ class Batcher:
         self.check_alive()
         self.check_room(len(rows))
         waiting = [_Waiting(model, row, top_k, self._loop.create_future()) for row in rows]
-        with self._changed:
-            self._queue.extend(waiting)
-            self._changed.notify()
-        return [each.future for each in waiting]
+        futures = [each.future for each in waiting]
+        self._queue.extend(waiting)
+        self._wake()
+        return futures
 
     @property
     def is_alive(self) -> bool:
@@ -160,10 +162,14 @@ class Batcher:
 
     def close(self) -> None:
         """Ends the thread after what is queued."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        self._closing = True
+        self._wake()
         self._thread.join()
+
+    def _wake(self) -> None:
+        # One signal is enough for many changes: the thread takes it, and looks at everything then.
+        if self._signals.empty():
+            self._signals.put(None)
 
     def _work(self) -> None:
         while self._work_once():
@@ -186,8 +192,7 @@ class Batcher:
             return True
         elapsed = time.perf_counter() - started
         self._learn(model, len(batch), elapsed)
-        self._tell(_resolve, batch, best, started, elapsed)
-        self._observe(len(batch), elapsed)
+        self._tell(self._resolve, batch, best, started, elapsed)
         return True
 
     def _tell(self, function: Callable[..., None], *arguments: object) -> None:
@@ -197,43 +202,44 @@ class Batcher:
 
     def _next_batch(self) -> list[_Waiting]:
         """Waits for videos and returns those of one model, in their order; none when the batcher closes."""
-        with self._changed:
-            while True:
-                while self._queue and self._queue[0].future.done():  # nobody waits for it any more
-                    self._queue.popleft()
-                if self._queue:
-                    break
-                if self._closing:
-                    return []
-                self._changed.wait()
-            model = self._queue[0].model
-            batch: list[_Waiting] = []
-            others: list[_Waiting] = []
-            largest = self._largest_batch(model)
-            while self._queue and len(batch) < largest:
-                each = self._queue.popleft()
-                if each.model is not model:
-                    others.append(each)
-                elif not each.future.done():
-                    batch.append(each)
-            self._queue.extendleft(reversed(others))
-            return batch
+        while True:
+            while self._queue and self._queue[0].future.done():  # nobody waits for it any more
+                self._queue.popleft()
+            if self._queue:
+                break
+            if self._closing:
+                return []
+            self._signals.get()
+        model = self._queue[0].model
+        batch: list[_Waiting] = []
+        others: list[_Waiting] = []
+        largest = self._largest_batch(model)
+        while self._queue and len(batch) < largest:
+            each = self._queue.popleft()
+            if each.model is not model:
+                others.append(each)
+            elif not each.future.done():
+                batch.append(each)
+        self._queue.extendleft(reversed(others))
+        return batch
 
     def _largest_batch(self, model: BatchModel) -> int:
-        return self._paces.get(model, Pace()).largest_batch(self._limits())
+        with self._lock:
+            return self._paces.get(model, Pace()).largest_batch(self._limits())
 
     def _learn(self, model: BatchModel, size: int, elapsed: float) -> None:
-        with self._changed:
+        with self._lock:
             self._paces.setdefault(model, Pace()).learn(size, elapsed, self._limits())
 
-
-def _resolve(
-    batch: Sequence[_Waiting], best: Sequence[tuple[list[int], list[float]]], started: float, elapsed: float
-) -> None:
-    for each, (class_ids, scores) in zip(batch, best, strict=True):
-        if not each.future.done():
-            top_k = each.top_k
-            each.future.set_result(Answer(class_ids[:top_k], scores[:top_k], started - each.arrived, elapsed))
+    def _resolve(
+        self, batch: Sequence[_Waiting], best: Sequence[tuple[list[int], list[float]]], started: float, elapsed: float
+    ) -> None:
+        for each, (class_ids, scores) in zip(batch, best, strict=True):
+            if not each.future.done():
+                top_k = each.top_k
+                each.future.set_result(Answer(class_ids[:top_k], scores[:top_k], started - each.arrived, elapsed))
+        # Behind those who wait, in the queue of the event loop.
+        self._loop.call_soon(self._observe, len(batch), elapsed)
 
 
 def _fail(batch: Sequence[_Waiting], error: Exception) -> None:

@@ -33,7 +33,7 @@ from serve.tokens import TokenFile
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.model_registry import MODEL_SCHEME, registered_name, resolve_model
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("ray.serve.yt8m")
 
 _SWITCH_INTERVAL_S = 1e-4
 """How long a thread of Python may hold up another. The model asks for its turn after each of some forty operations; at
@@ -49,6 +49,7 @@ class ReleaseManager:
     """
 
     def __init__(self, model: str, alias_interval_s: float) -> None:
+        logger.setLevel(logging.INFO)  # whatever Ray Serve's own is
         self._plan = ReleasePlan(model, Slot(resolve_model(model), model))
         self._followed: asyncio.Task[None] | None = None
         self._alias_interval_s = alias_interval_s
@@ -109,6 +110,7 @@ class PredictionService:
     def __init__(self, args: ServeArgs, releases: DeploymentHandle[Any]) -> None:
         assert args.model is not None
         torch.set_num_threads(args.num_threads)
+        logger.setLevel(logging.INFO)  # whatever Ray Serve's own is
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._args = args
         self._releases = releases

@@ -16,7 +16,7 @@ from serve.hosting import HostedModel, ModelHost
 from serve.metrics import Metrics
 from serve.releases import REPORT_INTERVAL_S, Orders, Release, Report, Slot
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("ray.serve.yt8m")
 
 _NUMBERS_INTERVAL_S = 2.0
 """How old the numbers of a report may be: writing them takes a millisecond, in which no request is answered."""

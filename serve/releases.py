@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ray.serve.yt8m")
 
 REPORT_INTERVAL_S = 0.5
 """How often a replica reports and is told what to do."""

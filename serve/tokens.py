@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("ray.serve.yt8m")
 
 _SCHEME = "bearer "
 

@@ -36,10 +36,11 @@ async def wait_for(
         RequestError: there is no room in the queue (503), or the deadline passed (504).
         ClientDisconnect: nobody waits any more.
     """
-    futures = service.ask(model, rows, top_k)
-    departure = _Departure(request, futures)
+    departure = _Departure(request)
     try:
         async with asyncio.timeout_at(deadline):
+            # Last of all: from here on the model's thread wants its turn of Python.
+            departure.futures = futures = service.ask(model, rows, top_k)
             # A lone future wakes this task itself; gathering takes another turn of the event loop.
             answers = [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
     except TimeoutError:
@@ -60,10 +61,10 @@ async def wait_for(
 class _Departure:
     """Cancels futures when the client goes away. Ray Serve does so too, but not behind our HAProxy: see its wrapper."""
 
-    def __init__(self, request: Request, futures: Sequence[asyncio.Future[Answer]]) -> None:
+    def __init__(self, request: Request) -> None:
         self.has_happened = False
+        self.futures: Sequence[asyncio.Future[Answer]] = ()
         self._request = request
-        self._futures = futures
         self._task: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(_PATIENCE_S, self._begin)
 
@@ -80,5 +81,5 @@ class _Departure:
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
         self.has_happened = True
-        for future in self._futures:
+        for future in self.futures:
             future.cancel()

@@ -17,11 +17,14 @@ ports of Ray's HAProxy are fixed, and so are some others: where another Ray runs
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import sys
 import tempfile
 from pathlib import Path
+
+import uvloop
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as serve/config.yaml does, for all sides
 
@@ -90,6 +93,8 @@ def _add_overload(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     options = parse()
+    # Bodies of 351 kB cost a client a third less than in asyncio's loop, and what is measured shares its cores.
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     with tempfile.TemporaryDirectory(prefix="serving") as name:
         found = WHAT[options.what](options, Path(name))
     print(json.dumps(found, indent=None if options.what == "bare" else 1))

@@ -89,6 +89,19 @@ def test_what_comes_while_the_model_is_busy_is_the_next_batch() -> None:
     assert model.batches == [["0"], ["1", "2", "3"]]
 
 
+def test_signals_do_not_pile_up_while_the_model_never_rests() -> None:
+    async def test(batcher: Batcher) -> None:
+        model = GatedModel(is_open=False)
+        futures = batcher.ask(model, rows(0), 1)
+        await begin(model)
+        futures += [future for number in range(1, 100) for future in batcher.ask(model, rows(number), 1)]
+        assert batcher._signals.qsize() <= 1
+        model.gate.set()
+        assert [answer.class_ids for answer in await asyncio.gather(*futures)] == [[number] for number in range(100)]
+
+    assert sum(run(test, max_queued_videos=100)) == 100
+
+
 def test_each_of_a_batch_gets_as_many_classes_as_it_asked_for() -> None:
     model = GatedModel(is_open=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def test_haproxy_itself_accepts_the_changed_file_and_its_errors(tmp_path: Path) 
     assert "timeout http-request 10s" in lines
     assert [line.split()[1] for line in lines if line.startswith("server ")] == ["replica-1"]
     rules = [line.split()[1] for line in lines[lines.index("backend http-yt8m") :] if line.startswith("http-request")]
-    assert rules == ["set-var(txn.yt8m_most)", "return", "wait-for-body", "set-header", "set-header"]
+    assert rules == ["set-header", "set-var(txn.yt8m_most)", "set-log-level", "return", "wait-for-body", "set-header"]
 
 
 def test_what_is_looked_for_is_in_the_file_that_ray_writes() -> None:
@@ -117,13 +118,22 @@ def test_what_a_backend_has_no_room_for_is_refused_before_its_body_is_sent(tmp_p
 
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as proxy:
         try:
-            answer = ask(port, b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-length: 400000\r\n\r\n")
+            answers = [
+                ask(port, b"POST /v1/predict HTTP/1.1\r\nhost: a\r\n%scontent-length: 400000\r\n\r\n" % given)
+                for given in (b"", b'x-request-id: "mine" 100%\r\n')
+            ]
         finally:
             proxy.kill()
 
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.split()[1] == b"503" and b"retry-after: 1" in head.lower()
-    assert json.loads(body)["error"]["code"] == "overloaded"
+    identities = []
+    for answer in answers:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.split()[1] == b"503" and b"retry-after: 1" in head.lower()
+        error = json.loads(body)["error"]
+        assert error["code"] == "overloaded"
+        assert f"x-request-id: {error['request_id']}".encode() in head.lower()
+        identities.append(error["request_id"])
+    assert re.fullmatch("[0-9a-f-]{36}", identities[0]) and identities[1] == '"mine" 100%'
 
 
 def ask(port: int, data: bytes) -> bytes:
