@@ -59,7 +59,7 @@ class LocalCheckpoints:
             write(aside)
             for path in (*aside.rglob("*"), aside):
                 _to_disk(path)  # a name must never come to the disk before what it names
-            if place.exists():  # a broken one, else the run would have continued from it
+            if place.exists():  # a broken one, or one that was not validated
                 self._remove(name)
             aside.rename(place)
             _to_disk(self._folder)
