@@ -53,6 +53,8 @@ class LocalCheckpoints:
 
     def save(self, name: str, write: Callable[[Path], None]) -> None:
         aside, place = self._folder / f"{_ASIDE}{name}", self._folder / name
+        if not self._folder.is_dir():
+            raise CheckpointWriteError(f"{self._folder}: the folder of the run was removed while the run was at work")
         try:
             self._clear_aside()
             aside.mkdir()

@@ -132,7 +132,7 @@ def locked(folder: Path) -> Iterator[None]:
         with lock:
             yield
     finally:
-        if missing and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+        if missing and [path.name for path in folder.glob("*")] == [LOCK_FILE]:  # nothing where the folder is gone
             (folder / LOCK_FILE).unlink()
             for path in missing:
                 with contextlib.suppress(OSError):  # it holds something else by now
