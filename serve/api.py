@@ -25,11 +25,14 @@ from serve.operation_routes import add_operation_routes
 from serve.page_routes import add_page_routes
 from serve.predict_routes import add_predict_routes
 from serve.protocol_routes import add_protocol_routes
-from serve.schemas import PredictRequest, RecordLine
+from serve.schemas import RecordLine
 from serve.service import Service
+from serve.video_types import body_types
 from yt8m_ray import __version__
 
 ASSETS_PATH = "/docs/assets"
+
+_REFERENCE = "#/components/schemas/{model}"
 
 DESCRIPTION = (
     "Predicts the topics of a video from its YouTube-8M features. Send JSON with one or more videos, or one serialized "
@@ -46,7 +49,7 @@ def build_api(service: Service, *, sends_ids: bool = True) -> FastAPI:
         service: It may change its limits and models at any time.
         sends_ids: Whether answers get the header x-request-id here; Ray Serve gives it to them already.
     """
-    api = _Api(title="yt8m_ray", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
+    api = _Api(service, title="yt8m_ray", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     add_error_handlers(api)
     add_predict_routes(api, service)  # first: routes are tried in their order
     _add_docs(api)
@@ -61,15 +64,31 @@ def build_api(service: Service, *, sends_ids: bool = True) -> FastAPI:
 
 
 class _Api(FastAPI):
-    """FastAPI whose OpenAPI document also holds examples, and the types of bodies that the application reads itself."""
+    """FastAPI whose OpenAPI document also holds the bodies that the application reads itself, as the model takes them.
+
+    Args:
+        service: Its current model is what the document describes.
+    """
+
+    def __init__(self, service: Service, **options: Any) -> None:
+        super().__init__(**options)
+        self._service = service
+        self._described = ("", 0)
 
     def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
+        model, max_videos = self._service.host.current, self._service.limits.max_videos
+        if self._described != (model.version, max_videos):
+            self.openapi_schema = None
             document = super().openapi()
-            for read_here in (PredictRequest, RecordLine, InferenceRequest):
-                schema = read_here.model_json_schema(ref_template="#/components/schemas/{model}")
-                document["components"]["schemas"] |= {**schema.pop("$defs", {}), read_here.__name__: schema}
-            add_examples(document)
+            request = body_types(model.predictor.spec, max_videos).request
+            types = {
+                each.__name__: each.model_json_schema(ref_template=_REFERENCE)
+                for each in (RecordLine, InferenceRequest)
+            }
+            for name, schema in {**types, "PredictRequest": request.json_schema(ref_template=_REFERENCE)}.items():
+                document["components"]["schemas"] |= {**schema.pop("$defs", {}), name: schema}
+            add_examples(document, model.predictor)
+            self._described = (model.version, max_videos)
         assert self.openapi_schema is not None
         return self.openapi_schema
 

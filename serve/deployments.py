@@ -26,6 +26,7 @@ from serve.batching import Answer, Batcher
 from serve.errors import RequestError
 from serve.following import AwayError, Follower
 from serve.hosting import HostedModel, ModelHost
+from serve.intake import Intake
 from serve.metrics import Metrics, merge_expositions
 from serve.releases import Orders, RefusedError, ReleasePlan, Report, Slot
 from serve.schemas import Limits, ServeArgs
@@ -119,6 +120,7 @@ class PredictionService:
         # By what Ray assigned: it hides no GPU from a replica that asked for none.
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
         self.metrics = Metrics(self._id)
+        self.intake = Intake(lambda: self._limits)
         if args.access_log is not None:
             write_access_log(Path(args.access_log) / f"access-{self._id}.jsonl")
         self.client_tokens = TokenFile(args.tokens_file)

@@ -23,12 +23,16 @@ CODES = {
     408: "body_too_slow",
     409: "refused",
     413: "body_too_large",
+    415: "unsupported_media_type",
     422: "invalid_request",
     499: "client_went_away",
     500: "internal_error",
     503: "overloaded",
     504: "deadline_exceeded",
 }
+
+CLOSE = {"connection": "close"}
+"""Of an answer that comes before the body is through: otherwise the server would read the rest of it."""
 
 SENDS_ID = "yt8m_sends_id"
 """Key of a request's scope: whether answers get the header x-request-id here."""
@@ -51,12 +55,11 @@ class RequestError(Exception):
 
 
 class OverloadedError(RequestError):
-    """A request that is right, and may come again: the queue is full."""
+    """A request that is right, and may come again: there is no room for it now."""
 
-    def __init__(self, message: str, *, retry_after_s: int) -> None:
-        super().__init__(
-            503, f"{message}; come again in {retry_after_s} s", headers={"retry-after": str(retry_after_s)}
-        )
+    def __init__(self, message: str, *, retry_after_s: int, headers: dict[str, str] | None = None) -> None:
+        told = {"retry-after": str(retry_after_s), **(headers or {})}
+        super().__init__(503, f"{message}; come again in {retry_after_s} s", headers=told)
 
 
 def request_id(request: Request) -> str:

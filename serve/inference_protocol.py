@@ -19,7 +19,7 @@ import pydantic
 from pydantic import Field
 
 from serve.batching import Answer
-from serve.decoding import check_top_k
+from serve.decoding import check_json, check_top_k, location_text
 from serve.errors import RequestError
 from serve.inference_tensors import (
     BINARY_SIZE,
@@ -121,8 +121,10 @@ def decode_inference(body: bytes, json_bytes: int | None, spec: FeatureSpec, lim
     end = len(body) if json_bytes is None else json_bytes
     if end > len(body):
         raise RequestError(400, f"inference-header-content-length: {end} is beyond the body of {len(body)} bytes")
+    text = memoryview(body)[:end].tobytes() if end < len(body) else body
+    check_json(text, spec, limits)
     try:
-        request = InferenceRequest.model_validate_json(memoryview(body)[:end].tobytes() if end < len(body) else body)
+        request = InferenceRequest.model_validate_json(text)
     except pydantic.ValidationError as error:
         raise _refusal(error) from None
     _check_parameters(request)
@@ -205,5 +207,4 @@ def _refusal(error: pydantic.ValidationError) -> RequestError:
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return RequestError(400, f"body: not JSON: {first['ctx']['error']}")
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
-    return RequestError(422, f"{where[:100] or 'body'}: {first['msg']}")
+    return RequestError(422, f"{location_text(first['loc'])[:100] or 'body'}: {first['msg']}")

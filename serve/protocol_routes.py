@@ -19,7 +19,6 @@ from fastapi.responses import JSONResponse, Response
 
 from serve.access import NOTES, note_stage
 from serve.batching import Answer
-from serve.decoding import INLINE_BYTES
 from serve.errors import RequestError, request_id
 from serve.hosting import HostedModel
 from serve.inference_protocol import (
@@ -32,13 +31,16 @@ from serve.inference_protocol import (
     output_metadata,
 )
 from serve.inference_tensors import input_metadata
-from serve.requests import PlainRoute, check_encoding, check_token, deadline_of, query_parameters, read_body
+from serve.requests import PlainRoute, check_token, deadline_of, decode_body, query_parameters
 from serve.service import Service
 from serve.waiting import wait_for
 from yt8m_ray import __version__
 
 JSON_BYTES_HEADER = "inference-header-content-length"
 """Says where the JSON of a body ends and its binary data begins."""
+
+_SHORT_JSON_BYTES = 4096
+"""Of what describes binary data: so much is read in the event loop."""
 
 _EXTENSION = "binary_tensor_data"
 _PLATFORM = "pytorch_yt8m"
@@ -105,7 +107,7 @@ def _add(
     }
     responses: dict[int | str, dict[str, Any]] = {}
     if is_post:
-        statuses = [400, *statuses, 408, 413, 503, 504]
+        statuses = [400, *statuses, 408, 413, 415, 503, 504]
         binary = {"schema": {"type": "string", "format": "binary"}}
         reference = {"schema": {"$ref": "#/components/schemas/InferenceRequest"}}
         extra["parameters"].append(
@@ -155,18 +157,16 @@ def _metadata(service: Service, model: HostedModel) -> dict[str, Any]:
 
 async def _infer(request: Request, service: Service) -> Response:
     query_parameters(request, ())
-    check_encoding(request)
     model = _model_of(request, service, for_inference=True)
     json_bytes = _json_bytes(request)
     deadline = deadline_of(request, service)
     service.batcher.check_room()  # before the body is read: a refusal must cost next to nothing
-    body = await read_body(request, service)
-    started = time.perf_counter()
-    decode = functools.partial(decode_inference, body, json_bytes, model.predictor.spec, service.limits)
+    decode = functools.partial(
+        decode_inference, json_bytes=json_bytes, spec=model.predictor.spec, limits=service.limits
+    )
     # Lists of numbers take long to read, and many rows to copy.
-    is_short = json_bytes is not None and len(body) <= INLINE_BYTES
-    inference = decode() if is_short else await asyncio.to_thread(decode)
-    note_stage(request, "decode", time.perf_counter() - started)
+    is_short = json_bytes is not None and json_bytes <= _SHORT_JSON_BYTES
+    inference = await decode_body(request, service, deadline, decode, decode if is_short else None)
     request.scope.setdefault(NOTES, {}).update(model=model.version, videos=len(inference.rows))
     answers = await wait_for(service, model, inference.rows, inference.top_k, deadline, request)
     started = time.perf_counter()

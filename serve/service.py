@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from serve.batching import Answer, Batcher
 from serve.hosting import HostedModel, ModelHost
+from serve.intake import Intake
 from serve.metrics import Metrics
 from serve.schemas import Limits, ServeArgs
 from serve.tokens import TokenFile
@@ -19,10 +20,12 @@ class Service(Protocol):
 
     Attributes:
         metrics: The numbers of this replica.
+        intake: What is held of bodies that are on their way to the queue.
         client_tokens, admin_tokens: Who may ask, and who may change.
     """
 
     metrics: Metrics
+    intake: Intake
     client_tokens: TokenFile
     admin_tokens: TokenFile
 

@@ -54,3 +54,26 @@ def costly_records(many: int) -> dict[str, bytes]:
 
 def _entry(name: str, value: bytes) -> bytes:
     return field(1, field(1, name.encode()) + field(2, value))
+
+
+def costly_json(many: int) -> dict[str, bytes]:
+    """Returns JSON bodies of so many things that no request has, by what they are."""
+
+    def listed(part: bytes) -> bytes:
+        return b",".join([part] * many)
+
+    return {
+        "videos": b'{"videos": [' + listed(b"{}") + b"]}",
+        "videos in a list": b"[" + listed(b"{}") + b"]",
+        "inputs": b'{"inputs": [' + listed(b"{}") + b"]}",
+        "lists": b'{"videos": [' + listed(b"[]") + b"]}",
+        "lists in lists": b'{"videos": ' + b"[" * many,
+        "objects in objects": b'{"videos": ' * many,
+        "keys": b"{" + b",".join(b'"%d":0' % index for index in range(many)) + b"}",
+        "values": b'{"videos": [{"rgb": [' + listed(b"0") + b"]}]}",
+        "numbers": b'{"videos": [{"mean_rgb": [' + listed(b"0.5") + b"]}]}",
+        "data": b'{"inputs": [{"name": "rgb", "datatype": "UINT8", "shape": [1, 1, 8], "data": ['
+        + listed(b"0")
+        + b"]}]}",
+        "texts": b'{"videos": [' + listed(b'""') + b"]}",
+    }

@@ -10,6 +10,7 @@ from typing import Any
 from serve.batching import Answer, Batcher
 from serve.errors import RequestError
 from serve.hosting import HostedModel, ModelHost
+from serve.intake import Intake
 from serve.metrics import Metrics, merge_expositions
 from serve.schemas import Limits, ServeArgs
 from serve.tokens import TokenFile
@@ -26,6 +27,7 @@ class LocalService:
         self.metrics = Metrics("local")
         self.args = args or ServeArgs()
         self.limits = limits or Limits()
+        self.intake = Intake(lambda: self.limits)
         self.client_tokens = TokenFile(self.args.tokens_file)
         self.admin_tokens = TokenFile(self.args.admin_tokens_file)
         self.changes: list[tuple[str, str | None, float]] = []
