@@ -18,6 +18,7 @@ from serve.access import AccessLog
 from serve.admin_routes import add_admin_routes
 from serve.errors import add_error_handlers
 from serve.example_routes import add_example_routes
+from serve.hosts import HostCheck
 from serve.inference_protocol import InferenceRequest
 from serve.model_routes import add_model_routes
 from serve.openapi_examples import add_examples
@@ -59,7 +60,8 @@ def build_api(service: Service, *, sends_ids: bool = True) -> FastAPI:
     add_protocol_routes(api, service)
     add_operation_routes(api, service)
     add_admin_routes(api, service)
-    api.add_middleware(AccessLog, service=service, sends_ids=sends_ids)
+    api.add_middleware(HostCheck, names=service.args.allowed_hosts)
+    api.add_middleware(AccessLog, service=service, sends_ids=sends_ids)  # last: it is asked first
     return api
 
 

@@ -24,6 +24,7 @@ CODES = {
     409: "refused",
     413: "body_too_large",
     415: "unsupported_media_type",
+    421: "misdirected_request",
     422: "invalid_request",
     499: "client_went_away",
     500: "internal_error",

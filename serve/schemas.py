@@ -17,6 +17,8 @@ class ServeArgs(Config):
         model: A bundle (folder or tar) or a checkpoint, here or in an object store, or `models:/NAME@ALIAS` in MLflow,
             whose alias is then followed; None takes the environment variable YT8M_MODEL.
         name: What clients of the Open Inference Protocol call it.
+        allowed_hosts: Names by which clients call the service, without ports: a request whose Host header has another
+            name is refused with 421. Addresses are answered always; `*` takes all names.
         num_threads: Threads of a replica's tensor operations. Replicas with more threads than cores slow each other.
         tokens_file: Bearer tokens of clients, one a line, read again when the file changes; None asks for none.
         admin_tokens_file: Those of operators; None switches the administration over HTTP off.
@@ -28,6 +30,7 @@ class ServeArgs(Config):
 
     model: str | None = None
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "yt8m"
+    allowed_hosts: tuple[Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9_.-]+)$")], ...] = ("localhost",)
     num_threads: Annotated[int, Field(ge=1)] = 1
     tokens_file: str | None = None
     admin_tokens_file: str | None = None

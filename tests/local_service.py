@@ -25,7 +25,8 @@ class LocalService:
     def __init__(self, model: Predictor, limits: Limits | None = None, args: ServeArgs | None = None) -> None:
         self.host = ModelHost(HostedModel("model", model))
         self.metrics = Metrics("local")
-        self.args = args or ServeArgs()
+        args = args or ServeArgs()
+        self.args = args.model_copy(update={"allowed_hosts": (*args.allowed_hosts, "testserver")})  # as TestClient asks
         self.limits = limits or Limits()
         self.intake = Intake(lambda: self.limits)
         self.client_tokens = TokenFile(self.args.tokens_file)

@@ -47,7 +47,7 @@ def port(service: LocalService) -> Iterator[int]:
 
 def connect(port: int, head: str, body: bytes = b"") -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port), timeout=20)
-    lines = ["POST /v1/predict HTTP/1.1", "host: x", "content-type: application/octet-stream", head]
+    lines = ["POST /v1/predict HTTP/1.1", "host: localhost", "content-type: application/octet-stream", head]
     connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
     return connection
 
