@@ -164,7 +164,7 @@ class ReleasePlan:
             RefusedError: another change is under way, or a replica cannot load it.
         """
         noted = {} if followed is None else {"followed": followed}
-        return await self._change(slot, lambda old: {"current": slot, "previous": self._kept(old.current), **noted})
+        return await self._change(slot, lambda old: {"current": slot, "previous": self._before(old, slot), **noted})
 
     async def set_canary(self, slot: Slot, share: float) -> Release:
         """Lets a model answer a share of the requests; see `promote`."""
@@ -184,7 +184,7 @@ class ReleasePlan:
         canary = self.release.canary
         if canary is None:
             raise RefusedError("there is no canary")
-        return await self._change(None, lambda old: {"current": canary, "previous": self._kept(old.current)})
+        return await self._change(None, lambda old: {"current": canary, "previous": self._before(old, canary)})
 
     async def roll_back(self) -> Release:
         """Ends a canary, or goes back to the model before the current one: refused if its files are others by now."""
@@ -194,7 +194,13 @@ class ReleasePlan:
         if previous is None:
             raise RefusedError("there is no earlier model to go back to")
         slot = Slot(previous.uri, previous.name, version=previous.version)
-        return await self._change(slot, lambda old: {"current": slot, "previous": self._kept(old.current)})
+        return await self._change(slot, lambda old: {"current": slot, "previous": self._before(old, slot)})
+
+    def _before(self, old: Release, slot: Slot) -> Slot | None:
+        """Returns what a rollback goes back to once `slot` answers: never to the same model once more."""
+        current = self._kept(old.current)
+        is_same = current.version != "" and current.version == self._kept(slot).version
+        return old.previous if is_same else current
 
     def _kept(self, slot: Slot) -> Slot:
         """Returns a slot with the version that is loaded of it now: its place may hold another one later."""
