@@ -20,12 +20,14 @@ from serve.errors import add_error_handlers
 from serve.example_routes import add_example_routes
 from serve.hosts import HostCheck
 from serve.inference_protocol import InferenceRequest
+from serve.instance_routes import add_instance_routes
 from serve.model_routes import add_model_routes
 from serve.openapi_examples import add_examples
 from serve.operation_routes import add_operation_routes
 from serve.page_routes import add_page_routes
 from serve.predict_routes import add_predict_routes
 from serve.protocol_routes import add_protocol_routes
+from serve.repository_routes import add_repository_routes
 from serve.schemas import RecordLine
 from serve.service import Service
 from serve.video_types import body_types
@@ -39,7 +41,8 @@ DESCRIPTION = (
     "Predicts the topics of a video from its YouTube-8M features. Send JSON with one or more videos, or one serialized "
     "tf.train.SequenceExample (frames) or tf.train.Example (means) as application/octet-stream, or a shard of them "
     "as application/x-tfrecord. Without a content-type a body that begins with { is JSON, and any other is a record. "
-    "Below /v2 are the same models for clients of the Open Inference Protocol."
+    "Below /v2 are the same models for clients of the Open Inference Protocol, and below /v1/models for those of "
+    "KServe's V1 protocol and TensorFlow Serving."
 )
 
 
@@ -55,8 +58,10 @@ def build_api(service: Service, *, sends_ids: bool = True) -> FastAPI:
     add_predict_routes(api, service)  # first: routes are tried in their order
     _add_docs(api)
     add_page_routes(api)
+    add_instance_routes(api, service)
     add_model_routes(api, service)
     add_example_routes(api, service)
+    add_repository_routes(api, service)
     add_protocol_routes(api, service)
     add_operation_routes(api, service)
     add_admin_routes(api, service)

@@ -54,20 +54,36 @@ def decode_json(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limit
     check_json(body, spec, limits)
     types = body_types(spec, limits.max_videos)
     try:
-        if is_list(body):
-            videos, where = types.videos.validate_json(body), ""
-        else:
-            request = types.request.validate_json(body)
-            videos, where = request[VIDEOS], VIDEOS
-            top_k = top_k if request.get(TOP_K) is None else request[TOP_K]
+        if _is_list(body):
+            return _read_videos(types.videos.validate_json(body), "", top_k, spec, limits)
+        request = types.request.validate_json(body)
     except pydantic.ValidationError as error:
         raise _refusal(error, types) from None
-    rows = [json_row(video, spec, f"{where}[{index}]") for index, video in enumerate(videos)]
+    asked = top_k if request.get(TOP_K) is None else request[TOP_K]
+    return _read_videos(request[VIDEOS], VIDEOS, asked, spec, limits)
+
+
+def decode_videos(
+    videos: list[Any], where: str, top_k: int | None, spec: FeatureSpec, limits: Limits
+) -> PredictionInput:
+    """Returns the input of videos that were read from JSON already, whatever they are; `where` names them in errors."""
+    types = body_types(spec, limits.max_videos)
+    try:
+        checked = types.videos.validate_python(videos)
+    except pydantic.ValidationError as error:
+        raise _refusal(error, types, where) from None
+    return _read_videos(checked, where, top_k, spec, limits)
+
+
+def _read_videos(
+    videos: Sequence[Mapping[str, Any]], where: str, top_k: int | None, spec: FeatureSpec, limits: Limits
+) -> PredictionInput:
+    rows = [_json_row(video, spec, f"{where}[{index}]") for index, video in enumerate(videos)]
     asked = check_top_k(top_k, len(rows), spec, limits)
     return PredictionInput([video.get(VIDEO_ID, "") for video in videos], rows, asked)
 
 
-def is_list(body: bytes) -> bool:
+def _is_list(body: bytes) -> bool:
     """Returns whether a JSON body is a list, if it is anything."""
     return body[:100].lstrip()[:1] == b"["
 
@@ -136,7 +152,7 @@ def check_top_k(asked: int | None, num_videos: int, spec: FeatureSpec, limits: L
     return top_k
 
 
-def json_row(video: Mapping[str, Any], spec: FeatureSpec, where: str) -> VideoRow:
+def _json_row(video: Mapping[str, Any], spec: FeatureSpec, where: str) -> VideoRow:
     """Returns the row of a video that has the type of `body_types`."""
     given = {name: value for name, value in video.items() if value is not None and name != VIDEO_ID}
     context: dict[str, Values] = {}
@@ -234,10 +250,18 @@ def missing_feature(name: str, spec: FeatureSpec, found: Iterable[str]) -> str:
     return f"this model needs {ways}; found {shown}{more}"
 
 
-def _refusal(error: pydantic.ValidationError, types: BodyTypes) -> RequestError:
-    """Returns one sentence for the first thing that is wrong with a JSON body."""
+def invalid_json(error: pydantic.ValidationError) -> RequestError:
+    """Returns one sentence for the first thing that is wrong with JSON of a type of our own."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return RequestError(400, f"body: not JSON: {first['ctx']['error']}")
+    return RequestError(422, f"{location_text(first['loc'])[:100] or 'body'}: {first['msg']}")
+
+
+def _refusal(error: pydantic.ValidationError, types: BodyTypes, root: str = "") -> RequestError:
+    """Returns one sentence for the first thing that is wrong with videos, which are `root` of a body."""
     first = error.errors(include_url=False)[0]
-    parts = list(first["loc"])  # videos, index, rgb, "flat", index
+    parts = [root, *first["loc"]] if root else list(first["loc"])  # videos, index, rgb, "flat", index
     pairs = zip(["", *parts], parts, strict=False)
     location = [part for before, part in pairs if not (part in TAGS and before in types.names)]
     where = location_text(location)
@@ -248,9 +272,9 @@ def _refusal(error: pydantic.ValidationError, types: BodyTypes) -> RequestError:
         is_of_video = any(isinstance(part, int) for part in location)
         valid = types.video_keys if is_of_video else (VIDEOS, TOP_K)
         return RequestError(422, f"{where[:100]}: unknown key; valid: {', '.join(valid)}")
-    if kind == "too_long" and location in ([VIDEOS], []):
+    if kind == "too_long" and location in ([VIDEOS], [root], []):
         limit, number = first["ctx"]["max_length"], first["ctx"]["actual_length"]
-        return RequestError(422, f"{VIDEOS}: at most {limit} a request, found {number}")
+        return RequestError(422, f"{root or VIDEOS}: at most {limit} a request, found {number}")
     if kind == "finite_number":
         message = f"value {location[-1]} is {found}, not a finite number"
         return RequestError(422, f"{location_text(location[:-1])}: {message}")

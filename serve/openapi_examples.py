@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,8 +84,33 @@ def messages(predictor: Predictor) -> Mapping[int, str]:
     }
 
 
+def inference_example(spec: FeatureSpec) -> dict[str, Any]:
+    """Returns a body of POST /v2/models/NAME/infer: one video."""
+    datatype, value = ("FP32", 0.0) if spec.is_video_level else ("UINT8", _MIDDLE)
+    inputs = [
+        {
+            "name": name,
+            "datatype": datatype,
+            "shape": [1, size] if spec.is_video_level else [1, 1, size],
+            "data": [value] * size,
+        }
+        for name, size in spec.sizes.items()
+    ]
+    return {"inputs": inputs, "parameters": {"top_k": 1}}
+
+
+def instances_example(spec: FeatureSpec) -> dict[str, Any]:
+    """Returns a body of POST /v1/models/NAME:predict: one video."""
+    value: Any = 0.0 if spec.is_video_level else _MIDDLE
+    return {"instances": [{name: [value] * size for name, size in spec.sizes.items()}], "parameters": {"top_k": 1}}
+
+
 def add_examples(document: dict[str, Any], predictor: Predictor) -> None:
-    """Adds the examples to POST /v1/predict of an OpenAPI document."""
+    """Adds the examples to an OpenAPI document."""
+    for path, described in document["paths"].items():
+        example = {"infer": inference_example, "predict": instances_example}.get(re.split("[/:]", path)[-1])
+        if example is not None and path != "/v1/predict":
+            described["post"]["requestBody"]["content"]["application/json"]["example"] = example(predictor.spec)
     operation = document["paths"]["/v1/predict"]["post"]
     operation["requestBody"]["content"]["application/json"]["examples"] = request_examples(predictor.spec)
     told = messages(predictor)

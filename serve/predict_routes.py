@@ -11,13 +11,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from serve.access import NOTES, note_stage
+from serve.access import NOTES, note_model, note_stage
 from serve.answers import WINDOW_S, count_labels, dump, timeline_text
 from serve.batching import Answer
 from serve.decoding import PredictionInput, decode_binary, decode_json, decode_ordinary, parse_top_k
 from serve.errors import RequestError, request_id
 from serve.hosting import HostedModel
-from serve.requests import PlainRoute, check_token, deadline_of, decode_body, query_parameters
+from serve.plain_routes import PlainRoute
+from serve.requests import check_token, deadline_of, decode_body, query_parameters
 from serve.schemas import ErrorResponse, Limits, PredictResponse
 from serve.service import Service
 from serve.shard_stream import NDJSON_TYPE, TFRECORD_TYPE, ShardAnswer
@@ -58,6 +59,7 @@ def add_predict_routes(api: FastAPI, service: Service) -> None:
         content_type = _content_type(request)
         options = _options(request)
         model = service.host.choose(options.version)
+        note_model(request, model.version)
         deadline = deadline_of(request, service)
         if content_type == TFRECORD_TYPE:
             return _answer_shard(service, model, options, request)
@@ -98,7 +100,7 @@ async def _answer(
     Raises:
         RequestError: there is no room in the queue, or the deadline passed.
     """
-    request.scope.setdefault(NOTES, {}).update(model=model.version, videos=len(asked.rows))
+    request.scope[NOTES]["videos"] = len(asked.rows)
     answers = await wait_for(service, model, asked.rows, asked.top_k, deadline, request)
     timelines = None
     if options.timeline:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve.statistics import ModelStatistics
+
 logger = logging.getLogger("ray.serve.yt8m")
 
 REPORT_INTERVAL_S = 0.5
@@ -81,6 +83,7 @@ class Report:
         versions: Of the models that it has loaded, by the id of their slot.
         failures: Why others could not be loaded, by the id of theirs.
         metrics: Its numbers in Prometheus' text form.
+        statistics: What its models have done, by their versions.
     """
 
     configured: str
@@ -88,6 +91,7 @@ class Report:
     versions: Mapping[int, str] = field(default_factory=dict)
     failures: Mapping[int, str] = field(default_factory=dict)
     metrics: str = ""
+    statistics: Mapping[str, ModelStatistics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -266,4 +270,11 @@ class ReleasePlan:
 
     def metrics(self, *, without: str) -> list[str]:
         """Returns the numbers that each living replica but one has reported last."""
-        return [report.metrics for replica_id, report in sorted(self.living.items()) if replica_id != without]
+        return [report.metrics for report in self._others(without)]
+
+    def statistics(self, *, without: str) -> list[Mapping[str, ModelStatistics]]:
+        """Returns what the models of each living replica but one had done when it reported last."""
+        return [report.statistics for report in self._others(without)]
+
+    def _others(self, without: str) -> list[Report]:
+        return [report for replica_id, report in sorted(self.living.items()) if replica_id != without]

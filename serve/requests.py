@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from fastapi import Request
-from fastapi.responses import Response
-from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope, Send
 
 from serve.access import note_stage
 from serve.encodings import IDENTITY, content_encoding, unpack
@@ -26,21 +23,6 @@ INLINE_BYTES = 2**20
 """A longer body is decoded in a thread, whatever it is."""
 
 T = TypeVar("T")
-
-
-class PlainRoute(APIRoute):
-    """A route whose function takes a request and returns a response: FastAPI documents it and does nothing else.
-
-    Its errors are answered by the handlers of the application, which stand around all routes.
-    """
-
-    def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
-        self.app = self._answer
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response: Response = await self.endpoint(Request(scope, receive, send))
-        await response(scope, receive, send)
 
 
 def check_token(request: Request, service: Service) -> None:

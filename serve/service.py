@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from serve.batching import Answer, Batcher
@@ -11,6 +11,7 @@ from serve.hosting import HostedModel, ModelHost
 from serve.intake import Intake
 from serve.metrics import Metrics
 from serve.schemas import Limits, ServeArgs
+from serve.statistics import ModelStatistics
 from serve.tokens import TokenFile
 from yt8m_ray.data.features import VideoRow
 
@@ -50,3 +51,5 @@ class Service(Protocol):
     async def status(self) -> dict[str, Any]: ...
 
     async def exposition(self) -> str: ...
+
+    async def statistics(self) -> Mapping[str, ModelStatistics]: ...

@@ -70,7 +70,6 @@ class ShardAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers, until the end, an error after which nothing can be read, or the client's departure."""
-        notes = scope.setdefault(NOTES, {})
         try:
             async with asyncio.TaskGroup() as tasks:
                 receiving = tasks.create_task(self._reader.receive(receive))
@@ -86,7 +85,7 @@ class ShardAnswer(Response):
             scope[HAS_LEFT] = True
         finally:
             self._reader.stop()
-            notes.update(model=self._model.version, videos=self._reader.num_records)
+            scope[NOTES]["videos"] = self._reader.num_records
 
     async def _write(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the lines, those that are ready together."""

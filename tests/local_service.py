@@ -13,6 +13,7 @@ from serve.hosting import HostedModel, ModelHost
 from serve.intake import Intake
 from serve.metrics import Metrics, merge_expositions
 from serve.schemas import Limits, ServeArgs
+from serve.statistics import ModelStatistics, merge_statistics
 from serve.tokens import TokenFile
 from tests.tiny import save_checkpoint_of
 from yt8m_ray.data.features import VideoRow
@@ -64,6 +65,9 @@ class LocalService:
     async def exposition(self) -> str:
         return merge_expositions([self.metrics.text()])
 
+    async def statistics(self) -> dict[str, ModelStatistics]:
+        return merge_statistics([self.metrics.statistics.snapshot()])
+
     def close(self) -> None:
         """Ends the threads of the models, before the event loops that they answer to."""
         for batcher in self._batchers.values():
@@ -83,6 +87,6 @@ def every_number() -> Metrics:
     metrics.begin_request()
     metrics.observe_request("/v1/predict", 503, 0.1, "overloaded")
     metrics.observe_stage("model", 0.1)
-    metrics.observe_batch(3, 0.1)
+    metrics.observe_batch("v", 3, 0.1)
     metrics.set_models([("m", "v")])
     return metrics

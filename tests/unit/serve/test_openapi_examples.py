@@ -55,6 +55,14 @@ def test_the_model_takes_every_request_of_the_document(client: TestClient) -> No
         assert response.status_code == 200, response.text
 
 
+def test_the_model_takes_the_requests_of_the_protocols_of_others(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    for path in ("/v2/models/{name}/infer", "/v1/models/{name}:predict"):
+        example = paths[path]["post"]["requestBody"]["content"]["application/json"]["example"]
+        response = client.post(path.format(name="yt8m"), json=example)
+        assert response.status_code == 200, response.text
+
+
 def test_the_document_names_the_features_of_the_model_and_no_others(client: TestClient, service: LocalService) -> None:
     spec = service.host.current.predictor.spec
     video = client.get("/openapi.json").json()["components"]["schemas"]["Video"]
