@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ import pydantic
 
 from serve.errors import RequestError
 from serve.schemas import Limits
-from serve.video_types import TAGS, TOP_K, VIDEO_ID, VIDEOS, BodyTypes, body_types
+from serve.video_types import TOP_K, VIDEO_ID, VIDEOS, BodyTypes, body_types
 from yt8m_ray.data.errors import RecordError
 from yt8m_ray.data.example import Fields, Values, decode_record
 from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
@@ -28,7 +29,7 @@ from yt8m_ray.schema import ID_KEYS, LABELS_KEY, MEAN_PREFIX
 NO_ID = b"-"
 """Stands for the id of a video without one: optional here, required in a shard."""
 
-_OTHER_FIELDS = 4096
+_OTHER_FIELDS = 2048
 """Fields of a record, and integers of its lists, beside those of its frames: the published ones have some dozens."""
 
 _OTHER_KEYS = 100
@@ -91,7 +92,7 @@ def _is_list(body: bytes) -> bool:
 def check_json(body: bytes, spec: FeatureSpec, limits: Limits) -> None:
     """Checks that a JSON body has no more in it than videos can have, by counting bytes: a parser holds up all threads.
 
-    A comma stands for a value, a colon for a key and a brace for an object, those in texts too.
+    A comma stands for a value, a colon for a key and so on, those in texts too.
     """
     if body.count(b",") >= limits.max_json_values:
         raise RequestError(
@@ -99,8 +100,10 @@ def check_json(body: bytes, spec: FeatureSpec, limits: Limits) -> None:
             f"body: at most {limits.max_json_values} values in JSON, found more; send frames as base64, or a record as "
             "application/octet-stream",
         )
-    most = limits.max_videos * (2 * len(spec.sizes) + _OTHER_KEYS)
-    for what, mark in (("keys", b":"), ("objects", b"{")):
+    num_keys = limits.max_videos * (2 * len(spec.sizes) + _OTHER_KEYS)
+    num_lists = limits.max_videos * len(spec.sizes) * (spec.max_frames + 2)
+    bounds = (("keys", b":", num_keys), ("objects", b"{", num_keys), ("lists", b"[", num_lists))
+    for what, mark, most in (*bounds, ("texts", b'"', 4 * num_keys)):
         if (found := body.count(mark)) > most:
             raise RequestError(422, f"body: at most {most} {what} in JSON, found {found}")
 
@@ -167,26 +170,38 @@ def _json_row(video: Mapping[str, Any], spec: FeatureSpec, where: str) -> VideoR
     return check_row(context, sequences, spec, where, found=given)
 
 
-def _json_frames(
-    value: str | Sequence[int | list[int]], name: str, size: int, spec: FeatureSpec, where: str
-) -> npt.NDArray[np.uint8]:
+def _json_frames(value: Any, name: str, size: int, spec: FeatureSpec, where: str) -> npt.NDArray[np.uint8]:
     """Returns frames [T, size] given as base64 text, as one list of bytes or as one list a frame."""
     place = f"{where}.{name}"
     if isinstance(value, str):
         if len(value) > 4 * (size * (spec.max_frames + 1) // 3 + 1):  # not decoded only to be refused
             _check_num_frames(len(value) // 4 * 3 // size, name, spec, where)
         try:
-            values = np.frombuffer(base64.b64decode(value, validate=True), np.uint8)
+            data = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError) as error:
             raise RequestError(400, f"{place}: not base64 (standard alphabet, no line breaks): {error}") from None
-    else:
+    elif not isinstance(value, list):
+        raise RequestError(422, f"{place}: expected a text or a list, found {_shorten(value)}")
+    elif value and isinstance(value[0], list):
         for index, frame in enumerate(value):
-            if isinstance(frame, list) and len(frame) != size:
-                raise RequestError(422, f"{place}[{index}]: expected {size} values a frame, found {len(frame)}")
-        values = np.array(value, np.uint8).reshape(-1)
-    if len(values) % size:
-        raise RequestError(422, f"{place}: expected a multiple of {size} bytes ({size} a frame), found {len(values)}")
-    return values.reshape(-1, size)
+            if not isinstance(frame, list) or len(frame) != size:
+                found = len(frame) if isinstance(frame, list) else _shorten(frame)
+                raise RequestError(422, f"{place}[{index}]: expected {size} values a frame, found {found}")
+        data = b"".join(_to_bytes(frame, f"{place}[{index}]") for index, frame in enumerate(value))
+    else:
+        data = _to_bytes(value, place)
+    if len(data) % size:
+        raise RequestError(422, f"{place}: expected a multiple of {size} bytes ({size} a frame), found {len(data)}")
+    return np.frombuffer(data, np.uint8).reshape(-1, size)
+
+
+def _to_bytes(values: list[Any], place: str) -> bytes:
+    if set(map(type, values)) <= {int}:  # else True would be a 1
+        with contextlib.suppress(ValueError):
+            return bytes(values)
+    index = next(i for i, value in enumerate(values) if type(value) is not int or not 0 <= value <= 255)
+    message = f"expected a whole number from 0 to 255, found {_shorten(values[index])}"
+    raise RequestError(422, f"{place}[{index}]: {message}")
 
 
 def check_row(
@@ -260,12 +275,10 @@ def invalid_json(error: pydantic.ValidationError) -> RequestError:
 
 def _refusal(error: pydantic.ValidationError, types: BodyTypes, root: str = "") -> RequestError:
     """Returns one sentence for the first thing that is wrong with videos, which are `root` of a body."""
-    first = error.errors(include_url=False)[0]
-    parts = [root, *first["loc"]] if root else list(first["loc"])  # videos, index, rgb, "flat", index
-    pairs = zip(["", *parts], parts, strict=False)
-    location = [part for before, part in pairs if not (part in TAGS and before in types.names)]
+    first = error.errors(include_url=False, include_input=False)[0]
+    location = [root, *first["loc"]] if root else list(first["loc"])
     where = location_text(location)
-    kind, found = first["type"], first["input"]
+    kind = first["type"]
     if kind == "json_invalid":
         return RequestError(400, f"body: not JSON: {first['ctx']['error']}")
     if kind == "extra_forbidden":
@@ -275,11 +288,13 @@ def _refusal(error: pydantic.ValidationError, types: BodyTypes, root: str = "") 
     if kind == "too_long" and location in ([VIDEOS], [root], []):
         limit, number = first["ctx"]["max_length"], first["ctx"]["actual_length"]
         return RequestError(422, f"{root or VIDEOS}: at most {limit} a request, found {number}")
+    if kind == "missing":
+        return RequestError(422, f"{where}: {first['msg']}")
+    found = error.errors(include_url=False)[0]["input"]
     if kind == "finite_number":
         message = f"value {location[-1]} is {found}, not a finite number"
         return RequestError(422, f"{location_text(location[:-1])}: {message}")
-    shown = "" if kind == "missing" else f", found {_shorten(found)}"
-    return RequestError(422, f"{where or 'body'}: {first['msg']}{shown}")
+    return RequestError(422, f"{where or 'body'}: {first['msg']}, found {_shorten(found)}")
 
 
 def location_text(location: Iterable[int | str]) -> str:

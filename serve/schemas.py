@@ -69,7 +69,7 @@ class Limits(Config):
     max_body_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
     max_stream_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
     max_pending_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
-    max_json_values: Annotated[int, Field(ge=1)] = 1_000_000
+    max_json_values: Annotated[int, Field(ge=1)] = 500_000
     max_videos: Annotated[int, Field(ge=1)] = 64
     max_labels: Annotated[int, Field(ge=1)] = 100_000
     default_top_k: Annotated[int, Field(ge=1)] = 20

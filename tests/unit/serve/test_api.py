@@ -158,8 +158,8 @@ def test_health_names_the_model(frame_level: TestClient, checkpoint: Path) -> No
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"nonsense", b'{"videos": [}', b"\xff\xfe", b"[" * 100_0, b'{"videos": "\\ud800"}'],
-    ids=["empty", "cut", "text", "syntax", "not UTF-8", "deep", "surrogate"],
+    [b"", b"{", b"nonsense", b'{"videos": [}', b"\xff\xfe", b'{"videos": "\\ud800"}'],
+    ids=["empty", "cut", "text", "syntax", "not UTF-8", "surrogate"],
 )
 def test_a_body_that_is_not_json_is_malformed(frame_level: TestClient, body: bytes) -> None:
     response = frame_level.post("/v1/predict", content=body, headers={"content-type": "application/json"})
@@ -187,14 +187,16 @@ def test_what_is_not_protobuf_is_malformed(frame_level: TestClient, body: bytes)
         ({"rgb": "", "audio": ""}, "expected 1 to 6 frames, found 0"),
         ({"rgb": [], "audio": []}, "expected 1 to 6 frames, found 0"),
         ({"rgb": encoded(np.tile(RGB, (2, 1))), "audio": encoded(np.tile(AUDIO, (2, 1)))}, "1 to 6 frames, found 8"),
-        ({"rgb": [*range(31), 256]}, r"videos\[0\]\.rgb\[31\]: .*less than or equal to 255, found 256"),
-        ({"rgb": [*range(31), -1]}, "greater than or equal to 0"),
-        ({"rgb": [1.5] * 32}, "valid integer"),
-        ({"rgb": [True] * 32}, "valid integer"),
+        ({"rgb": [*range(31), 256]}, r"videos\[0\]\.rgb\[31\]: expected a whole number from 0 to 255, found 256"),
+        ({"rgb": [*range(31), -1]}, r"rgb\[31\]: expected a whole number from 0 to 255, found -1"),
+        ({"rgb": [*range(31), 1.5]}, r"rgb\[31\]: expected a whole number from 0 to 255, found 1.5"),
+        ({"rgb": [*range(31), True]}, r"rgb\[31\]: expected a whole number from 0 to 255, found True"),
+        ({"rgb": [*range(31), [1]]}, r"rgb\[31\]: expected a whole number from 0 to 255, found a list of 1"),
+        ({"rgb": [[*range(7), 256]]}, r"rgb\[0\]\[7\]: expected a whole number from 0 to 255, found 256"),
         ({"rgb": [[1] * 8, [1] * 7]}, r"videos\[0\]\.rgb\[1\]: expected 8 values a frame, found 7"),
-        ({"rgb": [[1] * 8, 3]}, r"videos\[0\]\.rgb\[1\]: [^a-z]*Input should be a valid array"),
-        ({"rgb": 7}, "valid string"),
-        ({"rgb": {"a": 1}}, "valid string"),
+        ({"rgb": [[1] * 8, 3]}, r"videos\[0\]\.rgb\[1\]: expected 8 values a frame, found 3"),
+        ({"rgb": 7}, r"videos\[0\]\.rgb: expected a text or a list, found 7"),
+        ({"rgb": {"a": 1}}, r"videos\[0\]\.rgb: expected a text or a list, found a mapping of 1"),
         ({"video_id": 7}, r"videos\[0\]\.video_id: .*valid string"),
         ({"mean_rgbs": [1.0]}, r"videos\[0\]\.mean_rgbs: unknown key; valid: video_id, rgb, audio"),
     ],

@@ -113,7 +113,7 @@ def test_a_list_of_videos_is_a_body(client_of: Callable[..., TestClient], conten
     ("body", "message"),
     [
         ([], "body: List should have at least 1 item"),
-        ([{"rgb": [256]}], "[0].rgb[0]: Input should be less than or equal to 255, found 256"),
+        ([{"rgb": [256]}], "[0].rgb[0]: expected a whole number from 0 to 255, found 256"),
         ([{"rgb": FRAMES.tolist()}, {}], "[1]: this model needs the frames rgb; found none"),
         ([{"video": 1}], "[0].video: unknown key; valid: video_id, rgb"),
         ([1], "[0]: "),
