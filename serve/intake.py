@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -13,6 +14,13 @@ from serve.errors import CLOSE, OverloadedError, RequestError
 from serve.schemas import Limits
 
 T = TypeVar("T")
+
+_TIMES = 30.0
+"""A refusal waits so many times what it cost: who sends one such body after the other takes a thirtieth of a core."""
+
+_LONGEST_S = 2.0
+_SECONDS_A_BYTE = 2e-9
+"""What receiving a body costs this process, about."""
 
 
 class Intake:
@@ -93,7 +101,7 @@ class Hold:
         self._num_bytes += num_bytes
 
     async def decode(self, function: Callable[[], T], deadline: float) -> T:
-        """Returns what a function returns in the decoder's thread.
+        """Returns what a function returns in the decoder's thread; a refusal comes late by what it has cost.
 
         Args:
             function: Raises RequestError where the body is wrong.
@@ -103,10 +111,26 @@ class Hold:
             RequestError: of the function; or the deadline passed (504), and the function is called no more, or for
                 nobody.
         """
-        job = self._intake.submit(function)
+        seconds = 0.0
+
+        def timed() -> T:
+            nonlocal seconds
+            started = time.perf_counter()
+            try:
+                return function()
+            finally:
+                seconds = time.perf_counter() - started
+
+        job = self._intake.submit(timed)
         self._job = job
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.wrap_future(job)
         except TimeoutError:
             raise RequestError(504, "the deadline passed before the body was decoded") from None
+        except RequestError:
+            cost = seconds + self._num_bytes * _SECONDS_A_BYTE
+            self.release()
+            left = deadline - asyncio.get_running_loop().time()
+            await asyncio.sleep(max(0.0, min(_TIMES * cost, _LONGEST_S, left)))
+            raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -61,6 +62,46 @@ def test_what_was_decoded_or_refused_is_held_no_longer() -> None:
             hold.add(50)
             await hold.decode(refuse, soon())
         assert intake.num_bytes == 0
+
+    run(test)
+
+
+def test_a_refusal_comes_late_by_what_it_cost_and_holds_nothing_meanwhile() -> None:
+    async def test(intake: Intake) -> None:
+        def refuse() -> None:
+            time.sleep(0.02)
+            raise RequestError(400, "no record")
+
+        async def ask() -> float:
+            with pytest.raises(RequestError, match="no record"), intake.hold() as hold:
+                hold.add(50)
+                await hold.decode(refuse, soon())
+            return asyncio.get_running_loop().time()
+
+        started = asyncio.get_running_loop().time()
+        asked = asyncio.create_task(ask())
+        while not intake.num_bytes:
+            await asyncio.sleep(0)
+        while intake.num_bytes:
+            await asyncio.sleep(0.001)
+        assert not asked.done()
+        assert await asked - started >= 0.6
+
+    run(test)
+
+
+def test_a_refusal_does_not_wait_beyond_the_deadline() -> None:
+    async def test(intake: Intake) -> None:
+        def refuse() -> None:
+            time.sleep(0.1)
+            raise RequestError(400, "no record")
+
+        loop = asyncio.get_running_loop()
+        with pytest.raises(RequestError), intake.hold() as hold:
+            await hold.decode(refuse, loop.time() + 0.3)
+        async with asyncio.timeout(1):  # and not the 2 s that it cost
+            with pytest.raises(RequestError), intake.hold() as hold:
+                await hold.decode(refuse, loop.time() + 0.3)
 
     run(test)
 
