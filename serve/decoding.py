@@ -250,7 +250,7 @@ def _check_num_frames(num_frames: int, name: str, spec: FeatureSpec, where: str)
 def _check_finite(values: Values, where: str) -> None:
     if isinstance(values, np.ndarray) and values.dtype.kind == "f" and not (is_finite := np.isfinite(values)).all():
         first = int(np.argmin(is_finite))
-        message = f"value {first} of {len(values)} is {values[first]} as float32, not a finite number"
+        message = f"value {first} of {len(values)} is {values[first]}, not a finite number"
         raise RequestError(422, f"{where}: {message}")
 
 
