@@ -33,7 +33,7 @@ _OTHER_FIELDS = 2048
 """Fields of a record, and integers of its lists, beside those of its frames: the published ones have some dozens."""
 
 _OTHER_KEYS = 100
-"""Keys of a video in JSON, and colons and braces in its id, beside the keys of its features."""
+"""Keys and lists of a video in JSON, and colons, braces and so on in its id, beside those of its features."""
 
 _MOST_NAMED, _LONGEST_NAME = 8, 40
 
@@ -101,7 +101,7 @@ def check_json(body: bytes, spec: FeatureSpec, limits: Limits) -> None:
             "application/octet-stream",
         )
     num_keys = limits.max_videos * (2 * len(spec.sizes) + _OTHER_KEYS)
-    num_lists = limits.max_videos * len(spec.sizes) * (spec.max_frames + 2)
+    num_lists = limits.max_videos * (len(spec.sizes) * (spec.max_frames + 2) + _OTHER_KEYS)
     bounds = (("keys", b":", num_keys), ("objects", b"{", num_keys), ("lists", b"[", num_lists))
     for what, mark, most in (*bounds, ("texts", b'"', 4 * num_keys)):
         if (found := body.count(mark)) > most:

@@ -81,6 +81,14 @@ def test_the_limits_leave_room_for_all_that_a_request_may_hold() -> None:
     assert len(asked.rows) == 64 and asked.video_ids[0] == ":{,}" * 20
 
 
+def test_one_video_of_one_frame_is_not_too_much() -> None:
+    spec, limits = FeatureSpec({"x": 1}, num_classes=3, max_frames=1), Limits(max_videos=1)
+    tensor = {"name": "x", "datatype": "UINT8", "shape": [1, 1, 1], "parameters": {}, "data": [[[1]]]}
+    body = {"id": ":{[", "inputs": [tensor], "outputs": [{"name": "scores", "parameters": {}}], "parameters": {}}
+
+    assert len(decode_inference(json.dumps(body).encode(), None, spec, limits).rows) == 1
+
+
 def test_an_odd_record_with_as_much_as_a_video_has_is_read() -> None:
     def entry(name: str, value: bytes) -> bytes:
         return field(1, field(1, name.encode()) + field(2, value))
