@@ -23,6 +23,9 @@ logger = logging.getLogger("ray.serve.yt8m.access")
 NOTES = "yt8m_notes"
 """Key of a request's scope under which routes leave what the log shall tell: model version, videos."""
 
+MODEL = "model"
+"""Key of the notes of a request that a model was chosen for: its version."""
+
 _STAGE_SECONDS = "yt8m_stage_seconds"
 """Key of a request's scope: pairs of a stage and its seconds, which are counted after the answer was sent."""
 
@@ -52,7 +55,9 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status, method = time.perf_counter(), 500, scope["method"]
+        if method == "HEAD":  # answered where GET is, as it is, without its body
+            scope = {**scope, "method": "GET"}
         request_id = _give_id(scope)
         scope[NOTES], scope[SENDS_ID], scope[_STAGE_SECONDS] = {}, self._sends_ids, []
 
@@ -62,6 +67,8 @@ class AccessLog:
                 status = message["status"]
                 if self._sends_ids:
                     message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         self._service.metrics.begin_request()
@@ -75,24 +82,32 @@ class AccessLog:
             raise
         finally:
             status = 499 if HAS_LEFT in scope else status
-            self._observe(scope, request_id, status, time.perf_counter() - started)
+            self._observe(scope, method, request_id, status, time.perf_counter() - started)
 
-    def _observe(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+    def _observe(self, scope: Scope, method: str, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "none")  # never the path as given: that has no end of values
         metrics = self._service.metrics
         metrics.observe_request(route, status, seconds, CODES.get(status))
-        for stage, stage_seconds in scope[_STAGE_SECONDS]:
+        stages = scope[_STAGE_SECONDS]
+        for stage, stage_seconds in stages:
             metrics.observe_stage(stage, stage_seconds)
+        if MODEL in scope[NOTES]:
+            metrics.statistics.observe_request(scope[NOTES][MODEL], seconds, stages, is_success=status < 400)
         line = {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             "request_id": request_id,
-            "method": scope["method"],
+            "method": method,
             "route": route,
             "status": status,
             "milliseconds": round(seconds * 1e3, 2),
             **scope[NOTES],
         }
         logger.info(dump(line))
+
+
+def note_model(request: Request, version: str) -> None:
+    """Notes the version of the model that was chosen for a request."""
+    request.scope[NOTES][MODEL] = version
 
 
 def note_stage(request: Request, stage: str, seconds: float) -> None:

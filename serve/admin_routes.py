@@ -15,11 +15,14 @@ from serve.service import Service
 
 _CHANGES = ("promote", "canary", "rollback")
 
+_MOST_BYTES = 65536
+"""Of the body of a change, which is read in the event loop."""
+
 
 def add_admin_routes(api: FastAPI, service: Service) -> None:
     """Adds the routes; without a file of tokens they are not there."""
     responses: dict[int | str, dict[str, Any]] = {code: {"model": ErrorResponse} for code in (400, 401, 404, 409, 422)}
-    body = {"requestBody": {"content": {"application/json": {"schema": Change.model_json_schema()}}}}
+    described = {"requestBody": {"content": {"application/json": {"schema": Change.model_json_schema()}}}}
     if not service.admin_tokens.is_set:
         return
 
@@ -32,12 +35,14 @@ def add_admin_routes(api: FastAPI, service: Service) -> None:
 
         async def change(request: Request, what: str = what) -> JSONResponse:
             _check_token(request, service)
-            asked = _parse(await read_body(request, service))
+            with service.intake.hold() as hold:
+                body = await read_body(request, service.limits, hold, max_bytes=_MOST_BYTES)
+            asked = _parse(body)
             _check_fields(what, asked)
             return JSONResponse(await service.change(what, asked.model, asked.share))
 
         api.add_api_route(
-            f"/v1/admin/{what}", change, methods=["POST"], responses=responses, openapi_extra=body, name=what
+            f"/v1/admin/{what}", change, methods=["POST"], responses=responses, openapi_extra=described, name=what
         )
 
 

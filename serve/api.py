@@ -18,24 +18,31 @@ from serve.access import AccessLog
 from serve.admin_routes import add_admin_routes
 from serve.errors import add_error_handlers
 from serve.example_routes import add_example_routes
+from serve.hosts import HostCheck
 from serve.inference_protocol import InferenceRequest
+from serve.instance_routes import add_instance_routes
 from serve.model_routes import add_model_routes
 from serve.openapi_examples import add_examples
 from serve.operation_routes import add_operation_routes
 from serve.page_routes import add_page_routes
 from serve.predict_routes import add_predict_routes
 from serve.protocol_routes import add_protocol_routes
-from serve.schemas import PredictRequest, RecordLine
+from serve.repository_routes import add_repository_routes
+from serve.schemas import RecordLine
 from serve.service import Service
+from serve.video_types import body_types
 from yt8m_ray import __version__
 
 ASSETS_PATH = "/docs/assets"
+
+_REFERENCE = "#/components/schemas/{model}"
 
 DESCRIPTION = (
     "Predicts the topics of a video from its YouTube-8M features. Send JSON with one or more videos, or one serialized "
     "tf.train.SequenceExample (frames) or tf.train.Example (means) as application/octet-stream, or a shard of them "
     "as application/x-tfrecord. Without a content-type a body that begins with { is JSON, and any other is a record. "
-    "Below /v2 are the same models for clients of the Open Inference Protocol."
+    "Below /v2 are the same models for clients of the Open Inference Protocol, and below /v1/models for those of "
+    "KServe's V1 protocol and TensorFlow Serving."
 )
 
 
@@ -46,30 +53,49 @@ def build_api(service: Service, *, sends_ids: bool = True) -> FastAPI:
         service: It may change its limits and models at any time.
         sends_ids: Whether answers get the header x-request-id here; Ray Serve gives it to them already.
     """
-    api = _Api(title="yt8m_ray", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
+    api = _Api(service, title="yt8m_ray", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     add_error_handlers(api)
     add_predict_routes(api, service)  # first: routes are tried in their order
     _add_docs(api)
     add_page_routes(api)
+    add_instance_routes(api, service)
     add_model_routes(api, service)
     add_example_routes(api, service)
+    add_repository_routes(api, service)
     add_protocol_routes(api, service)
     add_operation_routes(api, service)
     add_admin_routes(api, service)
-    api.add_middleware(AccessLog, service=service, sends_ids=sends_ids)
+    api.add_middleware(HostCheck, names=service.args.allowed_hosts)
+    api.add_middleware(AccessLog, service=service, sends_ids=sends_ids)  # last: it is asked first
     return api
 
 
 class _Api(FastAPI):
-    """FastAPI whose OpenAPI document also holds examples, and the types of bodies that the application reads itself."""
+    """FastAPI whose OpenAPI document also holds the bodies that the application reads itself, as the model takes them.
+
+    Args:
+        service: Its current model is what the document describes.
+    """
+
+    def __init__(self, service: Service, **options: Any) -> None:
+        super().__init__(**options)
+        self._service = service
+        self._described = ("", 0)
 
     def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
+        model, max_videos = self._service.host.current, self._service.limits.max_videos
+        if self._described != (model.version, max_videos):
+            self.openapi_schema = None
             document = super().openapi()
-            for read_here in (PredictRequest, RecordLine, InferenceRequest):
-                schema = read_here.model_json_schema(ref_template="#/components/schemas/{model}")
-                document["components"]["schemas"] |= {**schema.pop("$defs", {}), read_here.__name__: schema}
-            add_examples(document)
+            request = body_types(model.predictor.spec, max_videos).request
+            types = {
+                each.__name__: each.model_json_schema(ref_template=_REFERENCE)
+                for each in (RecordLine, InferenceRequest)
+            }
+            for name, schema in {**types, "PredictRequest": request.json_schema(ref_template=_REFERENCE)}.items():
+                document["components"]["schemas"] |= {**schema.pop("$defs", {}), name: schema}
+            add_examples(document, model.predictor)
+            self._described = (model.version, max_videos)
         assert self.openapi_schema is not None
         return self.openapi_schema
 

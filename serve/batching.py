@@ -46,6 +46,11 @@ class Answer:
 class BatchModel(Protocol):
     """What the thread runs; models are told apart by identity, and can be referred to weakly."""
 
+    @property
+    def version(self) -> str:
+        """What its numbers are counted under."""
+        ...
+
     def best_classes(self, rows: Sequence[VideoRow], top_k: int) -> list[tuple[list[int], list[float]]]:
         """Returns class ids and scores of each row, best first."""
         ...
@@ -96,10 +101,10 @@ class Batcher:
 
     Args:
         limits: Asked anew for each decision: an operator may change them at any time.
-        observe: Told the size and the seconds of each batch, after those who wait for it.
+        observe: Told the version of the model, the size and the seconds of each batch, after those who wait for it.
     """
 
-    def __init__(self, limits: Callable[[], Limits], observe: Callable[[int, float], None]) -> None:
+    def __init__(self, limits: Callable[[], Limits], observe: Callable[[str, int, float], None]) -> None:
         self._limits = limits
         self._observe = observe
         self._loop = asyncio.get_running_loop()
@@ -192,7 +197,7 @@ class Batcher:
             return True
         elapsed = time.perf_counter() - started
         self._learn(model, len(batch), elapsed)
-        self._tell(self._resolve, batch, best, started, elapsed)
+        self._tell(self._resolve, model.version, batch, best, started, elapsed)
         return True
 
     def _tell(self, function: Callable[..., None], *arguments: object) -> None:
@@ -232,14 +237,19 @@ class Batcher:
             self._paces.setdefault(model, Pace()).learn(size, elapsed, self._limits())
 
     def _resolve(
-        self, batch: Sequence[_Waiting], best: Sequence[tuple[list[int], list[float]]], started: float, elapsed: float
+        self,
+        version: str,
+        batch: Sequence[_Waiting],
+        best: Sequence[tuple[list[int], list[float]]],
+        started: float,
+        elapsed: float,
     ) -> None:
         for each, (class_ids, scores) in zip(batch, best, strict=True):
             if not each.future.done():
                 top_k = each.top_k
                 each.future.set_result(Answer(class_ids[:top_k], scores[:top_k], started - each.arrived, elapsed))
         # Behind those who wait, in the queue of the event loop.
-        self._loop.call_soon(self._observe, len(batch), elapsed)
+        self._loop.call_soon(self._observe, version, len(batch), elapsed)
 
 
 def _fail(batch: Sequence[_Waiting], error: Exception) -> None:

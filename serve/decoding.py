@@ -1,14 +1,15 @@
 """Request bodies -> rows: the border where everything that a client may get wrong is refused.
 
-Lives here: JSON, base64 and protobuf to `VideoRow`. 400 means that the body cannot be read, 422 that what it says does
-not fit the model.
+400 means that a body cannot be read, 422 that what it says does not fit the model. What a body may cost is bounded
+before it is read: a record by its fields, JSON by its keys and values.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,20 +18,24 @@ import numpy.typing as npt
 import pydantic
 
 from serve.errors import RequestError
-from serve.schemas import Limits, PredictRequest, Video
+from serve.schemas import Limits
+from serve.video_types import TOP_K, VIDEO_ID, VIDEOS, BodyTypes, body_types
 from yt8m_ray.data.errors import RecordError
 from yt8m_ray.data.example import Fields, Values, decode_record
 from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
-from yt8m_ray.schema import FRAME_FEATURES, ID_KEYS, LABELS_KEY, MEAN_PREFIX, VIDEO_FEATURES
-
-TAGS = ("base64", "flat", "nested")
-"""Names of the three forms of frames in JSON; they appear in pydantic's locations and mean nothing to a client."""
-
-INLINE_BYTES = 2**20
-"""A record of up to that size is decoded in the event loop: handing it to a thread takes longer."""
+from yt8m_ray.data.ordinary import OrdinaryRecords
+from yt8m_ray.schema import ID_KEYS, LABELS_KEY, MEAN_PREFIX
 
 NO_ID = b"-"
 """Stands for the id of a video without one: optional here, required in a shard."""
+
+_OTHER_FIELDS = 2048
+"""Fields of a record, and integers of its lists, beside those of its frames: the published ones have some dozens."""
+
+_OTHER_KEYS = 100
+"""Keys and lists of a video in JSON, and colons, braces and so on in its id, beside those of its features."""
+
+_MOST_NAMED, _LONGEST_NAME = 8, 40
 
 
 @dataclass(frozen=True)
@@ -43,24 +48,85 @@ class PredictionInput:
 
 
 def decode_json(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:
-    """Returns the input of an `application/json` body, whose own `top_k` goes before the given one."""
+    """Returns the input of an `application/json` body: an object with `videos`, or the list of them alone.
+
+    The object's own `top_k` goes before the given one.
+    """
+    check_json(body, spec, limits)
+    types = body_types(spec, limits.max_videos)
     try:
-        request = PredictRequest.model_validate_json(body)
+        if _is_list(body):
+            return _read_videos(types.videos.validate_json(body), "", top_k, spec, limits)
+        request = types.request.validate_json(body)
     except pydantic.ValidationError as error:
-        raise _refusal(error) from None
-    if len(request.videos) > limits.max_videos:
-        raise RequestError(422, f"videos: at most {limits.max_videos} a request, found {len(request.videos)}")
-    rows = [_json_row(video, spec, f"videos[{index}]") for index, video in enumerate(request.videos)]
-    asked = check_top_k(top_k if request.top_k is None else request.top_k, len(rows), spec, limits)
-    return PredictionInput([video.video_id for video in request.videos], rows, asked)
+        raise _refusal(error, types) from None
+    asked = top_k if request.get(TOP_K) is None else request[TOP_K]
+    return _read_videos(request[VIDEOS], VIDEOS, asked, spec, limits)
+
+
+def decode_videos(
+    videos: list[Any], where: str, top_k: int | None, spec: FeatureSpec, limits: Limits
+) -> PredictionInput:
+    """Returns the input of videos that were read from JSON already, whatever they are; `where` names them in errors."""
+    types = body_types(spec, limits.max_videos)
+    try:
+        checked = types.videos.validate_python(videos)
+    except pydantic.ValidationError as error:
+        raise _refusal(error, types, where) from None
+    return _read_videos(checked, where, top_k, spec, limits)
+
+
+def _read_videos(
+    videos: Sequence[Mapping[str, Any]], where: str, top_k: int | None, spec: FeatureSpec, limits: Limits
+) -> PredictionInput:
+    rows = [_json_row(video, spec, f"{where}[{index}]") for index, video in enumerate(videos)]
+    asked = check_top_k(top_k, len(rows), spec, limits)
+    return PredictionInput([video.get(VIDEO_ID, "") for video in videos], rows, asked)
+
+
+def _is_list(body: bytes) -> bool:
+    """Returns whether a JSON body is a list, if it is anything."""
+    return body[:100].lstrip()[:1] == b"["
+
+
+def check_json(body: bytes, spec: FeatureSpec, limits: Limits) -> None:
+    """Checks that a JSON body has no more in it than videos can have, by counting bytes: a parser holds up all threads.
+
+    A comma stands for a value, a colon for a key and so on, those in texts too.
+    """
+    if body.count(b",") >= limits.max_json_values:
+        raise RequestError(
+            422,
+            f"body: at most {limits.max_json_values} values in JSON, found more; send frames as base64, or a record as "
+            "application/octet-stream",
+        )
+    num_keys = limits.max_videos * (2 * len(spec.sizes) + _OTHER_KEYS)
+    num_lists = limits.max_videos * (len(spec.sizes) * (spec.max_frames + 2) + _OTHER_KEYS)
+    bounds = (("keys", b":", num_keys), ("objects", b"{", num_keys), ("lists", b"[", num_lists))
+    for what, mark, most in (*bounds, ("texts", b'"', 4 * num_keys)):
+        if (found := body.count(mark)) > most:
+            raise RequestError(422, f"body: at most {most} {what} in JSON, found {found}")
+
+
+def decode_ordinary(
+    body: bytes | memoryview, top_k: int | None, records: OrdinaryRecords, spec: FeatureSpec, limits: Limits
+) -> PredictionInput | None:
+    """Returns the input of one record that is laid out as usual, in some microseconds; None leaves it to the others."""
+    row = records.read(body)
+    if row is None or (row.frames.dtype.kind == "f" and not np.isfinite(row.frames).all()):
+        return None
+    _check_num_frames(len(row.frames), next(iter(spec.sizes)), spec, "body")
+    return PredictionInput([row.video_id], [row], check_top_k(top_k, 1, spec, limits))
 
 
 def decode_binary(body: bytes | memoryview, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:
     """Returns the input of one serialized SequenceExample or Example; RequestError says what is wrong with it."""
     if not body:
         raise RequestError(400, "body: expected a serialized SequenceExample or Example, found no bytes")
+    # A step of a frame is two fields, or three, and a mean may be a field a value.
+    most = 4 * len(spec.sizes) * (spec.max_frames + 1) + spec.dim + _OTHER_FIELDS
     try:
-        fields = decode_record(body)
+        fields = decode_record(body, max_steps=spec.max_frames + 1, max_fields=most)
     except RecordError as error:
         raise RequestError(400, f"body: not a SequenceExample or Example: {error.reason}") from None
     row = check_row(fields.context, fields.sequences, spec, "body")
@@ -89,81 +155,151 @@ def check_top_k(asked: int | None, num_videos: int, spec: FeatureSpec, limits: L
     return top_k
 
 
-def _json_row(video: Video, spec: FeatureSpec, where: str) -> VideoRow:
+def _json_row(video: Mapping[str, Any], spec: FeatureSpec, where: str) -> VideoRow:
+    """Returns the row of a video that has the type of `body_types`."""
+    given = {name: value for name, value in video.items() if value is not None and name != VIDEO_ID}
     context: dict[str, Values] = {}
     sequences: dict[str, Any] = {}
-    for name in VIDEO_FEATURES:
-        values = getattr(video, name)
-        if values is not None and name in spec.sizes:
+    for name, size in spec.sizes.items():
+        frame_name = name.removeprefix(MEAN_PREFIX)
+        if spec.is_video_level and name in given:
             with np.errstate(over="ignore"):  # what does not fit becomes infinite, and `check_row` refuses it
-                context[name] = np.array(values, np.float64).astype(np.float32)
-    for name in FRAME_FEATURES:
-        value = getattr(video, name)
-        size = spec.sizes.get(MEAN_PREFIX + name if spec.is_video_level else name)
-        if value is not None and size is not None:
-            sequences[name] = _json_frames(value, size, f"{where}.{name}")
-    return check_row(context, sequences, spec, where)
+                context[name] = np.array(given[name], np.float64).astype(np.float32)
+        elif frame_name in given:
+            sequences[frame_name] = _json_frames(given[frame_name], frame_name, size, spec, where)
+    return check_row(context, sequences, spec, where, found=given)
 
 
-def _json_frames(value: str | Sequence[int | list[int]], size: int, where: str) -> npt.NDArray[np.uint8]:
+def _json_frames(value: Any, name: str, size: int, spec: FeatureSpec, where: str) -> npt.NDArray[np.uint8]:
     """Returns frames [T, size] given as base64 text, as one list of bytes or as one list a frame."""
+    place = f"{where}.{name}"
     if isinstance(value, str):
+        if len(value) > 4 * (size * (spec.max_frames + 1) // 3 + 1):  # not decoded only to be refused
+            _check_num_frames(len(value) // 4 * 3 // size, name, spec, where)
         try:
-            values = np.frombuffer(base64.b64decode(value, validate=True), np.uint8)
+            data = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise RequestError(400, f"{where}: not base64 (standard alphabet, no line breaks): {error}") from None
-    else:
+            raise RequestError(400, f"{place}: not base64 (standard alphabet, no line breaks): {error}") from None
+    elif not isinstance(value, list):
+        raise RequestError(422, f"{place}: expected a text or a list, found {_shorten(value)}")
+    elif value and isinstance(value[0], list):
         for index, frame in enumerate(value):
-            if isinstance(frame, list) and len(frame) != size:
-                raise RequestError(422, f"{where}[{index}]: expected {size} values a frame, found {len(frame)}")
-        values = np.array(value, np.uint8).reshape(-1)
-    if len(values) % size:
-        raise RequestError(422, f"{where}: expected a multiple of {size} bytes ({size} a frame), found {len(values)}")
-    return values.reshape(-1, size)
+            if not isinstance(frame, list) or len(frame) != size:
+                found = len(frame) if isinstance(frame, list) else _shorten(frame)
+                raise RequestError(422, f"{place}[{index}]: expected {size} values a frame, found {found}")
+        data = b"".join(_to_bytes(frame, f"{place}[{index}]") for index, frame in enumerate(value))
+    else:
+        data = _to_bytes(value, place)
+    if len(data) % size:
+        raise RequestError(422, f"{place}: expected a multiple of {size} bytes ({size} a frame), found {len(data)}")
+    return np.frombuffer(data, np.uint8).reshape(-1, size)
 
 
-def check_row(context: Mapping[str, Values], sequences: Mapping[str, Any], spec: FeatureSpec, where: str) -> VideoRow:
-    """Returns the row of one video after the checks that only a service makes; offline, long clips are cut."""
+def _to_bytes(values: list[Any], place: str) -> bytes:
+    if set(map(type, values)) <= {int}:  # else True would be a 1
+        with contextlib.suppress(ValueError):
+            return bytes(values)
+    index = next(i for i, value in enumerate(values) if type(value) is not int or not 0 <= value <= 255)
+    message = f"expected a whole number from 0 to 255, found {_shorten(values[index])}"
+    raise RequestError(422, f"{place}[{index}]: {message}")
+
+
+def check_row(
+    context: Mapping[str, Values],
+    sequences: Mapping[str, Any],
+    spec: FeatureSpec,
+    where: str,
+    *,
+    found: Iterable[str] | None = None,
+) -> VideoRow:
+    """Returns the row of one video after the checks that only a service makes; offline, long clips are cut.
+
+    Args:
+        context: Means, and what else there is once for a video.
+        sequences: Frames.
+        spec: What the model reads.
+        where: The video, for errors.
+        found: Names of all that was given, for errors; None takes those of the first two.
+    """
     for name in spec.sizes:
         frame_name = name.removeprefix(MEAN_PREFIX)
         if name not in context and frame_name not in sequences:
-            ways = f"{name}, or the frames {frame_name} to average" if spec.is_video_level else f"the frames {name}"
-            raise RequestError(422, f"{where}: this model needs {ways}; found {_names(context, sequences)}")
+            given = {*context, *sequences} if found is None else found
+            raise RequestError(422, f"{where}: {missing_feature(name, spec, given)}")
         if name in context and spec.is_video_level:
+            _check_finite(context[name], f"{where}.{name}")
             continue
-        num_frames = len(sequences[frame_name])
-        if not 1 <= num_frames <= spec.max_frames:
-            raise RequestError(422, f"{where}.{frame_name}: expected 1 to {spec.max_frames} frames, found {num_frames}")
+        _check_num_frames(len(sequences[frame_name]), frame_name, spec, where)
     named = dict(context)
     if not any(key in named for key in ID_KEYS):
         named[ID_KEYS[0]] = [NO_ID]
     try:
-        row = to_row(Fields(named, dict(sequences)), spec, labelled=False)
+        return to_row(Fields(named, dict(sequences)), spec, labelled=False)
     except RecordError as error:
         raise RequestError(422, f"{where}: {error.reason}") from None
-    if row.frames.dtype.kind == "f" and not np.isfinite(row.frames).all():
-        raise RequestError(422, f"{where}: expected finite numbers that fit float32, found NaN or infinity")
-    return row
 
 
-def _names(context: Mapping[str, Any], sequences: Mapping[str, Any]) -> str:
-    return ", ".join(sorted({*context, *sequences} - {*ID_KEYS, LABELS_KEY})) or "no features"
+def _check_num_frames(num_frames: int, name: str, spec: FeatureSpec, where: str) -> None:
+    if 1 <= num_frames <= spec.max_frames:
+        return
+    # Nobody counts further than to the first that is too many, where counting costs.
+    more = " or more" if num_frames == spec.max_frames + 1 else ""
+    raise RequestError(422, f"{where}.{name}: expected 1 to {spec.max_frames} frames, found {num_frames}{more}")
 
 
-def _refusal(error: pydantic.ValidationError) -> RequestError:
-    """Returns one sentence for the first thing that is wrong with a JSON body."""
-    first = error.errors(include_url=False)[0]
-    location = first["loc"]
-    if len(location) > 3 and location[3] in TAGS:  # videos, index, rgb, "flat", index
-        location = (*location[:3], *location[4:])
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+def _check_finite(values: Values, where: str) -> None:
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f" and not (is_finite := np.isfinite(values)).all():
+        first = int(np.argmin(is_finite))
+        message = f"value {first} of {len(values)} is {values[first]}, not a finite number"
+        raise RequestError(422, f"{where}: {message}")
+
+
+def missing_feature(name: str, spec: FeatureSpec, found: Iterable[str]) -> str:
+    """Returns what to say of a video without the feature `name`: what may be given, and, of what was, the first."""
+    ways = f"the frames {name}"
+    if spec.is_video_level:
+        ways = f"{name}, or the frames {name.removeprefix(MEAN_PREFIX)} to average"
+    names = sorted({*found} - {*ID_KEYS, LABELS_KEY})
+    shown = ", ".join(each[:_LONGEST_NAME] for each in names[:_MOST_NAMED]) or "none"
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"this model needs {ways}; found {shown}{more}"
+
+
+def invalid_json(error: pydantic.ValidationError) -> RequestError:
+    """Returns one sentence for the first thing that is wrong with JSON of a type of our own."""
+    first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return RequestError(400, f"body: not JSON: {first['ctx']['error']}")
-    if first["type"] == "extra_forbidden":
-        fields = Video.model_fields if where.startswith("videos") else PredictRequest.model_fields
-        return RequestError(422, f"{where[:100]}: unknown key; valid: {', '.join(fields)}")
-    found = "" if first["type"] == "missing" else f", found {_shorten(first['input'])}"
-    return RequestError(422, f"{where or 'body'}: {first['msg']}{found}")
+    return RequestError(422, f"{location_text(first['loc'])[:100] or 'body'}: {first['msg']}")
+
+
+def _refusal(error: pydantic.ValidationError, types: BodyTypes, root: str = "") -> RequestError:
+    """Returns one sentence for the first thing that is wrong with videos, which are `root` of a body."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    location = [root, *first["loc"]] if root else list(first["loc"])
+    where = location_text(location)
+    kind = first["type"]
+    if kind == "json_invalid":
+        return RequestError(400, f"body: not JSON: {first['ctx']['error']}")
+    if kind == "extra_forbidden":
+        is_of_video = any(isinstance(part, int) for part in location)
+        valid = types.video_keys if is_of_video else (VIDEOS, TOP_K)
+        return RequestError(422, f"{where[:100]}: unknown key; valid: {', '.join(valid)}")
+    if kind == "too_long" and location in ([VIDEOS], [root], []):
+        limit, number = first["ctx"]["max_length"], first["ctx"]["actual_length"]
+        return RequestError(422, f"{root or VIDEOS}: at most {limit} a request, found {number}")
+    if kind == "missing":
+        return RequestError(422, f"{where}: {first['msg']}")
+    found = error.errors(include_url=False)[0]["input"]
+    if kind == "finite_number":
+        message = f"value {location[-1]} is {found}, not a finite number"
+        return RequestError(422, f"{location_text(location[:-1])}: {message}")
+    return RequestError(422, f"{where or 'body'}: {first['msg']}, found {_shorten(found)}")
+
+
+def location_text(location: Iterable[int | str]) -> str:
+    """Returns a place in a document, such as `videos[0].rgb`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
 
 
 def _shorten(value: object) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from serve.batching import Answer, Batcher
 from serve.errors import RequestError
 from serve.following import AwayError, Follower
 from serve.hosting import HostedModel, ModelHost
+from serve.intake import Intake
 from serve.metrics import Metrics, merge_expositions
 from serve.releases import Orders, RefusedError, ReleasePlan, Report, Slot
 from serve.schemas import Limits, ServeArgs
+from serve.statistics import ModelStatistics, merge_statistics
 from serve.tokens import TokenFile
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.model_registry import MODEL_SCHEME, registered_name, resolve_model
@@ -93,6 +95,10 @@ class ReleaseManager:
         """Returns the numbers of each replica but one."""
         return self._plan.metrics(without=without)
 
+    async def statistics(self, without: str) -> list[Mapping[str, ModelStatistics]]:
+        """Returns what the models of each replica but one have done."""
+        return self._plan.statistics(without=without)
+
     def check_health(self) -> None:
         """Raises where the alias is not followed any more; Ray Serve then makes a manager anew."""
         if self._followed is not None and self._followed.done():
@@ -119,6 +125,7 @@ class PredictionService:
         # By what Ray assigned: it hides no GPU from a replica that asked for none.
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
         self.metrics = Metrics(self._id)
+        self.intake = Intake(lambda: self._limits)
         if args.access_log is not None:
             write_access_log(Path(args.access_log) / f"access-{self._id}.jsonl")
         self.client_tokens = TokenFile(args.tokens_file)
@@ -190,6 +197,13 @@ class PredictionService:
         with contextlib.suppress(RayError, RayServeException):
             others = await self._releases.metrics.remote(self._id)
         return merge_expositions([self.metrics.text(), *others])
+
+    async def statistics(self) -> dict[str, ModelStatistics]:
+        """Returns what the models of all replicas have done, by their versions."""
+        others: list[Mapping[str, ModelStatistics]] = []
+        with contextlib.suppress(RayError, RayServeException):
+            others = await self._releases.statistics.remote(self._id)
+        return merge_statistics([self.metrics.statistics.snapshot(), *others])
 
     def _place_of(self, name: str) -> str:
         """Returns the place of a model that the configuration names: no request can name a path."""

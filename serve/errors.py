@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +24,17 @@ CODES = {
     408: "body_too_slow",
     409: "refused",
     413: "body_too_large",
+    415: "unsupported_media_type",
+    421: "misdirected_request",
     422: "invalid_request",
     499: "client_went_away",
     500: "internal_error",
     503: "overloaded",
     504: "deadline_exceeded",
 }
+
+CLOSE = {"connection": "close"}
+"""Of an answer that comes before the body is through: otherwise the server would read the rest of it."""
 
 SENDS_ID = "yt8m_sends_id"
 """Key of a request's scope: whether answers get the header x-request-id here."""
@@ -51,12 +57,11 @@ class RequestError(Exception):
 
 
 class OverloadedError(RequestError):
-    """A request that is right, and may come again: the queue is full."""
+    """A request that is right, and may come again: there is no room for it now."""
 
-    def __init__(self, message: str, *, retry_after_s: int) -> None:
-        super().__init__(
-            503, f"{message}; come again in {retry_after_s} s", headers={"retry-after": str(retry_after_s)}
-        )
+    def __init__(self, message: str, *, retry_after_s: int, headers: dict[str, str] | None = None) -> None:
+        told = {"retry-after": str(retry_after_s), **(headers or {})}
+        super().__init__(503, f"{message}; come again in {retry_after_s} s", headers=told)
 
 
 def request_id(request: Request) -> str:
@@ -72,16 +77,26 @@ def error_detail(request: Request, status: int, message: str) -> dict[str, str]:
 def error_response(
     request: Request, status: int, message: str, *, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """Returns the error body for `status`, one of CODES; below /v2 in the form of the Open Inference Protocol."""
-    if _is_open_inference(request):
-        # That protocol knows no 422: whatever a client can mend is 400.
+    """Returns the error body for `status`, one of CODES, in the form of the protocol that the path belongs to."""
+    if _has_plain_errors(request):
+        # Those protocols know no 422: whatever a client can mend is 400.
         return JSONResponse({"error": message}, status_code=400 if status == 422 else status, headers=headers)
     return JSONResponse({"error": error_detail(request, status, message)}, status_code=status, headers=headers)
 
 
-def _is_open_inference(request: Request) -> bool:
+def _has_plain_errors(request: Request) -> bool:
+    """Returns whether a path is one of a protocol whose errors are a sentence: Open Inference, KServe, TF Serving."""
     path = request.scope["path"].removeprefix(request.scope.get("root_path", "").rstrip("/"))
-    return f"{path}/".startswith("/v2/")
+    return f"{path}/".startswith(("/v2/", "/v1/models/"))
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Returns the methods that the path of a request is answered for, over all its routes: Starlette tells one's."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE:
+            methods |= route.methods or set()
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 def add_error_handlers(api: FastAPI) -> None:
@@ -97,9 +112,14 @@ def add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> JSONResponse:
-        message = f"{request.method} {request.url.path[:200]}: nothing here; GET /docs lists what there is"
+        place = f"{request.method} {request.url.path[:200]}"
         status = error.status_code if error.status_code in CODES else 404
-        return error_response(request, status, message, headers=dict(error.headers or {}))
+        if status != 405:
+            message = f"{place}: nothing here; GET /docs lists what there is"
+            return error_response(request, status, message, headers=dict(error.headers or {}))
+        methods = _methods_at(request)
+        allowed = {"allow": ", ".join(methods)}
+        return error_response(request, 405, f"{place}: expected {' or '.join(methods)} here", headers=allowed)
 
     @api.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:

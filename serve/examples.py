@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve.hosting import HostedModel
-from yt8m_ray.data.example import Fields, decode_record, encode_example, encode_sequence_example
-from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.data.example import Fields, decode_record
+from yt8m_ray.data.features import FeatureSpec, VideoRow
+from yt8m_ray.data.ordinary import encode_row
 from yt8m_ray.data.tfrecord import open_shard, read_payloads
-from yt8m_ray.schema import FRAME_FEATURES, ID_KEYS
+from yt8m_ray.schema import ID_KEYS
 
 NUM_EXAMPLES = 12
 
@@ -66,7 +67,7 @@ def _read_examples(path: str) -> dict[str, ExampleVideo]:
 
 def _example(payload: bytes, index: int) -> ExampleVideo:
     fields = decode_record(payload)
-    lengths = [len(fields.sequences[name]) for name in FRAME_FEATURES if name in fields.sequences]
+    lengths = [len(steps) for steps in fields.sequences.values()]
     return ExampleVideo(_title(fields, index), max(lengths, default=None), payload)
 
 
@@ -87,13 +88,5 @@ def _golden_examples(model: HostedModel) -> dict[str, ExampleVideo]:
 
 
 def _made_up_example(title: str, clip: np.ndarray, spec: FeatureSpec) -> ExampleVideo:
-    record = _encode(title, clip, spec)
+    record = encode_row(VideoRow(title, clip, np.empty(0, np.int32)), spec)
     return ExampleVideo(title, None if spec.is_video_level else len(clip), record)
-
-
-def _encode(title: str, clip: np.ndarray, spec: FeatureSpec) -> bytes:
-    parts = np.split(clip, np.cumsum(list(spec.sizes.values()))[:-1], axis=1)
-    context = {ID_KEYS[0]: [title.encode()]}
-    if spec.is_video_level:
-        return encode_example({**context, **{name: part[0] for name, part in zip(spec.sizes, parts, strict=True)}})
-    return encode_sequence_example(context, dict(zip(spec.sizes, parts, strict=True)))

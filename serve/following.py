@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from serve.hosting import HostedModel, ModelHost
 from serve.metrics import Metrics
 from serve.releases import REPORT_INTERVAL_S, Orders, Release, Report, Slot
+from serve.statistics import ModelStatistics
 
 logger = logging.getLogger("ray.serve.yt8m")
 
@@ -55,6 +56,7 @@ class Follower:
         self._following: asyncio.Task[None] | None = None
         self._is_away = False
         self._numbers, self._numbers_due = "", 0.0
+        self._statistics: dict[str, ModelStatistics] = {}
 
     @property
     def host(self) -> ModelHost:
@@ -156,4 +158,6 @@ class Follower:
         versions = {slot_id: model.version for slot_id, model in self._loaded.items()}
         if time.monotonic() >= self._numbers_due:
             self._numbers, self._numbers_due = self._metrics.text(), time.monotonic() + _NUMBERS_INTERVAL_S
-        return Report(self._configured, self._release, versions, dict(self._failures), self._numbers)
+            self._statistics = self._metrics.statistics.snapshot()
+        failures = dict(self._failures)
+        return Report(self._configured, self._release, versions, failures, self._numbers, self._statistics)

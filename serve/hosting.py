@@ -17,6 +17,7 @@ import numpy as np
 from serve.answers import LabelTexts
 from serve.errors import RequestError
 from yt8m_ray.data.features import VideoRow
+from yt8m_ray.data.ordinary import OrdinaryRecords, encode_row
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.model_registry import fetch_model
 
@@ -52,6 +53,7 @@ class HostedModel:
         warm_up = VideoRow("warm-up", np.zeros((spec.max_frames, spec.dim), spec.dtype), np.empty(0, np.int32))
         predictor.predict([warm_up])
         model = cls(uri, predictor)
+        model.records.read(encode_row(warm_up, spec))  # on a machine that has never done it, it is compiled: seconds
         _ = model.label_texts  # a table of names that cannot be read is found now, not in a request
         return model
 
@@ -63,6 +65,11 @@ class HostedModel:
             ValueError, OSError: the table of names cannot be read, or has too few classes.
         """
         return LabelTexts(self.predictor.vocabulary)
+
+    @functools.cached_property
+    def records(self) -> OrdinaryRecords:
+        """Reads what it takes."""
+        return OrdinaryRecords(self.predictor.spec)
 
     @property
     def version(self) -> str:

@@ -19,12 +19,13 @@ import pydantic
 from pydantic import Field
 
 from serve.batching import Answer
-from serve.decoding import check_top_k
+from serve.decoding import check_json, check_top_k, invalid_json
 from serve.errors import RequestError
 from serve.inference_tensors import (
     BINARY_SIZE,
     DTYPES,
     InputTensor,
+    Parameters,
     ProtocolPart,
     TensorMetadata,
     read_tensors,
@@ -45,16 +46,18 @@ _MOST_TENSORS = 16
 
 class OutputRequest(ProtocolPart):
     name: str = Field(max_length=100)
-    parameters: dict[str, Any] = Field(default_factory=dict, description="binary_data: whether it comes as bytes")
+    parameters: Parameters = Field(default_factory=dict, description="binary_data: whether it comes as bytes")
 
 
 class InferenceRequest(ProtocolPart):
     """One tensor a feature, over all videos; `num_frames` where videos of a batch are padded to one length."""
 
-    id: str = Field(default="", max_length=200, description="Returned as it is")
+    id: str | None = Field(default=None, max_length=200, description="Returned as it is")
     inputs: list[InputTensor] = Field(min_length=1, max_length=_MOST_TENSORS)
-    outputs: list[OutputRequest] = Field(default_factory=list, max_length=_MOST_TENSORS, description="None gives all")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="top_k; binary_data_output")
+    outputs: list[OutputRequest] | None = Field(
+        default=None, max_length=_MOST_TENSORS, description="None gives class_ids and scores"
+    )
+    parameters: Parameters = Field(default_factory=dict, description="top_k; binary_data_output")
 
 
 class OutputTensor(TensorMetadata):
@@ -121,10 +124,12 @@ def decode_inference(body: bytes, json_bytes: int | None, spec: FeatureSpec, lim
     end = len(body) if json_bytes is None else json_bytes
     if end > len(body):
         raise RequestError(400, f"inference-header-content-length: {end} is beyond the body of {len(body)} bytes")
+    text = memoryview(body)[:end].tobytes() if end < len(body) else body
+    check_json(text, spec, limits)
     try:
-        request = InferenceRequest.model_validate_json(memoryview(body)[:end].tobytes() if end < len(body) else body)
+        request = InferenceRequest.model_validate_json(text)
     except pydantic.ValidationError as error:
-        raise _refusal(error) from None
+        raise invalid_json(error) from None
     _check_parameters(request)
     tensors = read_tensors(request.inputs, memoryview(body)[end:], spec)
     rows = rows_of(tensors, spec, limits)
@@ -132,7 +137,7 @@ def decode_inference(body: bytes, json_bytes: int | None, spec: FeatureSpec, lim
     if asked is not None and type(asked) is not int:
         raise RequestError(422, f"parameters.top_k: expected a whole number, found {shorten(asked)}")
     top_k = check_top_k(asked, len(rows), spec, limits)
-    return Inference(request.id, rows, top_k, _outputs(request))
+    return Inference(request.id or "", rows, top_k, _outputs(request))
 
 
 def encode_inference(
@@ -177,7 +182,7 @@ def _to_bytes(name: str, flat: Sequence[Any]) -> bytes:
 
 def _check_parameters(request: InferenceRequest) -> None:
     parts = [(part.name, part.parameters) for part in request.inputs]
-    parts += [(part.name, part.parameters) for part in request.outputs]
+    parts += [(part.name, part.parameters) for part in request.outputs or ()]
     for tensor, parameters in parts:
         for name in _MISUNDERSTOOD:
             if name in parameters:
@@ -186,9 +191,9 @@ def _check_parameters(request: InferenceRequest) -> None:
 
 def _outputs(request: InferenceRequest) -> dict[str, bool]:
     """Returns the outputs in the order asked for, and whether each is sent as bytes."""
-    is_binary = request.parameters.get("binary_data_output", False)
-    outputs: dict[str, bool] = {}
-    for output in request.outputs:
+    is_binary: Any = request.parameters.get("binary_data_output", False)
+    outputs: dict[str, Any] = {}
+    for output in request.outputs or ():
         if output.name not in _OUTPUT_TYPES or output.name in outputs:
             problem = (
                 "is asked for twice" if output.name in outputs else f"no output; valid: {', '.join(_OUTPUT_TYPES)}"
@@ -199,11 +204,3 @@ def _outputs(request: InferenceRequest) -> dict[str, bool]:
     if any(type(flag) is not bool for flag in outputs.values()):
         raise RequestError(422, "parameters: expected true or false for binary_data and binary_data_output")
     return outputs
-
-
-def _refusal(error: pydantic.ValidationError) -> RequestError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
-        return RequestError(400, f"body: not JSON: {first['ctx']['error']}")
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
-    return RequestError(422, f"{where[:100] or 'body'}: {first['msg']}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +32,23 @@ BINARY_SIZE = "binary_data_size"
 _NUM_FRAMES = "num_frames"
 
 
+def _given(parameters: object) -> object:
+    """Returns the parameters that are given."""
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        return parameters
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+Parameters = Annotated[dict[str, Any], pydantic.BeforeValidator(_given, json_schema_input_type=dict[str, Any] | None)]
+
+
 class ProtocolPart(pydantic.BaseModel):
     """What a client sends."""
 
-    # Clients add keys of their own servers: what is unknown is passed over, what is known has to be right.
+    # Clients add keys of their own servers: what is unknown is passed over, what is known has to be right. null is what
+    # is not given, as the types of MLServer send it.
     model_config = pydantic.ConfigDict(extra="ignore", strict=True, frozen=True, protected_namespaces=())
 
 
@@ -43,7 +56,7 @@ class InputTensor(ProtocolPart):
     name: str = Field(max_length=100)
     datatype: str = Field(max_length=20)
     shape: list[int] = Field(min_length=1, max_length=3)
-    parameters: dict[str, Any] = Field(default_factory=dict, description="binary_data_size: bytes behind the JSON")
+    parameters: Parameters = Field(default_factory=dict, description="binary_data_size: bytes behind the JSON")
     data: list[Any] | None = Field(default=None, description="Nested, or all values in one list")
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from serve.statistics import Statistics
+
 STAGES = ("body", "decode", "queue", "model", "encode")
 """Of a request, in their order."""
 
@@ -35,9 +37,13 @@ class Metrics:
 
     Args:
         replica: Its id, a label of all numbers.
+
+    Attributes:
+        statistics: What each model has done.
     """
 
     def __init__(self, replica: str) -> None:
+        self.statistics = Statistics()
         self._registry = CollectorRegistry()
         self._replica = replica
         replicas = ("replica",)
@@ -102,14 +108,15 @@ class Metrics:
         """Counts the time of one stage of a request."""
         self._stages[stage].observe(seconds)
 
-    def observe_batch(self, size: int, seconds: float) -> None:
-        """Counts a batch that went through a model; may be called in any thread."""
-        del seconds  # each request's share of it is in its stages
+    def observe_batch(self, version: str, size: int, seconds: float) -> None:
+        """Counts a batch that went through a model."""
         self._batch_size.observe(size)
         self._videos.inc(size)
+        self.statistics.observe_batch(version, size, seconds)
 
     def set_models(self, models: Sequence[tuple[str, str]]) -> None:
         """Says which models answer, as pairs of name and version."""
+        self.statistics.keep(version for _, version in models)
         self._models.clear()
         for name, version in models:
             self._models.labels(self._replica, name, version).set(1)

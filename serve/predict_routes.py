@@ -11,14 +11,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from serve.access import NOTES, note_stage
+from serve.access import NOTES, note_model, note_stage
 from serve.answers import WINDOW_S, count_labels, dump, timeline_text
 from serve.batching import Answer
-from serve.decoding import INLINE_BYTES, PredictionInput, decode_binary, decode_json, parse_top_k
+from serve.decoding import PredictionInput, decode_binary, decode_json, decode_ordinary, parse_top_k
 from serve.errors import RequestError, request_id
 from serve.hosting import HostedModel
-from serve.requests import PlainRoute, check_encoding, check_token, deadline_of, query_parameters, read_body
-from serve.schemas import ErrorResponse, PredictResponse
+from serve.plain_routes import PlainRoute
+from serve.requests import check_token, deadline_of, decode_body, query_parameters
+from serve.schemas import ErrorResponse, Limits, PredictResponse
 from serve.service import Service
 from serve.shard_stream import NDJSON_TYPE, TFRECORD_TYPE, ShardAnswer
 from serve.waiting import wait_for
@@ -58,13 +59,15 @@ def add_predict_routes(api: FastAPI, service: Service) -> None:
         content_type = _content_type(request)
         options = _options(request)
         model = service.host.choose(options.version)
+        note_model(request, model.version)
         deadline = deadline_of(request, service)
         if content_type == TFRECORD_TYPE:
             return _answer_shard(service, model, options, request)
         service.batcher.check_room()  # before its body is read: a refusal must cost next to nothing
-        body = await read_body(request, service)
-        answer = await answer_body(service, model, content_type, body, options, request, deadline)
-        return Response(answer, media_type=JSON_TYPE)
+        decode = functools.partial(_decode, content_type, options, model, service.limits)
+        decode_at_once = functools.partial(_decode_ordinary, content_type, options, model, service.limits)
+        asked = await decode_body(request, service, deadline, decode, decode_at_once)
+        return Response(await _answer(service, model, asked, options, request, deadline), media_type=JSON_TYPE)
 
     api.router.add_api_route(
         "/v1/predict",
@@ -89,27 +92,15 @@ def _answer_shard(service: Service, model: HostedModel, options: Options, reques
     return ShardAnswer(service, model, options.top_k, describe, request)
 
 
-async def answer_body(
-    service: Service,
-    model: HostedModel,
-    content_type: str,
-    body: bytes,
-    options: Options,
-    request: Request,
-    deadline: float,
+async def _answer(
+    service: Service, model: HostedModel, asked: PredictionInput, options: Options, request: Request, deadline: float
 ) -> str:
     """Returns a PredictResponse as JSON.
 
     Raises:
-        RequestError: the body is wrong, there is no room in the queue, or the deadline passed.
+        RequestError: there is no room in the queue, or the deadline passed.
     """
-    started = time.perf_counter()
-    decode = functools.partial(_decode, content_type, body, options, model, service)
-    # Long clips and JSON take milliseconds and more: off the event loop, so that other requests go on.
-    is_short = content_type == BINARY_TYPE and len(body) <= INLINE_BYTES
-    asked = decode() if is_short else await asyncio.to_thread(decode)
-    note_stage(request, "decode", time.perf_counter() - started)
-    request.scope.setdefault(NOTES, {}).update(model=model.version, videos=len(asked.rows))
+    request.scope[NOTES]["videos"] = len(asked.rows)
     answers = await wait_for(service, model, asked.rows, asked.top_k, deadline, request)
     timelines = None
     if options.timeline:
@@ -147,8 +138,7 @@ def _content_type(request: Request) -> str:
     given = request.headers.get("content-type", "")
     content_type = given.partition(";")[0].strip().lower()
     if content_type not in (*_TYPES, ""):
-        raise RequestError(400, f"content-type: expected {' or '.join(_TYPES)}, found {given[:100]!r}")
-    check_encoding(request)
+        raise RequestError(415, f"content-type: expected {' or '.join(_TYPES)}, found {given[:100]!r}")
     return content_type
 
 
@@ -179,12 +169,22 @@ def _flag(text: str, name: str) -> bool:
     return text == "true"
 
 
-def _decode(content_type: str, body: bytes, options: Options, model: HostedModel, service: Service) -> PredictionInput:
-    spec, limits = model.predictor.spec, service.limits
-    # No record begins with a brace: in protobuf it opens a group, which neither message has.
-    if content_type == JSON_TYPE or (not content_type and body[:1] == b"{"):
-        return decode_json(body, options.top_k, spec, limits)
-    return decode_binary(body, options.top_k, spec, limits)
+def _decode(content_type: str, options: Options, model: HostedModel, limits: Limits, body: bytes) -> PredictionInput:
+    decode = decode_json if _is_json(content_type, body) else decode_binary
+    return decode(body, options.top_k, model.predictor.spec, limits)
+
+
+def _decode_ordinary(
+    content_type: str, options: Options, model: HostedModel, limits: Limits, body: bytes
+) -> PredictionInput | None:
+    if _is_json(content_type, body):
+        return None
+    return decode_ordinary(body, options.top_k, model.records, model.predictor.spec, limits)
+
+
+def _is_json(content_type: str, body: bytes) -> bool:
+    # No record begins with a brace or a bracket: in protobuf they open groups, which neither message has.
+    return content_type == JSON_TYPE or (not content_type and body[:1] in (b"{", b"["))
 
 
 def _write(
@@ -224,7 +224,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": f"For {TFRECORD_TYPE} one line a record, in order: a Prediction or an error, with its `record`.",
         "content": {NDJSON_TYPE: {"schema": {"$ref": "#/components/schemas/RecordLine"}}},
     },
-    **{status: {"model": ErrorResponse} for status in (400, 401, 404, 408, 413, 422, 503, 504)},
+    **{status: {"model": ErrorResponse} for status in (400, 401, 404, 408, 413, 415, 422, 503, 504)},
 }
 
 _REQUEST_BODY: dict[str, Any] = {

@@ -10,16 +10,13 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Coroutine
 from typing import Any
 
-import pydantic
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from serve.access import NOTES, note_stage
+from serve.access import NOTES, note_model, note_stage
 from serve.batching import Answer
-from serve.decoding import INLINE_BYTES
 from serve.errors import RequestError, request_id
 from serve.hosting import HostedModel
 from serve.inference_protocol import (
@@ -32,30 +29,34 @@ from serve.inference_protocol import (
     output_metadata,
 )
 from serve.inference_tensors import input_metadata
-from serve.requests import PlainRoute, check_encoding, check_token, deadline_of, query_parameters, read_body
+from serve.plain_routes import add_protocol_route
+from serve.requests import check_token, deadline_of, decode_body, query_parameters
 from serve.service import Service
 from serve.waiting import wait_for
 from yt8m_ray import __version__
 
+TAG = "Open Inference Protocol"
+
 JSON_BYTES_HEADER = "inference-header-content-length"
 """Says where the JSON of a body ends and its binary data begins."""
 
-_EXTENSION = "binary_tensor_data"
+_SHORT_JSON_BYTES = 4096
+"""Of what describes binary data: so much is read in the event loop."""
+
+_EXTENSIONS = ["binary_tensor_data", "statistics"]
 _PLATFORM = "pytorch_yt8m"
+_INFERENCE_BODY = {
+    "application/json": {"$ref": "#/components/schemas/InferenceRequest"},
+    "application/octet-stream": {"type": "string", "format": "binary"},
+}
 _MODEL_PATHS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
-
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
-
-class ProtocolError(pydantic.BaseModel):
-    error: str
 
 
 def add_protocol_routes(api: FastAPI, service: Service) -> None:
     """Adds the routes."""
 
     async def server(_: Request) -> Response:
-        return JSONResponse({"name": "yt8m_ray", "version": __version__, "extensions": [_EXTENSION]})
+        return JSONResponse({"name": "yt8m_ray", "version": __version__, "extensions": _EXTENSIONS})
 
     async def live(_: Request) -> Response:
         return JSONResponse({"live": True})
@@ -66,10 +67,10 @@ def add_protocol_routes(api: FastAPI, service: Service) -> None:
 
     async def model_metadata(request: Request) -> Response:
         check_token(request, service)
-        return JSONResponse(_metadata(service, _model_of(request, service, for_inference=False)))
+        return JSONResponse(_metadata(service, model_of(request, service, for_inference=False)))
 
     async def model_ready(request: Request) -> Response:
-        model = _model_of(request, service, for_inference=False)
+        model = model_of(request, service, for_inference=False)
         _check_ready(service)
         return JSONResponse({"name": service.args.name, "ready": True, "version": model.version})
 
@@ -77,55 +78,24 @@ def add_protocol_routes(api: FastAPI, service: Service) -> None:
         check_token(request, service)
         return await _infer(request, service)
 
-    _add(api, "/v2", server, "The server and its extensions of the Open Inference Protocol", ServerMetadata)
-    _add(api, "/v2/health/live", live, "Whether the server lives")
-    _add(api, "/v2/health/ready", ready, "Whether all models answer")
+    add = functools.partial(add_protocol_route, api, tag=TAG)
+    add("/v2", server, summary="The server and its extensions", answer=ServerMetadata)
+    add("/v2/health/live", live, summary="Whether the server lives")
+    add("/v2/health/ready", ready, summary="Whether all models answer", statuses=[503])
     for path in _MODEL_PATHS:
-        _add(api, path, model_metadata, "Tensors that the model takes and gives", ModelMetadata)
-        _add(api, f"{path}/ready", model_ready, "Whether the model answers")
-        _add(api, f"{path}/infer", infer, "The best classes of each video, as tensors", InferenceResponse, is_post=True)
-
-
-def _add(
-    api: FastAPI,
-    path: str,
-    handler: Handler,
-    summary: str,
-    answer: type[pydantic.BaseModel] | None = None,
-    *,
-    is_post: bool = False,
-) -> None:
-    """Adds a route and what the OpenAPI document says of it: handlers read their requests themselves."""
-    names = [name for name in ("name", "version") if f"{{{name}}}" in path]
-    statuses = [401, 404] if names else []
-    if path.endswith("/ready"):
-        statuses = [*statuses[1:], 503]
-    extra: dict[str, Any] = {
-        "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
-    }
-    responses: dict[int | str, dict[str, Any]] = {}
-    if is_post:
-        statuses = [400, *statuses, 408, 413, 503, 504]
-        binary = {"schema": {"type": "string", "format": "binary"}}
-        reference = {"schema": {"$ref": "#/components/schemas/InferenceRequest"}}
-        extra["parameters"].append(
-            {"name": JSON_BYTES_HEADER, "in": "header", "schema": {"type": "integer", "minimum": 0}}
+        tensors = "Tensors that the model takes and gives"
+        add(path, model_metadata, summary=tensors, answer=ModelMetadata, statuses=[401, 404])
+        add(f"{path}/ready", model_ready, summary="Whether the model answers", statuses=[404, 503])
+        add(
+            f"{path}/infer",
+            infer,
+            summary="The best classes of each video, as tensors",
+            answer=InferenceResponse,
+            statuses=[400, 401, 404, 408, 413, 415, 503, 504],
+            parameters=[{"name": JSON_BYTES_HEADER, "in": "header", "schema": {"type": "integer", "minimum": 0}}],
+            body=_INFERENCE_BODY,
+            binary_answer=True,
         )
-        content = {"application/json": reference, "application/octet-stream": binary}
-        extra["requestBody"] = {"required": True, "content": content}
-        responses[200] = {"content": {"application/octet-stream": binary}}
-    responses |= {status: {"model": ProtocolError} for status in statuses}
-    api.router.add_api_route(
-        path,
-        handler,
-        route_class_override=PlainRoute,
-        methods=["POST" if is_post else "GET"],
-        summary=summary,
-        response_model=answer,
-        responses=responses,
-        openapi_extra=extra,
-        tags=["Open Inference Protocol"],
-    )
 
 
 def _check_ready(service: Service) -> None:
@@ -133,11 +103,17 @@ def _check_ready(service: Service) -> None:
         raise RequestError(503, "not ready: see the log of the service")
 
 
-def _model_of(request: Request, service: Service, *, for_inference: bool) -> HostedModel:
-    """Returns the model that the path names; without a version, whichever answers, or the current one to describe."""
-    name, version = request.path_params["name"], request.path_params.get("version")
+def check_name(request: Request, service: Service) -> None:
+    """Checks that the path names the model of this service; RequestError 404 says what its name is."""
+    name = request.path_params["name"]
     if name != service.args.name:
         raise RequestError(404, f"model: {name[:60]!r} is not served; valid: {service.args.name}")
+
+
+def model_of(request: Request, service: Service, *, for_inference: bool) -> HostedModel:
+    """Returns the model that the path names; without a version, whichever answers, or the current one to describe."""
+    check_name(request, service)
+    version = request.path_params.get("version")
     if version is None and not for_inference:
         return service.host.current
     return service.host.choose(version)
@@ -155,19 +131,18 @@ def _metadata(service: Service, model: HostedModel) -> dict[str, Any]:
 
 async def _infer(request: Request, service: Service) -> Response:
     query_parameters(request, ())
-    check_encoding(request)
-    model = _model_of(request, service, for_inference=True)
+    model = model_of(request, service, for_inference=True)
+    note_model(request, model.version)
     json_bytes = _json_bytes(request)
     deadline = deadline_of(request, service)
     service.batcher.check_room()  # before the body is read: a refusal must cost next to nothing
-    body = await read_body(request, service)
-    started = time.perf_counter()
-    decode = functools.partial(decode_inference, body, json_bytes, model.predictor.spec, service.limits)
+    decode = functools.partial(
+        decode_inference, json_bytes=json_bytes, spec=model.predictor.spec, limits=service.limits
+    )
     # Lists of numbers take long to read, and many rows to copy.
-    is_short = json_bytes is not None and len(body) <= INLINE_BYTES
-    inference = decode() if is_short else await asyncio.to_thread(decode)
-    note_stage(request, "decode", time.perf_counter() - started)
-    request.scope.setdefault(NOTES, {}).update(model=model.version, videos=len(inference.rows))
+    is_short = json_bytes is not None and json_bytes <= _SHORT_JSON_BYTES
+    inference = await decode_body(request, service, deadline, decode, decode if is_short else None)
+    request.scope[NOTES]["videos"] = len(inference.rows)
     answers = await wait_for(service, model, inference.rows, inference.top_k, deadline, request)
     started = time.perf_counter()
     identity = inference.id or request_id(request)

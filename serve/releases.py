@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve.statistics import ModelStatistics
+
 logger = logging.getLogger("ray.serve.yt8m")
 
 REPORT_INTERVAL_S = 0.5
@@ -81,6 +83,7 @@ class Report:
         versions: Of the models that it has loaded, by the id of their slot.
         failures: Why others could not be loaded, by the id of theirs.
         metrics: Its numbers in Prometheus' text form.
+        statistics: What its models have done, by their versions.
     """
 
     configured: str
@@ -88,6 +91,7 @@ class Report:
     versions: Mapping[int, str] = field(default_factory=dict)
     failures: Mapping[int, str] = field(default_factory=dict)
     metrics: str = ""
+    statistics: Mapping[str, ModelStatistics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ class ReleasePlan:
             RefusedError: another change is under way, or a replica cannot load it.
         """
         noted = {} if followed is None else {"followed": followed}
-        return await self._change(slot, lambda old: {"current": slot, "previous": self._kept(old.current), **noted})
+        return await self._change(slot, lambda old: {"current": slot, "previous": self._before(old, slot), **noted})
 
     async def set_canary(self, slot: Slot, share: float) -> Release:
         """Lets a model answer a share of the requests; see `promote`."""
@@ -184,7 +188,7 @@ class ReleasePlan:
         canary = self.release.canary
         if canary is None:
             raise RefusedError("there is no canary")
-        return await self._change(None, lambda old: {"current": canary, "previous": self._kept(old.current)})
+        return await self._change(None, lambda old: {"current": canary, "previous": self._before(old, canary)})
 
     async def roll_back(self) -> Release:
         """Ends a canary, or goes back to the model before the current one: refused if its files are others by now."""
@@ -194,7 +198,13 @@ class ReleasePlan:
         if previous is None:
             raise RefusedError("there is no earlier model to go back to")
         slot = Slot(previous.uri, previous.name, version=previous.version)
-        return await self._change(slot, lambda old: {"current": slot, "previous": self._kept(old.current)})
+        return await self._change(slot, lambda old: {"current": slot, "previous": self._before(old, slot)})
+
+    def _before(self, old: Release, slot: Slot) -> Slot | None:
+        """Returns what a rollback goes back to once `slot` answers: never to the same model once more."""
+        current = self._kept(old.current)
+        is_same = current.version != "" and current.version == self._kept(slot).version
+        return old.previous if is_same else current
 
     def _kept(self, slot: Slot) -> Slot:
         """Returns a slot with the version that is loaded of it now: its place may hold another one later."""
@@ -260,4 +270,11 @@ class ReleasePlan:
 
     def metrics(self, *, without: str) -> list[str]:
         """Returns the numbers that each living replica but one has reported last."""
-        return [report.metrics for replica_id, report in sorted(self.living.items()) if replica_id != without]
+        return [report.metrics for report in self._others(without)]
+
+    def statistics(self, *, without: str) -> list[Mapping[str, ModelStatistics]]:
+        """Returns what the models of each living replica but one had done when it reported last."""
+        return [report.statistics for report in self._others(without)]
+
+    def _others(self, without: str) -> list[Report]:
+        return [report for replica_id, report in sorted(self.living.items()) if replica_id != without]

@@ -4,38 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from fastapi import Request
-from fastapi.responses import Response
-from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope, Send
 
 from serve.access import note_stage
-from serve.errors import RequestError
+from serve.encodings import IDENTITY, content_encoding, unpack
+from serve.errors import CLOSE, RequestError
+from serve.intake import Hold
+from serve.schemas import Limits
 from serve.service import Service
 
 DEADLINE_HEADER = "x-request-timeout-seconds"
 """Seconds that a client waits; Ray Serve's proxy reads the same header."""
 
-CLOSE = {"connection": "close"}
-"""Of an answer that comes before the body is through: otherwise the server would read the rest of it."""
+INLINE_BYTES = 2**20
+"""A longer body is decoded in a thread, whatever it is."""
 
-
-class PlainRoute(APIRoute):
-    """A route whose function takes a request and returns a response: FastAPI documents it and does nothing else.
-
-    Its errors are answered by the handlers of the application, which stand around all routes.
-    """
-
-    def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
-        self.app = self._answer
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response: Response = await self.endpoint(Request(scope, receive, send))
-        await response(scope, receive, send)
+T = TypeVar("T")
 
 
 def check_token(request: Request, service: Service) -> None:
@@ -78,13 +65,6 @@ def query_parameters(request: Request, names: Iterable[str]) -> Mapping[str, str
     return found
 
 
-def check_encoding(request: Request) -> None:
-    """Checks that the body is sent as it is."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise RequestError(400, f"content-encoding: expected none, found {encoding[:100]!r}")
-
-
 def check_announced(request: Request, max_bytes: int) -> None:
     """Checks the size that the body is said to have, where it is said."""
     told = request.headers.get("content-length", "")
@@ -92,21 +72,65 @@ def check_announced(request: Request, max_bytes: int) -> None:
         raise RequestError(413, f"body: at most {max_bytes} bytes, found {told[:18]}", headers=CLOSE)
 
 
-async def read_body(request: Request, service: Service) -> bytes:
-    """Returns the body, and refuses one that says or turns out to be too large, or is too slow, without holding it."""
-    limits = service.limits
-    check_announced(request, limits.max_body_bytes)
+async def read_body(request: Request, limits: Limits, hold: Hold, *, max_bytes: int | None = None) -> bytes:
+    """Returns the body as it was sent.
+
+    Args:
+        request: Nothing of its body has been read.
+        limits: Of the body's size and time.
+        hold: Takes account of its bytes.
+        max_bytes: Its longest size, where it is not that of the limits.
+
+    Raises:
+        RequestError: it says or turns out to be too large, is too slow, or there is no room for it.
+    """
+    most = limits.max_body_bytes if max_bytes is None else max_bytes
+    check_announced(request, most)
     started = time.perf_counter()
     parts, size = [], 0
     try:
         async with asyncio.timeout(limits.body_timeout_s):
             async for chunk in request.stream():
-                parts.append(chunk)
                 size += len(chunk)
-                if size > limits.max_body_bytes:
-                    raise RequestError(413, f"body: at most {limits.max_body_bytes} bytes, found more", headers=CLOSE)
+                if size > most:
+                    raise RequestError(413, f"body: at most {most} bytes, found more", headers=CLOSE)
+                hold.add(len(chunk))
+                parts.append(chunk)
     except TimeoutError:
         message = f"body: expected all of it within {limits.body_timeout_s:g} s, found {size} bytes until then"
         raise RequestError(408, message, headers=CLOSE) from None
     note_stage(request, "body", time.perf_counter() - started)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def decode_body(
+    request: Request,
+    service: Service,
+    deadline: float,
+    decode: Callable[[bytes], T],
+    decode_at_once: Callable[[bytes], T | None] | None = None,
+) -> T:
+    """Reads the body and returns what is made of it.
+
+    Args:
+        request: Nothing of its body has been read.
+        service: Its limits, and its thread for decoding.
+        deadline: Of the answer, on the clock of the event loop.
+        decode: Called in the thread: what takes long must not hold up other requests.
+        decode_at_once: Asked before, in the event loop, about a short body that is not packed: a body that it can make
+            something of in some microseconds is not handed over; None leaves it to `decode`.
+
+    Raises:
+        RequestError: the body cannot be had or is wrong, or the deadline passed.
+    """
+    encoding, limits = content_encoding(request), service.limits
+    with service.intake.hold() as hold:
+        body = await read_body(request, limits, hold)
+        started = time.perf_counter()
+        found = None
+        if decode_at_once is not None and encoding == IDENTITY and len(body) <= INLINE_BYTES:
+            found = decode_at_once(body)
+        if found is None:
+            found = await hold.decode(lambda: decode(unpack(body, encoding, limits.max_body_bytes)), deadline)
+    note_stage(request, "decode", time.perf_counter() - started)
+    return found

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import pydantic
 from pydantic import Field
 
 from yt8m_ray.registry import Config
-from yt8m_ray.schema import FRAME_FEATURES, VIDEO_FEATURES
 
 
 class ServeArgs(Config):
@@ -18,6 +17,8 @@ class ServeArgs(Config):
         model: A bundle (folder or tar) or a checkpoint, here or in an object store, or `models:/NAME@ALIAS` in MLflow,
             whose alias is then followed; None takes the environment variable YT8M_MODEL.
         name: What clients of the Open Inference Protocol call it.
+        allowed_hosts: Names by which clients call the service, without ports: a request whose Host header has another
+            name is refused with 421. Addresses are answered always; `*` takes all names.
         num_threads: Threads of a replica's tensor operations. Replicas with more threads than cores slow each other.
         tokens_file: Bearer tokens of clients, one a line, read again when the file changes; None asks for none.
         admin_tokens_file: Those of operators; None switches the administration over HTTP off.
@@ -29,6 +30,7 @@ class ServeArgs(Config):
 
     model: str | None = None
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "yt8m"
+    allowed_hosts: tuple[Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9_.-]+)$")], ...] = ("localhost",)
     num_threads: Annotated[int, Field(ge=1)] = 1
     tokens_file: str | None = None
     admin_tokens_file: str | None = None
@@ -49,6 +51,9 @@ class Limits(Config):
         body_timeout_s: What a body may take to arrive; a stream, each of its parts.
         max_body_bytes: Largest request body; of a stream of records, the largest record.
         max_stream_bytes: Largest stream of records.
+        max_pending_bytes: What the bodies of all requests may hold that are being read or decoded; beyond it requests
+            are refused with 503.
+        max_json_values: Most values in the lists of a JSON body: reading them holds up everything else.
         max_videos: Most videos a request.
         max_labels: Most labels of an answer: its videos times its classes a video.
         default_top_k: Classes a video where the request names no number.
@@ -63,6 +68,8 @@ class Limits(Config):
     body_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     max_body_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
     max_stream_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
+    max_pending_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
+    max_json_values: Annotated[int, Field(ge=1)] = 500_000
     max_videos: Annotated[int, Field(ge=1)] = 64
     max_labels: Annotated[int, Field(ge=1)] = 100_000
     default_top_k: Annotated[int, Field(ge=1)] = 20
@@ -71,50 +78,6 @@ class Limits(Config):
 
 class _Message(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-Byte = Annotated[int, Field(ge=0, le=255)]
-
-
-def _form(value: Any) -> str:
-    if isinstance(value, list):
-        return "nested" if value and isinstance(value[0], list) else "flat"
-    return "base64"
-
-
-# Without fail_fast a body of a million wrong values would make a million errors, of which a client is told the first.
-ByteList = Annotated[list[Byte], Field(fail_fast=True)]
-Frames = Annotated[
-    Annotated[str, pydantic.Tag("base64"), Field(title="base64 of the bytes")]
-    | Annotated[ByteList, pydantic.Tag("flat"), Field(title="all bytes in one list")]
-    | Annotated[list[ByteList], pydantic.Tag("nested"), Field(title="one list a frame", fail_fast=True)],
-    pydantic.Discriminator(_form),
-]
-Means = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(fail_fast=True)]
-
-
-def _frames(name: str) -> Any:
-    size = FRAME_FEATURES[name]
-    return Field(default=None, description=f"uint8, {size} values a frame, one frame a second, frame by frame")
-
-
-def _means(name: str) -> Any:
-    return Field(default=None, description=f"{VIDEO_FEATURES[name]} numbers: the mean over the video's frames")
-
-
-class Video(_Message):
-    """One video: frames (`rgb`, `audio`) for any model, or means (`mean_rgb`, `mean_audio`) for a video-level model."""
-
-    video_id: str = Field(default="", max_length=1000, description="Returned as it is")
-    rgb: Frames | None = _frames("rgb")
-    audio: Frames | None = _frames("audio")
-    mean_rgb: Means | None = _means("mean_rgb")
-    mean_audio: Means | None = _means("mean_audio")
-
-
-class PredictRequest(_Message):
-    videos: list[Video] = Field(min_length=1, fail_fast=True)
-    top_k: int | None = Field(default=None, ge=1, description="Classes a video, at most as many as the model has")
 
 
 class Label(pydantic.BaseModel):

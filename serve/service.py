@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from serve.batching import Answer, Batcher
 from serve.hosting import HostedModel, ModelHost
+from serve.intake import Intake
 from serve.metrics import Metrics
 from serve.schemas import Limits, ServeArgs
+from serve.statistics import ModelStatistics
 from serve.tokens import TokenFile
 from yt8m_ray.data.features import VideoRow
 
@@ -19,10 +21,12 @@ class Service(Protocol):
 
     Attributes:
         metrics: The numbers of this replica.
+        intake: What is held of bodies that are on their way to the queue.
         client_tokens, admin_tokens: Who may ask, and who may change.
     """
 
     metrics: Metrics
+    intake: Intake
     client_tokens: TokenFile
     admin_tokens: TokenFile
 
@@ -47,3 +51,5 @@ class Service(Protocol):
     async def status(self) -> dict[str, Any]: ...
 
     async def exposition(self) -> str: ...
+
+    async def statistics(self) -> Mapping[str, ModelStatistics]: ...

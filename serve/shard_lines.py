@@ -7,6 +7,7 @@ line says (`serve.shard_stream`).
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,15 +16,20 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 from serve.batching import Answer
-from serve.decoding import INLINE_BYTES, PredictionInput, decode_binary
+from serve.decoding import PredictionInput, decode_binary, decode_ordinary
+from serve.encodings import DEFLATE, GZIP, IDENTITY
 from serve.errors import OverloadedError, RequestError
 from serve.hosting import HostedModel
+from serve.requests import INLINE_BYTES
 from serve.service import Service
 from yt8m_ray.data.arriving import ArrivingShard
 from yt8m_ray.data.errors import CorruptRecordError, RecordTooLargeError
-from yt8m_ray.data.tfrecord import Records
+from yt8m_ray.data.tfrecord import Compression, Records
 
 _LOOKS_FOR_ROOM_S = 0.01
+
+_COMPRESSIONS: dict[str, Compression] = {IDENTITY: "auto", GZIP: "gzip", DEFLATE: "zlib"}
+"""What the reader of shards calls the content encodings; without one it looks whether the shard itself is packed."""
 
 
 @dataclass
@@ -58,7 +64,8 @@ class LineReader:
     Args:
         service, model: Who answers; the model stays the same, even when another one is promoted meanwhile.
         top_k: Classes a video, as many as the model has at most.
-        seconds: What the answer to each record may take, from the moment that it is decoded.
+        seconds: What the answer to each record may take, from the moment that it has arrived.
+        encoding: How the body is packed, beside the packing of the shard itself.
 
     Attributes:
         lines: Takes what is read; while it is full, nothing is read.
@@ -66,12 +73,14 @@ class LineReader:
         num_bytes: That have arrived, read or dropped.
     """
 
-    def __init__(self, service: Service, model: HostedModel, top_k: int, seconds: float) -> None:
+    def __init__(self, service: Service, model: HostedModel, top_k: int, seconds: float, encoding: str) -> None:
         self._service = service
         self._limits = service.limits
         self._model = model
         self._top_k = top_k
         self._seconds = seconds
+        self._compression = _COMPRESSIONS[encoding]
+        self._hold = service.intake.hold()
         self._in_flight: set[asyncio.Future[Answer]] = set()
         self._messages: asyncio.Queue[Message] = asyncio.Queue(1)
         self._is_read = False
@@ -81,6 +90,7 @@ class LineReader:
     def stop(self) -> None:
         """Drops the rest of the body, and spares the model what it has not begun."""
         self._drop_rest()
+        self._hold.release()
         for answer in list(self._in_flight):
             answer.cancel()
 
@@ -121,14 +131,16 @@ class LineReader:
 
     async def _records(self) -> AsyncIterator[Records]:
         """Yields the records as they arrive."""
-        shard = ArrivingShard("body", max_record_bytes=self._limits.max_body_bytes)
+        shard = ArrivingShard("body", max_record_bytes=self._limits.max_body_bytes, compression=self._compression)
         has_more = True
         while has_more:
             part, has_more = await self._next_part()
+            self._hold.add(len(part))
             shard.feed(part)
             if not has_more:
                 shard.finish()
             while (records := await self._next_records(shard)) is not None:
+                self._hold.release()  # less than a part is left over of them
                 self._check_size(records.offset + len(records.data))
                 yield records
 
@@ -158,20 +170,21 @@ class LineReader:
         record = self.num_records
         self.num_records += 1
         try:
-            asked = await self._decode(payload)
             deadline = asyncio.get_running_loop().time() + self._seconds
+            asked = await self._decode(payload, deadline)
             answer = await self._ask(asked, deadline)
         except RequestError as error:
             return Line(record, error=error)
         return Line(record, asked.video_ids[0], answer, deadline)
 
-    async def _decode(self, payload: memoryview) -> PredictionInput:
+    async def _decode(self, payload: memoryview, deadline: float) -> PredictionInput:
         started = time.perf_counter()
-        arguments = (payload, self._top_k, self._model.predictor.spec, self._limits)
+        spec, asked = self._model.predictor.spec, None
         if len(payload) <= INLINE_BYTES:
-            asked = decode_binary(*arguments)
-        else:
-            asked = await asyncio.to_thread(decode_binary, *arguments)
+            asked = decode_ordinary(payload, self._top_k, self._model.records, spec, self._limits)
+        if asked is None:
+            decode = functools.partial(decode_binary, payload, self._top_k, spec, self._limits)
+            asked = await self._hold.decode(decode, deadline)
         self._service.metrics.observe_stage("decode", time.perf_counter() - started)
         return asked
 

@@ -23,9 +23,10 @@ from starlette.types import Receive, Scope, Send
 from serve.access import HAS_LEFT, NOTES
 from serve.batching import Answer
 from serve.decoding import check_top_k
-from serve.errors import RequestError, error_detail, error_response
+from serve.encodings import content_encoding
+from serve.errors import CLOSE, RequestError, error_detail, error_response
 from serve.hosting import HostedModel
-from serve.requests import CLOSE, check_announced, seconds_for
+from serve.requests import check_announced, seconds_for
 from serve.service import Service
 from serve.shard_lines import Line, LineReader
 
@@ -64,11 +65,11 @@ class ShardAnswer(Response):
         self._model = model
         self._describe = describe
         self._request = request
-        self._reader = LineReader(service, model, checked_top_k, seconds_for(request, service))
+        seconds, encoding = seconds_for(request, service), content_encoding(request)
+        self._reader = LineReader(service, model, checked_top_k, seconds, encoding)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers, until the end, an error after which nothing can be read, or the client's departure."""
-        notes = scope.setdefault(NOTES, {})
         try:
             async with asyncio.TaskGroup() as tasks:
                 receiving = tasks.create_task(self._reader.receive(receive))
@@ -84,7 +85,7 @@ class ShardAnswer(Response):
             scope[HAS_LEFT] = True
         finally:
             self._reader.stop()
-            notes.update(model=self._model.version, videos=self._reader.num_records)
+            scope[NOTES]["videos"] = self._reader.num_records
 
     async def _write(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the lines, those that are ready together."""

@@ -10,8 +10,10 @@ from typing import Any
 from serve.batching import Answer, Batcher
 from serve.errors import RequestError
 from serve.hosting import HostedModel, ModelHost
+from serve.intake import Intake
 from serve.metrics import Metrics, merge_expositions
 from serve.schemas import Limits, ServeArgs
+from serve.statistics import ModelStatistics, merge_statistics
 from serve.tokens import TokenFile
 from tests.tiny import save_checkpoint_of
 from yt8m_ray.data.features import VideoRow
@@ -24,8 +26,10 @@ class LocalService:
     def __init__(self, model: Predictor, limits: Limits | None = None, args: ServeArgs | None = None) -> None:
         self.host = ModelHost(HostedModel("model", model))
         self.metrics = Metrics("local")
-        self.args = args or ServeArgs()
+        args = args or ServeArgs()
+        self.args = args.model_copy(update={"allowed_hosts": (*args.allowed_hosts, "testserver")})  # as TestClient asks
         self.limits = limits or Limits()
+        self.intake = Intake(lambda: self.limits)
         self.client_tokens = TokenFile(self.args.tokens_file)
         self.admin_tokens = TokenFile(self.args.admin_tokens_file)
         self.changes: list[tuple[str, str | None, float]] = []
@@ -61,6 +65,9 @@ class LocalService:
     async def exposition(self) -> str:
         return merge_expositions([self.metrics.text()])
 
+    async def statistics(self) -> dict[str, ModelStatistics]:
+        return merge_statistics([self.metrics.statistics.snapshot()])
+
     def close(self) -> None:
         """Ends the threads of the models, before the event loops that they answer to."""
         for batcher in self._batchers.values():
@@ -80,6 +87,6 @@ def every_number() -> Metrics:
     metrics.begin_request()
     metrics.observe_request("/v1/predict", 503, 0.1, "overloaded")
     metrics.observe_stage("model", 0.1)
-    metrics.observe_batch(3, 0.1)
+    metrics.observe_batch("v", 3, 0.1)
     metrics.set_models([("m", "v")])
     return metrics

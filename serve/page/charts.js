@@ -12,7 +12,19 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-export const nameOf = (label) => label.name ?? `Class ${label.class_id}`;
+// Marks that turn text round. One that is not closed reaches beyond the element that it is in, a <bdi> too.
+const TURNING = /[\u202a-\u202e\u2066-\u2069]/g;
+
+/** Returns a text that anybody may have written, no longer than a reader wants it. */
+export function short(text, most = 120) {
+  const cut = text.length > most ? `${text.slice(0, most).replace(/[\ud800-\udbff]$/, "")}…` : text;
+  return cut.replace(TURNING, "");
+}
+
+/** Returns such a text as an element beside others, with a direction of its own. */
+export const foreign = (text, most) => make("bdi", {}, short(text, most));
+
+export const nameOf = (label) => short(label.name ?? `Class ${label.class_id}`);
 export const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 const score = (value) => (value > 0 && value < 0.001 ? "<0.001" : value.toFixed(3));
@@ -20,11 +32,12 @@ const score = (value) => (value > 0 && value < 0.001 ? "<0.001" : value.toFixed(
 export function drawBars(list, labels) {
   list.replaceChildren(...labels.map((label) => {
     const details = [label.vertical, label.knowledge_graph_id, label.name ? `class ${label.class_id}` : "no name"].filter(Boolean);
+    const shown = details.flatMap((detail, index) => (index ? [" · ", foreign(detail, 60)] : [foreign(detail, 60)]));
     return make("li", { className: "bar-row", "--score": label.score },
       make("span", { className: "bar-name" }, nameOf(label)),
       make("span", { className: "bar-score" }, score(label.score)),
       make("span", { className: "bar", "aria-hidden": "true" }, make("span", { className: "bar-fill" })),
-      make("span", { className: "bar-details" }, details.join(" · ")));
+      make("span", { className: "bar-details" }, ...shown));
   }));
 }
 
@@ -49,7 +62,7 @@ export function drawTimeline(heat, readout, labels, timeline, numFrames) {
     marked = cells[row * numWindows + column];
     marked.classList.add("marked");
     const until = Math.min((column + 1) * step, end);
-    readout.value = `${nameOf(labels[row])}, ${clock(column * step)}–${clock(until)}: ${score(timeline.scores[column][row])}`;
+    readout.replaceChildren(foreign(nameOf(labels[row])), `, ${clock(column * step)}–${clock(until)}: ${score(timeline.scores[column][row])}`);
   };
   const clamp = (value, limit) => Math.max(0, Math.min(limit - 1, value));
   const keys = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -1e9], End: [0, 1e9] };
@@ -64,7 +77,7 @@ export function drawTimeline(heat, readout, labels, timeline, numFrames) {
     point(clamp(row + keys[event.key][0], labels.length), clamp(column + keys[event.key][1], numWindows));
   };
   const best = strongest(timeline.scores);
-  readout.value = "";
+  readout.replaceChildren();
   if (labels.length) point(best.row, best.column);
 }
 
@@ -88,7 +101,7 @@ function axis(numWindows, step) {
 
 function facts(pairs) {
   return pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
-    .map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)));
+    .map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, typeof value === "string" ? short(value, 300) : value)));
 }
 
 const gap = (value) => (value === null ? "–" : value.toFixed(4));
@@ -106,7 +119,7 @@ export function drawCard(name, card, remark) {
     ["Kind", card.kind === "bundle" ? `bundle of ${count(card.members.length, "model")}` : "checkpoint"],
     ["Answers", remark],
     ["GAP@20", quality && `${gap(quality.gap_after)} as served, ${gap(quality.gap_before)} as trained`],
-    ["Measured on", quality && `${count(quality.num_videos, "video")} of ${count(quality.num_shards, "shard")} (${quality.shards.map((name) => name.replace(".tfrecord", "")).join(" … ")})`],
+    ["Measured on", quality && `${count(quality.num_videos, "video")} of ${count(quality.num_shards, "shard")} (${quality.shards.map((name) => short(name.replace(".tfrecord", ""), 60)).join(" … ")})`],
     ["GAP@20", quality ? null : "not measured"],
     ["Classes", card.num_classes.toLocaleString("en")],
     ["Reads", card.level === "frame" ? `frames, one a second, at most ${card.max_frames}` : "means over a video, or its frames to average"],
@@ -120,7 +133,7 @@ export function drawCard(name, card, remark) {
   ].filter(([, value]) => value !== false)))];
   if (card.members) parts.push(membersTable(card.members));
   for (const each of licence?.attributions ?? []) {
-    parts.push(make("p", { className: "quiet" }, `${each.title}: ${each.holder}, ${each.licence}, ${each.source}`));
+    parts.push(make("p", { className: "quiet" }, foreign(each.title), ": ", foreign(each.holder), ", ", foreign(each.licence), ", ", foreign(each.source)));
   }
   return parts;
 }
@@ -128,7 +141,7 @@ export function drawCard(name, card, remark) {
 function membersTable(members) {
   const head = ["Member", "Weight", "GAP trained", "GAP served", "Size"];
   const rows = members.map((member) => make("tr", {},
-    make("th", { scope: "row" }, member.name, make("span", { className: "options" }, options(member.options))),
+    make("th", { scope: "row" }, foreign(member.name), make("span", { className: "options" }, short(options(member.options), 400))),
     ...[member.weight.toFixed(3), gap(member.gap_before), gap(member.gap_after), megabytes(member.stored_bytes)]
       .map((text) => make("td", {}, text))));
   return make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Members" },

@@ -1,6 +1,6 @@
 // What the page does: takes a file or an example, asks the service, shows what it says.
 
-import { clock, count, drawBars, drawCard, drawTimeline, make, shade } from "./charts.js";
+import { clock, count, drawBars, drawCard, drawTimeline, foreign, make, shade, short } from "./charts.js";
 import { MOST_RECORDS, openRecords } from "./records.js";
 
 const TOP_K = 20;
@@ -52,7 +52,7 @@ function showError(error) {
     at("token").focus();
   }
   at("error-title").textContent = error.title;
-  at("error-text").textContent = error.message;
+  at("error-text").textContent = short(error.message, 1000);
   at("error-id").textContent = error.requestId && `request ${error.requestId}`;
   at("error").hidden = false;
 }
@@ -77,8 +77,8 @@ async function attempt(step) {
 function drawChoices(list, choices, choose) {
   list.replaceChildren(...choices.map((choice) => {
     const length = choice.numFrames === null ? "means" : clock(choice.numFrames);
-    const button = make("button", { type: "button", className: "chip", title: choice.title, "aria-pressed": "false" },
-      make("span", { className: "chip-title" }, choice.title), make("span", { className: "chip-length" }, length));
+    const button = make("button", { type: "button", className: "chip", title: short(choice.title, 1000), "aria-pressed": "false" },
+      make("span", { className: "chip-title" }, short(choice.title)), make("span", { className: "chip-length" }, length));
     button.onclick = () => {
       markChosen(button);
       choose(choice);
@@ -110,7 +110,7 @@ async function predict(title, payload, numFrames, signal) {
   }
   const length = numFrames === null ? "means" : `${clock(numFrames)}, ${count(numFrames, "frame")}`;
   at("answer-facts").replaceChildren(
-    `${videoId || title} (${length}) · ${answer.model_name} `, make("code", {}, answer.model_version),
+    foreign(videoId || title), ` (${length}) · ${answer.model_name} `, make("code", {}, answer.model_version),
     ` · ${Math.round(elapsed)} ms${hasTimeline ? " with its timeline" : ""} · request `, make("code", {}, answer.request_id));
   at("result").scrollIntoView({ block: "nearest" });
   const known = [cards?.current.version, cards?.canary?.version];
@@ -129,7 +129,7 @@ async function takeFile(file) {
     const { isShard, hasMore, records } = await openRecords(file);
     if (isShard) {
       const which = hasMore ? `the first ${MOST_RECORDS} records` : count(records.length, "record");
-      at("records-title").textContent = `${file.name}: ${which}`;
+      at("records-title").replaceChildren(foreign(file.name), `: ${which}`);
       const choose = (record) => attempt((next) => predict(record.title, record.payload, record.numFrames, next));
       drawChoices(at("records-list"), records, choose);
       at("records").hidden = false;

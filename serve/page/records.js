@@ -103,7 +103,7 @@ function parse(payload) {
     if (section === 1 && (entry.key === "id" || entry.key === "video_id")) {
       const texts = [...fieldsOf(entry.value, 1)].flatMap((list) => [...fieldsOf(list, 1)]);
       if (texts.length === 1) id = new TextDecoder().decode(texts[0]);
-    } else if (section === 2 && (entry.key === "rgb" || entry.key === "audio")) {
+    } else if (section === 2) {
       numFrames = Math.max(numFrames ?? 0, [...fieldsOf(entry.value, 1)].length);
     }
   }

@@ -6,6 +6,7 @@
     python tests/benchmarks/serving.py overload [--bundle netvlad] [--times 5] [--seconds 60]
     python tests/benchmarks/serving.py fuzz     [--binary 20000] [--json 5000] [--cases 5000]
     python tests/benchmarks/serving.py slow     [--only TEXT]
+    python tests/benchmarks/serving.py costly   [--bundle moe] [--clients 8] [--seconds 60]
 
 Each starts a Ray of its own with `serve run` and a copy of serve/config.yaml, random weights, and `--proxy python` or
 `haproxy`; it ends with what it started, also when it fails. One JSON document on stdout; progress goes to stderr. The
@@ -31,13 +32,14 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as serve/config.yaml does,
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, its folder is what Python looks in
 
 from tests.benchmarks.service.bundles import MODELS
+from tests.benchmarks.service.costly import costly
 from tests.benchmarks.service.deployed import PROXIES
 from tests.benchmarks.service.faults import faults, overload
 from tests.benchmarks.service.fuzz import fuzz
 from tests.benchmarks.service.slow import slow
 from tests.benchmarks.service.speed import bare, overhead, peers
 
-WHAT = {function.__name__: function for function in (overhead, bare, peers, faults, overload, fuzz, slow)}
+WHAT = {function.__name__: function for function in (overhead, bare, peers, faults, overload, fuzz, slow, costly)}
 
 
 def _kinds(text: str) -> list[str]:
@@ -70,6 +72,9 @@ def parse() -> argparse.Namespace:
         parsers["fuzz"].add_argument(f"--{name}", type=int, default=count, help="0 leaves it out")
     parsers["fuzz"].add_argument("--seed", type=int, default=0)
     parsers["slow"].add_argument("--only", default="", help="part of the name of a kind of client")
+    parsers["costly"].add_argument("--bundle", choices=MODELS, default="moe")
+    parsers["costly"].add_argument("--clients", type=int, default=8, help="that send what costs much")
+    parsers["costly"].add_argument("--seconds", type=float, default=60, help="of each measurement")
     return parser.parse_args()
 
 

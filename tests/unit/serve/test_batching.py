@@ -21,6 +21,8 @@ from yt8m_ray.data.features import VideoRow
 class GatedModel:
     """Answers each row with the number in its id, once the gate is open; keeps the ids of each batch."""
 
+    version = "v"
+
     def __init__(self, *, is_open: bool = True, seconds: float = 0.0) -> None:
         self.gate = threading.Event()
         self.has_begun = threading.Event()
@@ -50,7 +52,7 @@ def run(test: Callable[[Batcher], Awaitable[None]], **limits: float) -> list[int
     sizes: list[int] = []
 
     async def main() -> None:
-        batcher = Batcher(lambda: Limits.model_validate(limits), lambda size, _: sizes.append(size))
+        batcher = Batcher(lambda: Limits.model_validate(limits), lambda _, size, __: sizes.append(size))
         try:
             await asyncio.wait_for(test(batcher), 20)
         finally:
@@ -288,6 +290,8 @@ def test_the_time_to_come_again_grows_with_the_queue_and_the_model() -> None:
 
 
 class BrokenModel:
+    version = "v"
+
     def __init__(self, answers: int | None) -> None:
         self.answers = answers
 

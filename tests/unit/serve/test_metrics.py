@@ -46,7 +46,7 @@ def busy(replica: str, requests: int) -> Metrics:
         metrics.begin_request()
         metrics.observe_request("/v1/predict", 200, 0.01)
     metrics.set_models([('a "quoted"\nname', "abc")])
-    metrics.observe_batch(4, 0.01)
+    metrics.observe_batch("abc", 4, 0.01)
     return metrics
 
 

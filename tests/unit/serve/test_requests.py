@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ def port(service: LocalService) -> Iterator[int]:
 
 def connect(port: int, head: str, body: bytes = b"") -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port), timeout=20)
-    lines = ["POST /v1/predict HTTP/1.1", "host: x", "content-type: application/octet-stream", head]
+    lines = ["POST /v1/predict HTTP/1.1", "host: localhost", "content-type: application/octet-stream", head]
     connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
     return connection
 
@@ -77,6 +78,44 @@ def test_a_deadline_that_is_no_time_is_refused(client: TestClient, value: str) -
     response = post(client, x_request_timeout_seconds=value)
     assert response.status_code == 422
     assert "expected a positive number of seconds" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "content_type"),
+    [
+        ("/v1/predict", b"no record", "application/octet-stream"),
+        ("/v1/predict", b"{}", "application/json"),
+        ("/v2/models/yt8m/infer", b"{}", "application/json"),
+    ],
+)
+def test_the_deadline_covers_decoding(
+    client: TestClient, service: LocalService, path: str, content: bytes, content_type: str
+) -> None:
+    go_on = threading.Event()
+    service.intake.submit(go_on.wait)  # somebody else's body
+    headers = {"content-type": content_type, "x-request-timeout-seconds": "0.05"}
+    response = client.post(path, content=content, headers=headers)
+    go_on.set()
+    assert response.status_code == 504 and "the deadline passed before the body was decoded" in response.text
+
+
+def test_an_ordinary_record_waits_for_no_body_that_is_being_decoded(client: TestClient, service: LocalService) -> None:
+    go_on = threading.Event()
+    service.intake.submit(go_on.wait)
+    assert post(client, x_request_timeout_seconds="20").status_code == 200
+    go_on.set()
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/v2/models/yt8m/infer"])
+def test_more_bodies_than_there_is_room_for_are_refused_for_now(
+    client: TestClient, service: LocalService, path: str
+) -> None:
+    most = service.limits.max_pending_bytes
+    service.intake.add(most)
+    response = client.post(path, content=RECORD)
+    service.intake.remove(most)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert f"at most {most} are" in response.text
 
 
 @pytest.mark.parametrize("head", ["content-length: 100", "transfer-encoding: chunked"])

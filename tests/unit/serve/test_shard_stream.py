@@ -331,3 +331,26 @@ def test_a_client_that_neither_reads_nor_sends_is_given_up(service: LocalService
             request.send(SHARD)
         wait_until(lambda: 'route="/v1/predict",status="499"' in service.metrics.text())
         request.close()
+
+
+def test_what_has_arrived_of_a_record_is_held_until_it_is_whole_or_given_up(service: LocalService) -> None:
+    whole = frame_record(record("long", filling=300_000))
+    with serving(service) as port:
+        request = Upload(port, PATH, SHARD_TYPE)
+        request.send(whole[:200_000])
+        wait_until(lambda: service.intake.num_bytes == 200_000)
+        request.send(whole[200_000:])
+        wait_until(lambda: service.intake.num_bytes == 0)
+        request.send(whole[:100_000])
+        wait_until(lambda: service.intake.num_bytes == 100_000)
+        request.close()
+        wait_until(lambda: service.intake.num_bytes == 0)
+
+
+def test_a_shard_is_refused_while_others_hold_all_the_room(service: LocalService, client: TestClient) -> None:
+    service.limits = Limits(max_pending_bytes=1000)
+    service.intake.add(1000)
+    response = client.post(PATH, content=SHARD, headers=SHARD_TYPE)
+    assert "bodies of 1000 bytes are being read already" in refusal(response, 503)
+    service.intake.remove(1000)
+    assert len(post(client, SHARD)) == 50

@@ -1,0 +1,95 @@
+"""The V1 protocol of KServe and TensorFlow Serving, without HTTP: `instances` -> rows, answers -> `predictions`.
+
+https://www.tensorflow.org/tfx/serving/api_rest, of which the row format is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pydantic
+from pydantic import Field
+
+from serve.batching import Answer
+from serve.decoding import PredictionInput, check_json, decode_videos, invalid_json
+from serve.errors import RequestError
+from serve.schemas import Limits
+from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.inference.columns import ANSWER_COLUMNS
+
+INSTANCES = "instances"
+_BASE64 = "b64"
+_SIGNATURES = ("", "serving_default")
+"""Names of the one thing that is offered; another one would be something that the client does not get."""
+
+
+class InstancesRequest(pydantic.BaseModel):
+    """Videos in rows; keys of other servers are passed over."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+
+    instances: list[Any] = Field(
+        min_length=1,
+        description='A video each, as in /v1/predict; {"b64": "..."} stands for bytes, and where the model has one '
+        "feature alone, its values may stand for the video",
+    )
+    signature_name: str | None = Field(default=None, description="serving_default")
+    parameters: dict[str, Any] | None = Field(default=None, description="top_k")
+
+
+class InstancePrediction(pydantic.BaseModel):
+    """The best classes of a video, best first."""
+
+    video_id: str
+    class_ids: list[int]
+    names: list[str | None]
+    scores: list[float]
+
+
+class InstancesResponse(pydantic.BaseModel):
+    predictions: list[InstancePrediction] = Field(description="One for each instance, in their order")
+
+
+def decode_instances(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:
+    """Returns the input of a request; its own `parameters.top_k` goes before the given one."""
+    check_json(body, spec, limits)
+    try:
+        request = InstancesRequest.model_validate_json(body)
+    except pydantic.ValidationError as error:
+        raise invalid_json(error) from None
+    if request.signature_name not in (None, *_SIGNATURES):
+        raise RequestError(422, f"signature_name: expected serving_default, found {request.signature_name[:60]!r}")
+    asked = (request.parameters or {}).get("top_k")
+    if asked is not None and type(asked) is not int:
+        raise RequestError(422, f"parameters.top_k: expected a whole number, found {str(asked)[:60]!r}")
+    videos = [_video(instance, spec) for instance in request.instances]
+    return decode_videos(videos, INSTANCES, top_k if asked is None else asked, spec, limits)
+
+
+def predictions(video_ids: Sequence[str], answers: Sequence[Answer], vocabulary: Vocabulary) -> list[dict[str, Any]]:
+    """Returns an InstancePrediction for each video."""
+    return [
+        dict(zip(ANSWER_COLUMNS, (video_id, answer.class_ids, _names(answer, vocabulary), answer.scores), strict=True))
+        for video_id, answer in zip(video_ids, answers, strict=True)
+    ]
+
+
+def _names(answer: Answer, vocabulary: Vocabulary) -> list[str | None]:
+    return [vocabulary.name(class_id) for class_id in answer.class_ids]
+
+
+def _video(instance: Any, spec: FeatureSpec) -> Any:
+    """Returns an instance as a video of /v1/predict, whatever is wrong with it."""
+    names = list(spec.sizes)
+    if len(names) == 1 and (not isinstance(instance, dict) or instance.keys() == {_BASE64}):
+        return {names[0]: _value(instance)}
+    if not isinstance(instance, dict):
+        return instance
+    return {name: _value(value) for name, value in instance.items()}
+
+
+def _value(value: Any) -> Any:
+    is_bytes = isinstance(value, Mapping) and value.keys() == {_BASE64}
+    return value[_BASE64] if is_bytes else value

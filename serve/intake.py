@@ -1,0 +1,136 @@
+"""Bodies on their way to rows: how many bytes of them a replica holds, and the one thread that decodes them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from serve.errors import CLOSE, OverloadedError, RequestError
+from serve.schemas import Limits
+
+T = TypeVar("T")
+
+_TIMES = 30.0
+"""A refusal waits so many times what it cost: who sends one such body after the other takes a thirtieth of a core."""
+
+_LONGEST_S = 2.0
+_SECONDS_A_BYTE = 2e-9
+"""What receiving a body costs this process, about."""
+
+
+class Intake:
+    """Bounds what all requests together hold in memory before they are rows.
+
+    Bodies that are not decoded in the event loop are decoded one after the other: several threads would not be quicker,
+    since each needs Python, but would take turns with the event loop and the model's thread.
+
+    Args:
+        limits: Asked anew for each decision.
+    """
+
+    def __init__(self, limits: Callable[[], Limits]) -> None:
+        self._limits = limits
+        self._num_bytes = 0
+        self._lock = threading.Lock()
+        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decoder")
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that are held."""
+        return self._num_bytes
+
+    def hold(self) -> Hold:
+        """Returns what one request holds: nothing yet."""
+        return Hold(self)
+
+    def add(self, num_bytes: int) -> None:
+        """Adds bytes; a body that is alone is not refused, however small the limit is.
+
+        Raises:
+            OverloadedError: there is no room for them beside those of other requests.
+        """
+        with self._lock:
+            most = self._limits().max_pending_bytes
+            if self._num_bytes and self._num_bytes + num_bytes > most:
+                message = f"bodies of {self._num_bytes} bytes are being read already, at most {most} are"
+                raise OverloadedError(message, retry_after_s=1, headers=CLOSE)
+            self._num_bytes += num_bytes
+
+    def remove(self, num_bytes: int) -> None:
+        """Takes bytes off again; may be called in any thread."""
+        with self._lock:
+            self._num_bytes -= num_bytes
+
+    def submit(self, function: Callable[[], T]) -> Future[T]:
+        """Lets the decoder's thread call a function."""
+        return self._decoder.submit(function)
+
+
+class Hold:
+    """The bytes that one request holds, until they are released, as the end of a `with` block does."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._num_bytes = 0
+        self._job: Future[Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Holds no more what was added so far, once it is not being decoded any more."""
+        num_bytes, self._num_bytes = self._num_bytes, 0
+        if self._job is None:
+            self._intake.remove(num_bytes)
+        else:
+            self._job.add_done_callback(lambda _: self._intake.remove(num_bytes))
+
+    def add(self, num_bytes: int) -> None:
+        """Adds bytes that have arrived; see `Intake.add`."""
+        self._intake.add(num_bytes)
+        self._num_bytes += num_bytes
+
+    async def decode(self, function: Callable[[], T], deadline: float) -> T:
+        """Returns what a function returns in the decoder's thread; a refusal comes late by what it has cost.
+
+        Args:
+            function: Raises RequestError where the body is wrong.
+            deadline: On the clock of the event loop.
+
+        Raises:
+            RequestError: of the function; or the deadline passed (504), and the function is called no more, or for
+                nobody.
+        """
+        seconds = 0.0
+
+        def timed() -> T:
+            nonlocal seconds
+            started = time.perf_counter()
+            try:
+                return function()
+            finally:
+                seconds = time.perf_counter() - started
+
+        job = self._intake.submit(timed)
+        self._job = job
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.wrap_future(job)
+        except TimeoutError:
+            raise RequestError(504, "the deadline passed before the body was decoded") from None
+        except RequestError:
+            cost = seconds + self._num_bytes * _SECONDS_A_BYTE
+            self.release()
+            left = deadline - asyncio.get_running_loop().time()
+            await asyncio.sleep(max(0.0, min(_TIMES * cost, _LONGEST_S, left)))
+            raise

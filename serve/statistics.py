@@ -1,0 +1,124 @@
+"""What each model has done since its replicas started, as the statistics extension of the Open Inference Protocol says.
+
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_STAGES = {"queue": "queue", "decode": "compute_input", "model": "compute_infer", "encode": "compute_output"}
+"""Stages of a request by the names of this service, and by those of the protocol."""
+
+_DURATIONS = ("success", "fail", *_STAGES.values(), "cache_hit", "cache_miss")
+
+
+@dataclass
+class ModelStatistics:
+    """Of one model; they cross process boundaries.
+
+    Attributes:
+        last_inference: When its last batch ended, in milliseconds since 1970.
+        counts: How often each duration of the protocol was measured, in requests.
+        nanoseconds: Their sums.
+        batches: Batches by their size.
+        batch_nanoseconds: What those of each size took.
+    """
+
+    last_inference: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    nanoseconds: Counter[str] = field(default_factory=Counter)
+    batches: Counter[int] = field(default_factory=Counter)
+    batch_nanoseconds: Counter[int] = field(default_factory=Counter)
+
+    def observe(self, duration: str, seconds: float) -> None:
+        self.counts[duration] += 1
+        self.nanoseconds[duration] += int(seconds * 1e9)
+
+    def add(self, other: ModelStatistics) -> None:
+        """Adds those of another replica."""
+        self.last_inference = max(self.last_inference, other.last_inference)
+        for name in ("counts", "nanoseconds", "batches", "batch_nanoseconds"):
+            getattr(self, name).update(getattr(other, name))
+
+    def described(self) -> dict[str, Any]:
+        """Returns the numbers of a $model_stat of the protocol."""
+        sizes = sorted(self.batches)
+        return {
+            "last_inference": self.last_inference,
+            "inference_count": sum(size * self.batches[size] for size in sizes),
+            "execution_count": self.batches.total(),
+            "inference_stats": {
+                name: {"count": self.counts[name], "ns": self.nanoseconds[name]} for name in _DURATIONS
+            },
+            "batch_stats": [
+                {
+                    "batch_size": size,
+                    "compute_input": {"count": 0, "ns": 0},  # which requests have alone
+                    "compute_infer": {"count": self.batches[size], "ns": self.batch_nanoseconds[size]},
+                    "compute_output": {"count": 0, "ns": 0},
+                }
+                for size in sizes
+            ],
+        }
+
+
+class Statistics:
+    """Those of a replica, by the versions of its models."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ModelStatistics] = {}
+
+    def observe_request(
+        self, version: str, seconds: float, stages: Iterable[tuple[str, float]], *, is_success: bool
+    ) -> None:
+        """Counts a request that a model was chosen for.
+
+        Args:
+            version: Of the model.
+            seconds: What the whole request took.
+            stages: And each of its stages; of one that its videos went through side by side, the longest counts.
+            is_success: Whether it was answered.
+        """
+        statistics = self._of(version)
+        if not is_success:
+            statistics.observe("fail", seconds)
+            return
+        statistics.observe("success", seconds)
+        longest: dict[str, float] = {}
+        for stage, stage_seconds in stages:
+            longest[stage] = max(stage_seconds, longest.get(stage, 0.0))
+        for stage, duration in _STAGES.items():
+            if stage in longest:
+                statistics.observe(duration, longest[stage])
+
+    def observe_batch(self, version: str, size: int, seconds: float) -> None:
+        """Counts a batch that went through a model."""
+        statistics = self._of(version)
+        statistics.last_inference = int(time.time() * 1e3)
+        statistics.batches[size] += 1
+        statistics.batch_nanoseconds[size] += int(seconds * 1e9)
+
+    def keep(self, versions: Iterable[str]) -> None:
+        """Forgets the models that do not answer any more."""
+        self._models = {version: self._of(version) for version in versions}
+
+    def snapshot(self) -> dict[str, ModelStatistics]:
+        """Returns the numbers as they are, for other replicas."""
+        return dict(self._models)
+
+    def _of(self, version: str) -> ModelStatistics:
+        return self._models.setdefault(version, ModelStatistics())
+
+
+def merge_statistics(replicas: Iterable[Mapping[str, ModelStatistics]]) -> dict[str, ModelStatistics]:
+    """Returns the sums over all replicas, by version."""
+    merged: dict[str, ModelStatistics] = {}
+    for models in replicas:
+        for version, statistics in models.items():
+            merged.setdefault(version, ModelStatistics()).add(statistics)
+    return merged

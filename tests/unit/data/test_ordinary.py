@@ -1,0 +1,73 @@
+"""Single records by the compiled loops, against the decoder that reads every record."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from tests.messages import SPECS, Messages
+from yt8m_ray.data.example import decode_record, encode_example, encode_sequence_example
+from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
+from yt8m_ray.data.ordinary import OrdinaryRecords, encode_row
+
+FRAMES = FeatureSpec({"rgb": 8, "audio": 3}, num_classes=50, max_frames=6)
+MEANS = FeatureSpec({"mean_rgb": 8, "mean_audio": 3}, num_classes=50)
+NO_LABELS = np.empty(0, np.int32)
+
+
+def clip(num_frames: int) -> VideoRow:
+    frames = np.random.default_rng(num_frames).integers(0, 256, (num_frames, 11), np.uint8)
+    return VideoRow("abcd", frames, NO_LABELS)
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 6])
+def test_a_clip_is_read_as_it_was_written(num_frames: int) -> None:
+    row = clip(num_frames)
+
+    found = OrdinaryRecords(FRAMES).read(encode_row(row, FRAMES))
+
+    assert found is not None and found.video_id == "abcd"
+    np.testing.assert_array_equal(found.frames, row.frames)
+
+
+def test_means_are_read_as_they_were_written() -> None:
+    row = VideoRow("abcd", np.arange(11, dtype=np.float32).reshape(1, 11) / 7, NO_LABELS)
+
+    found = OrdinaryRecords(MEANS).read(memoryview(encode_row(row, MEANS)))
+
+    assert found is not None and found.frames.dtype == np.float32
+    np.testing.assert_array_equal(found.frames, row.frames)
+
+
+def test_a_clip_that_is_too_long_is_told_by_one_frame_more_than_it_may_have() -> None:
+    found = OrdinaryRecords(FRAMES).read(encode_row(clip(40), FRAMES))
+
+    assert found is not None and len(found.frames) == 7
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff", b"{}", encode_example({"id": [b"x"]})])
+def test_what_is_no_video_is_left_to_the_decoder_that_says_why(payload: bytes) -> None:
+    assert OrdinaryRecords(FRAMES).read(payload) is None
+
+
+def test_a_video_whose_features_differ_in_length_is_left_too() -> None:
+    frames = {"rgb": np.ones((4, 8), np.uint8), "audio": np.ones((3, 3), np.uint8)}
+
+    assert OrdinaryRecords(FRAMES).read(encode_sequence_example({"id": [b"x"]}, frames)) is None
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_whatever_is_read_is_what_the_complete_decoder_reads(spec: FeatureSpec) -> None:
+    records, num_read = OrdinaryRecords(spec), 0
+    for seed in range(400):
+        payload = Messages(random.Random(seed), spec).record()
+        found = records.read(payload)
+        if found is None:
+            continue
+        num_read += 1
+        expected = to_row(decode_record(payload), spec, labelled=False)
+        assert found.video_id == expected.video_id
+        np.testing.assert_array_equal(found.frames[: spec.max_frames], expected.frames)
+    assert num_read > 50

@@ -1,0 +1,126 @@
+"""JSON bodies: the names are those of the model, and a list of videos is a body too."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from serve.api import build_api
+from serve.schemas import Limits
+from tests.local_service import LocalService
+from yt8m_ray.data.example import encode_example, encode_sequence_example
+from yt8m_ray.inference.predictor import Predictor
+
+FRAMES = np.arange(64, dtype=np.uint8).reshape(4, 16)
+MEANS = np.linspace(-1, 1, 16).astype(np.float32)
+BINARY = {"content-type": "application/octet-stream"}
+OWN_NAMES = ("audio_embedding", "RGB/feature/floats", "_x", "model_dump", "flat")
+
+
+@pytest.fixture
+def client_of(save_tiny_checkpoint: Callable[..., Path]) -> Callable[..., TestClient]:
+    def make(**features: int) -> TestClient:
+        predictor = Predictor.from_path(save_tiny_checkpoint(data={"features": features}))
+        return TestClient(build_api(LocalService(predictor, Limits(max_videos=3))))
+
+    return make
+
+
+def labels(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    found: list[dict[str, Any]] = response.json()["predictions"][0]["labels"]
+    return found
+
+
+def refusal(response: httpx.Response, status: int = 422) -> str:
+    assert response.status_code == status, response.text
+    message: str = response.json()["error"]["message"]
+    return message
+
+
+@pytest.mark.parametrize("name", OWN_NAMES)
+def test_frames_under_a_name_of_its_own_are_answered_as_in_protobuf(
+    client_of: Callable[..., TestClient], name: str
+) -> None:
+    client = client_of(**{name: 16})
+    record = encode_sequence_example({"id": [b"x"]}, {name: FRAMES})
+    expected = labels(client.post("/v1/predict", content=record, headers=BINARY))
+    for form in (base64.b64encode(FRAMES.tobytes()).decode(), FRAMES.reshape(-1).tolist(), FRAMES.tolist()):
+        assert labels(client.post("/v1/predict", json={"videos": [{name: form}]})) == expected
+
+
+def test_means_under_a_name_of_their_own_are_answered_as_in_protobuf(client_of: Callable[..., TestClient]) -> None:
+    client = client_of(mean_embedding=16)
+    record = encode_example({"id": [b"x"], "mean_embedding": MEANS})
+    expected = labels(client.post("/v1/predict", content=record, headers=BINARY))
+    assert labels(client.post("/v1/predict", json={"videos": [{"mean_embedding": MEANS.tolist()}]})) == expected
+    frames = encode_sequence_example({"id": [b"x"]}, {"embedding": FRAMES})
+    expected = labels(client.post("/v1/predict", content=frames, headers=BINARY))
+    assert labels(client.post("/v1/predict", json={"videos": [{"embedding": FRAMES.tolist()}]})) == expected
+
+
+@pytest.mark.parametrize("name", OWN_NAMES)
+def test_errors_name_the_feature_as_the_model_does(client_of: Callable[..., TestClient], name: str) -> None:
+    client = client_of(**{name: 16})
+
+    def message(video: dict[str, Any]) -> str:
+        return refusal(client.post("/v1/predict", json={"videos": [video]}))
+
+    assert f"videos[0].{name}[1]: " in message({name: [1, 256]})
+    assert f"valid: video_id, {name}" in message({"other": 1})
+    assert f"this model needs the frames {name}; found none" in message({})
+
+
+def test_what_was_given_in_its_place_is_named(client_of: Callable[..., TestClient]) -> None:
+    client = client_of(rgb=16)
+    message = "this model needs the frames rgb; found mean_audio, mean_rgb"
+    video = {"video_id": "a", "mean_rgb": [0.5], "mean_audio": [1], "audio": None}
+    assert message in refusal(client.post("/v1/predict", json={"videos": [video]}))
+    record = encode_example({"id": [b"a"], "mean_rgb": MEANS, "mean_audio": MEANS, "labels": np.array([1])})
+    assert message in refusal(client.post("/v1/predict", content=record, headers=BINARY))
+
+
+def test_features_of_the_data_set_that_a_model_does_not_read_are_passed_over(
+    client_of: Callable[..., TestClient],
+) -> None:
+    client = client_of(rgb=16)
+    alone = labels(client.post("/v1/predict", json={"videos": [{"rgb": FRAMES.tolist()}]}))
+    video = {"rgb": FRAMES.tolist(), "audio": "no base64", "mean_rgb": [1, 2, 3]}
+    assert labels(client.post("/v1/predict", json={"videos": [video]})) == alone
+
+
+@pytest.mark.parametrize("content_type", ["application/json", ""])
+@pytest.mark.parametrize("space", ["", " \n\t"])
+def test_a_list_of_videos_is_a_body(client_of: Callable[..., TestClient], content_type: str, space: str) -> None:
+    if space and not content_type:
+        return  # what begins with a line feed may be a record
+    client = client_of(rgb=16)
+    body = f'{space}[{{"video_id": "a", "rgb": {FRAMES.tolist()}}}, {{"rgb": {FRAMES[:2].tolist()}}}]'
+    headers = {"content-type": content_type} if content_type else {}
+    answer = client.post("/v1/predict?top_k=2", content=body.encode(), headers=headers).json()
+    assert [each["video_id"] for each in answer["predictions"]] == ["a", ""]
+    assert [len(each["labels"]) for each in answer["predictions"]] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ([], "body: List should have at least 1 item"),
+        ([{"rgb": [256]}], "[0].rgb[0]: expected a whole number from 0 to 255, found 256"),
+        ([{"rgb": FRAMES.tolist()}, {}], "[1]: this model needs the frames rgb; found none"),
+        ([{"video": 1}], "[0].video: unknown key; valid: video_id, rgb"),
+        ([1], "[0]: "),
+        ([{"rgb": FRAMES.tolist()}] * 4, "videos: at most 3 a request, found 4"),
+    ],
+)
+def test_a_list_that_is_wrong_is_refused_with_the_place(
+    client_of: Callable[..., TestClient], body: Any, message: str
+) -> None:
+    assert refusal(client_of(rgb=16).post("/v1/predict", json=body)).startswith(message)
