@@ -16,6 +16,7 @@ import torch
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.soft_label_files import SoftLabelIndex, join, shard_name
 from yt8m_ray.data.storage import read_bytes
+from yt8m_ray.local_files import check_regular
 
 _MOST_OPEN_BYTES = 1 << 29
 _MOST_OPEN_FILES = 256  # each mapped one may hold a descriptor, of which there are often 1,024
@@ -138,6 +139,8 @@ def _files_of(shards: Sequence[str], index: SoftLabelIndex, folder: str) -> list
 
 
 def _read(path: str) -> _Labels:
+    if "://" not in path:
+        check_regular(path)
     source = pa.memory_map(path) if "://" not in path else pa.BufferReader(read_bytes(path))
     try:
         table = pa.ipc.open_file(source).read_all()

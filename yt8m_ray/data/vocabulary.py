@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from yt8m_ray.local_files import regular_only
 from yt8m_ray.schema import NUM_CLASSES_2018
 
 PUBLISHED_PATH = Path(__file__).with_name("vocabulary.csv")
@@ -57,7 +58,7 @@ class Vocabulary:
                 fewer classes.
         """
         path = PUBLISHED_PATH if path is None else Path(path)
-        with path.open(encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8", newline="", opener=regular_only) as file:
             reader = csv.DictReader(file)
             missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
             if missing:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from yt8m_ray.local_files import regular_only
+
 _COUNT_COLUMNS = (("Index", "TrainVideoCount"), ("class_id", "num_videos"))
 """Class id and count, in the published vocabulary and in the table that `jobs.inspect` writes."""
 
@@ -18,7 +20,7 @@ def read_class_counts(path: str | Path) -> np.ndarray:
         ValueError: it has other columns, a class is missing or out of order, or a count is no number.
         OSError: it cannot be read.
     """
-    with Path(path).open(encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8", newline="", opener=regular_only) as file:
         reader = csv.DictReader(file)
         names = next((pair for pair in _COUNT_COLUMNS if set(pair) <= set(reader.fieldnames or ())), None)
         if names is None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -203,3 +204,13 @@ def test_a_published_record_holds_the_bytes_of_its_frames_and_dense_scores() -> 
     assert np.array_equal(np.array(fields.sequences["rgb"]), frames[:, :5])
     assert np.array_equal(np.array(fields.sequences["audio"]), frames[:, 5:])
     assert len(fields.context) == 3 and len(fields.sequences) == 2
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_labels_is_refused_at_once(tmp_path: Path) -> None:
+    folder = write(tmp_path / "labels")
+    (tmp_path / "labels" / "b.arrow").unlink()
+    os.mkfifo(tmp_path / "labels" / "b.arrow")
+
+    with pytest.raises(OSError, match=r"b\.arrow: expected a regular file, found a named pipe"):
+        SoftLabels(folder, SHARDS, NUM_CLASSES).lookup(videos_of((1, 3)))
