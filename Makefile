@@ -16,8 +16,8 @@ help: ## list the targets
 setup: $(STAMP) ## make .venv and install the pinned packages (a few minutes, 2 GB)
 
 $(STAMP): constraints.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make: yt8m_ray needs Python 3.11 or newer; no python3 was found on the PATH" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: yt8m_ray needs Python 3.11 or newer; " \
+	@test -n "$(PYTHON)" || { echo "make: yt8m_ray needs Python 3.11.4 or newer; no python3 was found on the PATH" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "make: yt8m_ray needs Python 3.11.4 or newer; " \
 		+ sys.executable + " is " + sys.version.split()[0] + "; choose another with PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
