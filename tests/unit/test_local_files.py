@@ -12,6 +12,7 @@ import pyarrow.fs
 import pytest
 
 from serve.tokens import TokenFile
+from yt8m_ray.checkpoint import load_config, read_tensors
 from yt8m_ray.config.document import load_document
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.manifest import load_manifest
@@ -20,11 +21,13 @@ from yt8m_ray.data.storage import read_bytes
 from yt8m_ray.data.tfrecord import open_shard
 from yt8m_ray.data.video_weights import VideoWeights
 from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.inference.archive import unpacked_folder
 from yt8m_ray.inference.prediction_files import open_predictions
 from yt8m_ray.interop.variables import read_variables
 from yt8m_ray.local_files import NotAFileError, read_document
 from yt8m_ray.losses.class_weights import read_class_counts
 from yt8m_ray.sealed_folder import read_manifest
+from yt8m_ray.tensor_file import read_tensor_entries
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "shard": lambda path: open_shard(str(path)),
@@ -36,12 +39,16 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "vocabulary": Vocabulary.load,
     "class counts": read_class_counts,
     "video weights": VideoWeights.load,
+    "tar": unpacked_folder,
+    "weights": read_tensors,
+    "heads of weights": read_tensor_entries,
     "predictions": lambda path: open_predictions(str(path)),
     "variables": read_variables,
     "tokens": lambda path: TokenFile(str(path)),
 }
 IN_FOLDERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "manifest of a checkpoint": ("manifest.json", lambda folder: read_manifest(folder, kind="checkpoint")),
+    "config of a checkpoint": ("config.yaml", load_config),
     "index of soft labels": ("index.json", lambda folder: SoftLabelIndex.load(str(folder))),
 }
 
