@@ -70,7 +70,7 @@ class SoftLabels:
         """Returns the scores of the videos, float32 [B, C] on `device`; 0 for classes that were left out.
 
         Raises:
-            ValueError: the labels of a record are missing, or those of another video.
+            ValueError: the labels of a record are missing, those of another video, or no scores of classes.
             OSError: a file cannot be read.
         """
         scores: list[np.ndarray] = []
@@ -84,6 +84,7 @@ class SoftLabels:
             scores.append(labels.scores[rows])
             if labels.class_ids is not None:
                 class_ids.append(labels.class_ids[rows])
+            self._check_values(shard, scores[-1], class_ids[-1] if class_ids else None)
         if not places:
             return torch.zeros(0, self._num_classes, device=device)
         order = np.argsort(np.concatenate(places))
@@ -92,6 +93,13 @@ class SoftLabels:
             return found
         columns = torch.from_numpy(np.concatenate(class_ids)[order].astype(np.int64)).to(device)
         return torch.zeros(len(found), self._num_classes, device=device).scatter_(1, columns, found)
+
+    def _check_values(self, shard: int, scores: np.ndarray, class_ids: np.ndarray | None) -> None:
+        file = join(self._folder, self._files[shard])
+        if not np.isfinite(scores).all():
+            raise ValueError(f"{file}: expected finite scores, found NaN or infinity")
+        if class_ids is not None and class_ids.max(initial=0) >= self._num_classes:
+            raise ValueError(f"{file}: expected class ids below {self._num_classes}, found {class_ids.max()}")
 
     def _rows(self, labels: _Labels, shard: int, records: np.ndarray, video_ids: np.ndarray) -> np.ndarray:
         rows: np.ndarray = np.searchsorted(labels.records, records)
@@ -139,13 +147,19 @@ def _files_of(shards: Sequence[str], index: SoftLabelIndex, folder: str) -> list
 
 
 def _read(path: str) -> _Labels:
+    """Returns the labels in a file, once all that it says of its own layout is known to be true.
+
+    Arrow itself trusts that: it ends the process where a length is not what the file has.
+    """
     if "://" not in path:
         check_regular(path)
     source = pa.memory_map(path) if "://" not in path else pa.BufferReader(read_bytes(path))
     try:
         table = pa.ipc.open_file(source).read_all()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: no file of soft labels: {error}") from None
+        table.validate(full=True)
+        _check_schema(table)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise ValueError(f"{path}: no file of soft labels: {' '.join(str(error).split())}") from None
     scores = _matrix(table, "scores")
     return _Labels(
         records=table["record"].to_numpy(),
@@ -154,6 +168,17 @@ def _read(path: str) -> _Labels:
         class_ids=_matrix(table, "class_ids") if "class_ids" in table.column_names else None,
         num_bytes=table.nbytes,
     )
+
+
+def _check_schema(table: pa.Table) -> None:
+    types = {name: table.schema.field(name).type for name in table.column_names}
+    sizes = {kind.list_size for kind in types.values() if pa.types.is_fixed_size_list(kind)}
+    values = {name: kind.value_type for name, kind in types.items() if pa.types.is_fixed_size_list(kind)}
+    has_ids = values.get("class_ids", pa.uint16()) in (pa.uint16(), pa.uint32())
+    is_known = types.get("record") == pa.int32() and types.get("video_id") == pa.string()
+    is_known = is_known and values.get("scores") == pa.float16() and has_ids and len(sizes) == 1
+    if not is_known or any(column.null_count for column in table.columns) or table["scores"].num_chunks > 1:
+        raise ValueError(f"its columns are {', '.join(f'{name} {kind}' for name, kind in types.items())}")
 
 
 def _matrix(table: pa.Table, name: str) -> np.ndarray:

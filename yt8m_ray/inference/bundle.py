@@ -141,7 +141,10 @@ def _load_model(document: BundleDocument, folder: Path, device: str = "cpu") -> 
         _load_member(entry, document, folder / weights_name(index), device)
         for index, entry in enumerate(document.members)
     ]
-    return Ensemble(members, [entry.weight for entry in document.members]).to(device).eval()
+    try:
+        return Ensemble(members, [entry.weight for entry in document.members]).to(device).eval()
+    except ValueError as error:
+        raise CheckpointError(f"{folder / DOCUMENT_FILE}: members: {error}") from None
 
 
 def _load_member(entry: MemberEntry, document: BundleDocument, path: Path, device: str) -> Model:

@@ -72,6 +72,8 @@ class GoldenAnswers:
         for name, dtype in _DTYPES.items():
             if tensors[name].dtype != dtype:
                 raise CheckpointError(f"{path}: {name}: expected {dtype}, found {tensors[name].dtype}")
+        if frames.ndim != 2 or tensors["num_frames"].ndim != 1 or best.scores.ndim != 2:
+            raise CheckpointError(f"{path}: expected frames and scores with two axes, and one of num_frames")
         if len(frames) != sum(counts) or frames.shape[1:] != (spec.dim,) or frames.dtype != spec.dtype:
             raise CheckpointError(
                 f"{path}: expected {spec.dtype} frames of {spec.dim} values, {sum(counts)} in all, found "
@@ -81,7 +83,7 @@ class GoldenAnswers:
             raise CheckpointError(f"{path}: expected 1 to {spec.max_frames} frames a video, found {counts}")
         if not ((best.class_ids >= 0) & (best.class_ids < spec.num_classes)).all():
             raise CheckpointError(f"{path}: expected class ids below {spec.num_classes}")
-        if best.class_ids.shape != best.scores.shape or best.scores.ndim != 2 or len(best.scores) != len(counts):
+        if best.class_ids.shape != best.scores.shape or len(best.scores) != len(counts):
             raise CheckpointError(f"{path}: expected class ids and scores of {len(counts)} videos alike")
         ends = np.cumsum(counts)[:-1]
         return cls(_pack([part.copy() for part in np.split(frames, ends)], spec), best)

@@ -29,6 +29,9 @@ _MOST_EXPANSION = 20
 _LEAST_BYTES = 1 << 30
 """Weights hardly become smaller when they are compressed; a file may hold so much whatever its own size."""
 
+_UNREADABLE = (ValueError, OSError, AttributeError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and zipfile raise for files that are damaged, encrypted or packed in a way of their own."""
+
 TENSORFLOW_EXTRA = "pip install 'yt8m_ray[tensorflow]'"
 
 
@@ -118,7 +121,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"its {path.stat().st_size} bytes expand to {num_bytes}, which no weights do")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files if is_weight(name)}
-    except (ValueError, OSError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path}: expected an .npz file of arrays by variable name: {error}") from None
 
 

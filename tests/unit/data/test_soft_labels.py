@@ -214,3 +214,37 @@ def test_a_pipe_in_the_place_of_labels_is_refused_at_once(tmp_path: Path) -> Non
 
     with pytest.raises(OSError, match=r"b\.arrow: expected a regular file, found a named pipe"):
         SoftLabels(folder, SHARDS, NUM_CLASSES).lookup(videos_of((1, 3)))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_no_changed_byte_of_a_file_ends_the_process(tmp_path: Path, seed: int) -> None:
+    folder = write(tmp_path / "labels")
+    path = tmp_path / "labels" / "b.arrow"
+    generator = np.random.default_rng(seed)
+    content = bytearray(path.read_bytes())
+    for place in generator.integers(0, len(content), 3):
+        content[place] = generator.choice([0, 128, 255])
+    path.write_bytes(content)
+
+    try:
+        scores = SoftLabels(folder, SHARDS, NUM_CLASSES).lookup(videos_of((1, 3)))
+    except ValueError as error:
+        assert str(path) in str(error)  # Arrow checks nothing by itself, and aborts on a length that is none
+    else:
+        assert scores.shape == (1, NUM_CLASSES) and scores.isfinite().all()
+
+
+@pytest.mark.parametrize(("column", "value"), [("scores", np.nan), ("scores", np.inf), ("class_ids", NUM_CLASSES)])
+def test_scores_that_are_none_and_classes_that_do_not_exist_are_refused(
+    tmp_path: Path, column: str, value: float
+) -> None:
+    folder = write(tmp_path / "labels")
+    columns = {
+        "scores": np.full((1, NUM_ENTRIES), 0.5, np.float16),
+        "class_ids": np.arange(NUM_ENTRIES, dtype=np.uint16).reshape(1, -1),
+    }
+    columns[column][0, 1] = value
+    write_labels(tmp_path / "labels" / "b.arrow", [to_label_table(np.array([3], np.int32), ["b3"], *columns.values())])
+
+    with pytest.raises(ValueError, match=r"b\.arrow: expected (finite scores, found NaN|class ids below 40, found 40)"):
+        SoftLabels(folder, SHARDS, NUM_CLASSES).lookup(videos_of((1, 3)))
