@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The user inside the containers owns what it writes into runs/; root on the host becomes the image's own user.
 export YT8M_UID := $(shell id -u | sed 's/^0$$/1000/')
+COMPOSE := docker compose -f docker-compose.yml $(if $(GPU),-f docker-compose.gpu.yml)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test soak lint types format image up down clean
@@ -46,13 +47,15 @@ format: setup ## rewrite the files as ruff wants them
 	$(BIN)/ruff format .
 
 image: ## build the container image that docker-compose.yml runs
-	docker compose build head
+	$(COMPOSE) build head
 
-up: secrets/ray_token ## start the containers: a Ray cluster, MLflow and the service
-	docker compose up --build --detach
+up: secrets/ray_token ## start the containers: a Ray cluster, MLflow and the service (GPU=1: with the GPUs)
+	$(COMPOSE) up --build --detach
+	@test -e "$${YT8M_MODEL:-runs/bundle}" || echo "There is no bundle at $${YT8M_MODEL:-runs/bundle}: the service" \
+		"starts as soon as jobs.export has written one (docker compose logs --follow deploy)"
 
 down: ## stop the containers; runs/ and MLflow's volume stay
-	docker compose down
+	$(COMPOSE) down
 
 secrets/ray_token:
 	@mkdir -p secrets runs data
