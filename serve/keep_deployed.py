@@ -1,7 +1,8 @@
 """python -m serve.keep_deployed CONFIG --address URL: keeps a config's applications deployed on a Ray that may restart.
 
 It waits until the bundle in YT8M_MODEL is there, deploys as `serve deploy` does, and deploys again wherever the
-applications are missing: a head that was restarted knows nothing of them. Each change of state is a line on stderr.
+applications are missing, as on a head that was restarted, or another bundle is at its place. Each change of state is a
+line on stderr.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Deployment:
         self._config, self._url, self._model = config, address.rstrip("/") + _PATH, model
         self._names = [application["name"] for application in config["applications"]]
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._deployed: object = None  # the state of the bundle at the last time
+        self._deployed: str | None = None  # the state of the bundle at the last time
 
     def step(self) -> str:
         """Deploys where that is due, and returns one sentence that says how things are."""
@@ -53,10 +54,8 @@ class Deployment:
             return f"waiting for the bundle {self._model}, which is not there yet (jobs.export writes one)"
         try:
             found = self._ask("GET").json()["applications"]
-            failed = [name for name in self._names if found.get(name, {}).get("status") == "DEPLOY_FAILED"]
-            is_missing = any(name not in found for name in self._names)
-            if self._deployed is None or is_missing or (failed and bundle != self._deployed):
-                self._ask("PUT", json=self._config)
+            if bundle != self._deployed or any(name not in found for name in self._names):
+                self._ask("PUT", json=_with_variable(self._config, bundle))
                 self._deployed = bundle
                 return f"deployed {', '.join(self._names)} with {self._model}"
         except requests.ConnectionError:
@@ -96,12 +95,18 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _state_of(model: str | None) -> object:
-    """Returns what is another when a local bundle is; None where it is not there, and True where it is not local."""
+def _state_of(model: str | None) -> str | None:
+    """Returns what is another when a local bundle is; None where it is not there."""
     if model is None or ":/" in model:
-        return True
+        return "not local"
     path = Path(model) / _MANIFEST if os.path.isdir(model) else Path(model)
-    return (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+    return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else None
+
+
+def _with_variable(config: dict[str, Any], bundle: str) -> dict[str, Any]:
+    """Returns the config with the bundle's state in its environment: Ray Serve ignores one that it has already."""
+    variables = {"env_vars": {"YT8M_BUNDLE_STATE": bundle}}
+    return {**config, "applications": [{**one, "runtime_env": variables} for one in config["applications"]]}
 
 
 def _shown(application: dict[str, str]) -> str:
