@@ -96,7 +96,7 @@ def unpacked_folder(path: str | Path) -> Path:
     """
     where = str(path) if is_remote(str(path)) else str(Path(path).absolute())
     with _opened(where) as (file, state), _explained(where):
-        archive = tarfile.TarFile(fileobj=cast(Any, _Headers(file)), copybufsize=_CHUNK_BYTES)
+        archive = tarfile.TarFile(fileobj=cast(Any, _Headers(file, state.num_bytes)), copybufsize=_CHUNK_BYTES)
         content = _manifest(archive, file, where)
         parent = cache_folder() / "bundles" / hashlib.sha256(content).hexdigest()[:16]
         folder = parent / "bundle"
@@ -155,16 +155,19 @@ class _Headers:
 
     Args:
         file: Of which no more than `_MOST_HEADER_BYTES` are read.
+        num_bytes: Its size.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, num_bytes: int) -> None:
+        self._file, self._num_bytes = file, num_bytes
         self._num_left = _MOST_HEADER_BYTES
         self.tell = file.tell
 
     def seek(self, position: int) -> None:
-        if position < 0:
-            raise tarfile.ReadError("a header promises a negative size")
+        if (
+            not 0 <= position <= self._num_bytes
+        ):  # a negative size, or one beyond the end: a store refuses to seek there
+            raise tarfile.ReadError("unexpected end of data")
         self._file.seek(position)
 
     def read(self, num_bytes: int) -> bytes:
