@@ -1,9 +1,10 @@
 # One image for every container of docker-compose.yml: Ray head and workers, the MLflow server, the deployment.
-FROM python:3.11-slim
+FROM python:3.11.15-slim-trixie@sha256:90744cff8f32887f075c47d747a173ff333e9e98801667af93c357fa9f5e28ff
 
 # The user inside owns what it writes into the mounted runs/: build with your own id, as `make image` does.
 ARG UID=1000
-# For example an index of CPU-only PyTorch wheels; without one pip takes the default build for the platform.
+# For example an index of CPU-only PyTorch wheels; without one pip takes the default build for the platform. It stays
+# in the image's history: no place for a password.
 ARG PIP_EXTRA_INDEX_URL=
 
 # PYTHONPATH: jobs/ and serve/ are no part of the wheel, and Ray's workers import them by name.

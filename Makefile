@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The user inside the containers owns what it writes into runs/; root on the host becomes the image's own user.
 export YT8M_UID := $(shell id -u | sed 's/^0$$/1000/')
+COMPOSE := docker compose -f docker-compose.yml $(if $(GPU),-f docker-compose.gpu.yml)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test soak lint types format image up down clean
@@ -16,8 +17,8 @@ help: ## list the targets
 setup: $(STAMP) ## make .venv and install the pinned packages (a few minutes, 2 GB)
 
 $(STAMP): constraints.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make: yt8m_ray needs Python 3.11 or newer; no python3 was found on the PATH" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: yt8m_ray needs Python 3.11 or newer; " \
+	@test -n "$(PYTHON)" || { echo "make: yt8m_ray needs Python 3.11.4 or newer; no python3 was found on the PATH" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "make: yt8m_ray needs Python 3.11.4 or newer; " \
 		+ sys.executable + " is " + sys.version.split()[0] + "; choose another with PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
@@ -46,13 +47,15 @@ format: setup ## rewrite the files as ruff wants them
 	$(BIN)/ruff format .
 
 image: ## build the container image that docker-compose.yml runs
-	docker compose build head
+	$(COMPOSE) build head
 
-up: secrets/ray_token ## start the containers: a Ray cluster, MLflow and the service
-	docker compose up --build --detach
+up: secrets/ray_token ## start the containers: a Ray cluster, MLflow and the service (GPU=1: with the GPUs)
+	$(COMPOSE) up --build --detach
+	@test -e "$${YT8M_MODEL:-runs/bundle}" || echo "There is no bundle at $${YT8M_MODEL:-runs/bundle}: the service" \
+		"starts as soon as jobs.export has written one (docker compose logs --follow deploy)"
 
 down: ## stop the containers; runs/ and MLflow's volume stay
-	docker compose down
+	$(COMPOSE) down
 
 secrets/ray_token:
 	@mkdir -p secrets runs data

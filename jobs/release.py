@@ -12,17 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from pathlib import Path
 
 from jobs.cli import run_verb
 from yt8m_ray.config.document import ConfigError
+from yt8m_ray.local_files import read_document
 from yt8m_ray.service_client import ServiceClient
 
 
 def main(argv: list[str]) -> None:
     """Asks or changes the service that `argv` names."""
     options = _parser().parse_args(argv)
-    token = Path(options.token_file).read_text() if options.token_file else os.environ.get("YT8M_ADMIN_TOKEN", "")
+    token = read_document(options.token_file).decode() if options.token_file else os.environ.get("YT8M_ADMIN_TOKEN", "")
     if not token.strip():
         raise ConfigError("expected the token of an operator in YT8M_ADMIN_TOKEN or --token-file, found none")
     client = ServiceClient(options.url, token.strip(), timeout_s=options.timeout_s)

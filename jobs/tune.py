@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 
 from jobs.cli import print_result, ray_cluster, run_verb, split_overrides
-from yt8m_ray.config.document import ConfigError, dump_yaml, load_document, to_yaml
+from yt8m_ray.config.document import ConfigError, load_document, to_yaml
 from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.config.yaml_text import dump_yaml
 from yt8m_ray.tuning import winner
 from yt8m_ray.tuning.search import preview, search
 

@@ -8,6 +8,8 @@ import os
 import stat
 from pathlib import Path
 
+from yt8m_ray.local_files import read_document
+
 logger = logging.getLogger("ray.serve.yt8m")
 
 _SCHEME = "bearer "
@@ -63,7 +65,7 @@ class TokenFile:
     def _read(self, path: Path) -> None:
         status = os.stat(path)  # before the file is read: a change in between is found by the next request
         try:
-            lines = [line.strip() for line in path.read_text(encoding="ascii").splitlines()]
+            lines = [line.strip() for line in read_document(path).decode("ascii").splitlines()]
         except UnicodeDecodeError:
             raise ValueError(f"{path}: expected tokens of printable ASCII") from None
         tokens = [line.encode() for line in lines if line and not line.startswith("#")]

@@ -37,8 +37,6 @@ Frames = Annotated[
 ]
 # Without fail_fast a list of a million wrong values would make a million errors, of which a client is told the first.
 Means = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(fail_fast=True)]
-
-
 _Unread = Annotated[Any, SkipJsonSchema()]
 
 

@@ -10,9 +10,10 @@ cut short is never taken for a checkpoint.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,11 +23,12 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from yt8m_ray.config.document import ConfigError, parse_yaml, to_yaml, validate
+from yt8m_ray.config.document import ConfigError, read_yaml, to_yaml, validate
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.interop.tensorflow import load_published
 from yt8m_ray.interop.variables import read_variables
-from yt8m_ray.models import Model, build_model
+from yt8m_ray.local_files import check_regular
+from yt8m_ray.models import Model, build_model_for_weights
 from yt8m_ray.sealed_folder import (
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -41,6 +43,7 @@ from yt8m_ray.sealed_folder import (
     write_manifest,
     written_aside,
 )
+from yt8m_ray.tensor_file import read_tensor_entries
 
 __all__ = [  # what sealed folders have, too: whoever knows checkpoints needs no other module
     "CHECKPOINT_PATTERN",
@@ -77,6 +80,11 @@ EMA_FILE = "ema.safetensors"
 DETAILS_FILE = "validation.safetensors"
 
 CHECKPOINT_PATTERN = "epoch_*_step_*"
+
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
+"""Types by their names in a safetensors file, as far as models have them."""
+
+_MOST_FAULTS = 10
 
 
 def save_checkpoint(
@@ -132,7 +140,8 @@ def import_checkpoint(
         variables = read_variables(variables_path)
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from None
-    model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
+    sizes, num_classes = config.data.feature_sizes, config.data.num_classes
+    model = build_model_for_weights(config.model, feature_sizes=sizes, num_classes=num_classes)
     load_published(model, variables, ema=ema)
     if getattr(config.model, "attend_to_padding", None) is False:
         raise ConfigError("model.attend_to_padding: published weights need true, found false")
@@ -172,9 +181,9 @@ def load_config(folder: str | Path) -> TrainConfig:
     path = Path(folder) / CONFIG_FILE
     if not path.parent.is_dir():
         raise NoSuchFolderError(f"{folder}: no checkpoint: there is no such folder")
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"{folder}: no checkpoint: {CONFIG_FILE} is missing")
-    return validate(parse_yaml(path.read_text(encoding="utf-8"), where=str(path)), TrainConfig, where=str(path))
+    return validate(read_yaml(path), TrainConfig, where=str(path))
 
 
 def load_model(folder: str | Path, *, ema: bool | None = None) -> tuple[Model, TrainConfig]:
@@ -185,11 +194,14 @@ def load_model(folder: str | Path, *, ema: bool | None = None) -> tuple[Model, T
         ema: Whether to take the moving average of the weights; None takes what the run was validated with.
 
     Raises:
-        CheckpointError: the folder is no intact checkpoint, or has no moving average.
+        CheckpointError: the folder is no intact checkpoint, has no moving average, or weights that are not finite or
+            not those of the model in its config.
     """
     path, config = weights_path(folder, ema=ema)
-    model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
-    load_weights(model, path)
+    sizes, num_classes = config.data.feature_sizes, config.data.num_classes
+    model = build_model_for_weights(config.model, feature_sizes=sizes, num_classes=num_classes)
+    weights = read_weights(path, model.state_dict())
+    model.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)  # maps no file
     return model.eval(), config
 
 
@@ -213,41 +225,78 @@ def initialize(model: torch.nn.Module, folder: str | Path, *, ema: bool | None =
         ema: As in `load_model`.
 
     Raises:
-        CheckpointError: the folder is no intact checkpoint, or nothing of it fits.
+        CheckpointError: the folder is no intact checkpoint, nothing of it fits, or what fits is not finite.
     """
-    found, expected = read_tensors(weights_path(folder, ema=ema)[0]), model.state_dict()
+    path, expected = weights_path(folder, ema=ema)[0], model.state_dict()
+    found = read_tensors(path)
     fitting = {
         name: tensor for name, tensor in found.items() if name in expected and tensor.shape == expected[name].shape
     }
     if not fitting:
         raise CheckpointError(f"{folder}: none of its {len(found)} weights fits the model by name and shape")
+    check_finite(fitting, where=str(path))
     model.load_state_dict(fitting, strict=False)
     return sorted(expected.keys() - fitting.keys())
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Copies a safetensors file into `model`; CheckpointError lists names and shapes that do not fit."""
+    """Copies a safetensors file into `model`; errors as in `read_weights`."""
     model.load_state_dict(read_weights(path, model.state_dict()))
 
 
 def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns a safetensors file's tensors; CheckpointError lists names and shapes that are not those of `expected`."""
-    found = read_tensors(path)
+    """Returns a safetensors file's tensors, which are mapped from it.
+
+    Args:
+        path: The file.
+        expected: Tensors of the names, shapes and types that it must have, of any device, `meta` too.
+
+    Raises:
+        CheckpointError: names, shapes or types are others, which is seen before anything is read; or a tensor holds NaN
+            or infinity.
+    """
+    found = {entry.name: entry for entry in read_tensor_entries(path)}
     wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
     wrong += [f"{name} is unexpected" for name in found.keys() - expected.keys()]
-    wrong += [
-        f"{name} is {list(found[name].shape)}, expected {list(expected[name].shape)}"
-        for name in expected.keys() & found.keys()
-        if found[name].shape != expected[name].shape
-    ]
+    for name in expected.keys() & found.keys():
+        if found[name].shape != list(expected[name].shape):
+            wrong.append(f"{name} is {found[name].shape}, expected {list(expected[name].shape)}")
+        elif found[name].dtype != DTYPES.get(expected[name].dtype):
+            wrong.append(f"{name} is {found[name].dtype}, expected {DTYPES.get(expected[name].dtype)}")
+    check_fit(wrong, where=str(path))
+    weights = read_tensors(path)
+    check_finite(weights, where=str(path))
+    return weights
+
+
+def check_fit(wrong: Sequence[str], *, where: str) -> None:
+    """Raises CheckpointError where there are tensors that are not those of the model; lists the first of them."""
     if wrong:
-        raise CheckpointError(f"{path}: weights do not fit the model: {'; '.join(sorted(wrong))}")
-    return found
+        more = f"; and {len(wrong) - _MOST_FAULTS} more" if len(wrong) > _MOST_FAULTS else ""
+        raise CheckpointError(f"{where}: weights do not fit the model: {'; '.join(sorted(wrong)[:_MOST_FAULTS])}{more}")
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], *, where: str) -> None:
+    """Raises CheckpointError, with its name, where a tensor holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise CheckpointError(f"{where}: {name}: expected finite weights, found NaN or infinity")
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Returns whether a tensor holds neither NaN nor infinity.
+
+    Its least and largest values say so, as NaN is both; torch.isfinite(tensor).all() takes fifty times as long.
+    """
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(math.isfinite(value) for value in tensor.aminmax())
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a safetensors file; anything else (a pickle, say) is refused."""
+    """Returns the tensors of a safetensors file, which are mapped from it; anything else (a pickle, say) is refused."""
     try:
+        check_regular(path)
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a safetensors file: {error}") from None

@@ -15,11 +15,13 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import cast
+from typing import Any, cast
 
 from yt8m_ray import __version__
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.remote import download_folder, is_remote, join_uri, read_file
+from yt8m_ray.json_document import parse_json
+from yt8m_ray.local_files import read_document
 
 MANIFEST_FILE = "manifest.json"
 CONFIG_FILE = "config.yaml"
@@ -84,7 +86,7 @@ def read_manifest(folder: str | Path, *, kind: str) -> dict[str, object]:
     if not folder.is_dir():
         raise NoSuchFolderError(f"{folder}: no {kind}: there is no such folder")
     try:
-        content = path.read_bytes()
+        content = read_document(path)
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: no {kind}: {MANIFEST_FILE} is missing") from None
     except OSError as error:
@@ -109,12 +111,7 @@ def parse_manifest(content: bytes, *, where: str, kind: str) -> dict[str, object
         CheckpointError: it is none of that.
     """
     path = f"{where}/{MANIFEST_FILE}"
-    try:
-        manifest = json.loads(content)
-    except ValueError as error:  # UnicodeDecodeError is one
-        raise CheckpointError(f"{path}: unreadable manifest: {error}") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise CheckpointError(f"{path}: unreadable manifest: expected a mapping with the section files")
+    manifest = _parse(content, path)
     if manifest.get("kind") != kind:
         raise CheckpointError(f"{where}: expected a {kind}, found a {manifest.get('kind', 'folder of unknown kind')}")
     if manifest.get("format_version") != FORMAT_VERSION:
@@ -127,10 +124,19 @@ def parse_manifest(content: bytes, *, where: str, kind: str) -> dict[str, object
     for name, facts in manifest["files"].items():
         if not isinstance(facts, dict) or not {"bytes", "sha256"} <= facts.keys():
             raise CheckpointError(f"{path}: files: {name!r}: expected its bytes and sha256, found {facts!r}")
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
             raise CheckpointError(f"{path}: files: {name!r} lies outside the folder")
-    checked: dict[str, object] = manifest
-    return checked
+    return manifest
+
+
+def _parse(content: bytes, path: str) -> dict[str, Any]:
+    try:
+        manifest = parse_json(content, where=path, nan=True)  # a metric can be NaN
+    except ValueError as error:
+        raise CheckpointError(f"unreadable manifest: {error}") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise CheckpointError(f"{path}: unreadable manifest: expected a mapping with the section files")
+    return manifest
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,8 @@ def local_folder(path: str | Path) -> Path:
             written = Path(aside) / folder.name
             written.mkdir()
             download_folder(uri, written)
-            read_manifest(written, kind=json.loads(content).get("kind", "checkpoint"))
+            kind = _parse(content, join_uri(uri, MANIFEST_FILE)).get("kind")
+            read_manifest(written, kind="bundle" if kind == "bundle" else "checkpoint")
             with contextlib.suppress(OSError):  # another process was faster
                 written.rename(folder)
     return folder

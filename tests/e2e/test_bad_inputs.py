@@ -55,6 +55,11 @@ def write_predictions(_: bytes) -> bytes:
     return b"VideoId,LabelConfidencePairs\nabcd,1 0.5 2 0.25\nefgh,1 0.5 2 high\n"
 
 
+def write_aliases(_: bytes) -> bytes:
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)]
+    return "".join(["a0: &a0 [ha]\n", *lines]).encode()
+
+
 @dataclass(frozen=True)
 class Case:
     """A command line with something wrong in it.
@@ -110,6 +115,11 @@ CASES = {
         TRAIN + "data.train={good} train.batch_size=0", r"command line: train\.batch_size: .* than 0, found 0", 2
     ),
     "train: a missing config": Case("train configs/train/no.yaml", r"configs/train/no\.yaml: cannot read the .*", 2),
+    "train: a config of aliases": Case("train {bad}", r"{bad}: line 2: a1\.0: found the alias .*", 2, write_aliases),
+    "train: a device as a config": Case("train /dev/zero", r"/dev/zero: cannot read the .* found a device", 2),
+    "train: a device as a shard": Case(
+        TRAIN + "data.train=/dev/zero", r"data\.train: /dev/zero: expected a regular file, found a device", 2
+    ),
     "train: a store that is none": Case(TRAIN + "data.train={good} tracking.uri=no", r"tracking\.uri: expected .*", 2),
     "evaluate: a flipped bit": Case(EVALUATE + "data.test={glob}", FLIPPED, 1, flip_a_bit, 7),
     "evaluate: a missing checkpoint": Case("evaluate no data.test={good}", NO_MODEL, 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from jobs import average, cross_validate, evaluate, export, find_lr, predict
 from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.export import ExportConfig
+from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.errors import NoShardsError
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.export import resolve
@@ -268,3 +270,19 @@ def test_a_shard_that_bagging_leaves_out_stays_out_of_the_validation() -> None:
     for seed in range(6):
         with pytest.raises(ConfigError, match=r"1 of its shards are in data\.train too"):
             splits_of(DataConfig(train="train*.tfrecord", validation="train2.tfrecord", bagging=seed))
+
+
+def test_a_pipe_among_the_shards_is_refused_before_anything_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "b.tfrecord")
+
+    with pytest.raises(NoShardsError, match=r"data\.test: .*b\.tfrecord: expected a regular file, found a named pipe"):
+        expand_shards("*.tfrecord", key="data.test")
+    assert expand_shards("*.tfrecord", key="shards", keep_folders=True)[1:] == [str(tmp_path / "b.tfrecord")]
+
+
+def test_brackets_in_the_path_of_shards_are_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data [1]").mkdir()
+    (tmp_path / "data [1]" / "x[0].tfrecord").touch()
+
+    for pattern in ("data [1]/x[0].tfrecord", "data [1]/*", str(tmp_path / "data [1]" / "x*")):
+        assert expand_shards(pattern, key="shards") == [str(tmp_path / "data [1]" / "x[0].tfrecord")]

@@ -170,7 +170,10 @@ def test_a_manifest_is_not_written_where_a_shard_cannot_be_read(run: Any, folder
         (["*.tfrecord", "--features", "rgb=8,mean_rgb=8"], "mix video level"),
         (["*.tfrecord", "--num-workers", "0"], "command line: num_workers: .*greater than 0, found '0'"),
         (["*.tfrecord", "--manifest", "no.json"], "command line: manifest: .*No such file"),
-        (["*.tfrecord", "--manifest", "train0.tfrecord"], "command line: manifest: train0.tfrecord: not a manifest"),
+        (
+            ["*.tfrecord", "--manifest", "train0.tfrecord"],
+            "command line: manifest: train0.tfrecord: not a JSON document",
+        ),
         (["*.tfrecord", "--write-manifest", "no/m.json"], "command line: write_manifest: .*a folder that exists"),
         (["*.tfrecord", "--output", "train0.tfrecord"], "command line: output: .*expected a folder"),
     ],

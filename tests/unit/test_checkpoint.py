@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from yt8m_ray.checkpoint import (
     CheckpointError,
@@ -14,6 +17,7 @@ from yt8m_ray.checkpoint import (
     adopt_checkpoint,
     checkpoint_name,
     initialize,
+    is_finite,
     latest_checkpoint,
     load_config,
     load_model,
@@ -21,7 +25,7 @@ from yt8m_ray.checkpoint import (
     read_tensors,
     write_manifest,
 )
-from yt8m_ray.config.document import override
+from yt8m_ray.config.document import override, to_yaml
 from yt8m_ray.models import build_model
 
 Save = Callable[..., Path]
@@ -70,6 +74,101 @@ def test_a_flipped_bit_is_found(save_tiny_checkpoint: Save) -> None:
 
     with pytest.raises(CheckpointError, match="do not match the hash"):
         load_model(path)
+
+
+def reseal(path: Path) -> None:
+    (path / "manifest.json").unlink()
+    write_manifest(path, {"kind": "checkpoint"})
+
+
+def change_bias(path: Path, change: Callable[[torch.Tensor], torch.Tensor], *, name: str = "head.linear.bias") -> None:
+    tensors = {key: tensor.clone() for key, tensor in read_tensors(path).items()}
+    tensors[name] = change(tensors[name])
+    save_file(tensors, path)
+    reseal(path.parent)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(save_tiny_checkpoint: Save, value: float) -> None:
+    path = save_tiny_checkpoint()
+    change_bias(path / "model.safetensors", lambda bias: bias.index_fill(0, torch.tensor([7]), value))
+
+    message = r"model\.safetensors: head\.linear\.bias: expected finite weights, found NaN or infinity"
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)
+    with pytest.raises(CheckpointError, match=message):
+        initialize(build_model({"name": "logistic"}, feature_sizes=[8, 4], num_classes=30), path)
+
+
+def test_a_moving_average_that_is_not_finite_is_refused(save_tiny_checkpoint: Save) -> None:
+    path = save_tiny_checkpoint(ema={"decay": 0.9})
+    change_bias(path / "ema.safetensors", lambda bias: bias * float("nan"))
+
+    load_model(path, ema=False)
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors: head\.linear\.bias: expected finite weights"):
+        load_model(path, ema=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.num_classes", 1_000_000, r"head\.linear\.bias is \[30\], expected \[1000000\]; head\.linear\.weight is"),
+        ("data.num_classes", 10**15, r"head\.linear\.bias is \[30\], expected \[1000000000000000\]"),
+        ("data.features.rgb", 10**9, r"head\.linear\.weight is \[30, 12\], expected \[30, 1000000004\]"),
+        ("model", {"name": "moe", "num_mixtures": 10**9}, r"head\.experts\.bias is missing"),
+    ],
+)
+def test_a_config_of_another_model_is_refused_before_the_model_takes_memory(
+    save_tiny_checkpoint: Save, key: str, value: Any, message: str
+) -> None:
+    path = save_tiny_checkpoint()
+    (path / "config.yaml").write_text(to_yaml(override(load_config(path), {key: value})))
+    reseal(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: weights do not fit the model: .*{message}"):
+        load_model(path)
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 100_000
+    )  # KB; 10^6 classes would be 52,000 more
+
+
+def test_a_config_of_a_model_that_no_machine_could_hold_is_refused(save_tiny_checkpoint: Save) -> None:
+    path = save_tiny_checkpoint()
+    text = (path / "config.yaml").read_text().replace("num_classes: 30", f"num_classes: {10**18}")
+    (path / "config.yaml").write_text(text)
+    reseal(path)
+
+    with pytest.raises(ValueError, match=r"config\.yaml: model: logistic: a tensor would be too large"):
+        load_model(path)
+
+
+def test_weights_of_another_type_are_refused(save_tiny_checkpoint: Save) -> None:
+    path = save_tiny_checkpoint()
+    change_bias(path / "model.safetensors", lambda bias: bias.double())
+
+    with pytest.raises(CheckpointError, match=r"head\.linear\.bias is F64, expected F32"):
+        load_model(path)
+
+
+def test_a_loaded_model_depends_on_its_file_no_longer(save_tiny_checkpoint: Save) -> None:
+    path = save_tiny_checkpoint()
+    model, _ = load_model(path)
+    before = model.state_dict()["head.linear.bias"].clone()
+
+    (path / "model.safetensors").write_bytes(b"")
+
+    assert torch.equal(model.state_dict()["head.linear.bias"], before)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_what_is_no_number_is_found_in_any_float_and_not_in_other_tensors() -> None:
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        assert is_finite(torch.tensor([0.0, -3e4], dtype=dtype))
+        for value in (float("nan"), float("inf"), float("-inf")):
+            assert not is_finite(torch.tensor([[1.0], [value]], dtype=dtype))
+    assert is_finite(torch.tensor([1, 2])) and is_finite(torch.empty(0, 3))
+    assert is_finite(torch.full((4,), 3e38))  # their sum would not be
 
 
 def test_a_pickle_in_the_place_of_weights_is_refused(save_tiny_checkpoint: Save) -> None:

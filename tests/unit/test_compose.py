@@ -37,8 +37,52 @@ def words(command: str | list[str]) -> list[str]:
     return shlex.split(command) if isinstance(command, str) else command
 
 
-def test_the_file_follows_the_compose_specification(compose: Any, specification: Any) -> None:
-    assert [error.message for error in specification.iter_errors(compose)] == []
+FILES = sorted(ROOT.glob("docker-compose*.yml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_the_file_follows_the_compose_specification(path: Path, specification: Any) -> None:
+    assert [error.message for error in specification.iter_errors(yaml.safe_load(path.read_text()))] == []
+
+
+def test_every_image_of_others_is_pinned_by_its_digest(compose: Any) -> None:
+    images = [service["image"] for service in compose["services"].values() if service["image"] != "yt8m-ray"]
+    images += re.findall(r"^FROM (\S+)", DOCKERFILE, re.M)
+
+    assert len(images) == 3
+    assert [image for image in images if not re.fullmatch(r"[a-z/]+:[\w.-]+@sha256:[0-9a-f]{64}", image)] == []
+
+
+def test_with_gpus_the_head_has_all_and_nobody_else_has_any(compose: Any) -> None:
+    gpus = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
+
+    (device,) = gpus["services"].pop("head")["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert gpus == {"services": {}}  # two containers would each count the same ones
+    assert "head" in compose["services"]
+
+
+@pytest.mark.parametrize(("arguments", "files"), [([], 1), (["GPU=1"], 2)])
+@pytest.mark.parametrize("target", ["up", "image", "down"])
+def test_make_names_the_files_of_the_machine(arguments: list[str], files: int, target: str) -> None:
+    printed = subprocess.run(
+        ["make", "--dry-run", target, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    (command,) = [line for line in printed.splitlines() if line.startswith("docker compose")]
+
+    assert [ROOT / word for word in words(command) if word.endswith(".yml")] == [
+        ROOT / "docker-compose.yml",
+        ROOT / "docker-compose.gpu.yml",
+    ][:files]
+
+
+def test_an_index_of_wheels_reaches_the_build_and_stands_in_no_file(compose: Any) -> None:
+    arguments = compose["services"]["head"]["build"]["args"]
+    stage, install = DOCKERFILE.split("pip install", 1)
+
+    assert arguments["PIP_EXTRA_INDEX_URL"] == "${PIP_EXTRA_INDEX_URL:-}"
+    assert {f"ARG {name}" for name in arguments} <= {line.partition("=")[0] for line in stage.splitlines()}
+    assert stage.endswith('PIP_EXTRA_INDEX_URL="$PIP_EXTRA_INDEX_URL" ') and install
 
 
 def test_the_specification_refuses_an_unknown_key(compose: Any, specification: Any) -> None:
@@ -99,6 +143,12 @@ def test_nobody_waits_for_a_health_check_that_does_not_exist(compose: Any) -> No
             assert "healthcheck" in compose["services"][awaited]
 
 
+def test_whatever_ends_is_started_again(compose: Any) -> None:
+    assert {name: service["restart"] for name, service in compose["services"].items()} == dict.fromkeys(
+        ("head", "worker", "mlflow", "prometheus", "grafana", "deploy"), "unless-stopped"
+    )
+
+
 def test_workers_can_be_scaled(compose: Any) -> None:
     worker = compose["services"]["worker"]
 
@@ -123,6 +173,7 @@ def test_the_ports_of_commands_checks_and_addresses_agree(compose: Any) -> None:
     assert "--dashboard-port=8265" in words(head["command"])
     assert "http://127.0.0.1:8265/" in head["healthcheck"]["test"][-1]
     assert "--address http://head:8265" in deploy["command"][-1]
+    assert "http://head:8000/healthz" in deploy["healthcheck"]["test"][-1]
     assert "--port 5000" in mlflow["command"]
     assert "http://127.0.0.1:5000/" in mlflow["healthcheck"]["test"][-1]
 
@@ -130,7 +181,7 @@ def test_the_ports_of_commands_checks_and_addresses_agree(compose: Any) -> None:
 def test_the_service_listens_beyond_loopback_inside_its_container_and_differs_in_nothing_else(
     compose: Any, tmp_path: Path
 ) -> None:
-    prepare, deploy = compose["services"]["deploy"]["command"][-1].split(" && ")
+    prepare, deploy = compose["services"]["deploy"]["command"][-1].split(" && exec ")
     deployed = tmp_path / "config.yaml"
     subprocess.run(["sh", "-c", prepare.replace("/tmp/config.yaml", str(deployed))], cwd=ROOT, check=True)
     on_a_host = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text())

@@ -113,7 +113,7 @@ def test_setup_names_the_python_it_needs_in_one_sentence(tmp_path: Path) -> None
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     assert result.returncode != 0
-    assert "yt8m_ray needs Python 3.11 or newer" in result.stderr
+    assert "yt8m_ray needs Python 3.11.4 or newer" in result.stderr
     assert "3.9.2" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "venv").exists()

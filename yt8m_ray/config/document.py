@@ -1,48 +1,28 @@
-"""YAML documents <-> typed configs: load, override by dotted key, save. The only module that imports yaml.
+"""YAML documents <-> typed configs: load, override by dotted key, save.
 
 Order of precedence: defaults in the type < YAML < `section.key=value` on the command line.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import pydantic
-import yaml
 
+from yt8m_ray.config.yaml_text import dump_yaml, load_yaml
+from yt8m_ray.local_files import read_document
 from yt8m_ray.registry import Config, Registry
 
 C = TypeVar("C", bound=Config)
 
+_MOST_FAULTS = 20
+_MOST_CHARACTERS = 2000
+
 
 class ConfigError(ValueError):
     """A document, an override or an argument that the user has to change; the message names the dotted key."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose plain scalars are what they look like: `1e-3` is a number; `007`, `2024_01_01` and `no` are text."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # typeshed has it on instances
-
-
-class _Dumper(yaml.SafeDumper):
-    """Keeps nested lists readable and never writes anchors."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_SCALARS = {
-    "null": r"~|null|",
-    "bool": r"true|false|True|False",
-    "int": r"-?(?:0|[1-9][0-9]*)",
-    "float": r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.inf|\.nan",
-}
-for _tag, _pattern in _SCALARS.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), None)
 
 
 def load_document(path: str | Path | None, config_type: type[C], overrides: Sequence[str] = ()) -> C:
@@ -56,7 +36,7 @@ def load_document(path: str | Path | None, config_type: type[C], overrides: Sequ
     Raises:
         ConfigError: the file is missing or malformed, or a key or value is refused; names the dotted key.
     """
-    tree = {} if path is None else _read_tree(Path(path))
+    tree = {} if path is None else read_yaml(Path(path))
     for text in overrides:
         key, value = parse_override(text)
         set_key(tree, key, value)
@@ -70,7 +50,9 @@ def validate(tree: Mapping[str, Any], config_type: type[C], *, where: str | None
     except pydantic.ValidationError as error:
         prefix = "" if where is None else f"{where}: "
         lines = [line for fault in _explain(error, config_type, tree) for line in fault.splitlines()]
-        raise ConfigError("\n".join(f"{prefix}{line}" for line in lines)) from None
+        if len(lines) > _MOST_FAULTS:
+            lines[_MOST_FAULTS:] = [f"and {len(lines) - _MOST_FAULTS} more"]
+        raise ConfigError("\n".join(f"{prefix}{_cut(line)}" for line in lines)) from None
 
 
 def override(config: C, changes: Mapping[str, Any]) -> C:
@@ -126,25 +108,20 @@ def to_yaml(config: Config) -> str:
     return dump_yaml(config.model_dump(mode="json"))
 
 
-def dump_yaml(tree: Mapping[str, Any]) -> str:
-    """Returns a mapping as a YAML document, its keys in their order."""
-    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
-
-
 def parse_value(text: str) -> Any:
     """Returns what a text is in YAML, or the text itself: the value of an override, or of a parameter in MLflow."""
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError:  # a bare glob such as *.tfrecord is not YAML
+        return load_yaml(text)
+    except ValueError:  # a bare glob such as *.tfrecord is not YAML
         return text
 
 
 def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
-    """Returns the mapping that `text` holds; ConfigError if it is not a YAML mapping."""
+    """Returns the mapping that `text` holds; ConfigError if it is not a plain YAML mapping."""
     try:
-        tree = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+        tree = load_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -152,13 +129,19 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
     return tree
 
 
-def _read_tree(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Returns the mapping in a file; ConfigError where it cannot be read, or as in `parse_yaml`."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"{path}: cannot read the config: {reason}") from None
+        text = read_document(path).decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the config: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
     return parse_yaml(text, where=str(path))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."
 
 
 def _list_index(node: list[Any], part: str, key: str) -> int:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, cast
 
 import pydantic
-import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from yt8m_ray.config.data import AugmentationConfig, DataConfig
 from yt8m_ray.config.optimizer import EMAConfig, OptimizerConfig
 from yt8m_ray.config.teaching import DistillationConfig, TeacherConfig, check_pair
 from yt8m_ray.losses import LOSSES
-from yt8m_ray.models import MODELS, build_model
+from yt8m_ray.models import MODELS, build_empty_model
 from yt8m_ray.registry import ComponentConfig, Config
 
 
@@ -178,20 +177,12 @@ class TrainConfig(Config):
     @pydantic.model_validator(mode="after")
     def _check_model(self) -> TrainConfig:
         sizes, num_classes = self.data.feature_sizes, self.data.num_classes
-        try:
-            with torch.device("meta"):  # no storage and no initial weights: some milliseconds
-                model = build_model(self.model, feature_sizes=sizes, num_classes=num_classes)
-                if self.teacher.model is not None:
-                    teacher = build_model(self.teacher.model, feature_sizes=sizes, num_classes=num_classes)
+        try:  # without storage and initial weights, it takes some milliseconds
+            model = build_empty_model(self.model, feature_sizes=sizes, num_classes=num_classes)
+            if self.teacher.model is not None:
+                teacher = build_empty_model(self.teacher.model, feature_sizes=sizes, num_classes=num_classes)
+                if model is not None and teacher is not None:
                     check_pair(self.teacher, model, teacher)
         except ValueError as error:
             raise ValueError(f"model: {error}") from None
-        except RuntimeError:
-            # A model from outside this package may need storage, which the worker gives it; one of ours must not.
-            if all(_is_ours(config) for config in (self.model, self.teacher.model) if config is not None):
-                raise
         return self
-
-
-def _is_ours(config: ComponentConfig) -> bool:
-    return type(config).__module__.partition(".")[0] == __name__.partition(".")[0]

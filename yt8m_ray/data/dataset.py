@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import glob
 import itertools
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -28,8 +27,9 @@ from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.packed import Block, PackedVideos, ShardEnd, to_table
 from yt8m_ray.data.position import Position, epoch_order
 from yt8m_ray.data.reader import ReadOptions
-from yt8m_ray.data.storage import match_uris, total_bytes
+from yt8m_ray.data.storage import match_paths, match_uris, total_bytes
 from yt8m_ray.data.tfrecord import open_shard, read_payloads
+from yt8m_ray.local_files import NotAFileError, check_regular
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -50,19 +50,20 @@ def expand_shards(patterns: str | Sequence[str] | None, *, key: str, keep_folder
     Args:
         patterns: A path or glob, or several; local, `s3://` or `gs://`.
         key: Where the patterns come from (`data.train`), for messages.
-        keep_folders: A folder that a glob matches is among the shards, for a caller that says what is wrong with each.
+        keep_folders: What a glob matches and is no file is among the shards, for a caller that says what is wrong with
+            each.
 
     Raises:
-        NoShardsError: nothing is given, or a pattern matches no file, or a folder.
+        NoShardsError: nothing is given, or a pattern matches nothing, or a folder, a pipe or a device.
     """
     shards: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
-        matches = _match_uris(pattern, key) if "://" in pattern else glob.glob(pattern, recursive=True)
+        matches = _match_uris(pattern, key) if "://" in pattern else match_paths(pattern)
         if not matches:
             raise NoShardsError(f"{key}: no file matches {pattern!r}")
-        folder = next(filter(os.path.isdir, matches), None)
-        if folder is not None and not (keep_folders and folder != pattern):
-            raise NoShardsError(f"{key}: {folder} is a folder; expected files, such as '{folder}/*.tfrecord'")
+        for match in matches:
+            if "://" not in match and not (keep_folders and match != pattern):
+                _check_file(match, key)
         shards.update(match if "://" in match else os.path.abspath(match) for match in matches)
     if not shards:
         raise NoShardsError(f"{key}: no shards are given; expected a path or a glob such as 'data/train*.tfrecord'")
@@ -318,6 +319,17 @@ def _read_tables(
         yield to_table(Block(PackedVideos.from_rows([], spec), ends=[ShardEnd(shard, num_records)]))
         return
     yield from read_tables(path, spec, options, folder=cache, shard=shard, skip=skip)
+
+
+def _check_file(path: str, key: str) -> None:
+    try:
+        check_regular(path)
+    except IsADirectoryError:
+        raise NoShardsError(f"{key}: {path} is a folder; expected files, such as '{path}/*.tfrecord'") from None
+    except NotAFileError as error:
+        raise NoShardsError(f"{key}: {error}") from None
+    except OSError:  # said when it is opened
+        pass
 
 
 def _match_uris(pattern: str, key: str) -> list[str]:

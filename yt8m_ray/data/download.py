@@ -33,6 +33,7 @@ from tqdm import tqdm
 from yt8m_ray.data.errors import NoShardsError
 from yt8m_ray.data.progress import Progress
 from yt8m_ray.data.transfer import PART_SUFFIX, StoppedError, Transfer, TransferError, md5_of
+from yt8m_ray.json_document import parse_json
 from yt8m_ray.registry import Config
 
 logger = logging.getLogger(__name__)
@@ -157,9 +158,9 @@ def parse_shard(shard: str) -> tuple[int, int]:
 def parse_plan(document: bytes, *, url: str) -> dict[str, str]:
     """Returns the md5 of each file of a plan; its names are safe to use in a folder and in a URL."""
     try:
-        plan = json.loads(document)
-    except ValueError:
-        raise ValueError(f"{url}: expected a JSON document, found {document[:40]!r}") from None
+        plan = parse_json(document, where=url)
+    except ValueError as error:
+        raise ValueError(f"{error}; found {document[:40]!r}") from None
     files = plan.get("files") if isinstance(plan, dict) else None
     if not isinstance(files, dict) or not files:
         raise ValueError(f'{url}: expected {{"files": {{NAME: MD5, ...}}}}, found {document[:40]!r}')

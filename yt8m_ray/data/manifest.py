@@ -17,6 +17,8 @@ import pydantic
 from pydantic import NonNegativeInt
 
 from yt8m_ray.data.storage import file_sizes
+from yt8m_ray.json_document import parse_json
+from yt8m_ray.local_files import read_document
 from yt8m_ray.registry import Config, first_fault
 
 _COUNTS = ("bytes", "num_records", "num_videos", "num_frames")
@@ -122,7 +124,7 @@ def load_manifest(path: str | Path) -> Manifest:
         ValueError: it is no manifest, or not one that adds up.
     """
     try:
-        document = _Document.model_validate_json(Path(path).read_bytes())
+        document = _Document.model_validate(parse_json(read_document(path), where=str(path)))
     except pydantic.ValidationError as error:
         raise ValueError(f"{path}: not a manifest of version 1: {first_fault(error)}") from None
     folder = os.path.dirname(os.path.abspath(path))

@@ -28,6 +28,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from yt8m_ray.data.example import encode_sequence_example
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.storage import read_bytes
+from yt8m_ray.json_document import parse_json
 from yt8m_ray.registry import Config, first_fault
 
 INDEX_FILE = "index.json"
@@ -97,7 +98,7 @@ class SoftLabelIndex(SoftLabelJob):
         """
         path = join(folder, INDEX_FILE)
         try:
-            return cls.model_validate_json(read_bytes(path))
+            return cls.model_validate(parse_json(read_bytes(path), where=path))
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{folder}: no {INDEX_FILE}; expected a folder that `jobs.distill` has finished (interrupted, the same "

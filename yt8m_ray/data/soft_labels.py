@@ -16,6 +16,7 @@ import torch
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.soft_label_files import SoftLabelIndex, join, shard_name
 from yt8m_ray.data.storage import read_bytes
+from yt8m_ray.local_files import check_regular
 
 _MOST_OPEN_BYTES = 1 << 29
 _MOST_OPEN_FILES = 256  # each mapped one may hold a descriptor, of which there are often 1,024
@@ -69,7 +70,7 @@ class SoftLabels:
         """Returns the scores of the videos, float32 [B, C] on `device`; 0 for classes that were left out.
 
         Raises:
-            ValueError: the labels of a record are missing, or those of another video.
+            ValueError: the labels of a record are missing, those of another video, or of a class that does not exist.
             OSError: a file cannot be read.
         """
         scores: list[np.ndarray] = []
@@ -83,6 +84,7 @@ class SoftLabels:
             scores.append(labels.scores[rows])
             if labels.class_ids is not None:
                 class_ids.append(labels.class_ids[rows])
+                self._check_classes(class_ids[-1], shard)
         if not places:
             return torch.zeros(0, self._num_classes, device=device)
         order = np.argsort(np.concatenate(places))
@@ -91,6 +93,11 @@ class SoftLabels:
             return found
         columns = torch.from_numpy(np.concatenate(class_ids)[order].astype(np.int64)).to(device)
         return torch.zeros(len(found), self._num_classes, device=device).scatter_(1, columns, found)
+
+    def _check_classes(self, class_ids: np.ndarray, shard: int) -> None:
+        if class_ids.max(initial=0) >= self._num_classes:
+            file = join(self._folder, self._files[shard])
+            raise ValueError(f"{file}: expected class ids below {self._num_classes}, found {class_ids.max()}")
 
     def _rows(self, labels: _Labels, shard: int, records: np.ndarray, video_ids: np.ndarray) -> np.ndarray:
         rows: np.ndarray = np.searchsorted(labels.records, records)
@@ -138,11 +145,19 @@ def _files_of(shards: Sequence[str], index: SoftLabelIndex, folder: str) -> list
 
 
 def _read(path: str) -> _Labels:
+    """Returns the labels in a file, once all that it says of its own layout is known to be true.
+
+    Arrow itself trusts that: it ends the process where a length is not what the file has.
+    """
+    if "://" not in path:
+        check_regular(path)
     source = pa.memory_map(path) if "://" not in path else pa.BufferReader(read_bytes(path))
     try:
         table = pa.ipc.open_file(source).read_all()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: no file of soft labels: {error}") from None
+        table.validate(full=True)
+        _check_schema(table)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise ValueError(f"{path}: no file of soft labels: {' '.join(str(error).split())}") from None
     scores = _matrix(table, "scores")
     return _Labels(
         records=table["record"].to_numpy(),
@@ -151,6 +166,17 @@ def _read(path: str) -> _Labels:
         class_ids=_matrix(table, "class_ids") if "class_ids" in table.column_names else None,
         num_bytes=table.nbytes,
     )
+
+
+def _check_schema(table: pa.Table) -> None:
+    types = {name: table.schema.field(name).type for name in table.column_names}
+    sizes = {kind.list_size for kind in types.values() if pa.types.is_fixed_size_list(kind)}
+    values = {name: kind.value_type for name, kind in types.items() if pa.types.is_fixed_size_list(kind)}
+    has_ids = values.get("class_ids", pa.uint16()) in (pa.uint16(), pa.uint32())
+    is_known = types.get("record") == pa.int32() and types.get("video_id") == pa.string()
+    is_known = is_known and values.get("scores") == pa.float16() and has_ids and len(sizes) == 1
+    if not is_known or any(column.null_count for column in table.columns) or table["scores"].num_chunks > 1:
+        raise ValueError(f"its columns are {', '.join(f'{name} {kind}' for name, kind in types.items())}")
 
 
 def _matrix(table: pa.Table, name: str) -> np.ndarray:

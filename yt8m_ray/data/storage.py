@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import fnmatch
 import functools
+import glob
 import os
 import re
 import time
@@ -26,7 +27,7 @@ import pyarrow.fs
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from yt8m_ray.data.storage_errors import explained
-from yt8m_ray.data.stream import ByteStream
+from yt8m_ray.data.stream import ByteStream, LocalFile
 
 READ_AHEAD_BYTES = 4 << 20
 """Bytes of a request: each costs some tens of milliseconds, however little it brings."""
@@ -90,12 +91,18 @@ def open_stream(path: str, filesystem: FileSystem | None = None) -> ByteStream:
         filesystem: Where `path` is, if that is known already.
 
     Raises:
-        FileNotFoundError, IsADirectoryError, PermissionError: with the path.
+        FileNotFoundError, IsADirectoryError, NotAFileError, PermissionError: with the path.
         OSError: as `explained` says.
     """
     location = path
     if filesystem is None:
         filesystem, location = from_uri(path)
+    if isinstance(filesystem, LocalFileSystem):
+        try:
+            return LocalFile(location)
+        except OSError as error:
+            error.filename = path  # as it was given
+            raise
     with explaining(path):
         info = filesystem.get_file_info(location)
         if info.type == FileType.NotFound:
@@ -103,9 +110,6 @@ def open_stream(path: str, filesystem: FileSystem | None = None) -> ByteStream:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         if info.type == FileType.Directory:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        if isinstance(filesystem, LocalFileSystem):
-            stream: ByteStream = filesystem.open_input_stream(location, compression=None)
-            return stream
         return _ReadAhead(filesystem.open_input_file(location), path, info.size)
 
 
@@ -120,6 +124,18 @@ def read_bytes(path: str) -> bytes:
         while count := stream.readinto(buffer):
             content += buffer[:count]
     return bytes(content)
+
+
+def match_paths(pattern: str) -> list[str]:
+    """Returns the local paths that a pattern with `*`, `?`, `[` and `**` matches.
+
+    As far as the pattern itself names what exists, it is no pattern: `data[1]/*.tfrecord` is the shards in the folder
+    `data[1]` where there is one.
+    """
+    literal = pattern
+    while not os.path.lexists(literal) and (above := os.path.dirname(literal)) != literal:
+        literal = above
+    return glob.glob(glob.escape(literal) + pattern[len(literal) :], recursive=True)
 
 
 def match_uris(pattern: str) -> list[str]:
@@ -138,6 +154,8 @@ def match_uris(pattern: str) -> list[str]:
         if not found:
             _check_bucket(filesystem, root, pattern)
     files = [info.path for info in found if info.type == FileType.File]
+    if rest in files:  # a name with a `[` in it
+        return [pattern]
     return [f"{scheme}://{path}{query}" for path in fnmatch.filter(files, rest)]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from yt8m_ray.data.buffers import shared_pool
 from yt8m_ray.data.errors import RecordError
+from yt8m_ray.local_files import regular_only
 
 Compression = Literal["none", "gzip", "zlib", "auto"]
 
@@ -89,11 +90,12 @@ class LocalFile(io.FileIO):
     """A file on this machine that has all the bytes that it was opened with; what is appended meanwhile is read too.
 
     Raises:
+        OSError: as `regular_only`, when it is opened.
         RecordError: at its end, where it has become shorter: between two records nothing else would show.
     """
 
     def __init__(self, path: str) -> None:
-        super().__init__(path, "rb")
+        super().__init__(path, "rb", opener=regular_only)
         self._num_left = os.fstat(self.fileno()).st_size
 
     def readinto(self, buffer: Any, /) -> int | None:

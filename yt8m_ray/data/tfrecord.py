@@ -30,7 +30,7 @@ from yt8m_ray.data.framing import (
 )
 from yt8m_ray.data.scan import FOOTER_BYTES
 from yt8m_ray.data.storage import open_stream
-from yt8m_ray.data.stream import WINDOW_BITS, ByteStream, Compression, LocalFile
+from yt8m_ray.data.stream import WINDOW_BITS, ByteStream, Compression
 
 __all__ = [
     "Compression",
@@ -57,11 +57,9 @@ def open_shard(path: str, filesystem: pyarrow.fs.FileSystem | None = None) -> By
         filesystem: Where `path` is, if that is known already.
 
     Raises:
-        FileNotFoundError, IsADirectoryError, PermissionError: with the path.
+        FileNotFoundError, IsADirectoryError, NotAFileError, PermissionError: with the path.
         OSError: the object store cannot be reached, or fails in every attempt.
     """
-    if filesystem is None and "://" not in path:
-        return LocalFile(path)
     return open_stream(path, filesystem)
 
 

@@ -19,6 +19,8 @@ import requests.adapters
 import urllib3.exceptions
 from urllib3.util import Retry
 
+from yt8m_ray.local_files import regular_only
+
 logger = logging.getLogger(__name__)
 
 PART_SUFFIX = ".part"
@@ -201,7 +203,7 @@ def md5_of(path: Path) -> str:
 def _hash(path: Path) -> Any:
     digest = _new_md5()
     if _size(path):
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=regular_only) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
     return digest

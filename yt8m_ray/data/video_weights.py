@@ -59,15 +59,16 @@ class VideoWeights:
             ValueError: it is no such file, or as the class says.
             OSError: it cannot be read.
         """
+        source = pa.BufferReader(read_bytes(str(path)))
         try:
-            table = pq.read_table(pa.BufferReader(read_bytes(str(path))))
-            missing = [name for name in _SCHEMA.names if name not in table.column_names]
-            if missing:
-                raise ValueError(f"{path}: expected the columns video_id and weight, found {table.column_names}")
+            table = pq.read_table(source)
+            if not set(_SCHEMA.names) <= set(table.column_names):
+                raise ValueError(f"expected the columns video_id and weight, found {table.column_names}")
             table = table.select(_SCHEMA.names).cast(_SCHEMA)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: no Parquet file of weights: {error}") from None
-        return cls(table["video_id"].to_pylist(), table["weight"].to_numpy(), path=str(path))
+            video_ids = table["video_id"].to_pylist()
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise ValueError(f"{path}: no Parquet file of weights: {' '.join(str(error).split())}") from None
+        return cls(video_ids, table["weight"].to_numpy(), path=str(path))
 
     def lookup(self, video_ids: Sequence[str]) -> np.ndarray:
         """Returns the weights of videos, float32 [B].

@@ -7,13 +7,16 @@ tables of its form. Does not live here: which classes a model or a data set has.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 
+from yt8m_ray.local_files import regular_only
 from yt8m_ray.schema import NUM_CLASSES_2018
 
 PUBLISHED_PATH = Path(__file__).with_name("vocabulary.csv")
@@ -57,12 +60,11 @@ class Vocabulary:
                 fewer classes.
         """
         path = PUBLISHED_PATH if path is None else Path(path)
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise ValueError(f"{path}: expected the columns {', '.join(_COLUMNS)}, missing {', '.join(missing)}")
-            vocabulary = cls([_parse_row(row, class_id, path) for class_id, row in enumerate(reader)])
+        try:
+            with open(path, encoding="utf-8-sig", newline="", opener=regular_only) as file:
+                vocabulary = cls(_read_rows(file, path))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path}: not a CSV file in UTF-8: {error}") from None
         if len(vocabulary) < num_classes:
             raise ValueError(f"{path}: expected the names of {num_classes} classes, found {len(vocabulary)}")
         return vocabulary
@@ -118,12 +120,20 @@ class Vocabulary:
         return self._entries[class_id]
 
 
+def _read_rows(file: TextIO, path: Path) -> list[_Entry]:
+    reader = csv.DictReader(file)
+    missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+    if missing:
+        raise ValueError(f"{path}: expected the columns {', '.join(_COLUMNS)}, missing {', '.join(missing)}")
+    return [_parse_row(row, class_id, path) for class_id, row in enumerate(reader)]
+
+
 def _parse_row(row: dict[str, str], class_id: int, path: Path) -> _Entry:
     if None in row.values():  # what csv gives for columns that a short row lacks
         raise ValueError(f"{path}: data row {class_id}: expected {len(_COLUMNS)} columns or more")
     if row["Index"] != str(class_id):
         raise ValueError(f"{path}: expected class id {class_id} in data row {class_id}, found {row['Index']!r}")
-    if not row["TrainVideoCount"].isdecimal():
-        raise ValueError(f"{path}: class id {class_id}: TrainVideoCount {row['TrainVideoCount']!r} is not a count")
+    if not re.fullmatch(r"[0-9]{1,18}", row["TrainVideoCount"]):
+        raise ValueError(f"{path}: class id {class_id}: TrainVideoCount {row['TrainVideoCount'][:40]!r} is not a count")
     verticals = tuple(row[column] for column in _VERTICAL_COLUMNS if row[column])
     return _Entry(int(row["TrainVideoCount"]), row["KnowledgeGraphId"], row["Name"], verticals)

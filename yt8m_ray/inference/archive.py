@@ -1,9 +1,6 @@
-"""A bundle as one uncompressed tar file, and its way back to a folder.
+"""A bundle as one uncompressed tar file, always the same bytes for the same folder; and back to a folder.
 
-Lives here: writing the file, always the same bytes for the same folder; reading one that anybody may have made. Does
-not live here: what the files mean (`bundle`). A tar is unpacked once a machine, into the cache, and whatever takes a
-bundle's folder takes the tar. It could be read in place as well, but each reader of a folder would have to know of
-offsets.
+A tar, which anybody may have made, is unpacked once a machine, into the cache.
 """
 
 from __future__ import annotations
@@ -11,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +19,7 @@ from pyarrow.fs import FileType
 
 from yt8m_ray.data.remote import is_remote
 from yt8m_ray.data.storage import explaining, from_uri, split_query
+from yt8m_ray.local_files import MOST_DOCUMENT_BYTES, regular_only
 from yt8m_ray.sealed_folder import (
     MANIFEST_FILE,
     CheckpointError,
@@ -30,6 +29,7 @@ from yt8m_ray.sealed_folder import (
     files_of,
     local_folder,
     parse_manifest,
+    read_manifest,
 )
 
 SUFFIX = ".tar"
@@ -37,15 +37,10 @@ SUFFIX = ".tar"
 _CHUNK_BYTES = 8 << 20
 """Of a read: from an object store each costs a round trip, and more at once would only be memory."""
 
-_MOST_MEMBERS = 10_000
-_MOST_MANIFEST_BYTES = 16 << 20
-_KINDS = {
-    tarfile.LNKTYPE: "hard link",
-    tarfile.SYMTYPE: "symbolic link",
-    tarfile.CHRTYPE: "device",
-    tarfile.BLKTYPE: "device",
-    tarfile.FIFOTYPE: "pipe",
-}
+_MOST_HEADER_BYTES = 1 << 20
+"""Of all headers together: 2,048 members, where a bundle has two for each model and five more."""
+_MOST_PADDING_BYTES = 1 << 20
+_LONG_NUMBER = re.compile(rb"[0-9]{20}")
 
 
 def is_archive(path: str | Path) -> bool:
@@ -100,27 +95,29 @@ def unpacked_folder(path: str | Path) -> Path:
         OSError: it cannot be read, or the cache cannot be written.
     """
     where = str(path) if is_remote(str(path)) else str(Path(path).absolute())
-    with _opened(where) as (file, state), _explained(where), tarfile.open(fileobj=file, mode="r:") as archive:
-        content = _read_manifest(archive, where, state.num_bytes)
+    with _opened(where) as (file, state), _explained(where):
+        archive = tarfile.TarFile(fileobj=cast(Any, _Headers(file, state.num_bytes)), copybufsize=_CHUNK_BYTES)
+        content = _manifest(archive, file, where)
         parent = cache_folder() / "bundles" / hashlib.sha256(content).hexdigest()[:16]
         folder = parent / "bundle"
         mark = parent / f".compared-{hashlib.sha256(f'{where} {state}'.encode()).hexdigest()[:16]}"
         if folder.is_dir() and mark.exists():
             return folder
-        members = _members(archive, where, state.num_bytes)
-        entries = files_of(parse_manifest(content, where=where, kind="bundle"))
-        _compare(members, entries, where)
+        members = _members(archive, files_of(parse_manifest(content, where=where, kind="bundle")), where)
+        _check_end(archive, file, where)
         parent.mkdir(parents=True, exist_ok=True)
-        if folder.is_dir():
-            _copy(archive, members, entries, where, None)
-        else:
-            with tempfile.TemporaryDirectory(dir=parent, prefix=".aside-") as aside:
-                written = Path(aside) / folder.name
-                written.mkdir()
-                _copy(archive, members, entries, where, written)
-                (written / MANIFEST_FILE).write_bytes(content)
-                with contextlib.suppress(OSError):  # another process was faster
-                    written.rename(folder)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".aside-") as aside:
+            written = Path(aside) / folder.name
+            written.mkdir()
+            archive.fileobj = cast(Any, file)  # these are no headers
+            archive.extractall(written, members.values(), filter="data")
+            (written / MANIFEST_FILE).write_bytes(content)
+            try:
+                read_manifest(written, kind="bundle")
+            except CheckpointError as error:
+                raise CheckpointError(str(error).replace(str(written), where)) from None
+            with contextlib.suppress(OSError):  # it was unpacked already, from another tar or by another process
+                written.rename(folder)
         mark.touch()
     return folder
 
@@ -137,7 +134,7 @@ def _opened(where: str) -> Iterator[tuple[BinaryIO, _State]]:
     """Gives an open file that can seek, and its state."""
     if not is_remote(where):
         try:
-            file = open(where, "rb")  # noqa: SIM115 - closed below
+            file = open(where, "rb", opener=regular_only)  # noqa: SIM115 - closed below
         except FileNotFoundError:
             raise NoSuchFolderError(f"{where}: no bundle: there is no such file") from None
         with file:
@@ -153,101 +150,101 @@ def _opened(where: str) -> Iterator[tuple[BinaryIO, _State]]:
             yield cast(BinaryIO, stored), _State(info.size, (info.mtime_ns,))
 
 
+class _Headers:
+    """The file of a tar while its headers are read, which themselves say how long they are.
+
+    Args:
+        file: Of which no more than `_MOST_HEADER_BYTES` are read.
+        num_bytes: Its size.
+    """
+
+    def __init__(self, file: BinaryIO, num_bytes: int) -> None:
+        self._file, self._num_bytes = file, num_bytes
+        self._num_left = _MOST_HEADER_BYTES
+        self.tell = file.tell
+
+    def seek(self, position: int) -> None:
+        if (
+            not 0 <= position <= self._num_bytes
+        ):  # a negative size, or one beyond the end: a store refuses to seek there
+            raise tarfile.ReadError("unexpected end of data")
+        self._file.seek(position)
+
+    def read(self, num_bytes: int) -> bytes:
+        if not 0 <= num_bytes <= self._num_left:
+            raise tarfile.ReadError(f"expected at most {_MOST_HEADER_BYTES} bytes of headers, found more")
+        self._num_left -= num_bytes
+        content = self._file.read(num_bytes)
+        if _LONG_NUMBER.search(content):  # tarfile takes time by the square of its digits, or cannot seek so far
+            raise tarfile.ReadError("a header holds a number that is too large")
+        return content
+
+
 @contextlib.contextmanager
 def _explained(where: str) -> Iterator[None]:
     try:
         yield
-    except tarfile.TarError as error:
-        raise CheckpointError(f"{where}: not a whole, uncompressed tar file: {error}") from None
+    except CheckpointError:
+        raise
+    except tarfile.FilterError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:  # what tarfile lets through
+        reason = "too many headers of one member" if isinstance(error, RecursionError) else error
+        raise CheckpointError(f"{where}: not a whole, uncompressed tar file: {reason}") from None
 
 
-def _heads(archive: tarfile.TarFile, where: str, num_bytes: int) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """Yields each member with its name, once it is known to lie inside the folder and to end inside the tar."""
-    for number, member in enumerate(archive):
-        if number >= _MOST_MEMBERS:
-            raise CheckpointError(f"{where}: expected at most {_MOST_MEMBERS} members, found more")
-        end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        if member.isreg() and end > num_bytes:
-            raise CheckpointError(f"{where}: {member.name!r}: expected to end at byte {end}, found {num_bytes} bytes")
-        yield _name(member, where), member
+def _files(archive: tarfile.TarFile, where: str) -> Iterator[tarfile.TarInfo]:
+    """Yields each file of a tar, without the `./` that `tar -cf x.tar .` puts before its name, and without its time.
+
+    Raises:
+        CheckpointError: there is anything but regular files and folders.
+        tarfile.FilterError: one lies outside the folder, or is a device.
+    """
+    for member in archive:
+        safe = tarfile.data_filter(member, str(cache_folder()))
+        if safe is None or safe.isdir():
+            continue  # folders are made where files need them
+        if not safe.isreg() or safe.issparse():
+            kind = "sparse one" if safe.issparse() else "link"
+            raise CheckpointError(f"{where}: {member.name!r}: expected a regular file, found a {kind}")
+        yield safe.replace(name=PurePosixPath(safe.name).as_posix(), mtime=cast(Any, None), mode=cast(Any, None))
 
 
-def _read_manifest(archive: tarfile.TarFile, where: str, num_bytes: int) -> bytes:
-    """Returns the manifest, which is the first member of a tar that `write_archive` made."""
-    for name, member in _heads(archive, where, num_bytes):
-        if name == MANIFEST_FILE:
-            if member.size > _MOST_MANIFEST_BYTES:
+def _manifest(archive: tarfile.TarFile, file: BinaryIO, where: str) -> bytes:
+    """Returns the contents of the manifest, which is the first member of a tar that `write_archive` made."""
+    for member in _files(archive, where):
+        if member.name == MANIFEST_FILE:
+            if not 0 <= member.size <= MOST_DOCUMENT_BYTES:
                 raise CheckpointError(f"{where}: {MANIFEST_FILE}: {member.size} bytes are too many for a manifest")
-            _check_kind(member, where)
-            content: bytes = _stream(archive, member).read()
+            position = file.tell()
+            file.seek(member.offset_data)
+            content = file.read(member.size)
+            if len(content) < member.size:
+                raise tarfile.ReadError("unexpected end of data")
+            file.seek(position)
             return content
     raise CheckpointError(f"{where}: no bundle: {MANIFEST_FILE} is missing at the top of the tar")
 
 
-def _members(archive: tarfile.TarFile, where: str, num_bytes: int) -> dict[str, tarfile.TarInfo]:
-    """Returns the files of a tar by their names, the manifest aside, after a look at the head of each member."""
+def _members(archive: tarfile.TarFile, entries: Mapping[str, FileEntry], where: str) -> dict[str, tarfile.TarInfo]:
+    """Returns the files of a tar by their names, the manifest aside, each as long as the manifest says."""
     members: dict[str, tarfile.TarInfo] = {}
-    for name, member in _heads(archive, where, num_bytes):
-        if member.isdir():
-            continue  # folders are made where files need them
-        _check_kind(member, where)
+    for member in _files(archive, where):
+        name = member.name
         if name in members:
             raise CheckpointError(f"{where}: {name!r} is in the tar twice")
+        if name != MANIFEST_FILE and name not in entries:
+            raise CheckpointError(f"{where}: {name!r}: in the tar, but not in its manifest")
+        if name != MANIFEST_FILE and member.size != entries[name].num_bytes:
+            raise CheckpointError(f"{where}: {name!r}: {entries[name].num_bytes} bytes expected, {member.size} found")
         members[name] = member
     del members[MANIFEST_FILE]
     return members
 
 
-def _name(member: tarfile.TarInfo, where: str) -> str:
-    """Returns the name of a member without the `./` that `tar -cf x.tar .` puts before it."""
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        raise CheckpointError(f"{where}: {member.name!r} lies outside the folder")
-    return name.as_posix()
-
-
-def _compare(members: Mapping[str, tarfile.TarInfo], entries: Mapping[str, FileEntry], where: str) -> None:
-    for name in sorted(entries.keys() | members.keys()):
-        if name not in members:
-            raise CheckpointError(f"{where}: {name!r}: listed in the manifest, but missing")
-        if name not in entries:
-            raise CheckpointError(f"{where}: {name!r}: in the tar, but not in its manifest")
-        if members[name].size != entries[name].num_bytes:
-            raise CheckpointError(
-                f"{where}: {name!r}: {entries[name].num_bytes} bytes expected, {members[name].size} found"
-            )
-
-
-def _copy(
-    archive: tarfile.TarFile,
-    members: Mapping[str, tarfile.TarInfo],
-    entries: Mapping[str, FileEntry],
-    where: str,
-    folder: Path | None,
-) -> None:
-    """Hashes every file, and writes it below `folder` on the way; None only hashes."""
-    for name, member in members.items():
-        digest = hashlib.sha256()
-        with contextlib.ExitStack() as stack:
-            target = None
-            if folder is not None:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                target = stack.enter_context((folder / name).open("xb"))
-            stream = stack.enter_context(_stream(archive, member))
-            while chunk := stream.read(_CHUNK_BYTES):
-                digest.update(chunk)
-                if target is not None:
-                    target.write(chunk)
-        if digest.hexdigest() != entries[name].sha256:
-            raise CheckpointError(f"{where}: {name!r}: the contents do not match the hash in the manifest")
-
-
-def _check_kind(member: tarfile.TarInfo, where: str) -> None:
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-        kind = _KINDS.get(member.type, "special file")
-        raise CheckpointError(f"{where}: {member.name!r}: expected a regular file, found a {kind}")
-
-
-def _stream(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
-    """Returns the bytes of a regular file as a stream, which fails where the tar ends too early."""
-    return archive.extractfile(member)
+def _check_end(archive: tarfile.TarFile, file: BinaryIO, where: str) -> None:
+    """Checks that nothing but padding is behind the last member: tarfile ends where it finds no header."""
+    file.seek(archive.offset)
+    rest = file.read(_MOST_PADDING_BYTES + 1)
+    if len(rest) > _MOST_PADDING_BYTES or rest.strip(b"\0"):
+        raise CheckpointError(f"{where}: expected the tar to end at byte {archive.offset}, found more")

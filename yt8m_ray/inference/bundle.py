@@ -19,10 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pydantic
 import torch
 from safetensors.torch import save_file
 
-from yt8m_ray.checkpoint import CheckpointError, read_tensors, write_manifest
+from yt8m_ray.checkpoint import CheckpointError, check_finite, check_fit, read_tensors, write_manifest
 from yt8m_ray.config.document import to_yaml
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.archive import is_archive, open_folder, write_archive
@@ -39,9 +40,11 @@ from yt8m_ray.inference.bundle_document import (
 )
 from yt8m_ray.inference.ensemble import Ensemble
 from yt8m_ray.inference.golden import GoldenAnswers, answer, make_inputs
-from yt8m_ray.inference.restore import restore_model
-from yt8m_ray.models import Model
+from yt8m_ray.inference.restore import check_stored, restore_model
+from yt8m_ray.models import MODELS, Model
+from yt8m_ray.registry import first_fault
 from yt8m_ray.sealed_folder import folder_version
+from yt8m_ray.tensor_file import read_tensor_entries
 
 __all__ = [
     "DOCUMENT_FILE",
@@ -138,18 +141,30 @@ def _load_model(document: BundleDocument, folder: Path, device: str = "cpu") -> 
         _load_member(entry, document, folder / weights_name(index), device)
         for index, entry in enumerate(document.members)
     ]
-    return Ensemble(members, [entry.weight for entry in document.members]).to(device).eval()
+    try:
+        return Ensemble(members, [entry.weight for entry in document.members]).to(device).eval()
+    except ValueError as error:
+        raise CheckpointError(f"{folder / DOCUMENT_FILE}: members: {error}") from None
 
 
 def _load_member(entry: MemberEntry, document: BundleDocument, path: Path, device: str) -> Model:
+    sizes, num_classes = list(document.features.values()), document.num_classes
     try:
-        return restore_model(
-            entry.model,
-            read_tensors(path),
-            feature_sizes=list(document.features.values()),
-            num_classes=document.num_classes,
-            activations=document.transform.activations,
-            device=device,
-        )
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: weights do not fit the model: {' '.join(str(error).split())}") from None
+        config = MODELS.parse(entry.model)
+        wrong = check_stored(config, read_tensor_entries(path), feature_sizes=sizes, num_classes=num_classes)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        fault = first_fault(error) if isinstance(error, pydantic.ValidationError) else error
+        raise CheckpointError(f"{path}: its model in {DOCUMENT_FILE}: {fault}") from None
+    check_fit(wrong, where=str(path))
+    stored = read_tensors(path)
+    check_finite(stored, where=str(path))
+    return restore_model(
+        config,
+        stored,
+        feature_sizes=sizes,
+        num_classes=num_classes,
+        activations=document.transform.activations,
+        device=device,
+    )

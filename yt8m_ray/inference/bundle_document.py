@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from yt8m_ray import local_files
 from yt8m_ray.config.document import parse_yaml, validate
 from yt8m_ray.config.transform import TransformConfig, TransformName
 from yt8m_ray.data.features import FeatureSpec, Normalization
@@ -67,6 +68,13 @@ class MemberEntry(Config):
     gap_after: float
     float32_bytes: NonNegativeInt | None = None
     stored_bytes: NonNegativeInt | None = None
+
+    @pydantic.field_validator("model")
+    @classmethod
+    def _check_name(cls, model: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(model.get("name"), str):
+            raise ValueError("expected the config of a model, with its name")
+        return model
 
 
 class Quality(Config):
@@ -202,7 +210,7 @@ def read_document(folder: str | Path) -> BundleDocument:
     files = files_of(read_manifest(folder, kind="bundle"))
     if DOCUMENT_FILE not in files:
         raise CheckpointError(f"{folder / MANIFEST_FILE}: expected the file {DOCUMENT_FILE}, found {sorted(files)}")
-    document = parse_document((folder / DOCUMENT_FILE).read_bytes(), where=str(folder / DOCUMENT_FILE))
+    document = parse_document(local_files.read_document(folder / DOCUMENT_FILE), where=str(folder / DOCUMENT_FILE))
     needed = {DOCUMENT_FILE, VOCABULARY_FILE, *map(weights_name, range(len(document.members)))}
     if document.num_golden_inputs:
         needed.add(GOLDEN_FILE)

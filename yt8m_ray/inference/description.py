@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,21 +20,10 @@ from yt8m_ray.inference.bundle_document import (
 )
 from yt8m_ray.inference.transform_choice import format_trials
 from yt8m_ray.inference.weighting_report import format_weighting
-from yt8m_ray.sealed_folder import CONFIG_FILE, CheckpointError, NoSuchFolderError, folder_version
+from yt8m_ray.sealed_folder import CONFIG_FILE, NoSuchFolderError, folder_version
+from yt8m_ray.tensor_file import TensorEntry, read_tensor_entries
 
-_METADATA_KEY = "__metadata__"
-_MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
 _UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """A tensor as a safetensors file has it; `dtype` is the format's own name, `I8` or `F32`."""
-
-    name: str
-    dtype: str
-    shape: list[int]
-    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -77,27 +65,6 @@ def describe(path: str | Path) -> Description:
     return Description(str(path), folder_version(folder), document, tensors)
 
 
-def read_tensor_entries(path: Path) -> list[TensorEntry]:
-    """Returns what the head of a safetensors file says, without a byte of its tensors.
-
-    Raises:
-        CheckpointError: it has no such head.
-    """
-    try:
-        with path.open("rb") as file:
-            (num_bytes,) = struct.unpack("<Q", file.read(8))
-            if num_bytes > _MOST_HEADER_BYTES:
-                raise ValueError(f"a head of {num_bytes} bytes")
-            head = json.loads(file.read(num_bytes))
-        return [
-            TensorEntry(name, facts["dtype"], list(facts["shape"]), facts["data_offsets"][1] - facts["data_offsets"][0])
-            for name, facts in sorted(head.items())
-            if name != _METADATA_KEY
-        ]
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file: {error}") from None
-
-
 def format_table(document: BundleDocument) -> str:
     """Returns the measured GAP and the size of each member and of the ensemble, and how they were chosen, as text."""
     sections = [_table(document), *(lines for _, lines in _choices(document))]
@@ -132,7 +99,7 @@ def to_json(description: Description, *, with_tensors: bool = False) -> str:
         "migrated_from": document.migrated_from,
     }
     if with_tensors:
-        tree["tensors"] = [[asdict(entry) for entry in member] for member in description.tensors]
+        tree["tensors"] = [[_facts(entry) for entry in member] for member in description.tensors]
     return json.dumps(tree, indent=2, ensure_ascii=False)
 
 
@@ -223,6 +190,10 @@ def _member(index: int, entry: MemberEntry) -> list[str]:
         f"  MLflow run     {entry.mlflow_run_id or 'none'}",
         f"  data manifest  {data}",
     ]
+
+
+def _facts(entry: TensorEntry) -> dict[str, object]:
+    return asdict(entry) | {"num_bytes": entry.num_bytes}
 
 
 def _tensors(members: Sequence[Sequence[TensorEntry]]) -> Iterator[str]:

@@ -27,6 +27,7 @@ TOLERANCE = 0.02
 """Of a score, relative to it: what its logit may differ by. Other devices differ by 1e-5, other weights by more."""
 
 _LEAST_DIFFERENCE = 1e-6  # of two scores: the smallest ones are not worth a comparison of their own
+_DTYPES = {"num_frames": torch.int64, "class_ids": torch.int64, "scores": torch.float32}
 _NUM_FRAMES = (1, 12, 60)
 _SEED = 8
 _BYTE_MEAN, _BYTE_STD = 128, 48  # published bytes lie about the middle, few of them at the ends
@@ -68,12 +69,21 @@ class GoldenAnswers:
             best = TopK(class_ids=tensors["class_ids"].clone(), scores=tensors["scores"].clone())
         except KeyError as error:
             raise CheckpointError(f"{path}: expected the tensor {error}, found {sorted(tensors)}") from None
+        for name, dtype in _DTYPES.items():
+            if tensors[name].dtype != dtype:
+                raise CheckpointError(f"{path}: {name}: expected {dtype}, found {tensors[name].dtype}")
+        if frames.ndim != 2 or tensors["num_frames"].ndim != 1 or best.scores.ndim != 2:
+            raise CheckpointError(f"{path}: expected frames and scores with two axes, and one of num_frames")
         if len(frames) != sum(counts) or frames.shape[1:] != (spec.dim,) or frames.dtype != spec.dtype:
             raise CheckpointError(
                 f"{path}: expected {spec.dtype} frames of {spec.dim} values, {sum(counts)} in all, found "
                 f"{frames.dtype} {list(frames.shape)}"
             )
-        if best.class_ids.shape != best.scores.shape or best.scores.ndim != 2 or len(best.scores) != len(counts):
+        if any(not 1 <= count <= spec.max_frames for count in counts):
+            raise CheckpointError(f"{path}: expected 1 to {spec.max_frames} frames a video, found {counts}")
+        if not ((best.class_ids >= 0) & (best.class_ids < spec.num_classes)).all():
+            raise CheckpointError(f"{path}: expected class ids below {spec.num_classes}")
+        if best.class_ids.shape != best.scores.shape or len(best.scores) != len(counts):
             raise CheckpointError(f"{path}: expected class ids and scores of {len(counts)} videos alike")
         ends = np.cumsum(counts)[:-1]
         return cls(_pack([part.copy() for part in np.split(frames, ends)], spec), best)

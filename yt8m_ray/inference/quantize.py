@@ -20,9 +20,11 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from yt8m_ray.checkpoint import DTYPES, is_finite
 from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.inference.codebooks import NUM_CODES, codebook
 from yt8m_ray.models.recurrent import LSTMCellWeights
+from yt8m_ray.tensor_file import TensorEntry
 
 SCALE_SUFFIX = ".scale"
 GROUP_SUFFIX = ".group_scale"
@@ -42,6 +44,9 @@ _OUTPUT_FIRST = (nn.Linear, nn.Embedding, nn.Conv1d, LSTMCellWeights)
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 State = dict[str, torch.Tensor]
+_Form = tuple[tuple[str, ...], list[int]]
+
+_FLOATS = ("F32", "F16", "BF16")
 
 DEFAULT = TransformConfig()
 
@@ -85,7 +90,7 @@ def quantize_state(
             continue
         if taken := [name + suffix for suffix in SUFFIXES if name + suffix in state]:
             raise ValueError(f"{taken[0]}: the model's own variable has the name of the codes' values of {name}")
-        if not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             raise ValueError(f"{name}: weights must be finite to be quantized, found NaN or infinity")
         stored.update(_store(name, tensor.detach(), axes.get(name), transform))
     return stored
@@ -116,6 +121,27 @@ def dequantize_tensor(stored: Mapping[str, torch.Tensor], name: str) -> torch.Te
     return tensor.float() if tensor.dtype in _HALVES.values() else tensor.clone()
 
 
+def stored_faults(expected: Mapping[str, torch.Tensor], found: Mapping[str, TensorEntry]) -> list[str]:
+    """Returns a sentence for each tensor of a file from which a model's would not come back.
+
+    Args:
+        expected: The model's state dict, of any device, the meta device too.
+        found: The file's tensors by name.
+    """
+    needed: dict[str, _Form] = {}
+    for name, tensor in expected.items():
+        suffix = next((s for s in SUFFIXES if name + s in found and name + s not in expected), "")
+        needed |= _form(name, tensor, suffix, found)
+    wrong = [f"{name} is missing" for name in needed.keys() - found.keys()]
+    wrong += [f"{name} is unexpected" for name in found.keys() - needed.keys()]
+    for name in needed.keys() & found.keys():
+        dtypes, shape = needed[name]
+        if found[name].dtype not in dtypes or found[name].shape != shape:
+            is_found = f"{found[name].dtype} {found[name].shape}"
+            wrong.append(f"{name} is {is_found}, expected {' or '.join(dtypes)} {shape}")
+    return wrong
+
+
 def stored_bytes(state: Mapping[str, torch.Tensor], axes: Mapping[str, int], transform: TransformConfig) -> int:
     """Returns the bytes of the tensors that `quantize_state` would make of `state`; no value is looked at.
 
@@ -125,6 +151,21 @@ def stored_bytes(state: Mapping[str, torch.Tensor], axes: Mapping[str, int], tra
         transform: How to store it.
     """
     return sum(_tensor_bytes(tensor, axes.get(name), transform) for name, tensor in state.items())
+
+
+def _form(name: str, tensor: torch.Tensor, suffix: str, found: Mapping[str, TensorEntry]) -> dict[str, _Form]:
+    """Returns types and shape of the stored tensors that `tensor` comes back from, given what lies beside its codes."""
+    shape = list(tensor.shape)
+    if not suffix:
+        return {name: (_FLOATS if tensor.is_floating_point() else (DTYPES[tensor.dtype],), shape)}
+    beside = found[name + suffix].shape
+    if suffix == SCALE_SUFFIX:
+        channels = [[size if axis == number else 1 for number, size in enumerate(shape)] for axis in range(len(shape))]
+        return {name: (("I8",), shape), name + suffix: (("F32",), beside if beside in channels else channels[0])}
+    if suffix == GROUP_SUFFIX and len(shape) == 2:
+        num_groups = beside[-1] if beside and beside[-1] and shape[1] % beside[-1] == 0 else shape[1]
+        return {name: (("U8",), [shape[0], shape[1] // 2]), name + suffix: (("F32",), [shape[0], num_groups])}
+    return {name: (("U8",), shape), name + CODEBOOK_SUFFIX: (("F32",), [NUM_CODES])}
 
 
 def unpack_int4(packed: torch.Tensor) -> torch.Tensor:
@@ -188,7 +229,7 @@ def _fits_int4(tensor: torch.Tensor, axis: int, transform: TransformConfig) -> b
 
 def _to_half(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     half = tensor.to(dtype)
-    if not torch.isfinite(half).all():
+    if not is_finite(half):
         raise ValueError(f"{name}: float16 holds at most 65,504, found {float(tensor.abs().max()):g}; take bfloat16")
     return half
 

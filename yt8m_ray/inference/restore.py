@@ -20,10 +20,12 @@ from yt8m_ray.inference.quantize import (
     dequantize_state,
     dequantize_tensor,
     quantize_channels,
+    stored_faults,
 )
-from yt8m_ray.models import Model, build_model
+from yt8m_ray.models import Model, build_model_for_weights
 from yt8m_ray.models.layers import BatchNorm
 from yt8m_ray.registry import ComponentConfig
+from yt8m_ray.tensor_file import TensorEntry
 
 _AFFINE = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -65,8 +67,7 @@ def restore_model(
     Raises:
         RuntimeError: the tensors do not fit the model; torch lists names and shapes.
     """
-    with torch.device("meta"):
-        model = build_model(config, feature_sizes=feature_sizes, num_classes=num_classes)
+    model = build_model_for_weights(config, feature_sizes=feature_sizes, num_classes=num_classes)
     linears = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
     norms = _norms(model)
     for name, linear in linears.items() if activations == "int8" else ():
@@ -85,6 +86,28 @@ def restore_model(
     stored.clear()
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def check_stored(
+    config: Mapping[str, Any] | ComponentConfig,
+    entries: Sequence[TensorEntry],
+    *,
+    feature_sizes: Sequence[int],
+    num_classes: int,
+) -> list[str]:
+    """Returns a sentence for each tensor of a file that `restore_model` could not use, having read none of them.
+
+    Args:
+        config: The model's.
+        entries: What the file says of its tensors.
+        feature_sizes: As those of `build_model`.
+        num_classes: C.
+
+    Raises:
+        ValueError: no machine has room for such a model.
+    """
+    model = build_model_for_weights(config, feature_sizes=feature_sizes, num_classes=num_classes)
+    return stored_faults(model.state_dict(), {entry.name: entry for entry in entries})
 
 
 def _norms(model: nn.Module) -> dict[str, tuple[str, BatchNorm]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from yt8m_ray.config.evaluate import EvaluateConfig
 from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.remote import is_remote, join_uri, list_folders, read_file
 from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config
+from yt8m_ray.json_document import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,6 @@ def _status(run: str) -> str | None:
     if content is None:
         return None
     try:
-        return str(json.loads(content)["status"])
+        return str(parse_json(content, where=place)["status"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{place}: not the record of a run: {error}") from None

@@ -36,7 +36,7 @@ def load_published(model: Model, variables: Mapping[str, Any], *, ema: bool = Fa
     """Copies the variables of a published TensorFlow system into `model`.
 
     Args:
-        model: A model that `build_model` made with the options of the published one.
+        model: A model that `build_model` or `build_empty_model` made with the options of the published one.
         variables: Arrays or tensors by variable name. Leading scopes (`tower/`) and the suffix `:0` do not matter;
             optimizer slots and counters are ignored.
         ema: Take a variable's `ExponentialMovingAverage` where there is one.
@@ -61,7 +61,7 @@ def load_published(model: Model, variables: Mapping[str, Any], *, ema: bool = Fa
     for part in parts:
         converted = part.convert({name: arrays[name].astype(np.float32) for name in part.shapes})
         state |= {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in converted.items()}
-    model.load_state_dict(state)
+    model.load_state_dict(state, assign=True)
     if isinstance(model, FrameAttentionModel):
         model.attend_to_padding = True  # these weights have never seen a clip without
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -23,6 +24,13 @@ _COUNTERS = {"global_step", "beta1_power", "beta2_power"}
 _SLOTS = {"Adam", "Adam_1", "Momentum", "RMSProp", "RMSProp_1", "Adagrad", "Adadelta", "Adadelta_1", "Ftrl", "Ftrl_1"}
 _CHECKPOINT_SUFFIX = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
 _OUTPUT_NUMBER = re.compile(r":\d+$")
+
+_MOST_EXPANSION = 20
+_LEAST_BYTES = 1 << 30
+"""Weights hardly become smaller when they are compressed; a file may hold so much whatever its own size."""
+
+_UNREADABLE = (ValueError, OSError, AttributeError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and zipfile raise for files that are damaged, encrypted or packed in a way of their own."""
 
 TENSORFLOW_EXTRA = "pip install 'yt8m_ray[tensorflow]'"
 
@@ -107,9 +115,13 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: expected an .npz file of arrays by variable name, found something else")
     try:
+        with zipfile.ZipFile(path) as archive:
+            num_bytes = sum(entry.file_size for entry in archive.infolist())
+        if num_bytes > max(_MOST_EXPANSION * path.stat().st_size, _LEAST_BYTES):
+            raise ValueError(f"its {path.stat().st_size} bytes expand to {num_bytes}, which no weights do")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files if is_weight(name)}
-    except (ValueError, OSError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path}: expected an .npz file of arrays by variable name: {error}") from None
 
 

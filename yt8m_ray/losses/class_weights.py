@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
+
+from yt8m_ray.local_files import regular_only
 
 _COUNT_COLUMNS = (("Index", "TrainVideoCount"), ("class_id", "num_videos"))
 """Class id and count, in the published vocabulary and in the table that `jobs.inspect` writes."""
@@ -18,18 +22,25 @@ def read_class_counts(path: str | Path) -> np.ndarray:
         ValueError: it has other columns, a class is missing or out of order, or a count is no number.
         OSError: it cannot be read.
     """
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        names = next((pair for pair in _COUNT_COLUMNS if set(pair) <= set(reader.fieldnames or ())), None)
-        if names is None:
-            expected = " or ".join(f"{class_id}, {count}" for class_id, count in _COUNT_COLUMNS)
-            raise ValueError(f"{path}: expected the columns {expected}, found {', '.join(reader.fieldnames or ())}")
-        counts: list[int] = []
-        for row in reader:
-            class_id, count = row[names[0]], row[names[1]]
-            if class_id != str(len(counts)) or not (count or "").isdecimal():
-                raise ValueError(f"{path}: expected class {len(counts)} and its count, found {class_id!r}, {count!r}")
-            counts.append(int(count))
+    try:
+        with open(path, encoding="utf-8-sig", newline="", opener=regular_only) as file:
+            return _read_counts(file, path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a CSV file in UTF-8: {error}") from None
+
+
+def _read_counts(file: TextIO, path: str | Path) -> np.ndarray:
+    reader = csv.DictReader(file)
+    names = next((pair for pair in _COUNT_COLUMNS if set(pair) <= set(reader.fieldnames or ())), None)
+    if names is None:
+        expected = " or ".join(f"{class_id}, {count}" for class_id, count in _COUNT_COLUMNS)
+        raise ValueError(f"{path}: expected the columns {expected}, found {', '.join(reader.fieldnames or ())}")
+    counts: list[int] = []
+    for row in reader:
+        class_id, count = row[names[0]], row[names[1]]
+        if class_id != str(len(counts)) or not re.fullmatch(r"[0-9]{1,18}", count or ""):
+            raise ValueError(f"{path}: expected class {len(counts)} and its count, found {class_id!r}, {count!r}")
+        counts.append(int(count))
     if not any(counts):
         raise ValueError(f"{path}: no class has a video")
     return np.array(counts, np.int64)

@@ -20,7 +20,15 @@ from yt8m_ray.models import netvlad as netvlad
 from yt8m_ray.models import nextvlad as nextvlad
 from yt8m_ray.models import nextvlad_2019 as nextvlad_2019
 from yt8m_ray.models import soft_dbof as soft_dbof
-from yt8m_ray.models.base import MODELS, Model, build_model
+from yt8m_ray.models.base import MODELS, Model, build_empty_model, build_model, build_model_for_weights
 from yt8m_ray.models.layers import mixture_logits, set_batch_norm_sync
 
-__all__ = ["MODELS", "Model", "build_model", "mixture_logits", "set_batch_norm_sync"]
+__all__ = [
+    "MODELS",
+    "Model",
+    "build_empty_model",
+    "build_model",
+    "build_model_for_weights",
+    "mixture_logits",
+    "set_batch_norm_sync",
+]

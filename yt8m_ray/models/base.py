@@ -148,6 +148,42 @@ def build_model(
     return model
 
 
+def build_empty_model(
+    config: Mapping[str, Any] | ComponentConfig, *, feature_sizes: Sequence[int], num_classes: int
+) -> Model | None:
+    """Returns a model whose tensors have names, shapes and types but no storage (torch's device `meta`).
+
+    Args:
+        config: As that of `build_model`, as are the others.
+
+    Returns:
+        None where a model from outside this package needs storage while it is built.
+
+    Raises:
+        ValueError: as `build_model`, or a tensor would be larger than there can be.
+    """
+    config = MODELS.parse(config)
+    try:
+        with torch.device("meta"):
+            return build_model(config, feature_sizes=feature_sizes, num_classes=num_classes)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        if "overflow" in str(error).lower():  # torch has no one error for a size beyond 64 bits
+            raise ValueError(f"{config.name}: a tensor would be too large: {str(error).splitlines()[0]}") from None
+        if type(config).__module__.partition(".")[0] == __name__.partition(".")[0]:
+            raise  # ours need none
+        return None
+
+
+def build_model_for_weights(
+    config: Mapping[str, Any] | ComponentConfig, *, feature_sizes: Sequence[int], num_classes: int
+) -> Model:
+    """Returns a model whose state dict is to be assigned: without storage, unless one from outside needs it."""
+    model = build_empty_model(config, feature_sizes=feature_sizes, num_classes=num_classes)
+    if model is None:
+        model = build_model(config, feature_sizes=feature_sizes, num_classes=num_classes)
+    return model
+
+
 def _check_sizes(feature_sizes: Sequence[int], num_classes: int) -> None:
     if not feature_sizes or min(feature_sizes) < 1 or num_classes < 1:
         raise ValueError(

@@ -27,7 +27,7 @@ class DeepCombineChainConfig(ComponentConfig):
     """
 
     name: Literal["deep_combine_chain"] = "deep_combine_chain"
-    num_layers: int = pydantic.Field(default=8, ge=1)
+    num_layers: int = pydantic.Field(default=8, ge=1, le=100)
     relu_dim: int = pydantic.Field(default=128, ge=1)
     support_weight: float = pydantic.Field(default=0.025, ge=0, le=1)
     head: HeadField = MoEHeadConfig()

@@ -24,8 +24,8 @@ class HierarchicalLSTMConfig(FrameModelFields):
 
     name: Literal["hierarchical_lstm"] = "hierarchical_lstm"
     cell_dim: int = pydantic.Field(default=1024, ge=1)
-    num_layers: int = pydantic.Field(default=2, ge=1)
-    num_blocks: int = pydantic.Field(default=20, ge=1)
+    num_layers: int = pydantic.Field(default=2, ge=1, le=100)
+    num_blocks: int = pydantic.Field(default=20, ge=1, le=10_000)
     every: int = pydantic.Field(default=1, ge=1)
     max_frames: int = pydantic.Field(default=300, ge=1)
 

@@ -20,7 +20,7 @@ class LSTMConfig(FrameModelFields):
     """
 
     name: Literal["lstm"] = "lstm"
-    num_layers: int = pydantic.Field(default=2, ge=1)
+    num_layers: int = pydantic.Field(default=2, ge=1, le=100)
     cell_dim: int = pydantic.Field(default=1024, ge=1)
 
 
@@ -48,7 +48,7 @@ class LSTMPairConfig(FrameModelFields):
     """
 
     name: Literal["lstm_pair"] = "lstm_pair"
-    num_layers: int = pydantic.Field(default=2, ge=1)
+    num_layers: int = pydantic.Field(default=2, ge=1, le=100)
     cell_dim: int = pydantic.Field(default=1024, ge=1)
 
 

@@ -64,7 +64,7 @@ class MixNeXtVLADConfig(NeXtVLADFields):
     name: Literal["mix_nextvlad"] = "mix_nextvlad"
     num_clusters: int = pydantic.Field(default=112, ge=2)
     gating_reduction: int = pydantic.Field(default=16, ge=1)
-    num_branches: int = pydantic.Field(default=3, ge=2)
+    num_branches: int = pydantic.Field(default=3, ge=2, le=100)
     temperature: float = pydantic.Field(default=3.0, gt=0)
     kl_weight: float = pydantic.Field(default=9.0, ge=0)
 

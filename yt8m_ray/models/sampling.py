@@ -51,7 +51,7 @@ class RandomFramesConfig(ComponentConfig):
     """`num_frames` frames, drawn independently with replacement."""
 
     name: Literal["random"] = "random"
-    num_frames: int = pydantic.Field(default=30, ge=1)
+    num_frames: int = pydantic.Field(default=30, ge=1, le=10_000)
 
 
 @SAMPLERS.register("random", RandomFramesConfig)
@@ -77,7 +77,7 @@ class FrameSequenceConfig(ComponentConfig):
     """`num_frames` consecutive frames."""
 
     name: Literal["sequence"] = "sequence"
-    num_frames: int = pydantic.Field(default=30, ge=1)
+    num_frames: int = pydantic.Field(default=30, ge=1, le=10_000)
 
 
 @SAMPLERS.register("sequence", FrameSequenceConfig)
@@ -124,7 +124,7 @@ class SampleAllConfig(ComponentConfig):
     """Every frame once, in order; in training, random frames fill what is left of `num_frames`."""
 
     name: Literal["sample_all"] = "sample_all"
-    num_frames: int = pydantic.Field(default=MAX_FRAMES, ge=1)
+    num_frames: int = pydantic.Field(default=MAX_FRAMES, ge=1, le=10_000)
 
 
 @SAMPLERS.register("sample_all", SampleAllConfig)
@@ -160,7 +160,7 @@ class TrimmedFramesConfig(ComponentConfig):
     name: Literal["trimmed"] = "trimmed"
     start: int = pydantic.Field(default=30, ge=0)
     end: int = pydantic.Field(default=10, ge=0)
-    num_frames: int = pydantic.Field(default=140, ge=1)
+    num_frames: int = pydantic.Field(default=140, ge=1, le=10_000)
 
 
 @SAMPLERS.register("trimmed", TrimmedFramesConfig)

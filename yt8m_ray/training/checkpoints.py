@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import shutil
@@ -14,6 +13,8 @@ from typing import Protocol
 import safetensors
 
 from yt8m_ray.checkpoint import CHECKPOINT_PATTERN, MANIFEST_FILE, latest_checkpoint
+from yt8m_ray.json_document import parse_json
+from yt8m_ray.local_files import read_document
 
 _ASIDE = ".aside-"
 
@@ -83,7 +84,7 @@ class LocalCheckpoints:
 
     def _metrics(self) -> dict[str, dict[str, float] | None]:
         manifests = {path.name: path / MANIFEST_FILE for path in self._folder.glob(CHECKPOINT_PATTERN)}
-        return {name: metrics_of(path.read_bytes() if path.exists() else None) for name, path in manifests.items()}
+        return {name: metrics_of(read_document(path) if path.is_file() else None) for name, path in manifests.items()}
 
     def _remove(self, name: str) -> None:
         away = self._folder / f"{_ASIDE}old-{name}"
@@ -117,7 +118,7 @@ def superfluous(metrics: dict[str, dict[str, float] | None], num_to_keep: int) -
 def metrics_of(manifest: bytes | None) -> dict[str, float] | None:
     """Returns the metrics in a manifest, None where it is none."""
     try:
-        metrics = json.loads(manifest or b"null")["metrics"]
+        metrics = parse_json(manifest or b"null", where=MANIFEST_FILE, nan=True)["metrics"]
     except (ValueError, KeyError, TypeError):
         return None
     return metrics if isinstance(metrics, dict) else None

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from yt8m_ray.json_document import parse_json
+from yt8m_ray.local_files import regular_only
+
 logger = logging.getLogger(__name__)
 
 HISTORY_FILE = "metrics.jsonl"
@@ -83,7 +86,7 @@ def read_history(run_path: Path, offset: int = 0) -> tuple[list[Entry], int]:
     entries: list[Entry] = []
     if not path.exists():
         return entries, offset
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular_only) as file:
         file.seek(offset)
         while not entries and (lines := file.readlines(_BYTES_A_READ)):
             if not lines[-1].endswith(b"\n"):  # it is being written
@@ -119,6 +122,6 @@ def read_curves(run_path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def _parse(line: bytes) -> Entry | None:
     try:
-        return Entry(**json.loads(line))
+        return Entry(**parse_json(line, where=HISTORY_FILE))
     except (ValueError, TypeError):
         return None

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from yt8m_ray.checkpoint import MANIFEST_FILE, load_config, load_details, read_manifest
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.vocabulary import Vocabulary
-from yt8m_ray.models import build_model
+from yt8m_ray.models import build_empty_model
 from yt8m_ray.models.cost import count_macs, num_parameters
 from yt8m_ray.training import report_pictures as pictures
 from yt8m_ray.training.history import read_curves
@@ -76,14 +75,12 @@ def _facts(config: TrainConfig, checkpoint: Path, metrics: Mapping[str, Any]) ->
 def _size(config: TrainConfig) -> list[tuple[str, str]]:
     is_frame_level = not config.data.spec.is_video_level
     num_frames = config.data.max_frames if is_frame_level else 1
-    try:
-        with torch.device("meta"):  # no storage
-            model = build_model(
-                config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes
-            )
-        macs = count_macs(model, num_frames=num_frames)
-    except RuntimeError:  # a model from outside this package that needs its storage
+    model = build_empty_model(
+        config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes
+    )
+    if model is None:
         return []
+    macs = count_macs(model, num_frames=num_frames)
     frames = f" (a clip of {num_frames} frames)" if is_frame_level else ""
     return [("parameters", f"{num_parameters(model):,}"), ("multiply-accumulates a video", f"{macs:,}{frames}")]
 

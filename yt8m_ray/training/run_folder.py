@@ -28,6 +28,8 @@ from yt8m_ray.checkpoint import (
 from yt8m_ray.config.document import ConfigError, flatten, override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.remote import is_remote
+from yt8m_ray.json_document import parse_json
+from yt8m_ray.local_files import read_document
 from yt8m_ray.training.checkpoints import score_of
 
 logger = logging.getLogger(__name__)
@@ -81,9 +83,14 @@ class RunRecord:
 
     @classmethod
     def load(cls, run_path: Path) -> RunRecord | None:
-        """Returns the record of a run folder, or None where no run was started."""
+        """Returns the record of a run folder, or None where no run was started; ValueError where it is none."""
         path = run_path / RUN_FILE
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return cls(**parse_json(read_document(path), where=str(path)))
+        except TypeError as error:
+            raise ValueError(f"{path}: not the record of a run: {error}") from None
 
 
 def with_absolute_paths(config: C) -> C:

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from yt8m_ray.config.document import ConfigError
+from yt8m_ray.json_document import parse_json
+from yt8m_ray.local_files import read_document
 from yt8m_ray.tracking import Status, Tracker, TrackingError
 from yt8m_ray.training.history import HISTORY_FILE, read_history
 
@@ -67,7 +69,7 @@ class State:
             run_id: The run there, as far as is known without this file.
         """
         try:
-            found = json.loads((run_path / STATE_FILE).read_text(encoding="utf-8"))
+            found = parse_json(read_document(run_path / STATE_FILE), where=STATE_FILE)
             state = cls(**{**found, "artifacts": [tuple(one) for one in found["artifacts"]]})
         except FileNotFoundError:
             return cls(uri, run_id=run_id)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import torch
-
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.config.tune import Cost
 from yt8m_ray.inference.quantize import channel_axes, stored_bytes
-from yt8m_ray.models import Model, build_model
+from yt8m_ray.models import Model, build_model, build_model_for_weights
 from yt8m_ray.models.cost import count_macs
 from yt8m_ray.models.latency import clip_latency_ms
 
@@ -22,11 +20,9 @@ def measure_costs(config: TrainConfig, names: Collection[Cost]) -> dict[str, flo
     Raises:
         ConfigError: the model cannot be built.
     """
+    data = config.data
     try:
-        with torch.device("meta"):  # no storage
-            model = build_model(
-                config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes
-            )
+        model = build_model_for_weights(config.model, feature_sizes=data.feature_sizes, num_classes=data.num_classes)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from None
     num_frames = 1 if config.data.spec.is_video_level else config.data.max_frames

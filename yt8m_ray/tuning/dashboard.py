@@ -26,7 +26,7 @@ import optuna_dashboard
 from optuna.trial import TrialState
 
 from yt8m_ray.config.document import ConfigError
-from yt8m_ray.tuning.study_file import STUDY_FILE
+from yt8m_ray.tuning.study_file import STUDY_FILE, study_storage
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -85,14 +85,12 @@ def start_dashboard(folder: Path, *, port: int = 0, host: str = "127.0.0.1") -> 
     path = folder / STUDY_FILE
     if not path.is_file():
         raise ConfigError(f"{folder}: no search: {STUDY_FILE} is missing")
+    storage = study_storage(path, timeout_s=_LOCK_TIMEOUT_S)
     try:
         server = (_IPv6Server if ":" in host else _Server)((host, port), _Handler)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "expected 0 to 65535"
         raise ConfigError(f"dashboard: {host}:{port}: {reason}; give another port, or 0 for any") from None
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": _LOCK_TIMEOUT_S}}
-    )
     server.set_app(_Guard(storage, host))
     shown = f"[{host}]" if ":" in host else host
     return Dashboard(server, storage, f"http://{shown}:{server.server_port}/")

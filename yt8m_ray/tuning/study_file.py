@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import optuna
+import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from yt8m_ray.config.document import ConfigError
@@ -79,11 +80,14 @@ def _create(storage: optuna.storages.RDBStorage, name: str, metrics: list[str], 
         optuna.create_study(study_name=name, storage=storage, directions=directions).set_metric_names(metrics)
 
 
-def study_storage(path: Path) -> optuna.storages.RDBStorage:
-    """Returns the store in a file, which waits for others that write."""
-    return optuna.storages.RDBStorage(
-        f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": _LOCK_TIMEOUT_S}}
-    )
+def study_storage(path: Path, *, timeout_s: float = _LOCK_TIMEOUT_S) -> optuna.storages.RDBStorage:
+    """Returns the store in a file, which waits for others that write; ConfigError where it holds something else."""
+    try:
+        return optuna.storages.RDBStorage(
+            f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": timeout_s}}
+        )
+    except sqlalchemy.exc.DatabaseError as error:
+        raise ConfigError(f"{path}: not a study of Optuna's: {error.orig}") from None
 
 
 @contextlib.contextmanager

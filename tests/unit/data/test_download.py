@@ -247,8 +247,9 @@ def test_a_missing_plan_names_the_address_and_how_partitions_are_named(mirror: M
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (b"<html>", "expected a JSON document, found b'<html>'"),
-        (b"\xff\xfe\x00", "expected a JSON document"),
+        (b"<html>", "not a JSON document: .*found b'<html>'"),
+        (b"\xff\xfe\x00", "not a JSON document"),
+        (b'{"files": {"a": "%s", "a": "%s"}}', "the key 'a' is there twice"),
         (b"[]", "expected .*files"),
         (b'{"files": {}}', "expected .*files"),
         (b'{"files": {"../x": "%s"}}', r"found '\.\./x'"),

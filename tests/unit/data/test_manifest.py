@@ -98,7 +98,7 @@ def test_videos_and_records_are_those_of_the_shards_asked_for(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda _: "{", "m.json: not a manifest of version 1: Invalid JSON"),
+        (lambda _: "{", "m.json: not a JSON document: Expecting property name"),
         (lambda _: "[]", "m.json: not a manifest of version 1: "),
         (lambda text: text.replace('"version": 1', '"version": 2'), "version 1: version: Input should be 1"),
         (lambda text: text.replace('"num_records": 2,', "", 1), r"shards\.0\.num_records: Field required"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -203,3 +204,40 @@ def test_a_published_record_holds_the_bytes_of_its_frames_and_dense_scores() -> 
     assert np.array_equal(np.array(fields.sequences["rgb"]), frames[:, :5])
     assert np.array_equal(np.array(fields.sequences["audio"]), frames[:, 5:])
     assert len(fields.context) == 3 and len(fields.sequences) == 2
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_labels_is_refused_at_once(tmp_path: Path) -> None:
+    folder = write(tmp_path / "labels")
+    (tmp_path / "labels" / "b.arrow").unlink()
+    os.mkfifo(tmp_path / "labels" / "b.arrow")
+
+    with pytest.raises(OSError, match=r"b\.arrow: expected a regular file, found a named pipe"):
+        SoftLabels(folder, SHARDS, NUM_CLASSES).lookup(videos_of((1, 3)))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_changed_byte_of_a_file_ends_the_process(tmp_path: Path, seed: int) -> None:
+    folder = write(tmp_path / "labels")
+    path = tmp_path / "labels" / "b.arrow"
+    generator = np.random.default_rng(seed)
+    content = bytearray(path.read_bytes())
+    for place in generator.integers(0, len(content), 3):
+        content[place] = generator.choice([0, 128, 255])
+    path.write_bytes(content)
+
+    try:
+        scores = SoftLabels(folder, SHARDS, NUM_CLASSES).lookup(videos_of((1, 3)))
+    except ValueError as error:
+        assert str(path) in str(error)  # Arrow checks nothing by itself, and aborts on a length that is none
+    else:
+        assert scores.shape == (1, NUM_CLASSES)
+
+
+def test_classes_that_do_not_exist_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "labels")
+    scores, class_ids = np.full((1, 2), 0.5, np.float16), np.array([[3, NUM_CLASSES]], np.uint16)
+    write_labels(tmp_path / "labels" / "b.arrow", [to_label_table(np.array([3], np.int32), ["b3"], scores, class_ids)])
+
+    with pytest.raises(ValueError, match=r"b\.arrow: expected class ids below 40, found 40"):
+        SoftLabels(folder, SHARDS, NUM_CLASSES).lookup(videos_of((1, 3)))

@@ -131,3 +131,25 @@ def test_two_tables_differ_where_both_know_a_class_and_not_the_same(
     one, another = table(tmp_path, "/m/1,Fish", "/m/2,Car"), table(tmp_path, *other)
 
     assert one.first_difference(another) == another.first_difference(one) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (HEADER.encode() + b"0,0,,\xff,,,\n", r"table\.csv: not a CSV file in UTF-8: .*0xff"),
+        (HEADER.encode() + b"0,0,," + b"x" * 200_000 + b",,,\n", r"table\.csv: not a CSV file in UTF-8: field larger"),
+        (HEADER.encode() + b"0," + b"9" * 5000 + b",,,,,\n", r"table\.csv: class id 0: TrainVideoCount '9{40}' is not"),
+        (HEADER.encode() + "0,²,,,,,\n".encode(), r"table\.csv: class id 0: TrainVideoCount '²' is not"),
+    ],
+)
+def test_a_file_that_is_no_table_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "table.csv").write_bytes(content)
+
+    with pytest.raises(ValueError, match=message):
+        Vocabulary.load(tmp_path / "table.csv")
+
+
+def test_a_table_that_a_spreadsheet_saved_is_read(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_bytes(b"\xef\xbb\xbf" + HEADER.encode() + b"0,7,/m/1,Fish,,,\n")
+
+    assert Vocabulary.load(tmp_path / "table.csv").name(0) == "Fish"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from yt8m_ray.checkpoint import NoSuchFolderError, write_manifest
+from yt8m_ray.checkpoint import CheckpointError, NoSuchFolderError, write_manifest
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.data.batch import make_batch
@@ -194,10 +194,73 @@ def test_a_file_that_the_manifest_does_not_list_is_not_loaded(bundle: Path) -> N
         load_bundle(bundle)
 
 
-def test_a_vocabulary_of_too_few_classes_is_refused(bundle: Path) -> None:
-    Vocabulary.for_num_classes(5).save(bundle / "vocabulary.csv")
+def reseal(bundle: Path) -> None:
     (bundle / "manifest.json").unlink()
     write_manifest(bundle, {"kind": "bundle"})
+
+
+@pytest.mark.parametrize("transform", ["none", "float16", "int8", "int4", "uniform"])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    write_tiny_bundle: Callable[..., Path], transform: str
+) -> None:
+    options = {"none": {}, "int4": {"group_size": 4, "min_elements": 0}}.get(transform, {"min_elements": 0})
+    bundle = write_tiny_bundle(export={"transform": {"name": transform, **options}})
+    path = bundle / "members/1/model.safetensors"
+    stored = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    (name, tensor), *_ = [(name, tensor) for name, tensor in stored.items() if tensor.is_floating_point()]
+    tensor.view(-1)[0] = float("nan")
+    save_file(stored, path)
+    reseal(bundle)
+
+    with pytest.raises(CheckpointError, match=rf"members/1/model\.safetensors: {name}: expected finite weights"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "num_classes: 30",
+            "num_classes: 1000000",
+            r"weights do not fit the model: .*\[30\], expected F32 .* \[1000000\]",
+        ),
+        (
+            "num_classes: 30",
+            f"num_classes: {10**18}",
+            "its model in bundle.yaml: logistic: a tensor would be too large",
+        ),
+        ("size: 8", "size: 1000000000", r"weights do not fit .* is I8 \[30, 12\], expected I8 \[30, 1000000004\]"),
+        ("name: logistic", "name: telepathic", "its model in bundle.yaml: name: unknown model 'telepathic'"),
+        ("l2: ", "l3: ", "its model in bundle.yaml: l3: Extra inputs are not permitted"),
+    ],
+)
+def test_a_document_of_other_models_is_refused_by_the_heads_of_the_weights(
+    write_tiny_bundle: Callable[..., Path], old: str, new: str, message: str
+) -> None:
+    bundle = write_tiny_bundle()
+    text = (bundle / "bundle.yaml").read_text()
+    assert old in text
+    (bundle / "bundle.yaml").write_text(text.replace(old, new))
+    reseal(bundle)
+
+    with pytest.raises(CheckpointError, match=rf"members/0/model\.safetensors: {message}"):
+        load_bundle(bundle)
+
+
+def test_a_member_without_the_name_of_a_model_is_refused_by_its_key(bundle: Path) -> None:
+    text = (bundle / "bundle.yaml").read_text()
+    (bundle / "bundle.yaml").write_text(text.replace("name: logistic", "names: logistic", 1))
+    reseal(bundle)
+
+    with pytest.raises(
+        ValueError, match=r"bundle\.yaml: members\.0\.model: expected the config of a model, with its name"
+    ):
+        load_bundle(bundle)
+
+
+def test_a_vocabulary_of_too_few_classes_is_refused(bundle: Path) -> None:
+    Vocabulary.for_num_classes(5).save(bundle / "vocabulary.csv")
+    reseal(bundle)
     with pytest.raises(ValueError, match=r"vocabulary\.csv: expected the names of 30 classes, found 5"):
         load_bundle(bundle)
 
@@ -205,8 +268,7 @@ def test_a_vocabulary_of_too_few_classes_is_refused(bundle: Path) -> None:
 def test_an_unknown_format_version_is_refused_with_a_sentence(bundle: Path) -> None:
     document = (bundle / "bundle.yaml").read_text().replace("format_version: 2", "format_version: 7")
     (bundle / "bundle.yaml").write_text(document)
-    (bundle / "manifest.json").unlink()
-    write_manifest(bundle, {"kind": "bundle"})
+    reseal(bundle)
     with pytest.raises(ValueError, match="format_version 7 found, this program reads 1 and 2"):
         load_bundle(bundle)
 

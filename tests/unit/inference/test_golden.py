@@ -108,6 +108,11 @@ def test_the_videos_are_the_same_each_time_and_of_several_lengths() -> None:
         ({"frames": torch.zeros(13, 11, dtype=torch.uint8)}, "expected uint8 frames of 12 values, 13 in all"),
         ({"frames": torch.zeros(13, 12)}, r"found float32 \[13, 12\]"),
         ({"scores": torch.zeros(2, 20)}, "expected class ids and scores of 3 videos"),
+        ({"scores": torch.zeros(3, 20, 1)}, "expected frames and scores with two axes"),
+        ({"num_frames": torch.zeros(3, 1, dtype=torch.int64)}, "expected frames and scores with two axes"),
+        ({"num_frames": torch.tensor([1.0, 6.0, 6.0])}, "num_frames: expected torch.int64, found torch.float32"),
+        ({"num_frames": torch.tensor([-1, 7, 7])}, "expected 1 to 6 frames a video"),
+        ({"class_ids": torch.full((3, 20), 30)}, "expected class ids below 30"),
     ],
 )
 def test_a_file_of_something_else_is_refused(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.inference.int8_linear import Int8Linear
-from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state
-from yt8m_ray.inference.restore import Folded, restore_model
+from yt8m_ray.inference.quantize import channel_axes, dequantize_state, quantize_state, stored_faults
+from yt8m_ray.inference.restore import Folded, check_stored, restore_model
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.models.layers import batch_norms
+from yt8m_ray.tensor_file import TensorEntry, read_tensor_entries
 
 SIZES: dict[str, Any] = {"feature_sizes": [16, 8], "num_classes": 12}
 GATED = {
@@ -108,3 +111,43 @@ def test_a_missing_bias_is_named() -> None:
 
     with pytest.raises(RuntimeError, match=r"hidden\.linear\.bias"):
         restore_model(GATED, stored, **SIZES)
+
+
+def entries_of(stored: dict[str, torch.Tensor], folder: Path) -> list[TensorEntry]:
+    save_file(stored, folder / "model.safetensors")
+    return read_tensor_entries(folder / "model.safetensors")
+
+
+FORMS = ["none", "float16", "int8", "int4", "uniform"]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_head_of_a_file_that_fits_is_accepted(tmp_path: Path, name: str) -> None:
+    entries = entries_of(stored_of(trained(GATED), name=name, group_size=4), tmp_path)
+
+    assert check_stored(GATED, entries, **SIZES) == []
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_no_stored_tensor_can_have_another_shape_or_type_or_be_left_out(tmp_path: Path, name: str) -> None:
+    model = trained(GATED)
+    entries = {entry.name: entry for entry in entries_of(stored_of(model, name=name, group_size=4), tmp_path)}
+    expected = model.state_dict()
+
+    for entry in entries.values():
+        others = {other: facts for other, facts in entries.items() if other != entry.name}
+        changes = [([*entry.shape, 1], entry.dtype), ([7, *entry.shape[1:]], entry.dtype), (entry.shape, "I32")]
+        for shape, dtype in changes:
+            faults = stored_faults(expected, {**others, entry.name: TensorEntry(entry.name, dtype, shape)})
+            assert any(f"{entry.name} is {dtype} {shape}, expected " in fault for fault in faults), (entry, faults)
+        assert stored_faults(expected, others), entry
+    more = "hidden.linear.weight.other"
+    assert stored_faults(expected, {**entries, more: TensorEntry(more, "F32", [1])}) == [f"{more} is unexpected"]
+
+
+def test_a_model_of_another_size_is_refused_by_the_head_alone(tmp_path: Path) -> None:
+    entries = entries_of(stored_of(trained(GATED)), tmp_path)
+
+    faults = check_stored(GATED, entries, feature_sizes=[16, 8], num_classes=1_000_000)
+
+    assert "head.experts.weight is I8 [24, 8], expected I8 [2000000, 8]" in faults

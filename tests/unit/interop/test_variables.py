@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import shutil
+import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -140,6 +143,28 @@ def test_a_damaged_npz_file_is_refused_with_its_path(tmp_path: Path, content: by
     path = tmp_path / "variables.npz"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"variables\.npz: expected an \.npz file of arrays by variable name"):
+        read_variables(path)
+
+
+def test_a_file_that_expands_as_no_weights_do_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "variables.npz"
+    np.savez(path, **{"gates/weights": PLAIN["gates/weights"]})
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, content.rindex(b"PK\x01\x02") + 24, 4_000_000_000)  # its size unpacked
+    path.write_bytes(content)
+
+    with pytest.raises(ValueError, match=r"variables\.npz: .*bytes expand to 4000000000, which no weights do"):
+        read_variables(path)
+
+
+def test_an_array_whose_head_promises_more_than_there_is_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "variables.npz"
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (10**14,)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("gates/weights.npy", head.getvalue())
+
+    with pytest.raises(ValueError, match=r"variables\.npz: expected an \.npz file of arrays"):
         read_variables(path)
 
 

@@ -72,3 +72,13 @@ def test_a_file_that_holds_no_counts_is_refused(tmp_path: Path, text: str, messa
 def test_a_bound_of_class_weights_needs_class_weights() -> None:
     with pytest.raises(ValueError, match="max_class_weight: there are no class_weights to bound"):
         build_loss({"name": "focal", "max_class_weight": 3})
+
+
+@pytest.mark.parametrize(
+    "content", [b"class_id,num_videos\n0,\xff\n", b"class_id,num_videos\n0," + b"9" * 5000 + b"\n"]
+)
+def test_a_file_that_is_no_table_of_counts_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "counts.csv").write_bytes(content)
+
+    with pytest.raises(ValueError, match=r"counts\.csv: (not a CSV file in UTF-8|expected class 0 and its count)"):
+        read_class_counts(tmp_path / "counts.csv")

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from yt8m_ray.checkpoint import DTYPES
 from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.inference.int8_linear import Int8Linear
 from yt8m_ray.inference.quantize import channel_axes, quantize_state
 from yt8m_ray.inference.restore import restore_model
 from yt8m_ray.losses import build_loss
-from yt8m_ray.models import MODELS, Model, build_model
+from yt8m_ray.models import MODELS, Model, build_empty_model, build_model
 from yt8m_ray.models.layers import batch_norms
 
 FEATURE_SIZES = (6, 4)
@@ -315,6 +316,17 @@ def test_an_export_that_multiplies_integers_stays_near_float32(
     assert any(isinstance(module, Int8Linear) for module in restored.modules())
     found = torch.sigmoid(logits_of(restored, random_frames(), NUM_FRAMES))
     torch.testing.assert_close(found, exact, rtol=0, atol={"int8": 0.03, "int4": 0.1}[transform])
+
+
+def test_a_model_is_built_without_storage_too(model: Model, request: pytest.FixtureRequest) -> None:
+    config = CONFIGS[request.node.callspec.params["model"]]
+
+    empty = build_empty_model(config, feature_sizes=FEATURE_SIZES, num_classes=NUM_CLASSES)
+
+    assert empty is not None
+    outline = {name: (tensor.shape, tensor.dtype, tensor.device.type) for name, tensor in empty.state_dict().items()}
+    assert outline == {name: (tensor.shape, tensor.dtype, "meta") for name, tensor in model.state_dict().items()}
+    assert {tensor.dtype for tensor in model.state_dict().values()} <= DTYPES.keys()
 
 
 def spread_batch_norms(model: Model) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from yt8m_ray.checkpoint import CheckpointError, load_model, read_tensors
+from yt8m_ray.checkpoint import CheckpointError, load_model, read_tensors, write_manifest
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.training.averaging import average_checkpoints
@@ -107,4 +108,18 @@ def test_a_damaged_checkpoint_leaves_no_mean(save_tiny_checkpoint: Save, tmp_pat
 
     with pytest.raises(CheckpointError, match="bytes expected"):
         average_checkpoints([first, other], tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
+
+
+@pytest.mark.parametrize("name", ["first", "other"])
+def test_weights_that_are_not_finite_make_no_mean(save_tiny_checkpoint: Save, tmp_path: Path, name: str) -> None:
+    paths = {each: save_tiny_checkpoint(each) for each in ("first", "other")}
+    tensors = {key: tensor.clone() for key, tensor in tensors_of(paths[name]).items()}
+    tensors["head.linear.weight"][3, 2] = float("inf")
+    save_file(tensors, paths[name] / "model.safetensors")
+    (paths[name] / "manifest.json").unlink()
+    write_manifest(paths[name], {"kind": "checkpoint"})
+
+    with pytest.raises(CheckpointError, match=rf"{name}/model\.safetensors: head\.linear\.weight: expected finite"):
+        average_checkpoints(list(paths.values()), tmp_path / "mean")
     assert not (tmp_path / "mean").exists()

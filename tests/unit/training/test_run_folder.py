@@ -185,3 +185,13 @@ def test_an_error_under_a_lock_whose_folder_is_gone_is_still_that_error(tmp_path
     with pytest.raises(KeyError), locked(tmp_path / "output" / "tiny"):
         shutil.rmtree(tmp_path / "output")
         raise KeyError
+
+
+@pytest.mark.parametrize(
+    "content", ['{"status": "running"}', '{"status": "running", "mlflow_run_id": "a", "x": 1}', "[" * 9999]
+)
+def test_a_record_of_something_else_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+
+    with pytest.raises(ValueError, match=r"run\.json: not (the record of a run|a JSON document)"):
+        RunRecord.load(tmp_path)

@@ -187,3 +187,10 @@ def test_what_may_change_when_a_search_goes_on(tmp_path: Path) -> None:
 
     assert started(study).number == 1
     assert study.next() is None
+
+
+def test_a_file_that_is_no_study_is_named(tmp_path: Path) -> None:
+    (tmp_path / STUDY_FILE).write_bytes(b"no database, however long it is" * 100)
+
+    with pytest.raises(ConfigError, match=r"study\.db: not a study of Optuna's: file is not a database"):
+        read_records(tmp_path)

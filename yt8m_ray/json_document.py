@@ -1,0 +1,50 @@
+"""JSON documents as they were meant: one value a key, and numbers that are numbers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_MOST_DIGITS = 20
+
+
+def parse_json(content: bytes | str, *, where: str, nan: bool = False) -> Any:
+    """Returns what a JSON document holds.
+
+    Args:
+        content: Of the file.
+        where: Its name, for the message.
+        nan: Whether NaN and Infinity, which Python writes, are numbers.
+
+    Raises:
+        ValueError: it is malformed or nested too deeply, has a key twice, a number of more than 20 digits, or NaN.
+    """
+    try:
+        return json.loads(
+            content,
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_constant=None if nan else _refuse_constant,
+        )
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{where}: not a JSON document: {reason}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # JSON leaves open which one counts, and readers differ
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:100]!r} is there twice")
+    return found
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"an integer of {len(text)} digits; expected at most {_MOST_DIGITS}")
+    return int(text)
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number")

@@ -1,0 +1,64 @@
+"""Files of this machine that others may have put there: opened without waiting, and read up to a bound."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+MOST_DOCUMENT_BYTES = 16 << 20
+"""Of a config, a manifest or another document: a manifest of all 3,844 shards of YouTube-8M has 0.9 MB."""
+
+_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISFIFO, "named pipe"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
+
+
+class NotAFileError(OSError):
+    """A path where something other than a regular file is, or a file that is too large to be what was asked for."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
+def regular_only(path: str, flags: int) -> int:
+    """Opens a regular file at once: the `opener` of `open`, for reading.
+
+    Opening a named pipe waits for a writer, and opening a device may already act on it.
+
+    Raises:
+        NotAFileError: a pipe, a socket or a device is there.
+        OSError: there is nothing, a folder, or what may not be read.
+    """
+    check_regular(path)
+    return os.open(path, flags | os.O_NONBLOCK)  # where a pipe takes the file's place in between, it is empty
+
+
+def check_regular(path: str | Path) -> None:
+    """Checks that a library which opens `path` by itself will find a regular file; errors as in `regular_only`."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        found = next(name for is_kind, name in _KINDS if is_kind(mode))
+        raise NotAFileError(errno.EINVAL, f"expected a regular file, found a {found}", str(path))
+
+
+def read_document(path: str | Path, *, most_bytes: int = MOST_DOCUMENT_BYTES) -> bytes:
+    """Returns the content of a small file.
+
+    Raises:
+        NotAFileError: it is larger than `most_bytes`, or as in `regular_only`.
+        OSError: as in `regular_only`.
+    """
+    with open(path, "rb", opener=regular_only) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        found = max(os.stat(path).st_size, len(content))
+        raise NotAFileError(errno.EFBIG, f"expected at most {most_bytes} bytes, found {found}", str(path))
+    return content
