@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import average, cross_validate, evaluate, export, find_lr, predict
+from jobs import average, cross_validate, evaluate, export, find_lr, predict, register, tune
 from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.export import ExportConfig
@@ -208,6 +208,22 @@ def test_a_verb_refuses_its_arguments_before_it_connects(
 
     with pytest.raises((ValueError, NoShardsError), match=message):
         main(arguments)
+
+
+@pytest.mark.parametrize("name", ["bob's videos", "videos@latest", "videos@v1", ""])
+def test_names_for_the_registry_are_refused_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(ConfigError, match="registered model "):
+        tune.main([*RUN, "tune.space={optimizer.learning_rate: {choice: [0.1]}}", "--register", name])
+    given, _, alias = name.partition("@")
+    with pytest.raises(ConfigError, match="registered model "):
+        register.main(["nowhere", "--uri", "sqlite:///x.db", "--name", given, "--alias", alias or "champion"])
+
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_an_evaluation_of_a_checkpoint_begins_with_its_own_loss_and_shards(save_tiny_checkpoint: Save) -> None:
