@@ -183,7 +183,11 @@ RUN = ["run.name=x", "model.name=logistic", "data.train=*.tfrecord"]
         (average.main, ["one", "one", "--output", "one"], "--output: one: expected a folder that does not exist"),
         (average.main, ["one", "one", "--output", "mean", "--weights", "1"], "--weights: expected one a checkpoint"),
         (predict.main, ["nothing", "*.tfrecord", "--output", "p.csv"], "nothing: expected a checkpoint's folder"),
-        (predict.main, ["one", "*.tfrecord", "--output", "p.txt"], r"output: .*\.csv or \.parquet, found 'p\.txt'"),
+        (
+            predict.main,
+            ["one", "*.tfrecord", "--output", "p.txt"],
+            r"output: .*\.csv, \.csv\.gz or \.parquet, found 'p\.txt'",
+        ),
         (predict.main, ["one", "b*", "--output", "p.csv"], r"shards: no file matches 'b\*'"),
         (evaluate.main, ["nothing", "data.test=*.tfrecord"], "nothing: expected a checkpoint's folder"),
         (evaluate.main, ["one", "data.test=b*"], r"data\.test: no file matches 'b\*'"),

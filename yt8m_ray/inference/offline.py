@@ -65,7 +65,7 @@ def predict_shards(
     Args:
         model_path: A checkpoint or a bundle, absolute, from `locate_model`.
         shards: Paths; labels are not needed.
-        output: The file, `.csv` or `.parquet`; it appears when it is complete.
+        output: The file, `.csv`, `.csv.gz` or `.parquet`; it appears when it is complete.
         top_k: Classes a video.
         num_workers: Processes that predict.
         on_corrupt: What a bad record does.

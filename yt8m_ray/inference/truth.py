@@ -17,8 +17,9 @@ from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.labels import VideoLabels, read_labels
 from yt8m_ray.data.reader import OnCorruptPolicy
+from yt8m_ray.inference.file_content import FileContent
 from yt8m_ray.inference.id_index import IdIndex
-from yt8m_ray.inference.mapped_lines import MappedLines
+from yt8m_ray.inference.prediction_files import open_lines
 from yt8m_ray.inference.prediction_rows import PredictionRows, RowBuffer
 from yt8m_ray.inference.row_text import LineWriter
 
@@ -49,15 +50,17 @@ class Truth:
 
 
 def read_truth(path: str) -> Truth:
-    """Returns the ground truth of a file; its first line is a header if a word, not a label, follows the comma.
+    """Returns the ground truth of a file, which may be in gzip or zip.
+
+    Its first line is a header if a word, not a label, follows the comma.
 
     Raises:
         ConfigError: there is no such local file.
-        ValueError: it is empty, has a line that is none, or a video twice.
+        ValueError: it is empty or not to be unpacked, has a line that is none, or a video twice.
     """
     if "://" in path or not os.path.isfile(path):
         raise ConfigError(f"--score: {path}: expected a local file of ground truth, VIDEO_ID,LABEL1 LABEL2")
-    lines = MappedLines(path, is_scored=False, is_header=_is_header)
+    lines = open_lines(FileContent(path), is_scored=False, is_header=_is_header)
     buffer = RowBuffer()
     while lines.read(buffer, _MOST_READ):
         pass
