@@ -1,6 +1,7 @@
 """python -m jobs.evaluate CHECKPOINT_OR_BUNDLE data.test=GLOB [section.key=value ...]: exact metrics over every video.
 
-stdout is one JSON object: num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss, videos_per_s.
+stdout is one JSON object: num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss, num_unlabelled (videos
+without labels, which are left out; none with labels is an error), num_rejected, rejected by cause, videos_per_s.
 With --watch the input is the folder of a run: a line for each checkpoint, as it appears, until the run has ended.
 """
 

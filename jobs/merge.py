@@ -12,8 +12,8 @@ equal scores the lower class id comes first.
 --score prints gap (Kaggle's), per_video_ap (the mean over labelled videos of each one's average precision, divided by
 the number of its labels: what older tools call GAP), hit_at_1, perr (null where a video has more labels than classes
 listed), num_videos, missing and unknown; videos of the truth that are not predicted count, predictions for others do
-not. --correlation prints the matrix of the files and a table. With --output the last line of stdout is its path, and
-the JSON document goes to stderr; without it, stdout is the document.
+not. A truth without any label is an error. --correlation prints the matrix of the files and a table. With --output the
+last line of stdout is its path, and the JSON document goes to stderr; without it, stdout is the document.
 """
 
 from __future__ import annotations

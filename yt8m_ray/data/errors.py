@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-Cause = Literal["crc", "length", "parse", "label"]
-"""Why a record is refused: a checksum, a length or truncation, its content, a class id out of range."""
+Cause = Literal["crc", "length", "parse", "label", "value"]
+"""Why a record is refused: a checksum, a length or truncation, its content, a class id out of range, a feature's value
+that is not a finite number."""
+
+UNLABELLED = "unlabelled"
+"""Why a sound record is left out where labels are needed: it has none. An empty list of labels is not that."""
 
 
 class RecordError(ValueError):

@@ -65,6 +65,8 @@ class VideoWeights:
             if missing:
                 raise ValueError(f"{path}: expected the columns video_id and weight, found {table.column_names}")
             table = table.select(_SCHEMA.names).cast(_SCHEMA)
+            if any(column.null_count for column in table.columns):
+                raise ValueError(f"{path}: expected an id and a weight in each row, found one without")
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path}: no Parquet file of weights: {error}") from None
         return cls(table["video_id"].to_pylist(), table["weight"].to_numpy(), path=str(path))

@@ -74,7 +74,7 @@ def boost_videos(
         weights_before = None if previous is None else VideoWeights.load(previous)
     except FileNotFoundError as error:
         raise ConfigError(f"--previous: {error}") from None
-    options = ReadOptions(on_corrupt=on_corrupt)
+    options = ReadOptions(labels="required", on_corrupt=on_corrupt)
     error_of: dict[str, float] = {}
     for answer in map_videos(
         shards, read_spec(model_path), BlockJudge, (model_path,), num_workers=num_workers, options=options

@@ -78,9 +78,8 @@ class BlockLabeller:
         frame_ends, label_ends = np.cumsum(videos.num_frames), np.cumsum(videos.num_labels)
         frames, labels = np.split(videos.frames, frame_ends[:-1]), np.split(videos.labels, label_ends[:-1])
         for row, video_id in enumerate(videos.video_ids.tolist()):
-            yield frame_record(
-                encode_published(video_id, frames[row], labels[row], scores[row], spec=self._predictor.spec)
-            )
+            known = labels[row] if videos.is_labelled[row] else None
+            yield frame_record(encode_published(video_id, frames[row], known, scores[row], spec=self._predictor.spec))
 
 
 def choose_format(file_format: str, *, top: int | None, dense: bool) -> tuple[LabelFormat, int]:
@@ -158,7 +157,7 @@ def label_shards(
             BlockLabeller,
             (model_path, job),
             num_workers=num_workers,
-            options=ReadOptions(labelled=label_format == "tfrecord", on_corrupt=on_corrupt),
+            options=ReadOptions(labels="optional" if label_format == "tfrecord" else "ignored", on_corrupt=on_corrupt),
         )
         try:
             for answer in answers:

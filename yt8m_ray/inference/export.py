@@ -141,9 +141,16 @@ def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1)
     logger.info("measuring %d models, as trained and as stored, on data.validation", len(members))
     before, after = QualityMeter(len(members)), QualityMeter(len(members))
     data = members[0].config.data
-    for answer in map_videos(
-        shards, data.spec, BlockMeter, (config,), num_workers=num_workers, options=data.read_options
-    ):
+    answers = map_videos(
+        shards,
+        data.spec,
+        BlockMeter,
+        (config,),
+        num_workers=num_workers,
+        options=data.read_options,
+        key="data.validation",
+    )
+    for answer in answers:
         meters, video_keys = answer.result
         if seen is not None:
             seen.check_new(video_keys)

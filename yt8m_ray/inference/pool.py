@@ -17,6 +17,7 @@ from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.packed import PackedVideos, Rejection, ShardEnd, from_table
 from yt8m_ray.data.position import Position
 from yt8m_ray.data.reader import ReadOptions
+from yt8m_ray.data.unlabelled import check_labelled
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ def map_videos(
     *,
     num_workers: int,
     options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
+    key: str = "shards",
 ) -> Iterator[Answer]:
     """Yields what the workers make of each block of the shards, in order; logs progress and what was left out.
 
@@ -87,10 +89,11 @@ def map_videos(
         arguments: Paths among them are absolute: a worker's working directory is its own.
         num_workers: Processes.
         options: How the shards are read.
+        key: Where the shards come from, for messages.
 
     Raises:
         AccountingError: after the last block, where a record did not arrive.
-        ValueError, OSError: a shard cannot be read.
+        ValueError, OSError: a shard cannot be read, or none of the videos has labels and they are required.
     """
     started = reported = time.monotonic()
     done = Position()
@@ -110,3 +113,4 @@ def map_videos(
             num_videos = done.num_done - done.num_rejected
             logger.info("%d videos, %.0f videos/s", num_videos, num_videos / (reported - started))
     done.check_complete(shards)
+    check_labelled(key, done)

@@ -267,13 +267,13 @@ def _workers_again(config: TrainConfig, supervisor: Supervisor) -> Workers:
 
 
 def _datasets(config: TrainConfig, mailbox: Mailbox, num_parts: int, shards: dict[str, list[str]]) -> dict[str, Any]:
-    data = config.data
-    read = functools.partial(
-        read_dataset, spec=data.spec, options=data.read_options, num_parts=num_parts, cache=data.cache
-    )
-    datasets: dict[str, Any] = {"train": read(shards["train"], shuffle_seed=config.run.seed, position=mailbox.position)}
+    def read(split: str, **order: Any) -> Any:
+        data, options = config.data, config.read_options(split)
+        return read_dataset(shards[split], data.spec, options, num_parts=num_parts, cache=data.cache, **order)
+
+    datasets = {"train": read("train", shuffle_seed=config.run.seed, position=mailbox.position)}
     if "validation" in shards:
-        datasets["validation"] = read(shards["validation"])
+        datasets["validation"] = read("validation")
     return datasets
 
 

@@ -20,9 +20,11 @@ from yt8m_ray.checkpoint import (
 )
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.batch import batches_of, prefetch, to_batch
+from yt8m_ray.data.errors import UNLABELLED
 from yt8m_ray.data.manifest import check_num_records
 from yt8m_ray.data.packed import Block, PackedVideos, Rejection, ShardEnd
 from yt8m_ray.data.position import CAUSES, Position
+from yt8m_ray.data.unlabelled import check_labelled
 from yt8m_ray.evaluation import evaluate
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.training.assembly import build_loop
@@ -159,6 +161,7 @@ class Worker:
             return metrics
         is_epoch_complete = not loop.is_finished
         if loop.progress.step == first_step and not self._start.num_done:
+            self._check_labelled("train", self._whole_position())
             raise ValueError("data.train: the shards hold no video")
         metrics |= self._log_interval(started)
         metrics |= self._account(is_epoch_complete) | self._validate()
@@ -178,12 +181,17 @@ class Worker:
         position = self._whole_position()
         if is_epoch_complete:
             self._check_complete("train", position)
+            self._check_labelled("train", position)
         return {"data/videos_read": position.num_done - position.num_rejected, **_rejected("data", position)}
 
     def _check_complete(self, split: str, position: Position) -> None:
         position.check_complete(self._shards[split])
         if split in self._num_records:
             check_num_records(self._shards[split], self._num_records[split], position.num_records)
+
+    def _check_labelled(self, split: str, position: Position) -> None:
+        """Checks that some video had labels; warns once a run where some had none."""
+        check_labelled(f"data.{split}", position, warns=rank() == 0 and not self._loop.progress.position.epoch)
 
     def _validate(self) -> Metrics:
         config = self._config
@@ -199,12 +207,12 @@ class Worker:
         whole, *others = gather(evaluate(model, batches, self._loss))
         for other in others:
             whole.merge(other)
-        if not whole.num_videos:
-            raise ValueError("data.validation: the shards hold no video")
         position = Position()
         for part in gather(seen):
             position.merge(part)
         self._check_complete("validation", position)
+        self._check_labelled("validation", position)
+        whole.check_scorable("data.validation")
         values = whole.compute()
         if rank() == 0:
             self._details = whole.details()
@@ -351,4 +359,5 @@ def _counted(videos: PackedVideos, position: Position) -> PackedVideos:
 
 
 def _rejected(split: str, position: Position) -> Metrics:
-    return {f"{split}/rejected_{cause}": float(position.rejected[cause]) for cause in CAUSES}
+    rejected = {f"{split}/rejected_{cause}": float(position.rejected[cause]) for cause in CAUSES}
+    return {**rejected, f"{split}/unlabelled": float(position.rejected[UNLABELLED])}

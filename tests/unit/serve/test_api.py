@@ -211,7 +211,7 @@ def test_a_video_that_does_not_fit_is_refused_with_the_reason(
         ([1.0] * 7, "expected 8 float32 values, found 7"),
         ([float("nan")] * 8, "finite"),
         ([float("inf")] * 8, "finite"),
-        ([1e39] * 8, "finite numbers that fit float32"),
+        ([1e39] * 8, "mean_rgb: value 0 of 8 is inf, not a finite number"),
         (["1"] * 8, "valid number"),
         ("AAAA", "valid array"),
     ],
