@@ -1,7 +1,8 @@
 """python -m jobs.predict CHECKPOINT_OR_BUNDLE GLOB... --output FILE [--top-k N]: shards -> a file of predictions.
 
 FILE ends in .csv (the Kaggle format), .csv.gz or .parquet; videos keep the order of the sorted shards and of their
-records. Interrupted, the same command goes on behind the shards that were finished. The last line of stdout is FILE.
+records. A video whose scores are NaN is a bad record. Interrupted, the same command goes on behind the shards that were
+finished. The last line of stdout is FILE.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from yt8m_ray.metrics.curves import calibration, class_arrays
 from yt8m_ray.metrics.mean_ap import MeanAP
 from yt8m_ray.metrics.worst_videos import WorstVideos
 from yt8m_ray.schema import Batch
+from yt8m_ray.topk import check_scores
 
 METRIC_NAMES = ("gap", "hit_at_1", "perr", "mean_ap")
 
@@ -85,7 +86,11 @@ class Evaluation:
 
 
 def evaluate(model: torch.nn.Module, batches: Iterable[Batch], loss: torch.nn.Module) -> Evaluation:
-    """Returns the evaluation of labelled batches in eval mode; the model's mode is put back afterwards."""
+    """Returns the evaluation of labelled batches in eval mode; the model's mode is put back afterwards.
+
+    Raises:
+        NaNScoresError: scores of a video are not numbers.
+    """
     evaluation = Evaluation()
     was_training = model.training
     model.eval()
@@ -95,6 +100,7 @@ def evaluate(model: torch.nn.Module, batches: Iterable[Batch], loss: torch.nn.Mo
                 if batch.labels is None:
                     raise ValueError("evaluate: a batch without labels cannot be scored")
                 logits = model(batch.frames, batch.num_frames)
+                check_scores(logits, batch.video_ids)
                 evaluation.update(logits, batch.labels, loss(logits.float(), batch.labels), batch.video_ids)
     finally:
         model.train(was_training)

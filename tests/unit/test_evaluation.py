@@ -7,6 +7,7 @@ import torch
 
 from yt8m_ray.evaluation import Evaluation, evaluate
 from yt8m_ray.schema import Batch
+from yt8m_ray.topk import NaNScoresError
 
 NUM_CLASSES = 5
 
@@ -48,3 +49,8 @@ def test_one_label_among_videos_of_no_class_can_be_scored() -> None:
 
     evaluation.check_scorable("data.test")
     assert (evaluation.compute()["num_videos"], evaluation.compute()["hit_at_1"]) == (2, 0.5)
+
+
+def test_a_video_whose_scores_are_nan_is_named() -> None:
+    with pytest.raises(NaNScoresError, match="the model's scores of video 'v1' are NaN"):
+        evaluation_of(batch_of([[1.0, 2.0], [torch.inf, -torch.inf]], [[1], [0]]))

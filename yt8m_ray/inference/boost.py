@@ -17,6 +17,7 @@ from yt8m_ray.data.video_weights import VideoWeights, boost, save_weights
 from yt8m_ray.inference.pool import BATCH_SIZE, map_videos
 from yt8m_ray.inference.predictor import Predictor, read_spec
 from yt8m_ray.inference.ranking_errors import ranking_errors
+from yt8m_ray.topk import check_scores
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,9 @@ class BlockJudge:
             batch = to_batch(part, spec=predictor.spec, normalize=predictor.normalize, device=predictor.device)
             assert batch.labels is not None
             with torch.inference_mode():
-                found = ranking_errors(predictor.model(batch.frames, batch.num_frames).float(), batch.labels)
+                logits = predictor.model(batch.frames, batch.num_frames).float()
+            check_scores(logits, batch.video_ids)
+            found = ranking_errors(logits, batch.labels)
             errors.append(found.cpu().numpy())
         return videos.video_ids.tolist(), np.concatenate(errors)
 

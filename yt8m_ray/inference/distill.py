@@ -27,7 +27,7 @@ from yt8m_ray.inference.bundle import folder_version
 from yt8m_ray.inference.pool import BATCH_SIZE, Answer, map_videos
 from yt8m_ray.inference.predictor import Predictor, read_spec
 from yt8m_ray.inference.soft_label_parts import SoftLabelParts
-from yt8m_ray.topk import top_k
+from yt8m_ray.topk import check_scores, top_k
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class BlockLabeller:
         )
         with torch.inference_mode():
             logits: torch.Tensor = predictor.model(batch.frames, batch.num_frames)
+        check_scores(logits, batch.video_ids)
         return logits.float()
 
     def _rows(self, videos: PackedVideos) -> pa.Table:

@@ -22,7 +22,7 @@ from yt8m_ray.inference.bundle_document import BundleDocument
 from yt8m_ray.inference.golden import TOLERANCE, GoldenAnswers
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
-from yt8m_ray.topk import TopK, top_k
+from yt8m_ray.topk import TopK, check_scores, top_k
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,9 @@ class Predictor:
         Args:
             videos: Rows that fit `spec`, or a batch on `device` that is normalized already.
             top_k: Classes a video; more than there are gives all.
+
+        Raises:
+            NaNScoresError: scores of a video are not numbers.
         """
         if isinstance(videos, Batch):
             return self._best(videos, top_k)
@@ -125,7 +128,9 @@ class Predictor:
 
     def _best(self, batch: Batch, k: int) -> TopK:
         with torch.inference_mode():
-            best = top_k(self.model(batch.frames, batch.num_frames), k)
+            logits = self.model(batch.frames, batch.num_frames)
+            check_scores(logits, batch.video_ids)
+            best = top_k(logits, k)
         return TopK(class_ids=best.class_ids.cpu(), scores=best.scores.cpu())
 
 
