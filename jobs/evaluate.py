@@ -13,9 +13,8 @@ import sys
 
 from jobs.cli import ray_cluster, run_verb, split_overrides
 from yt8m_ray.config.document import ConfigError, override, parse_override, to_yaml
-from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.inference.predictor import locate_model
-from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config
+from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config, shards_of
 from yt8m_ray.inference.watching import watch
 
 
@@ -44,7 +43,7 @@ def main(argv: list[str]) -> None:
     if options.dry_run:
         print(to_yaml(config), end="")
         return
-    shards = expand_shards(config.data.test, key="data.test")
+    shards = shards_of(model, config)
     with ray_cluster():
         metrics = evaluate_shards(model, shards, config)
     print(json.dumps(metrics))

@@ -13,7 +13,7 @@ from jobs.cli import print_result, ray_cluster, run_verb
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.inference.offline import predict_shards
-from yt8m_ray.inference.predictor import locate_model
+from yt8m_ray.inference.predictor import check_fit, locate_model
 from yt8m_ray.inference.submission import SubmissionWriter
 
 
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     model = locate_model(options.model)
     shards = expand_shards(options.shards, key="shards")
     SubmissionWriter(options.output)  # refuses a name that no format has, before anything starts
+    check_fit(model, shards, labels="ignored", on_corrupt=options.on_corrupt)
     with ray_cluster():
         predict_shards(
             model,

@@ -13,6 +13,7 @@ from jobs.cli import print_result, ray_cluster, run_verb, split_overrides
 from yt8m_ray.config.document import ConfigError, dump_yaml, load_document, to_yaml
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.model_registry import check_names
+from yt8m_ray.training.inputs import check_records, splits_of
 from yt8m_ray.tuning import winner
 from yt8m_ray.tuning.search import preview, search
 
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> None:
     alias = alias or DEFAULT_ALIAS
     if options.register is not None:
         check_names(name, alias)
+    check_records(config.base, splits_of(config.data))
     with ray_cluster():
         result = search(config)
         if options.retrain:

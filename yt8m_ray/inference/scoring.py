@@ -11,9 +11,11 @@ from typing import Any
 from yt8m_ray.checkpoint import load_config
 from yt8m_ray.config.evaluate import EvaluateConfig, EvaluateDataConfig
 from yt8m_ray.data.batch import batches_of, to_batch
+from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.errors import UNLABELLED
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.position import CAUSES
+from yt8m_ray.data.preflight import check_first_videos
 from yt8m_ray.data.reader import ReadOptions
 from yt8m_ray.evaluation import Evaluation, evaluate
 from yt8m_ray.inference.pool import BATCH_SIZE, map_videos
@@ -70,6 +72,18 @@ def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateCon
     return {**evaluation.compute(), **counts, "videos_per_s": rate}
 
 
+def shards_of(model_path: Path, config: EvaluateConfig) -> list[str]:
+    """Returns the shards that an evaluation reads, after it was checked that their first videos fit the model.
+
+    Raises:
+        NoShardsError: there is none.
+        ValueError, OSError: the first videos do not fit, have no labels, or cannot be read.
+    """
+    shards = expand_shards(config.data.test, key="data.test")
+    check_first_videos(shards, read_spec(model_path), _read_options(config), key="data.test")
+    return shards
+
+
 def _read_options(config: EvaluateConfig) -> ReadOptions:
     data = config.data
     return ReadOptions(verify_checksums=data.verify_checksums, labels="required", on_corrupt=data.on_corrupt)
@@ -80,7 +94,7 @@ def evaluation_of(model_path: Path, shards: Sequence[str], config: EvaluateConfi
 
     Args:
         model_path: A checkpoint or a bundle, absolute, from `locate_model`.
-        shards: What `config.data.test` names.
+        shards: From `shards_of`.
         config: How to evaluate it.
 
     Raises:
