@@ -253,11 +253,13 @@ def _parse_object(found: Any) -> Row:
     if not all(type(class_id) is int for class_id in class_ids) or not all(type(s) in (int, float) for s in scores):
         raise RowError("expected integers in class_indexes and numbers in predictions")
     try:
-        scores = [float(score) for score in scores]
+        encoded, scores = video_id.encode(), [float(score) for score in scores]
     except OverflowError:
         raise RowError("a prediction has hundreds of digits; expected a number from 0 on") from None
+    except UnicodeEncodeError:
+        raise RowError(f"video_id {video_id!r}: half of a character is no UTF-8") from None
     check_pairs(class_ids, scores)
-    return video_id.encode(), class_ids, scores
+    return encoded, class_ids, scores
 
 
 def _list_of(found: dict[str, Any], key: str) -> list[Any]:
