@@ -11,7 +11,7 @@ import torch
 
 from yt8m_ray.checkpoint import load_details, read_manifest
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.example import encode_example
+from yt8m_ray.data.example import encode_example, encode_sequence_example
 from yt8m_ray.data.packed import Block
 from yt8m_ray.data.reader import read_blocks
 from yt8m_ray.data.tfrecord import write_records
@@ -154,6 +154,23 @@ def test_what_learns_from_a_teacher_alone_needs_no_labels(tmp_path: Path, save_t
     metrics = run(tmp_path, shards, train={"num_epochs": 1}, distillation={"teacher": str(teacher), "weight": 1.0})
 
     assert (metrics["data/videos_read"], metrics["data/unlabelled"]) == (20, 0)
+
+
+def test_features_of_other_names_and_classes_are_trained_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    videos = [
+        encode_sequence_example(
+            {"video_id": [b"v%d" % number], "labels": np.array([number])},
+            {"audio_embedding": rng.integers(0, 256, (10, 128), dtype=np.uint8)},
+        )
+        for number in range(20)
+    ]
+    write_records(str(tmp_path / "train.tfrecord"), videos)
+    data = {"features": {"audio_embedding": 128}, "num_classes": 527}
+
+    metrics = run(tmp_path, {"train": str(tmp_path / "train.tfrecord")}, train={"num_epochs": 1}, data=data)
+
+    assert metrics["data/videos_read"] == 20 and np.isfinite(metrics["train/loss"])
 
 
 TEACHER = {"checkpoint": "x"}
