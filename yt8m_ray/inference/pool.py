@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import pickle
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from yt8m_ray.data.dataset import map_blocks, read_dataset
+from yt8m_ray.data.errors import CarriedError
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.packed import PackedVideos, Rejection, ShardEnd, from_table
 from yt8m_ray.data.position import Position
@@ -72,11 +74,17 @@ class _Pooled:
         *,
         device: str,
     ) -> None:
-        self._compute = worker(*arguments, device=device)
+        self._make = functools.partial(worker, *arguments, device=device)
         self._spec, self._shards, self._on_corrupt = spec, shards, on_corrupt
 
+    @functools.cached_property
+    def _compute(self) -> BlockWorker:
+        # Made with the first block: of what an actor's constructor raises, Ray keeps the text alone.
+        return self._make()
+
     def __call__(self, table: pa.Table) -> pa.Table:
-        return pa.table({"answer": pa.array([pickle.dumps(self._answer(table))], pa.large_binary())})
+        with CarriedError.carrying():
+            return pa.table({"answer": pa.array([pickle.dumps(self._answer(table))], pa.large_binary())})
 
     def _answer(self, table: pa.Table) -> Answer:
         block = from_table(table, self._spec)
