@@ -228,3 +228,11 @@ def test_a_published_record_holds_the_bytes_of_its_frames_and_dense_scores() -> 
     assert np.array_equal(np.array(fields.sequences["rgb"]), frames[:, :5])
     assert np.array_equal(np.array(fields.sequences["audio"]), frames[:, 5:])
     assert len(fields.context) == 3 and len(fields.sequences) == 2
+
+
+@pytest.mark.parametrize("labels", [None, np.empty(0, np.int32)], ids=["unknown", "of no class"])
+def test_a_published_record_tells_no_labels_from_an_empty_list(labels: np.ndarray | None) -> None:
+    spec = FeatureSpec({"rgb": 8}, num_classes=NUM_CLASSES)
+    payload = encode_published("abc", np.zeros((1, 8), np.uint8), labels, np.zeros(NUM_CLASSES, np.float32), spec=spec)
+
+    assert ("labels" in decode_record(payload).context) == (labels is not None)
