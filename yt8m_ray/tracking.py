@@ -52,6 +52,7 @@ _KEY_TAG = "yt8m_ray.key"
 PARENT_TAG = "mlflow.parentRunId"
 """A run with it is shown below the run that it names."""
 _TRIED_AGAIN = 429
+_SQLALCHEMY_ADVICE = "(raised as a result of Query-invoked autoflush"
 _REASON = re.compile(r"""Caused by \w+\(['"](?:\w+\(.*?\): )?([^'"]*)['"]""")
 
 
@@ -303,6 +304,7 @@ def _is_not_about_mlflow(record: logging.LogRecord) -> bool:
 
 def _first_line(error: BaseException) -> str:
     """Returns what an error says first; of a connection's error the innermost reason, not the whole chain."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(_SQLALCHEMY_ADVICE)]
+    line = lines[0] if lines else type(error).__name__
     reason = _REASON.search(line)
     return line if reason is None else reason.group(1)

@@ -177,3 +177,13 @@ def test_a_run_that_the_store_lost_is_not_continued(tracker: Tracker) -> None:
 def test_a_store_that_mlflow_does_not_have_names_the_key(uri: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"^tracking\.uri: expected an address .*, found '{uri}'"):
         Tracker.start(uri, experiment="test", run_name="one", params={}, artifact_path=tmp_path)
+
+
+def test_a_store_that_was_removed_is_told_by_what_sqlite_says(tmp_path: Path) -> None:
+    """SQLAlchemy begins with advice to programmers; what the database said comes after it."""
+    uri = default_uri(tmp_path / "runs")
+    tracker = Tracker.start(uri, experiment="test", run_name="one", params={}, artifact_path=tmp_path)
+    (tmp_path / "runs" / "mlflow.db").unlink()
+
+    with pytest.raises(TrackingError, match=r"mlflow\.db: \(sqlite3\.OperationalError\)"):
+        tracker.log_metrics({"validation/gap": 0.25}, step=3)

@@ -23,6 +23,9 @@ from yt8m_ray.schema import DEQUANTIZATION_OFFSET, DEQUANTIZATION_SCALE, Batch
 
 T = TypeVar("T")
 
+_LOOK_INTERVAL_S = 0.2
+"""How often one who waits for a batch asks whether it is still wanted."""
+
 
 def batches_of(
     blocks: Iterable[PackedVideos],
@@ -57,8 +60,11 @@ def batches_of(
         yield from _draw(waiting, num_waiting, batch_size, rng, allocate)
 
 
-def prefetch(batches: Iterable[T], *, depth: int = 1) -> Iterator[T]:
-    """Yields the same, prepared by another thread up to `depth` ahead; its errors are raised here."""
+def prefetch(batches: Iterable[T], *, depth: int = 1, should_stop: Callable[[], bool] = lambda: False) -> Iterator[T]:
+    """Yields the same, prepared by another thread up to `depth` ahead; its errors are raised here.
+
+    Where the next batch is not ready and `should_stop()` is true, it is not waited for: the batches end there.
+    """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     is_closed = threading.Event()
 
@@ -80,7 +86,12 @@ def prefetch(batches: Iterable[T], *, depth: int = 1) -> Iterator[T]:
     threading.Thread(target=prepare, daemon=True).start()
     try:
         while True:
-            batch, error = ready.get()
+            try:
+                batch, error = ready.get(timeout=_LOOK_INTERVAL_S)
+            except queue.Empty:
+                if should_stop():
+                    return
+                continue
             if error is not None:
                 raise error
             if batch is None:

@@ -90,7 +90,8 @@ class Position:
 
     def is_finished(self, shard: int) -> bool:
         """Returns whether every record of a shard is done."""
-        return shard in self.num_records and len(self.records(shard)) == self.num_records[shard]
+        records, present = self.records(shard), self.num_records.get(shard)
+        return present is not None and len(records) == present and (not present or bool(records[-1] == present - 1))
 
     def check_complete(self, shards: Sequence[str]) -> None:
         """Checks that every record of every shard is done: used + rejected = present.
@@ -99,13 +100,13 @@ class Position:
             AccountingError: naming the first shard where that is not so.
         """
         for index, path in enumerate(shards):
-            records = self.records(index)
-            present = self.num_records.get(index)
-            if present is None or len(records) != present or (present and records[-1] != present - 1):
-                raise AccountingError(
-                    f"{path}: {'an unknown number of' if present is None else present} records are present, "
-                    f"{len(records)} arrived"
-                )
+            if not self.is_finished(index):
+                present = self.num_records.get(index, "an unknown number of")
+                raise AccountingError(f"{path}: {present} records are present, {len(self.records(index))} arrived")
+
+    def is_complete(self, num_shards: int) -> bool:
+        """Returns whether every record of every shard is done."""
+        return all(map(self.is_finished, range(num_shards)))
 
     def start_epoch(self, epoch: int) -> None:
         """Forgets the records: a new epoch begins."""

@@ -53,13 +53,15 @@ class LocalCheckpoints:
 
     def save(self, name: str, write: Callable[[Path], None]) -> None:
         aside, place = self._folder / f"{_ASIDE}{name}", self._folder / name
+        if not self._folder.is_dir():
+            raise CheckpointWriteError(f"{self._folder}: the folder of the run was removed while the run was at work")
         try:
             self._clear_aside()
             aside.mkdir()
             write(aside)
             for path in (*aside.rglob("*"), aside):
                 _to_disk(path)  # a name must never come to the disk before what it names
-            if place.exists():  # a broken one, else the run would have continued from it
+            if place.exists():  # a broken one, or one that was not validated
                 self._remove(name)
             aside.rename(place)
             _to_disk(self._folder)

@@ -59,6 +59,7 @@ class Progress:
         num_skipped: Those of them that were left out.
         num_examples: Videos trained on over all epochs; sets the learning rate.
         num_examples_in_epoch: Videos trained on in the current epoch.
+        is_validation_due: Whether the steps of the epoch, or of the run, are done and their validation is not.
         position: Epoch, and the records of it that are done.
     """
 
@@ -66,6 +67,7 @@ class Progress:
     num_skipped: int = 0
     num_examples: int = 0
     num_examples_in_epoch: int = 0
+    is_validation_due: bool = False
     position: Position = field(default_factory=Position)
 
 
@@ -180,6 +182,7 @@ class TrainingLoop:
             mine = next(videos, self._nothing)
             self._interval.wait_s += time.perf_counter() - started
             total, num_stops = sum_over_workers([len(mine), self._should_stop()], self._device)
+            self.is_stopped = num_stops > 0  # this step is still taken: no batch was read for nothing
             if not total:
                 return
             try:
@@ -190,7 +193,6 @@ class TrainingLoop:
                     f"{len(mine)} videos of up to {mine.num_frames.max(initial=0)} frames; lower it, raise "
                     f"train.accumulation, or take train.precision=bfloat16: {str(error).splitlines()[0]}"
                 ) from None
-            self.is_stopped = num_stops > 0  # behind the step: no batch was taken for nothing
             yield self.progress.step
 
     def interval(self) -> dict[str, float]:
@@ -229,6 +231,7 @@ class TrainingLoop:
             "num_skipped": self.progress.num_skipped,
             "num_examples": self.progress.num_examples,
             "num_examples_in_epoch": self.progress.num_examples_in_epoch,
+            "is_validation_due": self.progress.is_validation_due,
         }
         if self.ema is not None:
             counters["ema_updates"] = self.ema.num_updates
@@ -246,9 +249,10 @@ class TrainingLoop:
         )
         counters = {name: int(tensor) for name, tensor in _section(tensors, "progress").items()}
         ema_updates = counters.pop("ema_updates", 0)
+        is_validation_due = bool(counters.pop("is_validation_due", False))
         if self.ema is not None:
             self.ema.num_updates = ema_updates
-        self.progress = Progress(**counters, position=Position(position.epoch))
+        self.progress = Progress(**counters, is_validation_due=is_validation_due, position=Position(position.epoch))
         if self._config.train.warm_up_batch_norm:
             num_updates = _section(tensors, "batch_norm")
             for name, norm in self._batch_norms.items():

@@ -132,7 +132,7 @@ def locked(folder: Path) -> Iterator[None]:
         with lock:
             yield
     finally:
-        if missing and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+        if missing and [path.name for path in folder.glob("*")] == [LOCK_FILE]:  # nothing where the folder is gone
             (folder / LOCK_FILE).unlink()
             for path in missing:
                 with contextlib.suppress(OSError):  # it holds something else by now
@@ -170,12 +170,13 @@ def check_resume(config: TrainConfig, train_shards: Sequence[str]) -> Path | Non
 
 
 def is_finished(config: TrainConfig) -> bool:
-    """Returns whether the run's last checkpoint is at the end that `config` sets."""
+    """Returns whether the run's last checkpoint is at the end that `config` sets, and was validated."""
     checkpoint = latest_checkpoint(run_path(config))
     if checkpoint is None:
         return False
     state = read_tensors(checkpoint / STATE_FILE)
-    return config.train.is_reached(epoch=int(state["position.epoch"]), step=int(state["progress.step"]))
+    is_due = bool(state.get("progress.is_validation_due", False))  # older checkpoints come after a validation
+    return not is_due and config.train.is_reached(epoch=int(state["position.epoch"]), step=int(state["progress.step"]))
 
 
 def best_checkpoint(folder: Path) -> tuple[Path, dict[str, float]]:

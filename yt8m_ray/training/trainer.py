@@ -67,6 +67,10 @@ class WorkersLostError(RuntimeError):
     """Workers died more often than `scaling.max_failures` allows."""
 
 
+class NodeLeavingError(RuntimeError):
+    """The node of a run that trains in its own process is about to go; its checkpoint is written."""
+
+
 def fit(config: TrainConfig, hooks: RunHooks | None = None) -> FitResult:
     """Trains, or continues, the run that `config` describes, on the Ray cluster this process is connected to.
 
@@ -78,6 +82,7 @@ def fit(config: TrainConfig, hooks: RunHooks | None = None) -> FitResult:
         ConfigError: the config cannot be run here, or another command is at work on the same run.
         ValueError, OSError, FloatingPointError: the data or the optimisation failed; the message says where.
         WorkersLostError: too many workers died.
+        NodeLeavingError: this process is the run's worker, and its node is about to go.
         SystemExit, KeyboardInterrupt: the run was stopped, by `hooks` or by a signal.
     """
     hooks = hooks or RunHooks()
@@ -177,6 +182,8 @@ def _fit_with_restarts(
                 return
             if supervisor.reason is None:
                 raise CheckpointWriteError(f"{folder}: the run's last checkpoint could not be written")
+            if supervisor.has_notice and hooks.is_in_process:
+                raise NodeLeavingError(supervisor.reason)
             logger.info("%s; starting again from the last checkpoint", supervisor.reason)
         workers = _workers_again(config, supervisor)
 
@@ -282,8 +289,9 @@ def _run_worker(
     spec = config.data.spec
 
     def read(split: str) -> Iterator[Block]:
-        tables = ray.train.get_dataset_shard(split).iter_batches(batch_size=None, batch_format="pyarrow")
-        return (from_table(table, spec) for table in tables)
+        # All of it in the thread that takes the blocks: a pass begins when Ray Data has room for it.
+        for table in ray.train.get_dataset_shard(split).iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from_table(table, spec)
 
     def report(metrics: dict[str, float]) -> None:
         ray.train.report(metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import time
@@ -110,7 +111,8 @@ class Worker:
         self._details: dict[str, np.ndarray] = {}  # of a validation whose checkpoint is not written yet
         self._system = SystemMetrics(device, enabled=config.tracking.system_metrics)
         self._loss = LOSSES.build(config.loss).to(device)
-        name = from_rank_0(ports.checkpoints.latest() if rank() == 0 else None)
+        name: str | None = from_rank_0(ports.checkpoints.latest() if rank() == 0 else None)
+        self._last_checkpoint = name
         self._loop, self._start = build_loop(
             config,
             device=device,
@@ -125,8 +127,9 @@ class Worker:
         metrics: Metrics = {}
         if rank() == 0:
             logger.info("%d workers on %s, from step %d", world_size(), self._device, self._loop.progress.step)
-        while not self._loop.is_finished and not self._is_stopped():
-            metrics = self._run_epoch()
+        progress = self._loop.progress
+        while (progress.is_validation_due or not self._loop.is_finished) and not self._is_stopped():
+            metrics = self._end_epoch({}) if progress.is_validation_due else self._run_epoch()
         return metrics
 
     def _is_stopped(self) -> bool:
@@ -134,6 +137,7 @@ class Worker:
         return self._loop.is_stopped or sum_over_workers([self._ports.should_stop()], self._device)[0] > 0
 
     def _run_epoch(self) -> Metrics:
+        """Takes the steps of an epoch, or those that are left of it; collective."""
         loop, config = self._loop, self._config
         epoch, first_step = loop.progress.position.epoch, loop.progress.step
         if rank() == 0:
@@ -156,23 +160,37 @@ class Worker:
             every = config.checkpoint.every_steps
             if every is not None and step % every == 0 and not (loop.is_finished or loop.is_stopped):
                 self._checkpoint(metrics)
+        metrics |= self._log_interval(started)
         if loop.is_stopped and not loop.is_finished:
-            self._checkpoint(metrics | self._log_interval(started))
+            self._checkpoint(metrics, only_if_new=True)
             return metrics
-        is_epoch_complete = not loop.is_finished
         if loop.progress.step == first_step and not self._start.num_done:
             self._check_labelled("train", self._whole_position())
             raise ValueError("data.train: the shards hold no video")
-        metrics |= self._log_interval(started)
-        metrics |= self._account(is_epoch_complete) | self._validate()
+        return self._end_epoch(metrics)
+
+    def _end_epoch(self, metrics: Metrics) -> Metrics:
+        """Validates behind the last step of an epoch, or of the run, and writes a checkpoint; collective.
+
+        Where the run is to stop meanwhile, the validation is left to the next start.
+        """
+        progress, is_epoch_complete = self._loop.progress, not self._loop.is_finished
+        progress.is_validation_due = True
+        metrics = {**metrics, "epoch": progress.position.epoch + 1, **self._account(is_epoch_complete)}
+        validation = self._validate()
+        if validation is None:
+            self._checkpoint(metrics, only_if_new=True)
+            return metrics
+        progress.is_validation_due = False
+        metrics |= validation
         if rank() == 0:
             of_epoch = {name: value for name, value in metrics.items() if name.startswith(("data/", "validation/"))}
-            self._ports.log(of_epoch, loop.progress.step, {})
+            self._ports.log(of_epoch, progress.step, {})
         if is_epoch_complete:
-            self._num_videos = loop.progress.num_examples_in_epoch
-            loop.progress.num_examples_in_epoch = 0
-            loop.progress.position.start_epoch(epoch + 1)
-            self._start = Position(epoch + 1)
+            self._num_videos = progress.num_examples_in_epoch
+            progress.num_examples_in_epoch = 0
+            progress.position.start_epoch(progress.position.epoch + 1)
+            self._start = Position(progress.position.epoch)
         self._checkpoint(metrics)
         return metrics
 
@@ -193,8 +211,9 @@ class Worker:
         """Checks that some video had labels; warns once a run where some had none."""
         check_labelled(f"data.{split}", position, warns=rank() == 0 and not self._loop.progress.position.epoch)
 
-    def _validate(self) -> Metrics:
-        config = self._config
+    def _validate(self) -> Metrics | None:
+        """Returns the metrics of the validation videos, or None where the run is to stop before all were seen."""
+        config, should_stop = self._config, self._ports.should_stop
         if "validation" not in self._shards:
             return {}
         model = self._loop.evaluated_model
@@ -202,14 +221,19 @@ class Worker:
         seen = Position()
         batches = (
             to_batch(_counted(part, seen), spec=self._spec, normalize=config.data.normalize, device=self._device)
-            for part in self._batches("validation", seen)
+            for part in itertools.takewhile(lambda _: not should_stop(), self._batches("validation", seen))
         )
         whole, *others = gather(evaluate(model, batches, self._loss))
         for other in others:
             whole.merge(other)
         position = Position()
-        for part in gather(seen):
-            position.merge(part)
+        for mine in gather(seen):
+            position.merge(mine)
+        is_stopping = sum_over_workers([should_stop()], self._device)[0] > 0
+        if is_stopping and not position.is_complete(len(self._shards["validation"])):
+            if rank() == 0:
+                logger.info("the validation is broken off; the next start makes up for it")
+            return None
         self._check_complete("validation", position)
         self._check_labelled("validation", position)
         whole.check_scorable("data.validation")
@@ -240,15 +264,22 @@ class Worker:
             self._ports.log(metrics | self._system.read(), progress.step, far)
         return {**metrics, "epoch": progress.position.epoch + 1, "seconds": time.perf_counter() - started}
 
-    def _checkpoint(self, metrics: Metrics) -> None:
-        """Reports a checkpoint; collective."""
+    def _checkpoint(self, metrics: Metrics, *, only_if_new: bool = False) -> None:
+        """Writes and reports a checkpoint; collective.
+
+        Args:
+            metrics: What it is known by.
+            only_if_new: Writes none where no step was taken since the last one.
+        """
         position = self._whole_position()
         loop = self._loop
+        name = checkpoint_name(epoch=position.epoch, step=loop.progress.step)
+        if only_if_new and name == self._last_checkpoint:
+            return
         average = None if loop.ema is None else loop.ema.average
         for model in (loop.model, loop.teacher, average):
             if model is not None:
                 share_buffers(model)
-        name = checkpoint_name(epoch=position.epoch, step=self._loop.progress.step)
         cpu_s = sum_over_workers([time.process_time()], self._device)[0]
         failure = None
         if rank() == 0:
@@ -278,6 +309,7 @@ class Worker:
             self._details = {}
         failure = from_rank_0(failure)
         if failure is None:
+            self._last_checkpoint = name
             self._ports.report(metrics)
         elif self._config.checkpoint.on_write_error == "stop":
             raise failure
@@ -304,7 +336,7 @@ class Worker:
             pin_memory=self._device.type == "cuda",
             **order,
         )
-        for batch in prefetch(batches):
+        for batch in prefetch(batches, should_stop=self._ports.should_stop):
             self._note(split, remarks, position)
             yield batch
         self._note(split, remarks, position)

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -182,3 +183,11 @@ def test_a_validation_without_a_label_ranks_below_all_others() -> None:
     }
 
     assert superfluous(metrics, num_to_keep=2) == ["epoch_2"]
+
+
+def test_a_run_whose_folder_was_removed_says_so(save: Save, tmp_path: Path) -> None:
+    save(1)
+    shutil.rmtree(tmp_path)
+
+    with pytest.raises(CheckpointWriteError, match=r"the folder of the run was removed while the run was at work"):
+        save(2)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,3 +179,9 @@ def test_a_run_that_leaves_nothing_leaves_no_folder(tmp_path: Path) -> None:
         raise KeyError
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_under_a_lock_whose_folder_is_gone_is_still_that_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), locked(tmp_path / "output" / "tiny"):
+        shutil.rmtree(tmp_path / "output")
+        raise KeyError
