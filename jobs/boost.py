@@ -13,7 +13,7 @@ from jobs.cli import print_result, ray_cluster, run_verb
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.inference.boost import boost_videos
-from yt8m_ray.inference.predictor import locate_model
+from yt8m_ray.inference.predictor import check_fit, locate_model
 
 
 def main(argv: list[str]) -> None:
@@ -32,6 +32,7 @@ def main(argv: list[str]) -> None:
     if not options.output.endswith(".parquet") or "://" in options.output:
         raise ConfigError(f"--output: expected a local name that ends in .parquet, found {options.output!r}")
     model, shards = locate_model(options.model), expand_shards(options.shards, key="shards")
+    check_fit(model, shards, labels="required", on_corrupt=options.on_corrupt)
     with ray_cluster():
         boost_videos(
             model,

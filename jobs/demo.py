@@ -193,7 +193,7 @@ def predict_one(url: str, output: Path) -> dict[str, Any]:
     request = urllib.request.Request(f"{url}/v1/predict", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
         answer: dict[str, Any] = json.load(response)
-    return {**answer, "true_labels": video.labels.tolist()}
+    return {**answer, "true_labels": [] if video.labels is None else video.labels.tolist()}
 
 
 def print_answer(answer: dict[str, Any]) -> None:

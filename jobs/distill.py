@@ -13,7 +13,7 @@ from jobs.cli import print_result, ray_cluster, run_verb
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.inference.distill import NUM_ENTRIES, choose_format, label_shards, local_folder
-from yt8m_ray.inference.predictor import locate_model
+from yt8m_ray.inference.predictor import check_fit, locate_model
 
 
 def main(argv: list[str]) -> None:
@@ -34,6 +34,7 @@ def main(argv: list[str]) -> None:
     label_format, num_entries = choose_format(options.format, top=options.top, dense=options.dense)
     model, output = locate_model(options.model), local_folder(options.output)
     shards = expand_shards(options.shards, key="shards")
+    check_fit(model, shards, labels="ignored", on_corrupt=options.on_corrupt)
     with ray_cluster():
         label_shards(
             model,

@@ -1,6 +1,7 @@
 """python -m jobs.evaluate CHECKPOINT_OR_BUNDLE data.test=GLOB [section.key=value ...]: exact metrics over every video.
 
-stdout is one JSON object: num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss, videos_per_s.
+stdout is one JSON object: num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss, num_unlabelled (videos
+without labels, which are left out; none with labels is an error), num_rejected, rejected by cause, videos_per_s.
 With --watch the input is the folder of a run: a line for each checkpoint, as it appears, until the run has ended.
 """
 
@@ -12,9 +13,8 @@ import sys
 
 from jobs.cli import ray_cluster, run_verb, split_overrides
 from yt8m_ray.config.document import ConfigError, override, parse_override, to_yaml
-from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.inference.predictor import locate_model
-from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config
+from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config, shards_of
 from yt8m_ray.inference.watching import watch
 
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     if options.dry_run:
         print(to_yaml(config), end="")
         return
-    shards = expand_shards(config.data.test, key="data.test")
+    shards = shards_of(model, config)
     with ray_cluster():
         metrics = evaluate_shards(model, shards, config)
     print(json.dumps(metrics))

@@ -10,13 +10,14 @@ import sys
 from jobs.cli import parse_document, print_result, ray_cluster, run_verb
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.inference.description import format_table
-from yt8m_ray.inference.export import export, resolve
+from yt8m_ray.inference.export import check_records, export, resolve
 
 
 def main(argv: list[str]) -> None:
     """Exports the bundle that `argv` describes."""
     config = parse_document(argv, ExportConfig, description="Quantizes checkpoints into one measured ensemble bundle.")
     config, shards = resolve(config)
+    check_records(config, shards)
     with ray_cluster():
         path, document = export(config, shards)
     print(format_table(document), file=sys.stderr)

@@ -16,9 +16,8 @@ import torch
 from jobs.cli import run_verb, split_overrides
 from yt8m_ray.config.document import ConfigError, load_document, to_yaml
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.training.inputs import check_loss, splits_of
+from yt8m_ray.training.inputs import prepare_inputs, splits_of
 from yt8m_ray.training.rate_test import RateRange, find_learning_rate
-from yt8m_ray.training.teaching import check_paths
 
 
 def main(argv: list[str]) -> None:
@@ -44,10 +43,8 @@ def main(argv: list[str]) -> None:
     rates = RateRange(options.min, options.max, options.steps, options.warm_up)
     folder = options.output or Path(config.output) / f"{config.run.name}-find_lr"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shards = splits_of(config.data)["train"]
-    check_loss(config)
-    check_paths(config, shards)
-    print(json.dumps(find_learning_rate(config, shards, rates, folder, device=device)))
+    run = prepare_inputs(config, splits_of(config.data))
+    print(json.dumps(find_learning_rate(config, run.shards["train"], rates, folder, device=device)))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ Every byte is read and every record checked as training would check it, in paral
 num_shards, num_records, num_videos, num_frames (0 at video level), bytes, level, features, classes, frames and labels
 per video, keys, compression, `rejected` by cause, `duplicates`, `failures`, `warnings`, videos_per_s.
 
-A failure is a record that training would refuse (causes crc, length, parse, label), a shard that cannot be read
-(unreadable), each difference from the manifest (manifest). With one of them, or an id that two videos have, the exit
-code is 1. A warning is what training takes, though it may not be meant: unlabelled videos among labelled ones, class
-ids listed twice, clips of 0 frames or of more than 300, features that are not finite, videos at frame level read as
-their means, features other than the published ones, ids under both keys. Class ids need not be in order: in the
-published shards they are not.
+A failure is a record that training would refuse (causes crc, length, parse, label, and value: a feature that is not a
+finite number), a shard that cannot be read (unreadable), each difference from the manifest (manifest). With one of
+them, or an id that two videos have, the exit code is 1. A warning is what is no fault, though it may not be meant:
+videos without labels among labelled ones, which training and evaluation leave out, empty lists of labels, class ids
+listed twice, clips of 0 frames or of more than 300, videos at frame level read as their means, features other than the
+published ones, ids under both keys. Class ids need not be in order: in the published shards they are not.
 
 The level and the features are those of the first record that has some; `--features` says them instead. A data set of
 2017 needs `--num-classes 4716`. `--write-manifest` writes what was found, good or bad, if every shard could be read.

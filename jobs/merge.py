@@ -1,16 +1,19 @@
 """python -m jobs.merge FILE... [--weights W...] [--output FILE] [--score TRUTH] [--correlation]: means of predictions.
 
-Each FILE is a CSV of the Kaggle format, a .parquet of ours, or JSON lines with video_id, class_indexes, predictions;
-what it holds decides, not its name. FILE alone is converted or scored. The scores of a class are averaged, one that a
-file does not list counting 0; with --geometric it is the product of max(1e-4, score) ** weight, one that is not listed
-counting 1e-4. Weights are relative; without them all files count alike; a file with weight 0 is not read. A video that
-some files lack is named, and gets the mean of the others. Of equal scores the lower class id comes first.
+Each FILE is a CSV of the Kaggle format, with quotes or without, a .parquet of ours, or JSON objects with video_id,
+class_indexes, predictions, one a line or all in an array; what it holds decides, not its name. Text may be in gzip or
+in a zip of one file, and begin with a byte order mark; so may TRUTH. FILE alone is converted or scored.
+
+The scores of a class are averaged, one that a file does not list counting 0; with --geometric it is the product of
+max(1e-4, score) ** weight, one that is not listed counting 1e-4. Weights are relative; without them all files count
+alike; a file with weight 0 is not read. A video that some files lack is named, and gets the mean of the others. Of
+equal scores the lower class id comes first.
 
 --score prints gap (Kaggle's), per_video_ap (the mean over labelled videos of each one's average precision, divided by
 the number of its labels: what older tools call GAP), hit_at_1, perr (null where a video has more labels than classes
 listed), num_videos, missing and unknown; videos of the truth that are not predicted count, predictions for others do
-not. --correlation prints the matrix of the files and a table. With --output the last line of stdout is its path, and
-the JSON document goes to stderr; without it, stdout is the document.
+not. A truth without any label is an error. --correlation prints the matrix of the files and a table. With --output the
+last line of stdout is its path, and the JSON document goes to stderr; without it, stdout is the document.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ def main(argv: list[str]) -> None:
     """Merges the files that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.merge", description="Averages, converts and scores files.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="a file of predictions")
-    parser.add_argument("--output", metavar="FILE", help="a .csv or .parquet file")
+    parser.add_argument("--output", metavar="FILE", help="a .csv, .csv.gz or .parquet file")
     parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="one a file (default: all alike)")
     parser.add_argument("--geometric", action="store_true", help="the geometric mean instead of the arithmetic one")
     parser.add_argument("--top-k", type=int, default=20, help="most classes a video (default 20)")

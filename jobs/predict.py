@@ -1,7 +1,8 @@
 """python -m jobs.predict CHECKPOINT_OR_BUNDLE GLOB... --output FILE [--top-k N]: shards -> a file of predictions.
 
-FILE ends in .csv (the Kaggle format) or .parquet; videos keep the order of the sorted shards and of their records.
-Interrupted, the same command goes on behind the shards that were finished. The last line of stdout is FILE.
+FILE ends in .csv (the Kaggle format), .csv.gz or .parquet; videos keep the order of the sorted shards and of their
+records. A video whose scores are NaN is a bad record. Interrupted, the same command goes on behind the shards that were
+finished. The last line of stdout is FILE.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from jobs.cli import print_result, ray_cluster, run_verb
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.inference.offline import predict_shards
-from yt8m_ray.inference.predictor import locate_model
+from yt8m_ray.inference.predictor import check_fit, locate_model
 from yt8m_ray.inference.submission import SubmissionWriter
 
 
@@ -23,7 +24,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("model", help="folder of a checkpoint or a bundle")
     parser.add_argument("shards", nargs="+", help="paths or globs; local, s3:// or gs://")
-    parser.add_argument("--output", required=True, help="a .csv or .parquet file")
+    parser.add_argument("--output", required=True, help="a .csv, .csv.gz or .parquet file")
     parser.add_argument("--top-k", type=int, default=20, help="classes a video (default 20)")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that predict (default 1)")
     parser.add_argument("--on-corrupt", choices=("fail", "skip"), default="fail", help="what a bad record does")
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> None:
     model = locate_model(options.model)
     shards = expand_shards(options.shards, key="shards")
     SubmissionWriter(options.output)  # refuses a name that no format has, before anything starts
+    check_fit(model, shards, labels="ignored", on_corrupt=options.on_corrupt)
     with ray_cluster():
         predict_shards(
             model,

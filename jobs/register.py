@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 from jobs.cli import print_result, run_verb
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.inference.registration import register_bundle, store_beside
 
 
@@ -24,8 +23,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--uri", help="MLflow's server or store (default: the mlflow.db beside BUNDLE)")
     parser.add_argument("--experiment", default="yt8m_ray", help="of the bundle's run (default yt8m_ray)")
     options = parser.parse_args(argv)
-    if not options.name or any(character in "/:@'" for character in options.name):
-        raise ConfigError(f"--name: expected a name without / : @ and ', found {options.name!r}")
     uri = options.uri or store_beside(Path(options.bundle))
     register_bundle(options.bundle, uri, name=options.name, alias=options.alias, experiment=options.experiment)
     print_result(f"models:/{options.name}@{options.alias}")

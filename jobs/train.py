@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from jobs.cli import parse_document, print_result, ray_cluster, run_verb
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.training.inputs import check_records, splits_of
 from yt8m_ray.training.trainer import fit
 
 
@@ -15,6 +16,7 @@ def main(argv: list[str]) -> None:
     config = parse_document(
         argv, TrainConfig, description="Trains one run on Ray; its checkpoints go to output/run.name."
     )
+    check_records(config, splits_of(config.data))
     with ray_cluster():
         result = fit(config)
     print_result(result.place)

@@ -1,7 +1,8 @@
 """python -m jobs.truth GLOB... --output truth.csv [--header]: shards -> a CSV of their labels, `VIDEO_ID,LABEL LABEL`.
 
-The videos keep the order of the sorted shards and of their records; labels ascend. Only ids and labels are read of a
-record, and every checksum is compared. The last line of stdout is the CSV.
+The videos keep the order of the sorted shards and of their records; labels ascend. A video without labels is left out,
+with a warning; one with an empty list of them has a line without labels. Only ids and labels are read of a record, and
+every checksum is compared. The last line of stdout is the CSV.
 """
 
 from __future__ import annotations

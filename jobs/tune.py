@@ -13,6 +13,8 @@ from jobs.cli import print_result, ray_cluster, run_verb, split_overrides
 from yt8m_ray.config.document import ConfigError, load_document, to_yaml
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.config.yaml_text import dump_yaml
+from yt8m_ray.model_registry import check_names
+from yt8m_ray.training.inputs import check_records, splits_of
 from yt8m_ray.tuning import winner
 from yt8m_ray.tuning.search import preview, search
 
@@ -36,14 +38,17 @@ def main(argv: list[str]) -> None:
         samples = [dump_yaml(params) for params in preview(config, options.samples)]
         print("---\n".join([to_yaml(config), *samples]), end="")
         return
+    name, _, alias = (options.register or "").partition("@")
+    alias = alias or DEFAULT_ALIAS
+    if options.register is not None:
+        check_names(name, alias)
+    check_records(config.base, splits_of(config.data))
     with ray_cluster():
         result = search(config)
         if options.retrain:
             winner.retrain(result.folder)
-        if options.register:
-            name, _, alias = options.register.partition("@")
-            uri, run_id = result.tracking_uri, result.mlflow_run_id
-            winner.register(result.folder, uri, run_id, name=name, alias=alias or DEFAULT_ALIAS)
+        if options.register is not None:
+            winner.register(result.folder, result.tracking_uri, result.mlflow_run_id, name=name, alias=alias)
     print_result(result.folder / winner.BEST_FOLDER)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from serve.errors import OverloadedError
+from serve.errors import OverloadedError, RequestError
 from serve.schemas import Limits
 from yt8m_ray.data.features import VideoRow
 
@@ -43,6 +43,10 @@ class Answer:
     model_s: float
 
 
+Best = tuple[list[int], list[float]]
+"""Class ids and scores of a video, best first."""
+
+
 class BatchModel(Protocol):
     """What the thread runs; models are told apart by identity, and can be referred to weakly."""
 
@@ -51,8 +55,8 @@ class BatchModel(Protocol):
         """What its numbers are counted under."""
         ...
 
-    def best_classes(self, rows: Sequence[VideoRow], top_k: int) -> list[tuple[list[int], list[float]]]:
-        """Returns class ids and scores of each row, best first."""
+    def best_classes(self, rows: Sequence[VideoRow], top_k: int) -> Sequence[Best | RequestError]:
+        """Returns what each row gets; an error is that row's alone."""
         ...
 
 
@@ -240,13 +244,17 @@ class Batcher:
         self,
         version: str,
         batch: Sequence[_Waiting],
-        best: Sequence[tuple[list[int], list[float]]],
+        best: Sequence[Best | RequestError],
         started: float,
         elapsed: float,
     ) -> None:
-        for each, (class_ids, scores) in zip(batch, best, strict=True):
-            if not each.future.done():
-                top_k = each.top_k
+        for each, found in zip(batch, best, strict=True):
+            if each.future.done():
+                continue
+            if isinstance(found, RequestError):
+                each.future.set_exception(found)
+            else:
+                (class_ids, scores), top_k = found, each.top_k
                 each.future.set_result(Answer(class_ids[:top_k], scores[:top_k], started - each.arrived, elapsed))
         # Behind those who wait, in the queue of the event loop.
         self._loop.call_soon(self._observe, version, len(batch), elapsed)

@@ -15,11 +15,13 @@ from typing import Self
 import numpy as np
 
 from serve.answers import LabelTexts
+from serve.batching import Best
 from serve.errors import RequestError
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.data.ordinary import OrdinaryRecords, encode_row
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.model_registry import fetch_model
+from yt8m_ray.topk import NaNScoresError
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +78,20 @@ class HostedModel:
         """A short hash of the exact files."""
         return self.predictor.version
 
-    def best_classes(self, rows: Sequence[VideoRow], top_k: int) -> list[tuple[list[int], list[float]]]:
-        """Returns class ids and scores of each row, best first."""
-        best = self.predictor.predict(rows, top_k)
+    def best_classes(self, rows: Sequence[VideoRow], top_k: int) -> list[Best | RequestError]:
+        """Returns class ids and scores of each row, best first; an error for a row whose scores are NaN."""
+        try:
+            best = self.predictor.predict(rows, top_k)
+        except NaNScoresError as error:
+            # The other rows are of other requests.
+            others = [row for index, row in enumerate(rows) if index not in error.rows]
+            answers = iter(self.best_classes(others, top_k) if others else ())
+            return [_nan_scores() if index in error.rows else next(answers) for index in range(len(rows))]
         return list(zip(best.class_ids.tolist(), best.scores.tolist(), strict=True))
+
+
+def _nan_scores() -> RequestError:
+    return RequestError(422, "the model's scores of this video are NaN: its features are finite, and too large")
 
 
 class ModelHost:

@@ -12,9 +12,9 @@ from random import Random
 
 import numpy as np
 
-from yt8m_ray.data.errors import RecordError
+from yt8m_ray.data.errors import UNLABELLED, RecordError
 from yt8m_ray.data.example import decode_record
-from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
+from yt8m_ray.data.features import FeatureSpec, LabelPolicy, VideoRow, to_row
 from yt8m_ray.data.reader import ReadOptions, read_blocks
 from yt8m_ray.data.tfrecord import frame_record
 
@@ -51,6 +51,10 @@ def varint(value: int, num_bytes: int = 1) -> bytes:
         groups.append(value & 0x7F)
     groups += [0] * (num_bytes - len(groups))
     return bytes([group | 0x80 for group in groups[:-1]] + groups[-1:])
+
+
+_FLOATS = (0.0, -1.5, 3e38, -3e38, 1e-45, 0.25)
+_NOT_FINITE = tuple(bytes.fromhex(bits) for bits in ("0000c07f", "0000c0ff", "0100807f", "0000807f", "000080ff"))
 
 
 class Messages:
@@ -131,7 +135,9 @@ class Messages:
         return self._list(number, [self._field(1, b"".join(values))])
 
     def _floats(self, count: int) -> bytes:
-        values = [struct.pack("<f", self._random.choice((0.0, -1.5, 3e38, 0.25))) for _ in range(count)]
+        values = [struct.pack("<f", self._random.choice(_FLOATS)) for _ in range(count)]
+        if values and self._is_odd():
+            values[self._random.randrange(count)] = self._random.choice(_NOT_FINITE)
         return self._numbers(2, values, b"\x0d")
 
     def _integers(self, values: Sequence[int]) -> bytes:
@@ -229,10 +235,10 @@ def random_feature(random: Random, frame: bytes) -> bytes:
     )
 
 
-def decode_slowly(payload: bytes, spec: FeatureSpec, *, labelled: bool) -> VideoRow | RecordError:
+def decode_slowly(payload: bytes, spec: FeatureSpec, *, labels: LabelPolicy) -> VideoRow | RecordError:
     """Returns what the complete decoder makes of a payload."""
     try:
-        return to_row(decode_record(payload), spec, labelled=labelled)
+        return to_row(decode_record(payload), spec, labelled=labels != "ignored")
     except RecordError as error:
         return error
 
@@ -254,7 +260,8 @@ def assert_read_as_decoded(
         labels = np.split(found.labels, np.cumsum(found.num_labels)[:-1])
         for index, record in enumerate(found.records.tolist()):
             assert record not in videos
-            videos[record] = VideoRow(found.video_ids[index], frames[index], labels[index])
+            known = labels[index] if found.is_labelled[index] else None
+            videos[record] = VideoRow(found.video_ids[index], frames[index], known)
         for rejection in block.rejections:
             assert rejection.record not in rejected
             rejected[rejection.record] = rejection.cause, rejection.message
@@ -266,12 +273,16 @@ def assert_read_as_decoded(
             assert record in rejected, f"{payload.hex()}: {expected}, found {videos[record]}"
             cause, message = rejected[record]
             assert cause == expected.cause and message.endswith(f": {expected}"), payload.hex()
+        elif expected.labels is None and options.labels == "required":
+            assert rejected[record][0] == UNLABELLED, payload.hex()
         else:
             assert record in videos, f"{payload.hex()}: {rejected[record]}"
             video = videos[record]
             assert video.video_id == expected.video_id, payload.hex()
-            assert video.labels.dtype == expected.labels.dtype, payload.hex()
-            assert video.labels.tolist() == expected.labels.tolist(), payload.hex()
+            assert (video.labels is None) == (expected.labels is None), payload.hex()
+            if video.labels is not None and expected.labels is not None:
+                assert video.labels.dtype == expected.labels.dtype, payload.hex()
+                assert video.labels.tolist() == expected.labels.tolist(), payload.hex()
             assert video.frames.dtype == expected.frames.dtype, payload.hex()
             assert video.frames.shape == expected.frames.shape, payload.hex()
             assert _bits(video.frames) == _bits(expected.frames), payload.hex()

@@ -95,7 +95,7 @@ def assert_delivers(found: Found, records: list[int]) -> None:
         _EXPECTED[key] = PackedVideos.from_rows([ROWS[record] for record in records], SPEC)
     expected = _EXPECTED[key]
     assert found.videos.video_ids.tolist() == expected.video_ids.tolist()
-    for name in ("num_frames", "frames", "num_labels", "labels"):
+    for name in ("num_frames", "frames", "num_labels", "labels", "is_labelled"):
         first, second = getattr(found.videos, name), getattr(expected, name)
         assert first.dtype == second.dtype and np.array_equal(first, second)
 

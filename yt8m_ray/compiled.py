@@ -16,6 +16,9 @@ from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+IS_COMPILED = not getattr(numba.config, "DISABLE_JIT")  # noqa: B009 - a name that Numba makes when it is imported
+"""False where Numba is told to run the loops as Python, which has none of the instructions below."""
+
 
 def compiled(function: F) -> F:
     """Returns the function, compiled without Python objects, so that it runs beside other threads."""

@@ -14,6 +14,7 @@ from yt8m_ray.metrics.curves import calibration, class_arrays
 from yt8m_ray.metrics.mean_ap import MeanAP
 from yt8m_ray.metrics.worst_videos import WorstVideos
 from yt8m_ray.schema import Batch
+from yt8m_ray.topk import check_scores
 
 METRIC_NAMES = ("gap", "hit_at_1", "perr", "mean_ap")
 
@@ -56,6 +57,20 @@ class Evaluation:
         num_classes = self._mean_ap.num_classes
         return {"num_videos": self.num_videos, **values, "mean_ap_num_classes": num_classes, "loss": loss}
 
+    def check_scorable(self, key: str) -> None:
+        """Checks that there is a label among the videos that were seen: without one no metric says anything.
+
+        Args:
+            key: Where they come from.
+
+        Raises:
+            ValueError: there is no video, or none has a label.
+        """
+        if not self.num_videos:
+            raise ValueError(f"{key}: the shards hold no video")
+        if not self._mean_ap.num_classes:
+            raise ValueError(f"{key}: none of its {self.num_videos} videos has a label; nothing can be scored")
+
     def details(self) -> dict[str, np.ndarray]:
         """Returns what else a report shows: `class_arrays`, `calibration`, and `WorstVideos.arrays` as `worst_...`."""
         if not self.num_videos:
@@ -71,7 +86,11 @@ class Evaluation:
 
 
 def evaluate(model: torch.nn.Module, batches: Iterable[Batch], loss: torch.nn.Module) -> Evaluation:
-    """Returns the evaluation of labelled batches in eval mode; the model's mode is put back afterwards."""
+    """Returns the evaluation of labelled batches in eval mode; the model's mode is put back afterwards.
+
+    Raises:
+        NaNScoresError: scores of a video are not numbers.
+    """
     evaluation = Evaluation()
     was_training = model.training
     model.eval()
@@ -81,6 +100,7 @@ def evaluate(model: torch.nn.Module, batches: Iterable[Batch], loss: torch.nn.Mo
                 if batch.labels is None:
                     raise ValueError("evaluate: a batch without labels cannot be scored")
                 logits = model(batch.frames, batch.num_frames)
+                check_scores(logits, batch.video_ids)
                 evaluation.update(logits, batch.labels, loss(logits.float(), batch.labels), batch.video_ids)
     finally:
         model.train(was_training)

@@ -16,6 +16,12 @@ from pathlib import Path
 from mlflow import MlflowClient, get_tracking_uri
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import (
+    _validate_model_alias_name,
+    _validate_model_alias_name_reserved,
+    _validate_model_name,
+)
 
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.sealed_folder import cache_folder
@@ -23,6 +29,28 @@ from yt8m_ray.tracking import Tracker, open_client, patience, told
 
 MODEL_SCHEME = "models:/"
 """Begins the address of a registered model."""
+
+_NOT_IN_NAMES = "@'"
+
+
+def check_names(name: str, alias: str) -> None:
+    """Checks the name of a registered model and an alias, by MLflow's own rules, before anything is made.
+
+    Raises:
+        ConfigError: MLflow would refuse one of them, or the name cannot stand in `models:/NAME@ALIAS` or in a query.
+    """
+    # Private, in a version that is pinned: the client asks a store, which checks them when the model is copied already.
+    for rule, given in (
+        (_validate_model_name, name),
+        (_validate_model_alias_name, alias),
+        (_validate_model_alias_name_reserved, alias),
+    ):
+        try:
+            rule(given)
+        except MlflowException as error:
+            raise ConfigError(f"registered model {name!r}, alias {alias!r}: {error.message}") from None
+    if any(character in name for character in _NOT_IN_NAMES):
+        raise ConfigError(f"registered model {name!r}: expected a name without {' and '.join(_NOT_IN_NAMES)}")
 
 
 def log_model(tracker: Tracker, folder: Path, *, name: str, tags: Mapping[str, str]) -> str:

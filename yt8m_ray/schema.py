@@ -17,6 +17,9 @@ ID_KEYS = ("id", "video_id")
 
 LABELS_KEY = "labels"
 
+SEGMENT_LABELS_KEY = "segment_labels"
+"""Key of the classes whose segments were rated in the 2019 release; says nothing of the video as a whole."""
+
 MAX_FRAMES = 300
 """Longest clip in the published shards: one frame a second, at most five minutes."""
 

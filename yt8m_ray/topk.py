@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,38 @@ class TopK:
 
     class_ids: torch.Tensor
     scores: torch.Tensor
+
+
+class NaNScoresError(ValueError):
+    """A model's scores of some videos are NaN, as features that are finite and enormous make them.
+
+    Attributes:
+        rows: The videos' rows in the batch.
+        video_ids: Their ids.
+    """
+
+    def __init__(self, rows: Sequence[int], video_ids: Sequence[str]) -> None:
+        super().__init__(rows, video_ids)  # lets the error cross a process boundary by pickle
+        self.rows = list(rows)
+        self.video_ids = list(video_ids)
+
+    def __str__(self) -> str:
+        more = f" and of {len(self.rows) - 1} other videos" if len(self.rows) > 1 else ""
+        return f"the model's scores of video {self.video_ids[0]!r}{more} are NaN"
+
+
+def check_scores(logits: torch.Tensor, video_ids: Sequence[str]) -> None:
+    """Checks that scores can be made of `logits` [B, C]; infinite ones are scores of 0 and 1.
+
+    Raises:
+        NaNScoresError: names the videos whose logits are not numbers.
+    """
+    # One pass over the batch, and a second where the sum of infinities of both signs is NaN too.
+    if not logits.sum(dim=1).isnan().any():
+        return
+    rows = logits.isnan().any(dim=1).nonzero()[:, 0].tolist()
+    if rows:
+        raise NaNScoresError(rows, [video_ids[row] for row in rows])
 
 
 def top_k(logits: torch.Tensor, k: int) -> TopK:

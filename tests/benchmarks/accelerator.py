@@ -74,6 +74,7 @@ def random_videos(spec: FeatureSpec, num_videos: int, *, seed: int, device: torc
         frames=kept.numpy(),
         num_labels=np.full(num_videos, NUM_LABELS),
         labels=rng.integers(0, spec.num_classes, NUM_LABELS * num_videos).astype(np.int32),
+        is_labelled=np.ones(num_videos, bool),
     )
 
 

@@ -105,8 +105,8 @@ def test_evaluation_repeats_the_validation_of_training(
     assert outcome.code == 0, outcome.stderr
     metrics = json.loads(outcome.stdout)
     assert list(metrics) == [
-        "num_videos", "gap", "hit_at_1", "perr", "mean_ap", "mean_ap_num_classes", "loss", "num_rejected",
-        "videos_per_s",
+        "num_videos", "gap", "hit_at_1", "perr", "mean_ap", "mean_ap_num_classes", "loss",
+        "num_unlabelled", "num_rejected", "rejected", "videos_per_s",
     ]  # fmt: skip
     trained = json.loads((Path(checkpoint) / "manifest.json").read_text())["metrics"]
     assert metrics["num_videos"] == NUM_VALIDATION

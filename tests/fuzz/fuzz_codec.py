@@ -19,6 +19,7 @@ import time
 import tracemalloc
 from pathlib import Path
 from random import Random
+from typing import get_args
 
 import atheris
 
@@ -28,11 +29,12 @@ sys.path.insert(0, str(ROOT))  # run as a file, from anywhere
 IS_COMPILED = "--compiled" in sys.argv
 if not IS_COMPILED:
     os.environ["NUMBA_DISABLE_JIT"] = "1"  # read when numba is imported
-COMPILED = ["yt8m_ray.data.scan", "yt8m_ray.data.pack"] if IS_COMPILED else []
+COMPILED = ["yt8m_ray.data.scan", "yt8m_ray.data.pack", "yt8m_ray.data.finite"] if IS_COMPILED else []
 
 with atheris.instrument_imports(include=["yt8m_ray.data"], exclude=COMPILED):
     from tests.messages import SPECS, Messages, assert_read_as_decoded, decode_slowly
     from yt8m_ray.data.errors import CorruptRecordError
+    from yt8m_ray.data.features import LabelPolicy
     from yt8m_ray.data.reader import ReadOptions
     from yt8m_ray.data.tfrecord import frame_record, read_payloads
 
@@ -63,9 +65,10 @@ class Codec:
         started = time.process_time()
         choice, payload = data[:1] or b"\0", data[1:]
         spec = SPECS[choice[0] % len(SPECS)]
-        labelled = choice[0] < 0xC0
-        options = ReadOptions(labelled=labelled, on_corrupt="skip", block_bytes=64)
-        decode = functools.partial(decode_slowly, spec=spec, labelled=labelled)
+        policies = get_args(LabelPolicy)
+        labels: LabelPolicy = policies[choice[0] // 64 % len(policies)]
+        options = ReadOptions(labels=labels, on_corrupt="skip", block_bytes=64)
+        decode = functools.partial(decode_slowly, spec=spec, labels=labels)
         assert_read_as_decoded(self._path, [payload, payload], spec, options, decode)
         self._read_shard(payload)
         elapsed = time.process_time() - started

@@ -6,14 +6,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jobs import average, cross_validate, evaluate, export, find_lr, predict
+from jobs import average, boost, cross_validate, distill, evaluate, export, find_lr, predict, register, train, tune
 from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.errors import NoShardsError
+from yt8m_ray.data.example import encode_example, encode_sequence_example
+from yt8m_ray.data.tfrecord import write_records
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.export import resolve
 from yt8m_ray.inference.scoring import evaluation_config
@@ -185,7 +188,11 @@ RUN = ["run.name=x", "model.name=logistic", "data.train=*.tfrecord"]
         (average.main, ["one", "one", "--output", "one"], "--output: one: expected a folder that does not exist"),
         (average.main, ["one", "one", "--output", "mean", "--weights", "1"], "--weights: expected one a checkpoint"),
         (predict.main, ["nothing", "*.tfrecord", "--output", "p.csv"], "nothing: expected a checkpoint's folder"),
-        (predict.main, ["one", "*.tfrecord", "--output", "p.txt"], r"output: .*\.csv or \.parquet, found 'p\.txt'"),
+        (
+            predict.main,
+            ["one", "*.tfrecord", "--output", "p.txt"],
+            r"output: .*\.csv, \.csv\.gz or \.parquet, found 'p\.txt'",
+        ),
         (predict.main, ["one", "b*", "--output", "p.csv"], r"shards: no file matches 'b\*'"),
         (evaluate.main, ["nothing", "data.test=*.tfrecord"], "nothing: expected a checkpoint's folder"),
         (evaluate.main, ["one", "data.test=b*"], r"data\.test: no file matches 'b\*'"),
@@ -210,6 +217,84 @@ def test_a_verb_refuses_its_arguments_before_it_connects(
 
     with pytest.raises((ValueError, NoShardsError), match=message):
         main(arguments)
+
+
+FRAMES = "data.features={rgb: 8, audio: 4}"
+LEVEL = (
+    r"[vw]\.tfrecord: record 0 at byte 0: rgb: no such list of frames; found mean_rgb \(4 float32 values\), features of"
+)
+UNLABELLED = r"none of the 3 videos in the first records of 1 shards has labels"
+TUNE = ["tune.space={optimizer.learning_rate: {choice: [0.1, 0.2]}}", "data.validation=w.tfrecord"]
+FITTING = {
+    "train": (train.main, [*RUN[:2], FRAMES, "data.train=v.tfrecord"]),
+    "train on labels": (train.main, [*RUN[:2], FRAMES, "data.train=u.tfrecord"]),
+    "tune": (tune.main, [*RUN[:2], FRAMES, *TUNE, "data.train=v.tfrecord"]),
+    "tune on labels": (tune.main, [*RUN[:2], FRAMES, *TUNE, "data.train=u.tfrecord"]),
+    "cross_validate": (cross_validate.main, [*RUN[:2], FRAMES, "data.train=[v.tfrecord, w.tfrecord]", "data.folds=2"]),
+    "find_lr": (find_lr.main, [*RUN[:2], FRAMES, "data.train=v.tfrecord"]),
+    "find_lr on labels": (find_lr.main, [*RUN[:2], FRAMES, "data.train=u.tfrecord"]),
+    "evaluate": (evaluate.main, ["one", "data.test=v.tfrecord"]),
+    "evaluate by labels": (evaluate.main, ["one", "data.test=u.tfrecord"]),
+    "predict": (predict.main, ["one", "v.tfrecord", "--output", "p.csv"]),
+    "distill": (distill.main, ["one", "v.tfrecord", "--output", "soft"]),
+    "boost": (boost.main, ["one", "v.tfrecord", "--output", "w.parquet"]),
+    "boost by labels": (boost.main, ["one", "u.tfrecord", "--output", "w.parquet"]),
+    "export": (export.main, ["members=[{checkpoint: one}]", "output=bundle", "data.validation=v.tfrecord"]),
+    "export by labels": (export.main, ["members=[{checkpoint: one}]", "output=bundle", "data.validation=u.tfrecord"]),
+    "export that chooses": (
+        export.main,
+        [
+            *("members=[{checkpoint: one}]", "output=bundle", "data.validation=f.tfrecord"),
+            *("weighting.name=nnls", "weighting.shards=v.tfrecord"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", FITTING)
+def test_a_verb_reads_a_record_before_it_connects(
+    save_tiny_checkpoint: Save, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # nobody is there
+    save_tiny_checkpoint("one")
+    means = {"id": [b"x"], "labels": np.array([1]), "mean_rgb": np.ones(4, np.float32)}
+    lists = {"rgb": np.ones((3, 8), np.uint8), "audio": np.ones((3, 4), np.uint8)}
+    for name in "vw":
+        write_records(f"{name}.tfrecord", [encode_example(means)])
+    write_records("u.tfrecord", [encode_sequence_example({"id": [b"x"]}, lists)] * 3)
+    write_records("f.tfrecord", [encode_sequence_example({"id": [b"x"], "labels": np.array([1])}, lists)])
+    before = sorted(tmp_path.rglob("*"))
+    main, arguments = FITTING[verb]
+
+    with pytest.raises(ValueError, match=UNLABELLED if "label" in verb else LEVEL):
+        main(arguments)
+
+    assert sorted(tmp_path.rglob("*")) == before  # neither a run nor MLflow's store
+
+
+@pytest.mark.parametrize("name", ["bob's videos", "videos@latest", "videos@v1", ""])
+def test_names_for_the_registry_are_refused_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(ConfigError, match="registered model "):
+        tune.main([*RUN, "tune.space={optimizer.learning_rate: {choice: [0.1]}}", "--register", name])
+    given, _, alias = name.partition("@")
+    with pytest.raises(ConfigError, match="registered model "):
+        register.main(["nowhere", "--uri", "sqlite:///x.db", "--name", given, "--alias", alias or "champion"])
+
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_test_of_a_learning_rate_checks_what_training_checks(tmp_path: Path) -> None:
+    Vocabulary.for_num_classes(5).save(tmp_path / "few.csv")
+
+    with pytest.raises(ConfigError, match=r"data\.vocabulary: .*few\.csv names 5 classes"):
+        find_lr.main([*RUN, f"data.vocabulary={tmp_path}/few.csv"])
+    with pytest.raises(ConfigError, match=r"data\.manifest: "):
+        find_lr.main([*RUN, "data.manifest=nowhere.json"])
 
 
 def test_an_evaluation_of_a_checkpoint_begins_with_its_own_loss_and_shards(save_tiny_checkpoint: Save) -> None:

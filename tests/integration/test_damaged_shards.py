@@ -33,8 +33,9 @@ def flip(shard: bytes, position: int) -> bytes:
     return shard[:position] + bytes([shard[position] ^ 1]) + shard[position + 1 :]
 
 
-def video(class_id: int) -> bytes:
+def video(class_id: int, *, value: float = 1.0) -> bytes:
     mean = np.ones(FEATURE_DIM, np.float32)
+    mean[-1] = value
     return frame_record(encode_example({"id": [b"more"], "labels": np.array([class_id]), "mean_rgb": mean}))
 
 
@@ -52,6 +53,7 @@ TRAIN = {
     1: Damage(lambda shard: flip(flip(shard, 3), len(shard) - 40), 2, {"crc": 2}),  # a length, and the last payload
     3: Damage(lambda shard: shard[:-20], 1, {"length": 1}),
     4: Damage(lambda shard: shard + video(NUM_CLASSES), 0, {"label": 1}),
+    5: Damage(lambda shard: video(1, value=np.nan) + shard + video(1, value=-np.inf), 0, {"value": 2}),
     6: Damage(lambda shard: frame_record(b"text") + shard + frame_record(b""), 0, {"parse": 2}),
     8: Damage(lambda _: b"", 85, {"length": 1}),
 }
@@ -100,7 +102,7 @@ def test_each_epoch_counts_what_it_read_and_what_it_rejected(trained: FitResult,
         return [metric.value for metric in client.get_metric_history(trained.mlflow_run_id, name)]
 
     assert history("data/videos_read") == [damaged.num_train] * NUM_EPOCHS
-    for cause in ("crc", "length", "parse", "label"):
+    for cause in ("crc", "length", "parse", "label", "value"):
         assert history(f"data/rejected_{cause}") == [count(TRAIN, cause)] * NUM_EPOCHS, cause
         assert history(f"validation/rejected_{cause}") == [count(VALIDATION, cause)] * NUM_EPOCHS, cause
     assert trained.metrics["validation/num_videos"] == damaged.num_validation
@@ -138,7 +140,7 @@ def test_prediction_writes_every_video_that_is_left(
     assert num_videos == damaged.num_train + count(TRAIN, "label")
     ids = [line.split(",")[0] for line in output.read_text().splitlines()[1:]]
     assert len(set(ids)) == len(ids) == num_videos
-    assert "left out: crc 3, length 2, parse 2" in caplog.text
+    assert "left out: crc 3, length 2, parse 2, value 2" in caplog.text
     assert caplog.text.count(" records left out ") == sum(
         set(damage.rejected) != {"label"} for damage in TRAIN.values()
     )

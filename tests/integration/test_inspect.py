@@ -114,7 +114,7 @@ def test_everything_that_is_wrong_is_found_in_one_pass(run: Any, folder: Path) -
         ("train3", 0, {"unreadable": 1}),
         ("train4", 1, {"label": 1}),
     ]
-    assert outcome.document["rejected"] == {"crc": 1, "length": 1, "parse": 0, "label": 1}
+    assert outcome.document["rejected"] == {"crc": 1, "length": 1, "parse": 0, "label": 1, "value": 0}
     assert [item["id"] for item in outcome.document["duplicates"]["first"]][:1] == ["v00"]
     assert outcome.document["num_videos"] == 9 + 8 + 3 + 1
 

@@ -218,7 +218,7 @@ def test_records_of_every_shape_are_read_with_the_values_of_tensorflow(tmp_path:
         def decode(payload: bytes, spec: FeatureSpec = spec, records: Any = records) -> VideoRow | RecordError:
             record = next(records)
             if record is None:
-                refused = decode_slowly(payload, spec, labelled=True)
+                refused = decode_slowly(payload, spec, labels="optional")
                 assert isinstance(refused, RecordError), f"TensorFlow refuses {payload.hex()}, found {refused}"
                 return refused
             try:

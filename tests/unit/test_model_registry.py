@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from yt8m_ray.model_registry import find_model, log_model, register_folder, register_model
+from yt8m_ray.config.document import ConfigError
+from yt8m_ray.model_registry import check_names, find_model, log_model, register_folder, register_model
 from yt8m_ray.tracking import Tracker, TrackingError, default_uri
 
 
@@ -78,6 +79,34 @@ def test_a_model_becomes_a_version_once_and_the_alias_goes_where_it_is_sent(trac
     found = MlflowClient(tracker.uri).get_model_version_by_alias("served", "champion")
     assert versions == ["1", "2", "1"]
     assert (str(found.version), found.run_id) == ("1", tracker.run_id)
+
+
+@pytest.mark.parametrize(
+    ("name", "alias", "message"),
+    [
+        ("videos", "latest", "'latest' alias name .* is reserved"),
+        ("videos", "Latest", "reserved"),
+        ("videos", "v1", "Version alias name 'v1' is reserved"),
+        ("videos", "a b", "Invalid alias name: 'a b'"),
+        ("videos", "", "alias name cannot be empty"),
+        ("videos", "x" * 300, "exceeds the maximum length"),
+        ("", "champion", "Missing value for required parameter 'name'"),
+        ("a/b", "champion", "cannot contain '/' or ':'"),
+        ("..", "champion", "Names may be treated as files"),
+        ("bob's videos", "champion", "expected a name without @ and '"),
+        ("a@b", "champion", "expected a name without @ and '"),
+    ],
+)
+def test_a_name_or_an_alias_that_mlflow_does_not_take_is_refused(name: str, alias: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_names(name, alias)
+
+
+@pytest.mark.parametrize("alias", ["champion", "best-1", "v1b", "latest_2"])
+def test_names_that_mlflow_takes_are_taken(tracker: Tracker, folder: Path, alias: str) -> None:
+    check_names("YouTube-8M videos (2018)", alias)
+
+    register_folder(tracker.uri, tracker.run_id, folder, name="YouTube-8M videos (2018)", alias=alias)
 
 
 def test_a_model_that_is_not_there_is_told(tracker: Tracker) -> None:

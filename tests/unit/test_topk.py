@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
-from yt8m_ray.topk import top_k
+from yt8m_ray.topk import NaNScoresError, check_scores, top_k
 
 
 def sorted_class_ids(logits: torch.Tensor, k: int) -> list[list[int]]:
@@ -48,6 +50,28 @@ def test_a_batch_without_videos_has_no_predictions() -> None:
 
 def test_half_precision_logits_are_scored_in_float32() -> None:
     assert top_k(torch.zeros(1, 3, dtype=torch.bfloat16), 1).scores.dtype == torch.float32
+
+
+def test_scores_that_are_not_numbers_are_refused_with_their_videos() -> None:
+    logits = torch.zeros(4, 30)
+    logits[1, 7] = logits[3] = torch.nan
+
+    with pytest.raises(NaNScoresError) as caught:
+        check_scores(logits, ["a", "b", "c", "d"])
+
+    assert (caught.value.rows, caught.value.video_ids) == ([1, 3], ["b", "d"])
+    assert str(caught.value) == "the model's scores of video 'b' and of 1 other videos are NaN"
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_infinite_logits_are_scores_of_zero_and_one(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[torch.inf, -torch.inf, 0.0], [3e38, 3e38, 3e38]], dtype=dtype)
+
+    check_scores(logits, ["a", "b"])
+    check_scores(logits[:0], [])
+
+    assert top_k(logits, 3).scores[0].tolist() == [1.0, 0.5, 0.0]
 
 
 def test_k_below_one_is_refused() -> None:

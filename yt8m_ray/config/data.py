@@ -69,8 +69,8 @@ class DataConfig(Config):
 
     @property
     def read_options(self) -> ReadOptions:
-        """How shards are read."""
-        return ReadOptions(verify_checksums=self.verify_checksums, on_corrupt=self.on_corrupt)
+        """How labelled shards are read."""
+        return ReadOptions(verify_checksums=self.verify_checksums, labels="required", on_corrupt=self.on_corrupt)
 
     @property
     def feature_sizes(self) -> list[int]:

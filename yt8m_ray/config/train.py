@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any, Literal, cast
 
 import pydantic
@@ -10,6 +11,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from yt8m_ray.config.data import AugmentationConfig, DataConfig
 from yt8m_ray.config.optimizer import EMAConfig, OptimizerConfig
 from yt8m_ray.config.teaching import DistillationConfig, TeacherConfig, check_pair
+from yt8m_ray.data.reader import ReadOptions
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import MODELS, build_empty_model
 from yt8m_ray.registry import ComponentConfig, Config
@@ -164,6 +166,14 @@ class TrainConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     scaling: ScalingConfig = ScalingConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    def read_options(self, split: str) -> ReadOptions:
+        """Returns how the shards of `train` or `validation` are read; to learn from a teacher alone needs no labels."""
+        uses_labels = self.distillation.weight < 1 or not self.distillation.is_on
+        if self.teacher.is_on:
+            uses_labels = self.teacher.model is not None or (uses_labels and self.teacher.label_weight > 0)
+        options = self.data.read_options
+        return options if uses_labels or split != "train" else dataclasses.replace(options, labels="optional")
 
     @pydantic.model_validator(mode="after")
     def _check_augmentation(self) -> TrainConfig:

@@ -25,7 +25,7 @@ from yt8m_ray.data.packed import BLOCK_SCHEMA, to_table
 from yt8m_ray.data.reader import ReadOptions, read_blocks
 from yt8m_ray.data.storage import from_uri
 
-_VERSION = 1
+_VERSION = 2  # 1 had values that are not finite, and no difference between no labels and none known
 
 
 def read_tables(

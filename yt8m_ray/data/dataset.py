@@ -22,7 +22,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from yt8m_ray.data.cache import read_tables
-from yt8m_ray.data.errors import ClusterTooSmallError, NoShardsError
+from yt8m_ray.data.errors import CarriedError, ClusterTooSmallError, NoShardsError
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.packed import Block, PackedVideos, ShardEnd, to_table
 from yt8m_ray.data.position import Position, epoch_order
@@ -183,6 +183,7 @@ def read_dataset(
     # last blocks of a pass are what leaves one worker with more videos than another.
     dataset.context.target_max_block_size = block_bytes
     dataset.context.enable_progress_bars = False  # the jobs report videos and rates, not tasks
+    dataset.context.raise_original_map_exception = True  # else Ray's UserCodeException, which loses what was raised
     return dataset
 
 
@@ -291,10 +292,10 @@ def map_tasks(
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Returns the exception of our own code inside those that Ray wraps around it."""
+    """Returns the exception of our own code inside those that Ray, and we for Ray, wrap around it."""
     while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause
-    return error
+    return error.error if isinstance(error, CarriedError) else error
 
 
 def _call(function: Callable[[T], R], item: T) -> R:
@@ -318,7 +319,8 @@ def _read_tables(
     if num_records is not None and len(skip) == num_records:
         yield to_table(Block(PackedVideos.from_rows([], spec), ends=[ShardEnd(shard, num_records)]))
         return
-    yield from read_tables(path, spec, options, folder=cache, shard=shard, skip=skip)
+    with CarriedError.carrying():
+        yield from read_tables(path, spec, options, folder=cache, shard=shard, skip=skip)
 
 
 def _check_file(path: str, key: str) -> None:

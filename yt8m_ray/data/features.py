@@ -18,16 +18,27 @@ from yt8m_ray.data.example import Fields
 from yt8m_ray.schema import (
     DEQUANTIZATION_OFFSET,
     DEQUANTIZATION_SCALE,
+    FRAME_FEATURES,
     ID_KEYS,
     LABELS_KEY,
     MAX_FRAMES,
     MEAN_PREFIX,
+    SEGMENT_LABELS_KEY,
 )
 
 __all__ = ["FeatureSpec", "Normalization", "RecordError", "VideoRow", "id_and_labels", "to_row"]
 
+_MOST_NAMED = 8
+_MEDIA_SEQUENCE_CLIP, _MEDIA_SEQUENCE_FEATURE = "clip/", "/feature/"
+"""Marks of MediaPipe's own keys: `clip/data_id`, `RGB/feature/floats`."""
+
 Normalization = Literal["l2", "unwhitened", "reverse_whitened", "none"]
 """What becomes of the dequantized frames; `yt8m_ray.data.normalize` describes each."""
+
+
+LabelPolicy = Literal["required", "optional", "ignored"]
+"""Whether a video needs labels. One without a list of them is left out where they are required, and kept as a video of
+unknown classes where they are optional; labels that are ignored are not read, and may be of another vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +84,13 @@ class VideoRow:
     Attributes:
         video_id: The id as published, or what the shard calls it.
         frames: uint8 [T, D] as stored, T in 0..max_frames; at video level float32 [1, D].
-        labels: int32, class ids in ascending order, each once; empty where the video has none or none are read.
+        labels: int32, class ids in ascending order, each once; empty where the video is of no class, None where nothing
+            is known of its classes.
     """
 
     video_id: str
     frames: npt.NDArray[Any]
-    labels: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int32] | None
 
 
 def to_row(fields: Fields, spec: FeatureSpec, *, labelled: bool = True) -> VideoRow:
@@ -92,15 +104,15 @@ def to_row(fields: Fields, spec: FeatureSpec, *, labelled: bool = True) -> Video
         labelled: Whether labels are read too; they may be of another vocabulary where they are not.
 
     Raises:
-        RecordError: a feature is missing, of another kind or size, features differ in their number of frames, the id is
-            missing or not UTF-8, or a class id is out of range.
+        RecordError: a feature is missing, of another kind or size, or has a value that is not finite, features differ
+            in their number of frames, the id is missing or not UTF-8, or a class id is out of range.
     """
     frames = _video_frames(fields, spec) if spec.is_video_level else _frames(fields, spec)
-    labels = _labels(fields, spec.num_classes) if labelled else np.empty(0, np.int32)
+    labels = _labels(fields, spec.num_classes) if labelled else None
     return VideoRow(_video_id(fields), frames, labels)
 
 
-def id_and_labels(fields: Fields, num_classes: int) -> tuple[str, npt.NDArray[np.int32]]:
+def id_and_labels(fields: Fields, num_classes: int) -> tuple[str, npt.NDArray[np.int32] | None]:
     """Returns the id and the labels of the video that a record describes, as in `VideoRow`.
 
     Raises:
@@ -124,10 +136,10 @@ def _video_id(fields: Fields) -> str:
         raise RecordError(f"{key}: {values[0][:32]!r} is not UTF-8") from error
 
 
-def _labels(fields: Fields, num_classes: int) -> npt.NDArray[np.int32]:
+def _labels(fields: Fields, num_classes: int) -> npt.NDArray[np.int32] | None:
     values = fields.context.get(LABELS_KEY)
     if values is None:
-        return np.empty(0, np.int32)
+        return None
     if isinstance(values, list) or values.dtype != np.int64:
         raise RecordError(f"{LABELS_KEY}: expected int64 values, found {_describe(values)}", "label")
     # Three class ids are typical: for so few a set beats np.unique.
@@ -160,8 +172,7 @@ def _feature_frames(fields: Fields, name: str, size: int) -> npt.NDArray[np.uint
     if isinstance(steps, np.ndarray) and steps.shape[1] == size:
         return steps
     if steps is None:
-        found = ", ".join(sorted(fields.sequences)) or "none"
-        raise RecordError(f"{name}: no such list of frames; the record's lists: {found}")
+        raise RecordError(f"{name}: no such list of frames; {_describe_found(fields)}")
     for index, values in enumerate(steps):
         if isinstance(steps, np.ndarray):
             raise RecordError(f"{name}: expected {size} bytes a frame, found {steps.shape[1]}")
@@ -188,19 +199,63 @@ def _mean(fields: Fields, name: str, size: int) -> npt.NDArray[np.floating[Any]]
         return _mean_of_frames(fields, name, size)
     if isinstance(values, list) or values.dtype != np.float32 or len(values) != size:
         raise RecordError(f"{name}: expected {size} float32 values, found {_describe(values)}")
+    check_finite(name, values)
     return values
 
 
 def _mean_of_frames(fields: Fields, name: str, size: int) -> npt.NDArray[np.floating[Any]]:
     frame_name = name.removeprefix(MEAN_PREFIX)
     if frame_name not in fields.sequences:
-        found = ", ".join([*sorted(fields.context), *sorted(fields.sequences)]) or "none"
-        raise RecordError(f"{name}: no such feature, and no frames {frame_name} to average; the record has: {found}")
+        raise RecordError(
+            f"{name}: no such feature, and no list {frame_name} of frames to average; {_describe_found(fields)}"
+        )
     frames = _feature_frames(fields, frame_name, size)
     if len(frames) == 0:
         raise RecordError(f"{name}: no such feature, and 0 frames {frame_name} to average")
     mean: npt.NDArray[np.float64] = frames.mean(axis=0, dtype=np.float64)
     return mean * DEQUANTIZATION_SCALE + DEQUANTIZATION_OFFSET
+
+
+def describe_unlabelled(fields: Fields) -> str:
+    """Returns what to say of a record that has no labels and needs some."""
+    ratings = f", only ratings of its segments ({SEGMENT_LABELS_KEY})" if SEGMENT_LABELS_KEY in fields.context else ""
+    return f"the video has no {LABELS_KEY}{ratings}"
+
+
+def check_finite(name: str, values: npt.NDArray[Any]) -> None:
+    """Checks that the values [N] of a feature are finite numbers: one that is not makes a model's scores NaN.
+
+    Raises:
+        RecordError: names the first that is not.
+    """
+    is_bad = ~np.isfinite(values)
+    if is_bad.any():
+        first = int(np.argmax(is_bad))
+        raise RecordError(f"{name}: value {first} of {len(values)} is {values[first]}, not a finite number", "value")
+
+
+def _describe_found(fields: Fields) -> str:
+    """Returns which features a record has, for one that lacks what is read."""
+    lists = [
+        f"{name} ({steps.shape[1]} bytes a frame)" if isinstance(steps, np.ndarray) else name
+        for name, steps in sorted(fields.sequences.items())
+    ]
+    others = [
+        f"{name} ({_describe(values)})"
+        for name, values in sorted(fields.context.items())
+        if name not in (*ID_KEYS, LABELS_KEY)
+    ]
+    found = ", ".join([*lists, *others][:_MOST_NAMED]) or "no feature"
+    num_more = len(lists) + len(others) - _MOST_NAMED
+    more = f" and {num_more} more" if num_more > 0 else ""
+    names = (*fields.context, *fields.sequences)
+    if any(name.startswith(_MEDIA_SEQUENCE_CLIP) or _MEDIA_SEQUENCE_FEATURE in name for name in names):
+        return (
+            f"found {found}{more}: a MediaSequence of MediaPipe, which is read once it is converted to the lists "
+            f"{' and '.join(FRAME_FEATURES)} of one byte string a frame"
+        )
+    level = "" if lists or not any(name.startswith(MEAN_PREFIX) for name in names) else ", features of the video level"
+    return f"found {found}{more}{level}"
 
 
 def _describe(values: npt.NDArray[Any] | list[bytes]) -> str:

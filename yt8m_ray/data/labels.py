@@ -29,15 +29,17 @@ class VideoLabels:
         video_ids: N ids.
         num_labels: int64 [N].
         labels: int32 [sum of num_labels], class ids, ascending within a video.
+        num_unlabelled: How many other videos have no list of labels; one of no class has an empty list.
     """
 
     video_ids: list[str]
     num_labels: np.ndarray
     labels: np.ndarray
+    num_unlabelled: int
 
 
 def read_labels(path: str, *, num_classes: int, on_corrupt: OnCorrupt | None = None) -> Iterator[VideoLabels]:
-    """Yields the labels of a shard's videos in order, a block at a time.
+    """Yields the labels of a shard's labelled videos in order, a block at a time.
 
     Args:
         path: As in `open_shard`.
@@ -49,7 +51,7 @@ def read_labels(path: str, *, num_classes: int, on_corrupt: OnCorrupt | None = N
         OSError: the shard cannot be opened or read.
     """
     reading = reading_of(
-        (*ID_KEYS, LABELS_KEY), [0], max_frames=1, num_classes=num_classes, labelled=True, video_level=True
+        (*ID_KEYS, LABELS_KEY), [0], max_frames=1, num_classes=num_classes, labels="optional", video_level=True
     )
     with open_shard(path) as stream:
         for records in read_records(stream, path=path, on_corrupt=on_corrupt):
@@ -63,23 +65,28 @@ def _read(
     counts: list[np.ndarray] = [np.empty(0, np.int64)]
     parts: list[np.ndarray] = [np.empty(0, np.int32)]
     no_frames, labels = np.empty((0, 1), np.uint8), np.empty(_MOST_LABELS, np.int32)
-    next_record = 0
+    next_record = num_unlabelled = 0
     while next_record < len(records):
         starts, ends = records.starts[next_record:], records.ends[next_record:]
         found = np.empty((len(starts), len(VIDEO_COLUMNS)), np.int64)
         count, _, num_labels, status = pack_records(records.data, starts, ends, reading, no_frames, 0, labels, 0, found)
         view = records.data.data
-        video_ids += [str(view[start:end], "ascii") for start, end in found[:count, :2].tolist()]
-        counts.append(found[:count, 3])
+        labelled = found[:count][found[:count, 3] >= 0]
+        num_unlabelled += count - len(labelled)
+        video_ids += [str(view[start:end], "ascii") for start, end in labelled[:, :2].tolist()]
+        counts.append(labelled[:, 3])
         parts.append(labels[:num_labels].copy())
         next_record += count
         if status == UNUSUAL:
             try:
                 payload = view.toreadonly()[records.starts[next_record] : records.ends[next_record]]
                 video_id, class_ids = id_and_labels(decode_record(payload), num_classes)
-                video_ids.append(video_id)
-                counts.append(np.array([len(class_ids)]))
-                parts.append(class_ids)
+                if class_ids is None:
+                    num_unlabelled += 1
+                else:
+                    video_ids.append(video_id)
+                    counts.append(np.array([len(class_ids)]))
+                    parts.append(class_ids)
             except RecordError as error:
                 offset = records.offset_of(next_record)
                 corrupt = CorruptRecordError(path, records.first + next_record, offset, error.reason, error.cause)
@@ -87,4 +94,4 @@ def _read(
                     raise corrupt from None
                 on_corrupt(corrupt)
             next_record += 1
-    return VideoLabels(video_ids, np.concatenate(counts), np.concatenate(parts))
+    return VideoLabels(video_ids, np.concatenate(counts), np.concatenate(parts), num_unlabelled)

@@ -28,7 +28,7 @@ class OrdinaryRecords:
             (np.cumsum([0, *spec.sizes.values()]) * np.dtype(spec.dtype).itemsize).tolist(),
             max_frames=self._max_frames,
             num_classes=spec.num_classes,
-            labelled=False,
+            labels="ignored",
             video_level=spec.is_video_level,
         )
 
@@ -48,7 +48,7 @@ class OrdinaryRecords:
             return None
         id_start, id_end = found[0, :2].tolist()
         rows = frames[:num_rows].reshape(-1).view(self._spec.dtype).reshape(num_rows, self._spec.dim)
-        return VideoRow(data[id_start:id_end].tobytes().decode("ascii"), rows, _NO_LABELS)
+        return VideoRow(data[id_start:id_end].tobytes().decode("ascii"), rows, None)
 
 
 def encode_row(row: VideoRow, spec: FeatureSpec) -> bytes:

@@ -1,9 +1,7 @@
 """Compiled loops over payloads: the frames, labels and ids of ordinary records, copied straight into a block.
 
-Lives here: the layout that nearly every record of the data set has, read some ten times faster than in Python. Does not
-live here: any other layout. What is not laid out exactly as expected is left, as UNUSUAL, to `yt8m_ray.data.example`,
-which reads every legal record and says what is wrong with the others. So whatever is accepted here has one possible
-meaning, and no error is told in two ways.
+They read the layout that nearly every record of the data set has, some ten times faster than Python. A record that is
+laid out otherwise, or has a fault, is UNUSUAL: `yt8m_ray.data.example` reads it, or says what is wrong with it.
 """
 
 # ruff: noqa: SIM110 - generator expressions are slower here, or not to be compiled
@@ -16,7 +14,12 @@ from typing import Any
 import numpy as np
 
 from yt8m_ray.compiled import compiled
+from yt8m_ray.data.features import LabelPolicy
+from yt8m_ray.data.finite import are_finite
 from yt8m_ray.data.streaming import copy_rows, finish_copies
+
+_IGNORED, _OPTIONAL, _REQUIRED = range(3)
+_POLICIES: dict[LabelPolicy, int] = {"ignored": _IGNORED, "optional": _OPTIONAL, "required": _REQUIRED}
 
 DONE, UNUSUAL, FULL = range(3)
 """Why `pack_records` stopped: no further record, one for the slow decoder, or no room for the next one's frames."""
@@ -32,7 +35,7 @@ _UNKNOWN = -1
 _NONE = (-1, -1)
 
 VIDEO_COLUMNS = ("id_start", "id_end", "num_frames", "num_labels", "seen")
-"""What `pack_records` tells of a video: where its id lies in the data, and counts."""
+"""What `pack_records` tells of a video: where its id lies in the data, and counts; -1 labels where it has no list."""
 
 _ID_START, _ID_END, _NUM_FRAMES, _NUM_LABELS, _SEEN = range(len(VIDEO_COLUMNS))
 
@@ -173,8 +176,6 @@ def _frame_layout(data: np.ndarray, start: int, end: int) -> tuple[int, int]:
 @compiled
 def _copy_labels(data: np.ndarray, start: int, end: int, num_classes: int, labels: np.ndarray, first: int) -> int:
     """Copies class ids, ascending and each once, to `labels[first:]`; returns their number, else -1."""
-    if start == end:
-        return 0
     content = _only(data, start, end, 0x1A)
     if content == end:
         return 0
@@ -217,7 +218,7 @@ def _take_feature(
     size = columns[key - NUM_FIXED_KEYS + 1] - column
     if reading[6]:  # video level: one packed list of floats is the video's only frame
         position = _only(data, _only(data, start, end, 0x12), end, 0x0A)
-        if position < 0 or end - position != size:
+        if position < 0 or end - position != size or not are_finite(data, position, end):
             return UNUSUAL
         stride, num_frames, kept = size, 1, 1
     else:
@@ -255,7 +256,7 @@ def _take_entry(
         key = _UNKNOWN
     if not is_context and key < NUM_FIXED_KEYS:
         key = _UNKNOWN
-    if key == _LABELS and not reading[5]:
+    if key == _LABELS and reading[5] == _IGNORED:
         key = _UNKNOWN
     if key == _UNKNOWN:
         if is_context:
@@ -289,7 +290,7 @@ def _pack_one(
 ) -> int:
     """Copies one record's frames and labels and fills `video`; returns DONE, UNUSUAL or FULL."""
     video[:] = -1
-    video[_SEEN] = video[_NUM_LABELS] = 0
+    video[_SEEN] = 0
     has_context = has_lists = False
     while position < end:
         is_context = data[position] == 0x0A
@@ -310,6 +311,8 @@ def _pack_one(
             inner = entry[3]
     num_features = len(reading[2]) - 1
     needed = ((np.int64(1) << num_features) - 1) << NUM_FIXED_KEYS | np.int64(1) << _OTHER_ID
+    if reading[5] == _REQUIRED:
+        needed |= np.int64(1) << _LABELS
     return DONE if video[_SEEN] & needed == needed else UNUSUAL
 
 
@@ -351,13 +354,19 @@ def pack_records(
             return index, row, label, status
         video[_NUM_FRAMES] = min(video[_NUM_FRAMES], max_frames)
         row += video[_NUM_FRAMES]
-        label += video[_NUM_LABELS]
+        label += max(video[_NUM_LABELS], 0)
     finish_copies()
     return len(starts), row, label, DONE
 
 
 def reading_of(
-    keys: Sequence[str], columns: Sequence[int], *, max_frames: int, num_classes: int, labelled: bool, video_level: bool
+    keys: Sequence[str],
+    columns: Sequence[int],
+    *,
+    max_frames: int,
+    num_classes: int,
+    labels: LabelPolicy,
+    video_level: bool,
 ) -> tuple[Any, ...]:
     """Returns the description of what `pack_records` reads.
 
@@ -366,7 +375,7 @@ def reading_of(
         columns: First byte of each feature in a frame, and the bytes of a frame.
         max_frames: Frames kept of a video.
         num_classes: Valid class ids are below.
-        labelled: Whether labels are read.
+        labels: Whether a video needs labels; one that lacks them is unusual.
         video_level: Whether features are float lists in the context, else byte strings in the feature lists.
     """
     if len(keys) > _MOST_KEYS:
@@ -378,6 +387,6 @@ def reading_of(
         np.array(columns, np.int64),
         max_frames,
         num_classes,
-        labelled,
+        _POLICIES[labels],
         video_level,
     )

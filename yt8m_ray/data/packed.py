@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from yt8m_ray.data.errors import Cause
 from yt8m_ray.data.features import FeatureSpec, VideoRow
 
 _END = "end"
@@ -25,7 +24,7 @@ BLOCK_SCHEMA = pa.schema(
         ("video_id", pa.string()),
         ("num_frames", pa.int32()),
         ("frames", pa.large_binary()),
-        ("labels", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),  # null where a video's classes are not known
         # null for a video; else the row is a remark: a cause of rejection, or the end of a shard
         ("remark", pa.string()),
         ("message", pa.string()),
@@ -45,6 +44,7 @@ class PackedVideos:
         frames: uint8 or float32 [sum of num_frames, D].
         num_labels: int64 [N].
         labels: int32 [sum of num_labels], class ids.
+        is_labelled: bool [N], whether a video's classes are known; one without labels may be of no class.
     """
 
     shards: np.ndarray
@@ -54,6 +54,7 @@ class PackedVideos:
     frames: np.ndarray
     num_labels: np.ndarray
     labels: np.ndarray
+    is_labelled: np.ndarray
 
     def __len__(self) -> int:
         return len(self.video_ids)
@@ -64,15 +65,17 @@ class PackedVideos:
     ) -> PackedVideos:
         """Returns rows end to end, numbered from `first_record` on."""
         frames = [row.frames for row in rows] or [np.empty((0, spec.dim), spec.dtype)]
-        labels = [row.labels for row in rows] or [np.empty(0, np.int32)]
+        no_labels = np.empty(0, np.int32)
+        labels = [no_labels if row.labels is None else row.labels for row in rows]
         return cls(
             shards=np.full(len(rows), shard, np.int32),
             records=np.arange(first_record, first_record + len(rows), dtype=np.int32),
             video_ids=np.array([row.video_id for row in rows], dtype=object),
             num_frames=np.array([len(row.frames) for row in rows], dtype=np.int64),
             frames=np.concatenate(frames),
-            num_labels=np.array([len(row.labels) for row in rows], dtype=np.int64),
-            labels=np.concatenate(labels),
+            num_labels=np.array(list(map(len, labels)), dtype=np.int64),
+            labels=np.concatenate([no_labels, *labels]),
+            is_labelled=np.array([row.labels is not None for row in rows], dtype=bool),
         )
 
     def select(self, rows: np.ndarray) -> PackedVideos:
@@ -114,6 +117,7 @@ class PackedVideos:
             frames=frames,
             num_labels=joined("num_labels"),
             labels=np.concatenate([_select(videos.labels, videos.num_labels, rows) for videos, rows in parts]),
+            is_labelled=joined("is_labelled"),
         )
 
 
@@ -124,13 +128,13 @@ class Rejection:
     Attributes:
         shard: Index of the shard in the list that is read.
         record: Index of the record in its shard.
-        cause: What kind of fault.
+        cause: What kind of fault; or UNLABELLED.
         message: Shard, record, byte offset, what was expected and what was found.
     """
 
     shard: int
     record: int
-    cause: Cause
+    cause: str
     message: str
 
 
@@ -173,6 +177,7 @@ def to_table(block: Block) -> pa.Table:
         pa.large_binary(), len(ends) - 1, [None, pa.py_buffer(ends), pa.py_buffer(videos.frames)]
     )
     label_ends = _ends(videos.num_labels, num_remarks, np.int32)
+    is_unknown = np.concatenate([~videos.is_labelled, np.zeros(num_remarks, bool)])
     return pa.table(
         [
             np.concatenate([videos.shards, np.array(shards, np.int32)]),
@@ -180,7 +185,9 @@ def to_table(block: Block) -> pa.Table:
             pa.array([*videos.video_ids, *[""] * num_remarks], pa.string()),
             np.concatenate([videos.num_frames, np.zeros(num_remarks, np.int64)]).astype(np.int32),
             frames,
-            pa.ListArray.from_arrays(pa.array(label_ends), pa.array(videos.labels, pa.int32())),
+            pa.ListArray.from_arrays(
+                pa.array(label_ends), pa.array(videos.labels, pa.int32()), mask=pa.array(is_unknown)
+            ),
             pa.array([None] * len(videos) + remarks, pa.string()),
             pa.array([None] * len(videos) + messages, pa.string()),
         ],
@@ -204,6 +211,7 @@ def from_table(table: pa.Table, spec: FeatureSpec) -> Block:
         frames=values.view(spec.dtype).reshape(-1, spec.dim),
         num_labels=np.diff(labels.offsets.to_numpy())[is_video].astype(np.int64),
         labels=labels.flatten().to_numpy(),
+        is_labelled=labels.is_valid().to_numpy(zero_copy_only=False)[is_video],
     )
     return Block(videos, rejections, ends)
 

@@ -14,10 +14,12 @@ from typing import get_args
 
 import numpy as np
 
-from yt8m_ray.data.errors import Cause
+from yt8m_ray.data.errors import UNLABELLED, Cause
 from yt8m_ray.data.packed import Rejection, ShardEnd
 
 CAUSES: tuple[Cause, ...] = get_args(Cause)
+
+_LEFT_OUT = (*CAUSES, UNLABELLED)
 
 
 class AccountingError(RuntimeError):
@@ -32,7 +34,7 @@ class Position:
         epoch: Epochs finished; also chooses the order of the shards.
         done: Per shard index, packed bits: bit r is set where record r was used or rejected in the current epoch.
         num_records: Per shard index, how many records it holds, of the shards read to their end in this epoch.
-        rejected: Records rejected in the current epoch, by cause.
+        rejected: Records rejected in the current epoch, by cause; those that lack labels as UNLABELLED.
     """
 
     epoch: int = 0
@@ -120,7 +122,7 @@ class Position:
             "num_bytes": np.array([len(part) for part in bits], np.int64),
             "bits": np.concatenate(bits) if bits else np.empty(0, np.uint8),
             "num_records": np.array(sorted(self.num_records.items()), np.int64).reshape(-1, 2),
-            "rejected": np.array([self.rejected[cause] for cause in CAUSES], np.int64),
+            "rejected": np.array([self.rejected[cause] for cause in _LEFT_OUT], np.int64),
         }
 
     @classmethod
@@ -129,7 +131,8 @@ class Position:
         ends = np.cumsum(arrays["num_bytes"])
         parts = np.split(arrays["bits"], ends[:-1]) if len(ends) else []
         done = dict(zip(arrays["shards"].tolist(), parts, strict=True))
-        rejected = Counter(dict(zip(CAUSES, arrays["rejected"].tolist(), strict=True)))
+        # Checkpoints of earlier versions know fewer causes, the first ones.
+        rejected = Counter(dict(zip(_LEFT_OUT, arrays["rejected"].tolist(), strict=False)))
         return cls(int(arrays["epoch"]), done, dict(arrays["num_records"].tolist()), +rejected)
 
     def _mark(self, shard: int, packed: np.ndarray) -> None:

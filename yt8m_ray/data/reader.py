@@ -16,10 +16,17 @@ import numpy as np
 import pyarrow.fs
 
 from yt8m_ray.data.buffers import shared_pool
-from yt8m_ray.data.errors import CorruptRecordError, RecordError
+from yt8m_ray.data.errors import UNLABELLED, CorruptRecordError, RecordError
 from yt8m_ray.data.example import decode_record
-from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
-from yt8m_ray.data.pack import FULL, NUM_FIXED_KEYS, UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
+from yt8m_ray.data.features import FeatureSpec, LabelPolicy, VideoRow, describe_unlabelled, to_row
+from yt8m_ray.data.pack import (
+    FULL,
+    NUM_FIXED_KEYS,
+    UNUSUAL,
+    VIDEO_COLUMNS,
+    pack_records,
+    reading_of,
+)
 from yt8m_ray.data.packed import Block, PackedVideos, Rejection, ShardEnd
 from yt8m_ray.data.tfrecord import Compression, Records, open_shard, read_records
 from yt8m_ray.schema import ID_KEYS, LABELS_KEY
@@ -38,13 +45,14 @@ class ReadOptions:
 
     Attributes:
         verify_checksums: Compare the CRC-32C of every payload; those of the lengths are compared always.
-        labelled: Whether labels are read too; they may be of another vocabulary where they are not.
+        labels: Whether a video needs some; where they are required, one without them is a `Rejection`, whatever
+            `on_corrupt` says.
         on_corrupt: `fail` raises; `skip` makes a `Rejection` of each bad record and goes on.
         block_bytes: Frames of a block, about.
     """
 
     verify_checksums: bool = True
-    labelled: bool = True
+    labels: LabelPolicy = "optional"
     on_corrupt: OnCorruptPolicy = "fail"
     block_bytes: int = BLOCK_BYTES
 
@@ -109,7 +117,8 @@ def read_rows(
         frames = np.split(videos.frames, np.cumsum(videos.num_frames)[:-1])
         labels = np.split(videos.labels, np.cumsum(videos.num_labels)[:-1])
         for index, record in enumerate(videos.records.tolist()):
-            yield record, VideoRow(videos.video_ids[index], frames[index], labels[index])
+            known = labels[index] if videos.is_labelled[index] else None
+            yield record, VideoRow(videos.video_ids[index], frames[index], known)
 
 
 class _Packer:
@@ -120,7 +129,7 @@ class _Packer:
         self._width = spec.dim * np.dtype(spec.dtype).itemsize
         self._block_rows = max(options.block_bytes // self._width, 1)
         self._pool = shared_pool((self._block_rows + spec.max_frames) * self._width)
-        self._reading = _reading(spec, labelled=options.labelled)
+        self._reading = _reading(spec, options.labels)
         self._num_records = 0
         self._causes: Counter[str] = Counter()
         self._first_message = ""
@@ -165,14 +174,16 @@ class _Packer:
         """Returns what has been packed, and starts anew."""
         bytes_taken = self._frames[: self._row].reshape(-1)
         labels = [*self._labels, np.empty(0, np.int32)]
+        num_labels = np.concatenate([*self._num_labels, np.empty(0, np.int64)])  # -1 where there is no list
         videos = PackedVideos(
             shards=np.full(len(self), self._shard, np.int32),
             records=np.concatenate([*self._records, np.empty(0, np.int64)]).astype(np.int32),
             video_ids=np.array(self._video_ids, dtype=object),
             num_frames=np.concatenate([*self._num_frames, np.empty(0, np.int64)]),
             frames=bytes_taken.view(self._spec.dtype).reshape(-1, self._spec.dim),
-            num_labels=np.concatenate([*self._num_labels, np.empty(0, np.int64)]),
+            num_labels=np.maximum(num_labels, 0),
             labels=np.concatenate(labels),
+            is_labelled=num_labels >= 0,
         )
         ends = [ShardEnd(self._shard, self._num_records, self._summary())] if is_last else []
         block = Block(videos, self._rejections, ends)
@@ -209,11 +220,18 @@ class _Packer:
         """Returns a record that is not laid out as usual, or None where it is rejected."""
         index = record - records.first
         payload = records.data.data.toreadonly()[records.starts[index] : records.ends[index]]
+        offset = records.offset_of(index)
         try:
-            return to_row(decode_record(payload), self._spec, labelled=self._options.labelled)
+            fields = decode_record(payload)
+            row = to_row(fields, self._spec, labelled=self._options.labels != "ignored")
         except RecordError as error:
-            self.reject(CorruptRecordError(self._path, record, records.offset_of(index), error.reason, error.cause))
+            self.reject(CorruptRecordError(self._path, record, offset, error.reason, error.cause))
             return None
+        if row.labels is None and self._options.labels == "required":
+            message = f"{self._path}: record {record} at byte {offset}: {describe_unlabelled(fields)}"
+            self._rejections.append(Rejection(self._shard, record, UNLABELLED, message))
+            return None
+        return row
 
     def _append(self, row: VideoRow, record: int) -> None:
         self._frames[self._row : self._row + len(row.frames)] = row.frames.view(np.uint8)
@@ -221,8 +239,9 @@ class _Packer:
         self._video_ids.append(row.video_id)
         self._records.append(np.array([record]))
         self._num_frames.append(np.array([len(row.frames)]))
-        self._num_labels.append(np.array([len(row.labels)]))
-        self._labels.append(row.labels)
+        self._num_labels.append(np.array([-1 if row.labels is None else len(row.labels)]))
+        if row.labels is not None:
+            self._labels.append(row.labels)
 
     def _summary(self) -> str | None:
         if not self._causes:
@@ -234,7 +253,7 @@ class _Packer:
         )
 
 
-def _reading(spec: FeatureSpec, *, labelled: bool) -> tuple[object, ...]:
+def _reading(spec: FeatureSpec, labels: LabelPolicy) -> tuple[object, ...]:
     keys = (*ID_KEYS, LABELS_KEY)
     assert len(keys) == NUM_FIXED_KEYS
     size = np.dtype(spec.dtype).itemsize
@@ -243,6 +262,6 @@ def _reading(spec: FeatureSpec, *, labelled: bool) -> tuple[object, ...]:
         (np.cumsum([0, *spec.sizes.values()]) * size).tolist(),
         max_frames=spec.max_frames,
         num_classes=spec.num_classes,
-        labelled=labelled,
+        labels=labels,
         video_level=spec.is_video_level,
     )

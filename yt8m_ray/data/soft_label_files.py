@@ -161,18 +161,19 @@ def write_labels(path: Path, parts: Sequence[pa.Table]) -> None:
 
 
 def encode_published(
-    video_id: str, frames: np.ndarray, labels: np.ndarray, scores: np.ndarray, *, spec: FeatureSpec
+    video_id: str, frames: np.ndarray, labels: np.ndarray | None, scores: np.ndarray, *, spec: FeatureSpec
 ) -> bytes:
     """Returns a video as the 2018 winner's `prepare_distill_dataset.py` writes it: a SequenceExample.
 
     Args:
         video_id: Under the key `video_id`.
         frames: uint8 [T, D], the bytes as they were in the shard.
-        labels: Class ids.
+        labels: Class ids; None leaves their key out.
         scores: float32 [C], under the key `predictions`.
         spec: How D is divided.
     """
     ends = np.cumsum(list(spec.sizes.values()))
     lists = dict(zip(spec.sizes, np.split(frames, ends[:-1], axis=1), strict=True))
-    context: dict[str, Any] = {"video_id": [video_id.encode()], "labels": labels, "predictions": scores}
+    known = {} if labels is None else {"labels": labels}
+    context: dict[str, Any] = {"video_id": [video_id.encode()], **known, "predictions": scores}
     return encode_sequence_example(context, {name: np.ascontiguousarray(part) for name, part in lists.items()})

@@ -11,18 +11,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from yt8m_ray.compiled import compiled
+from yt8m_ray.compiled import IS_COMPILED, compiled
 
 _LINE_BYTES = 64
 """Alignment of a target, and divisor of a size."""
-
-_IS_COMPILED = not getattr(numba.config, "DISABLE_JIT")  # noqa: B009 - a name that Numba makes when it is imported
 
 
 @intrinsic
@@ -65,7 +62,7 @@ def copy_rows(
 ) -> None:
     """Copies `size` bytes at every `stride` of `data[start:]` to consecutive rows of `out`, from `column` on."""
     width = out.shape[1]
-    if _IS_COMPILED and not (size | column | width | out.ctypes.data) % _LINE_BYTES:
+    if IS_COMPILED and not (size | column | width | out.ctypes.data) % _LINE_BYTES:
         to, begin = out.ctypes.data + row * width + column, data.ctypes.data + start
         for index in range(num_rows):
             _stream(np.uintp(to + index * width), np.uintp(begin + index * stride), np.uintp(size))
@@ -81,5 +78,5 @@ def copy_rows(
 @compiled
 def finish_copies() -> None:
     """Makes what was copied visible to other threads."""
-    if _IS_COMPILED:
+    if IS_COMPILED:
         _finish()

@@ -27,11 +27,11 @@ from yt8m_ray.schema import (
 )
 
 _REMARKS: dict[Remark, str] = {
-    "unlabelled": "videos without a label among labelled ones; training takes them for videos of no class",
+    "unlabelled": "videos without labels among labelled ones; training and evaluation leave them out",
+    "no_class": "videos whose list of labels is empty; they count as videos of no class",
     "repeated_labels": "videos that list a class id twice; it counts once",
     "long_clips": f"videos of more than {MAX_FRAMES} frames; readers drop the rest (data.max_frames)",
     "empty_clips": "videos of 0 frames",
-    "not_finite": "videos with a feature that is not a finite number; a model that trains on them fails",
     "averaged_frames": "videos at frame level, read as the means of their frames",
 }
 
@@ -137,7 +137,7 @@ class Summary:
     def warnings(self) -> list[dict[str, Any]]:
         """What is odd and no failure: a sentence, how many videos it concerns, and where the first is."""
         remarks = {remark: self.counts.remarks[remark] for remark in _REMARKS if remark in self.counts.remarks}
-        if self.counts.labels[0] == self.counts.num_videos:
+        if self.counts.num_unlabelled == self.counts.num_videos:
             remarks.pop("unlabelled", None)  # a test set, and whole
         sentences = [
             message for message in (self._feature_warning(), self._id_warning(), self._class_warning()) if message
@@ -166,7 +166,7 @@ class Summary:
             "max_class_id": None if counts.max_class_id < 0 else counts.max_class_id,
             "frames_per_video": _spread(counts.clips),
             "labels_per_video": _spread(counts.labels),
-            "num_unlabelled": counts.labels[0],
+            "num_unlabelled": counts.num_unlabelled,
             "id_keys": {name: self._num_with_key(name) for name in ID_KEYS},
             "keys": [
                 {"key": name, "place": place, "kind": kind, "num_records": count, "min_size": least, "max_size": most}

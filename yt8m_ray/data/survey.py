@@ -24,7 +24,7 @@ from yt8m_ray.data.stream import ChecksummedStream
 from yt8m_ray.data.tfrecord import detect_compression, open_shard, read_payloads
 from yt8m_ray.schema import FRAME_FEATURES, LABELS_KEY, MAX_FRAMES, MEAN_PREFIX, VIDEO_FEATURES
 
-Remark = Literal["unlabelled", "repeated_labels", "long_clips", "empty_clips", "not_finite", "averaged_frames"]
+Remark = Literal["unlabelled", "no_class", "repeated_labels", "long_clips", "empty_clips", "averaged_frames"]
 """What is unusual about a video and yet no reason to refuse it; `yt8m_ray.data.summary` has the sentences."""
 
 KeyUse: TypeAlias = tuple[str, str, str]
@@ -45,7 +45,8 @@ class Survey:
         num_videos: Records that are videos; all below, but for `rejected`, `keys` and `max_class_id`, is of these.
         num_frames: Their frames; 0 at video level.
         clips: How many have so many frames, by that number; empty at video level.
-        labels: How many have so many labels, by that number.
+        labels: How many have so many labels, by that number; 0 is an empty list.
+        num_unlabelled: How many have no list of labels.
         class_counts: int64 [highest class id + 1], how many have each label.
         max_class_id: Highest class id of any record, -1 where there is none; beyond the valid ones too.
         keys: Of each feature how many records have it, and the least and the most of its values (in the context) or of
@@ -61,6 +62,7 @@ class Survey:
     num_frames: int = 0
     clips: Counter[int] = field(default_factory=Counter)
     labels: Counter[int] = field(default_factory=Counter)
+    num_unlabelled: int = 0
     class_counts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     max_class_id: int = -1
     keys: dict[KeyUse, tuple[int, int, int]] = field(default_factory=dict)
@@ -205,10 +207,13 @@ class _Surveyor:
         if not self._spec.is_video_level:
             counts.num_frames += len(row.frames)
             counts.clips[len(row.frames)] += 1
-        counts.labels[len(row.labels)] += 1
         self._video_ids.append(row.video_id)
         self._records.append(record)
-        self._class_ids.append(row.labels)
+        if row.labels is None:
+            counts.num_unlabelled += 1
+        else:
+            counts.labels[len(row.labels)] += 1
+            self._class_ids.append(row.labels)
 
     def _count_keys(self, fields: Fields) -> None:
         for name, values in fields.context.items():
@@ -239,13 +244,13 @@ def _sizes_of(payload: memoryview) -> dict[str, int]:
 
 def _remarks(fields: Fields, row: VideoRow, spec: FeatureSpec) -> list[Remark]:
     remarks: list[Remark] = []
-    if not len(row.labels):
+    if row.labels is None:
         remarks.append("unlabelled")
-    if len(row.labels) < len(fields.context.get(LABELS_KEY, ())):
+    elif not len(row.labels):
+        remarks.append("no_class")
+    elif len(row.labels) < len(fields.context[LABELS_KEY]):
         remarks.append("repeated_labels")
     if spec.is_video_level:
-        if not np.isfinite(row.frames).all():
-            remarks.append("not_finite")
         if any(name not in fields.context for name in spec.sizes):
             remarks.append("averaged_frames")
     elif len(row.frames) > MAX_FRAMES:

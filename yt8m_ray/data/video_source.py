@@ -21,7 +21,7 @@ from pydantic import Field
 
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.planted import NOISE_STD, WINDOW_LENGTHS, PlantedVideo, PlantedWorld, class_counts, quantize
-from yt8m_ray.data.reader import read_rows
+from yt8m_ray.data.reader import ReadOptions, read_rows
 from yt8m_ray.registry import Config
 from yt8m_ray.schema import MAX_FRAMES, NUM_CLASSES_2017, NUM_CLASSES_2018, VIDEO_FEATURES
 
@@ -186,7 +186,7 @@ class AroundMeansSource(VideoSource):
     def __init__(self, config: SynthesisConfig, source_shards: Sequence[str]) -> None:
         super().__init__(config)
         spec = FeatureSpec(VIDEO_FEATURES, num_classes=config.num_classes)
-        rows = (row for path in source_shards for _, row in read_rows(path, spec))
+        rows = (row for path in source_shards for _, row in read_rows(path, spec, ReadOptions(labels="required")))
         tenths = SOURCE_TENTHS[config.split]
         self._rows = (row for row in rows if zlib.crc32(row.video_id.encode()) % 10 in tenths)
         counts = class_counts(config.num_classes)
@@ -207,6 +207,7 @@ class AroundMeansSource(VideoSource):
                     f"{shard * self.config.videos_per_shard + position} found that belong to {self.config.split}"
                 )
             frames = draw_frames_around(row.frames[0], random, self.draw_num_frames(random))
+            assert row.labels is not None
             yield row.video_id, PlantedVideo(row.labels.astype(np.int64), frames)
 
     def score(self, video: PlantedVideo) -> None:

@@ -65,6 +65,8 @@ class VideoWeights:
             if not set(_SCHEMA.names) <= set(table.column_names):
                 raise ValueError(f"expected the columns video_id and weight, found {table.column_names}")
             table = table.select(_SCHEMA.names).cast(_SCHEMA)
+            if any(column.null_count for column in table.columns):
+                raise ValueError("expected an id and a weight in each row, found one without")
             video_ids = table["video_id"].to_pylist()
         except (pa.ArrowException, ValueError, OSError) as error:
             raise ValueError(f"{path}: no Parquet file of weights: {' '.join(str(error).split())}") from None

@@ -17,6 +17,7 @@ from yt8m_ray.data.video_weights import VideoWeights, boost, save_weights
 from yt8m_ray.inference.pool import BATCH_SIZE, map_videos
 from yt8m_ray.inference.predictor import Predictor, read_spec
 from yt8m_ray.inference.ranking_errors import ranking_errors
+from yt8m_ray.topk import check_scores
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,9 @@ class BlockJudge:
             batch = to_batch(part, spec=predictor.spec, normalize=predictor.normalize, device=predictor.device)
             assert batch.labels is not None
             with torch.inference_mode():
-                found = ranking_errors(predictor.model(batch.frames, batch.num_frames).float(), batch.labels)
+                logits = predictor.model(batch.frames, batch.num_frames).float()
+            check_scores(logits, batch.video_ids)
+            found = ranking_errors(logits, batch.labels)
             errors.append(found.cpu().numpy())
         return videos.video_ids.tolist(), np.concatenate(errors)
 
@@ -74,7 +77,7 @@ def boost_videos(
         weights_before = None if previous is None else VideoWeights.load(previous)
     except FileNotFoundError as error:
         raise ConfigError(f"--previous: {error}") from None
-    options = ReadOptions(on_corrupt=on_corrupt)
+    options = ReadOptions(labels="required", on_corrupt=on_corrupt)
     error_of: dict[str, float] = {}
     for answer in map_videos(
         shards, read_spec(model_path), BlockJudge, (model_path,), num_workers=num_workers, options=options

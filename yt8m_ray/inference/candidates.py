@@ -67,7 +67,15 @@ def score_members(config: ExportConfig, data: DataConfig, *, num_workers: int) -
     """
     shards = config.weighting.shards
     assert isinstance(shards, list)
-    answers = map_videos(shards, data.spec, BlockScorer, (config,), num_workers=num_workers, options=data.read_options)
+    answers = map_videos(
+        shards,
+        data.spec,
+        BlockScorer,
+        (config,),
+        num_workers=num_workers,
+        options=data.read_options,
+        key="weighting.shards",
+    )
     parts = [part for answer in answers for part in answer.result]
     if not parts:
         raise ValueError("weighting.shards: the shards hold no video")

@@ -27,7 +27,7 @@ from yt8m_ray.inference.bundle import folder_version
 from yt8m_ray.inference.pool import BATCH_SIZE, Answer, map_videos
 from yt8m_ray.inference.predictor import Predictor, read_spec
 from yt8m_ray.inference.soft_label_parts import SoftLabelParts
-from yt8m_ray.topk import top_k
+from yt8m_ray.topk import check_scores, top_k
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class BlockLabeller:
         )
         with torch.inference_mode():
             logits: torch.Tensor = predictor.model(batch.frames, batch.num_frames)
+        check_scores(logits, batch.video_ids)
         return logits.float()
 
     def _rows(self, videos: PackedVideos) -> pa.Table:
@@ -78,9 +79,8 @@ class BlockLabeller:
         frame_ends, label_ends = np.cumsum(videos.num_frames), np.cumsum(videos.num_labels)
         frames, labels = np.split(videos.frames, frame_ends[:-1]), np.split(videos.labels, label_ends[:-1])
         for row, video_id in enumerate(videos.video_ids.tolist()):
-            yield frame_record(
-                encode_published(video_id, frames[row], labels[row], scores[row], spec=self._predictor.spec)
-            )
+            known = labels[row] if videos.is_labelled[row] else None
+            yield frame_record(encode_published(video_id, frames[row], known, scores[row], spec=self._predictor.spec))
 
 
 def choose_format(file_format: str, *, top: int | None, dense: bool) -> tuple[LabelFormat, int]:
@@ -158,7 +158,7 @@ def label_shards(
             BlockLabeller,
             (model_path, job),
             num_workers=num_workers,
-            options=ReadOptions(labelled=label_format == "tfrecord", on_corrupt=on_corrupt),
+            options=ReadOptions(labels="optional" if label_format == "tfrecord" else "ignored", on_corrupt=on_corrupt),
         )
         try:
             for answer in answers:

@@ -19,6 +19,7 @@ from yt8m_ray.data.duplicates import id_keys
 from yt8m_ray.data.errors import NoShardsError
 from yt8m_ray.data.folds import bootstrap, split_folds
 from yt8m_ray.data.packed import PackedVideos
+from yt8m_ray.data.preflight import check_first_videos
 from yt8m_ray.inference.archive import open_folder
 from yt8m_ray.inference.bundle import BundleDocument
 from yt8m_ray.inference.candidates import choose_transforms, score_members
@@ -95,6 +96,19 @@ def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
     return config.model_copy(update={"members": tuple(members), "output": str(output), "weighting": weighting}), shards
 
 
+def check_records(config: ExportConfig, shards: Sequence[str]) -> None:
+    """Checks that the first videos of all shards fit the members and are labelled; both arguments are from `resolve`.
+
+    Raises:
+        ValueError, OSError: as `check_first_videos`.
+    """
+    data = load_config(config.members[0].checkpoint).data
+    check_first_videos(shards, data.spec, data.read_options, key="data.validation")
+    if config.needs_scores or config.needs_transforms:
+        assert isinstance(config.weighting.shards, list)
+        check_first_videos(config.weighting.shards, data.spec, data.read_options, key="weighting.shards")
+
+
 def _weighting_shards(config: ExportConfig, data: Sequence[DataConfig], validation: Sequence[str]) -> list[str]:
     """Returns the shards that weights are found on, which neither judge them nor taught a member."""
     shards = expand_shards(config.weighting.shards, key="weighting.shards")
@@ -141,9 +155,16 @@ def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1)
     logger.info("measuring %d models, as trained and as stored, on data.validation", len(members))
     before, after = QualityMeter(len(members)), QualityMeter(len(members))
     data = members[0].config.data
-    for answer in map_videos(
-        shards, data.spec, BlockMeter, (config,), num_workers=num_workers, options=data.read_options
-    ):
+    answers = map_videos(
+        shards,
+        data.spec,
+        BlockMeter,
+        (config,),
+        num_workers=num_workers,
+        options=data.read_options,
+        key="data.validation",
+    )
+    for answer in answers:
         meters, video_keys = answer.result
         if seen is not None:
             seen.check_new(video_keys)

@@ -13,6 +13,7 @@ import numpy as np
 
 from yt8m_ray.compiled import compiled
 from yt8m_ray.inference.decimals import UNDECIDED
+from yt8m_ray.inference.file_content import FileContent
 from yt8m_ray.inference.prediction_rows import MOST_CLASSES, RowBuffer, RowError
 from yt8m_ray.inference.row_text import (
     DONE,
@@ -36,25 +37,24 @@ class MappedLines:
     """The lines of a file behind its header, if there is one.
 
     Args:
-        path: A local file.
+        content: Of the file.
         is_scored: Whether a line holds (class, score) pairs, or class ids alone.
         is_header: Says whether the first line is a header.
 
     Raises:
         ValueError: the file is empty.
-        OSError: it cannot be read.
     """
 
-    def __init__(self, path: str, *, is_scored: bool, is_header: Callable[[bytes], bool]) -> None:
-        self.path = path
+    def __init__(self, content: FileContent, *, is_scored: bool, is_header: Callable[[bytes], bool]) -> None:
+        self.path = content.path
         self._is_scored = is_scored
-        with open(path, "rb") as file:
-            first = file.readline()
-            if not first:
-                raise ValueError(f"{path}: the file is empty")
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with content.reader() as reader:
+            first = reader.readline()
+        if not first:
+            raise ValueError(f"{self.path}: the file is empty")
+        self._map = content.map()
         self.data = np.frombuffer(self._map, np.uint8)
-        self._first = self._position = len(first) if is_header(first) else 0
+        self._first = self._position = content.start + (len(first) if is_header(first) else 0)
         self._flags = np.zeros(MOST_CLASSES, np.uint8)
         self._released = self._num_mapped = 0
 

@@ -27,6 +27,7 @@ import torch
 from yt8m_ray.compiled import compiled
 from yt8m_ray.data.duplicates import id_keys
 from yt8m_ray.metrics.average_precision import precision_sums
+from yt8m_ray.topk import check_scores
 from yt8m_ray.topk import top_k as best_classes
 
 Array = npt.NDArray[Any]
@@ -72,14 +73,13 @@ class MemberScores:
             top_k: Classes that each member adds to the union; more than there are keeps all.
 
         Raises:
-            ValueError: a member answers NaN.
+            NaNScoresError: a member's scores of a video are not numbers.
         """
+        for logits in member_logits:
+            check_scores(logits, video_ids)
         best = [best_classes(logits, top_k) for logits in member_logits]
         is_kept = torch.zeros_like(labels, dtype=torch.bool)
-        for member, found in enumerate(best):
-            if found.scores.isnan().any():
-                row = int(found.scores.isnan().any(dim=1).nonzero()[0])
-                raise ValueError(f"member {member}: answers NaN for video {video_ids[row]!r}")
+        for found in best:
             is_kept.scatter_(1, found.class_ids, True)
         bounds = torch.stack([found.scores[:, -1] for found in best], dim=1).cpu().numpy()
         scores = torch.stack([torch.sigmoid(logits.float())[is_kept] for logits in member_logits], dim=1)

@@ -40,6 +40,7 @@ from yt8m_ray.metrics import Metric, build_metric
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
 from yt8m_ray.sealed_folder import folder_version
+from yt8m_ray.topk import check_scores
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ class QualityMeter:
         assert batch.labels is not None
         with torch.inference_mode():
             member_logits = [member(batch.frames, batch.num_frames) for member in ensemble.members]
+            for logits in member_logits:
+                check_scores(logits, batch.video_ids)
             for metric, logits in zip(self._metrics, [*member_logits, ensemble.combine(member_logits)], strict=True):
                 metric.update(torch.sigmoid(logits.float()), batch.labels)
         self.num_videos += len(batch)

@@ -47,7 +47,7 @@ def merge_predictions(
 
     Args:
         paths: Prediction files; one alone is converted, or scored.
-        output: The file to write, `.csv` or `.parquet`; it appears when it is complete.
+        output: The file to write, `.csv`, `.csv.gz` or `.parquet`; it appears when it is complete.
         weights: One a file, relative to each other; None for equal ones. A file with weight 0 is not read.
         mean: As in `Mixer`.
         top_k: Most classes of a video; all scores are of these.

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from yt8m_ray.data.batch import batches_of
-from yt8m_ray.data.errors import Cause
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
 from yt8m_ray.inference.parts import PredictionParts
@@ -65,7 +64,7 @@ def predict_shards(
     Args:
         model_path: A checkpoint or a bundle, absolute, from `locate_model`.
         shards: Paths; labels are not needed.
-        output: The file, `.csv` or `.parquet`; it appears when it is complete.
+        output: The file, `.csv`, `.csv.gz` or `.parquet`; it appears when it is complete.
         top_k: Classes a video.
         num_workers: Processes that predict.
         on_corrupt: What a bad record does.
@@ -89,9 +88,9 @@ def predict_shards(
             BlockPredictor,
             (model_path, top_k, ema),
             num_workers=num_workers,
-            options=ReadOptions(labelled=False, on_corrupt=on_corrupt),
+            options=ReadOptions(labels="ignored", on_corrupt=on_corrupt),
         )
-        rejected: dict[int, Counter[Cause]] = {}
+        rejected: dict[int, Counter[str]] = {}
         try:
             for answer in answers:
                 _write(parts, answer, left, rejected)
@@ -113,7 +112,7 @@ def predict_shards(
     return num_videos
 
 
-def _write(parts: PredictionParts, answer: Answer, indexes: Sequence[int], rejected: dict[int, Counter[Cause]]) -> None:
+def _write(parts: PredictionParts, answer: Answer, indexes: Sequence[int], rejected: dict[int, Counter[str]]) -> None:
     """Adds a block to the parts of its shards and finishes those that end with it; `indexes` number what was read."""
     video_ids, class_ids, scores = answer.result
     for shard in np.unique(answer.shards).tolist():

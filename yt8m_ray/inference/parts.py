@@ -26,7 +26,7 @@ class PredictionParts:
     """The finished parts of a prediction file, and those being written.
 
     Args:
-        output: The file to make, `.csv` or `.parquet`.
+        output: The file to make, `.csv`, `.csv.gz` or `.parquet`.
         model_version: What predicts.
         shards: What is predicted, in the order of the file.
         top_k: Classes a video.
@@ -38,7 +38,7 @@ class PredictionParts:
     def __init__(self, output: str, *, model_version: str, shards: Sequence[str], top_k: int) -> None:
         self._output = output
         self._folder = Path(f"{output}.parts")
-        self._suffix = SubmissionWriter(output).suffix
+        self._suffix = SubmissionWriter(output).suffix.removesuffix(".gz")  # the whole is packed, not each part
         self._shards = list(shards)
         self._open: dict[int, SubmissionWriter] = {}
         self._counts: dict[int, Counter[str]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import pickle
 import time
@@ -13,10 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from yt8m_ray.data.dataset import map_blocks, read_dataset
+from yt8m_ray.data.errors import CarriedError
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.packed import PackedVideos, Rejection, ShardEnd, from_table
 from yt8m_ray.data.position import Position
-from yt8m_ray.data.reader import ReadOptions
+from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
+from yt8m_ray.data.unlabelled import check_labelled
+from yt8m_ray.topk import NaNScoresError
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class Answer:
         records: int32 [N], and which record.
         rejections: Records that were left out.
         ends: Shards that end with this block.
+        messages: What is said of records that were left out.
     """
 
     result: Any
@@ -53,20 +58,67 @@ class Answer:
     records: np.ndarray
     rejections: list[Rejection]
     ends: list[ShardEnd]
+    messages: list[str]
 
 
 class _Pooled:
     """A block worker as Ray runs it: tables in, tables out."""
 
-    def __init__(self, worker: Callable[..., BlockWorker], arguments: Sequence[Any], spec: FeatureSpec, *, device: str):
-        self._compute = worker(*arguments, device=device)
-        self._spec = spec
+    def __init__(
+        self,
+        worker: Callable[..., BlockWorker],
+        arguments: Sequence[Any],
+        spec: FeatureSpec,
+        shards: Sequence[str],
+        on_corrupt: OnCorruptPolicy,
+        *,
+        device: str,
+    ) -> None:
+        self._make = functools.partial(worker, *arguments, device=device)
+        self._spec, self._shards, self._on_corrupt = spec, shards, on_corrupt
+
+    @functools.cached_property
+    def _compute(self) -> BlockWorker:
+        # Made with the first block: of what an actor's constructor raises, Ray keeps the text alone.
+        return self._make()
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        with CarriedError.carrying():
+            return pa.table({"answer": pa.array([pickle.dumps(self._answer(table))], pa.large_binary())})
+
+    def _answer(self, table: pa.Table) -> Answer:
         block = from_table(table, self._spec)
-        videos = block.videos
-        answer = Answer(self._compute(videos), videos.shards, videos.records, block.rejections, block.ends)
-        return pa.table({"answer": pa.array([pickle.dumps(answer)], pa.large_binary())})
+        videos, rejections, messages = block.videos, list(block.rejections), list[str]()
+        try:
+            result = self._compute(videos)
+        except NaNScoresError:
+            # Features that are finite, and so large that a model's sums are not: like any other value that is not one.
+            found = self._nan_scores(videos)
+            rejections += found.values()
+            messages += [rejection.message for rejection in found.values()]
+            videos = videos.select(np.setdiff1d(np.arange(len(videos)), list(found)))
+            result = self._compute(videos)
+        messages += [end.message for end in block.ends if end.message is not None]
+        return Answer(result, videos.shards, videos.records, rejections, block.ends, messages)
+
+    def _nan_scores(self, videos: PackedVideos) -> dict[int, Rejection]:
+        """Returns a rejection for each video whose scores are NaN, by its row; raises the first where none is skipped.
+
+        The videos are asked about one by one: those of one batch share an error.
+        """
+        found: dict[int, Rejection] = {}
+        for row in range(len(videos)):
+            video = videos.select(np.array([row]))
+            try:
+                self._compute(video)
+            except NaNScoresError as error:
+                shard, record = int(video.shards[0]), int(video.records[0])
+                largest = np.abs(video.frames.astype(np.float64)).max(initial=0)
+                message = f"{self._shards[shard]}: record {record}: {error}; its features reach {largest:.3g}"
+                if self._on_corrupt == "fail":
+                    raise ValueError(message) from None
+                found[row] = Rejection(shard, record, "value", message)
+        return found
 
 
 def map_videos(
@@ -77,8 +129,11 @@ def map_videos(
     *,
     num_workers: int,
     options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
+    key: str = "shards",
 ) -> Iterator[Answer]:
     """Yields what the workers make of each block of the shards, in order; logs progress and what was left out.
+
+    A video whose scores are NaN is a bad record.
 
     Args:
         shards: Paths.
@@ -87,26 +142,27 @@ def map_videos(
         arguments: Paths among them are absolute: a worker's working directory is its own.
         num_workers: Processes.
         options: How the shards are read.
+        key: Where the shards come from, for messages.
 
     Raises:
         AccountingError: after the last block, where a record did not arrive.
-        ValueError, OSError: a shard cannot be read.
+        ValueError, OSError: a shard cannot be read, or none of the videos has labels and they are required.
     """
     started = reported = time.monotonic()
     done = Position()
     dataset = read_dataset(shards, spec, options, num_parts=num_workers)
-    pooled = (worker, tuple(arguments), spec)
+    pooled = (worker, tuple(arguments), spec, list(shards), options.on_corrupt)
     for table in map_blocks(dataset, _Pooled, pooled, num_workers=num_workers, cpus_per_worker=CPUS_PER_WORKER):
         for state in table["answer"].to_pylist():
             answer: Answer = pickle.loads(state)
             done.add(answer.shards, answer.records)
             done.add_remarks(answer.rejections, answer.ends)
-            for end in answer.ends:
-                if end.message is not None:
-                    logger.warning("%s", end.message)
+            for message in answer.messages:
+                logger.warning("%s", message)
             yield answer
         if time.monotonic() - reported > PROGRESS_INTERVAL_S:
             reported = time.monotonic()
             num_videos = done.num_done - done.num_rejected
             logger.info("%d videos, %.0f videos/s", num_videos, num_videos / (reported - started))
     done.check_complete(shards)
+    check_labelled(key, done)

@@ -1,15 +1,16 @@
-"""Prediction files of any system, row by row: the competition's CSV, our Parquet, JSON lines.
+"""Prediction files of any system, row by row: the competition's CSV, our Parquet, JSON lines or an array.
 
-Lives here: opening one by what it holds, reading it in order, and reaching its rows in any order. Does not live here:
-writing one (`yt8m_ray.inference.submission`).
+What a file holds decides how it is read, in order or by row number; text may be in gzip or zip.
 """
 
 from __future__ import annotations
 
-import json
+import csv
+import io
+import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from yt8m_ray.config.document import ConfigError
+from yt8m_ray.inference.file_content import FileContent
+from yt8m_ray.inference.json_items import array_items, line_items
 from yt8m_ray.inference.mapped_lines import MappedLines
 from yt8m_ray.inference.prediction_rows import (
     MOST_CLASSES,
@@ -26,9 +29,13 @@ from yt8m_ray.inference.prediction_rows import (
     check_pairs,
     find_bad_row,
 )
+from yt8m_ray.inference.row_text import parse_fields
 
 _HEADER = b"videoid,labelconfidencepairs"
 _PARQUET_MAGIC = b"PAR1"
+_JSON = (b"{", b"[")
+_QUOTE = b'"'
+_END = object()
 _COLUMNS = ("video_id", "class_ids", "scores")
 _BATCH_ROWS = 4096
 
@@ -74,21 +81,42 @@ def open_predictions(path: str) -> PredictionFile:
 
     Raises:
         ConfigError: there is no such local file.
-        ValueError: it is empty, or a Parquet file of something else.
+        ValueError: it is empty, is packed and not to be unpacked, or a Parquet file of something else.
     """
     if "://" in path or not os.path.isfile(path):
-        raise ConfigError(f"{path}: expected a local file of predictions, .csv, .parquet or JSON lines")
-    with open(path, "rb") as file:
-        start = file.read(64)
-    if start.startswith(_PARQUET_MAGIC):
+        raise ConfigError(f"{path}: expected a local file of predictions, .csv, .parquet or JSON")
+    content = FileContent(path)
+    if content.head(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
+        if content.is_decoded:
+            raise ValueError(f"{path}: a Parquet file is compressed in itself; unpack it")
         return _ParquetFile(path)
-    return _JsonFile(path) if start.lstrip().startswith(b"{") else _CsvFile(path)
+    with content.reader() as reader:
+        first = reader.read(64).lstrip()[:1]
+    if first in _JSON:
+        return _JsonFile(content, is_array=first == b"[")
+    return open_lines(content, is_scored=True, is_header=lambda line: line.replace(b'"', b"").lower() == _HEADER)
+
+
+def open_lines(content: FileContent, *, is_scored: bool, is_header: Callable[[bytes], bool]) -> PredictionFile:
+    """Returns the rows of a CSV, whose fields may be quoted.
+
+    Args:
+        content: Of the file.
+        is_scored: Whether a line holds (class, score) pairs, or class ids alone.
+        is_header: Says whether the first line, without its end, is a header.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if content.holds(_QUOTE):
+        return _QuotedCsvFile(content, is_scored=is_scored, is_header=is_header)
+    return _CsvFile(content, is_scored=is_scored, is_header=is_header)
 
 
 class _CsvFile:
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._lines = MappedLines(path, is_scored=True, is_header=lambda line: line.strip().lower() == _HEADER)
+    def __init__(self, content: FileContent, *, is_scored: bool, is_header: Callable[[bytes], bool]) -> None:
+        self.path = content.path
+        self._lines = MappedLines(content, is_scored=is_scored, is_header=lambda line: is_header(line.strip()))
 
     def read(self, buffer: RowBuffer, max_rows: int) -> int:
         return self._lines.read(buffer, max_rows)
@@ -142,31 +170,80 @@ class _Blocks:
         raise NotImplementedError
 
 
-class _JsonFile(_Blocks):
-    """One object a line: `video_id`, `class_indexes` and `predictions`, lists of N or a list with one such list."""
+Row = tuple[bytes, list[int], list[float]]
+"""A video's id, class ids and scores."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path, "line")
+
+class _Text(_Blocks):
+    """A text whose rows Python parses one by one.
+
+    Args:
+        content: Of the file.
+        unit: What a row is called by its number, from 1 on.
+    """
+
+    def __init__(self, content: FileContent, unit: str) -> None:
+        super().__init__(content.path, unit)
+        self._content = content
 
     def _decode(self) -> Iterator[PredictionRows]:
         buffer = RowBuffer()
-        with open(self.path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    buffer.append(*_parse_object(line))
-                except RowError as error:
-                    raise ValueError(f"{self.path}: line {number}: {error}") from None
-                if buffer.num_rows == _BATCH_ROWS:
-                    yield buffer.rows()
-                    buffer.clear()
+        for row in self._parse():
+            buffer.append(*row)
+            if buffer.num_rows == _BATCH_ROWS:
+                yield buffer.rows()
+                buffer.clear()
         yield buffer.rows()
 
+    def _parse(self) -> Iterator[Row]:
+        raise NotImplementedError
 
-def _parse_object(line: bytes) -> tuple[bytes, list[int], list[float]]:
-    try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise RowError(f"expected a JSON object, found {line[:60]!r} ({error})") from None
+
+class _QuotedCsvFile(_Text):
+    """Lines as RFC 4180 has them, for ids that hold commas and quotes too."""
+
+    def __init__(self, content: FileContent, *, is_scored: bool, is_header: Callable[[bytes], bool]) -> None:
+        super().__init__(content, "row")
+        self._is_scored, self._is_header = is_scored, is_header
+
+    def _parse(self) -> Iterator[Row]:
+        with self._content.reader() as reader, io.TextIOWrapper(reader, "utf-8", newline="") as text:
+            lines = csv.reader(text, strict=True)
+            try:
+                for fields in lines:
+                    joined = ",".join(fields)
+                    if lines.line_num == 1 and self._is_header(joined.encode()):
+                        continue
+                    yield parse_fields(fields, joined, is_scored=self._is_scored)
+            except (csv.Error, RowError, UnicodeDecodeError) as error:
+                raise ValueError(f"{self.path}: line {lines.line_num}: {error}") from None
+
+
+class _JsonFile(_Text):
+    """Objects, one a line or all in an array.
+
+    Each has `video_id`, `class_indexes` and `predictions`, lists of N or a list with one such list.
+    """
+
+    def __init__(self, content: FileContent, *, is_array: bool) -> None:
+        super().__init__(content, "object" if is_array else "line")
+        self._is_array = is_array
+
+    def _parse(self) -> Iterator[Row]:
+        with self._content.reader() as reader:
+            items = array_items(reader) if self._is_array else line_items(reader)
+            for number in itertools.count(1):
+                try:
+                    found = next(items, _END)
+                    if found is _END:
+                        return
+                    row = _parse_object(found)
+                except RowError as error:
+                    raise ValueError(f"{self.path}: {self._row_name} {number}: {error}") from None
+                yield row
+
+
+def _parse_object(found: Any) -> Row:
     video_id = found.get("video_id") if isinstance(found, dict) else None
     if not isinstance(video_id, str) or not video_id:
         raise RowError("expected an object with video_id, class_indexes and predictions")
@@ -175,8 +252,14 @@ def _parse_object(line: bytes) -> tuple[bytes, list[int], list[float]]:
         raise RowError(f"{len(class_ids)} class_indexes and {len(scores)} predictions")
     if not all(type(class_id) is int for class_id in class_ids) or not all(type(s) in (int, float) for s in scores):
         raise RowError("expected integers in class_indexes and numbers in predictions")
+    try:
+        encoded, scores = video_id.encode(), [float(score) for score in scores]
+    except OverflowError:
+        raise RowError("a prediction has hundreds of digits; expected a number from 0 on") from None
+    except UnicodeEncodeError:
+        raise RowError(f"video_id {video_id!r}: half of a character is no UTF-8") from None
     check_pairs(class_ids, scores)
-    return video_id.encode(), class_ids, scores
+    return encoded, class_ids, scores
 
 
 def _list_of(found: dict[str, Any], key: str) -> list[Any]:
@@ -269,7 +352,7 @@ class _SpooledRows:
         buffer.extend(self._rows, numbers)
 
     def place(self, number: int) -> str:
-        return f"line {number + 1}" if self._row_name == "line" else f"{self._row_name} {number}"
+        return f"row {number}" if self._row_name == "row" else f"{self._row_name} {number + 1}"
 
 
 def _mapped(file: Any, dtype: type) -> np.ndarray:

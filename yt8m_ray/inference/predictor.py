@@ -13,8 +13,10 @@ import torch
 from yt8m_ray.checkpoint import CONFIG_FILE, NoSuchFolderError, load_config, load_model, read_manifest
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.batch import to_batch
-from yt8m_ray.data.features import FeatureSpec, Normalization, VideoRow
+from yt8m_ray.data.features import FeatureSpec, LabelPolicy, Normalization, VideoRow
 from yt8m_ray.data.packed import PackedVideos
+from yt8m_ray.data.preflight import check_first_videos
+from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.archive import open_folder
 from yt8m_ray.inference.bundle import DOCUMENT_FILE, VOCABULARY_FILE, folder_version, load_bundle, read_document
@@ -22,7 +24,7 @@ from yt8m_ray.inference.bundle_document import BundleDocument
 from yt8m_ray.inference.golden import TOLERANCE, GoldenAnswers
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
-from yt8m_ray.topk import TopK, top_k
+from yt8m_ray.topk import TopK, check_scores, top_k
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ class Predictor:
         Args:
             videos: Rows that fit `spec`, or a batch on `device` that is normalized already.
             top_k: Classes a video; more than there are gives all.
+
+        Raises:
+            NaNScoresError: scores of a video are not numbers.
         """
         if isinstance(videos, Batch):
             return self._best(videos, top_k)
@@ -125,7 +130,9 @@ class Predictor:
 
     def _best(self, batch: Batch, k: int) -> TopK:
         with torch.inference_mode():
-            best = top_k(self.model(batch.frames, batch.num_frames), k)
+            logits = self.model(batch.frames, batch.num_frames)
+            check_scores(logits, batch.video_ids)
+            best = top_k(logits, k)
         return TopK(class_ids=best.class_ids.cpu(), scores=best.scores.cpu())
 
 
@@ -161,6 +168,22 @@ def read_spec(folder: Path) -> FeatureSpec:
         return read_document(folder).spec
     read_manifest(folder, kind="checkpoint")
     return load_config(folder).data.spec
+
+
+def check_fit(folder: Path, shards: Sequence[str], *, labels: LabelPolicy, on_corrupt: OnCorruptPolicy) -> None:
+    """Checks that the first videos of shards fit the model in a folder; takes a moment, before a cluster is started.
+
+    Args:
+        folder: From `locate_model`.
+        shards: Paths.
+        labels: Whether videos need labels.
+        on_corrupt: What a bad record does.
+
+    Raises:
+        ValueError, OSError: as `check_first_videos`.
+    """
+    options = ReadOptions(labels=labels, on_corrupt=on_corrupt)
+    check_first_videos(shards, read_spec(folder), options, key="shards")
 
 
 def load_vocabulary(path: str | None, num_classes: int) -> Vocabulary:

@@ -15,6 +15,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from yt8m_ray.inference.columns import ANSWER_COLUMNS, answer_rows, read_videos
 from yt8m_ray.inference.predictor import Predictor
+from yt8m_ray.topk import NaNScoresError
 
 BATCH_SIZE = 256
 """Videos that go through the model at once, however long the table is."""
@@ -51,7 +52,13 @@ class BundleModel(PythonModel):
         answers: list[dict[str, Any]] = []
         for start in range(0, len(rows), BATCH_SIZE):
             part = slice(start, start + BATCH_SIZE)
-            best = predictor.predict(rows[part], top_k)
+            try:
+                best = predictor.predict(rows[part], top_k)
+            except NaNScoresError as error:
+                row = start + error.rows[0]
+                raise MlflowException.invalid_parameter_value(
+                    f"row {row}: the model's scores of it are NaN; its features are too large"
+                ) from None
             answers += answer_rows(video_ids[part], best, predictor.vocabulary)
         return pd.DataFrame(answers, columns=list(ANSWER_COLUMNS))
 

@@ -12,7 +12,7 @@ from yt8m_ray.config.document import ConfigError, flatten
 from yt8m_ray.inference.archive import open_folder
 from yt8m_ray.inference.bundle_document import DOCUMENT_FILE, BundleDocument, read_document
 from yt8m_ray.inference.pyfunc import save_pyfunc_model
-from yt8m_ray.model_registry import find_model, log_model, register_model
+from yt8m_ray.model_registry import check_names, find_model, log_model, register_model
 from yt8m_ray.sealed_folder import NoSuchFolderError, folder_version
 from yt8m_ray.tracking import Tracker, TrackingError, default_uri
 
@@ -57,10 +57,11 @@ def register_bundle(path: str | Path, uri: str, *, name: str, alias: str, experi
         experiment: Where a bundle is looked for, and becomes a run if MLflow does not have it yet.
 
     Raises:
-        ConfigError: there is no such bundle, or MLflow has no store of that kind.
+        ConfigError: MLflow takes no such name or alias, there is no such bundle, or MLflow has no store of that kind.
         TrackingError: MLflow does not do what it is asked.
         ValueError, OSError: the bundle is damaged.
     """
+    check_names(name, alias)
     folder = open_folder(path)
     if not (folder / DOCUMENT_FILE).is_file():
         raise NoSuchFolderError(f"{path}: expected a bundle's folder (has {DOCUMENT_FILE}) or tar")

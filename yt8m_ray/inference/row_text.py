@@ -7,6 +7,7 @@ every legal line and says what is wrong with the others. So no error is told in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -160,15 +161,31 @@ def parse_line(line: bytes, *, is_scored: bool) -> tuple[bytes, list[int], list[
     Raises:
         RowError: the line is none.
     """
-    form = "VIDEO_ID,CLASS SCORE CLASS SCORE ..." if is_scored else "VIDEO_ID,CLASS CLASS ..."
     try:
         text = line.decode().rstrip("\r\n")
     except UnicodeDecodeError:
         raise RowError(f"{line[:60]!r} is not UTF-8") from None
-    video_id, comma, rest = text.partition(",")
-    if not comma or not video_id or any(character in video_id + rest for character in _FORBIDDEN):
+    fields = text.split(",")
+    if any(character in text for character in '"\r\n'):
+        fields = []  # quoted fields are read otherwise
+    return parse_fields(fields, text, is_scored=is_scored)
+
+
+def parse_fields(fields: Sequence[str], text: str, *, is_scored: bool) -> tuple[bytes, list[int], list[float]]:
+    """Returns what `parse_line` does of the fields of a line, any quotes around them removed.
+
+    Args:
+        fields: Two, if the line is one.
+        text: The line, for messages.
+        is_scored: As in `parse_line`.
+
+    Raises:
+        RowError: the line is none.
+    """
+    form = "VIDEO_ID,CLASS SCORE CLASS SCORE ..." if is_scored else "VIDEO_ID,CLASS CLASS ..."
+    if len(fields) != 2 or not fields[0]:
         raise RowError(f"expected {form}, found {text[:60]!r}")
-    words = rest.split()
+    video_id, words = fields[0], fields[1].split()
     if is_scored and len(words) % 2:
         raise RowError(f"expected {form}, found {len(words)} words behind the comma, an odd number")
     class_ids = [_number(word, int, "class id") for word in (words[::2] if is_scored else words)]

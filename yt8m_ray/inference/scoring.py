@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from yt8m_ray.checkpoint import load_config
 from yt8m_ray.config.evaluate import EvaluateConfig, EvaluateDataConfig
 from yt8m_ray.data.batch import batches_of, to_batch
+from yt8m_ray.data.dataset import expand_shards
+from yt8m_ray.data.errors import UNLABELLED
 from yt8m_ray.data.packed import PackedVideos
+from yt8m_ray.data.position import CAUSES
+from yt8m_ray.data.preflight import check_first_videos
 from yt8m_ray.data.reader import ReadOptions
 from yt8m_ray.evaluation import Evaluation, evaluate
 from yt8m_ray.inference.pool import BATCH_SIZE, map_videos
@@ -52,42 +58,61 @@ def evaluation_config(model_path: Path) -> EvaluateConfig:
     return EvaluateConfig(data=data, loss=config.loss)
 
 
-def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> dict[str, float]:
-    """Returns num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss, num_rejected and videos_per_s.
+def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> dict[str, Any]:
+    """Returns num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss, counts of records, videos_per_s.
 
-    Arguments and errors are those of `evaluation_of`.
+    The counts are num_unlabelled, videos that could not be scored, num_rejected, and `rejected` by cause. Arguments and
+    errors are those of `evaluation_of`.
     """
     started = time.monotonic()
-    evaluation, num_rejected = evaluation_of(model_path, shards, config)
+    evaluation, left_out = evaluation_of(model_path, shards, config)
     rate = round(evaluation.num_videos / (time.monotonic() - started), 1)
-    return {**evaluation.compute(), "num_rejected": num_rejected, "videos_per_s": rate}
+    rejected = {cause: left_out[cause] for cause in CAUSES}
+    counts = {"num_unlabelled": left_out[UNLABELLED], "num_rejected": sum(rejected.values()), "rejected": rejected}
+    return {**evaluation.compute(), **counts, "videos_per_s": rate}
 
 
-def evaluation_of(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> tuple[Evaluation, int]:
-    """Returns the evaluation of every video, which others can be added to, and how many records were rejected.
+def shards_of(model_path: Path, config: EvaluateConfig) -> list[str]:
+    """Returns the shards that an evaluation reads, after it was checked that their first videos fit the model.
+
+    Raises:
+        NoShardsError: there is none.
+        ValueError, OSError: the first videos do not fit, have no labels, or cannot be read.
+    """
+    shards = expand_shards(config.data.test, key="data.test")
+    check_first_videos(shards, read_spec(model_path), _read_options(config), key="data.test")
+    return shards
+
+
+def _read_options(config: EvaluateConfig) -> ReadOptions:
+    data = config.data
+    return ReadOptions(verify_checksums=data.verify_checksums, labels="required", on_corrupt=data.on_corrupt)
+
+
+def evaluation_of(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> tuple[Evaluation, Counter[str]]:
+    """Returns the evaluation of every labelled video, which others can be added to, and what was left out by cause.
 
     Args:
         model_path: A checkpoint or a bundle, absolute, from `locate_model`.
-        shards: What `config.data.test` names.
+        shards: From `shards_of`.
         config: How to evaluate it.
 
     Raises:
-        ValueError, OSError: the model or a shard cannot be read, or the shards hold no video.
+        ValueError, OSError: the model or a shard cannot be read, or the shards hold no video with labels.
     """
     evaluation = Evaluation()
-    data = config.data
     answers = map_videos(
         shards,
         read_spec(model_path),
         BlockEvaluator,
         (model_path, config.loss, config.ema),
         num_workers=config.scaling.num_workers,
-        options=ReadOptions(verify_checksums=data.verify_checksums, on_corrupt=data.on_corrupt),
+        options=_read_options(config),
+        key="data.test",
     )
-    num_rejected = 0
+    left_out: Counter[str] = Counter()
     for answer in answers:
         evaluation.merge(answer.result)
-        num_rejected += len(answer.rejections)
-    if not evaluation.num_videos:
-        raise ValueError("data.test: the shards hold no video")
-    return evaluation, num_rejected
+        left_out.update(rejection.cause for rejection in answer.rejections)
+    evaluation.check_scorable("data.test")
+    return evaluation, left_out

@@ -1,15 +1,17 @@
-"""Prediction files: the CSV of the Kaggle competitions, byte for byte, and the same as Parquet.
+"""Prediction files: the CSV of the Kaggle competitions, byte for byte, the same in gzip, and as Parquet.
 
-Lives here: (video ids, TopK) -> file, chunk by chunk. A file appears under its name only when it is complete.
+They are written chunk by chunk, and a file appears under its name only when it is complete.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +32,10 @@ PARQUET_SCHEMA = pa.schema(
         pa.field("scores", pa.list_(pa.float32())),
     ]
 )
-SUFFIXES = (".csv", ".parquet")
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 _COPY_BYTES = 1 << 20
+_COMPRESSION = 6  # of gzip: 9, its default here, takes twice as long for one part in a hundred
 
 
 def csv_rows(video_ids: Sequence[str], predictions: TopK) -> bytes:
@@ -78,9 +81,21 @@ class _Sink(Protocol):
     def close(self) -> None: ...
 
 
+@contextlib.contextmanager
+def _packing(file: BinaryIO, path: str) -> Iterator[BinaryIO]:
+    """Gives the stream that text is written to, which packs it where `path` ends in .gz; the rows decide all bytes."""
+    if not path.endswith(".gz"):
+        yield file
+        return
+    with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=_COMPRESSION, mtime=0) as packed:
+        yield cast(BinaryIO, packed)
+
+
 class _CsvSink:
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(file)
+        self._file = file = self._stack.enter_context(_packing(file, path))
         self._lines = LineWriter()
         file.write(CSV_HEADER)
 
@@ -91,7 +106,7 @@ class _CsvSink:
         self._lines.write(rows, self._file)
 
     def close(self) -> None:
-        self._file.close()
+        self._stack.close()
 
 
 class _ParquetSink:
@@ -111,7 +126,7 @@ class _ParquetSink:
 
 
 class SubmissionWriter:
-    """A context manager that writes predictions to `path`, CSV or Parquet by its suffix.
+    """A context manager that writes predictions to `path`, in the format of its suffix.
 
     Rows are written aside and the file is renamed when the block ends; after an error nothing stays.
 
@@ -122,7 +137,9 @@ class SubmissionWriter:
 
     def __init__(self, path: str) -> None:
         if not path.endswith(SUFFIXES):
-            raise ConfigError(f"output: expected a name that ends in {' or '.join(SUFFIXES)}, found {path!r}")
+            raise ConfigError(
+                f"output: expected a name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, found {path!r}"
+            )
         self.path = path
         self.suffix = next(filter(path.endswith, SUFFIXES))
         self.num_videos = 0
@@ -133,7 +150,7 @@ class SubmissionWriter:
         """Starts the file; `finish` or `discard` ends it."""
         os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
         file = open(self._aside, "wb")  # noqa: SIM115 - the sink closes it
-        self._sink = _CsvSink(file) if self.suffix == ".csv" else _ParquetSink(file)
+        self._sink = _ParquetSink(file) if self.suffix == ".parquet" else _CsvSink(file, self.path)
         return self
 
     def write(self, video_ids: Sequence[str], predictions: TopK) -> None:
@@ -178,15 +195,21 @@ class SubmissionWriter:
 
 
 def join_submissions(parts: Sequence[str], path: str) -> None:
-    """Writes the rows of files of one format, in the order given, to `path`; it appears when it is complete."""
+    """Writes the rows of CSV or Parquet files, in the order given, to `path`; it appears when it is complete.
+
+    Args:
+        parts: Parquet files where `path` is one, else CSV files that are not packed.
+        path: See above.
+    """
     aside = path + ".tmp"
     with open(aside, "wb") as file:
-        if path.endswith(".csv"):
-            file.write(CSV_HEADER)
-            for part in parts:
-                with open(part, "rb") as rows:
-                    rows.seek(len(CSV_HEADER))
-                    shutil.copyfileobj(rows, file, _COPY_BYTES)
+        if not path.endswith(".parquet"):
+            with _packing(file, path) as text:
+                text.write(CSV_HEADER)
+                for part in parts:
+                    with open(part, "rb") as rows:
+                        rows.seek(len(CSV_HEADER))
+                        shutil.copyfileobj(rows, text, _COPY_BYTES)
         else:
             with pq.ParquetWriter(file, PARQUET_SCHEMA) as writer:
                 for part in parts:

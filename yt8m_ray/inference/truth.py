@@ -17,8 +17,10 @@ from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.labels import VideoLabels, read_labels
 from yt8m_ray.data.reader import OnCorruptPolicy
+from yt8m_ray.data.unlabelled import unlabelled_message
+from yt8m_ray.inference.file_content import FileContent
 from yt8m_ray.inference.id_index import IdIndex
-from yt8m_ray.inference.mapped_lines import MappedLines
+from yt8m_ray.inference.prediction_files import open_lines
 from yt8m_ray.inference.prediction_rows import PredictionRows, RowBuffer
 from yt8m_ray.inference.row_text import LineWriter
 
@@ -49,15 +51,17 @@ class Truth:
 
 
 def read_truth(path: str) -> Truth:
-    """Returns the ground truth of a file; its first line is a header if a word, not a label, follows the comma.
+    """Returns the ground truth of a file, which may be in gzip or zip.
+
+    Its first line is a header if a word, not a label, follows the comma.
 
     Raises:
         ConfigError: there is no such local file.
-        ValueError: it is empty, has a line that is none, or a video twice.
+        ValueError: it is empty or not to be unpacked, has a line that is none, or a video twice.
     """
     if "://" in path or not os.path.isfile(path):
         raise ConfigError(f"--score: {path}: expected a local file of ground truth, VIDEO_ID,LABEL1 LABEL2")
-    lines = MappedLines(path, is_scored=False, is_header=_is_header)
+    lines = open_lines(FileContent(path), is_scored=False, is_header=_is_header)
     buffer = RowBuffer()
     while lines.read(buffer, _MOST_READ):
         pass
@@ -78,7 +82,9 @@ def write_truth(
     has_header: bool = False,
     on_corrupt: OnCorruptPolicy = "fail",
 ) -> int:
-    """Writes a line a video, in the order of the shards and their records, and returns how many.
+    """Writes a line for each labelled video, in the order of the shards and their records, and returns how many.
+
+    A video of no class has a line without labels; one without a list of labels has none, and is counted in a warning.
 
     Args:
         shards: Paths or URIs.
@@ -88,11 +94,11 @@ def write_truth(
         on_corrupt: What a bad record does; one that is skipped is told.
 
     Raises:
-        ValueError: a bad record under `fail`, or an id that the format cannot carry.
+        ValueError: a bad record under `fail`, an id that the format cannot carry, or no video has labels.
         OSError: a shard cannot be read.
     """
     aside = path + ".tmp"
-    num_videos = num_rejected = 0
+    num_videos = num_unlabelled = num_rejected = 0
     writer = LineWriter(is_scored=False)
 
     def reject(error: CorruptRecordError) -> None:
@@ -109,11 +115,16 @@ def write_truth(
                 for block in read_labels(shard, num_classes=num_classes, on_corrupt=skip):
                     writer.write(_rows(block), file)
                     num_videos += len(block.video_ids)
+                    num_unlabelled += block.num_unlabelled
+        if num_unlabelled and not num_videos:
+            raise ValueError(unlabelled_message("shards", num_unlabelled))
         os.replace(aside, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):  # it could not be opened
             os.unlink(aside)
         raise
+    if num_unlabelled:
+        logger.warning("%d of %d videos have no labels and are left out", num_unlabelled, num_unlabelled + num_videos)
     logger.info("%d videos of %d shards; left out: %d records", num_videos, len(shards), num_rejected)
     return num_videos
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 import numpy as np
@@ -66,10 +65,13 @@ class TruthScore:
             num_videos: of the truth; missing: of these without predictions; unknown: predicted, not in the truth.
 
         Raises:
-            ValueError: no video is in both.
+            ValueError: no video is in both, or the truth has no label.
         """
         num_labels = np.diff(self._truth.rows.bounds)
         num_videos = len(self._truth)
+        num_labelled = int(np.count_nonzero(num_labels))
+        if not num_labelled:
+            raise ValueError(f"--score: none of its {num_videos} videos has a label; nothing can be scored")
         missing = np.flatnonzero(~self._is_predicted)
         if len(missing) == num_videos:
             raise ValueError(f"--score: none of its {num_videos} videos is predicted")
@@ -79,10 +81,12 @@ class TruthScore:
         if self._num_unknown:
             names = ", ".join(self._first_unknown)
             logger.warning("%d predicted videos are not in the truth, and left out: %s", self._num_unknown, names)
-        num_labelled = int(np.count_nonzero(num_labels))
+        if num_labelled < num_videos:
+            num_empty = num_videos - num_labelled
+            logger.warning("%d of %d videos of the truth list no label, and count as such", num_empty, num_videos)
         return {
-            "gap": precision_sum(self._keys) / max(int(num_labels.sum()), 1),
-            "per_video_ap": float(self._sums[_AP]) / num_labelled if num_labelled else math.nan,
+            "gap": precision_sum(self._keys) / int(num_labels.sum()),
+            "per_video_ap": float(self._sums[_AP]) / num_labelled,
             "hit_at_1": float(self._sums[_HITS_AT_1]) / num_videos,
             "perr": float(self._sums[_PRECISION]) / num_videos if self._is_perr_known else None,
             "num_videos": num_videos,

@@ -19,7 +19,7 @@ from yt8m_ray.config.document import ConfigError, override
 from yt8m_ray.config.evaluate import EvaluateConfig
 from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.remote import is_remote, join_uri, list_folders, read_file
-from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config
+from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config, shards_of
 from yt8m_ray.json_document import parse_json
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def _score(run: str, name: str, changes: Mapping[str, object]) -> dict[str, obje
         path = local_folder(join_uri(run, name))
         step = read_manifest(path, kind="checkpoint").get("step")
         config = override(evaluation_config(path), changes)
-        scores = evaluate_shards(path, expand_shards(config.data.test, key="data.test"), config)
+        scores = evaluate_shards(path, shards_of(path, config), config)
     except CheckpointError as error:
         logger.warning("passed over: %s", error)
         return None

@@ -24,7 +24,7 @@ from yt8m_ray.inference.offline import predict_shards
 from yt8m_ray.inference.scoring import evaluation_config, evaluation_of
 from yt8m_ray.inference.submission import join_submissions
 from yt8m_ray.training.follow import STOP_TIMEOUT_S
-from yt8m_ray.training.inputs import splits_of
+from yt8m_ray.training.inputs import prepare_inputs, splits_of
 from yt8m_ray.training.log_files import lines_passed_on, logging_to
 from yt8m_ray.training.run_folder import with_absolute_paths
 from yt8m_ray.training.trainer import fit
@@ -72,7 +72,7 @@ def folds_of(config: TrainConfig) -> list[TrainConfig]:
         raise ConfigError("data.folds: how many folds? expected at least 2, found null")
     if "://" in config.output:
         raise ConfigError(f"output: cross-validation keeps its predictions in a local folder, found {config.output}")
-    splits_of(config.data)  # what is wrong with the shards is wrong in all folds
+    prepare_inputs(config, splits_of(config.data))  # what is wrong with the shards is wrong in all folds
     name = config.run.name
     return [
         override(config, {"run.name": f"{name}-fold{fold}", "data.fold": fold}) for fold in range(config.data.folds)

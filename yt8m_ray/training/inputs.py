@@ -2,14 +2,69 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.dataset import expand_shards
+from yt8m_ray.data.dataset import estimate_num_videos, expand_shards
 from yt8m_ray.data.folds import bootstrap, split_folds
 from yt8m_ray.data.manifest import Manifest, check_shards, load_manifest
+from yt8m_ray.data.preflight import check_first_videos
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.losses import build_loss
+from yt8m_ray.training.teaching import check_paths
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run reads, checked.
+
+    Attributes:
+        shards: Of `train` and, where there is one, of `validation`.
+        manifest: Of these shards, if there is one.
+        num_videos: Of `train`; estimated where there is no manifest.
+    """
+
+    shards: dict[str, list[str]]
+    manifest: Manifest | None
+    num_videos: float
+
+
+def prepare_inputs(config: TrainConfig, shards: dict[str, list[str]], *, is_new: bool = True) -> RunInputs:
+    """Returns what a run reads, after every check that needs no cluster; a run is refused here or not at all.
+
+    Args:
+        config: The run.
+        shards: From `splits_of`.
+        is_new: Whether it starts from `train.init_from`, if from anything; a continued run has weights of its own.
+
+    Raises:
+        ConfigError: the vocabulary, the loss, a teacher, the manifest or what the run starts from does not fit.
+        ValueError, OSError: the first videos do not fit the model, have no labels, or cannot be read.
+    """
+    check_vocabulary(config)
+    check_paths(config, shards["train"], is_new=is_new)
+    check_loss(config)
+    manifest = load_manifest_of(config, shards)
+    check_records(config, shards)
+    if manifest is None:
+        num_videos = estimate_num_videos(shards["train"], config.data.read_options)
+    else:
+        num_videos = manifest.num_videos_of(shards["train"])
+    return RunInputs(shards, manifest, num_videos)
+
+
+def check_records(config: TrainConfig, shards: dict[str, list[str]]) -> None:
+    """Checks that the first videos of each split fit the model and are labelled where that matters.
+
+    It takes a moment, so that verbs ask before they start a cluster.
+
+    Raises:
+        ValueError, OSError: as `check_first_videos`.
+    """
+    for split, paths in shards.items():
+        check_first_videos(paths, config.data.spec, config.read_options(split), key=f"data.{split}")
 
 
 def splits_of(data: DataConfig) -> dict[str, list[str]]:
@@ -17,7 +72,7 @@ def splits_of(data: DataConfig) -> dict[str, list[str]]:
 
     Those of `train` may be there several times, or not at all, where `data.bagging` draws them.
     """
-    shards = {"train": expand_shards(data.train, key="data.train")}
+    shards: dict[str, list[str]] = {"train": expand_shards(data.train, key="data.train")}
     if data.folds is not None:
         shards["train"], shards["validation"] = split_folds(
             shards["train"], num_folds=data.folds, fold=data.fold, seed=data.split_seed

@@ -286,7 +286,7 @@ class TrainingLoop:
     def _backward(self, mine: PackedVideos, total: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Adds up the gradients of the step, part by part.
 
-        Returns (the loss summed over this worker's videos, logits and labels of the last part).
+        Returns (the loss summed over this worker's videos, logits and labels of the last part's labelled videos).
         """
         config, num_parts = self._config, self._config.train.accumulation
         loss_sum = torch.zeros((), device=self._device)
@@ -313,8 +313,12 @@ class TrainingLoop:
                     part_loss = part_loss + penalty * self._regularization()
                 part_loss.backward()
             loss_sum += loss.detach() * len(videos)
-        assert batch.labels is not None
-        return loss_sum, logits, batch.labels
+        labels = batch.labels
+        assert labels is not None
+        if not videos.is_labelled.all():
+            known = torch.from_numpy(videos.is_labelled).to(labels.device)
+            logits, labels = logits[known], labels[known]
+        return loss_sum, logits, labels
 
     def _score(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Adds some of a step's videos to the interval's GAP."""

@@ -198,13 +198,13 @@ def _steps(loop: TrainingLoop, shards: Sequence[str], config: TrainConfig, *, pi
             logger.info("%s", error)
             return
         if loop.progress.step == before:
-            raise ValueError("data.train: the shards hold no video")
+            raise ValueError("data.train: the shards hold no video to learn from")
         loop.progress.position.start_epoch(epoch + 1)
 
 
 def _read(shards: Sequence[str], config: TrainConfig, epoch: int) -> Iterator[PackedVideos]:
     for shard in epoch_order(len(shards), seed=config.run.seed, epoch=epoch):
-        for block in read_blocks(shards[shard], config.data.spec, config.data.read_options, shard=shard):
+        for block in read_blocks(shards[shard], config.data.spec, config.read_options("train"), shard=shard):
             yield block.videos
 
 

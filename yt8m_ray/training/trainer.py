@@ -21,8 +21,7 @@ import torch
 
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.dataset import estimate_num_videos, keep_order, read_dataset, root_cause, split_dataset
-from yt8m_ray.data.manifest import Manifest
+from yt8m_ray.data.dataset import keep_order, read_dataset, root_cause, split_dataset
 from yt8m_ray.data.packed import Block, from_table
 from yt8m_ray.tracking import default_uri
 from yt8m_ray.training.checkpoints import CheckpointWriteError
@@ -30,7 +29,7 @@ from yt8m_ray.training.cluster import CLUSTER_WAIT_S, check_shared, fitting_work
 from yt8m_ray.training.failures import final_error, last_line
 from yt8m_ray.training.follow import TERMINATED, follow
 from yt8m_ray.training.hooks import RunHooks
-from yt8m_ray.training.inputs import check_loss, check_vocabulary, load_manifest_of, splits_of
+from yt8m_ray.training.inputs import RunInputs, prepare_inputs, splits_of
 from yt8m_ray.training.log_files import logging_to
 from yt8m_ray.training.mailbox import Mailbox
 from yt8m_ray.training.outcome import (
@@ -58,7 +57,6 @@ from yt8m_ray.training.run_store import RunStore
 from yt8m_ray.training.scaling import Workers
 from yt8m_ray.training.sender import send_the_rest
 from yt8m_ray.training.supervisor import Supervisor
-from yt8m_ray.training.teaching import check_paths
 from yt8m_ray.training.worker import Worker, WorkerPorts
 from yt8m_ray.training.workers import rank
 
@@ -95,29 +93,15 @@ def fit(config: TrainConfig, hooks: RunHooks | None = None) -> FitResult:
     continued = check_resume(config, shards["train"])
     if is_finished(config):
         return _finished(config, store, hooks)
-    check_vocabulary(config)
-    check_paths(config, shards["train"], is_new=continued is None)
-    check_loss(config)
+    inputs = prepare_inputs(config, shards, is_new=continued is None)
     fitting_workers(config)  # or it is refused, before anything is written
-    manifest = load_manifest_of(config, shards)
-    if manifest is None:
-        num_videos = estimate_num_videos(shards["train"], config.data.read_options)
-    else:
-        num_videos = manifest.num_videos_of(shards["train"])
     with locked(store.folder):
-        return _run(config, store, shards, manifest, num_videos, hooks)
+        return _run(config, store, inputs, hooks)
 
 
-def _run(
-    config: TrainConfig,
-    store: RunStore,
-    shards: dict[str, list[str]],
-    manifest: Manifest | None,
-    num_videos: float,
-    hooks: RunHooks,
-) -> FitResult:
+def _run(config: TrainConfig, store: RunStore, inputs: RunInputs, hooks: RunHooks) -> FitResult:
     """Trains, and says in MLflow and in the run's folder how it ended."""
-    folder = store.folder
+    folder, shards, manifest = store.folder, inputs.shards, inputs.manifest
     tracker = start_tracking(config, folder, hooks)
     store.push()
     status: Status = "failed"
@@ -126,7 +110,7 @@ def _run(
             "config": config.model_dump(mode="json"),
             "run_path": str(folder),
             "checkpoints": store.checkpoints,
-            "num_videos": num_videos,
+            "num_videos": inputs.num_videos,
             "shards": shards,
             "num_records": {split: manifest.num_records_of(shards[split]) for split in shards} if manifest else {},
             "mlflow_run_id": tracker.run_id,
@@ -274,13 +258,13 @@ def _workers_again(config: TrainConfig, supervisor: Supervisor) -> Workers:
 
 
 def _datasets(config: TrainConfig, mailbox: Mailbox, num_parts: int, shards: dict[str, list[str]]) -> dict[str, Any]:
-    data = config.data
-    read = functools.partial(
-        read_dataset, spec=data.spec, options=data.read_options, num_parts=num_parts, cache=data.cache
-    )
-    datasets: dict[str, Any] = {"train": read(shards["train"], shuffle_seed=config.run.seed, position=mailbox.position)}
+    def read(split: str, **order: Any) -> Any:
+        data, options = config.data, config.read_options(split)
+        return read_dataset(shards[split], data.spec, options, num_parts=num_parts, cache=data.cache, **order)
+
+    datasets = {"train": read("train", shuffle_seed=config.run.seed, position=mailbox.position)}
     if "validation" in shards:
-        datasets["validation"] = read(shards["validation"])
+        datasets["validation"] = read("validation")
     return datasets
 
 

@@ -21,9 +21,11 @@ from yt8m_ray.checkpoint import (
 )
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.batch import batches_of, prefetch, to_batch
+from yt8m_ray.data.errors import UNLABELLED
 from yt8m_ray.data.manifest import check_num_records
 from yt8m_ray.data.packed import Block, PackedVideos, Rejection, ShardEnd
 from yt8m_ray.data.position import CAUSES, Position
+from yt8m_ray.data.unlabelled import check_labelled
 from yt8m_ray.evaluation import evaluate
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.training.assembly import build_loop
@@ -163,6 +165,7 @@ class Worker:
             self._checkpoint(metrics, only_if_new=True)
             return metrics
         if loop.progress.step == first_step and not self._start.num_done:
+            self._check_labelled("train", self._whole_position())
             raise ValueError("data.train: the shards hold no video")
         return self._end_epoch(metrics)
 
@@ -196,12 +199,17 @@ class Worker:
         position = self._whole_position()
         if is_epoch_complete:
             self._check_complete("train", position)
+            self._check_labelled("train", position)
         return {"data/videos_read": position.num_done - position.num_rejected, **_rejected("data", position)}
 
     def _check_complete(self, split: str, position: Position) -> None:
         position.check_complete(self._shards[split])
         if split in self._num_records:
             check_num_records(self._shards[split], self._num_records[split], position.num_records)
+
+    def _check_labelled(self, split: str, position: Position) -> None:
+        """Checks that some video had labels; warns once a run where some had none."""
+        check_labelled(f"data.{split}", position, warns=rank() == 0 and not self._loop.progress.position.epoch)
 
     def _validate(self) -> Metrics | None:
         """Returns the metrics of the validation videos, or None where the run is to stop before all were seen."""
@@ -226,9 +234,9 @@ class Worker:
             if rank() == 0:
                 logger.info("the validation is broken off; the next start makes up for it")
             return None
-        if not whole.num_videos:
-            raise ValueError("data.validation: the shards hold no video")
         self._check_complete("validation", position)
+        self._check_labelled("validation", position)
+        whole.check_scorable("data.validation")
         values = whole.compute()
         if rank() == 0:
             self._details = whole.details()
@@ -383,4 +391,5 @@ def _counted(videos: PackedVideos, position: Position) -> PackedVideos:
 
 
 def _rejected(split: str, position: Position) -> Metrics:
-    return {f"{split}/rejected_{cause}": float(position.rejected[cause]) for cause in CAUSES}
+    rejected = {f"{split}/rejected_{cause}": float(position.rejected[cause]) for cause in CAUSES}
+    return {**rejected, f"{split}/unlabelled": float(position.rejected[UNLABELLED])}

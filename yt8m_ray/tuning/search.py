@@ -22,11 +22,10 @@ from yt8m_ray.tracking import TrackingError, default_uri
 from yt8m_ray.training.cluster import check_shared, present_nodes
 from yt8m_ray.training.follow import follow
 from yt8m_ray.training.history import History, read_history
-from yt8m_ray.training.inputs import check_loss, check_vocabulary, splits_of
+from yt8m_ray.training.inputs import prepare_inputs, splits_of
 from yt8m_ray.training.outcome import MLFLOW_STATUS
 from yt8m_ray.training.run_folder import RunRecord, Status, locked, run_path, with_absolute_paths
 from yt8m_ray.training.sender import RunFacts, Sender
-from yt8m_ray.training.teaching import check_paths
 from yt8m_ray.tuning.capacity import Capacity, plan_trials
 from yt8m_ray.tuning.costs import measure_costs
 from yt8m_ray.tuning.progress import headline, live_table
@@ -104,9 +103,7 @@ def _check(config: TuneConfig) -> Path:
     shards = splits_of(config.data)
     if "validation" not in shards:
         raise ConfigError("data.validation: trials are compared by it; give some shards, or data.folds")
-    check_vocabulary(config)
-    check_paths(config, shards["train"])
-    check_loss(config)
+    prepare_inputs(config, shards)
     folder = run_path(config)
     has_study = (folder / STUDY_FILE).exists()
     if config.run.resume == "never" and has_study:

@@ -38,7 +38,7 @@ def read(path: str, folder: Path | None, *, shard: int = 0, skip: np.ndarray = N
 
 
 def assert_same(found: Block, expected: Block) -> None:
-    for name in ("shards", "records", "video_ids", "num_frames", "frames", "num_labels", "labels"):
+    for name in ("shards", "records", "video_ids", "num_frames", "frames", "num_labels", "labels", "is_labelled"):
         np.testing.assert_array_equal(getattr(found.videos, name), getattr(expected.videos, name))
     assert (found.rejections, found.ends) == (expected.rejections, expected.ends)
 
@@ -97,7 +97,7 @@ def test_a_shard_that_changed_is_read_again(tmp_path: Path) -> None:
 
 def test_other_options_have_entries_of_their_own(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tfrecord", 5)
-    read(path, tmp_path / "cache", labelled=False)
+    read(path, tmp_path / "cache", labels="ignored")
 
     assert len(read(path, tmp_path / "cache").videos.labels) == 5
 

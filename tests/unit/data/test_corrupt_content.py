@@ -51,9 +51,9 @@ def text(value: bytes) -> bytes:
 DEFAULT = VideoRow("v", np.repeat(np.array([[7, 9]], np.uint8), (8, 3), axis=1).repeat(2, axis=0), np.array([3]))
 
 
-def row(*, name: str = "v", num_frames: int = 2, class_ids: tuple[int, ...] = (3,)) -> VideoRow:
+def row(*, name: str = "v", num_frames: int = 2, class_ids: tuple[int, ...] | None = (3,)) -> VideoRow:
     frames = np.resize(DEFAULT.frames, (num_frames, SPEC.dim))
-    return VideoRow(name, frames, np.array(class_ids, np.int32))
+    return VideoRow(name, frames, None if class_ids is None else np.array(class_ids, np.int32))
 
 
 def of(num_frames: int) -> dict[str, Any]:
@@ -78,7 +78,8 @@ CONTENT: dict[str, tuple[bytes, VideoRow | str]] = {
     "frames of another size": (video(rgb=np.zeros((2, 7), np.uint8)), "parse: rgb: expected 8 bytes a frame, found 7"),
     "a frame of another size": (video(rgb=[[bytes(8)], [bytes(9)]]), "parse: rgb: expected 8 bytes a frame, found 9"),
     "two values in a frame": (video(rgb=[[bytes(8)] * 2] * 2), "parse: rgb: expected one byte string a frame, found 2"),
-    "labels missing": (video({"labels": None}), row(class_ids=())),
+    "labels missing": (video({"labels": None}), row(class_ids=None)),
+    "labels of no kind": (video({"labels": None}) + entry(b"labels", b""), row(class_ids=None)),
     "labels empty": (video(labels()), row(class_ids=())),
     "labels duplicate": (video(labels(4, 4, 9, 4)), row(class_ids=(4, 9))),
     "labels unsorted": (video(labels(49, 0, 20)), row(class_ids=(0, 20, 49))),
@@ -115,7 +116,7 @@ CONTENT: dict[str, tuple[bytes, VideoRow | str]] = {
         row(),
     ),
     "unknown features": (video({"x": [b"1", b""], "y": np.ones(2, np.float32), "z": np.array([-1])}, w=[]), row()),
-    "another message's bytes": (b"\x08\x96\x01", "parse: rgb: no such list of frames; the record's lists: none"),
+    "another message's bytes": (b"\x08\x96\x01", "parse: rgb: no such list of frames; found no feature"),
     "a length beyond the record": (video()[:-1], "parse: "),
     "a context beyond the record": (b"\x0a\x7f" + video()[2:], "parse: "),
     "text": (b"id,labels,mean_rgb", "parse: "),

@@ -68,9 +68,11 @@ def test_labels_are_sorted_and_each_once() -> None:
     assert row.labels.tolist() == [0, 2, 5, 99] and row.labels.dtype == np.int32
 
 
-@pytest.mark.parametrize("labels", [None, np.array([], np.int64)], ids=["missing", "empty"])
-def test_a_video_may_have_no_labels(labels: Any) -> None:
-    assert to_row(frame_fields(labels=labels), FRAME_SPEC).labels.shape == (0,)
+def test_no_list_of_labels_and_an_empty_one_are_two_things() -> None:
+    unknown, empty = (to_row(frame_fields(labels=values), FRAME_SPEC) for values in (None, np.array([], np.int64)))
+
+    assert unknown.labels is None
+    assert empty.labels is not None and empty.labels.shape == (0,)
 
 
 @pytest.mark.parametrize("class_id", [100, 4000, -1, 2**62, -(2**63)])
@@ -111,7 +113,7 @@ def test_features_with_different_numbers_of_frames_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"rgb": None}, "rgb: no such list of frames; the record's lists: audio"),
+        ({"rgb": None}, "rgb: no such list of frames; found audio (2 bytes a frame)"),
         ({"rgb": frames_of(4, 5)}, "rgb: expected 6 bytes a frame, found 5"),
         ({"rgb": [[bytes(6)], [bytes(7)]]}, "rgb: expected 6 bytes a frame, found 7 in frame 1"),
         (
@@ -136,7 +138,52 @@ def test_a_video_that_lacks_something_is_refused(changes: dict[str, Any], reason
 
 
 def test_a_video_level_record_has_no_frames_to_read() -> None:
-    assert refusal(video_fields(), FRAME_SPEC).reason == "rgb: no such list of frames; the record's lists: none"
+    assert refusal(video_fields(), FRAME_SPEC).reason == (
+        "rgb: no such list of frames; found mean_audio (2 float32 values), mean_rgb (6 float32 values), "
+        "features of the video level"
+    )
+
+
+def test_a_record_of_mediapipe_is_named_for_what_it_is() -> None:
+    steps: list[Any] = [np.zeros(6, np.float32)] * 2
+    fields = Fields({"clip/data_id": [b"x.mp4"]}, {"RGB/feature/floats": steps, "RGB/feature/timestamp": steps})
+
+    for spec, missing in (
+        (FRAME_SPEC, "rgb: no such list of frames"),
+        (VIDEO_SPEC, "mean_rgb: no such feature, and no list rgb of frames to average"),
+    ):
+        assert refusal(fields, spec).reason == (
+            f"{missing}; found RGB/feature/floats, RGB/feature/timestamp, clip/data_id (1 byte strings of 5 bytes): a "
+            "MediaSequence of MediaPipe, which is read once it is converted to the lists rgb and audio of one byte "
+            "string a frame"
+        )
+
+
+def test_of_many_features_the_first_are_named() -> None:
+    fields = Fields({f"x{number}": [b""] for number in range(20)}, {})
+
+    reason = refusal(fields, FRAME_SPEC).reason
+
+    assert "x1 (1 byte strings of 0 bytes)" in reason and reason.endswith(" and 12 more")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("name", "index"), [("mean_rgb", 0), ("mean_rgb", 5), ("mean_audio", 1)])
+def test_a_value_that_is_not_finite_is_refused(name: str, index: int, value: float) -> None:
+    fields = video_fields()
+    values = fields.context[name] = np.array(fields.context[name])
+    values[index] = value
+
+    error = refusal(fields, VIDEO_SPEC)
+
+    assert error.reason == f"{name}: value {index} of {len(values)} is {value}, not a finite number"
+    assert error.cause == "value"
+
+
+def test_the_largest_finite_numbers_are_read() -> None:
+    values = np.array([3.4e38, -3.4e38, 1e-45, 0, -0.0, 1], np.float32)
+
+    assert to_row(video_fields(mean_rgb=values), VIDEO_SPEC).frames[0, :6].tolist() == values.tolist()
 
 
 @pytest.mark.parametrize("key", ["id", "video_id"])
@@ -181,7 +228,8 @@ def test_missing_means_are_those_of_the_dequantized_frames() -> None:
         ({"mean_rgb": [bytes(24)]}, "mean_rgb: expected 6 float32 values, found 1 byte strings of 24 bytes"),
         (
             {"mean_rgb": None},
-            "mean_rgb: no such feature, and no frames rgb to average; the record has: id, labels, mean_audio",
+            "mean_rgb: no such feature, and no list rgb of frames to average; found mean_audio (2 float32 values), "
+            "features of the video level",
         ),
     ],
 )

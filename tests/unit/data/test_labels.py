@@ -63,3 +63,14 @@ def test_bad_records_are_told_and_left_out(tmp_path: Path) -> None:
     found = labels_of(path, errors.append, num_classes=40)
     assert [(error.record, error.cause) for error in errors] == [(1, "crc"), (2, "label")]
     assert list(found) == [name for index, name in enumerate(EXPECTED) if index not in (1, 2)]
+
+
+def test_videos_without_a_list_of_labels_are_counted_and_left_out(tmp_path: Path) -> None:
+    unlabelled = encode_example({"id": [b"none"], "segment_labels": np.array([3])})
+    odd = encode_example({"id": ["ä".encode()]})  # read one by one, as ids that are no ASCII are
+    empty = encode_example({"id": [b"empty"], "labels": np.array([], np.int64)})
+    write_records(str(tmp_path / "s.tfrecord"), [unlabelled, empty, odd, unlabelled])
+
+    (block,) = read_labels(str(tmp_path / "s.tfrecord"), num_classes=50)
+
+    assert (block.video_ids, block.num_labels.tolist(), block.num_unlabelled) == (["empty"], [0], 3)

@@ -17,6 +17,7 @@ def clip(name: str, num_frames: int, labels: list[int]) -> VideoRow:
 
 
 CLIPS = [clip("a", 4, [0, 5]), clip("b", 1, []), clip("ü", 0, [2]), clip("d", 2, [1, 2, 3])]
+UNKNOWN = [VideoRow(row.video_id, row.frames, None) for row in CLIPS]
 REJECTIONS = [Rejection(0, 7, "crc", "s: record 7"), Rejection(0, 2, "label", "s: record 2")]
 
 
@@ -66,6 +67,18 @@ def test_a_slice_of_a_table_is_read_at_its_offset(start: int) -> None:
 
     assert_holds(block.videos, CLIPS[start : start + 3])
     assert len(block.rejections) == max(0, start - 1)
+
+
+def test_a_table_tells_no_labels_from_an_empty_list_of_them() -> None:
+    rows = [CLIPS[0], UNKNOWN[1], CLIPS[1], UNKNOWN[3], CLIPS[3]]
+    table = pa.concat_tables([table_of(rows[:3], rejections=1), table_of(rows[3:], is_last=True)])
+
+    videos = from_table(table.slice(1), FRAMES).videos
+
+    assert videos.is_labelled.tolist() == [False, True, False, True]
+    assert videos.num_labels.tolist() == [0, 0, 0, 3]
+    assert videos.labels.tolist() == [1, 2, 3]
+    assert videos.select(np.array([3, 0])).is_labelled.tolist() == [True, False]
 
 
 def test_an_empty_table_holds_no_video() -> None:

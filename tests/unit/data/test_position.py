@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from yt8m_ray.data.errors import UNLABELLED
 from yt8m_ray.data.packed import Rejection, ShardEnd
 from yt8m_ray.data.position import AccountingError, Position, epoch_order
 
@@ -92,6 +93,25 @@ def test_arrays_hold_everything() -> None:
     assert again.records(0).tolist() == [0]
     assert again.num_records == {0: 1, 7: 40}
     assert again.rejected == {"label": 1}
+
+
+def test_a_checkpoint_of_a_version_that_knew_fewer_causes_is_read() -> None:
+    position = Position()
+    position.add_remarks([Rejection(0, 3, "label", ""), Rejection(0, 4, "crc", "")], [])
+    arrays = position.to_arrays()
+
+    again = Position.from_arrays({**arrays, "rejected": arrays["rejected"][:4]})
+
+    assert again.rejected == {"label": 1, "crc": 1}
+
+
+def test_a_video_without_labels_is_done_and_counted_by_itself() -> None:
+    position = Position()
+    position.add(np.array([0]), np.array([0]))
+    position.add_remarks([Rejection(0, 1, UNLABELLED, "")], [ShardEnd(0, 2)])
+
+    position.check_complete(["a"])
+    assert Position.from_arrays(position.to_arrays()).rejected == {UNLABELLED: 1}
 
 
 def test_epochs_have_orders_of_their_own_that_the_seed_repeats() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yt8m_ray.data.errors import CorruptRecordError
+from yt8m_ray.data.errors import UNLABELLED, CorruptRecordError
 from yt8m_ray.data.example import Values, decode_record, encode_example, encode_sequence_example
 from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
 from yt8m_ray.data.packed import Block, PackedVideos
@@ -104,11 +104,71 @@ def test_records_to_skip_are_not_looked_at(tmp_path: Path) -> None:
 def test_labels_of_another_vocabulary_do_not_matter_where_none_are_read(tmp_path: Path) -> None:
     path = shard_of(tmp_path, [clip("v", 1, [99])])
 
-    ((_, row),) = read_rows(path, FRAMES, ReadOptions(labelled=False))
+    ((_, row),) = read_rows(path, FRAMES, ReadOptions(labels="ignored"))
 
-    assert row.video_id == "v" and not len(row.labels)
+    assert row.video_id == "v" and row.labels is None
     with pytest.raises(CorruptRecordError, match="class id 99 is out of range"):
         list(read_rows(path, FRAMES))
+
+
+def not_finite(name: str, value: float = np.nan) -> bytes:
+    means = {"mean_rgb": np.ones(8, np.float32), "mean_audio": np.array([1, value, 2], np.float32)}
+    return encode_example({**context(name, [1]), **means})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_stops_with_its_place(tmp_path: Path, value: float) -> None:
+    path = shard_of(tmp_path, [mean("x", [1]), not_finite("bad", value)])
+
+    with pytest.raises(CorruptRecordError) as caught:
+        list(read_blocks(path, MEANS))
+
+    place = f"{path}: record 1 at byte {16 + len(mean('x', [1]))}"
+    assert str(caught.value) == f"{place}: mean_audio: value 1 of 3 is {value}, not a finite number"
+    assert caught.value.cause == "value"
+
+
+def test_a_value_that_is_not_finite_costs_its_record_alone(tmp_path: Path) -> None:
+    path = shard_of(tmp_path, [mean("x", [1]), not_finite("bad"), mean("yy", [2])])
+
+    (block,) = read_blocks(path, MEANS, SKIP)
+
+    assert block.videos.video_ids.tolist() == ["x", "yy"]
+    assert [(rejection.record, rejection.cause) for rejection in block.rejections] == [(1, "value")]
+
+
+def unlabelled(name: str, **more: Values) -> bytes:
+    means: dict[str, Values] = {key: np.ones(size, np.float32) for key, size in MEANS.sizes.items()}
+    return encode_example({"id": [name.encode()], **means, **more})
+
+
+def test_no_labels_and_an_empty_list_of_them_are_two_things(tmp_path: Path) -> None:
+    path = shard_of(tmp_path, [mean("x", [1]), unlabelled("none"), mean("empty", []), mean("yy", [2, 5])])
+
+    (block,) = read_blocks(path, MEANS)
+
+    assert block.videos.is_labelled.tolist() == [True, False, True, True]
+    assert block.videos.num_labels.tolist() == [1, 0, 0, 2]
+    assert block.videos.labels.tolist() == [1, 2, 5]
+
+
+def test_where_labels_are_required_a_video_without_them_is_left_out_and_no_error(tmp_path: Path) -> None:
+    rated = unlabelled("rated", segment_labels=np.array([3]), segment_scores=np.ones(1, np.float32))
+    path = shard_of(tmp_path, [mean("x", [1]), unlabelled("none"), mean("empty", []), rated])
+
+    (block,) = read_blocks(path, MEANS, ReadOptions(labels="required"), shard=4)
+
+    assert block.videos.video_ids.tolist() == ["x", "empty"]
+    assert [(each.shard, each.record, each.cause) for each in block.rejections] == [
+        (4, 1, UNLABELLED),
+        (4, 3, UNLABELLED),
+    ]
+    assert block.rejections[0].message.startswith(f"{path}: record 1 at byte ")
+    assert [each.message.partition(": the ")[2] for each in block.rejections] == [
+        "video has no labels",
+        "video has no labels, only ratings of its segments (segment_labels)",
+    ]
+    assert block.ends[0].num_records == 4 and block.ends[0].message is None
 
 
 def test_rows_are_read_up_to_the_record_that_is_named_in_the_error(tmp_path: Path) -> None:

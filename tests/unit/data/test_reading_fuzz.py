@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.messages import SPECS, Messages, assert_read_as_decoded, decode_slowly
-from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.data.features import FeatureSpec, LabelPolicy
 from yt8m_ray.data.pack import DONE, UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
 from yt8m_ray.data.reader import ReadOptions
 from yt8m_ray.schema import ID_KEYS, LABELS_KEY
 
+POLICIES = get_args(LabelPolicy)
 ROOT = Path(__file__).resolve().parents[3]
 IS_SOAK = os.environ.get("YT8M_SOAK") == "1"
 NUM_SHARDS, NUM_RECORDS = (2000 if IS_SOAK else 40), 50
@@ -34,19 +36,19 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_record_is_read_as_its_decoder_reads_it(path: Path, spec: FeatureSpec) -> None:
     for seed in range(NUM_SHARDS):
         random = Random(seed)
-        labelled = random.random() < 0.7
-        options = ReadOptions(labelled=labelled, on_corrupt="skip", block_bytes=random.choice((1, 100, 1 << 20)))
+        labels: LabelPolicy = random.choice(POLICIES)
+        options = ReadOptions(labels=labels, on_corrupt="skip", block_bytes=random.choice((1, 100, 1 << 20)))
         payloads = [Messages(random, spec).record() for _ in range(NUM_RECORDS)]
-        decode = functools.partial(decode_slowly, spec=spec, labelled=labelled)
+        decode = functools.partial(decode_slowly, spec=spec, labels=labels)
         assert_read_as_decoded(path, payloads, spec, options, decode)
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from(SPECS))
 def test_no_record_that_hypothesis_makes_is_read_otherwise(path: Path, random: Random, spec: FeatureSpec) -> None:
-    labelled = random.random() < 0.7
+    labels: LabelPolicy = random.choice(POLICIES)
     payload = Messages(random, spec).record()
-    decode = functools.partial(decode_slowly, spec=spec, labelled=labelled)
-    assert_read_as_decoded(path, [payload], spec, ReadOptions(labelled=labelled, on_corrupt="skip"), decode)
+    decode = functools.partial(decode_slowly, spec=spec, labels=labels)
+    assert_read_as_decoded(path, [payload], spec, ReadOptions(labels=labels, on_corrupt="skip"), decode)
 
 
 def pack(data: bytes, start: int, end: int, spec: FeatureSpec, *, num_rows: int, num_labels: int) -> tuple[object, ...]:
@@ -57,7 +59,7 @@ def pack(data: bytes, start: int, end: int, spec: FeatureSpec, *, num_rows: int,
         (np.cumsum([0, *spec.sizes.values()]) * size).tolist(),
         max_frames=spec.max_frames,
         num_classes=spec.num_classes,
-        labelled=True,
+        labels="optional",
         video_level=spec.is_video_level,
     )
     frames = np.zeros((num_rows, spec.dim * size), np.uint8)

@@ -74,6 +74,7 @@ def videos_of(*places: tuple[int, int]) -> PackedVideos:
         frames=np.zeros((count, 2), np.float32),
         num_labels=np.zeros(count, np.int64),
         labels=np.empty(0, np.int32),
+        is_labelled=np.ones(count, bool),
     )
 
 
@@ -125,6 +126,30 @@ def test_a_record_without_labels_is_named(tmp_path: Path, record: int) -> None:
         ValueError, match=rf"b.tfrecord: record {record}: expected labels of video 'b{record}', found n"
     ):
         labels.lookup(videos_of((0, 3), (1, record)))
+
+
+@pytest.mark.parametrize(
+    ("label_format", "score"),
+    [("dense", np.nan), ("dense", np.inf), ("dense", -0.25), ("dense", 1.0009765625), ("top", np.inf)],
+)
+def test_a_score_that_is_none_is_named_with_its_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label_format: Literal["top", "dense"], score: float
+) -> None:
+    spoilt = SCORES["b"].copy()
+    spoilt[7, 3] = score
+    monkeypatch.setitem(SCORES, "b", spoilt)
+    labels = SoftLabels(write(tmp_path / "soft", label_format), SHARDS, NUM_CLASSES)
+
+    assert len(labels.lookup(videos_of((0, 7), (1, 6)))) == 2
+    with pytest.raises(ValueError, match=rf"soft/b\.arrow: video 'b7': expected scores in 0 to 1, found {score:g}"):
+        labels.lookup(videos_of((0, 7), (1, 6), (1, 7)))
+
+
+@pytest.mark.parametrize("score", [0.0, -0.0, 1.0, 6e-8])
+def test_the_bounds_of_scores_are_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float) -> None:
+    monkeypatch.setitem(SCORES, "b", np.full_like(SCORES["b"], score))
+    found = SoftLabels(write(tmp_path / "soft", "dense"), SHARDS, NUM_CLASSES).lookup(videos_of((1, 7)))
+    assert found.unique().tolist() == [float(np.float16(score))]
 
 
 def test_a_shard_without_labels_is_named(tmp_path: Path) -> None:
@@ -241,3 +266,11 @@ def test_classes_that_do_not_exist_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"b\.arrow: expected class ids below 40, found 40"):
         SoftLabels(folder, SHARDS, NUM_CLASSES).lookup(videos_of((1, 3)))
+
+
+@pytest.mark.parametrize("labels", [None, np.empty(0, np.int32)], ids=["unknown", "of no class"])
+def test_a_published_record_tells_no_labels_from_an_empty_list(labels: np.ndarray | None) -> None:
+    spec = FeatureSpec({"rgb": 8}, num_classes=NUM_CLASSES)
+    payload = encode_published("abc", np.zeros((1, 8), np.uint8), labels, np.zeros(NUM_CLASSES, np.float32), spec=spec)
+
+    assert ("labels" in decode_record(payload).context) == (labels is not None)

@@ -18,10 +18,10 @@ from yt8m_ray.data.tfrecord import write_records
 SIZES = {"mean_rgb": 4}
 
 
-def video(video_id: str, *labels: int, key: str = "id", size: int = 4) -> bytes:
-    return encode_example(
-        {key: [video_id.encode()], "labels": np.array(labels, np.int64), "mean_rgb": np.ones(size, np.float32)}
-    )
+def video(video_id: str, *class_ids: int, key: str = "id", size: int = 4, labels: str | None = "labels") -> bytes:
+    """A video whose labels have the given key, or none where that is None."""
+    known = {} if labels is None else {labels: np.array(class_ids, np.int64)}
+    return encode_example({key: [video_id.encode()], **known, "mean_rgb": np.ones(size, np.float32)})
 
 
 def summarise(tmp_path: Path, *shards: list[bytes], num_classes: int = 3862) -> Summary:
@@ -52,7 +52,10 @@ def test_the_document_adds_the_shards_up(tmp_path: Path) -> None:
     assert (document["level"], document["frames_per_video"]) == ("video", None)
     assert document["labels_per_video"] == {"min": 1, "mean": 2.0, "max": 3}
     assert document["id_keys"] == {"id": 3, "video_id": 0}
-    assert (document["failures"], document["rejected"]) == ([], {"crc": 0, "length": 0, "parse": 0, "label": 0})
+    assert (document["failures"], document["rejected"]) == (
+        [],
+        dict.fromkeys(("crc", "length", "parse", "label", "value"), 0),
+    )
 
 
 def test_failures_name_the_shard_its_causes_and_the_first_fault(tmp_path: Path) -> None:
@@ -109,7 +112,8 @@ def test_shards_may_be_added_in_any_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("records", "warning"),
     [
-        ([video("a", 1), video("b")], "videos without a label among labelled ones"),
+        ([video("a", 1), video("b", labels=None)], "videos without labels among labelled ones"),
+        ([video("a", 1), video("b")], "videos whose list of labels is empty"),
         (
             [video("a", 1), video("b", 1, key="video_id")],
             "ids have several keys: id in 1 records, video_id in 1 records",
@@ -125,7 +129,7 @@ def test_what_may_not_be_meant_is_a_warning(tmp_path: Path, records: list[bytes]
 
 
 def test_a_test_set_without_labels_is_no_warning(tmp_path: Path) -> None:
-    summary = summarise(tmp_path, [video("a"), video("b")])
+    summary = summarise(tmp_path, [video("a", labels=None), video("b", labels=None)])
 
     assert warnings_of(summary) == []
     assert summary.document()["num_unlabelled"] == 2

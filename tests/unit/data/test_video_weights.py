@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +54,13 @@ def test_a_file_of_other_columns_or_of_another_kind_is_refused(tmp_path: Path) -
     (tmp_path / "w.csv").write_text("video_id,weight\na,1\n")
     with pytest.raises(ValueError, match=r"w.csv: no Parquet file of weights"):
         VideoWeights.load(tmp_path / "w.csv")
+
+
+@pytest.mark.parametrize("row", [{"video_id": None, "weight": 1.0}, {"video_id": "b", "weight": None}])
+def test_a_row_without_an_id_or_a_weight_is_refused(tmp_path: Path, row: dict[str, Any]) -> None:
+    pq.write_table(pa.Table.from_pylist([{"video_id": "a", "weight": 1.0}, row]), tmp_path / "w.parquet")
+    with pytest.raises(ValueError, match=r"w.parquet: expected an id and a weight in each row, found one without"):
+        VideoWeights.load(tmp_path / "w.parquet")
 
 
 def test_boosting_is_the_published_rule() -> None:

@@ -182,7 +182,7 @@ def test_a_member_that_answers_nan_is_named_with_the_video() -> None:
     logits, labels = answers(5)
     logits[1][3, 7] = torch.nan
 
-    with pytest.raises(ValueError, match="member 1: answers NaN for video 'v0003'"):
+    with pytest.raises(ValueError, match="the model's scores of video 'v0003' are NaN"):
         scores_of(logits, labels, top_k=20)
 
 

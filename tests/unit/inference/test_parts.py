@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from collections import Counter
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def test_parts_become_a_file_in_the_order_of_the_shards(tmp_path: Path) -> None:
     assert (tmp_path / "p.csv").read_text().splitlines()[1:] == rows
     assert again.counts == {"num_videos": 3, "crc": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
+
+
+def test_parts_of_a_packed_file_are_packed_when_they_are_joined(tmp_path: Path) -> None:
+    parts = PredictionParts(str(tmp_path / "p.csv.gz"), model_version="v1", shards=SHARDS, top_k=1)
+    predict(parts, 0, 2, 1)
+
+    parts.join()
+
+    rows = "".join(f"video{shard},7 0.5\n" for shard in range(3))
+    assert gzip.decompress((tmp_path / "p.csv.gz").read_bytes()).decode() == "VideoId,LabelConfidencePairs\n" + rows
+    assert [path.name for path in tmp_path.iterdir()] == ["p.csv.gz"]
 
 
 def test_a_line_that_a_kill_cut_short_costs_its_shard_alone(tmp_path: Path) -> None:

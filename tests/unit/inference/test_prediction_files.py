@@ -29,6 +29,7 @@ GOOD = '{"video_id": "a", "class_indexes": [1], "predictions": [0.5]}\n'
         ('{"video_id": "b", "class_indexes": [1.5], "predictions": [0.5]}', "expected integers in class_indexes .*"),
         ('{"video_id": "b", "class_indexes": [1], "predictions": ["0.5"]}', "expected integers .* and numbers in .*"),
         ('{"video_id": "b", "class_indexes": [1], "predictions": [NaN]}', "score nan: expected a number from 0 on"),
+        (r'{"video_id": "\ud800", "class_indexes": [1], "predictions": [1]}', "video_id .*: half of a character .*"),
         ('{"video_id": "b", "class_indexes": [1, 1], "predictions": [0, 1]}', "class 1 is there twice"),
     ],
 )

@@ -209,6 +209,15 @@ def test_a_row_or_a_number_that_does_not_fit_is_named(registered: tuple[Path, st
         model.predict(table)
 
 
+def test_a_row_whose_scores_are_nan_is_named(write_tiny_bundle: Write, tmp_path: Path) -> None:
+    data = {"features": {"mean_rgb": 8}, "normalize": "none"}
+    save_pyfunc_model(write_tiny_bundle(data=data, model={"name": "moe"}), tmp_path / "model")
+    rows = [{"mean_rgb": [value] * 8} for value in (1.0, 3e38, 1.0)]
+
+    with pytest.raises(MlflowException, match="row 1: the model's scores of it are NaN; its features are too large"):
+        mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(pd.DataFrame(rows))
+
+
 @pytest.mark.soak  # a new process that imports torch and MLflow
 def test_the_model_loads_where_the_package_is_not_installed(
     write_tiny_bundle: Write, tmp_path: Path, table: pd.DataFrame

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from yt8m_ray.inference.file_content import FileContent
 from yt8m_ray.inference.mapped_lines import MappedLines
 from yt8m_ray.inference.prediction_rows import MOST_CLASSES, PredictionRows, RowBuffer
 from yt8m_ray.inference.row_text import DONE, LineWriter, buffer_arrays, read_lines, write_lines
@@ -21,7 +22,7 @@ from yt8m_ray.inference.row_text import DONE, LineWriter, buffer_arrays, read_li
 def read(path: Path, content: bytes, *, is_scored: bool = True) -> PredictionRows:
     path.write_bytes(content)
     buffer = RowBuffer()
-    lines = MappedLines(str(path), is_scored=is_scored, is_header=lambda _: False)
+    lines = MappedLines(FileContent(str(path)), is_scored=is_scored, is_header=lambda _: False)
     while lines.read(buffer, 1000):
         pass
     return buffer.rows()
@@ -189,7 +190,7 @@ def test_a_line_that_is_none_is_told_with_its_place(tmp_path: Path, line: bytes,
 def test_flags_are_as_before_after_a_bad_line(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_bytes(b"a,1 0.5 2 x\nb,1 0.5 2 0.25\n")
-    lines = MappedLines(str(path), is_scored=True, is_header=lambda _: False)
+    lines = MappedLines(FileContent(str(path)), is_scored=True, is_header=lambda _: False)
     with pytest.raises(ValueError, match="line 1"):
         lines.read(RowBuffer(), 10)
     buffer = RowBuffer()

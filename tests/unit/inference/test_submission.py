@@ -71,6 +71,6 @@ def test_an_id_that_the_csv_cannot_carry_is_refused(tmp_path: pathlib.Path, vide
 
 
 def test_an_unknown_suffix_is_refused_before_anything_is_written(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match=r"\.csv or \.parquet"):
+    with pytest.raises(ValueError, match=r"\.csv, \.csv\.gz or \.parquet"):
         SubmissionWriter(str(tmp_path / "predictions.json"))
     assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,8 @@ import pytest
 
 from tests.shards import ROWS, SHARD
 from yt8m_ray.config.document import ConfigError
+from yt8m_ray.data.example import encode_example
+from yt8m_ray.data.tfrecord import frame_record
 from yt8m_ray.inference.merge import merge_predictions
 from yt8m_ray.inference.truth import read_truth, write_truth
 from yt8m_ray.metrics import build_metric
@@ -101,6 +103,22 @@ def test_a_truth_of_other_videos_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "o.csv").exists()
 
 
+def test_a_truth_without_a_label_scores_nothing(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("v0,3 0.5\nv1,3 0.5\n")
+    (tmp_path / "t.csv").write_text("v0,\nv1,\n")
+    with pytest.raises(ValueError, match="--score: none of its 2 videos has a label; nothing can be scored"):
+        merge_predictions([str(tmp_path / "p.csv")], truth=str(tmp_path / "t.csv"))
+
+
+def test_videos_of_the_truth_without_a_label_are_counted_in_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "p.csv").write_text("v0,3 0.5\nv1,3 0.5\n")
+    (tmp_path / "t.csv").write_text("v0,3\nv1,\n")
+    assert merge_predictions([str(tmp_path / "p.csv")], truth=str(tmp_path / "t.csv"))["hit_at_1"] == 0.5
+    assert "1 of 2 videos of the truth list no label, and count as such" in caplog.text
+
+
 def test_a_merge_is_scored_before_its_scores_are_rounded(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("a,1 0.1234561\nb,2 0.1234562\n")
     (tmp_path / "t.csv").write_text("a,5\nb,2\n")
@@ -148,6 +166,27 @@ def test_the_truth_of_shards_is_their_labels_in_their_order(tmp_path: Path, has_
     lines = [f"{row.video_id},{' '.join(map(str, row.labels.tolist()))}\n" for row in ROWS]
     assert path.read_text() == "".join(["VideoId,Labels\n"][:has_header] + lines)
     assert count == len(ROWS) == len(read_truth(str(path)))
+
+
+def video(name: str, labels: list[int] | None) -> bytes:
+    known = {} if labels is None else {"labels": np.array(labels, np.int64)}
+    return frame_record(encode_example({"id": [name.encode()], **known}))
+
+
+def test_the_truth_of_a_video_without_labels_is_not_that_it_has_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "s.tfrecord").write_bytes(video("a", [3]) + video("b", None) + video("c", []))
+    assert write_truth([str(tmp_path / "s.tfrecord")], str(tmp_path / "t.csv"), num_classes=50) == 2
+    assert (tmp_path / "t.csv").read_text() == "a,3\nc,\n"
+    assert "1 of 3 videos have no labels and are left out" in caplog.text
+
+
+def test_shards_without_labels_have_no_truth(tmp_path: Path) -> None:
+    (tmp_path / "s.tfrecord").write_bytes(video("a", None) + video("b", None))
+    with pytest.raises(ValueError, match="shards: none of the 2 videos has labels"):
+        write_truth([str(tmp_path / "s.tfrecord")], str(tmp_path / "t.csv"), num_classes=50)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.tfrecord"]
 
 
 def test_after_a_bad_record_no_truth_stays(tmp_path: Path) -> None:

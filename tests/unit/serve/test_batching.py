@@ -8,12 +8,13 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from serve.batching import Answer, Batcher, Pace
-from serve.errors import OverloadedError
+from serve.errors import OverloadedError, RequestError
 from serve.schemas import Limits
 from yt8m_ray.data.features import VideoRow
 
@@ -89,6 +90,30 @@ def test_what_comes_while_the_model_is_busy_is_the_next_batch() -> None:
 
     assert run(test) == [1, 3]
     assert model.batches == [["0"], ["1", "2", "3"]]
+
+
+class PickyModel(GatedModel):
+    """Refuses the video 1."""
+
+    def best_classes(self, rows: Sequence[VideoRow], top_k: int) -> list[Any]:
+        best = super().best_classes(rows, top_k)
+        return [RequestError(422, "no") if row.video_id == "1" else each for row, each in zip(rows, best, strict=True)]
+
+
+def test_a_video_that_the_model_refuses_costs_no_other_of_its_batch() -> None:
+    model = PickyModel(is_open=False)
+
+    async def test(batcher: Batcher) -> None:
+        first = batcher.ask(model, rows(0), 1)
+        await begin(model)
+        futures = batcher.ask(model, rows(1, 2), 1)
+        model.gate.set()
+        refusal, answer = await asyncio.gather(*futures, return_exceptions=True)
+        assert isinstance(refusal, RequestError) and refusal.status == 422
+        assert isinstance(answer, Answer) and answer.class_ids == [2]
+        await asyncio.gather(*first)
+
+    assert run(test) == [1, 2]
 
 
 def test_signals_do_not_pile_up_while_the_model_never_rests() -> None:

@@ -45,6 +45,20 @@ def test_a_bundle_is_loaded_and_answers(write_tiny_bundle: Callable[..., Path]) 
     assert class_ids == best.class_ids[0].tolist() and scores == best.scores[0].tolist()
 
 
+def test_a_row_whose_scores_are_nan_is_refused_and_no_other(save_tiny_checkpoint: Callable[..., Path]) -> None:
+    data = {"features": {"mean_rgb": 8}, "normalize": "none"}
+    model = HostedModel.load(str(save_tiny_checkpoint(data=data, model={"name": "moe"})))
+    sound, huge = (VideoRow("v", np.full((1, 8), value, np.float32), None) for value in (1.0, 3e38))
+
+    first, second, third, fourth = model.best_classes([huge, sound, huge, sound], 4)
+
+    assert second == fourth == model.best_classes([sound], 4)[0]
+    for refusal in (first, third):
+        assert isinstance(refusal, RequestError) and refusal.status == 422
+        assert "scores of this video are NaN" in refusal.message
+    assert all(isinstance(each, RequestError) for each in model.best_classes([huge], 4))
+
+
 def test_altered_weights_are_refused_by_the_golden_answers_though_their_hash_is_right(
     write_tiny_bundle: Callable[..., Path],
 ) -> None:

@@ -1,0 +1,26 @@
+"""Whether float32 values are finite numbers, by their bits: a compiled loop over unaligned bytes of a shard."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from yt8m_ray.compiled import IS_COMPILED, compiled, load_word
+
+_EXPONENTS = np.uint64(0x7F8000007F800000)
+_LOWEST_OF_EXPONENTS = np.uint64(0x0080000000800000)
+_SIGNS = np.uint64(0x8000000080000000)
+"""Bits of the two float32 values in a word."""
+
+
+@compiled
+def are_finite(data: np.ndarray, start: int, end: int) -> bool:
+    """Returns whether the float32 values in `data[start:end]`, aligned or not, are finite numbers."""
+    carries = np.uint64(0)
+    num_words = (end - start) // 8 if IS_COMPILED else 0
+    for word in range(num_words):
+        # An exponent of ones, which infinities and NaN have, carries into the place of the sign.
+        carries |= (load_word(data, start + 8 * word) & _EXPONENTS) + _LOWEST_OF_EXPONENTS
+    for position in range(start + 8 * num_words, end, 4):
+        if data[position + 3] & 0x7F == 0x7F and data[position + 2] >= 0x80:
+            return False
+    return bool(carries & _SIGNS == 0)

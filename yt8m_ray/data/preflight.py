@@ -1,0 +1,67 @@
+"""The first records of a split, read before anything starts: what does not fit a model is found in seconds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from yt8m_ray.data.errors import CorruptRecordError, RecordError
+from yt8m_ray.data.example import decode_record
+from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
+from yt8m_ray.data.reader import ReadOptions
+from yt8m_ray.data.tfrecord import open_shard, read_payloads
+from yt8m_ray.data.unlabelled import unlabelled_message
+
+MOST_SHARDS = 8
+MOST_RECORDS = 64
+"""How many records of a shard are looked at where the first ones do not decide."""
+
+
+def check_first_videos(shards: Sequence[str], spec: FeatureSpec, options: ReadOptions, *, key: str) -> None:
+    """Checks that the shards hold a video that fits `spec`, with labels where they are required.
+
+    One record is read as a rule. More are, of shards spread over the list, where bad ones are skipped or labels are
+    missing: some videos may lack them, but not every one.
+
+    Args:
+        shards: Paths.
+        spec: What is read of each video.
+        options: How.
+        key: Where the shards come from (`data.train`), for messages.
+
+    Raises:
+        CorruptRecordError: the first record, where bad ones fail, or none that was looked at can be read.
+        ValueError: none that was looked at has labels.
+        OSError: a shard cannot be read.
+    """
+    sample = [shards[index * len(shards) // MOST_SHARDS] for index in range(MOST_SHARDS)]
+    errors: list[CorruptRecordError] = []
+    num_videos = 0
+    for shard in dict.fromkeys(sample):
+        for row in _first_videos(shard, spec, options, errors):
+            if row.labels is not None or options.labels != "required":
+                return
+            num_videos += 1
+    if num_videos:
+        raise ValueError(unlabelled_message(key, num_videos, place=f"the first records of {len(set(sample))} shards"))
+    if errors:
+        raise errors[0]
+
+
+def _first_videos(
+    shard: str, spec: FeatureSpec, options: ReadOptions, errors: list[CorruptRecordError]
+) -> Iterator[VideoRow]:
+    """Yields the videos among a shard's first records; adds to `errors` what is wrong with the others, or raises it."""
+
+    def reject(error: CorruptRecordError) -> None:
+        if options.on_corrupt == "fail":
+            raise error
+        errors.append(error)
+
+    with open_shard(shard) as stream:
+        payloads = read_payloads(stream, path=shard, verify_crc=options.verify_checksums, on_corrupt=reject)
+        for record, offset, payload in itertools.islice(payloads, MOST_RECORDS):
+            try:
+                yield to_row(decode_record(payload), spec, labelled=options.labels != "ignored")
+            except RecordError as error:
+                reject(CorruptRecordError(shard, record, offset, error.reason, error.cause))
