@@ -13,6 +13,7 @@ import os
 import secrets
 import shlex
 import stat
+import sys
 import tempfile
 import urllib.parse
 from pathlib import Path
@@ -23,11 +24,13 @@ LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
+_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
+
 LOOPBACK_ONLY = {
     **LOOPBACK,
-    # Without a name of an interface both listen at the address that the host's name leads to.
-    "GLOO_SOCKET_IFNAME": "lo",
-    "NCCL_SOCKET_IFNAME": "lo",
+    # Without a name both choose an interface, by the host's name or of the network.
+    "GLOO_SOCKET_IFNAME": _INTERFACE,
+    "NCCL_SOCKET_IFNAME": _INTERFACE,
     "RAY_AUTH_MODE": "token",  # other users of this machine reach 127.0.0.1 too
 }
 
