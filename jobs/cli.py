@@ -18,6 +18,7 @@ from typing import NoReturn, TypeVar
 
 from yt8m_ray.config.document import ConfigError, load_document, to_yaml
 from yt8m_ray.data.errors import ClusterTooSmallError, NoShardsError
+from yt8m_ray.local_cluster import import_environment
 from yt8m_ray.registry import Config
 
 C = TypeVar("C", bound=Config)
@@ -39,7 +40,7 @@ RAY_ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources` is deprecated",  # Ray warns of its own code
 }
 # Ray, MLflow and torch read these when they are imported, which every verb does after this module.
-for _name, _value in RAY_ENVIRONMENT.items():
+for _name, _value in {**RAY_ENVIRONMENT, **import_environment()}.items():
     os.environ.setdefault(_name, _value)
 
 
@@ -95,8 +96,14 @@ def ray_cluster() -> Iterator[None]:
 
     Ray's own log lines stay in its session folder; what an operator acts on comes from this package. What Ray prints
     nevertheless goes to stderr.
+
+    Raises:
+        ConfigError: $RAY_ADDRESS is no address.
+        ConnectionError, RuntimeError: no cluster answers there, or none could be started.
     """
     import ray
+
+    from jobs.cluster import join_cluster, start_cluster
 
     if ray.is_initialized():  # a verb inside another, as in the demo: the outer one stops the cluster
         with contextlib.redirect_stdout(sys.stderr):
@@ -104,16 +111,15 @@ def ray_cluster() -> Iterator[None]:
         return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it prints advice to Ray's own developers as errors
     address = os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster on loopback; `token` is for shared ones
     runtime_env = {"env_vars": {name: os.environ[name] for name in RAY_ENVIRONMENT}}
     try:
-        context = ray.init(address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env)
+        if address == "local":
+            start_cluster(runtime_env)
+        else:
+            join_cluster(address, runtime_env)
     except SystemExit:  # Ray installs handlers of its own, which exit with 1 or 15
         _raise_exit()
     signal.signal(signal.SIGTERM, _raise_exit)
-    if address == "local" and context.dashboard_url:
-        logger.info("Ray dashboard: http://%s", context.dashboard_url)
     with contextlib.redirect_stdout(sys.stderr):
         try:
             yield

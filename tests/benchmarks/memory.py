@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, i
 
 from tests.benchmarks.shards import make_shards
 from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.local_cluster import local_environment
 from yt8m_ray.schema import FRAME_FEATURES, NUM_CLASSES_2018
 
 SPEC = FeatureSpec(FRAME_FEATURES, num_classes=NUM_CLASSES_2018)
@@ -79,6 +80,7 @@ def read_by_ray(paths: list[str]) -> dict[str, float]:
     from yt8m_ray.data.dataset import read_dataset, split_dataset
     from yt8m_ray.data.packed import from_table
 
+    os.environ.update(local_environment())
     ray.init(
         "local",
         num_cpus=2,

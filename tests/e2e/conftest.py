@@ -91,6 +91,7 @@ class Head:
     def raylet_environment(self) -> dict[str, str]:
         """What the programs of the cluster itself need."""
         variables = {name: value for name, value in self.environment.items() if name.startswith("RAY_AUTH")}
+        variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1"  # nodes join it
         return {**variables, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}  # `python` in a job is the cluster's
 
     def get(self, path: str) -> bytes:

@@ -41,6 +41,7 @@ from yt8m_ray.training.outcome import (
     run_facts,
     start_tracking,
 )
+from yt8m_ray.training.process_group import BoundTorchConfig
 from yt8m_ray.training.profiling import TRACE_FILE
 from yt8m_ray.training.progress import progress_bar
 from yt8m_ray.training.run_folder import (
@@ -199,6 +200,7 @@ def _train(
     with tempfile.TemporaryDirectory(prefix="yt8m_train_") as notes:  # of Ray's own: checkpoints are ours
         trainer = ray.train.torch.TorchTrainer(
             _work,
+            torch_config=BoundTorchConfig(),
             train_loop_config={**payload, "mailbox": supervisor.mailbox},
             scaling_config=_scaling(supervisor.workers),
             run_config=ray.train.RunConfig(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import socket
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from serve.haproxy_environment import haproxy_environment
 from tests.benchmarks.load import Connection, Reply, request
 from tests.benchmarks.measure import ROOT
 from tests.e2e.processes import Command
+from yt8m_ray.local_cluster import LOOPBACK_ONLY
 
 REPLICA_TITLE = "ray::ServeReplica:yt8m:PredictionService"
 PROXY_TITLES = ("ray::ProxyActor", "ray::HAProxyManager", "haproxy")
@@ -34,7 +36,8 @@ START_TIMEOUT_S = 240.0
 _ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "RAY_ADDRESS": "local",
-    "RAY_AUTH_MODE": "disabled",
+    **LOOPBACK_ONLY,
+    "RAY_AUTH_TOKEN": secrets.token_hex(16),
     "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",
 }

@@ -17,6 +17,7 @@ from serve.haproxy_environment import WRAPPER, bundled_binary, haproxy_environme
 # As Ray 2.60 writes it, shortened; the section that serves requests may listen wherever the operator says.
 CONFIG = """\
 global
+    stats socket /somewhere/admin.sock mode 666 level admin expose-fd listeners
     maxconn 100
 defaults
     mode http
@@ -72,6 +73,7 @@ def test_pages_for_operators_listen_on_loopback_and_errors_keep_their_status(tmp
         "bind *:8000",
         "bind 127.0.0.1:8404",
     ]
+    assert "stats socket /somewhere/admin.sock mode 600 level admin expose-fd listeners" in lines
     errors = [line.split() for line in lines if line.startswith("errorfile")]
     assert [(code, Path(path).name) for _, code, path in errors] == [(c, f"{c}.http") for c in ("502", "503", "504")]
 
@@ -96,6 +98,7 @@ def test_what_is_looked_for_is_in_the_file_that_ray_writes() -> None:
     template = (Path(spec.origin).parent / "serve/_private/haproxy_templates.py").read_text(encoding="utf-8")
 
     for line in (
+        "    stats socket {{ config.socket_path }} mode 666 level",
         "frontend prometheus\n    bind :{{",
         "frontend http_frontend\n",
         "listen stats\n  bind *:{{",
@@ -110,6 +113,7 @@ def test_what_is_looked_for_is_in_the_file_that_ray_writes() -> None:
 def test_what_a_backend_has_no_room_for_is_refused_before_its_body_is_sent(tmp_path: Path) -> None:
     port, config = free_port(), tmp_path / "haproxy.cfg"
     text = CONFIG.replace("bind *:8000", f"bind 127.0.0.1:{port}\n    use_backend http-yt8m if {{ path_beg /v1 }}")
+    text = re.sub(r"stats socket .*", "", text)  # nobody gives it orders here
     for page in (":9101", "*:8404"):
         text = text.replace(f"bind {page}", f"bind {page.partition(':')[0]}:{free_port()}")
     config.write_text(text.replace(" check observe layer4 error-limit 3 on-error mark-down", ""))

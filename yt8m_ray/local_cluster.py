@@ -1,0 +1,124 @@
+"""The environment of a Ray cluster on this machine that nobody but its user gets into.
+
+    eval "$(python -m yt8m_ray.local_cluster)"    # then `serve run serve/config.yaml`, or `ray start --head`
+
+The verbs in `jobs/` set the same variables themselves. Ray reads some of them when it is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import secrets
+import shlex
+import stat
+import sys
+import tempfile
+import urllib.parse
+from pathlib import Path
+
+LOOPBACK = {
+    # Ray's switch for "the address of this node is 127.0.0.1": all its servers listen there. `_node_ip_address` and
+    # `--node-ip-address` are no way: Ray 2.60 replaces 127.0.0.1 by the machine's address in the network there.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+
+_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
+
+LOOPBACK_ONLY = {
+    **LOOPBACK,
+    # Without a name both choose an interface, by the host's name or of the network.
+    "GLOO_SOCKET_IFNAME": _INTERFACE,
+    "NCCL_SOCKET_IFNAME": _INTERFACE,
+    "RAY_AUTH_MODE": "token",  # other users of this machine reach 127.0.0.1 too
+}
+
+_TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_TOKEN_FILE = "auth_token"
+
+
+def import_environment() -> dict[str, str]:
+    """Returns the variables that have to be set before Ray is imported, for the cluster that RAY_ADDRESS names."""
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        return LOOPBACK_ONLY
+    # Ray would look for a cluster at 127.0.0.1 at the machine's address in the network. `auto` may find one there.
+    return LOOPBACK if address == "auto" or _is_loopback(address) else {}
+
+
+def local_environment() -> dict[str, str]:
+    """Returns all variables of a cluster of this machine; makes the private folder and the token where there is none.
+
+    What the environment says already is left as it is.
+
+    Raises:
+        OSError: the temporary folder cannot be written, or somebody else has taken the place in it.
+    """
+    variables = {**LOOPBACK_ONLY, "RAY_TMPDIR": os.environ.get("RAY_TMPDIR") or str(private_folder("ray"))}
+    if not any(os.environ.get(name) for name in _TOKEN_VARIABLES):
+        variables["RAY_AUTH_TOKEN_PATH"] = str(token_file())
+    return {name: os.environ.get(name, value) for name, value in variables.items()}
+
+
+def private_folder(name: str) -> Path:
+    """Returns NAME-UID in the temporary folder, which only this user can enter; makes it where it is missing.
+
+    Ray's folders in it are writable for everybody: without it another user could replace sockets and code of a session.
+
+    Raises:
+        OSError: it cannot be made, or belongs to somebody else.
+    """
+    path = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise OSError(f"{path}: expected a folder of this user, found something of user {status.st_uid}; set TMPDIR")
+    if status.st_mode & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def token_file() -> Path:
+    """Returns the file of this user's token, which only this user can read; makes it where it is missing.
+
+    It is Ray's own file in the home folder, so that `ray get-auth-token` prints it, or one in the private folder where
+    the home folder cannot be written.
+    """
+    try:
+        return _token_in(Path.home() / ".ray")
+    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
+        return _token_in(private_folder("ray"))
+
+
+def _token_in(folder: Path) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / _TOKEN_FILE
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_mode & 0o077:  # Ray itself writes it for everybody to read
+            path.chmod(0o600)
+        if path.read_text(encoding="utf-8").strip():
+            return path
+        path.unlink()
+    descriptor, new = tempfile.mkstemp(dir=folder)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):  # another command was first
+            os.link(new, path)
+    finally:
+        os.unlink(new)
+    return path
+
+
+def _is_loopback(address: str) -> bool:
+    with contextlib.suppress(ValueError):
+        host = urllib.parse.urlsplit(address if "://" in address else f"//{address}").hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    return False
+
+
+if __name__ == "__main__":
+    for name, value in local_environment().items():
+        print(f"export {name}={shlex.quote(value)}")
