@@ -35,8 +35,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"one CONFIG is expected, found {', '.join(inputs)}")
     config = load_document(inputs[0] if inputs else None, TuneConfig, overrides)
     if options.dry_run:
-        samples = [dump_yaml(params) for params in preview(config, options.samples)]
-        print("---\n".join([to_yaml(config), *samples]), end="")
+        print("---\n".join([to_yaml(config), *map(dump_yaml, preview(config, options.samples))]), end="")
         return
     name, _, alias = (options.register or "").partition("@")
     alias = alias or DEFAULT_ALIAS

@@ -59,7 +59,7 @@ def test_a_file_of_other_columns_or_of_another_kind_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize("row", [{"video_id": None, "weight": 1.0}, {"video_id": "b", "weight": None}])
 def test_a_row_without_an_id_or_a_weight_is_refused(tmp_path: Path, row: dict[str, Any]) -> None:
     pq.write_table(pa.Table.from_pylist([{"video_id": "a", "weight": 1.0}, row]), tmp_path / "w.parquet")
-    with pytest.raises(ValueError, match=r"w.parquet: expected an id and a weight in each row, found one without"):
+    with pytest.raises(ValueError, match=r"w.parquet: .*expected an id and a weight in each row, found one without"):
         VideoWeights.load(tmp_path / "w.parquet")
 
 
