@@ -112,10 +112,15 @@ class Command:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends the command and all that it has started."""
         descendants = self._descendants()  # once an agent of Ray was not found by its environment, and stayed
         while processes := self._alive():
             for process in processes:
-                process.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             psutil.wait_procs(processes, timeout=5)
         for process in descendants:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -7,26 +7,20 @@ has room for one worker beside the reader, the second node for two.
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
-import os
-import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.e2e.conftest import BIN, NUM_CLASSES, Head, RunVerb, Shards, StartVerb, started
-from tests.e2e.processes import Command, Outcome
+from tests.e2e.conftest import NUM_CLASSES, Head, RunVerb, Shards, StartVerb, started
+from tests.e2e.nodes import NoticeGiver, RunFolder, node, raylets, videos_of
+from tests.e2e.processes import Outcome
 from yt8m_ray.checkpoint import latest_checkpoint, read_manifest
-from yt8m_ray.data.features import FeatureSpec
-from yt8m_ray.data.reader import read_rows
-from yt8m_ray.schema import VIDEO_FEATURES
 
 pytestmark = pytest.mark.soak
 
@@ -41,49 +35,15 @@ def arguments(shards: Shards, output: Path, *, num_epochs: int) -> list[str]:
     return [*paths, *settings.split(), *intervals.split(), "run.name=run", "run.trace_videos=true", "model.name=moe"]
 
 
-@contextlib.contextmanager
-def node(head: Head, output: Path, *prefix: str) -> Iterator[Command]:
-    """Runs a second node of 2 logical CPUs while the `with` block runs; its command line goes behind `prefix`."""
-    join = ("start", "--address", head.environment["RAY_ADDRESS"], "--num-cpus=2", "--object-store-memory=200000000")
-    arguments = ("--block", "--disable-usage-stats")
-    line = (*prefix, str(BIN / "ray"), *join, *arguments)
-    with Command(*line, folder=output, environment=head.raylet_environment) as command:
-        command.wait_until(lambda: raylets(command))
-        yield command
-
-
-def raylets(command: Command) -> list[psutil.Process]:
-    return [process for process in command.processes() if process.name() == "raylet"]
-
-
 @dataclass
-class Story:
+class Story(RunFolder):
     """What was seen of a run that lost a node, got one back and was told that it would lose it again."""
 
-    run_path: Path
-    lines: list[str] = field(default_factory=list)
     lost_steps: int = -1
     lost_s: float = -1.0
     undisturbed: Outcome | None = None
     stopped: Outcome | None = None
     end: Outcome | None = None
-
-    def starts(self) -> list[str]:
-        """The lines with which the starts began: `N workers on cpu, from step S`."""
-        log = self.run_path / "train.log"
-        return re.findall(r"^\d+ workers on .*", log.read_text(), re.MULTILINE) if log.exists() else []
-
-    def last_step(self) -> int:
-        """The last step that any start has taken."""
-        return max((line["step"] for line in self.trace()), default=0)
-
-    def trace(self) -> list[dict[str, object]]:
-        paths = self.run_path.glob("videos-*.jsonl")
-        return [json.loads(line) for path in paths for line in path.read_text().splitlines() if line.endswith("}")]
-
-    def checkpoint_step(self) -> int:
-        latest = latest_checkpoint(self.run_path)
-        return 0 if latest is None else int(latest.name.rpartition("_")[2])
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +52,7 @@ def story(
 ) -> Story:
     output, nodes = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("nodes")
     story = Story(output / "run")
-    with started(Head(num_cpus=2), nodes) as head:
+    with started(Head(num_cpus=2), nodes) as head, contextlib.closing(NoticeGiver(head)) as notices:
         with node(head, nodes) as first:
             command = start_verb("train", *arguments(video_shards, output, num_epochs=MANY), **head.environment)
             with command:
@@ -109,13 +69,13 @@ def story(
                     command.wait_until(lambda: len(story.starts()) == 3)
                     step = story.checkpoint_step()
                     command.wait_until(lambda: story.checkpoint_step() > step + EVERY_STEPS)
-                    drain(head, second)
+                    notices.give(second)
                     command.wait_until(lambda: len(story.starts()) == 4)
                     step = story.checkpoint_step()
                     command.wait_until(lambda: story.checkpoint_step() > step)
                     command.send(signal.SIGTERM)
                     story.stopped = command.wait()
-        latest = latest_checkpoint(story.run_path)
+        latest = latest_checkpoint(story.path)
         assert latest is not None
         num_epochs = int(latest.name.split("_")[1]) + 1
         story.end = run_verb("train", *arguments(video_shards, output, num_epochs=num_epochs), **head.environment)
@@ -123,24 +83,6 @@ def story(
         story.undisturbed = run_verb("train", *undisturbed, "checkpoint.every_steps=null", **head.environment)
     print(f"lost: {story.lost_steps} steps, {story.lost_s:.1f} s; {num_epochs} epochs; {story.starts()}")
     return story
-
-
-def drain(head: Head, second: Command) -> None:
-    """Gives the second node notice, as a cloud does that takes it back."""
-    (raylet,) = raylets(second)
-    found = re.search(r"--node_id=(\w+)", " ".join(raylet.cmdline())) or re.search(
-        r"--node-id=(\w+)", " ".join(raylet.cmdline())
-    )
-    assert found is not None, raylet.cmdline()
-    reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken back")
-    ending = ("--node-id", found[1], "--deadline-remaining-seconds", "600")
-    with Command(
-        *(str(BIN / "ray"), "drain-node", "--address", head.environment["RAY_ADDRESS"], *reason, *ending),
-        folder=Path(os.environ.get("TMPDIR", "/tmp")),
-        environment=head.raylet_environment,
-    ) as command:
-        outcome = command.wait()
-    assert outcome.code == 0, outcome.stderr
 
 
 def test_the_run_goes_on_with_the_workers_that_fit(story: Story) -> None:
@@ -156,22 +98,11 @@ def test_the_time_lost_is_detection_and_a_start(story: Story) -> None:
 
 
 def test_growing_and_notice_cost_no_step(story: Story) -> None:
-    ends = last_steps(story)
-    firsts = [int(line.rpartition(" ")[2]) for line in story.starts()]
+    ends, firsts = story.last_steps(), story.first_steps()
 
     assert firsts[2] == ends[1]  # the third start goes on where the second has ended
     assert firsts[3] == ends[2]
     assert firsts[4] == ends[3]
-
-
-def last_steps(story: Story) -> list[int]:
-    """Returns the last step of each start, in their order."""
-    ends: dict[float, int] = {}
-    for line in story.trace():
-        began, step = line["started"], line["step"]
-        assert isinstance(began, float) and isinstance(step, int)
-        ends[began] = max(ends.get(began, 0), step)
-    return [ends[began] for began in sorted(ends)]
 
 
 def test_it_ends_as_stopped_and_then_well(story: Story) -> None:
@@ -182,20 +113,9 @@ def test_it_ends_as_stopped_and_then_well(story: Story) -> None:
 
 
 def test_each_epoch_has_each_video_once(story: Story, video_shards: Shards) -> None:
-    spec = FeatureSpec(VIDEO_FEATURES, num_classes=NUM_CLASSES)
-    expected = sorted(row.video_id for path in glob.glob(video_shards.train) for _, row in read_rows(path, spec))
-    firsts = [int(line.rpartition(" ")[2]) for line in story.starts()]
-    begins = sorted({line["started"] for line in story.trace()})  # type: ignore[type-var]
-    assert len(begins) == len(firsts)
-    next_first = dict(zip(begins, [*firsts[1:], 10**9], strict=True))
-    seen: dict[object, list[str]] = {}
-    for line in story.trace():
-        step, videos = line["step"], line["videos"]
-        assert isinstance(step, int) and isinstance(videos, list)
-        if step <= next_first[line["started"]]:
-            seen.setdefault(line["epoch"], []).extend(videos)
+    expected, seen = videos_of(video_shards.train, num_classes=NUM_CLASSES), story.kept_videos()
 
-    assert {epoch: sorted(videos) for epoch, videos in seen.items()} == dict.fromkeys(range(len(seen)), expected)
+    assert seen == dict.fromkeys(range(len(seen)), expected)
 
 
 def test_it_is_as_good_as_an_undisturbed_run(story: Story) -> None:
