@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from yt8m_ray.config.document import ConfigError, load_document, to_yaml
-from yt8m_ray.data.errors import ClusterTooSmallError, NoShardsError
+from yt8m_ray.data.errors import ClusterDiedError, ClusterTooSmallError, NoShardsError
 from yt8m_ray.local_cluster import import_environment
 from yt8m_ray.registry import Config
 
@@ -55,6 +55,11 @@ def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
         main(sys.argv[1:])
     except (ConfigError, NoShardsError, ClusterTooSmallError) as error:
         _fail(error, 2)
+    except ClusterDiedError as error:
+        with contextlib.suppress(SystemExit):
+            _fail(error, 1)
+        sys.stdout.flush()
+        os._exit(1)  # Ray's own way out would wait for what has died
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         _fail(error, 1)
     except KeyboardInterrupt:
@@ -100,10 +105,11 @@ def ray_cluster() -> Iterator[None]:
     Raises:
         ConfigError: $RAY_ADDRESS is no address.
         ConnectionError, RuntimeError: no cluster answers there, or none could be started.
+        ClusterDiedError: a process of Ray has died that nothing goes on without.
     """
     import ray
 
-    from jobs.cluster import join_cluster, start_cluster
+    from jobs.cluster import join_cluster, start_cluster, watched_cluster
 
     if ray.is_initialized():  # a verb inside another, as in the demo: the outer one stops the cluster
         with contextlib.redirect_stdout(sys.stderr):
@@ -120,11 +126,8 @@ def ray_cluster() -> Iterator[None]:
     except SystemExit:  # Ray installs handlers of its own, which exit with 1 or 15
         _raise_exit()
     signal.signal(signal.SIGTERM, _raise_exit)
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            yield
-        finally:
-            ray.shutdown()
+    with contextlib.redirect_stdout(sys.stderr), watched_cluster():
+        yield
 
 
 def print_result(path: str | Path) -> None:

@@ -145,3 +145,20 @@ def test_a_change_that_a_run_cannot_bear_is_one_message_and_one_that_it_can_is_n
     assert errors(refused.stderr) == [f"error: model.num_mixtures: 2 in {checkpoint}, now 3"]
     assert taken.code == 0, taken.stderr
     assert "continued with a change: optimizer.learning_rate was " in taken.stderr
+
+
+@pytest.mark.parametrize("server", ["raylet", pytest.param("gcs_server", marks=pytest.mark.soak)])
+def test_the_death_of_a_server_of_ray_is_one_message_and_leaves_nothing(
+    start_verb: StartVerb, video_shards: Shards, tmp_path: Path, server: str
+) -> None:
+    with start_verb("train", *arguments(video_shards, tmp_path, num_epochs=1000)) as command:
+        command.wait_until(lambda: latest_checkpoint(tmp_path / "run"))
+        (process,) = [process for process in command.processes() if process.name() == server]
+        process.kill()
+        outcome = command.wait(timeout_s=30)
+        assert command.leftovers() == []
+
+    assert outcome.code == 1
+    (message,) = errors(outcome.stderr)
+    assert message.startswith(f"error: Ray's {server} on this machine has died; its logs are in /")
+    assert "Traceback" not in outcome.stderr

@@ -87,5 +87,9 @@ class ClusterTooSmallError(ValueError):
     """Workers that the cluster can never place; Ray would wait for ever."""
 
 
+class ClusterDiedError(RuntimeError):
+    """A process of Ray without which no call to the cluster ends."""
+
+
 class NoShardsError(FileNotFoundError):
     """A path or glob that names no shard."""
