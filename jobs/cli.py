@@ -60,7 +60,7 @@ def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
             _fail(error, 1)
         sys.stdout.flush()
         os._exit(1)  # Ray's own way out would wait for what has died
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+    except (ValueError, OSError, FloatingPointError, OverflowError, MemoryError, RuntimeError) as error:
         _fail(error, 1)
     except KeyboardInterrupt:
         _interrupt()
@@ -141,7 +141,7 @@ def _program() -> str:
 
 def _fail(error: BaseException, code: int) -> NoReturn:
     logger.debug("failed here", exc_info=error)
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
     sys.exit(code)
 
 

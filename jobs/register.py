@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jobs.cli import print_result, run_verb
 from yt8m_ray.inference.registration import register_bundle, store_beside
+from yt8m_ray.model_registry import check_names
 
 
 def main(argv: list[str]) -> None:
@@ -23,6 +24,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--uri", help="MLflow's server or store (default: the mlflow.db beside BUNDLE)")
     parser.add_argument("--experiment", default="yt8m_ray", help="of the bundle's run (default yt8m_ray)")
     options = parser.parse_args(argv)
+    check_names(options.name, options.alias)
     uri = options.uri or store_beside(Path(options.bundle))
     register_bundle(options.bundle, uri, name=options.name, alias=options.alias, experiment=options.experiment)
     print_result(f"models:/{options.name}@{options.alias}")

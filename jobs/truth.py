@@ -12,6 +12,7 @@ import argparse
 from jobs.cli import print_result, run_verb
 from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.dataset import expand_shards
+from yt8m_ray.inference.prediction_rows import MOST_CLASSES
 from yt8m_ray.inference.truth import write_truth
 from yt8m_ray.schema import NUM_CLASSES_2018
 
@@ -27,8 +28,8 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--on-corrupt", choices=("fail", "skip"), default="fail", help="what a bad record does")
     options = parser.parse_args(argv)
-    if not options.output.endswith(".csv") or "://" in options.output or options.num_classes < 1:
-        raise ConfigError("--output: expected a local name that ends in .csv; --num-classes: at least 1")
+    if not options.output.endswith(".csv") or "://" in options.output or not 1 <= options.num_classes <= MOST_CLASSES:
+        raise ConfigError(f"--output: expected a local name that ends in .csv; --num-classes: 1 to {MOST_CLASSES}")
     shards = expand_shards(options.shards, key="shards")
     write_truth(
         shards,

@@ -22,7 +22,7 @@ def parse_json(content: bytes | str, *, where: str, nan: bool = False) -> Any:
     try:
         return json.loads(
             content,
-            object_pairs_hook=_unique,
+            object_pairs_hook=unique,
             parse_int=_integer,
             parse_constant=None if nan else _refuse_constant,
         )
@@ -31,7 +31,8 @@ def parse_json(content: bytes | str, *, where: str, nan: bool = False) -> Any:
         raise ValueError(f"{where}: not a JSON document: {reason}") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the object of these members; ValueError where two have the same key."""
     found = dict(pairs)
     if len(found) < len(pairs):  # JSON leaves open which one counts, and readers differ
         seen: set[str] = set()

@@ -30,7 +30,8 @@ from yt8m_ray.tracking import Tracker, open_client, patience, told
 MODEL_SCHEME = "models:/"
 """Begins the address of a registered model."""
 
-_NOT_IN_NAMES = "@'"
+_NOT_IN_NAMES = "@'?#"
+_LONGEST_NAME = 256
 
 
 def check_names(name: str, alias: str) -> None:
@@ -49,8 +50,11 @@ def check_names(name: str, alias: str) -> None:
             rule(given)
         except MlflowException as error:
             raise ConfigError(f"registered model {name!r}, alias {alias!r}: {error.message}") from None
-    if any(character in name for character in _NOT_IN_NAMES):
-        raise ConfigError(f"registered model {name!r}: expected a name without {' and '.join(_NOT_IN_NAMES)}")
+    if any(character in name for character in _NOT_IN_NAMES) or not name.isprintable() or name != name.strip():
+        without = " ".join(_NOT_IN_NAMES)
+        raise ConfigError(f"registered model {name[:80]!r}: expected a name without {without} and what cannot be seen")
+    if len(name) > _LONGEST_NAME:
+        raise ConfigError(f"registered model {name[:80]!r}...: expected at most {_LONGEST_NAME} characters")
 
 
 def log_model(tracker: Tracker, folder: Path, *, name: str, tags: Mapping[str, str]) -> str:

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import pydantic
+
+MOST = 10**15
+"""The largest count in a document: beyond any run, and well inside 64 bits."""
+
+PositiveInt = Annotated[int, pydantic.Field(gt=0, le=MOST)]
+NonNegativeInt = Annotated[int, pydantic.Field(ge=0, le=MOST)]
 
 T = TypeVar("T")
 Factory = TypeVar("Factory", bound=Callable[..., Any])

@@ -23,6 +23,9 @@ SEGMENT_LABELS_KEY = "segment_labels"
 MAX_FRAMES = 300
 """Longest clip in the published shards: one frame a second, at most five minutes."""
 
+MOST_FRAMES = 86_400
+"""Longest clip that is read: a day. A reader has room for so many frames ready."""
+
 FRAME_FEATURES = {"rgb": 1024, "audio": 128}
 """Frame-level features of a SequenceExample and their uint8 values a frame."""
 

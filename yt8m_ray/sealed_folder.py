@@ -120,7 +120,7 @@ def parse_manifest(content: bytes, *, where: str, kind: str) -> dict[str, object
         )
     needed = {CONFIG_FILE, MODEL_FILE, STATE_FILE} if kind == "checkpoint" else set()
     if needed - manifest["files"].keys():
-        raise CheckpointError(f"{path}: expected the files {sorted(needed)}, found {sorted(manifest['files'])}")
+        raise CheckpointError(f"{path}: expected the files {sorted(needed)}, found {sorted(manifest['files'])[:10]}")
     for name, facts in manifest["files"].items():
         if not isinstance(facts, dict) or not {"bytes", "sha256"} <= facts.keys():
             raise CheckpointError(f"{path}: files: {name!r}: expected its bytes and sha256, found {facts!r}")

@@ -93,8 +93,12 @@ def test_a_model_becomes_a_version_once_and_the_alias_goes_where_it_is_sent(trac
         ("", "champion", "Missing value for required parameter 'name'"),
         ("a/b", "champion", "cannot contain '/' or ':'"),
         ("..", "champion", "Names may be treated as files"),
-        ("bob's videos", "champion", "expected a name without @ and '"),
-        ("a@b", "champion", "expected a name without @ and '"),
+        ("bob's videos", "champion", r"expected a name without @ ' \? #"),
+        ("a?b", "champion", r"expected a name without @ ' \? #"),
+        ("a\nb", "champion", "what cannot be seen"),
+        (" a", "champion", "what cannot be seen"),
+        ("x" * 257, "champion", "expected at most 256 characters"),
+        ("a@b", "champion", r"expected a name without @ ' \? #"),
     ],
 )
 def test_a_name_or_an_alias_that_mlflow_does_not_take_is_refused(name: str, alias: str, message: str) -> None:

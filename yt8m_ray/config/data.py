@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import pydantic
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat
 
 from yt8m_ray.data.features import FeatureSpec, Normalization
 from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
-from yt8m_ray.registry import Config
-from yt8m_ray.schema import MAX_FRAMES, NUM_CLASSES_2018, VIDEO_FEATURES
+from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
+from yt8m_ray.schema import MAX_FRAMES, MOST_FRAMES, NUM_CLASSES_2018, VIDEO_FEATURES
 
 Shards = str | list[str] | None
 """A path, a glob, or a list of them; local, `s3://` or `gs://`."""
@@ -54,7 +54,7 @@ class DataConfig(Config):
     manifest: str | None = None
     features: dict[str, PositiveInt] = Field(default=dict(VIDEO_FEATURES), min_length=1)
     num_classes: PositiveInt = NUM_CLASSES_2018
-    max_frames: PositiveInt = MAX_FRAMES
+    max_frames: Annotated[PositiveInt, Field(le=MOST_FRAMES)] = MAX_FRAMES
     normalize: Normalization = "l2"
     shuffle_window: NonNegativeInt = 1024
     vocabulary: str | None = None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import pydantic
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from yt8m_ray.config.data import Shards
 from yt8m_ray.data.reader import OnCorruptPolicy
 from yt8m_ray.losses import LOSSES
-from yt8m_ray.registry import ComponentConfig, Config
+from yt8m_ray.registry import ComponentConfig, Config, PositiveInt
 
 
 class EvaluateDataConfig(Config):

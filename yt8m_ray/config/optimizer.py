@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from yt8m_ray.registry import Config
+from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
 
 _USED_BY = {
     "decay_factor": ("schedule", ("staircase",)),

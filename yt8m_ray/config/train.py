@@ -6,7 +6,7 @@ import dataclasses
 from typing import Annotated, Any, Literal, cast
 
 import pydantic
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from yt8m_ray.config.data import AugmentationConfig, DataConfig
 from yt8m_ray.config.optimizer import EMAConfig, OptimizerConfig
@@ -14,7 +14,7 @@ from yt8m_ray.config.teaching import DistillationConfig, TeacherConfig, check_pa
 from yt8m_ray.data.reader import ReadOptions
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import MODELS, build_empty_model
-from yt8m_ray.registry import ComponentConfig, Config
+from yt8m_ray.registry import ComponentConfig, Config, NonNegativeInt, PositiveInt
 
 
 class RunConfig(Config):

@@ -21,7 +21,7 @@ def check_first_videos(shards: Sequence[str], spec: FeatureSpec, options: ReadOp
     """Checks that the shards hold a video that fits `spec`, with labels where they are required.
 
     One record is read as a rule. More are, of shards spread over the list, where bad ones are skipped or labels are
-    missing: some videos may lack them, but not every one.
+    missing. Only where these are all there is, or none of them has the features, is it clear that nothing can be done.
 
     Args:
         shards: Paths.
@@ -30,28 +30,37 @@ def check_first_videos(shards: Sequence[str], spec: FeatureSpec, options: ReadOp
         key: Where the shards come from (`data.train`), for messages.
 
     Raises:
-        CorruptRecordError: the first record, where bad ones fail, or none that was looked at can be read.
-        ValueError: none that was looked at has labels.
+        CorruptRecordError: the first record, where bad ones fail; or no record can be read, or has the features.
+        ValueError: no video has labels.
         OSError: a shard cannot be read.
     """
-    sample = [shards[index * len(shards) // MOST_SHARDS] for index in range(MOST_SHARDS)]
+    sample = {shards[index * len(shards) // MOST_SHARDS] for index in range(MOST_SHARDS)}
+    is_whole = sample.issuperset(shards)
     errors: list[CorruptRecordError] = []
     num_videos = 0
-    for shard in dict.fromkeys(sample):
+    for shard in sorted(sample, key=shards.index):
+        num_records = 0
         for row in _first_videos(shard, spec, options, errors):
-            if row.labels is not None or options.labels != "required":
+            if row is not None and (row.labels is not None or options.labels != "required"):
                 return
-            num_videos += 1
-    if num_videos:
-        raise ValueError(unlabelled_message(key, num_videos, place=f"the first records of {len(set(sample))} shards"))
-    if errors:
+            num_records += 1
+            num_videos += row is not None
+        is_whole &= num_records <= MOST_RECORDS
+    if num_videos and is_whole:
+        raise ValueError(unlabelled_message(key, num_videos))
+    if errors and not num_videos and (is_whole or _lack_the_same(errors)):
         raise errors[0]
+
+
+def _lack_the_same(errors: Sequence[CorruptRecordError]) -> bool:
+    """Returns whether the records are of another level or other features, which no later one will mend."""
+    return {(error.reason, error.cause) for error in errors} == {(errors[0].reason, "parse")}
 
 
 def _first_videos(
     shard: str, spec: FeatureSpec, options: ReadOptions, errors: list[CorruptRecordError]
-) -> Iterator[VideoRow]:
-    """Yields the videos among a shard's first records; adds to `errors` what is wrong with the others, or raises it."""
+) -> Iterator[VideoRow | None]:
+    """Yields the videos of a shard's first records; adds to `errors` what is wrong with the others, or raises it."""
 
     def reject(error: CorruptRecordError) -> None:
         if options.on_corrupt == "fail":
@@ -60,8 +69,9 @@ def _first_videos(
 
     with open_shard(shard) as stream:
         payloads = read_payloads(stream, path=shard, verify_crc=options.verify_checksums, on_corrupt=reject)
-        for record, offset, payload in itertools.islice(payloads, MOST_RECORDS):
+        for record, offset, payload in itertools.islice(payloads, MOST_RECORDS + 1):
             try:
                 yield to_row(decode_record(payload), spec, labelled=options.labels != "ignored")
             except RecordError as error:
                 reject(CorruptRecordError(shard, record, offset, error.reason, error.cause))
+                yield None

@@ -30,7 +30,6 @@ def check_labelled(key: str, position: Position, *, warns: bool = True) -> None:
         logger.warning("%s: %d of %d videos have no labels and are left out", key, num_unlabelled, num_videos)
 
 
-def unlabelled_message(key: str, num_videos: int, *, place: str = "") -> str:
+def unlabelled_message(key: str, num_videos: int) -> str:
     """Returns what to say where videos need labels and none has any."""
-    where = f" in {place}" if place else ""
-    return f"{key}: none of the {num_videos} videos{where} has labels; there is nothing to learn from, or to score"
+    return f"{key}: none of the {num_videos} videos has labels; there is nothing to learn from, or to score"

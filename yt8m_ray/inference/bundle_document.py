@@ -7,10 +7,10 @@ shows it (`description`). Imports no torch, so that a bundle is described in les
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
 from yt8m_ray import local_files
 from yt8m_ray.config.document import parse_yaml, validate
@@ -19,7 +19,8 @@ from yt8m_ray.data.features import FeatureSpec, Normalization
 from yt8m_ray.inference.input_schema import NUM_FRAMES, InputSchema, Level
 from yt8m_ray.inference.transform_choice import TransformReport
 from yt8m_ray.inference.weighting_report import WeightingReport
-from yt8m_ray.registry import Config
+from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
+from yt8m_ray.schema import MOST_FRAMES
 from yt8m_ray.sealed_folder import MANIFEST_FILE, MODEL_FILE, CheckpointError, files_of, read_manifest
 
 FORMAT_VERSION = 2
@@ -187,7 +188,7 @@ class _DocumentV1(Config):
     level: Level
     features: dict[str, PositiveInt] = Field(min_length=1)
     num_classes: PositiveInt
-    max_frames: PositiveInt
+    max_frames: Annotated[PositiveInt, Field(le=MOST_FRAMES)]
     normalize: Normalization
     members: list[dict[str, Any]]
     transform: dict[str, Any]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from yt8m_ray.data.features import FeatureSpec, Normalization
-from yt8m_ray.registry import Config
+from yt8m_ray.registry import Config, PositiveInt
+from yt8m_ray.schema import MOST_FRAMES
 
 Level = Literal["frame", "video"]
 
@@ -47,7 +48,7 @@ class InputSchema(Config):
 
     level: Level
     features: tuple[InputFeature, ...] = Field(min_length=1)
-    max_frames: PositiveInt
+    max_frames: Annotated[PositiveInt, Field(le=MOST_FRAMES)]
     normalize: Normalization
     video_id: str = _VIDEO_ID
     num_frames: str

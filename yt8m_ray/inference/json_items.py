@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from yt8m_ray.inference.prediction_rows import RowError
+from yt8m_ray.json_document import unique
 
 MOST_CHARACTERS = 16 << 20
 """Of an object: a video's classes and scores take some kilobytes."""
@@ -24,8 +25,10 @@ def line_items(reader: IO[bytes]) -> Iterator[Any]:
         RowError: a line is no JSON, after all before it.
     """
     for line in reader:
+        if not line.strip() and not any(later.strip() for later in reader):
+            return  # empty lines at the end
         try:
-            yield json.loads(line)
+            yield json.loads(line, object_pairs_hook=unique)
         except (ValueError, RecursionError) as error:
             raise RowError(f"expected a JSON object, found {line[:60]!r} ({error})") from None
 
@@ -44,7 +47,7 @@ def array_items(reader: IO[bytes]) -> Iterator[Any]:
 
 
 def _objects(text: IO[str]) -> Iterator[Any]:
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=unique)
     buffer, position, expected = "", 0, "["
     while True:
         position = _end_of_space(buffer, position)

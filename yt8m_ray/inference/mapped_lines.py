@@ -50,10 +50,10 @@ class MappedLines:
         self._is_scored = is_scored
         with content.reader() as reader:
             first = reader.readline()
-        if not first:
-            raise ValueError(f"{self.path}: the file is empty")
+        if not first.strip():
+            raise ValueError(f"{self.path}: the {'first line' if first else 'file'} is empty")
         self._map = content.map()
-        self.data = np.frombuffer(self._map, np.uint8)
+        self.data = np.frombuffer(self._map, np.uint8)[: _end_of_lines(self._map)]
         self._first = self._position = content.start + (len(first) if is_header(first) else 0)
         self._flags = np.zeros(MOST_CLASSES, np.uint8)
         self._released = self._num_mapped = 0
@@ -150,6 +150,14 @@ class MappedLines:
             pages = position // mmap.PAGESIZE * mmap.PAGESIZE
             self._map.madvise(mmap.MADV_DONTNEED, self._released, pages - self._released)
             self._released = pages
+
+
+def _end_of_lines(data: mmap.mmap) -> int:
+    """Returns where the last line ends that is not empty."""
+    end = len(data)
+    while end and not (tail := data[max(end - _ROOM, 0) : end].rstrip(b"\r\n")):
+        end = max(end - _ROOM, 0)
+    return end and max(end - _ROOM, 0) + len(tail)
 
 
 @compiled

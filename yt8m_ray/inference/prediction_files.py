@@ -108,7 +108,7 @@ def open_lines(content: FileContent, *, is_scored: bool, is_header: Callable[[by
     Raises:
         ValueError: it is empty.
     """
-    if content.holds(_QUOTE):
+    if content.holds(_QUOTE):  # only then may a line end inside a field
         return _QuotedCsvFile(content, is_scored=is_scored, is_header=is_header)
     return _CsvFile(content, is_scored=is_scored, is_header=is_header)
 
@@ -207,15 +207,22 @@ class _QuotedCsvFile(_Text):
         self._is_scored, self._is_header = is_scored, is_header
 
     def _parse(self) -> Iterator[Row]:
-        with self._content.reader() as reader, io.TextIOWrapper(reader, "utf-8", newline="") as text:
+        with (
+            self._content.reader() as reader,
+            io.TextIOWrapper(reader, "utf-8", errors="surrogateescape", newline="") as text,
+        ):
             lines = csv.reader(text, strict=True)
             try:
                 for fields in lines:
+                    if not fields:
+                        continue  # an empty line
                     joined = ",".join(fields)
                     if lines.line_num == 1 and self._is_header(joined.encode()):
                         continue
                     yield parse_fields(fields, joined, is_scored=self._is_scored)
-            except (csv.Error, RowError, UnicodeDecodeError) as error:
+            except UnicodeEncodeError:
+                raise ValueError(f"{self.path}: line {lines.line_num}: {joined[:60]!r} is not UTF-8") from None
+            except (csv.Error, RowError) as error:
                 raise ValueError(f"{self.path}: line {lines.line_num}: {error}") from None
 
 
@@ -301,7 +308,8 @@ class _ParquetFile(_Blocks):
     def _rows(self, batch: pa.RecordBatch, num_before: int) -> PredictionRows:
         where = f"{self.path}: rows {num_before} to {num_before + len(batch) - 1}"
         try:
-            ids = batch["video_id"].cast(pa.large_binary())
+            batch.validate(full=True)
+            ids = batch["video_id"].cast(pa.large_utf8()).cast(pa.large_binary())
             class_ids = batch["class_ids"].cast(pa.large_list(pa.int32()))
             scores = batch["scores"].cast(pa.large_list(pa.float64()))
         except pa.ArrowException as error:

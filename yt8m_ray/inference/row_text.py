@@ -196,9 +196,11 @@ def parse_fields(fields: Sequence[str], text: str, *, is_scored: bool) -> tuple[
 
 def _number(word: str, kind: Any, name: str) -> Any:
     try:
-        return kind(word)
+        if word.isascii() and "_" not in word:  # Python takes more for a number than other programs do
+            return kind(word)
     except ValueError:
-        raise RowError(f"{name} {word[:60]!r}: expected {'an integer' if kind is int else 'a number'}") from None
+        pass
+    raise RowError(f"{name} {word[:60]!r}: expected {'an integer' if kind is int else 'a number'}") from None
 
 
 @borrowing

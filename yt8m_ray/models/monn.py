@@ -6,7 +6,7 @@ The statistics are computed from the frames: You8M wrote them to shards of their
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import pydantic
 import torch
@@ -16,13 +16,12 @@ from torch.nn import functional as F
 from yt8m_ray.models.base import MODELS, Model
 from yt8m_ray.models.heads import L2, Head, half_sum_of_squares
 from yt8m_ray.models.layers import glorot_linear, mask_frames, mixture_logits
-from yt8m_ray.registry import ComponentConfig
+from yt8m_ray.registry import ComponentConfig, PositiveInt
 
 Statistic = Literal["mean", "cube_root_moment", "std", "num_frames", "std_all"]
 """`mean`, `std` (population) and `cube_root_moment` (cube root of the mean cube) have one value a dimension,
 `std_all` (over all frames and dimensions) one a feature, `num_frames` one."""
 
-PositiveInt = Annotated[int, pydantic.Field(ge=1)]
 
 MIDDLE_NUM_FRAMES = 151
 NUM_FRAMES_SCALE = 300
@@ -41,7 +40,7 @@ class MoNNConfig(ComponentConfig):
     """
 
     name: Literal["monn"] = "monn"
-    hidden_dims: tuple[PositiveInt, ...] = pydantic.Field(default=(18440, 2305, 9220), min_length=1)
+    hidden_dims: tuple[PositiveInt, ...] = pydantic.Field(default=(18440, 2305, 9220), min_length=1, max_length=100)
     num_mixtures: int = pydantic.Field(default=3, ge=1)
     statistics: tuple[Statistic, ...] = pydantic.Field(default=("mean", "std", "num_frames"), min_length=1)
     l2: float = pydantic.Field(default=L2, ge=0)

@@ -105,18 +105,25 @@ def test_shards_without_labels_are_refused_with_how_many_videos_were_looked_at(t
         check(shards_of(tmp_path, [video()] * 40, [video()] * 2))
 
     assert str(caught.value) == (
-        "data.train: none of the 42 videos in the first records of 2 shards has labels; "
-        "there is nothing to learn from, or to score"
+        "data.train: none of the 42 videos has labels; there is nothing to learn from, or to score"
     )
 
 
-def test_of_many_shards_some_all_over_the_list_are_looked_at(tmp_path: Path) -> None:
-    shards = [[video()] * (MOST_RECORDS + 9)] * 100
+def test_what_lies_behind_the_first_records_is_left_to_the_reader(tmp_path: Path) -> None:
+    most = [video()] * MOST_RECORDS
 
-    with pytest.raises(ValueError, match=f"none of the {MOST_SHARDS * MOST_RECORDS} videos"):
-        check(shards_of(tmp_path, *shards))
-    labelled = [[video(labels=[1])]]
-    check(shards_of(tmp_path, *shards[:80], *labelled * 20))
+    check(shards_of(tmp_path, [*most, video(labels=[1])]))
+    check(shards_of(tmp_path, [BAD] * MOST_RECORDS + [video(labels=[1])]), SKIP)
+    check(shards_of(tmp_path, *[most] * (MOST_SHARDS + 1)))
+    with pytest.raises(ValueError, match=f"none of the {MOST_SHARDS * MOST_RECORDS} videos has labels"):
+        check(shards_of(tmp_path, *[most] * MOST_SHARDS))
+
+
+def test_another_level_is_refused_by_the_first_records_where_bad_ones_are_skipped_too(tmp_path: Path) -> None:
+    paths = shards_of(tmp_path, *[[video(labels=[1])] * (MOST_RECORDS + 9)] * (MOST_SHARDS + 1))
+
+    with pytest.raises(CorruptRecordError, match="rgb: no such list of frames"):
+        check(paths, SKIP, FeatureSpec({"rgb": 4}, num_classes=9))
 
 
 def test_labels_that_are_not_needed_are_not_looked_for(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from yt8m_ray.models import Model, build_model
+from yt8m_ray.models import Model, build_empty_model, build_model
 from yt8m_ray.models.cost import count_macs, num_parameters
 from yt8m_ray.models.recurrent import GRU
 
@@ -83,3 +83,8 @@ def test_counting_leaves_the_model_as_it_is() -> None:
 
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_model_that_no_machine_could_hold_is_refused_without_trying() -> None:
+    with pytest.raises(ValueError, match="moe: a tensor would be too large"):
+        build_empty_model({"name": "moe", "num_mixtures": 10**18}, feature_sizes=FEATURE_SIZES, num_classes=30)
