@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,6 +47,7 @@ CALLS = (
     "/ray.serve.ASGIService/HandleRequest",
 )
 REFUSALS = ("UNAUTHENTICATED", "UNIMPLEMENTED", "401", "404", "405", "503", "metrics")
+TRIES = 3  # of a server that says nothing: it may not be ready yet, or speak another language
 SILENCE = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 PAGES = ("/api/jobs/", "/api/v0/actors", "/api/serve/applications/", "/get_or_create_runtime_env")
 DRIVER = """
@@ -95,23 +97,26 @@ class Intruder:
     def __init__(self, report: Report) -> None:
         self._report = report
         self._driver: subprocess.Popen[str] | None = None
-        self._tried: set[int] = set()
+        self._tries: Counter[int] = Counter()
         self._sockets = ""
 
     def look_around(self) -> None:
         """Tries whatever listens and has neither refused nor answered yet."""
         time.sleep(0.2)
         before, self._sockets = self._sockets, listening_sockets()
-        if self._sockets == before and self._tried.issuperset(port for _, port, _ in self._report.listening):
+        if self._sockets == before and all(self._is_tried(port) for _, port, _ in self._report.listening):
             return
         for address, port, process in listening():
             if (address, port) not in [found[:2] for found in self._report.listening]:
                 self._report.listening.append((address, port, process))
             if process == "gcs_server" and self._driver is None:
                 self._driver = start_driver(port)
-            if port not in self._tried:
+            if not self._is_tried(port):
                 spoke = [self._call(host, port, process) for host in (OUTSIDE, "127.0.0.1")]
-                self._tried |= {port} if any(spoke) else set()
+                self._tries[port] += TRIES if any(spoke) else 1
+
+    def _is_tried(self, port: int) -> bool:
+        return self._tries[port] >= TRIES
 
     def finish(self) -> None:
         """Waits for the driver that tries to join."""
