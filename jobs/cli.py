@@ -55,9 +55,7 @@ def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
         main(sys.argv[1:])
     except (ConfigError, NoShardsError, ClusterTooSmallError) as error:
         _fail(error, 2)
-    except ClusterDiedError as error:
-        with contextlib.suppress(SystemExit):
-            _fail(error, 1)
+    except ClusterDiedError:
         sys.stdout.flush()
         os._exit(1)  # Ray's own way out would wait for what has died
     except (ValueError, OSError, FloatingPointError, OverflowError, MemoryError, RuntimeError) as error:

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import psutil
@@ -95,7 +95,7 @@ def watched_cluster() -> Iterator[None]:
     Ray 2.60 would end this process without a word, 15 s after the raylet's death and 60 s after the GCS's.
 
     Raises:
-        ClusterDiedError: one has died. Ray cannot be shut down any more: end the process with `os._exit`.
+        ClusterDiedError: one has died, as stderr says. Ray cannot be shut down any more: end with `os._exit`.
     """
     watch = _Watch()
     before = signal.signal(signal.SIGUSR1, watch.interrupt)
@@ -129,9 +129,10 @@ class _Watch(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
 
-    def interrupt(self, *_: object) -> NoReturn:
+    def interrupt(self, *_: object) -> None:
         """Handles the signal in that thread."""
-        raise self.error or ClusterDiedError("SIGUSR1")
+        if self.error is not None:
+            raise self.error
 
     def run(self) -> None:
         while not self._is_over.wait(_WATCH_INTERVAL_S):
@@ -139,13 +140,13 @@ class _Watch(threading.Thread):
             if dead:
                 logs = f"{self._node.get_session_dir_path()}/logs"
                 self.error = ClusterDiedError(f"Ray's {dead[0]} on this machine has died; its logs are in {logs}")
+                print(f"error: {self.error}", file=sys.stderr, flush=True)  # Ray may end this process at any moment
                 if self._node.is_head():  # it is ours, and what is left of it would wait for the dead
                     for process in psutil.Process().children(recursive=True):
                         with contextlib.suppress(psutil.NoSuchProcess):
                             process.kill()
                 signal.pthread_kill(self._caller, signal.SIGUSR1)
                 if not self._is_over.wait(_LAST_WORDS_S):  # it waits for the dead in code of Ray
-                    print(f"error: {self.error}", file=sys.stderr, flush=True)
                     os._exit(1)
                 return
 
