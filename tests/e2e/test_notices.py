@@ -90,7 +90,8 @@ class Watch:
         """The last step that rank 0 has taken: the end of its file alone is read."""
         path = self.run.path / "videos-0.jsonl"
         lines = path.read_bytes()[-20_000:].splitlines() if path.exists() else []
-        steps = [int(line.split(b'"step": ')[1].split(b",")[0]) for line in lines if line.endswith(b"}")]
+        whole = [line for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+        steps = [int(line.split(b'"step": ')[1].split(b",")[0]) for line in whole]
         return steps[-1] if steps else 0
 
     def until(self, condition: Callable[[], object]) -> None:
