@@ -21,6 +21,7 @@ from serve.example_routes import add_example_routes
 from serve.hosts import HostCheck
 from serve.inference_protocol import InferenceRequest
 from serve.instance_routes import add_instance_routes
+from serve.instances import request_type
 from serve.model_routes import add_model_routes
 from serve.openapi_examples import add_examples
 from serve.operation_routes import add_operation_routes
@@ -90,7 +91,7 @@ class _Api(FastAPI):
             request = body_types(model.predictor.spec, max_videos).request
             types = {
                 each.__name__: each.model_json_schema(ref_template=_REFERENCE)
-                for each in (RecordLine, InferenceRequest)
+                for each in (RecordLine, InferenceRequest, request_type(max_videos))
             }
             for name, schema in {**types, "PredictRequest": request.json_schema(ref_template=_REFERENCE)}.items():
                 document["components"]["schemas"] |= {**schema.pop("$defs", {}), name: schema}

@@ -270,7 +270,14 @@ def invalid_json(error: pydantic.ValidationError) -> RequestError:
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return RequestError(400, f"body: not JSON: {first['ctx']['error']}")
-    return RequestError(422, f"{location_text(first['loc'])[:100] or 'body'}: {first['msg']}")
+    where = location_text(first["loc"])[:100] or "body"
+    if first["type"] == "too_long" and len(first["loc"]) == 1:
+        return _too_many(where, first["ctx"])
+    return RequestError(422, f"{where}: {first['msg']}")
+
+
+def _too_many(where: str, context: Mapping[str, Any]) -> RequestError:
+    return RequestError(422, f"{where}: at most {context['max_length']} a request, found {context['actual_length']}")
 
 
 def _refusal(error: pydantic.ValidationError, types: BodyTypes, root: str = "") -> RequestError:
@@ -286,8 +293,7 @@ def _refusal(error: pydantic.ValidationError, types: BodyTypes, root: str = "") 
         valid = types.video_keys if is_of_video else (VIDEOS, TOP_K)
         return RequestError(422, f"{where[:100]}: unknown key; valid: {', '.join(valid)}")
     if kind == "too_long" and location in ([VIDEOS], [root], []):
-        limit, number = first["ctx"]["max_length"], first["ctx"]["actual_length"]
-        return RequestError(422, f"{root or VIDEOS}: at most {limit} a request, found {number}")
+        return _too_many(root or VIDEOS, first["ctx"])
     if kind == "missing":
         return RequestError(422, f"{where}: {first['msg']}")
     found = error.errors(include_url=False)[0]["input"]

@@ -15,7 +15,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from serve.access import NOTES, note_model, note_stage
 from serve.answers import dump
 from serve.decoding import parse_top_k
-from serve.instances import InstancesRequest, InstancesResponse, decode_instances, predictions
+from serve.instances import InstancesResponse, decode_instances, predictions
 from serve.plain_routes import add_protocol_route
 from serve.protocol_routes import check_name
 from serve.requests import check_token, deadline_of, decode_body, query_parameters
@@ -23,7 +23,7 @@ from serve.service import Service
 from serve.waiting import wait_for
 
 _TAG = "KServe V1 and TensorFlow Serving"
-_REQUEST = InstancesRequest.model_json_schema()
+_REQUEST = {"$ref": "#/components/schemas/InstancesRequest"}  # with as many instances as the limits allow: `serve.api`
 
 
 class _NameConvertor(StringConvertor):

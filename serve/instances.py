@@ -5,8 +5,9 @@ https://www.tensorflow.org/tfx/serving/api_rest, of which the row format is take
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 from pydantic import Field
@@ -30,6 +31,7 @@ class InstancesRequest(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(strict=True)
 
+    # `request_type` adds how many there may be; what an instance holds is checked as a video of /v1/predict.
     instances: list[Any] = Field(
         min_length=1,
         description='A video each, as in /v1/predict; {"b64": "..."} stands for bytes, and where the model has one '
@@ -37,6 +39,15 @@ class InstancesRequest(pydantic.BaseModel):
     )
     signature_name: str | None = Field(default=None, description="serving_default")
     parameters: dict[str, Any] | None = Field(default=None, description="top_k")
+
+
+@functools.lru_cache(maxsize=16)
+def request_type(max_videos: int) -> type[InstancesRequest]:
+    """Returns the type of a request with at most so many instances."""
+    few = (Annotated[list[Any], Field(max_length=max_videos)], InstancesRequest.model_fields["instances"])
+    return pydantic.create_model(
+        "InstancesRequest", __base__=InstancesRequest, __doc__=InstancesRequest.__doc__, instances=few
+    )
 
 
 class InstancePrediction(pydantic.BaseModel):
@@ -56,7 +67,7 @@ def decode_instances(body: bytes, top_k: int | None, spec: FeatureSpec, limits: 
     """Returns the input of a request; its own `parameters.top_k` goes before the given one."""
     check_json(body, spec, limits)
     try:
-        request = InstancesRequest.model_validate_json(body)
+        request = request_type(limits.max_videos).model_validate_json(body)
     except pydantic.ValidationError as error:
         raise invalid_json(error) from None
     if request.signature_name not in (None, *_SIGNATURES):

@@ -19,6 +19,8 @@ _TIMES = 30.0
 """A refusal waits so many times what it cost: who sends one such body after the other takes a thirtieth of a core."""
 
 _LONGEST_S = 2.0
+"""No refusal waits longer: one that cost C seconds, more than a fifteenth, takes C / (C + 2) of a core instead."""
+
 _SECONDS_A_BYTE = 2e-9
 """What receiving a body costs this process, about."""
 

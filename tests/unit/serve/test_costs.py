@@ -13,6 +13,7 @@ import pytest
 from serve.decoding import decode_binary, decode_json, decode_ordinary
 from serve.errors import RequestError
 from serve.inference_protocol import decode_inference
+from serve.instances import decode_instances
 from serve.schemas import Limits
 from tests.costly import costly_json, costly_records, empty_steps, num_calls
 from yt8m_ray.data.example import encode_example
@@ -69,6 +70,17 @@ def test_json_of_too_much_is_refused_before_anything_is_made_of_it(name: str, de
 
     assert error.status in (400, 422)
     assert peak < 2**20
+
+
+@pytest.mark.parametrize("body", [b'{"videos":[%s]}', b"[%s]", b'{"instances":[%s]}', b'{"inputs":[%s]}'])
+def test_of_too_many_videos_none_is_looked_at(body: bytes) -> None:
+    decode = next(
+        (each for key, each in ((b"instances", decode_instances), (b"inputs", decode_inference)) if key in body),
+        decode_json,
+    )
+    content = body % b",".join([b"0"] * (LIMITS.max_json_values - 10))
+
+    assert num_calls(lambda: refuse(decode, content, None, FeatureSpec({"x": 2}, num_classes=3), LIMITS)) < 20_000
 
 
 def test_the_limits_leave_room_for_all_that_a_request_may_hold() -> None:

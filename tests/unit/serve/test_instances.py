@@ -158,6 +158,13 @@ def test_what_is_not_json_is_malformed(client: TestClient, content: bytes) -> No
     assert "not JSON" in refusal(client.post(PREDICT, content=content))
 
 
+def test_openapi_says_how_many_instances_there_may_be(client: TestClient, service: LocalService) -> None:
+    for most in (3, 4):
+        service.limits = Limits(max_videos=most)
+        schemas = client.get("/openapi.json").json()["components"]["schemas"]
+        assert schemas["InstancesRequest"]["properties"]["instances"]["maxItems"] == most
+
+
 def test_numbers_that_are_not_finite_are_refused(service_of: Callable[..., LocalService]) -> None:
     client = TestClient(build_api(service_of(mean_embedding=8)))
     for number in ("NaN", "Infinity", "1e999", "1e39"):
