@@ -14,6 +14,7 @@ from serve.errors import CLOSE, OverloadedError, RequestError
 from serve.schemas import Limits
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 _TIMES = 30.0
 """A refusal waits so many times what it cost: who sends one such body after the other takes a thirtieth of a core."""
@@ -102,32 +103,37 @@ class Hold:
         self._intake.add(num_bytes)
         self._num_bytes += num_bytes
 
-    async def decode(self, function: Callable[[], T], deadline: float) -> T:
-        """Returns what a function returns in the decoder's thread; a refusal comes late by what it has cost.
+    async def decode(
+        self, function: Callable[[], T], deadline: float, *, at_once: Callable[[], T | None] | None = None
+    ) -> T:
+        """Returns what a function returns in the decoder's thread; a refusal comes late by all that it has cost.
 
         Args:
             function: Raises RequestError where the body is wrong.
             deadline: On the clock of the event loop.
+            at_once: Called before, in the event loop; None of it leaves the body to `function`.
 
         Raises:
-            RequestError: of the function; or the deadline passed (504), and the function is called no more, or for
+            RequestError: of the functions; or the deadline passed (504), and `function` is called no more, or for
                 nobody.
         """
         seconds = 0.0
 
-        def timed() -> T:
+        def timed(call: Callable[[], V]) -> V:
             nonlocal seconds
             started = time.perf_counter()
             try:
-                return function()
+                return call()
             finally:
-                seconds = time.perf_counter() - started
+                seconds += time.perf_counter() - started
 
-        job = self._intake.submit(timed)
-        self._job = job
         try:
+            found = None if at_once is None else timed(at_once)
+            if found is not None:
+                return found
+            self._job = self._intake.submit(lambda: timed(function))
             async with asyncio.timeout_at(deadline):
-                return await asyncio.wrap_future(job)
+                return await asyncio.wrap_future(self._job)
         except TimeoutError:
             raise RequestError(504, "the deadline passed before the body was decoded") from None
         except RequestError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
@@ -127,10 +128,11 @@ async def decode_body(
     with service.intake.hold() as hold:
         body = await read_body(request, limits, hold)
         started = time.perf_counter()
-        found = None
+        at_once = None
         if decode_at_once is not None and encoding == IDENTITY and len(body) <= INLINE_BYTES:
-            found = decode_at_once(body)
-        if found is None:
-            found = await hold.decode(lambda: decode(unpack(body, encoding, limits.max_body_bytes)), deadline)
+            at_once = functools.partial(decode_at_once, body)
+        found = await hold.decode(
+            lambda: decode(unpack(body, encoding, limits.max_body_bytes)), deadline, at_once=at_once
+        )
     note_stage(request, "decode", time.perf_counter() - started)
     return found

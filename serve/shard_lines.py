@@ -179,12 +179,11 @@ class LineReader:
 
     async def _decode(self, payload: memoryview, deadline: float) -> PredictionInput:
         started = time.perf_counter()
-        spec, asked = self._model.predictor.spec, None
-        if len(payload) <= INLINE_BYTES:
-            asked = decode_ordinary(payload, self._top_k, self._model.records, spec, self._limits)
-        if asked is None:
-            decode = functools.partial(decode_binary, payload, self._top_k, spec, self._limits)
-            asked = await self._hold.decode(decode, deadline)
+        spec = self._model.predictor.spec
+        at_once = functools.partial(decode_ordinary, payload, self._top_k, self._model.records, spec, self._limits)
+        decode = functools.partial(decode_binary, payload, self._top_k, spec, self._limits)
+        is_short = len(payload) <= INLINE_BYTES
+        asked = await self._hold.decode(decode, deadline, at_once=at_once if is_short else None)
         self._service.metrics.observe_stage("decode", time.perf_counter() - started)
         return asked
 

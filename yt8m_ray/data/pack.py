@@ -31,6 +31,12 @@ NUM_FIXED_KEYS = 3
 _MOST_KEYS = 63
 """Bits of a set of keys."""
 
+_MOST_ENTRIES = 1024
+"""Features of a record: what has more is left to the decoder, which can be told where to give up.
+
+A map of entries without names or values, six bytes each, would take ten milliseconds a megabyte here.
+"""
+
 _UNKNOWN = -1
 _NONE = (-1, -1)
 
@@ -292,6 +298,7 @@ def _pack_one(
     video[:] = -1
     video[_SEEN] = 0
     has_context = has_lists = False
+    num_entries = 0
     while position < end:
         is_context = data[position] == 0x0A
         if (has_context if is_context else has_lists) or (not is_context and data[position] != 0x12):
@@ -303,7 +310,8 @@ def _pack_one(
         position = inner + size
         while inner < position:
             entry = _entry(data, inner, position)
-            if entry[0] < 0 or not _is_text(data, entry[0], entry[1]):
+            num_entries += 1
+            if entry[0] < 0 or num_entries > _MOST_ENTRIES or not _is_text(data, entry[0], entry[1]):
                 return UNUSUAL
             status = _take_entry(data, entry, is_context, reading, frames, row, labels, first_label, video)
             if status != DONE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from tests.messages import SPECS, Messages
 from yt8m_ray.data.example import decode_record, encode_example, encode_sequence_example
 from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
 from yt8m_ray.data.ordinary import OrdinaryRecords, encode_row
+from yt8m_ray.data.reader import read_rows
+from yt8m_ray.data.tfrecord import frame_record
 
 FRAMES = FeatureSpec({"rgb": 8, "audio": 3}, num_classes=50, max_frames=6)
 MEANS = FeatureSpec({"mean_rgb": 8, "mean_audio": 3}, num_classes=50)
@@ -56,6 +59,29 @@ def test_a_video_whose_features_differ_in_length_is_left_too() -> None:
     frames = {"rgb": np.ones((4, 8), np.uint8), "audio": np.ones((3, 3), np.uint8)}
 
     assert OrdinaryRecords(FRAMES).read(encode_sequence_example({"id": [b"x"]}, frames)) is None
+
+
+@pytest.mark.parametrize("num_others", [1000, 1100])
+@pytest.mark.parametrize("are_lists", [True, False])
+def test_a_record_of_a_thousand_features_is_left_to_the_decoder_which_reads_it(
+    num_others: int, are_lists: bool, tmp_path: Path
+) -> None:
+    row = clip(3)
+    others = {f"{index}": [b"x"] for index in range(num_others)}
+    steps = {name: np.ones((1, 1), np.uint8) for name in others}
+    frames = dict(zip(FRAMES.sizes, np.split(row.frames, [8], axis=1), strict=True))
+    context, lists = {"id": [b"abcd"], "labels": np.array([7])}, frames
+    payload = encode_sequence_example(
+        context if are_lists else {**context, **others}, {**steps, **lists} if are_lists else lists
+    )
+
+    found = OrdinaryRecords(FRAMES).read(payload)
+
+    assert (found is None) == (num_others > 1024)
+    (tmp_path / "shard").write_bytes(frame_record(payload) * 2)
+    for _, each in read_rows(str(tmp_path / "shard"), FRAMES):
+        np.testing.assert_array_equal(each.frames, row.frames)
+        assert each.labels is not None and each.labels.tolist() == [7]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)

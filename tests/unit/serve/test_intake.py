@@ -90,6 +90,25 @@ def test_a_refusal_comes_late_by_what_it_cost_and_holds_nothing_meanwhile() -> N
     run(test)
 
 
+def test_what_was_tried_in_the_event_loop_is_a_part_of_the_cost() -> None:
+    async def test(intake: Intake) -> None:
+        def refuse() -> None:
+            raise RequestError(400, "no record")
+
+        def refuse_slowly() -> None:
+            time.sleep(0.02)
+            refuse()
+
+        loop = asyncio.get_running_loop()
+        for at_once in (lambda: time.sleep(0.02), refuse_slowly):
+            started = loop.time()
+            with pytest.raises(RequestError, match="no record"), intake.hold() as hold:
+                await hold.decode(refuse, soon(), at_once=at_once)
+            assert loop.time() - started >= 0.6
+
+    run(test)
+
+
 def test_a_refusal_does_not_wait_beyond_the_deadline() -> None:
     async def test(intake: Intake) -> None:
         def refuse() -> None:
