@@ -55,7 +55,7 @@ class ProtocolPart(pydantic.BaseModel):
 class InputTensor(ProtocolPart):
     name: str = Field(max_length=100)
     datatype: str = Field(max_length=20)
-    shape: list[int] = Field(min_length=1, max_length=3)
+    shape: list[Annotated[int, Field(ge=1, le=2**31 - 1)]] = Field(min_length=1, max_length=3)
     parameters: Parameters = Field(default_factory=dict, description="binary_data_size: bytes behind the JSON")
     data: list[Any] | None = Field(default=None, description="Nested, or all values in one list")
 
@@ -87,8 +87,6 @@ def read_tensors(inputs: Sequence[InputTensor], binary: memoryview, spec: Featur
             raise RequestError(422, f"inputs: {name[:60]!r}: {problem}")
         if tensor.datatype not in datatypes[name]:
             raise RequestError(422, f"{name}: expected {' or '.join(datatypes[name])}, found {tensor.datatype!r}")
-        if min(tensor.shape) < 1:
-            raise RequestError(422, f"{name}: expected sizes of at least 1, found {tensor.shape}")
         if tensor.data is None:
             tensors[name], binary = _from_binary(tensor, binary)
         elif BINARY_SIZE in tensor.parameters:
