@@ -16,6 +16,12 @@ from serve.schemas import Limits
 T = TypeVar("T")
 V = TypeVar("V")
 
+INLINE_BYTES = 2**20
+"""A longer body is decoded in a thread, whatever it is, and may not take the last of the room."""
+
+_SMALL_SHARE = 4
+"""This part of the room is for bodies up to INLINE_BYTES: a few long ones that are half sent shut none of them out."""
+
 _TIMES = 30.0
 """A refusal waits so many times what it cost: who sends one such body after the other takes a thirtieth of a core."""
 
@@ -51,14 +57,20 @@ class Intake:
         """Returns what one request holds: nothing yet."""
         return Hold(self)
 
-    def add(self, num_bytes: int) -> None:
+    def add(self, num_bytes: int, *, held: int = 0) -> None:
         """Adds bytes; a body that is alone is not refused, however small the limit is.
+
+        Args:
+            num_bytes: How many.
+            held: What is held of the same body already.
 
         Raises:
             OverloadedError: there is no room for them beside those of other requests.
         """
         with self._lock:
             most = self._limits().max_pending_bytes
+            if held + num_bytes > INLINE_BYTES:
+                most -= most // _SMALL_SHARE
             if self._num_bytes and self._num_bytes + num_bytes > most:
                 message = f"bodies of {self._num_bytes} bytes are being read already, at most {most} are"
                 raise OverloadedError(message, retry_after_s=1, headers=CLOSE)
@@ -100,7 +112,7 @@ class Hold:
 
     def add(self, num_bytes: int) -> None:
         """Adds bytes that have arrived; see `Intake.add`."""
-        self._intake.add(num_bytes)
+        self._intake.add(num_bytes, held=self._num_bytes)
         self._num_bytes += num_bytes
 
     async def decode(

@@ -13,15 +13,12 @@ from fastapi import Request
 from serve.access import note_stage
 from serve.encodings import IDENTITY, content_encoding, unpack
 from serve.errors import CLOSE, RequestError
-from serve.intake import Hold
+from serve.intake import INLINE_BYTES, Hold
 from serve.schemas import Limits
 from serve.service import Service
 
 DEADLINE_HEADER = "x-request-timeout-seconds"
 """Seconds that a client waits; Ray Serve's proxy reads the same header."""
-
-INLINE_BYTES = 2**20
-"""A longer body is decoded in a thread, whatever it is."""
 
 T = TypeVar("T")
 

@@ -52,7 +52,7 @@ class Limits(Config):
         max_body_bytes: Largest request body; of a stream of records, the largest record.
         max_stream_bytes: Largest stream of records.
         max_pending_bytes: What the bodies of all requests may hold that are being read or decoded; beyond it requests
-            are refused with 503.
+            are refused with 503. A quarter of it is for bodies of at most 1 MiB alone.
         max_json_values: Most values in the lists of a JSON body: reading them holds up everything else.
         max_videos: Most videos a request.
         max_labels: Most labels of an answer: its videos times its classes a video.

@@ -20,7 +20,7 @@ from serve.decoding import PredictionInput, decode_binary, decode_ordinary
 from serve.encodings import DEFLATE, GZIP, IDENTITY
 from serve.errors import OverloadedError, RequestError
 from serve.hosting import HostedModel
-from serve.requests import INLINE_BYTES
+from serve.intake import INLINE_BYTES
 from serve.service import Service
 from yt8m_ray.data.arriving import ArrivingShard
 from yt8m_ray.data.errors import CorruptRecordError, RecordTooLargeError

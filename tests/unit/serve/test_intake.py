@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -48,6 +49,23 @@ def test_a_body_that_is_alone_is_taken_however_large_it_is() -> None:
             hold.add(1000)
 
     run(test)
+
+
+def test_bodies_of_many_megabytes_leave_room_for_small_ones() -> None:
+    async def test(intake: Intake) -> None:
+        with contextlib.ExitStack() as stack:
+            large, other, *small = (stack.enter_context(intake.hold()) for _ in range(4))
+            large.add(2**20)
+            for _ in range(59):
+                large.add(2**20)
+            other.add(2**20)
+            with pytest.raises(OverloadedError, match=f"at most {60 * 2**20} are"):
+                other.add(1)
+            for each in small:
+                each.add(2**20)
+            assert intake.num_bytes == 63 * 2**20
+
+    run(test, most=80 * 2**20)
 
 
 def test_what_was_decoded_or_refused_is_held_no_longer() -> None:
