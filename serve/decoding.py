@@ -139,7 +139,7 @@ def parse_top_k(text: str | None) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise RequestError(422, f"top_k: expected a whole number of at least 1, found {_shorten(text)}")
+        raise RequestError(422, f"top_k: expected a whole number of at least 1, found {shorten(text)}")
     return int(text)
 
 
@@ -147,7 +147,7 @@ def check_top_k(asked: int | None, num_videos: int, spec: FeatureSpec, limits: L
     """Returns the classes a video, the default where none are asked for; RequestError if there are not so many."""
     top_k = min(limits.default_top_k, spec.num_classes) if asked is None else asked
     if not 1 <= top_k <= spec.num_classes:
-        raise RequestError(422, f"top_k: expected 1 to {spec.num_classes}, found {top_k}")
+        raise RequestError(422, f"top_k: expected 1 to {spec.num_classes}, found {shorten(top_k)}")
     if num_videos * top_k > limits.max_labels:
         raise RequestError(
             422, f"top_k: at most {limits.max_labels} labels an answer, found {num_videos} videos * {top_k}"
@@ -181,11 +181,11 @@ def _json_frames(value: Any, name: str, size: int, spec: FeatureSpec, where: str
         except (binascii.Error, ValueError) as error:
             raise RequestError(400, f"{place}: not base64 (standard alphabet, no line breaks): {error}") from None
     elif not isinstance(value, list):
-        raise RequestError(422, f"{place}: expected a text or a list, found {_shorten(value)}")
+        raise RequestError(422, f"{place}: expected a text or a list, found {shorten(value)}")
     elif value and isinstance(value[0], list):
         for index, frame in enumerate(value):
             if not isinstance(frame, list) or len(frame) != size:
-                found = len(frame) if isinstance(frame, list) else _shorten(frame)
+                found = len(frame) if isinstance(frame, list) else shorten(frame)
                 raise RequestError(422, f"{place}[{index}]: expected {size} values a frame, found {found}")
         data = b"".join(_to_bytes(frame, f"{place}[{index}]") for index, frame in enumerate(value))
     else:
@@ -200,7 +200,7 @@ def _to_bytes(values: list[Any], place: str) -> bytes:
         with contextlib.suppress(ValueError):
             return bytes(values)
     index = next(i for i, value in enumerate(values) if type(value) is not int or not 0 <= value <= 255)
-    message = f"expected a whole number from 0 to 255, found {_shorten(values[index])}"
+    message = f"expected a whole number from 0 to 255, found {shorten(values[index])}"
     raise RequestError(422, f"{place}[{index}]: {message}")
 
 
@@ -298,9 +298,9 @@ def _refusal(error: pydantic.ValidationError, types: BodyTypes, root: str = "") 
         return RequestError(422, f"{where}: {first['msg']}")
     found = error.errors(include_url=False)[0]["input"]
     if kind == "finite_number":
-        message = f"value {location[-1]} is {found}, not a finite number"
+        message = f"value {location[-1]} is {shorten(found)}, not a finite number"
         return RequestError(422, f"{location_text(location[:-1])}: {message}")
-    return RequestError(422, f"{where or 'body'}: {first['msg']}, found {_shorten(found)}")
+    return RequestError(422, f"{where or 'body'}: {first['msg']}, found {shorten(found)}")
 
 
 def location_text(location: Iterable[int | str]) -> str:
@@ -308,7 +308,8 @@ def location_text(location: Iterable[int | str]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
 
 
-def _shorten(value: object) -> str:
+def shorten(value: object) -> str:
+    """Returns what to say of a value that a client sent, in 60 characters at most."""
     if isinstance(value, list | dict):
         return f"a {'list' if isinstance(value, list) else 'mapping'} of {len(value)}"
     text = repr(value[:60] if isinstance(value, str) else value)

@@ -19,7 +19,7 @@ import pydantic
 from pydantic import Field
 
 from serve.batching import Answer
-from serve.decoding import check_json, check_top_k, invalid_json
+from serve.decoding import check_json, check_top_k, invalid_json, shorten
 from serve.errors import RequestError
 from serve.inference_tensors import (
     BINARY_SIZE,
@@ -30,7 +30,6 @@ from serve.inference_tensors import (
     TensorMetadata,
     read_tensors,
     rows_of,
-    shorten,
 )
 from serve.schemas import Limits
 from yt8m_ray.data.features import FeatureSpec, VideoRow

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pydantic
 from pydantic import Field
 
-from serve.decoding import check_row
+from serve.decoding import check_row, shorten
 from serve.errors import RequestError
 from serve.schemas import Limits
 from yt8m_ray.data.features import FeatureSpec, VideoRow
@@ -170,7 +170,3 @@ def _lengths(given: Array | None, num_videos: int, num_frames: int) -> list[int]
     if min(lengths) < 1 or max(lengths) > num_frames:
         raise RequestError(422, f"{_NUM_FRAMES}: expected 1 to {num_frames}, found {min(lengths)} to {max(lengths)}")
     return lengths
-
-
-def shorten(value: object) -> str:
-    return repr(value)[:60]

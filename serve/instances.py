@@ -13,7 +13,7 @@ import pydantic
 from pydantic import Field
 
 from serve.batching import Answer
-from serve.decoding import PredictionInput, check_json, decode_videos, invalid_json
+from serve.decoding import PredictionInput, check_json, decode_videos, invalid_json, shorten
 from serve.errors import RequestError
 from serve.schemas import Limits
 from yt8m_ray.data.features import FeatureSpec
@@ -74,7 +74,7 @@ def decode_instances(body: bytes, top_k: int | None, spec: FeatureSpec, limits: 
         raise RequestError(422, f"signature_name: expected serving_default, found {request.signature_name[:60]!r}")
     asked = (request.parameters or {}).get("top_k")
     if asked is not None and type(asked) is not int:
-        raise RequestError(422, f"parameters.top_k: expected a whole number, found {str(asked)[:60]!r}")
+        raise RequestError(422, f"parameters.top_k: expected a whole number, found {shorten(asked)}")
     videos = [_video(instance, spec) for instance in request.instances]
     return decode_videos(videos, INSTANCES, top_k if asked is None else asked, spec, limits)
 

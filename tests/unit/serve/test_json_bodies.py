@@ -66,6 +66,30 @@ def test_means_under_a_name_of_their_own_are_answered_as_in_protobuf(client_of: 
     assert labels(client.post("/v1/predict", json={"videos": [{"embedding": FRAMES.tolist()}]})) == expected
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/predict", {"videos": [{"x": [1] * 16}], "top_k": 10**4200}),
+        ("/v1/predict", {"videos": [{"x": [10**4200]}]}),
+        ("/v1/models/yt8m:predict", {"instances": [{"x": [1] * 16}], "parameters": {"top_k": 10**4200}}),
+        ("/v1/models/yt8m:predict", {"instances": [{"x": [1] * 16}], "parameters": {"top_k": ["x"] * 100}}),
+        ("/v2/models/yt8m/infer", {"parameters": {"top_k": 10**4200}}),
+        ("/v2/models/yt8m/infer", {"parameters": {"top_k": ["x" * 5000]}}),
+    ],
+)
+def test_errors_repeat_no_value_at_length(client_of: Callable[..., TestClient], path: str, body: Any) -> None:
+    tensor = {"name": "x", "datatype": "UINT8", "shape": [1, 1, 16], "data": [1] * 16}
+    body = {**body, "inputs": [tensor]} if "/v2/" in path else body
+    response = client_of(x=16).post(path, json=body)
+    assert response.status_code in (400, 422) and len(response.text) < 300
+
+
+def test_a_mean_that_is_too_large_is_not_repeated_at_length(client_of: Callable[..., TestClient]) -> None:
+    body = {"videos": [{"mean_x": [10**4200] * 16}]}
+    message = refusal(client_of(mean_x=16).post("/v1/predict", json=body))
+    assert message.endswith("..., not a finite number") and len(message) < 150
+
+
 @pytest.mark.parametrize("name", OWN_NAMES)
 def test_errors_name_the_feature_as_the_model_does(client_of: Callable[..., TestClient], name: str) -> None:
     client = client_of(**{name: 16})
