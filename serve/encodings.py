@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import zlib
+from typing import Final, Literal
 
 from fastapi import Request
 
 from serve.errors import RequestError
+from yt8m_ray.data.stream import window_bits
 
-IDENTITY, GZIP, DEFLATE = "identity", "gzip", "deflate"
+Encoding = Literal["identity", "gzip", "deflate"]
+IDENTITY: Final = "identity"
+GZIP: Final = "gzip"
+DEFLATE: Final = "deflate"
 
-_NAMES = {"": IDENTITY, IDENTITY: IDENTITY, GZIP: GZIP, "x-gzip": GZIP, DEFLATE: DEFLATE}
-_GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
+_NAMES: dict[str, Encoding] = {"": IDENTITY, IDENTITY: IDENTITY, GZIP: GZIP, "x-gzip": GZIP, DEFLATE: DEFLATE}
 
 _ALWAYS_BYTES = 4 * 2**20
 _MOST_TIMES = 64
@@ -20,9 +24,14 @@ shrink to a third, and a bomb, which has shrunk to a thousandth, is given up aft
 
 _STEP_BYTES = 2**14
 
+_MEMBER_START = b"\x1f"
+_ALWAYS_MEMBERS = 100
+_MEMBER_BYTES = 2**15
+"""GZIP data may consist of _ALWAYS_MEMBERS, and of one more for so many bytes: bgzip makes one of each 64 KiB."""
 
-def content_encoding(request: Request) -> str:
-    """Returns how the body is packed: IDENTITY, GZIP or DEFLATE.
+
+def content_encoding(request: Request) -> Encoding:
+    """Returns how the body is packed.
 
     Raises:
         RequestError: 415: in another way, or more than once.
@@ -37,11 +46,11 @@ def content_encoding(request: Request) -> str:
     return packed[0] or IDENTITY if packed else IDENTITY
 
 
-def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes:
+def unpack(body: bytes, encoding: Encoding, max_bytes: int) -> bytes:
     """Returns the body as it was before it was packed.
 
     Args:
-        body: As it arrived.
+        body: As it arrived; of GZIP data all members are read.
         encoding: From `content_encoding`.
         max_bytes: Longest body that is taken.
 
@@ -50,29 +59,30 @@ def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes:
     """
     if encoding == IDENTITY:
         return body
-    inflater = zlib.decompressobj(_window_bits(body, encoding))
+    bits = window_bits(encoding, body[:2])
+    inflater, num_members = zlib.decompressobj(bits), 1
     parts, size, num_read = [], 0, 0
-    while num_read < len(body) and not inflater.eof:
-        step = memoryview(body)[num_read : num_read + _STEP_BYTES]
-        num_read += len(step)
+    while num_read < len(body):
+        rest: bytes | memoryview = memoryview(body)[num_read : num_read + _STEP_BYTES]
+        num_read += len(rest)
         most = min(max_bytes, _ALWAYS_BYTES + _MOST_TIMES * num_read)
-        try:
-            parts.append(inflater.decompress(step, most - size + 1))
-        except zlib.error as error:
-            raise RequestError(400, f"body: not {encoding}: {error}") from None
-        size += len(parts[-1])
-        if size > most:
-            raise RequestError(413, f"body: at most {most} bytes once it is unpacked, found more")
+        while rest:
+            if inflater.eof:
+                num_members += 1
+                if encoding != GZIP or rest[:1] != _MEMBER_START:
+                    num_behind = len(rest) + len(body) - num_read
+                    raise RequestError(400, f"body: {num_behind} bytes follow the {encoding} data")
+                if num_members > _ALWAYS_MEMBERS + size // _MEMBER_BYTES:
+                    raise RequestError(400, f"body: {num_members} gzip members hold {size} bytes, expected fewer")
+                inflater = zlib.decompressobj(bits)
+            try:
+                parts.append(inflater.decompress(rest, most - size + 1))
+            except zlib.error as error:
+                raise RequestError(400, f"body: not {encoding}: {error}") from None
+            size += len(parts[-1])
+            if size > most:
+                raise RequestError(413, f"body: at most {most} bytes once it is unpacked, found more")
+            rest = inflater.unused_data
     if not inflater.eof:
         raise RequestError(400, f"body: the {encoding} data is cut short")
-    if num_behind := len(inflater.unused_data) + len(body) - num_read:
-        raise RequestError(400, f"body: {num_behind} bytes follow the {encoding} data")
     return b"".join(parts)
-
-
-def _window_bits(body: bytes, encoding: str) -> int:
-    """Returns what zlib calls the container; `deflate` is that of zlib, but some clients send the bare data."""
-    if encoding == GZIP:
-        return _GZIP_BITS
-    is_zlib = len(body) > 1 and body[0] & 0x0F == zlib.DEFLATED and int.from_bytes(body[:2]) % 31 == 0
-    return _ZLIB_BITS if is_zlib else _RAW_BITS

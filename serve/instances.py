@@ -44,7 +44,7 @@ class InstancesRequest(pydantic.BaseModel):
 @functools.lru_cache(maxsize=16)
 def request_type(max_videos: int) -> type[InstancesRequest]:
     """Returns the type of a request with at most so many instances."""
-    few = (Annotated[list[Any], Field(max_length=max_videos)], InstancesRequest.model_fields["instances"])
+    few: Any = (Annotated[list[Any], Field(max_length=max_videos)], InstancesRequest.model_fields["instances"])
     return pydantic.create_model(
         "InstancesRequest", __base__=InstancesRequest, __doc__=InstancesRequest.__doc__, instances=few
     )

@@ -28,7 +28,7 @@ from yt8m_ray.data.tfrecord import Compression, Records
 
 _LOOKS_FOR_ROOM_S = 0.01
 
-_COMPRESSIONS: dict[str, Compression] = {IDENTITY: "auto", GZIP: "gzip", DEFLATE: "zlib"}
+_COMPRESSIONS: dict[str, Compression] = {IDENTITY: "auto", GZIP: "gzip", DEFLATE: "deflate"}
 """What the reader of shards calls the content encodings; without one it looks whether the shard itself is packed."""
 
 

@@ -24,7 +24,7 @@ from yt8m_ray.data.scan import (
     find_header,
     find_records,
 )
-from yt8m_ray.data.stream import WINDOW_BITS, ByteStream, Compression, Inflater, Window
+from yt8m_ray.data.stream import WINDOW_BITS, ByteStream, Compression, Inflater, Window, has_zlib_header
 
 OnCorrupt = Callable[[CorruptRecordError], None]
 """Takes a record that cannot be read; reading then goes on behind it."""
@@ -238,9 +238,7 @@ def _detect(window: Window, found: int) -> Compression:
 def _guess(start: bytes) -> Compression:
     if start == b"\x1f\x8b":
         return "gzip"
-    if len(start) == 2 and start[0] & 0x0F == zlib.DEFLATED and int.from_bytes(start) % 31 == 0:
-        return "zlib"
-    return "none"
+    return "zlib" if has_zlib_header(start) else "none"
 
 
 def _unpack_header(packed: np.ndarray, compression: Compression) -> np.ndarray:

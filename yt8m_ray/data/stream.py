@@ -18,15 +18,30 @@ from yt8m_ray.data.buffers import shared_pool
 from yt8m_ray.data.errors import RecordError
 from yt8m_ray.local_files import regular_only
 
-Compression = Literal["none", "gzip", "zlib", "auto"]
+Compression = Literal["none", "gzip", "zlib", "deflate", "auto"]
+"""How a stream is packed; "deflate" is what HTTP calls so: ZLIB's container, or bare data as some clients send."""
 
 WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "zlib": zlib.MAX_WBITS}
 """What zlib calls the two containers."""
+
+_BARE_BITS = -zlib.MAX_WBITS
 
 _CHUNK_BYTES = 1 << 22
 """Bytes read at once: enough for huge pages, and a record that two chunks share is copied once more."""
 _PACKED_CHUNK_BYTES = 1 << 16
 _START_BYTES = 64
+
+
+def has_zlib_header(start: bytes) -> bool:
+    """Returns whether a stream with these first bytes, two or more, is in ZLIB's container."""
+    return len(start) > 1 and start[0] & 0x0F == zlib.DEFLATED and int.from_bytes(start[:2]) % 31 == 0
+
+
+def window_bits(compression: Compression, start: bytes) -> int:
+    """Returns what zlib calls the container of a stream that begins with these bytes."""
+    if compression == "deflate":
+        return WINDOW_BITS["zlib"] if has_zlib_header(start) else _BARE_BITS
+    return WINDOW_BITS[compression]
 
 
 class ByteStream(Protocol):
@@ -153,12 +168,17 @@ class Window:
 
 
 class Inflater:
-    """The uncompressed bytes of a GZIP stream (of one or more members) or a ZLIB stream."""
+    """The uncompressed bytes of a GZIP stream (of one or more members), a ZLIB stream or a bare one.
+
+    Args:
+        packed: At least two bytes are waiting, where the stream has them.
+        compression: "gzip", "zlib" or "deflate".
+    """
 
     def __init__(self, packed: Window, compression: Compression) -> None:
         self._packed = packed
         self._name = compression.upper()
-        self._bits = WINDOW_BITS[compression]
+        self._bits = window_bits(compression, packed.peek(2).tobytes())
         self._decompressor = zlib.decompressobj(self._bits)
         self._input: bytes | memoryview = b""
         self._error: RecordError | None = None
@@ -193,7 +213,7 @@ class Inflater:
         raise self._error
 
     def _start_member(self) -> None:
-        if self._bits == zlib.MAX_WBITS:
+        if self._bits != WINDOW_BITS["gzip"]:
             raise RecordError(f"bytes follow the end of the {self._name} stream", "length")
         self._decompressor = zlib.decompressobj(self._bits)
 

@@ -42,8 +42,13 @@ def video_ids(response: httpx.Response) -> list[str]:
     return [json.loads(line)["video_id"] for line in response.text.splitlines()]
 
 
+def gzip_in_members(data: bytes) -> bytes:
+    return b"".join(gzip.compress(part) for part in (data[:20], b"", data[20:]))
+
+
 PACK: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "gzip": ("gzip", gzip.compress),
+    "gzip in members": ("gzip", gzip_in_members),
     "x-gzip": ("X-GZip", gzip.compress),
     "deflate": ("deflate", zlib.compress),
     "bare deflate": ("deflate", bare_deflate),
@@ -68,11 +73,8 @@ def post(client: TestClient, content: bytes, encoding: str, content_type: str) -
     return client.post("/v1/predict", content=content, headers=headers)
 
 
-# The reader of shards knows containers alone.
-PACKED = [(n, t) for n in PACK for t in BODIES if (n, t) != ("bare deflate", "application/x-tfrecord")]
-
-
-@pytest.mark.parametrize(("name", "content_type"), PACKED)
+@pytest.mark.parametrize("content_type", BODIES)
+@pytest.mark.parametrize("name", PACK)
 def test_a_packed_body_is_answered_as_it_is_unpacked(client: TestClient, name: str, content_type: str) -> None:
     encoding, pack = PACK[name]
     plain = client.post("/v1/predict", content=BODIES[content_type], headers={"content-type": content_type})
@@ -119,11 +121,13 @@ def test_a_public_client_may_pack_its_tensors(service: LocalService, algorithm: 
         (b"", "gzip", "cut short"),
         (gzip.compress(RECORD)[:-9], "gzip", "cut short"),
         (gzip.compress(RECORD) + b"more", "gzip", "4 bytes follow"),
-        (gzip.compress(RECORD) * 2, "gzip", "bytes follow"),
+        (gzip.compress(RECORD) + gzip.compress(RECORD)[:-9], "gzip", "cut short"),
+        (zlib.compress(RECORD) * 2, "deflate", "bytes follow the deflate data"),
+        (gzip.compress(RECORD) + gzip.compress(b"") * 100, "gzip", "101 gzip members"),
         (b"\xff" * 100, "deflate", "not deflate"),
         (gzip.compress(gzip.compress(RECORD)), "gzip", "not a SequenceExample"),
     ],
-    ids=["text", "empty", "cut", "followed", "two members", "no deflate", "packed twice"],
+    ids=["text", "empty", "cut", "followed", "second cut", "two zlib", "many members", "no deflate", "packed twice"],
 )
 def test_what_cannot_be_unpacked_is_malformed(client: TestClient, content: bytes, encoding: str, message: str) -> None:
     response = post(client, content, encoding, "application/octet-stream")
@@ -143,6 +147,14 @@ def test_a_bomb_is_unpacked_no_further_than_others_grow() -> None:
     with pytest.raises(RequestError, match=f"at most {2**22 + 64 * 2**14} bytes once it is unpacked") as caught:
         unpack(bomb, "gzip", 2**25)  # of which the first 16 KiB were looked at
     assert caught.value.status == 413
+
+
+def test_members_of_gzip_data_may_end_anywhere_and_be_many() -> None:
+    content = np.random.default_rng(1).integers(0, 256, 2**23, np.uint8).tobytes()
+    size = 2**16 - 300  # as bgzip cuts it; with its header a member ends now here, now there in a step
+    members = [gzip.compress(content[start : start + size], 1) for start in range(0, len(content), size)]
+    assert len(members) > 120
+    assert unpack(b"".join(members), "gzip", len(content)) == content
 
 
 def test_a_body_may_grow_to_as_much_as_one_that_is_not_packed() -> None:
