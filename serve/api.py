@@ -41,7 +41,7 @@ _REFERENCE = "#/components/schemas/{model}"
 DESCRIPTION = (
     "Predicts the topics of a video from its YouTube-8M features. Send JSON with one or more videos, or one serialized "
     "tf.train.SequenceExample (frames) or tf.train.Example (means) as application/octet-stream, or a shard of them "
-    "as application/x-tfrecord. Without a content-type a body that begins with { is JSON, and any other is a record. "
+    "as application/x-tfrecord. Without a content-type a body that begins with { or [ is JSON, any other is a record. "
     "Below /v2 are the same models for clients of the Open Inference Protocol, and below /v1/models for those of "
     "KServe's V1 protocol and TensorFlow Serving."
 )

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import contextlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +37,10 @@ _OTHER_FIELDS = 2048
 _OTHER_KEYS = 100
 """Keys and lists of a video in JSON, and colons, braces and so on in its id, beside those of its features."""
 
+_JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*+[{\[]")
+_ENTRY_VALUE = b"\x12"
+"""Begins the value of a map entry, and the feature lists of a SequenceExample."""
+
 _MOST_NAMED, _LONGEST_NAME = 8, 40
 
 
@@ -52,12 +58,12 @@ def decode_json(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limit
 
     The object's own `top_k` goes before the given one.
     """
-    check_json(body, spec, limits)
+    text = checked_json(body, spec, limits)
     types = body_types(spec, limits.max_videos)
     try:
-        if _is_list(body):
-            return _read_videos(types.videos.validate_json(body), "", top_k, spec, limits)
-        request = types.request.validate_json(body)
+        if text[:1] == b"[":
+            return _read_videos(types.videos.validate_json(text), "", top_k, spec, limits)
+        request = types.request.validate_json(text)
     except pydantic.ValidationError as error:
         raise _refusal(error, types) from None
     asked = top_k if request.get(TOP_K) is None else request[TOP_K]
@@ -81,18 +87,28 @@ def _read_videos(
 ) -> PredictionInput:
     rows = [_json_row(video, spec, f"{where}[{index}]") for index, video in enumerate(videos)]
     asked = check_top_k(top_k, len(rows), spec, limits)
-    return PredictionInput([video.get(VIDEO_ID, "") for video in videos], rows, asked)
+    return PredictionInput([video.get(VIDEO_ID) or "" for video in videos], rows, asked)
 
 
-def _is_list(body: bytes) -> bool:
-    """Returns whether a JSON body is a list, if it is anything."""
-    return body[:100].lstrip()[:1] == b"["
+def is_json(body: bytes) -> bool:
+    """Returns whether a body whose type nobody says is JSON; else it is a record, if it is anything."""
+    if _JSON_START.match(body) is None:
+        return False
+    # No record begins with a brace or a bracket: in protobuf they open groups, which neither message has. It may begin
+    # with a line feed, but then it has an entry with a value, whose first byte no JSON has.
+    return body[:1] in (b"{", b"[") or _ENTRY_VALUE not in body
 
 
-def check_json(body: bytes, spec: FeatureSpec, limits: Limits) -> None:
-    """Checks that a JSON body has no more in it than videos can have, by counting bytes: a parser holds up all threads.
+def json_text(body: bytes) -> bytes:
+    """Returns a JSON body from its first brace or bracket on: without a byte order mark and white space."""
+    return body.removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n")
 
-    A comma stands for a value, a colon for a key and so on, those in texts too.
+
+def checked_json(body: bytes, spec: FeatureSpec, limits: Limits) -> bytes:
+    """Returns the text of a JSON body that has no more in it than videos can have.
+
+    Its bytes are counted: a parser holds up all threads. A comma stands for a value, a colon for a key and so on, those
+    in texts too.
     """
     if body.count(b",") >= limits.max_json_values:
         raise RequestError(
@@ -106,6 +122,7 @@ def check_json(body: bytes, spec: FeatureSpec, limits: Limits) -> None:
     for what, mark, most in (*bounds, ("texts", b'"', 4 * num_keys)):
         if (found := body.count(mark)) > most:
             raise RequestError(422, f"body: at most {most} {what} in JSON, found {found}")
+    return json_text(body)
 
 
 def decode_ordinary(

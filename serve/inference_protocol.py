@@ -19,7 +19,7 @@ import pydantic
 from pydantic import Field
 
 from serve.batching import Answer
-from serve.decoding import check_json, check_top_k, invalid_json, shorten
+from serve.decoding import check_top_k, checked_json, invalid_json, shorten
 from serve.errors import RequestError
 from serve.inference_tensors import (
     BINARY_SIZE,
@@ -124,7 +124,7 @@ def decode_inference(body: bytes, json_bytes: int | None, spec: FeatureSpec, lim
     if end > len(body):
         raise RequestError(400, f"inference-header-content-length: {end} is beyond the body of {len(body)} bytes")
     text = memoryview(body)[:end].tobytes() if end < len(body) else body
-    check_json(text, spec, limits)
+    text = checked_json(text, spec, limits)
     try:
         request = InferenceRequest.model_validate_json(text)
     except pydantic.ValidationError as error:

@@ -13,7 +13,7 @@ import pydantic
 from pydantic import Field
 
 from serve.batching import Answer
-from serve.decoding import PredictionInput, check_json, decode_videos, invalid_json, shorten
+from serve.decoding import PredictionInput, checked_json, decode_videos, invalid_json, shorten
 from serve.errors import RequestError
 from serve.schemas import Limits
 from yt8m_ray.data.features import FeatureSpec
@@ -65,9 +65,9 @@ class InstancesResponse(pydantic.BaseModel):
 
 def decode_instances(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:
     """Returns the input of a request; its own `parameters.top_k` goes before the given one."""
-    check_json(body, spec, limits)
+    text = checked_json(body, spec, limits)
     try:
-        request = request_type(limits.max_videos).model_validate_json(body)
+        request = request_type(limits.max_videos).model_validate_json(text)
     except pydantic.ValidationError as error:
         raise invalid_json(error) from None
     if request.signature_name not in (None, *_SIGNATURES):

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from serve.access import NOTES, note_model, note_stage
 from serve.answers import WINDOW_S, count_labels, dump, timeline_text
 from serve.batching import Answer
-from serve.decoding import PredictionInput, decode_binary, decode_json, decode_ordinary, parse_top_k
+from serve.decoding import PredictionInput, decode_binary, decode_json, decode_ordinary, is_json, parse_top_k
 from serve.errors import RequestError, request_id
 from serve.hosting import HostedModel
 from serve.plain_routes import PlainRoute
@@ -170,21 +170,20 @@ def _flag(text: str, name: str) -> bool:
 
 
 def _decode(content_type: str, options: Options, model: HostedModel, limits: Limits, body: bytes) -> PredictionInput:
-    decode = decode_json if _is_json(content_type, body) else decode_binary
+    decode = decode_json if _has_json(content_type, body) else decode_binary
     return decode(body, options.top_k, model.predictor.spec, limits)
 
 
 def _decode_ordinary(
     content_type: str, options: Options, model: HostedModel, limits: Limits, body: bytes
 ) -> PredictionInput | None:
-    if _is_json(content_type, body):
+    if _has_json(content_type, body):
         return None
     return decode_ordinary(body, options.top_k, model.records, model.predictor.spec, limits)
 
 
-def _is_json(content_type: str, body: bytes) -> bool:
-    # No record begins with a brace or a bracket: in protobuf they open groups, which neither message has.
-    return content_type == JSON_TYPE or (not content_type and body[:1] in (b"{", b"["))
+def _has_json(content_type: str, body: bytes) -> bool:
+    return content_type == JSON_TYPE or (not content_type and is_json(body))
 
 
 def _write(

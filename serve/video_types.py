@@ -70,7 +70,7 @@ def _body_types(sizes: tuple[tuple[str, int], ...], max_videos: int) -> BodyType
     features = dict(_features(sizes))
     # What the data set has and this model does not read is passed over: videos can be sent to any model.
     unread = dict.fromkeys((*FRAME_FEATURES, *VIDEO_FEATURES), NotRequired[_Unread])
-    video_id = Annotated[str, Field(max_length=1000, description="Returned as it is")]
+    video_id = Annotated[str | None, Field(max_length=1000, description="Returned as it is; null is no id")]
     video = _typed_dict("Video", {**unread, VIDEO_ID: NotRequired[video_id], **features})
     videos = Annotated[list[video], Field(min_length=1, max_length=max_videos, fail_fast=True)]  # type: ignore[valid-type]
     top_k = Annotated[int, Field(ge=1, description="Classes a video, at most as many as the model has")]

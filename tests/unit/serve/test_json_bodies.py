@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,16 +122,44 @@ def test_features_of_the_data_set_that_a_model_does_not_read_are_passed_over(
 
 
 @pytest.mark.parametrize("content_type", ["application/json", ""])
-@pytest.mark.parametrize("space", ["", " \n\t"])
+@pytest.mark.parametrize("space", ["", " \n\t", "\n", "\n\n", "\ufeff", "\ufeff\r\n", " " * 200])
 def test_a_list_of_videos_is_a_body(client_of: Callable[..., TestClient], content_type: str, space: str) -> None:
-    if space and not content_type:
-        return  # what begins with a line feed may be a record
     client = client_of(rgb=16)
     body = f'{space}[{{"video_id": "a", "rgb": {FRAMES.tolist()}}}, {{"rgb": {FRAMES[:2].tolist()}}}]'
     headers = {"content-type": content_type} if content_type else {}
     answer = client.post("/v1/predict?top_k=2", content=body.encode(), headers=headers).json()
     assert [each["video_id"] for each in answer["predictions"]] == ["a", ""]
     assert [len(each["labels"]) for each in answer["predictions"]] == [2, 2]
+
+
+@pytest.mark.parametrize("mark", "{[")
+def test_a_record_may_begin_like_json_behind_a_line_feed(client_of: Callable[..., TestClient], mark: str) -> None:
+    client = client_of(mean_rgb=8)
+    features = {"id": [b"x"], "mean_rgb": np.linspace(0, 1, 8).astype(np.float32)}
+    size = ord(mark) - (len(encode_example({**features, "other": [b""]})) - 2)
+    record = encode_example({**features, "other": [b"y" * size]})
+    assert record[:2] == b"\n" + mark.encode()
+    assert labels(client.post("/v1/predict", content=record))
+
+
+@pytest.mark.parametrize("path", ["/v1/models/yt8m:predict", "/v2/models/yt8m/infer"])
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"\n" * 200, b"\xef\xbb\xbf \n"])
+def test_the_protocols_of_others_take_what_may_stand_before_json(
+    client_of: Callable[..., TestClient], path: str, start: bytes
+) -> None:
+    tensor = {"name": "x", "datatype": "UINT8", "shape": [1, 1, 16], "data": [1] * 16}
+    body = json.dumps({"instances": [{"x": [1] * 16}], "inputs": [tensor]}).encode()
+    assert client_of(x=16).post(path, content=start + body).status_code == 200
+
+
+def test_null_stands_for_what_is_not_given(client_of: Callable[..., TestClient]) -> None:
+    client = client_of(rgb=16)
+    video = {"video_id": None, "rgb": FRAMES.tolist(), "audio": None}
+    answer = client.post("/v1/predict", json={"videos": [video], "top_k": None}).json()
+    assert answer["predictions"][0]["video_id"] == ""
+    answer = client.post("/v1/models/yt8m:predict", json={"instances": [video], "parameters": None}).json()
+    assert answer["predictions"][0]["video_id"] == ""
+    assert "at most 1000 characters" in refusal(client.post("/v1/predict", json=[{"video_id": "x" * 1001}]))
 
 
 @pytest.mark.parametrize(
