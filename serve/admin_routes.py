@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pydantic
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from serve.errors import RequestError
-from serve.requests import read_body
+from serve.requests import read_json
 from serve.schemas import Change, ErrorResponse
 from serve.service import Service
 
@@ -35,9 +34,7 @@ def add_admin_routes(api: FastAPI, service: Service) -> None:
 
         async def change(request: Request, what: str = what) -> JSONResponse:
             _check_token(request, service)
-            with service.intake.hold() as hold:
-                body = await read_body(request, service.limits, hold, max_bytes=_MOST_BYTES)
-            asked = _parse(body)
+            asked = await read_json(request, service, Change, max_bytes=_MOST_BYTES)
             _check_fields(what, asked)
             return JSONResponse(await service.change(what, asked.model, asked.share))
 
@@ -59,12 +56,3 @@ def _check_token(request: Request, service: Service) -> None:
     if not service.admin_tokens.accepts(request.headers.get("authorization", "")):
         challenge = {"www-authenticate": "Bearer"}
         raise RequestError(401, "authorization: expected Bearer and a token of an operator", headers=challenge)
-
-
-def _parse(body: bytes) -> Change:
-    try:
-        return Change.model_validate_json(body or b"{}")
-    except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "body"
-        raise RequestError(422, f"{where}: {first['msg']}") from None

@@ -13,11 +13,10 @@ import pydantic
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from serve.errors import RequestError
 from serve.hosting import HostedModel
 from serve.plain_routes import add_protocol_route
 from serve.protocol_routes import TAG, check_name
-from serve.requests import check_token, read_body
+from serve.requests import check_token, read_json
 from serve.service import Service
 from serve.statistics import ModelStatistics
 
@@ -73,7 +72,8 @@ def add_repository_routes(api: FastAPI, service: Service) -> None:
 
     async def index(request: Request) -> Response:
         check_token(request, service)
-        return JSONResponse(_index(service, only_ready=await _wants_ready(request, service)))
+        asked = await read_json(request, service, IndexRequest, max_bytes=_MOST_BYTES)
+        return JSONResponse(_index(service, only_ready=bool(asked.ready)))
 
     async def statistics(request: Request) -> Response:
         check_token(request, service)
@@ -116,12 +116,3 @@ def _index(service: Service, *, only_ready: bool) -> list[dict[str, Any]]:
     versions = dict.fromkeys(model.version for model in service.host.models)
     name = service.args.name
     return [{"name": name, "version": version, "state": state, "reason": reason} for version in versions]
-
-
-async def _wants_ready(request: Request, service: Service) -> bool:
-    with service.intake.hold() as hold:
-        body = await read_body(request, service.limits, hold, max_bytes=_MOST_BYTES)
-    try:
-        return bool(IndexRequest.model_validate_json(body or b"{}", strict=True).ready)
-    except pydantic.ValidationError:
-        raise RequestError(400, 'body: expected nothing or {"ready": true}') from None

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
+import pydantic
 from fastapi import Request
 
 from serve.access import note_stage
+from serve.decoding import invalid_json, json_text
 from serve.encodings import IDENTITY, content_encoding, unpack
 from serve.errors import CLOSE, RequestError
 from serve.intake import INLINE_BYTES, Hold
@@ -21,6 +23,7 @@ DEADLINE_HEADER = "x-request-timeout-seconds"
 """Seconds that a client waits; Ray Serve's proxy reads the same header."""
 
 T = TypeVar("T")
+M = TypeVar("M", bound=pydantic.BaseModel)
 
 
 def check_token(request: Request, service: Service) -> None:
@@ -99,6 +102,27 @@ async def read_body(request: Request, limits: Limits, hold: Hold, *, max_bytes: 
         raise RequestError(408, message, headers=CLOSE) from None
     note_stage(request, "body", time.perf_counter() - started)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def read_json(request: Request, service: Service, model: type[M], *, max_bytes: int) -> M:
+    """Returns a short body of JSON, packed or not; one of no bytes is taken for an empty object.
+
+    Args:
+        request: Nothing of its body has been read.
+        service: Its limits.
+        model: Type of the body.
+        max_bytes: Longest body, as it is sent and unpacked: so much is read in the event loop.
+
+    Raises:
+        RequestError: the body cannot be had or is wrong.
+    """
+    encoding = content_encoding(request)
+    with service.intake.hold() as hold:
+        body = unpack(await read_body(request, service.limits, hold, max_bytes=max_bytes), encoding, max_bytes)
+    try:
+        return model.model_validate_json(json_text(body) or b"{}", strict=True)
+    except pydantic.ValidationError as error:
+        raise invalid_json(error) from None
 
 
 async def decode_body(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 from pydantic import Field
@@ -121,6 +121,13 @@ class Change(_Message):
 
     model: str | None = Field(default=None, max_length=200, description="null finishes, or goes on with, the canary")
     share: float = Field(default=0.0, ge=0, le=1, description="Of the requests; for a canary alone, 0 ends it")
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _leave_out_null(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None or name not in cls.model_fields}
 
 
 class ErrorDetail(pydantic.BaseModel):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def test_a_change_needs_a_token_of_an_operator(
         ("canary", {"model": "b", "share": 0.1}, ("canary", "b", 0.1)),
         ("canary", {"share": 0}, ("canary", None, 0.0)),
         ("rollback", None, ("rollback", None, 0.0)),
+        ("promote", {"model": "b", "share": None}, ("promote", "b", 0.0)),
     ],
 )
 def test_an_operator_changes_models(
@@ -91,6 +93,7 @@ def test_a_change_that_is_refused_is_told_with_its_reason(client: TestClient) ->
         ("promote", {"model": "b", "share": 0.5}, "share: promote takes none"),
         ("rollback", {"model": "b"}, "model: a rollback goes back"),
         ("promote", {"modell": "b"}, "modell: "),
+        ("promote", {"modell": None}, "modell: "),
         ("promote", {"model": "x" * 201}, "model: "),
         ("promote", [], "body: "),
     ],
@@ -104,7 +107,21 @@ def test_a_change_that_means_nothing_is_refused(
 
 def test_a_body_that_is_no_json_is_refused_without_being_repeated(client: TestClient) -> None:
     response = client.post("/v1/admin/promote", content=b"\xffsecret", headers=OPERATOR)
-    assert "secret" not in message(response, 422)
+    assert "secret" not in message(response, 400)
+
+
+@pytest.mark.parametrize(
+    "content", [gzip.compress(b'{"model": "b"}'), b'\xef\xbb\xbf\n {"model": "b"}'], ids=["gzip", "marked"]
+)
+def test_a_change_may_be_packed_and_marked_as_other_bodies_may(
+    client: TestClient, service: LocalService, content: bytes
+) -> None:
+    headers = {**OPERATOR, "content-encoding": "gzip"} if content[:1] == b"\x1f" else OPERATOR
+    assert client.post("/v1/admin/promote", content=content, headers=headers).status_code == 200
+    assert service.changes == [("promote", "b", 0.0)]
+    bomb = gzip.compress(bytes(2**20))
+    response = client.post("/v1/admin/promote", content=bomb, headers={**OPERATOR, "content-encoding": "gzip"})
+    assert "at most 65536 bytes once it is unpacked" in message(response, 413)
 
 
 def test_without_a_file_of_tokens_there_is_no_administration(predictor: Predictor) -> None:

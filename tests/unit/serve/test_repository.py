@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,16 @@ def service(save_tiny_checkpoint: Callable[..., Path]) -> LocalService:
 def client(service: LocalService) -> Iterator[TestClient]:
     with TestClient(build_api(service)) as client:
         yield client
+
+
+@pytest.mark.parametrize("content", [b"", b'{"ready": true}', b'\xef\xbb\xbf {"ready": true}', b'{"ready": null}'])
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, bytes], ids=["gzip", "deflate", "plain"])
+def test_the_index_is_asked_for_as_bodies_are_sent_elsewhere(
+    client: TestClient, content: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    encoding = {gzip.compress: "gzip", zlib.compress: "deflate"}.get(pack, "identity")
+    response = client.post("/v2/repository/index", content=pack(content), headers={"content-encoding": encoding})
+    assert response.status_code == 200 and len(response.json()) == 1, response.text
 
 
 def stats(client: TestClient, path: str = "/v2/models/yt8m/stats") -> dict[str, Any]:
