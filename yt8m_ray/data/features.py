@@ -32,6 +32,9 @@ _MOST_NAMED = 8
 _MEDIA_SEQUENCE_CLIP, _MEDIA_SEQUENCE_FEATURE = "clip/", "/feature/"
 """Marks of MediaPipe's own keys: `clip/data_id`, `RGB/feature/floats`."""
 
+_TAKEN_NAMES = ("", "video_id", "num_frames")
+"""What requests and tables call other things, or nothing: a feature of such a name could not be asked for."""
+
 Normalization = Literal["l2", "unwhitened", "reverse_whitened", "none"]
 """What becomes of the dequantized frames; `yt8m_ray.data.normalize` describes each."""
 
@@ -58,6 +61,11 @@ class FeatureSpec:
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes.values()) < 1 or self.num_classes < 1 or self.max_frames < 1:
             raise ValueError(f"features: expected one or more, and sizes and counts of at least 1, found {self}")
+        if taken := [name for name in self.sizes if not may_be_feature(name)]:
+            raise ValueError(
+                f"features: {taken[0]!r} cannot be the name of a feature: requests call other things "
+                f"{' and '.join(filter(None, _TAKEN_NAMES))}, and nothing by an empty name"
+            )
         if len({name.startswith(MEAN_PREFIX) for name in self.sizes}) > 1:
             raise ValueError(f"features: {', '.join(self.sizes)} mix video level ({MEAN_PREFIX}*) and frame level")
 
@@ -75,6 +83,11 @@ class FeatureSpec:
     def dtype(self) -> Literal["uint8", "float32"]:
         """Type of the frames."""
         return "float32" if self.is_video_level else "uint8"
+
+
+def may_be_feature(name: str) -> bool:
+    """Returns whether a feature may have a name; that of a mean is the one of its frames too."""
+    return name.removeprefix(MEAN_PREFIX) not in _TAKEN_NAMES
 
 
 @dataclass(frozen=True, slots=True)

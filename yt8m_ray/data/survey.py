@@ -19,7 +19,7 @@ import numpy as np
 from yt8m_ray.data.duplicates import id_keys
 from yt8m_ray.data.errors import CorruptRecordError, RecordError
 from yt8m_ray.data.example import Fields, Values, decode_record
-from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
+from yt8m_ray.data.features import FeatureSpec, VideoRow, may_be_feature, to_row
 from yt8m_ray.data.stream import ChecksummedStream
 from yt8m_ray.data.tfrecord import detect_compression, open_shard, read_payloads
 from yt8m_ray.schema import FRAME_FEATURES, LABELS_KEY, MAX_FRAMES, MEAN_PREFIX, VIDEO_FEATURES
@@ -239,7 +239,7 @@ def _sizes_of(payload: memoryview) -> dict[str, int]:
         features = ((name, values) for name, values in fields.context.items() if name.startswith(MEAN_PREFIX))
         found = {name: len(values) for name, values in features if _kind(values) == "float32" and len(values)}
     published = [name for name in (*FRAME_FEATURES, *VIDEO_FEATURES) if name in found]
-    return {name: found[name] for name in published or sorted(found)}
+    return {name: found[name] for name in published or sorted(filter(may_be_feature, found))}
 
 
 def _remarks(fields: Fields, row: VideoRow, spec: FeatureSpec) -> list[Remark]:

@@ -250,6 +250,10 @@ def test_the_sum_does_not_depend_on_the_order(tmp_path: Path) -> None:
             [encode_sequence_example({"mean_rgb": np.ones(8, np.float32)}, {"flow": np.ones((2, 3), np.uint8)})],
             {"flow": 3},
         ),
+        (
+            [encode_sequence_example({}, {"num_frames": np.ones((2, 1), np.uint8), "a": np.ones((2, 3), np.uint8)})],
+            {"a": 3},
+        ),
         ([encode_example({"mean_other": np.ones(5, np.float32), "other": np.ones(4, np.float32)})], {"mean_other": 5}),
         ([encode_example({"id": [b"v"]}), b""], None),
     ],

@@ -70,6 +70,8 @@ def test_means_are_described_as_floats() -> None:
     [
         ({"level": "video"}, r"input: level: video, but the features are rgb, audio"),
         ({"features": [{**RGB, "dtype": "float32"}]}, r"features\.0\.dtype: expected uint8, found float32"),
+        ({"features": [RGB, {**RGB, "name": "num_frames"}]}, "input: features: 'num_frames' cannot be the name"),
+        ({"features": [{**RGB, "name": ""}]}, "input: features: '' cannot be the name of a feature"),
         ({"features": [RGB, {**RGB, "name": "mean_audio"}]}, "rgb, mean_audio mix video level"),
         ({"features": [RGB, {**RGB}]}, "features: two have the same name among rgb"),
         ({"features": []}, r"input\.features"),
