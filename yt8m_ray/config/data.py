@@ -37,7 +37,8 @@ class DataConfig(Config):
         manifest: A file that `jobs.inspect` wrote. Every shard of `train` and `validation` has to be in it, every shard
             in it has to exist in its size, and each epoch counts records again; null checks none of that.
         shuffle_window: Videos that a worker gathers and deals out at random; 0 keeps the order of the shards.
-        vocabulary: CSV of class names; null takes the published one where the number of classes allows.
+        vocabulary: CSV of class names; null takes the published one where there are 3,862 classes, or fewer of videos
+            with the published features alone; other classes have no names.
         verify_checksums: CRC-32C of every record, both fields.
         on_corrupt: What a bad record does: `fail` stops with its place, `skip` leaves it out and counts it by cause.
         cache: A folder on every node in which decoded shards are kept for the next epoch; null keeps none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +24,20 @@ _LEAST_WIDTH = 10  # frames
 _MOST_BARS = 60
 
 
-def write_histograms(counts: Survey, folder: str | Path, *, num_classes: int) -> None:
+def write_histograms(counts: Survey, folder: str | Path, *, features: Iterable[str], num_classes: int) -> None:
     """Writes what there is to draw into a folder: classes where a video has a label, lengths at frame level.
 
     Args:
         counts: Of the whole data set.
         folder: Made where it is missing; earlier files in it are replaced.
-        num_classes: The table has a row for each class, with its name in the published vocabulary.
+        features: Names of what a video has.
+        num_classes: The table has a row for each class, with its name where these are the published ones.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     num_videos = np.zeros(num_classes, np.int64)
     num_videos[: len(counts.class_counts)] = counts.class_counts
-    vocabulary = Vocabulary.for_num_classes(num_classes)
+    vocabulary = Vocabulary.meant_by(features, num_classes)
     replace_file(folder / CLASS_TABLE, lambda aside: _write_table(aside, num_videos, vocabulary))
     if num_videos.any():
         save_picture(folder / CLASS_PICTURE, lambda figure: _draw_classes(figure, num_videos, counts, vocabulary))

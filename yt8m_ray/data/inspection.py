@@ -105,7 +105,7 @@ def inspect_shards(config: InspectionConfig, shards: Sequence[str], *, manifest:
 
 def _write(config: InspectionConfig, summary: Summary) -> None:
     if config.output is not None:
-        write_histograms(summary.counts, config.output, num_classes=config.num_classes)
+        write_histograms(summary.counts, config.output, features=summary.sizes, num_classes=config.num_classes)
     if config.write_manifest is None:
         return
     if len(summary.entries) < len(summary.shards):

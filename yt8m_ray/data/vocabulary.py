@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yt8m_ray.local_files import regular_only
-from yt8m_ray.schema import NUM_CLASSES_2018
+from yt8m_ray.schema import FRAME_FEATURES, NUM_CLASSES_2018, VIDEO_FEATURES
 
 PUBLISHED_PATH = Path(__file__).with_name("vocabulary.csv")
 
@@ -75,6 +75,19 @@ class Vocabulary:
         if num_classes <= NUM_CLASSES_2018:
             return cls(cls.load()._entries[:num_classes])
         # Not the table and some blanks: the 4,716 classes of 2017 have other ids, and this table lacks their names.
+        return cls([_Entry()] * num_classes)
+
+    @classmethod
+    def meant_by(cls, features: Iterable[str], num_classes: int) -> Vocabulary:
+        """Returns the published classes where a data set that names none can mean them, else classes without names.
+
+        Args:
+            features: Names of what its videos have. Fewer than the published 3,862 classes are the first of them only
+                where these are the published ones too: the 527 classes of AudioSet are others.
+            num_classes: How many classes it has.
+        """
+        if num_classes == NUM_CLASSES_2018 or set(features) <= {*FRAME_FEATURES, *VIDEO_FEATURES}:
+            return cls.for_num_classes(num_classes)
         return cls([_Entry()] * num_classes)
 
     def __len__(self) -> int:

@@ -87,7 +87,7 @@ def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
         members.append(member.model_copy(update={"checkpoint": str(folder)}))
     names = [member.checkpoint for member in members]
     check_agreement(names, data)
-    check_vocabularies(names, [load_vocabulary(read.vocabulary, read.num_classes) for read in data])
+    check_vocabularies(names, [load_vocabulary(read.vocabulary, read.spec) for read in data])
     patterns = config.data.validation if config.data.validation is not None else data[0].validation
     shards = expand_shards(patterns, key="data.validation")
     weighting = config.weighting

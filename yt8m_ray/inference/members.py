@@ -184,7 +184,7 @@ def assemble(
     """
     data = members[0].config.data
     gaps_before, gaps_after = before.compute(), after.compute()
-    vocabulary = load_vocabulary(data.vocabulary, data.num_classes)
+    vocabulary = load_vocabulary(data.vocabulary, data.spec)
     document = BundleDocument(
         input=InputSchema.of(data.spec, data.normalize),
         num_classes=data.num_classes,

@@ -89,7 +89,7 @@ class Predictor:
         Raises:
             ValueError, OSError: the table cannot be read, or has too few classes.
         """
-        return load_vocabulary(self.vocabulary_path, self.spec.num_classes)
+        return load_vocabulary(self.vocabulary_path, self.spec)
 
     def predict(self, videos: Sequence[VideoRow] | Batch, top_k: int = 20) -> TopK:
         """Returns the `top_k` best classes of each video, on the CPU.
@@ -186,12 +186,12 @@ def check_fit(folder: Path, shards: Sequence[str], *, labels: LabelPolicy, on_co
     check_first_videos(shards, read_spec(folder), options, key="shards")
 
 
-def load_vocabulary(path: str | None, num_classes: int) -> Vocabulary:
-    """Returns the vocabulary of a CSV file, or the published one where the number of classes allows.
+def load_vocabulary(path: str | None, spec: FeatureSpec) -> Vocabulary:
+    """Returns the vocabulary of a CSV file, or the published one where what is read can mean it.
 
     Raises:
         ValueError, OSError: the file cannot be read, or has fewer classes.
     """
     if path is None:
-        return Vocabulary.for_num_classes(num_classes)
-    return Vocabulary.load(path, num_classes=num_classes)
+        return Vocabulary.meant_by(spec.sizes, spec.num_classes)
+    return Vocabulary.load(path, num_classes=spec.num_classes)

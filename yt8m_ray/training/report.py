@@ -142,5 +142,5 @@ def _class_names(config: TrainConfig) -> list[str]:
     path = config.data.vocabulary
     is_there = path is not None and Path(path).is_file()  # a checkpoint may have come here without it
     count = config.data.num_classes
-    vocabulary = Vocabulary.load(path) if is_there else Vocabulary.for_num_classes(count)
+    vocabulary = Vocabulary.load(path) if is_there else Vocabulary.meant_by(config.data.features, count)
     return [vocabulary.name(class_id) or f"class {class_id}" for class_id in range(count)]

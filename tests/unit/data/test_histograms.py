@@ -16,7 +16,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def test_the_table_has_a_row_for_every_class_with_its_published_name(tmp_path: Path) -> None:
-    write_histograms(Survey(num_videos=5, class_counts=np.array([4, 0, 2])), tmp_path / "new", num_classes=5)
+    write_histograms(
+        Survey(num_videos=5, class_counts=np.array([4, 0, 2])), tmp_path / "new", features=["rgb"], num_classes=5
+    )
 
     with (tmp_path / "new" / "class_histogram.csv").open() as file:
         rows = list(csv.reader(file))
@@ -30,14 +32,14 @@ def test_the_table_has_a_row_for_every_class_with_its_published_name(tmp_path: P
 
 
 def test_classes_whose_names_are_unknown_have_none(tmp_path: Path) -> None:
-    write_histograms(Survey(num_videos=1, class_counts=np.array([1])), tmp_path, num_classes=4716)
+    write_histograms(Survey(num_videos=1, class_counts=np.array([1])), tmp_path, features=["rgb"], num_classes=4716)
 
     assert (tmp_path / "class_histogram.csv").read_text().splitlines()[1] == "0,,1"
 
 
 @pytest.mark.parametrize("clips", [{170: 1}, {1: 3, 300: 2, 5000: 1}, {0: 1}])
 def test_there_is_a_picture_of_the_lengths_at_frame_level(tmp_path: Path, clips: dict[int, int]) -> None:
-    write_histograms(Survey(num_videos=1, clips=Counter(clips)), tmp_path, num_classes=2)
+    write_histograms(Survey(num_videos=1, clips=Counter(clips)), tmp_path, features=["rgb"], num_classes=2)
 
     assert (tmp_path / "frames_histogram.png").read_bytes().startswith(PNG)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["class_histogram.csv", "frames_histogram.png"]
@@ -46,7 +48,7 @@ def test_there_is_a_picture_of_the_lengths_at_frame_level(tmp_path: Path, clips:
 def test_there_is_a_picture_of_the_classes_where_a_video_has_a_label(tmp_path: Path) -> None:
     counts = Survey(num_videos=9, class_counts=np.random.default_rng(0).integers(0, 50, 2000))
 
-    write_histograms(counts, tmp_path, num_classes=3862)
+    write_histograms(counts, tmp_path, features=["rgb"], num_classes=3862)
 
     assert (tmp_path / "class_histogram.png").read_bytes().startswith(PNG)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["class_histogram.csv", "class_histogram.png"]

@@ -57,6 +57,25 @@ def test_fewer_classes_are_the_first_of_the_table() -> None:
     assert [vocabulary.name(0), vocabulary.name(1)] == ["Game", "Video game"]
 
 
+@pytest.mark.parametrize(
+    ("features", "num_classes", "name"),
+    [
+        (["rgb", "audio"], 3862, "Game"),
+        (["mean_rgb"], 48, "Game"),
+        (["embedding"], 3862, "Game"),
+        (["audio_embedding"], 527, None),
+        (["rgb", "embedding"], 48, None),
+        (["rgb", "audio"], 4716, None),
+    ],
+)
+def test_the_published_names_are_taken_where_they_can_be_meant(
+    features: list[str], num_classes: int, name: str | None
+) -> None:
+    vocabulary = Vocabulary.meant_by(features, num_classes)
+
+    assert (len(vocabulary), vocabulary.name(0)) == (num_classes, name)
+
+
 def test_the_classes_of_2017_have_no_names(tmp_path: Path) -> None:
     vocabulary = Vocabulary.for_num_classes(4716)
 

@@ -47,6 +47,13 @@ def test_a_video_is_answered_alike_alone_and_beside_longer_ones(save_tiny_checkp
     assert torch.allclose(together.scores[1], alone.scores[0], atol=1e-6)
 
 
+def test_classes_of_another_data_set_have_no_names(save_tiny_checkpoint: Callable[..., Path]) -> None:
+    own = Predictor.from_path(save_tiny_checkpoint("own", data={"features": {"audio_embedding": 4}}))
+    published = Predictor.from_path(save_tiny_checkpoint("published"))
+
+    assert (own.vocabulary.name(1), published.vocabulary.name(1)) == (None, "Video game")
+
+
 def test_predictions_do_without_a_vocabulary_and_names_need_all_of_it(
     save_tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -48,7 +48,7 @@ def test_counts_are_read_from_the_published_vocabulary(tmp_path: Path) -> None:
 
 
 def test_counts_are_read_from_what_inspect_writes(tmp_path: Path) -> None:
-    write_histograms(Survey(class_counts=np.array([4, 0, 2])), tmp_path, num_classes=5)
+    write_histograms(Survey(class_counts=np.array([4, 0, 2])), tmp_path, features=["rgb"], num_classes=5)
     assert read_class_counts(tmp_path / CLASS_TABLE).tolist() == [4, 0, 2, 0, 0]
 
 
