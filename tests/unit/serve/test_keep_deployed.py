@@ -82,6 +82,10 @@ def deployment(dashboard: Dashboard, model: Path | str | None) -> Deployment:
     return Deployment(CONFIG, dashboard.url, model=None if model is None else str(model), token=TOKEN)
 
 
+def without_tokens() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+
+
 def test_nothing_is_deployed_before_the_bundle_is_there(dashboard: Dashboard, tmp_path: Path) -> None:
     kept = deployment(dashboard, tmp_path / "bundle")
     (tmp_path / "bundle").mkdir()  # an empty folder is none: its manifest comes last
@@ -160,7 +164,7 @@ def test_the_command_says_each_state_once(dashboard: Dashboard, bundle: Path, tm
     process = subprocess.Popen(
         [*command, "--interval-s", "0.02"],
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**without_tokens(), **environment},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -178,11 +182,10 @@ def test_the_command_says_each_state_once(dashboard: Dashboard, bundle: Path, tm
 
 def test_a_token_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(json.dumps(CONFIG))
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
     done = subprocess.run(
         [sys.executable, "-m", "serve.keep_deployed", str(tmp_path / "config.yaml"), "--address", "http://127.0.0.1:9"],
         cwd=ROOT,
-        env={**environment, "RAY_AUTH_MODE": "token"},
+        env={**without_tokens(), "RAY_AUTH_MODE": "token"},
         capture_output=True,
         text=True,
     )
