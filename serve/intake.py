@@ -22,11 +22,11 @@ INLINE_BYTES = 2**20
 _SMALL_SHARE = 4
 """This part of the room is for bodies up to INLINE_BYTES: a few long ones that are half sent shut none of them out."""
 
-_TIMES = 30.0
-"""A refusal waits so many times what it cost: who sends one such body after the other takes a thirtieth of a core."""
+_TIMES = 40.0
+"""A refusal waits so many times what it cost: who sends one such body after the other takes a fortieth of a core."""
 
 _LONGEST_S = 2.0
-"""No refusal waits longer: one that cost C seconds, more than a fifteenth, takes C / (C + 2) of a core instead."""
+"""No refusal waits longer: one that cost C seconds, more than a twentieth, takes C / (C + 2) of a core instead."""
 
 _SECONDS_A_BYTE = 2e-9
 """What receiving a body costs this process, about."""
