@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -196,11 +197,17 @@ def folder_version(folder: str | Path) -> str:
 
 def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
     file = folder / name
-    if not file.is_file():
+    try:
+        status = file.stat()
+        num_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
+        digest = _sha256(file) if num_bytes == entry.num_bytes else None
+    except (FileNotFoundError, NotADirectoryError):  # perhaps only now: a run removes its older checkpoints
+        num_bytes = None
+    if num_bytes is None:
         raise CheckpointError(f"{file}: listed in the manifest, but missing")
-    if file.stat().st_size != entry.num_bytes:
-        raise CheckpointError(f"{file}: {entry.num_bytes} bytes expected, {file.stat().st_size} found")
-    if _sha256(file) != entry.sha256:
+    if num_bytes != entry.num_bytes:
+        raise CheckpointError(f"{file}: {entry.num_bytes} bytes expected, {num_bytes} found")
+    if digest != entry.sha256:
         raise CheckpointError(f"{file}: the contents do not match the hash in the manifest")
 
 

@@ -55,7 +55,7 @@ def besiege(tmp_path: Path) -> Besiege:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=900,  # the demo, on a busy machine
             check=False,
         )
         assert ended.returncode == 0, ended.stderr[-3000:]

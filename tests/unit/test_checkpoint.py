@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -373,3 +374,19 @@ def test_a_folder_that_holds_something_is_not_adopted_into(save_tiny_checkpoint:
     with pytest.raises(OSError, match="not empty"):
         adopt_checkpoint(source, taken, load_config(source))
     assert contents(tmp_path / "runs") == {"other/mine": b"mine"}
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_passed_over(
+    save_tiny_checkpoint: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_tiny_checkpoint()
+    folder = path.rename(path.with_name("epoch_0001_step_000000001"))
+    opened = Path.open
+
+    def open_late(path: Path, mode: str = "r") -> Any:
+        shutil.rmtree(folder, ignore_errors=True)
+        return opened(path, mode)
+
+    monkeypatch.setattr(Path, "open", open_late)
+
+    assert latest_checkpoint(folder.parent) is None
