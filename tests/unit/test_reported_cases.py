@@ -77,6 +77,11 @@ def test_a_media_sequence_is_named_for_what_it_is(cases: Path, spec: FeatureSpec
         check_first_videos([str(cases / "mediapipe.tfrecord")], spec, REQUIRED, key="data.train")
 
 
+def test_ground_truth_of_a_media_sequence_is_refused_likewise(cases: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the video has no id; .* a MediaSequence of MediaPipe"):
+        write_truth([str(cases / "mediapipe.tfrecord")], str(tmp_path / "t.csv"), num_classes=48)
+
+
 @pytest.mark.parametrize("name", ["sub_bom.csv", "sub_gz.csv.gz"])
 def test_prediction_files_of_other_programs_score_as_the_plain_one(cases: Path, name: str) -> None:
     truth = str(cases / "truth_ok.csv")

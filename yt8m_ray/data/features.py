@@ -140,7 +140,9 @@ def _video_id(fields: Fields) -> str:
             values = fields.context[key]
             break
     else:
-        raise RecordError(f"the video has no id; expected one of the keys {', '.join(ID_KEYS)}")
+        raise RecordError(
+            f"the video has no id; expected one of the keys {', '.join(ID_KEYS)}; {_describe_found(fields)}"
+        )
     if not isinstance(values, list) or len(values) != 1 or not values[0]:
         raise RecordError(f"{key}: expected one byte string that is not empty, found {_describe(values)}")
     try:

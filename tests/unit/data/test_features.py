@@ -124,7 +124,11 @@ def test_features_with_different_numbers_of_frames_are_refused() -> None:
             {"rgb": [[bytes(6)], [bytes(6)] * 2]},
             "rgb: expected one byte string a frame, found 2 byte strings in frame 1",
         ),
-        ({"id": None}, "the video has no id; expected one of the keys id, video_id"),
+        (
+            {"id": None},
+            "the video has no id; expected one of the keys id, video_id; "
+            "found audio (2 bytes a frame), rgb (6 bytes a frame)",
+        ),
         ({"id": []}, "id: expected one byte string that is not empty, found 0 byte strings"),
         ({"id": [b""]}, "id: expected one byte string that is not empty, found 1 byte strings of 0 bytes"),
         ({"id": np.array([5])}, "id: expected one byte string that is not empty, found 1 int64 values"),

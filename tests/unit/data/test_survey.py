@@ -125,7 +125,12 @@ def test_random_keys_do_not_fill_the_memory(tmp_path: Path) -> None:
     [
         (clip(labels=(20,)), "label", "labels: class id 20 is out of range, valid are 0 to 19"),
         (clip(""), "parse", "id: expected one byte string that is not empty, found 1 byte strings of 0 bytes"),
-        (clip(key="name"), "parse", "the video has no id; expected one of the keys id, video_id"),
+        (
+            clip(key="name"),
+            "parse",
+            "the video has no id; expected one of the keys id, video_id; "
+            "found audio (4 bytes a frame), rgb (8 bytes a frame), name (1 byte strings of 1 bytes)",
+        ),
         (
             mean(),
             "parse",
