@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import grpc
@@ -142,9 +142,7 @@ class _Watch(threading.Thread):
                 self.error = ClusterDiedError(f"Ray's {dead[0]} on this machine has died; its logs are in {logs}")
                 print(f"error: {self.error}", file=sys.stderr, flush=True)  # Ray may end this process at any moment
                 if self._node.is_head():  # it is ours, and what is left of it would wait for the dead
-                    for process in psutil.Process().children(recursive=True):
-                        with contextlib.suppress(psutil.NoSuchProcess):
-                            process.kill()
+                    _kill_descendants()
                 signal.pthread_kill(self._caller, signal.SIGUSR1)
                 if not self._is_over.wait(_LAST_WORDS_S):  # it waits for the dead in code of Ray
                     os._exit(1)
@@ -177,11 +175,17 @@ def _start(runtime_env: dict[str, Any]) -> Any:
         return ray.init("local", runtime_env=runtime_env, **_QUIET)
     except Exception as error:  # noqa: BLE001 - Ray 2.60 raises Exception itself where a raylet or the dashboard is late
         ray.shutdown()  # which leaves running what a cluster that is not complete has started
-        started = set(psutil.Process().children(recursive=True)) - others
-        for process in started:
-            process.kill()
-        psutil.wait_procs(started, timeout=10)
+        psutil.wait_procs(_kill_descendants(but=others), timeout=10)
         raise _StartError(_one_line(error)) from None
+
+
+def _kill_descendants(*, but: Set[psutil.Process] = frozenset()) -> Set[psutil.Process]:
+    """Kills what this process has started, and what that has; returns what was killed."""
+    started = set(psutil.Process().children(recursive=True)) - but
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return started
 
 
 def _check_answer(address: str, place: str) -> None:

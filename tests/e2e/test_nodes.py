@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import NUM_CLASSES, Head, RunVerb, Shards, StartVerb, started
-from tests.e2e.nodes import NoticeGiver, RunFolder, node, raylets, videos_of
+from tests.e2e.nodes import NoticeGiver, RunFolder, elastic_run, node, raylets, videos_of
 from tests.e2e.processes import Outcome
 from yt8m_ray.checkpoint import latest_checkpoint, read_manifest
 
@@ -29,10 +29,7 @@ MANY = 1000
 
 
 def arguments(shards: Shards, output: Path, *, num_epochs: int) -> list[str]:
-    settings = f"data.num_classes={NUM_CLASSES} scaling.num_workers=[1,3] scaling.cpus_per_worker=1 train.batch_size=20"
-    intervals = f"train.num_epochs={num_epochs} train.log_every_steps=10 checkpoint.every_steps={EVERY_STEPS}"
-    paths = [f"output={output}", f"data.train={shards.train}", f"data.validation={shards.validation}"]
-    return [*paths, *settings.split(), *intervals.split(), "run.name=run", "run.trace_videos=true", "model.name=moe"]
+    return elastic_run(shards, output, num_epochs=num_epochs, every_steps=EVERY_STEPS)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Head, RunVerb, Shards, StartVerb, started
-from tests.e2e.nodes import NoticeGiver, RunFolder, node, videos_of
+from tests.e2e.nodes import NoticeGiver, RunFolder, elastic_run, node, videos_of
 from tests.e2e.processes import Command, Outcome
 
 IS_SOAK = os.environ.get("YT8M_SOAK") == "1"
@@ -44,10 +44,7 @@ def shards(run_verb: RunVerb, tmp_path_factory: pytest.TempPathFactory) -> Shard
 
 
 def arguments(shards: Shards, output: Path, *, num_epochs: int) -> list[str]:
-    settings = f"data.num_classes={NUM_CLASSES} scaling.num_workers=[1,3] scaling.cpus_per_worker=1 train.batch_size=20"
-    intervals = f"train.num_epochs={num_epochs} train.log_every_steps=10 checkpoint.every_steps=7 train.report=false"
-    paths = [f"output={output}", f"data.train={shards.train}", f"data.validation={shards.validation}"]
-    return [*paths, *settings.split(), *intervals.split(), "run.name=run", "run.trace_videos=true", "model.name=moe"]
+    return elastic_run(shards, output, "train.report=false", num_epochs=num_epochs, every_steps=7)
 
 
 @dataclass
