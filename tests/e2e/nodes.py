@@ -140,9 +140,11 @@ def videos_of(pattern: str, *, num_classes: int) -> list[str]:
     return sorted(row.video_id for path in glob.glob(pattern) for _, row in read_rows(path, spec))
 
 
-def elastic_run(shards: Shards, output: Path, *more: str, num_epochs: int, every_steps: int) -> list[str]:
+def elastic_run(
+    shards: Shards, output: Path, *more: str, num_epochs: int, every_steps: int, num_classes: int = NUM_CLASSES
+) -> list[str]:
     """Returns the arguments of `jobs.train` for a run of one to three workers, whose steps are traced."""
-    settings = f"data.num_classes={NUM_CLASSES} scaling.num_workers=[1,3] scaling.cpus_per_worker=1 train.batch_size=20"
+    settings = f"data.num_classes={num_classes} scaling.num_workers=[1,3] scaling.cpus_per_worker=1 train.batch_size=20"
     intervals = f"train.num_epochs={num_epochs} train.log_every_steps=10 checkpoint.every_steps={every_steps}"
     paths = [f"output={output}", f"data.train={shards.train}", f"data.validation={shards.validation}"]
     fixed = "run.name=run run.trace_videos=true model.name=moe"

@@ -44,7 +44,8 @@ def shards(run_verb: RunVerb, tmp_path_factory: pytest.TempPathFactory) -> Shard
 
 
 def arguments(shards: Shards, output: Path, *, num_epochs: int) -> list[str]:
-    return elastic_run(shards, output, "train.report=false", num_epochs=num_epochs, every_steps=7)
+    more = {"every_steps": 7, "num_classes": NUM_CLASSES}
+    return elastic_run(shards, output, "train.report=false", num_epochs=num_epochs, **more)
 
 
 @dataclass
