@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from yt8m_ray.config.document import ConfigError, load_document, to_yaml
-from yt8m_ray.data.errors import ClusterDiedError, ClusterTooSmallError, NoShardsError
+from yt8m_ray.config.document import load_document, to_yaml
+from yt8m_ray.errors import ClusterDiedError, ClusterTooSmallError, ConfigError, NoShardsError
 from yt8m_ray.local_cluster import import_environment
 from yt8m_ray.registry import Config
 

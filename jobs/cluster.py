@@ -19,8 +19,7 @@ from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import canonicalize_bootstrap_address, find_node_ids
 from ray.exceptions import AuthenticationError
 
-from yt8m_ray.config.document import ConfigError
-from yt8m_ray.data.errors import ClusterDiedError
+from yt8m_ray.errors import ClusterDiedError, ConfigError
 from yt8m_ray.local_cluster import local_environment
 
 logger = logging.getLogger("jobs")

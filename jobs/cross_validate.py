@@ -11,8 +11,9 @@ import argparse
 import json
 
 from jobs.cli import ray_cluster, run_verb, split_overrides
-from yt8m_ray.config.document import ConfigError, load_document, to_yaml
+from yt8m_ray.config.document import load_document, to_yaml
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.cross_validation import cross_validate, folds_of
 
 

@@ -31,9 +31,9 @@ from typing import Any
 from jobs import evaluate, export, synthesize, train
 from jobs.cli import print_result, ray_cluster, run_verb
 from yt8m_ray.checkpoint import MODEL_FILE
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.reader import read_rows
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.bundle_document import read_document
 from yt8m_ray.schema import FRAME_FEATURES
 from yt8m_ray.tracking import default_uri

@@ -12,7 +12,8 @@ import json
 import sys
 
 from jobs.cli import ray_cluster, run_verb, split_overrides
-from yt8m_ray.config.document import ConfigError, override, parse_override, to_yaml
+from yt8m_ray.config.document import override, parse_override, to_yaml
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictor import locate_model
 from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config, shards_of
 from yt8m_ray.inference.watching import watch

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from jobs.cli import run_verb, split_overrides
-from yt8m_ray.config.document import ConfigError, load_document, to_yaml
+from yt8m_ray.config.document import load_document, to_yaml
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.inputs import prepare_inputs, splits_of
 from yt8m_ray.training.rate_test import RateRange, find_learning_rate
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 
 from jobs.cli import print_result, run_verb, split_overrides
-from yt8m_ray.checkpoint import import_checkpoint
-from yt8m_ray.config.document import ConfigError, load_document, to_yaml
+from yt8m_ray.config.document import load_document, to_yaml
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.interop.import_checkpoint import import_checkpoint
 
 
 def main(argv: list[str]) -> None:

@@ -21,10 +21,11 @@ import argparse
 import json
 
 from jobs.cli import ray_cluster, run_verb
-from yt8m_ray.config.document import ConfigError, validate
-from yt8m_ray.data.dataset import expand_shards
+from yt8m_ray.config.document import validate
+from yt8m_ray.data.folds import expand_shards
 from yt8m_ray.data.inspection import InspectionConfig, inspect_shards
 from yt8m_ray.data.manifest import load_manifest
+from yt8m_ray.errors import ConfigError
 
 
 def main(argv: list[str]) -> None:

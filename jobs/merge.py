@@ -24,7 +24,7 @@ import sys
 from typing import get_args
 
 from jobs.cli import print_result, run_verb
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.merge import OnMissing, merge_predictions
 
 

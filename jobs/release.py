@@ -14,7 +14,7 @@ import json
 import os
 
 from jobs.cli import run_verb
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.local_files import read_document
 from yt8m_ray.service_client import ServiceClient
 

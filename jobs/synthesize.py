@@ -9,7 +9,7 @@ import argparse
 
 from jobs.cli import print_result, run_verb
 from yt8m_ray.config.document import validate
-from yt8m_ray.data.dataset import expand_shards
+from yt8m_ray.data.folds import expand_shards
 from yt8m_ray.data.synthetic import SynthesisConfig, synthesize
 from yt8m_ray.metrics import build_metric
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 
 from jobs.cli import print_result, ray_cluster, run_verb, split_overrides
-from yt8m_ray.config.document import ConfigError, load_document, to_yaml
+from yt8m_ray.config.document import load_document, to_yaml
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.config.yaml_text import dump_yaml
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.model_registry import check_names
 from yt8m_ray.training.inputs import check_records, splits_of
 from yt8m_ray.tuning import winner

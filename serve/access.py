@@ -15,7 +15,8 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.answers import dump
-from serve.errors import CODES, SENDS_ID
+from serve.error_handlers import SENDS_ID
+from serve.errors import CODES
 from serve.service import Service
 
 logger = logging.getLogger("ray.serve.yt8m.access")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from serve.errors import RequestError
-from serve.requests import read_json
-from serve.schemas import Change, ErrorResponse
+from serve.model_card import ModelCards, card_of
+from serve.requests import check_token, read_json
+from serve.schemas import Change, ErrorResponse, Health
 from serve.service import Service
 
 _CHANGES = ("promote", "canary", "rollback")
@@ -56,3 +57,41 @@ def _check_token(request: Request, service: Service) -> None:
     if not service.admin_tokens.accepts(request.headers.get("authorization", "")):
         challenge = {"www-authenticate": "Bearer"}
         raise RequestError(401, "authorization: expected Bearer and a token of an operator", headers=challenge)
+
+
+def add_operation_routes(api: FastAPI, service: Service) -> None:
+    """Adds the routes."""
+
+    @api.get(
+        "/healthz",
+        summary="Whether this replica answers, and with which model",
+        response_model=Health,
+        responses={503: {"model": Health}},
+    )
+    async def healthz() -> JSONResponse:
+        is_ready = service.is_ready()
+        health = {"status": "ok" if is_ready else "not_ready", "model_version": service.host.current.version}
+        return JSONResponse(health, status_code=200 if is_ready else 503)
+
+    @api.get("/metrics", summary="Numbers of all replicas, as Prometheus reads them", response_class=PlainTextResponse)
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(await service.exposition(), media_type="text/plain; version=0.0.4")
+
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {401: {"model": ErrorResponse}}
+
+
+def add_model_routes(api: FastAPI, service: Service) -> None:
+    """Adds the route."""
+
+    @api.get("/v1/model", summary="What the model is and how well it did", responses=_RESPONSES)
+    async def model(request: Request) -> ModelCards:
+        check_token(request, service)
+        host = service.host
+        canary = host.canary
+        return ModelCards(
+            name=service.args.name,
+            current=card_of(host.current),
+            canary=None if canary is None else card_of(canary),
+            canary_share=0.0 if canary is None else host.canary_share,
+        )

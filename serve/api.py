@@ -15,16 +15,14 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 from serve.access import AccessLog
-from serve.admin_routes import add_admin_routes
-from serve.errors import add_error_handlers
+from serve.admin_routes import add_admin_routes, add_model_routes, add_operation_routes
+from serve.error_handlers import add_error_handlers
 from serve.example_routes import add_example_routes
 from serve.hosts import HostCheck
 from serve.inference_protocol import InferenceRequest
 from serve.instance_routes import add_instance_routes
 from serve.instances import request_type
-from serve.model_routes import add_model_routes
 from serve.openapi_examples import add_examples
-from serve.operation_routes import add_operation_routes
 from serve.page_routes import add_page_routes
 from serve.predict_routes import add_predict_routes
 from serve.protocol_routes import add_protocol_routes

@@ -7,7 +7,7 @@ from ray import serve
 from ray.serve import Application
 
 from serve.deployments import PredictionService, ReleaseManager
-from serve.schemas import ServeArgs
+from serve.settings import ServeArgs
 from yt8m_ray.data.remote import is_remote
 from yt8m_ray.model_registry import MODEL_SCHEME
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from serve.errors import OverloadedError, RequestError
-from serve.schemas import Limits
+from serve.settings import Limits
 from yt8m_ray.data.features import VideoRow
 
 _SHARE_OF_LAST = 0.2

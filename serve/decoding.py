@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pydantic
 
 from serve.errors import RequestError
-from serve.schemas import Limits
+from serve.settings import Limits
 from serve.video_types import TOP_K, VIDEO_ID, VIDEOS, BodyTypes, body_types
 from yt8m_ray.data.errors import RecordError
 from yt8m_ray.data.example import Fields, Values, decode_record

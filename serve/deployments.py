@@ -29,7 +29,7 @@ from serve.hosting import HostedModel, ModelHost
 from serve.intake import Intake
 from serve.metrics import Metrics, merge_expositions
 from serve.releases import Orders, RefusedError, ReleasePlan, Report, Slot
-from serve.schemas import Limits, ServeArgs
+from serve.settings import Limits, ServeArgs
 from serve.statistics import ModelStatistics, merge_statistics
 from serve.tokens import TokenFile
 from yt8m_ray.data.features import VideoRow

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.errors import CLOSE, error_response
+from serve.error_handlers import error_response
+from serve.errors import CLOSE
 
 ANY = "*"
 

@@ -31,7 +31,7 @@ from serve.inference_tensors import (
     read_tensors,
     rows_of,
 )
-from serve.schemas import Limits
+from serve.settings import Limits
 from yt8m_ray.data.features import FeatureSpec, VideoRow
 
 CLASS_IDS, SCORES, NAMES = "class_ids", "scores", "names"

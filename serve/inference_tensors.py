@@ -18,7 +18,7 @@ from pydantic import Field
 
 from serve.decoding import check_row, shorten
 from serve.errors import RequestError
-from serve.schemas import Limits
+from serve.settings import Limits
 from yt8m_ray.data.features import FeatureSpec, VideoRow
 
 Array = npt.NDArray[Any]

@@ -18,9 +18,8 @@ from serve.decoding import parse_top_k
 from serve.instances import InstancesResponse, decode_instances, predictions
 from serve.plain_routes import add_protocol_route
 from serve.protocol_routes import check_name
-from serve.requests import check_token, deadline_of, decode_body, query_parameters
+from serve.requests import check_token, deadline_of, decode_body, query_parameters, wait_for
 from serve.service import Service
-from serve.waiting import wait_for
 
 _TAG = "KServe V1 and TensorFlow Serving"
 _REQUEST = {"$ref": "#/components/schemas/InstancesRequest"}  # with as many instances as the limits allow: `serve.api`

@@ -15,7 +15,7 @@ from pydantic import Field
 from serve.batching import Answer
 from serve.decoding import PredictionInput, checked_json, decode_videos, invalid_json, shorten
 from serve.errors import RequestError
-from serve.schemas import Limits
+from serve.settings import Limits
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.columns import ANSWER_COLUMNS

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from serve.errors import CLOSE, OverloadedError, RequestError
-from serve.schemas import Limits
+from serve.settings import Limits
 
 T = TypeVar("T")
 V = TypeVar("V")

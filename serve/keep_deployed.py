@@ -18,7 +18,8 @@ from typing import Any
 
 import requests
 
-from yt8m_ray.config.document import ConfigError, read_yaml
+from yt8m_ray.config.document import read_yaml
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.local_files import read_document
 
 logger = logging.getLogger("serve.keep_deployed")

@@ -15,14 +15,15 @@ from serve.access import NOTES, note_model, note_stage
 from serve.answers import WINDOW_S, count_labels, dump, timeline_text
 from serve.batching import Answer
 from serve.decoding import PredictionInput, decode_binary, decode_json, decode_ordinary, is_json, parse_top_k
-from serve.errors import RequestError, request_id
+from serve.error_handlers import request_id
+from serve.errors import RequestError
 from serve.hosting import HostedModel
 from serve.plain_routes import PlainRoute
-from serve.requests import check_token, deadline_of, decode_body, query_parameters
-from serve.schemas import ErrorResponse, Limits, PredictResponse
+from serve.requests import check_token, deadline_of, decode_body, query_parameters, wait_for
+from serve.schemas import ErrorResponse, PredictResponse
 from serve.service import Service
+from serve.settings import Limits
 from serve.shard_stream import NDJSON_TYPE, TFRECORD_TYPE, ShardAnswer
-from serve.waiting import wait_for
 from yt8m_ray.data.features import VideoRow
 
 JSON_TYPE = "application/json"

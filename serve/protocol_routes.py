@@ -17,7 +17,8 @@ from fastapi.responses import JSONResponse, Response
 
 from serve.access import NOTES, note_model, note_stage
 from serve.batching import Answer
-from serve.errors import RequestError, request_id
+from serve.error_handlers import request_id
+from serve.errors import RequestError
 from serve.hosting import HostedModel
 from serve.inference_protocol import (
     Inference,
@@ -30,9 +31,8 @@ from serve.inference_protocol import (
 )
 from serve.inference_tensors import input_metadata
 from serve.plain_routes import add_protocol_route
-from serve.requests import check_token, deadline_of, decode_body, query_parameters
+from serve.requests import check_token, deadline_of, decode_body, query_parameters, wait_for
 from serve.service import Service
-from serve.waiting import wait_for
 from yt8m_ray import __version__
 
 TAG = "Open Inference Protocol"

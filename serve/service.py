@@ -10,7 +10,7 @@ from serve.batching import Answer, Batcher
 from serve.hosting import HostedModel, ModelHost
 from serve.intake import Intake
 from serve.metrics import Metrics
-from serve.schemas import Limits, ServeArgs
+from serve.settings import Limits, ServeArgs
 from serve.statistics import ModelStatistics
 from serve.tokens import TokenFile
 from yt8m_ray.data.features import VideoRow

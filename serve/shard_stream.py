@@ -11,24 +11,31 @@ that takes no answers holds up both.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from serve.access import HAS_LEFT, NOTES
 from serve.batching import Answer
-from serve.decoding import check_top_k
-from serve.encodings import content_encoding
-from serve.errors import CLOSE, RequestError, error_detail, error_response
+from serve.decoding import PredictionInput, check_top_k, decode_binary, decode_ordinary
+from serve.encodings import DEFLATE, GZIP, IDENTITY, content_encoding
+from serve.error_handlers import error_detail, error_response
+from serve.errors import CLOSE, OverloadedError, RequestError
 from serve.hosting import HostedModel
+from serve.intake import INLINE_BYTES
 from serve.requests import check_announced, seconds_for
 from serve.service import Service
-from serve.shard_lines import Line, LineReader
+from yt8m_ray.data.arriving import ArrivingShard
+from yt8m_ray.data.errors import CorruptRecordError, RecordTooLargeError
+from yt8m_ray.data.tfrecord import Compression, Records
 
 TFRECORD_TYPE = "application/x-tfrecord"
 NDJSON_TYPE = "application/x-ndjson"
@@ -177,3 +184,178 @@ class _NotTakenError(Exception):
 
 def _dump(line: dict[str, Any]) -> str:
     return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+_LOOKS_FOR_ROOM_S = 0.01
+
+
+_COMPRESSIONS: dict[str, Compression] = {IDENTITY: "auto", GZIP: "gzip", DEFLATE: "deflate"}
+"""What the reader of shards calls the content encodings; without one it looks whether the shard itself is packed."""
+
+
+@dataclass
+class Line:
+    """What will be one line, or the end.
+
+    Attributes:
+        record: Index in the shard.
+        video_id: As the record gives it.
+        answer: To be, where the model was asked.
+        deadline: Of the answer, on the clock of the event loop.
+        error: Why it was not asked.
+        is_last: Whether nothing follows; without an error such a line is empty.
+    """
+
+    record: int
+    video_id: str = ""
+    answer: asyncio.Future[Answer] | None = None
+    deadline: float = 0.0
+    error: RequestError | None = None
+    is_last: bool = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is nothing to wait for."""
+        return self.answer is None or self.answer.done()
+
+
+class LineReader:
+    """Reads a shard, and asks the model of each record.
+
+    Args:
+        service, model: Who answers; the model stays the same, even when another one is promoted meanwhile.
+        top_k: Classes a video, as many as the model has at most.
+        seconds: What the answer to each record may take, from the moment that it has arrived.
+        encoding: How the body is packed, beside the packing of the shard itself.
+
+    Attributes:
+        lines: Takes what is read; while it is full, nothing is read.
+        num_records: So far.
+        num_bytes: That have arrived, read or dropped.
+    """
+
+    def __init__(self, service: Service, model: HostedModel, top_k: int, seconds: float, encoding: str) -> None:
+        self._service = service
+        self._limits = service.limits
+        self._model = model
+        self._top_k = top_k
+        self._seconds = seconds
+        self._compression = _COMPRESSIONS[encoding]
+        self._hold = service.intake.hold()
+        self._in_flight: set[asyncio.Future[Answer]] = set()
+        self._messages: asyncio.Queue[Message] = asyncio.Queue(1)
+        self._is_read = False
+        self.lines: asyncio.Queue[Line] = asyncio.Queue(2 * self._limits.max_batch_size)
+        self.num_records = self.num_bytes = 0
+
+    def stop(self) -> None:
+        """Drops the rest of the body, and spares the model what it has not begun."""
+        self._drop_rest()
+        self._hold.release()
+        for answer in list(self._in_flight):
+            answer.cancel()
+
+    async def receive(self, receive: Receive) -> None:
+        """Takes the body's messages, one ahead of what is read, until it is cancelled.
+
+        Raises:
+            ClientDisconnect: the client has gone; one ahead, so that it is noticed while the model is waited for.
+        """
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            self.num_bytes += len(message.get("body", b""))
+            if not self._is_read:  # what follows is dropped: a client whose sending is held up would not read the end
+                await self._messages.put(message)
+
+    async def read(self) -> None:
+        """Puts a line for each record, and a last one."""
+        try:
+            async for records in self._records():
+                view = records.data.data.toreadonly()
+                for start, end in zip(records.starts.tolist(), records.ends.tolist(), strict=True):
+                    await self.lines.put(await self._line_of(view[start:end]))
+        except CorruptRecordError as error:
+            status = 413 if isinstance(error.__cause__, RecordTooLargeError) else 400
+            await self.lines.put(Line(error.record, error=RequestError(status, str(error)), is_last=True))
+        except RequestError as error:
+            await self.lines.put(Line(self.num_records, error=error, is_last=True))
+        else:
+            await self.lines.put(Line(self.num_records, is_last=True))
+        self._drop_rest()
+
+    def _drop_rest(self) -> None:
+        self._is_read = True
+        while not self._messages.empty():  # else `receive` would wait for room
+            self._messages.get_nowait()
+
+    async def _records(self) -> AsyncIterator[Records]:
+        """Yields the records as they arrive."""
+        shard = ArrivingShard("body", max_record_bytes=self._limits.max_body_bytes, compression=self._compression)
+        has_more = True
+        while has_more:
+            part, has_more = await self._next_part()
+            self._hold.add(len(part))
+            shard.feed(part)
+            if not has_more:
+                shard.finish()
+            while (records := await self._next_records(shard)) is not None:
+                self._hold.release()  # less than a part is left over of them
+                self._check_size(records.offset + len(records.data))
+                yield records
+
+    async def _next_records(self, shard: ArrivingShard) -> Records | None:
+        # Unpacking takes milliseconds, and so does the first search on a machine that has not compiled it yet.
+        if shard.is_packed or self.num_records == 0:
+            return await asyncio.to_thread(shard.next_records)
+        return shard.next_records()
+
+    async def _next_part(self) -> tuple[bytes, bool]:
+        """Returns bytes and whether others may follow."""
+        seconds = self._limits.body_timeout_s
+        try:
+            async with asyncio.timeout(seconds):
+                message = await self._messages.get()
+        except TimeoutError:
+            raise RequestError(408, f"body: expected more of it within {seconds:g} s, found nothing") from None
+        self._check_size(self.num_bytes)
+        return message.get("body", b""), message.get("more_body", False)
+
+    def _check_size(self, num_bytes: int) -> None:
+        if num_bytes > self._limits.max_stream_bytes:
+            raise RequestError(413, f"body: at most {self._limits.max_stream_bytes} bytes, found more")
+
+    async def _line_of(self, payload: memoryview) -> Line:
+        """Returns the line of a record that the model has been asked for, or that cannot be answered."""
+        record = self.num_records
+        self.num_records += 1
+        try:
+            deadline = asyncio.get_running_loop().time() + self._seconds
+            asked = await self._decode(payload, deadline)
+            answer = await self._ask(asked, deadline)
+        except RequestError as error:
+            return Line(record, error=error)
+        return Line(record, asked.video_ids[0], answer, deadline)
+
+    async def _decode(self, payload: memoryview, deadline: float) -> PredictionInput:
+        started = time.perf_counter()
+        spec = self._model.predictor.spec
+        at_once = functools.partial(decode_ordinary, payload, self._top_k, self._model.records, spec, self._limits)
+        decode = functools.partial(decode_binary, payload, self._top_k, spec, self._limits)
+        is_short = len(payload) <= INLINE_BYTES
+        asked = await self._hold.decode(decode, deadline, at_once=at_once if is_short else None)
+        self._service.metrics.observe_stage("decode", time.perf_counter() - started)
+        return asked
+
+    async def _ask(self, asked: PredictionInput, deadline: float) -> asyncio.Future[Answer]:
+        """Asks the model as soon as half of the queue is free: the other half is for those who would be refused."""
+        batcher, most = self._service.batcher, self._service.limits.max_queued_videos // 2
+        while batcher.num_queued > most:
+            if asyncio.get_running_loop().time() >= deadline:
+                raise OverloadedError("the queue did not become free before the deadline", retry_after_s=1)
+            await asyncio.sleep(_LOOKS_FOR_ROOM_S)
+        (answer,) = self._service.ask(self._model, asked.rows, asked.top_k)
+        self._in_flight.add(answer)
+        answer.add_done_callback(self._in_flight.discard)
+        return answer

@@ -12,7 +12,7 @@ from serve.errors import RequestError
 from serve.hosting import HostedModel, ModelHost
 from serve.intake import Intake
 from serve.metrics import Metrics, merge_expositions
-from serve.schemas import Limits, ServeArgs
+from serve.settings import Limits, ServeArgs
 from serve.statistics import ModelStatistics, merge_statistics
 from serve.tokens import TokenFile
 from tests.tiny import save_checkpoint_of

@@ -23,10 +23,9 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from yt8m_ray.config.document import ConfigError, read_yaml, to_yaml, validate
+from yt8m_ray.config.document import read_yaml, to_yaml, validate
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.interop.tensorflow import load_published
-from yt8m_ray.interop.variables import read_variables
+from yt8m_ray.interop.import_checkpoint import import_checkpoint
 from yt8m_ray.local_files import check_regular
 from yt8m_ray.models import Model, build_model_for_weights
 from yt8m_ray.sealed_folder import (
@@ -117,38 +116,6 @@ def save_checkpoint(
     if details:
         safetensors.numpy.save_file(dict(details), folder / DETAILS_FILE)
     write_manifest(folder, {"kind": "checkpoint", **facts})
-
-
-def import_checkpoint(
-    config: TrainConfig, variables_path: str | Path, folder: str | Path, *, ema: bool = False
-) -> Path:
-    """Writes a checkpoint with the weights of a published TensorFlow system, and returns its folder.
-
-    Args:
-        config: Whose model they are for; what else it says is what the checkpoint is evaluated and served with.
-        variables_path: An .npz file, or the prefix of a TensorFlow checkpoint; see `read_variables`.
-        folder: A folder that does not exist yet, or is empty; it is there whole or not at all.
-        ema: Take the moving averages where there are some.
-
-    Raises:
-        ConfigError: the folder is taken or cannot be written, or there are no such variables.
-        ValueError: the variables cannot be read, or do not fit the model; what is wrong is listed.
-    """
-    folder = Path(folder)
-    check_new(folder)
-    try:
-        variables = read_variables(variables_path)
-    except FileNotFoundError as error:
-        raise ConfigError(str(error)) from None
-    sizes, num_classes = config.data.feature_sizes, config.data.num_classes
-    model = build_model_for_weights(config.model, feature_sizes=sizes, num_classes=num_classes)
-    load_published(model, variables, ema=ema)
-    if getattr(config.model, "attend_to_padding", None) is False:
-        raise ConfigError("model.attend_to_padding: published weights need true, found false")
-    with written_aside(folder) as aside:
-        facts = {"imported_from": str(variables_path), "ema": ema}
-        save_checkpoint(aside, config=config, model=model, state={}, facts=facts)
-    return folder
 
 
 def adopt_checkpoint(source: str | Path, folder: Path, config: TrainConfig) -> None:

@@ -23,7 +23,7 @@ from mlflow.utils.validation import (
     _validate_model_name,
 )
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.sealed_folder import cache_folder
 from yt8m_ray.tracking import Tracker, open_client, patience, told
 

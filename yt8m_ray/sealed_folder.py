@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from yt8m_ray import __version__
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.remote import download_folder, is_remote, join_uri, read_file
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.json_document import parse_json
 from yt8m_ray.local_files import read_document
 

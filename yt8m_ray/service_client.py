@@ -9,7 +9,7 @@ from typing import Any
 
 import requests
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 
 
 class ServiceError(RuntimeError):

@@ -34,7 +34,7 @@ from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

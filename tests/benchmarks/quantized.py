@@ -33,10 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, i
 from tests.benchmarks.measure import best, cores, run_pinned
 from tests.unit.models.test_parameter_counts import PUBLISHED, UINT8_MEGABYTES
 from yt8m_ray.config.transform import TransformConfig
-from yt8m_ray.inference.ensemble import Ensemble
 from yt8m_ray.inference.quantize import channel_axes, quantize_state
 from yt8m_ray.inference.restore import restore_model
 from yt8m_ray.models import build_model
+from yt8m_ray.models.ensemble import Ensemble
 
 SIZES: dict[str, Any] = {"feature_sizes": [1024, 128], "num_classes": 3862}
 NUM_FRAMES = 300

@@ -12,7 +12,7 @@ from jobs.import_weights import main
 from tests.e2e.conftest import RunVerb
 from tests.published.golden import published_frames, published_variables
 from yt8m_ray.checkpoint import load_model, read_manifest
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 
 TITLE = "LstmModel 2x8 +Logistic"
 CONFIG = """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.schemas import Limits, ServeArgs
+from serve.settings import Limits, ServeArgs
 from tests.chromium import find_chromium
 from tests.local_service import LocalService
 from tests.site import Site, clip, count, open_site, text

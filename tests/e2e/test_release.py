@@ -13,7 +13,7 @@ from serve.api import build_api
 from tests.e2e.conftest import RunVerb
 from tests.local_service import LocalService, administered_service
 from tests.servers import running
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from yt8m_ray.config.tune import TuneConfig
-from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.example import encode_example
+from yt8m_ray.data.folds import expand_shards
 from yt8m_ray.data.manifest import Manifest
 from yt8m_ray.data.summary import Summary
 from yt8m_ray.data.survey import survey_shard

@@ -11,13 +11,12 @@ import pytest
 
 from jobs import average, boost, cross_validate, distill, evaluate, export, find_lr, predict, register, train, tune
 from yt8m_ray.config.data import DataConfig
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.export import ExportConfig
-from yt8m_ray.data.dataset import expand_shards
-from yt8m_ray.data.errors import NoShardsError
 from yt8m_ray.data.example import encode_example, encode_sequence_example
+from yt8m_ray.data.folds import expand_shards
 from yt8m_ray.data.tfrecord import write_records
 from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.errors import ConfigError, NoShardsError
 from yt8m_ray.inference.export import resolve
 from yt8m_ray.inference.scoring import evaluation_config
 from yt8m_ray.losses import LOSSES

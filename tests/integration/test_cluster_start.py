@@ -22,7 +22,7 @@ from jobs.cluster import join_cluster
 from tests.e2e.conftest import free_port
 from tests.e2e.processes import Command
 from tests.integration.conftest import FEATURE_DIM, Shards
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
 from tests.integration.test_train import config_of
 from yt8m_ray.config.document import override
 from yt8m_ray.config.evaluate import EvaluateConfig
-from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.example import encode_example
+from yt8m_ray.data.folds import expand_shards
 from yt8m_ray.data.tfrecord import frame_record
 from yt8m_ray.inference.offline import predict_shards
 from yt8m_ray.inference.scoring import evaluate_shards

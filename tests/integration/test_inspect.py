@@ -13,13 +13,13 @@ import pytest
 
 from jobs import inspect
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.cluster import map_tasks
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.dataset import map_tasks
-from yt8m_ray.data.errors import CorruptRecordError, NoShardsError
+from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.example import encode_example, encode_sequence_example
 from yt8m_ray.data.manifest import Manifest, load_manifest
 from yt8m_ray.data.tfrecord import write_records
+from yt8m_ray.errors import ConfigError, NoShardsError
 from yt8m_ray.training.trainer import fit
 
 

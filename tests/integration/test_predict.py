@@ -12,9 +12,9 @@ import torch
 from yt8m_ray.checkpoint import save_checkpoint
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.example import encode_example
+from yt8m_ray.data.folds import expand_shards
 from yt8m_ray.data.reader import read_rows
 from yt8m_ray.data.tfrecord import write_records
 from yt8m_ray.inference.bundle import load_bundle

@@ -20,9 +20,9 @@ from yt8m_ray.checkpoint import (
     local_folder,
     save_checkpoint,
 )
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.remote import list_folders, read_file, write_file
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictor import Predictor, locate_model
 from yt8m_ray.models import build_model
 from yt8m_ray.training.checkpoints import CheckpointWriteError

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from serve.schemas import Limits, ServeArgs
+from serve.settings import Limits, ServeArgs
 from yt8m_ray.checkpoint import save_checkpoint
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.example import encode_sequence_example

@@ -13,12 +13,13 @@ from mlflow import MlflowClient
 
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
 from yt8m_ray.checkpoint import latest_checkpoint, read_tensors
-from yt8m_ray.config.document import ConfigError, override
+from yt8m_ray.config.document import override
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.features import FeatureSpec
+from yt8m_ray.data.folds import expand_shards
 from yt8m_ray.data.position import Position
 from yt8m_ray.data.reader import read_rows
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config
 from yt8m_ray.training.trainer import FitResult, fit
 

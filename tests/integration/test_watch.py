@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
 from yt8m_ray.checkpoint import NoSuchFolderError, checkpoint_name
-from yt8m_ray.data.errors import NoShardsError
+from yt8m_ray.errors import NoShardsError
 from yt8m_ray.inference import watching
 from yt8m_ray.inference.watching import watch
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.model_registry import check_names, find_model, log_model, register_folder, register_model
 from yt8m_ray.tracking import Tracker, TrackingError, default_uri
 

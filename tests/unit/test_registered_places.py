@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.tiny import write_bundle_of
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.inference.registration import register_bundle
 from yt8m_ray.model_registry import fetch_model, log_model, register_model, registered_name, resolve_model

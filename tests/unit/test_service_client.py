@@ -9,7 +9,7 @@ import pytest
 from serve.api import build_api
 from tests.local_service import LocalService, administered_service
 from tests.servers import running
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.service_client import ServiceClient, ServiceError
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from yt8m_ray.config.yaml_text import dump_yaml, load_yaml
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.local_files import read_document
 from yt8m_ray.registry import Config, Registry
 
@@ -19,10 +20,6 @@ C = TypeVar("C", bound=Config)
 
 _MOST_FAULTS = 20
 _MOST_CHARACTERS = 2000
-
-
-class ConfigError(ValueError):
-    """A document, an override or an argument that the user has to change; the message names the dotted key."""
 
 
 def load_document(path: str | Path | None, config_type: type[C], overrides: Sequence[str] = ()) -> C:

@@ -17,8 +17,9 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import Field
 
-from yt8m_ray.config.document import ConfigError, set_key, validate
+from yt8m_ray.config.document import set_key, validate
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.registry import ComponentConfig, Config
 
 KINDS = ("choice", "uniform", "loguniform", "quniform", "integer", "loginteger")

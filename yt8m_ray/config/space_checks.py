@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.space import Parameter, Params, allowed_values, apply, lies_in, look_up
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
 
 _NOT_SEARCHED = ("output", "run.name", "run.resume", "run.trace_videos", "tracking", "scaling", "checkpoint")
 _SAME_VIDEOS = (

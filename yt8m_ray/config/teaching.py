@@ -7,7 +7,7 @@ from typing import Annotated
 import pydantic
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.models import MODELS, Model
 from yt8m_ray.models.cost import representation_dim
 from yt8m_ray.registry import ComponentConfig, Config

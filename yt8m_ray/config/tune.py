@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field, PositiveFloat
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.space import Params, Space, apply, grid, ordered
 from yt8m_ray.config.space_checks import check_space
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
 
 Cost = Literal["int8_bytes", "macs", "latency_ms"]

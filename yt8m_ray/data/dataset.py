@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import os
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,53 +20,22 @@ from ray.data import ActorPoolStrategy, ExecutionOptions
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from yt8m_ray.cluster import READ_CPUS, root_cause
 from yt8m_ray.data.cache import read_tables
-from yt8m_ray.data.errors import CarriedError, ClusterTooSmallError, NoShardsError
+from yt8m_ray.data.errors import CarriedError
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.packed import Block, PackedVideos, ShardEnd, to_table
 from yt8m_ray.data.position import Position, epoch_order
 from yt8m_ray.data.reader import ReadOptions
-from yt8m_ray.data.storage import match_paths, match_uris, total_bytes
+from yt8m_ray.data.storage import total_bytes
 from yt8m_ray.data.tfrecord import open_shard, read_payloads
-from yt8m_ray.local_files import NotAFileError, check_regular
-
-R = TypeVar("R")
-T = TypeVar("T")
-
-READ_CPUS = 0.25
-"""Logical CPUs that a read task asks for: little, so that readers fit beside workers on few CPUs."""
+from yt8m_ray.errors import ClusterTooSmallError
 
 _BLOCKS_A_PART = 20
 _LEAST_BLOCK_BYTES = 2**10
 _GPU_ROWS = 256  # videos handed at once to a worker with a GPU; whole blocks Ray gives only to those without
 _SAMPLE_RECORDS = 32
 _FRAMING_BYTES = 16
-
-
-def expand_shards(patterns: str | Sequence[str] | None, *, key: str, keep_folders: bool = False) -> list[str]:
-    """Returns the sorted shards that paths and globs name, each once; local ones as absolute paths.
-
-    Args:
-        patterns: A path or glob, or several; local, `s3://` or `gs://`.
-        key: Where the patterns come from (`data.train`), for messages.
-        keep_folders: What a glob matches and is no file is among the shards, for a caller that says what is wrong with
-            each.
-
-    Raises:
-        NoShardsError: nothing is given, or a pattern matches nothing, or a folder, a pipe or a device.
-    """
-    shards: set[str] = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
-        matches = _match_uris(pattern, key) if "://" in pattern else match_paths(pattern)
-        if not matches:
-            raise NoShardsError(f"{key}: no file matches {pattern!r}")
-        for match in matches:
-            if "://" not in match and not (keep_folders and match != pattern):
-                _check_file(match, key)
-        shards.update(match if "://" in match else os.path.abspath(match) for match in matches)
-    if not shards:
-        raise NoShardsError(f"{key}: no shards are given; expected a path or a glob such as 'data/train*.tfrecord'")
-    return sorted(shards)
 
 
 def estimate_num_videos(shards: Sequence[str], options: ReadOptions = ReadOptions()) -> float:  # noqa: B008 - frozen
@@ -239,69 +207,6 @@ def map_blocks(
         raise root_cause(error) from None
 
 
-def cluster_cpus() -> float:
-    """Returns the logical CPUs of the cluster."""
-    return float(ray.cluster_resources().get("CPU", 1.0))
-
-
-def map_tasks(
-    function: Callable[[T], R],
-    items: Sequence[T],
-    *,
-    num_workers: int | None = None,
-    num_cpus: float = 1.0,
-    on_error: Callable[[int, BaseException], R] | None = None,
-    grace_s: float = 0.0,
-) -> Generator[tuple[int, R], None, None]:
-    """Yields (index of the item, `function(item)`) in the order in which they are done, each by a task of its own.
-
-    Args:
-        function: Can be pickled; where a worker dies it is called again.
-        items: Its arguments.
-        num_workers: Tasks at once, at most; None takes as many as the cluster has CPUs.
-        num_cpus: Logical CPUs of a task.
-        on_error: Makes a result of an item's error, and the others go on; None raises the first.
-        grace_s: Where the caller is interrupted, its tasks are too, and have so long to end.
-    """
-    if num_workers is None:
-        num_workers = max(int(cluster_cpus()), 1)
-    call: Any = ray.remote(num_cpus=num_cpus)(_call)
-    shared = ray.put(function)
-    waiting = iter(enumerate(items))
-    running: dict[Any, int] = {}
-    try:
-        while True:
-            for index, item in itertools.islice(waiting, num_workers - len(running)):
-                running[call.remote(shared, item)] = index
-            if not running:
-                return
-            (done, *_), _ = ray.wait(list(running), num_returns=1)
-            index = running.pop(done)
-            try:
-                result = ray.get(done)
-            except ray.exceptions.RayError as error:
-                if on_error is None:
-                    raise root_cause(error) from None
-                result = on_error(index, root_cause(error))
-            yield index, result
-    finally:
-        for task in running:
-            ray.cancel(task, recursive=False)  # what it started is its own to end
-        if running and grace_s:
-            ray.wait(list(running), num_returns=len(running), timeout=grace_s)
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """Returns the exception of our own code inside those that Ray, and we for Ray, wrap around it."""
-    while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, BaseException):
-        error = error.cause
-    return error.error if isinstance(error, CarriedError) else error
-
-
-def _call(function: Callable[[T], R], item: T) -> R:
-    return function(item)
-
-
 def _read_tables(
     path: str,
     spec: FeatureSpec,
@@ -321,21 +226,3 @@ def _read_tables(
         return
     with CarriedError.carrying():
         yield from read_tables(path, spec, options, folder=cache, shard=shard, skip=skip)
-
-
-def _check_file(path: str, key: str) -> None:
-    try:
-        check_regular(path)
-    except IsADirectoryError:
-        raise NoShardsError(f"{key}: {path} is a folder; expected files, such as '{path}/*.tfrecord'") from None
-    except NotAFileError as error:
-        raise NoShardsError(f"{key}: {error}") from None
-    except OSError:  # said when it is opened
-        pass
-
-
-def _match_uris(pattern: str, key: str) -> list[str]:
-    try:
-        return match_uris(pattern)
-    except FileNotFoundError as error:
-        raise NoShardsError(f"{key}: {error}") from error

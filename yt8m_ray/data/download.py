@@ -30,9 +30,8 @@ import requests
 from pydantic import Field
 from tqdm import tqdm
 
-from yt8m_ray.data.errors import NoShardsError
-from yt8m_ray.data.progress import Progress
-from yt8m_ray.data.transfer import PART_SUFFIX, StoppedError, Transfer, TransferError, md5_of
+from yt8m_ray.data.transfer import PART_SUFFIX, Progress, StoppedError, Transfer, TransferError, md5_of
+from yt8m_ray.errors import NoShardsError
 from yt8m_ray.json_document import parse_json
 from yt8m_ray.registry import Config
 

@@ -6,18 +6,13 @@ videos of YouTube-8M take 20 bytes each, 130 MB together, and 390 MB while they 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-KEY_BYTES = 16
+from yt8m_ray.data.video_keys import id_of
 
-_LONGEST_ID = KEY_BYTES - 1
-_IS_DIGEST = 255
 _MOST_PLACES = 10
-_KEY_DTYPE = np.dtype(">u8")
 
 
 @dataclass(frozen=True)
@@ -50,18 +45,6 @@ class Duplicates:
     num_ids_within_shards: int = 0
     num_ids_across_shards: int = 0
     first: tuple[Duplicate, ...] = ()
-
-
-def id_keys(video_ids: Sequence[str]) -> np.ndarray:
-    """Returns the keys of N ids, uint64 [N, 2]; equal for equal ids, and for others only if BLAKE2b-120 collides."""
-    keys = np.frombuffer(b"".join(map(_key, video_ids)), _KEY_DTYPE)
-    return keys.reshape(-1, 2).astype(np.uint64)
-
-
-def id_of(key: np.ndarray) -> str:
-    """Returns the id that a key [2] stands for, or `blake2b:` and the digest of one longer than 15 bytes."""
-    data = key.astype(_KEY_DTYPE).tobytes()
-    return f"blake2b:{data[1:].hex()}" if data[0] == _IS_DIGEST else data[1 : 1 + data[0]].decode()
 
 
 def find_duplicates(keys: np.ndarray, shards: np.ndarray, records: np.ndarray, *, num_shown: int = 10) -> Duplicates:
@@ -97,10 +80,3 @@ def _size(is_again: np.ndarray, start: int) -> int:
     """Returns how many videos the id has whose first one stands at `start`, or how many of them are shown."""
     others = is_again[start + 1 : start + _MOST_PLACES]
     return 1 + int(np.argmin(np.append(others, False)))
-
-
-def _key(video_id: str) -> bytes:
-    encoded = video_id.encode()
-    if len(encoded) <= _LONGEST_ID:
-        return bytes([len(encoded)]) + encoded.ljust(_LONGEST_ID, b"\0")
-    return bytes([_IS_DIGEST]) + hashlib.blake2b(encoded, digest_size=_LONGEST_ID).digest()

@@ -74,22 +74,10 @@ class CarriedError(Exception):
     @classmethod
     @contextlib.contextmanager
     def carrying(cls) -> Iterator[None]:
-        """Wraps what a user can mend, raised in its block; `yt8m_ray.data.dataset.root_cause` unwraps it."""
+        """Wraps what a user can mend, raised in its block; `yt8m_ray.cluster.root_cause` unwraps it."""
         try:
             yield
         except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
             carried = cls()
             carried.error = error
             raise carried from None
-
-
-class ClusterTooSmallError(ValueError):
-    """Workers that the cluster can never place; Ray would wait for ever."""
-
-
-class ClusterDiedError(RuntimeError):
-    """A process of Ray without which no call to the cluster ends."""
-
-
-class NoShardsError(FileNotFoundError):
-    """A path or glob that names no shard."""

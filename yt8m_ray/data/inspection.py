@@ -15,7 +15,7 @@ import pydantic
 from pydantic import Field, PositiveInt
 from tqdm import tqdm
 
-from yt8m_ray.data.dataset import map_tasks
+from yt8m_ray.cluster import map_tasks
 from yt8m_ray.data.features import FeatureSpec
 from yt8m_ray.data.histograms import write_histograms
 from yt8m_ray.data.manifest import Manifest, differences

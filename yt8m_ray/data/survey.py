@@ -16,12 +16,12 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from yt8m_ray.data.duplicates import id_keys
 from yt8m_ray.data.errors import CorruptRecordError, RecordError
 from yt8m_ray.data.example import Fields, Values, decode_record
 from yt8m_ray.data.features import FeatureSpec, VideoRow, may_be_feature, to_row
 from yt8m_ray.data.stream import ChecksummedStream
 from yt8m_ray.data.tfrecord import detect_compression, open_shard, read_payloads
+from yt8m_ray.data.video_keys import id_keys
 from yt8m_ray.schema import FRAME_FEATURES, LABELS_KEY, MAX_FRAMES, MEAN_PREFIX, VIDEO_FEATURES
 
 Remark = Literal["unlabelled", "no_class", "repeated_labels", "long_clips", "empty_clips", "averaged_frames"]

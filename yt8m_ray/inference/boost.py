@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.batch import batches_of, to_batch
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
 from yt8m_ray.data.video_weights import VideoWeights, boost, save_weights
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.pool import BATCH_SIZE, map_videos
 from yt8m_ray.inference.predictor import Predictor, read_spec
 from yt8m_ray.inference.ranking_errors import ranking_errors

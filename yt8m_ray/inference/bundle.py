@@ -38,10 +38,10 @@ from yt8m_ray.inference.bundle_document import (
     read_document,
     weights_name,
 )
-from yt8m_ray.inference.ensemble import Ensemble
 from yt8m_ray.inference.golden import GoldenAnswers, answer, make_inputs
 from yt8m_ray.inference.restore import check_stored, restore_model
 from yt8m_ray.models import MODELS, Model
+from yt8m_ray.models.ensemble import Ensemble
 from yt8m_ray.registry import first_fault
 from yt8m_ray.sealed_folder import folder_version
 from yt8m_ray.tensor_file import read_tensor_entries

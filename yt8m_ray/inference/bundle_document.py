@@ -16,9 +16,9 @@ from yt8m_ray import local_files
 from yt8m_ray.config.document import parse_yaml, validate
 from yt8m_ray.config.transform import TransformConfig, TransformName
 from yt8m_ray.data.features import FeatureSpec, Normalization
+from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.input_schema import NUM_FRAMES, InputSchema, Level
-from yt8m_ray.inference.transform_choice import TransformReport
-from yt8m_ray.inference.weighting_report import WeightingReport
+from yt8m_ray.inference.weighting_report import TransformReport, WeightingReport
 from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
 from yt8m_ray.schema import MOST_FRAMES
 from yt8m_ray.sealed_folder import MANIFEST_FILE, MODEL_FILE, CheckpointError, files_of, read_manifest
@@ -261,3 +261,25 @@ def _migrated(old: _DocumentV1, where: str) -> BundleDocument:
 def _sum(counts: list[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
+
+
+YOUTUBE_8M = Attribution(
+    part=VOCABULARY_FILE,
+    title="YouTube-8M vocabulary",
+    holder="Google Inc.",
+    licence="CC-BY-4.0",
+    source="https://research.google.com/youtube8m/",
+)
+
+
+def licence_of(weights: str, vocabulary: Vocabulary) -> Licence:
+    """Returns the licences of a bundle; names of classes that are the published ones are attributed.
+
+    Args:
+        weights: SPDX expression for the weights.
+        vocabulary: The bundle's.
+    """
+    published = Vocabulary.load()
+    shared = range(min(len(published), len(vocabulary)))
+    is_published = any(vocabulary.name(index) and vocabulary.name(index) == published.name(index) for index in shared)
+    return Licence(weights=weights, attributions=(YOUTUBE_8M,) if is_published else ())

@@ -7,6 +7,7 @@ weights that follow from scores (`choice`), and the figures that a bundle report
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 
@@ -20,8 +21,8 @@ from yt8m_ray.inference.member_scores import Array, MemberScores
 from yt8m_ray.inference.members import load_member
 from yt8m_ray.inference.pool import map_videos
 from yt8m_ray.inference.quantize import channel_axes, stored_bytes
-from yt8m_ray.inference.transform_choice import TransformReport, Trial, TriedMember, smallest_within
 from yt8m_ray.inference.weighting import equal_shares
+from yt8m_ray.inference.weighting_report import TransformReport, Trial, TriedMember
 
 logger = logging.getLogger(__name__)
 
@@ -139,3 +140,12 @@ def _tried(config: ExportConfig, index: int, scores: MemberScores) -> TriedMembe
         transform=smallest_within(trials, config.transform.max_gap_loss).transform,
         trials=trials,
     )
+
+
+def smallest_within(trials: Sequence[Trial], max_gap_loss: float) -> Trial:
+    """Returns the way with the fewest bytes that loses no more than `max_gap_loss` on the first one, as trained.
+
+    Of equally many bytes it is the one that is named first; the first one itself loses nothing.
+    """
+    trained = trials[0].gap
+    return min((trial for trial in trials if trained - trial.gap <= max_gap_loss), key=lambda trial: trial.num_bytes)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.export import ExportConfig, SelectionConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.member_scores import MemberScores
 from yt8m_ray.inference.selection import select_members
 from yt8m_ray.inference.weighting import (

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.archive import open_folder
 from yt8m_ray.inference.bundle_document import (
     DOCUMENT_FILE,
@@ -18,8 +18,7 @@ from yt8m_ray.inference.bundle_document import (
     read_document,
     weights_name,
 )
-from yt8m_ray.inference.transform_choice import format_trials
-from yt8m_ray.inference.weighting_report import format_weighting
+from yt8m_ray.inference.weighting_report import format_trials, format_weighting
 from yt8m_ray.sealed_folder import CONFIG_FILE, NoSuchFolderError, folder_version
 from yt8m_ray.tensor_file import TensorEntry, read_tensor_entries
 

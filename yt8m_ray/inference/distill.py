@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.batch import batches_of, to_batch
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
@@ -23,6 +22,7 @@ from yt8m_ray.data.soft_label_files import (
     to_label_table,
 )
 from yt8m_ray.data.tfrecord import frame_record
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.bundle import folder_version
 from yt8m_ray.inference.pool import BATCH_SIZE, Answer, map_videos
 from yt8m_ray.inference.predictor import Predictor, read_spec

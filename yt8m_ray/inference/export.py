@@ -10,23 +10,30 @@ import numpy as np
 
 from yt8m_ray.checkpoint import CheckpointError, load_config, local_folder
 from yt8m_ray.config.data import DataConfig
-from yt8m_ray.config.document import ConfigError, flatten
+from yt8m_ray.config.document import flatten
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.batch import batches_of, to_batch
-from yt8m_ray.data.dataset import expand_shards
-from yt8m_ray.data.duplicates import id_keys
-from yt8m_ray.data.errors import NoShardsError
-from yt8m_ray.data.folds import bootstrap, split_folds
+from yt8m_ray.data.folds import bootstrap, expand_shards, split_folds
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.preflight import check_first_videos
+from yt8m_ray.data.video_keys import id_keys
+from yt8m_ray.errors import ConfigError, NoShardsError
 from yt8m_ray.inference.archive import open_folder
 from yt8m_ray.inference.bundle import BundleDocument
 from yt8m_ray.inference.candidates import choose_transforms, score_members
 from yt8m_ray.inference.choice import Costs, check_limits, choose
-from yt8m_ray.inference.ensemble import check_agreement, check_vocabularies
 from yt8m_ray.inference.held_out import SeenVideos, check_apart
-from yt8m_ray.inference.members import Member, QualityMeter, assemble, ensembles, load_members, member_bytes
+from yt8m_ray.inference.members import (
+    Member,
+    QualityMeter,
+    assemble,
+    check_agreement,
+    check_vocabularies,
+    ensembles,
+    load_members,
+    member_bytes,
+)
 from yt8m_ray.inference.pool import map_videos
 from yt8m_ray.inference.predictor import load_vocabulary
 from yt8m_ray.inference.registration import finishing, log_bundle

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from yt8m_ray.config.document import ConfigError
-from yt8m_ray.data.duplicates import KEY_BYTES, id_of
 from yt8m_ray.data.storage import file_sizes, open_stream
+from yt8m_ray.data.video_keys import KEY_BYTES, id_of
+from yt8m_ray.errors import ConfigError
 
 _COMPARED_BYTES = 1 << 20
 _MOST_NAMED = 3

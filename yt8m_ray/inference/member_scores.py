@@ -25,7 +25,7 @@ import safetensors.numpy
 import torch
 
 from yt8m_ray.compiled import compiled
-from yt8m_ray.data.duplicates import id_keys
+from yt8m_ray.data.video_keys import id_keys
 from yt8m_ray.metrics.average_precision import precision_sums
 from yt8m_ray.topk import check_scores
 from yt8m_ray.topk import top_k as best_classes

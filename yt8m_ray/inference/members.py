@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import itertools
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ import torch
 
 from yt8m_ray import __version__
 from yt8m_ray.checkpoint import load_model, read_manifest
+from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.transform import TransformConfig
+from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.inference.bundle import write_bundle
 from yt8m_ray.inference.bundle_document import (
     BundleDocument,
@@ -26,18 +29,17 @@ from yt8m_ray.inference.bundle_document import (
     MemberEntry,
     Provenance,
     Quality,
+    licence_of,
 )
-from yt8m_ray.inference.ensemble import Ensemble, check_agreement
 from yt8m_ray.inference.golden import NUM_INPUTS
 from yt8m_ray.inference.input_schema import InputSchema
-from yt8m_ray.inference.licences import licence_of
 from yt8m_ray.inference.predictor import load_vocabulary
 from yt8m_ray.inference.quantize import channel_axes, quantize_state
 from yt8m_ray.inference.restore import restore_model
-from yt8m_ray.inference.transform_choice import TransformReport
-from yt8m_ray.inference.weighting_report import WeightingReport
+from yt8m_ray.inference.weighting_report import TransformReport, WeightingReport
 from yt8m_ray.metrics import Metric, build_metric
 from yt8m_ray.models import Model
+from yt8m_ray.models.ensemble import Ensemble
 from yt8m_ray.schema import Batch
 from yt8m_ray.sealed_folder import folder_version
 from yt8m_ray.topk import check_scores
@@ -247,3 +249,34 @@ def _git_commit() -> str | None:
             return None
         output = done.stdout.strip()
     return output
+
+
+def check_agreement(names: Sequence[str], data: Sequence[DataConfig]) -> None:
+    """Checks that all members read the same input and answer for the same classes.
+
+    Raises:
+        ValueError: names the first member that differs from the first one, and in what.
+    """
+    for name, config in zip(names[1:], data[1:], strict=True):
+        for key in ("features", "num_classes", "max_frames", "normalize"):
+            expected, found = getattr(data[0], key), getattr(config, key)
+            # Two dicts are equal in any order, but features are concatenated in theirs.
+            if expected != found or (key == "features" and list(expected) != list(found)):
+                raise ValueError(
+                    f"{name}: data.{key} is {found}, but {names[0]} has {expected}; all members read one input"
+                )
+
+
+def check_vocabularies(names: Sequence[str], vocabularies: Sequence[Vocabulary]) -> None:
+    """Checks that a class id means one class to all members, as far as their vocabularies tell.
+
+    Raises:
+        ValueError: names two members that differ, and the first class that they differ in.
+    """
+    for (name, one), (other_name, other) in itertools.combinations(zip(names, vocabularies, strict=True), 2):
+        class_id = one.first_difference(other)
+        if class_id is not None:
+            raise ValueError(
+                f"{other_name}: class {class_id} is {other.name(class_id)!r} in its data.vocabulary, but "
+                f"{one.name(class_id)!r} in that of {name}; all members answer for one vocabulary"
+            )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.alignment import Alignment
 from yt8m_ray.inference.correlation import Correlation, correlation_table
 from yt8m_ray.inference.mixing import Mean, Mixer, normalized

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.file_content import FileContent
 from yt8m_ray.inference.json_items import array_items, line_items
 from yt8m_ray.inference.mapped_lines import MappedLines

@@ -11,13 +11,13 @@ from typing import Self
 import torch
 
 from yt8m_ray.checkpoint import CONFIG_FILE, NoSuchFolderError, load_config, load_model, read_manifest
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.batch import to_batch
 from yt8m_ray.data.features import FeatureSpec, LabelPolicy, Normalization, VideoRow
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.preflight import check_first_videos
 from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
 from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.archive import open_folder
 from yt8m_ray.inference.bundle import DOCUMENT_FILE, VOCABULARY_FILE, folder_version, load_bundle, read_document
 from yt8m_ray.inference.bundle_document import BundleDocument

@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from yt8m_ray.config.document import ConfigError, flatten
+from yt8m_ray.config.document import flatten
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.archive import open_folder
 from yt8m_ray.inference.bundle_document import DOCUMENT_FILE, BundleDocument, read_document
 from yt8m_ray.inference.pyfunc import save_pyfunc_model

@@ -11,8 +11,8 @@ from typing import Any
 from yt8m_ray.checkpoint import load_config
 from yt8m_ray.config.evaluate import EvaluateConfig, EvaluateDataConfig
 from yt8m_ray.data.batch import batches_of, to_batch
-from yt8m_ray.data.dataset import expand_shards
 from yt8m_ray.data.errors import UNLABELLED
+from yt8m_ray.data.folds import expand_shards
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.position import CAUSES
 from yt8m_ray.data.preflight import check_first_videos

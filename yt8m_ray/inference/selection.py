@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 
 Array = npt.NDArray[Any]
 Score = Callable[[frozenset[int]], float]

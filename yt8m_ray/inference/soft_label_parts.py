@@ -15,7 +15,6 @@ from typing import BinaryIO
 import pyarrow as pa
 import pydantic
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.soft_label_files import (
     INDEX_FILE,
     LabelledShard,
@@ -25,6 +24,7 @@ from yt8m_ray.data.soft_label_files import (
     shard_name,
     write_labels,
 )
+from yt8m_ray.errors import ConfigError
 
 _JOB_FILE = "job.json"
 _DONE_FILE = "done.jsonl"

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.labels import VideoLabels, read_labels
 from yt8m_ray.data.reader import OnCorruptPolicy
 from yt8m_ray.data.unlabelled import unlabelled_message
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.file_content import FileContent
 from yt8m_ray.inference.id_index import IdIndex
 from yt8m_ray.inference.prediction_files import open_lines

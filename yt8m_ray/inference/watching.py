@@ -15,10 +15,11 @@ from yt8m_ray.checkpoint import (
     local_folder,
     read_manifest,
 )
-from yt8m_ray.config.document import ConfigError, override
+from yt8m_ray.config.document import override
 from yt8m_ray.config.evaluate import EvaluateConfig
-from yt8m_ray.data.dataset import expand_shards
+from yt8m_ray.data.folds import expand_shards
 from yt8m_ray.data.remote import is_remote, join_uri, list_folders, read_file
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config, shards_of
 from yt8m_ray.json_document import parse_json
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from yt8m_ray.config.transform import TransformName
 from yt8m_ray.registry import Config
 
 
@@ -78,4 +79,69 @@ def format_weighting(report: WeightingReport) -> list[str]:
             if candidate.latency_ms is not None:
                 cost += f", {candidate.latency_ms:.1f} ms"
             lines.append(f"left out: {candidate.name} (GAP {candidate.gap:.6f}, {cost}) of {candidate.checkpoint}{ema}")
+    return lines
+
+
+class Trial(Config):
+    """A member, stored in one way.
+
+    Attributes:
+        transform: The way.
+        gap: Its GAP@20 alone.
+        num_bytes: Of its weights.
+    """
+
+    transform: TransformName
+    gap: float
+    num_bytes: int
+
+
+class TriedMember(Config):
+    """A member, and the ways that it may be stored.
+
+    Attributes:
+        name: Its architecture.
+        checkpoint: The folder that it came from.
+        ema: As `members[].ema` had it.
+        transform: The way that was taken.
+        trials: All ways; the first is `none`, as trained.
+    """
+
+    name: str
+    checkpoint: str
+    ema: bool | None = None
+    transform: TransformName
+    trials: list[Trial]
+
+
+class TransformReport(Config):
+    """What was tried, on videos of which none is among those that `quality` was measured on.
+
+    Attributes:
+        shards: Their shards.
+        num_videos: How many they are.
+        max_gap_loss: The limit, as the export had it.
+        members: All whose transform was not given, also those that weights or limits left out later.
+    """
+
+    shards: list[str]
+    num_videos: int
+    max_gap_loss: float
+    members: list[TriedMember]
+
+
+def format_trials(report: TransformReport) -> list[str]:
+    """Returns lines of text: what each way costs and loses, and which was taken."""
+    lines = [
+        f"stored as the smallest that loses at most {report.max_gap_loss:g} of GAP, "
+        f"on {report.num_videos} videos of {len(report.shards)} other shards:",
+    ]
+    for member in report.members:
+        ema = "" if member.ema is None else f", ema: {str(member.ema).lower()}"
+        lines += [f"{member.name} of {member.checkpoint}{ema}", f"  {'':<10} {'GAP':>9} {'loss':>10} {'MB':>9}"]
+        for trial in sorted(member.trials, key=lambda trial: trial.num_bytes):
+            loss = member.trials[0].gap - trial.gap
+            taken = "  taken" if trial.transform == member.transform else ""
+            size = trial.num_bytes / 1e6
+            lines.append(f"  {trial.transform:<10} {trial.gap:9.6f} {loss:z10.6f} {size:9.2f}{taken}")
     return lines

@@ -21,9 +21,10 @@ from yt8m_ray.checkpoint import (
     weights_path,
     written_aside,
 )
-from yt8m_ray.config.document import ConfigError, flatten
+from yt8m_ray.config.document import flatten
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.remote import is_remote
+from yt8m_ray.errors import ConfigError
 
 WEIGHT_TOLERANCE = 1e-4
 """How far the sum of the weights may lie from 1."""

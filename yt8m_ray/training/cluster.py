@@ -13,9 +13,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.cluster import READ_CPUS
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.dataset import READ_CPUS
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.scaling import Node, Workers, plan_workers
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yt8m_ray.config.document import ConfigError, override
+from yt8m_ray.cluster import READ_CPUS, cluster_cpus, map_tasks
+from yt8m_ray.config.document import override
+from yt8m_ray.config.local_paths import with_absolute_paths
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.dataset import READ_CPUS, cluster_cpus, map_tasks
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.evaluation import Evaluation
 from yt8m_ray.inference.bundle import folder_version
 from yt8m_ray.inference.offline import predict_shards
@@ -26,7 +28,6 @@ from yt8m_ray.inference.submission import join_submissions
 from yt8m_ray.training.follow import STOP_TIMEOUT_S
 from yt8m_ray.training.inputs import prepare_inputs, splits_of
 from yt8m_ray.training.log_files import lines_passed_on, logging_to
-from yt8m_ray.training.run_folder import with_absolute_paths
 from yt8m_ray.training.trainer import fit
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import logging
 
 import ray.exceptions
 
-from yt8m_ray.data.dataset import root_cause
+from yt8m_ray.cluster import root_cause
 
 logger = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from yt8m_ray.config.data import DataConfig
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.dataset import estimate_num_videos, expand_shards
-from yt8m_ray.data.folds import bootstrap, split_folds
+from yt8m_ray.data.dataset import estimate_num_videos
+from yt8m_ray.data.folds import bootstrap, expand_shards, split_folds
 from yt8m_ray.data.manifest import Manifest, check_shards, load_manifest
 from yt8m_ray.data.preflight import check_first_videos
 from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.losses import build_loss
 from yt8m_ray.training.teaching import check_paths
 

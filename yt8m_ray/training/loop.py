@@ -34,9 +34,8 @@ from yt8m_ray.training.optim import (
     optimizer_state,
     prepare_step,
 )
-from yt8m_ray.training.precision import runs_in_bfloat16
 from yt8m_ray.training.teaching import Supplies
-from yt8m_ray.training.workers import gather, sum_over_workers, world_size
+from yt8m_ray.training.workers import gather, runs_in_bfloat16, sum_over_workers, world_size
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.optimizer import OptimizerConfig
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -19,12 +19,13 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from yt8m_ray.config.document import ConfigError, override
+from yt8m_ray.config.document import override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.batch import batches_of, prefetch
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.position import epoch_order
 from yt8m_ray.data.reader import read_blocks
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.assembly import build_loop
 from yt8m_ray.training.loop import TrainingLoop
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import filelock
 import torch
@@ -25,9 +25,10 @@ from yt8m_ray.checkpoint import (
     read_manifest,
     read_tensors,
 )
-from yt8m_ray.config.document import ConfigError, flatten, override
+from yt8m_ray.config.document import flatten
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.remote import is_remote
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.json_document import parse_json
 from yt8m_ray.local_files import read_document
 from yt8m_ray.training.checkpoints import score_of
@@ -40,7 +41,6 @@ LOG_FILE = "train.log"
 REPORT_FOLDER = "report"
 SHARDS_KEY = "shards.sha256"
 
-_SQLITE = "sqlite:///"
 
 _FREE_TO_CHANGE = (
     *("output", "run", "tracking", "scaling", "checkpoint", "optimizer", "train", "data"),
@@ -51,14 +51,6 @@ _FREE_TO_CHANGE = (
 _FIXED = ("data.features", "data.num_classes", "data.max_frames", "data.normalize")
 """Keys of those sections that it may not."""
 
-
-_PATHS = (
-    *("data.vocabulary", "data.manifest", "data.cache", "data.video_weights", "loss.class_weights"),
-    *("distillation.labels", "distillation.teacher", "teacher.checkpoint", "train.init_from"),
-)
-"""Keys with a file or a folder; not every loss has its own."""
-
-C = TypeVar("C", bound=TrainConfig)
 
 Status = Literal["running", "finished", "failed", "stopped"]
 
@@ -91,26 +83,6 @@ class RunRecord:
             return cls(**parse_json(read_document(path), where=str(path)))
         except TypeError as error:
             raise ValueError(f"{path}: not the record of a run: {error}") from None
-
-
-def with_absolute_paths(config: C) -> C:
-    """Returns the config with its local paths absolute: workers and later jobs run in other folders than this one."""
-
-    def absolute(path: str) -> str:
-        return path if "://" in path else os.path.abspath(path)
-
-    changes: dict[str, object] = {"output": absolute(config.output)}
-    for key in ("train", "validation", "test"):
-        patterns = getattr(config.data, key)
-        if patterns is not None:
-            several = [absolute(pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
-            changes[f"data.{key}"] = several[0] if isinstance(patterns, str) else several
-    tree = flatten(config)
-    changes |= {key: absolute(str(tree[key])) for key in _PATHS if tree.get(key) is not None}
-    uri = config.tracking.uri
-    if uri is not None and uri.startswith(_SQLITE):
-        changes["tracking.uri"] = _SQLITE + os.path.abspath(uri.removeprefix(_SQLITE))
-    return override(config, changes)
 
 
 def run_path(config: TrainConfig) -> Path:

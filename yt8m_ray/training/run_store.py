@@ -16,9 +16,9 @@ from pathlib import Path
 import safetensors
 
 from yt8m_ray.checkpoint import CHECKPOINT_PATTERN, MANIFEST_FILE, CheckpointError, local_folder
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.remote import is_remote, join_uri, list_folders, read_file, remove_folder, upload_folder, write_file
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.checkpoints import (
     Checkpoints,
     CheckpointWriteError,

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
 
 _LEAST_CPUS = 0.01
 _ROUNDING = 1e-6

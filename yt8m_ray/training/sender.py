@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.json_document import parse_json
 from yt8m_ray.local_files import read_document
 from yt8m_ray.tracking import Status, Tracker, TrackingError

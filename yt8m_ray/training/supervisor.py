@@ -7,8 +7,8 @@ import logging
 import time
 from pathlib import Path
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.cluster import draining_nodes, fitting_workers, free_cpus
 from yt8m_ray.training.follow import StopRequested
 from yt8m_ray.training.history import History

@@ -15,7 +15,6 @@ import torch
 
 from yt8m_ray.checkpoint import load_config, load_model, save_checkpoint
 from yt8m_ray.config.data import AugmentationConfig
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.optimizer import EMAConfig
 from yt8m_ray.config.teaching import TeacherConfig
 from yt8m_ray.config.train import TrainConfig
@@ -24,6 +23,7 @@ from yt8m_ray.data.features import FeatureSpec, Normalization
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.soft_labels import SoftLabels
 from yt8m_ray.data.video_weights import VideoWeights
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.bundle import read_document
 from yt8m_ray.inference.predictor import Predictor, is_bundle, locate_model
 from yt8m_ray.models import Model, build_model

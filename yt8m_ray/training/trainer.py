@@ -19,10 +19,12 @@ import ray.train
 import ray.train.torch
 import torch
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.cluster import root_cause
+from yt8m_ray.config.local_paths import with_absolute_paths
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.dataset import keep_order, read_dataset, root_cause, split_dataset
+from yt8m_ray.data.dataset import keep_order, read_dataset, split_dataset
 from yt8m_ray.data.packed import Block, from_table
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking import default_uri
 from yt8m_ray.training.checkpoints import CheckpointWriteError
 from yt8m_ray.training.cluster import CLUSTER_WAIT_S, check_shared, fitting_workers, wait_for_workers
@@ -44,16 +46,7 @@ from yt8m_ray.training.outcome import (
 from yt8m_ray.training.process_group import BoundTorchConfig
 from yt8m_ray.training.profiling import TRACE_FILE
 from yt8m_ray.training.progress import progress_bar
-from yt8m_ray.training.run_folder import (
-    LOG_FILE,
-    RunRecord,
-    Status,
-    best_checkpoint,
-    check_resume,
-    is_finished,
-    locked,
-    with_absolute_paths,
-)
+from yt8m_ray.training.run_folder import LOG_FILE, RunRecord, Status, best_checkpoint, check_resume, is_finished, locked
 from yt8m_ray.training.run_store import RunStore
 from yt8m_ray.training.scaling import Workers
 from yt8m_ray.training.sender import send_the_rest

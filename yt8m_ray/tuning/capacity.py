@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.scaling import Node, gpu_places
 
 TRIAL_CPUS = 0.001

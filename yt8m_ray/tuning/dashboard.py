@@ -25,7 +25,7 @@ import optuna
 import optuna_dashboard
 from optuna.trial import TrialState
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.tuning.study_file import STUDY_FILE, study_storage
 
 if TYPE_CHECKING:

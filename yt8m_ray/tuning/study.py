@@ -19,18 +19,21 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.space import Parameter, Params, choose, encode, grid
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import TuneConfig
-from yt8m_ray.tuning.distributions import chosen_value, distribution_of, stored_value, suggest
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.tuning.records import TRAINED, TrialRecord, TrialStatus
 from yt8m_ray.tuning.study_file import (
     EARLIER_KEY,
     Direction,
+    chosen_value,
+    distribution_of,
     is_own,
     open_study,
     records_of,
+    stored_value,
+    suggest,
     to_record,
     without_experimental_warnings,
 )

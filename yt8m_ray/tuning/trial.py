@@ -21,11 +21,11 @@ import torch
 from ray import tune
 
 from yt8m_ray.checkpoint import adopt_checkpoint, latest_checkpoint
+from yt8m_ray.cluster import root_cause
 from yt8m_ray.config.document import override
 from yt8m_ray.config.space import Params
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import trial_config
-from yt8m_ray.data.dataset import root_cause
 from yt8m_ray.tracking import PARENT_TAG
 from yt8m_ray.training.follow import STOP_TIMEOUT_S
 from yt8m_ray.training.hooks import RunHooks

@@ -11,9 +11,10 @@ import shutil
 from pathlib import Path
 
 from yt8m_ray.checkpoint import CHECKPOINT_PATTERN, CheckpointError, adopt_checkpoint, load_config, read_manifest
-from yt8m_ray.config.document import ConfigError, load_document, override, to_yaml
+from yt8m_ray.config.document import load_document, override, to_yaml
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.model_registry import register_folder
 from yt8m_ray.training.outcome import FitResult
 from yt8m_ray.training.trainer import fit

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from yt8m_ray.config.document import ConfigError, flatten, load_document, override, parse_override, parse_yaml, to_yaml
+from yt8m_ray.config.document import flatten, load_document, override, parse_override, parse_yaml, to_yaml
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
 
 MINIMAL = "run: {name: test}\nmodel: {name: moe}\n"
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "train").glob("*.yaml"))

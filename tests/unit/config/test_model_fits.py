@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from yt8m_ray.config.document import ConfigError, load_document
+from yt8m_ray.config.document import load_document
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.models import MODELS, Model
 from yt8m_ray.registry import ComponentConfig
 

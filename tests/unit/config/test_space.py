@@ -8,10 +8,10 @@ from typing import Any
 import pydantic
 import pytest
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.space import Parameter, Params, Space, apply, choose, flatten_space, grid, ordered
 from yt8m_ray.config.space_checks import check_space
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
 
 BASE = TrainConfig.model_validate(
     {

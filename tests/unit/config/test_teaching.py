@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from yt8m_ray.config.document import ConfigError, override
+from yt8m_ray.config.document import override
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
 
 STUDENT = {"name": "netvlad", "num_clusters": 4, "hidden_dim": 8, "sampling": {"name": "uniform", "every": 10}}
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from yt8m_ray.config.document import ConfigError, load_document, parse_yaml, to_yaml, validate
+from yt8m_ray.config.document import load_document, parse_yaml, to_yaml, validate
 from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs" / "tune").glob("*.yaml"))

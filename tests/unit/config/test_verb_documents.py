@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from yt8m_ray.config.document import ConfigError, load_document, override, parse_yaml, to_yaml, validate
+from yt8m_ray.config.document import load_document, override, parse_yaml, to_yaml, validate
 from yt8m_ray.config.evaluate import EvaluateConfig
 from yt8m_ray.config.export import ExportConfig
+from yt8m_ray.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
 EXPORTS = sorted((ROOT / "configs" / "export").glob("*.yaml"))

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from yt8m_ray.checkpoint import load_config
-from yt8m_ray.config.document import ConfigError, load_document, parse_override
+from yt8m_ray.config.document import load_document, parse_override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.yaml_text import dump_yaml, load_yaml
+from yt8m_ray.errors import ConfigError
 
 LAUGHS = "a0: &a0 [ha]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
 """10^8 words in nine lines."""

@@ -17,8 +17,8 @@ import pytest
 
 from tests.mirror import PARTITION, Mirror
 from yt8m_ray.data.download import LOCK_FILE, DownloadConfig, DownloadError, download, parse_plan, select
-from yt8m_ray.data.errors import NoShardsError
 from yt8m_ray.data.transfer import TransferError
+from yt8m_ray.errors import NoShardsError
 
 A, B, C = "trainaa.tfrecord", "trainab.tfrecord", "trainac.tfrecord"
 FILES = {name: random.Random(name).randbytes(size) for name, size in ((A, 300_000), (B, 70_000), (C, 1))}

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yt8m_ray.data.duplicates import Duplicates, find_duplicates, id_keys
+from yt8m_ray.data.duplicates import Duplicates, find_duplicates
+from yt8m_ray.data.video_keys import id_keys
 
 
 def find(*shards: list[str]) -> Duplicates:

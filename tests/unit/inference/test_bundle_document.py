@@ -13,14 +13,14 @@ import pytest
 import yaml
 
 from yt8m_ray.checkpoint import write_manifest
-from yt8m_ray.config.document import ConfigError, to_yaml
+from yt8m_ray.config.document import to_yaml
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.data.features import FeatureSpec, VideoRow
 from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.bundle import load_bundle
-from yt8m_ray.inference.bundle_document import BundleDocument, parse_document, read_document
+from yt8m_ray.inference.bundle_document import BundleDocument, licence_of, parse_document, read_document
 from yt8m_ray.inference.input_schema import InputSchema
-from yt8m_ray.inference.licences import licence_of
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.sealed_folder import folder_version
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.unit.inference.test_member_scores import answers, ids, scores_of
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.export import ExportConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.choice import Costs, Rule, check_limits, choose
 from yt8m_ray.inference.member_scores import MemberScores
 from yt8m_ray.inference.weighting import cross_fitted_gap

@@ -13,10 +13,10 @@ import pytest
 from safetensors.torch import load_file
 
 from yt8m_ray.checkpoint import CheckpointError
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.archive import write_archive
 from yt8m_ray.inference.description import describe, format_table, to_json, to_text
-from yt8m_ray.inference.transform_choice import TransformReport, Trial, TriedMember
+from yt8m_ray.inference.weighting_report import TransformReport, Trial, TriedMember
 from yt8m_ray.tensor_file import read_tensor_entries
 
 Write = Callable[..., Path]

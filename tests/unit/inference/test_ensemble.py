@@ -9,8 +9,9 @@ import torch
 
 from yt8m_ray.config.data import DataConfig
 from yt8m_ray.data.vocabulary import Vocabulary
-from yt8m_ray.inference.ensemble import Ensemble, check_agreement, check_vocabularies
+from yt8m_ray.inference.members import check_agreement, check_vocabularies
 from yt8m_ray.models import Model, build_model
+from yt8m_ray.models.ensemble import Ensemble
 
 
 def tiny(seed: int, *, num_classes: int = 5) -> Model:

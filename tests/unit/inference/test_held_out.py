@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yt8m_ray.config.document import ConfigError
-from yt8m_ray.data.duplicates import id_keys
+from yt8m_ray.data.video_keys import id_keys
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.held_out import SeenVideos, check_apart
 
 

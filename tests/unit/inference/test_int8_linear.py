@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from yt8m_ray.inference.activations import LEVELS
-from yt8m_ray.inference.int8_linear import Int8Linear, Kernel
+from yt8m_ray.inference.int8_linear import LEVELS, Int8Linear, Kernel
 
 # `_int_mm`, which is cuBLAS on a GPU, is slow but right on a CPU.
 KERNELS: list[Kernel] = ["float32", "cublas"]

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from yt8m_ray.data.duplicates import id_keys
+from yt8m_ray.data.video_keys import id_keys
 from yt8m_ray.inference.member_scores import MemberScores
 
 WEIGHTS = np.array([0.5, 0.3, 0.2])

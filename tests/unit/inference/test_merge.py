@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.benchmarks.peers.plain_merge import merge_plainly
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.merge import merge_predictions
 
 HEADER = "VideoId,LabelConfidencePairs\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.parts import PredictionParts
 from yt8m_ray.topk import TopK
 

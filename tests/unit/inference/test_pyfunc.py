@@ -26,11 +26,11 @@ from packaging.requirements import Requirement
 from serve.api import build_api
 from tests.local_service import LocalService
 from tests.tiny import write_bundle_of
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.example import encode_sequence_example
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.reader import read_rows
 from yt8m_ray.data.tfrecord import write_records
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.inference.pyfunc import input_example, requirements, save_pyfunc_model
 from yt8m_ray.inference.registration import register_bundle, store_beside

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.soft_label_files import SoftLabelIndex, SoftLabelJob, to_label_table
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.soft_label_parts import SoftLabelParts
 
 JOB = SoftLabelJob(teacher="t", format="top", num_classes=9, num_entries=2)

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from yt8m_ray.inference.transform_choice import (
-    TransformReport,
-    Trial,
-    TriedMember,
-    format_trials,
-    smallest_within,
-)
+from yt8m_ray.inference.candidates import smallest_within
+from yt8m_ray.inference.weighting_report import TransformReport, Trial, TriedMember, format_trials
 
 TRAINED = Trial(transform="none", gap=0.7, num_bytes=400)
 INT4 = Trial(transform="int4", gap=0.6989, num_bytes=60)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.shards import ROWS, SHARD
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.data.example import encode_example
 from yt8m_ray.data.tfrecord import frame_record
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.merge import merge_predictions
 from yt8m_ray.inference.truth import read_truth, write_truth
 from yt8m_ray.metrics import build_metric

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.unit.inference.test_member_scores import answers, gap_by_loops, ids, mean_of, scores_of
-from yt8m_ray.data.duplicates import id_keys
+from yt8m_ray.data.video_keys import id_keys
 from yt8m_ray.inference.member_scores import MemberScores
 from yt8m_ray.inference.weighting import (
     ascend,

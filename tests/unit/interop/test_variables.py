@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from yt8m_ray.checkpoint import import_checkpoint
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.interop.import_checkpoint import import_checkpoint
 from yt8m_ray.interop.tensorflow import load_published, published_parts
 from yt8m_ray.interop.variables import read_variables
 from yt8m_ray.models import Model, build_model

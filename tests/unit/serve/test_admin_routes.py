@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serve.api import build_api
-from serve.schemas import ServeArgs
+from serve.settings import ServeArgs
 from tests.local_service import LocalService
 from tests.tiny import save_checkpoint_of
 from yt8m_ray.inference.predictor import Predictor

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 
 from serve.answers import LabelTexts
 from serve.api import build_api
-from serve.schemas import Limits
+from serve.settings import Limits
 from tests.local_service import LocalService
 from tests.tiny import save_checkpoint_of
 from yt8m_ray.data.example import encode_example, encode_sequence_example

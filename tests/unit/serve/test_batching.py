@@ -15,7 +15,7 @@ import pytest
 
 from serve.batching import Answer, Batcher, Pace
 from serve.errors import OverloadedError, RequestError
-from serve.schemas import Limits
+from serve.settings import Limits
 from yt8m_ray.data.features import VideoRow
 
 

@@ -14,7 +14,7 @@ from serve.decoding import decode_binary, decode_json, decode_ordinary
 from serve.errors import RequestError
 from serve.inference_protocol import decode_inference
 from serve.instances import decode_instances
-from serve.schemas import Limits
+from serve.settings import Limits
 from tests.costly import costly_json, costly_records, empty_steps, num_calls
 from yt8m_ray.data.example import encode_example
 from yt8m_ray.data.features import FeatureSpec

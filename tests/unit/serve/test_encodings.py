@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from serve.api import build_api
 from serve.encodings import unpack
 from serve.errors import RequestError
-from serve.schemas import Limits
+from serve.settings import Limits
 from tests.live_server import serving
 from tests.local_service import LocalService
 from yt8m_ray.data.example import encode_sequence_example

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 import serve.examples
 from serve.api import build_api
-from serve.schemas import ServeArgs
+from serve.settings import ServeArgs
 from tests.local_service import LocalService
 from yt8m_ray.data.example import decode_record, encode_example, encode_sequence_example
 from yt8m_ray.data.tfrecord import write_records

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from serve.api import build_api
 from serve.hosting import HostedModel
-from serve.schemas import Limits, ServeArgs
+from serve.settings import Limits, ServeArgs
 from tests.local_service import LocalService
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.inference.columns import ANSWER_COLUMNS, answer_rows

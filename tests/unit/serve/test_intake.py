@@ -12,7 +12,7 @@ import pytest
 
 from serve.errors import OverloadedError, RequestError
 from serve.intake import Intake
-from serve.schemas import Limits
+from serve.settings import Limits
 
 
 def run(test: Callable[[Intake], Awaitable[None]], *, most: int = 100) -> None:

@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serve.api import build_api
-from serve.schemas import Limits
+from serve.settings import Limits
 from tests.local_service import LocalService
 from yt8m_ray.data.example import encode_example, encode_sequence_example
 from yt8m_ray.inference.predictor import Predictor

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from serve.api import build_api
 from serve.page_routes import FOLDER
-from serve.schemas import ServeArgs
+from serve.settings import ServeArgs
 from tests.local_service import LocalService
 from yt8m_ray.inference.predictor import Predictor
 

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
 from serve.api import build_api
-from serve.schemas import Limits, ServeArgs
+from serve.settings import Limits, ServeArgs
 from tests.live_server import serving
 from tests.local_service import LocalService
 from yt8m_ray.data.features import VideoRow

@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from serve.api import build_api
 from serve.hosting import HostedModel
-from serve.schemas import Limits, ServeArgs
+from serve.settings import Limits, ServeArgs
 from serve.statistics import ModelStatistics, merge_statistics
 from tests.live_server import serving
 from tests.local_service import LocalService

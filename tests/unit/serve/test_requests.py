@@ -15,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serve.api import build_api
-from serve.schemas import Limits
+from serve.settings import Limits
 from tests.local_service import LocalService
 from tests.servers import running
 from tests.tiny import save_checkpoint_of

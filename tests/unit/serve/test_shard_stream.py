@@ -18,7 +18,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serve.api import build_api
-from serve.schemas import Limits
+from serve.settings import Limits
 from tests.live_server import Upload, serving, upload, wait_until
 from tests.local_service import LocalService
 from yt8m_ray.data.example import decode_record, encode_sequence_example

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from yt8m_ray.checkpoint import save_checkpoint
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.data.packed import PackedVideos
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.models.layers import batch_norms
 from yt8m_ray.training.assembly import build_loop
 from yt8m_ray.training.loop import TrainingLoop

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from yt8m_ray.checkpoint import CheckpointError, load_model, read_tensors, write_manifest
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.training.averaging import average_checkpoints
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.optimizer import OptimizerConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.optim import (
     build_optimizer,
     clip_gradients,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.example import encode_example
 from yt8m_ray.data.tfrecord import write_records
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.rate_test import RatePoint, RateRange, find_learning_rate, run_rates, suggest
 
 CPU = torch.device("cpu")

@@ -11,18 +11,12 @@ import pytest
 import torch
 
 from yt8m_ray.checkpoint import CheckpointError, checkpoint_name, load_config
-from yt8m_ray.config.document import ConfigError, override
+from yt8m_ray.config.document import override
+from yt8m_ray.config.local_paths import with_absolute_paths
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.position import Position
-from yt8m_ray.training.run_folder import (
-    SHARDS_KEY,
-    RunRecord,
-    best_checkpoint,
-    check_resume,
-    locked,
-    shards_digest,
-    with_absolute_paths,
-)
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.training.run_folder import SHARDS_KEY, RunRecord, best_checkpoint, check_resume, locked, shards_digest
 
 Save = Callable[..., Path]
 

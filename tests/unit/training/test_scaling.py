@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.scaling import Node, Workers, gpu_places, plan_workers
 
 

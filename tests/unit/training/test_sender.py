@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.tracking_server import TrackingServer, tracking_server
-from yt8m_ray.config.document import ConfigError
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking import TrackingError
 from yt8m_ray.training import sender as sender_module
 from yt8m_ray.training.history import History

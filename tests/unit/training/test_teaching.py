@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from yt8m_ray.checkpoint import load_model, read_manifest
-from yt8m_ray.config.document import ConfigError, override
+from yt8m_ray.config.document import override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.batch import to_batch
 from yt8m_ray.data.features import VideoRow
 from yt8m_ray.data.packed import PackedVideos
 from yt8m_ray.data.video_weights import save_weights
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.assembly import build_loop
 from yt8m_ray.training.teaching import Supplies, build_teacher, check_paths, save_teacher
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.scaling import Node
 from yt8m_ray.tuning.capacity import TRIAL_CPUS, Capacity, plan_trials
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.tuning.dashboard import Dashboard, start_dashboard
 from yt8m_ray.tuning.study import SearchStudy
 

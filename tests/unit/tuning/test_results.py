@@ -6,8 +6,7 @@ import csv
 import math
 from pathlib import Path
 
-from yt8m_ray.tuning.records import TrialRecord
-from yt8m_ray.tuning.results import write_trials
+from yt8m_ray.tuning.records import TrialRecord, write_trials
 
 MOE = TrialRecord(
     number=0,

@@ -10,9 +10,9 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.searches import FIFO, RANDOM, SPACE, config_of, no_costs, open_study, optuna_study, started, trained
-from yt8m_ray.config.document import ConfigError
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.tuning.records import TrialStatus
 from yt8m_ray.tuning.study import SearchStudy, Suggestion
 from yt8m_ray.tuning.study_file import STUDY_FILE, read_records

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from yt8m_ray.config.data import DataConfig
-from yt8m_ray.data.vocabulary import Vocabulary
 from yt8m_ray.models.base import Model
 from yt8m_ray.models.layers import mixture_logits
 
@@ -56,34 +53,3 @@ class Ensemble(Model):
         if len(member_logits) == 1:
             return member_logits[0]
         return mixture_logits(self.log_weights, torch.stack(list(member_logits), dim=-1))
-
-
-def check_agreement(names: Sequence[str], data: Sequence[DataConfig]) -> None:
-    """Checks that all members read the same input and answer for the same classes.
-
-    Raises:
-        ValueError: names the first member that differs from the first one, and in what.
-    """
-    for name, config in zip(names[1:], data[1:], strict=True):
-        for key in ("features", "num_classes", "max_frames", "normalize"):
-            expected, found = getattr(data[0], key), getattr(config, key)
-            # Two dicts are equal in any order, but features are concatenated in theirs.
-            if expected != found or (key == "features" and list(expected) != list(found)):
-                raise ValueError(
-                    f"{name}: data.{key} is {found}, but {names[0]} has {expected}; all members read one input"
-                )
-
-
-def check_vocabularies(names: Sequence[str], vocabularies: Sequence[Vocabulary]) -> None:
-    """Checks that a class id means one class to all members, as far as their vocabularies tell.
-
-    Raises:
-        ValueError: names two members that differ, and the first class that they differ in.
-    """
-    for (name, one), (other_name, other) in itertools.combinations(zip(names, vocabularies, strict=True), 2):
-        class_id = one.first_difference(other)
-        if class_id is not None:
-            raise ValueError(
-                f"{other_name}: class {class_id} is {other.name(class_id)!r} in its data.vocabulary, but "
-                f"{one.name(class_id)!r} in that of {name}; all members answer for one vocabulary"
-            )

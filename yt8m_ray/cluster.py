@@ -1,0 +1,84 @@
+"""Tasks on a Ray cluster: how many CPUs it has, one task an item, and what was wrong in one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar
+
+import ray
+import ray.data
+
+from yt8m_ray.data.errors import CarriedError
+
+R = TypeVar("R")
+
+
+T = TypeVar("T")
+
+
+READ_CPUS = 0.25
+"""Logical CPUs that a read task asks for: little, so that readers fit beside workers on few CPUs."""
+
+
+def cluster_cpus() -> float:
+    """Returns the logical CPUs of the cluster."""
+    return float(ray.cluster_resources().get("CPU", 1.0))
+
+
+def map_tasks(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    num_workers: int | None = None,
+    num_cpus: float = 1.0,
+    on_error: Callable[[int, BaseException], R] | None = None,
+    grace_s: float = 0.0,
+) -> Generator[tuple[int, R], None, None]:
+    """Yields (index of the item, `function(item)`) in the order in which they are done, each by a task of its own.
+
+    Args:
+        function: Can be pickled; where a worker dies it is called again.
+        items: Its arguments.
+        num_workers: Tasks at once, at most; None takes as many as the cluster has CPUs.
+        num_cpus: Logical CPUs of a task.
+        on_error: Makes a result of an item's error, and the others go on; None raises the first.
+        grace_s: Where the caller is interrupted, its tasks are too, and have so long to end.
+    """
+    if num_workers is None:
+        num_workers = max(int(cluster_cpus()), 1)
+    call: Any = ray.remote(num_cpus=num_cpus)(_call)
+    shared = ray.put(function)
+    waiting = iter(enumerate(items))
+    running: dict[Any, int] = {}
+    try:
+        while True:
+            for index, item in itertools.islice(waiting, num_workers - len(running)):
+                running[call.remote(shared, item)] = index
+            if not running:
+                return
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            index = running.pop(done)
+            try:
+                result = ray.get(done)
+            except ray.exceptions.RayError as error:
+                if on_error is None:
+                    raise root_cause(error) from None
+                result = on_error(index, root_cause(error))
+            yield index, result
+    finally:
+        for task in running:
+            ray.cancel(task, recursive=False)  # what it started is its own to end
+        if running and grace_s:
+            ray.wait(list(running), num_returns=len(running), timeout=grace_s)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Returns the exception of our own code inside those that Ray, and we for Ray, wrap around it."""
+    while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error.error if isinstance(error, CarriedError) else error
+
+
+def _call(function: Callable[[T], R], item: T) -> R:
+    return function(item)
