@@ -42,4 +42,4 @@ COPY --chown=yt8m . .
 USER yt8m
 
 # What Ray Serve needs to answer through HAProxy, on every node and for every command.
-ENTRYPOINT ["sh", "-c", "eval \"$(python -m serve.haproxy_environment)\" && exec \"$@\"", "--"]
+ENTRYPOINT ["sh", "-c", "eval \"$(python -m serve.haproxy.environment)\" && exec \"$@\"", "--"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from jobs.cli import print_result, run_verb
-from yt8m_ray.training.averaging import average_checkpoints
+from yt8m_ray.training.weight_averaging import average_checkpoints
 
 
 def main(argv: list[str]) -> None:

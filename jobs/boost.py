@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 
 from jobs.cli import print_result, ray_cluster, run_verb
-from yt8m_ray.data.folds import expand_shards
+from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.boost import boost_videos
+from yt8m_ray.inference.batch.boost import boost_videos
 from yt8m_ray.inference.predictor import check_fit, locate_model
 
 

@@ -77,14 +77,19 @@ def parse_document(argv: Sequence[str], config_type: type[C], *, description: st
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
     options = parser.parse_args(argv)
-    path, overrides = split_overrides(options.arguments)
-    if len(path) > 1:
-        raise ConfigError(f"one CONFIG is expected, found {', '.join(path)}")
-    config = load_document(path[0] if path else None, config_type, overrides)
+    config = load_config(options.arguments, config_type)
     if options.dry_run:
         print(to_yaml(config), end="")
         sys.exit(0)
     return config
+
+
+def load_config(arguments: Sequence[str], config_type: type[C]) -> C:
+    """Returns the config of `[CONFIG] [section.key=value ...]`."""
+    paths, overrides = split_overrides(arguments)
+    if len(paths) > 1:
+        raise ConfigError(f"one CONFIG is expected, found {', '.join(paths)}")
+    return load_document(paths[0] if paths else None, config_type, overrides)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from jobs.cli import ray_cluster, run_verb, split_overrides
-from yt8m_ray.config.document import load_document, to_yaml
+from jobs.cli import load_config, ray_cluster, run_verb
+from yt8m_ray.config.document import to_yaml
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.cross_validation import cross_validate, folds_of
@@ -24,12 +24,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--num-parallel", type=int, help="folds at once (default: what the cluster has CPUs for)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
     options = parser.parse_intermixed_args(argv)
-    inputs, overrides = split_overrides(options.arguments)
-    if len(inputs) > 1:
-        raise ConfigError(f"one CONFIG is expected, found {', '.join(inputs)}")
     if options.num_parallel is not None and options.num_parallel < 1:
         raise ConfigError(f"--num-parallel: expected at least 1, found {options.num_parallel}")
-    config = load_document(inputs[0] if inputs else None, TrainConfig, overrides)
+    config = load_config(options.arguments, TrainConfig)
     if options.dry_run:
         print(to_yaml(config), end="")
         return

@@ -30,13 +30,13 @@ from typing import Any
 
 from jobs import evaluate, export, synthesize, train
 from jobs.cli import print_result, ray_cluster, run_verb
-from yt8m_ray.checkpoint import MODEL_FILE
-from yt8m_ray.data.features import FeatureSpec
-from yt8m_ray.data.reader import read_rows
+from yt8m_ray.artifacts.folder_manifest import MODEL_FILE
+from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.pipeline.shard_reader import read_rows
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.bundle_document import read_document
+from yt8m_ray.inference.bundle.document import read_document
 from yt8m_ray.schema import FRAME_FEATURES
-from yt8m_ray.tracking import default_uri
+from yt8m_ray.tracking.runs import default_uri
 
 logger = logging.getLogger("jobs.demo")
 

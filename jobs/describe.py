@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from jobs.cli import run_verb
-from yt8m_ray.inference.description import describe, to_json, to_text
+from yt8m_ray.inference.bundle.description import describe, to_json, to_text
 
 
 def main(argv: list[str]) -> None:

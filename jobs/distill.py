@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 
 from jobs.cli import print_result, ray_cluster, run_verb
-from yt8m_ray.data.folds import expand_shards
+from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.distill import NUM_ENTRIES, choose_format, label_shards, local_folder
+from yt8m_ray.inference.batch.distill import NUM_ENTRIES, choose_format, label_shards, local_folder
 from yt8m_ray.inference.predictor import check_fit, locate_model
 
 

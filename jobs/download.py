@@ -9,7 +9,7 @@ import argparse
 
 from jobs.cli import print_result, run_verb
 from yt8m_ray.config.document import validate
-from yt8m_ray.data.download import DownloadConfig, download
+from yt8m_ray.data.download.published_shards import DownloadConfig, download
 
 
 def main(argv: list[str]) -> None:

@@ -9,8 +9,8 @@ import sys
 
 from jobs.cli import parse_document, print_result, ray_cluster, run_verb
 from yt8m_ray.config.export import ExportConfig
-from yt8m_ray.inference.description import format_table
-from yt8m_ray.inference.export import check_records, export, resolve
+from yt8m_ray.inference.bundle.description import format_table
+from yt8m_ray.inference.ensemble.export import check_records, export, resolve
 
 
 def main(argv: list[str]) -> None:

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import torch
 
-from jobs.cli import run_verb, split_overrides
-from yt8m_ray.config.document import load_document, to_yaml
+from jobs.cli import load_config, run_verb
+from yt8m_ray.config.document import to_yaml
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.errors import ConfigError
-from yt8m_ray.training.inputs import prepare_inputs, splits_of
-from yt8m_ray.training.rate_test import RateRange, find_learning_rate
+from yt8m_ray.training.lr_range_test import RateRange, find_learning_rate
+from yt8m_ray.training.run.inputs import prepare_inputs, splits_of
 
 
 def main(argv: list[str]) -> None:
@@ -34,10 +33,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", metavar="DIR", help="a folder (default: output/run.name-find_lr)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
     options = parser.parse_intermixed_args(argv)
-    inputs, overrides = split_overrides(options.arguments)
-    if len(inputs) > 1:
-        raise ConfigError(f"one CONFIG is expected, found {', '.join(inputs)}")
-    config = load_document(inputs[0] if inputs else None, TrainConfig, overrides)
+    config = load_config(options.arguments, TrainConfig)
     if options.dry_run:
         print(to_yaml(config), end="")
         return

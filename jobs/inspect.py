@@ -22,9 +22,9 @@ import json
 
 from jobs.cli import ray_cluster, run_verb
 from yt8m_ray.config.document import validate
-from yt8m_ray.data.folds import expand_shards
-from yt8m_ray.data.inspection import InspectionConfig, inspect_shards
-from yt8m_ray.data.manifest import load_manifest
+from yt8m_ray.data.inspection.dataset_manifest import load_manifest
+from yt8m_ray.data.inspection.inspect_shards import InspectionConfig, inspect_shards
+from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError
 
 

@@ -25,7 +25,7 @@ from typing import get_args
 
 from jobs.cli import print_result, run_verb
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.merge import OnMissing, merge_predictions
+from yt8m_ray.inference.predictions.merge import OnMissing, merge_predictions
 
 
 def main(argv: list[str]) -> None:

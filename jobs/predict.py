@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 
 from jobs.cli import print_result, ray_cluster, run_verb
-from yt8m_ray.data.folds import expand_shards
+from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.offline import predict_shards
+from yt8m_ray.inference.batch.predict import predict_shards
+from yt8m_ray.inference.predictions.writer import SubmissionWriter
 from yt8m_ray.inference.predictor import check_fit, locate_model
-from yt8m_ray.inference.submission import SubmissionWriter
 
 
 def main(argv: list[str]) -> None:

@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 from jobs.cli import print_result, run_verb
-from yt8m_ray.inference.registration import register_bundle, store_beside
-from yt8m_ray.model_registry import check_names
+from yt8m_ray.inference.mlflow_model.registration import register_bundle, store_beside
+from yt8m_ray.tracking.models import check_names
 
 
 def main(argv: list[str]) -> None:

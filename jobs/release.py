@@ -14,9 +14,9 @@ import json
 import os
 
 from jobs.cli import run_verb
+from yt8m_ray.cli.service_client import ServiceClient
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.local_files import read_document
-from yt8m_ray.service_client import ServiceClient
 
 
 def main(argv: list[str]) -> None:

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from jobs.cli import print_result, run_verb
-from yt8m_ray.training.report import write_report
+from yt8m_ray.training.run.run_report import write_report
 
 
 def main(argv: list[str]) -> None:

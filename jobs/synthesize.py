@@ -9,8 +9,9 @@ import argparse
 
 from jobs.cli import print_result, run_verb
 from yt8m_ray.config.document import validate
-from yt8m_ray.data.folds import expand_shards
-from yt8m_ray.data.synthetic import SynthesisConfig, synthesize
+from yt8m_ray.data.pipeline.shards import expand_shards
+from yt8m_ray.data.synthetic.video_source import SynthesisConfig
+from yt8m_ray.data.synthetic.write_shards import synthesize
 from yt8m_ray.metrics import build_metric
 
 

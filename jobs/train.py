@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from jobs.cli import parse_document, print_result, ray_cluster, run_verb
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.training.inputs import check_records, splits_of
-from yt8m_ray.training.trainer import fit
+from yt8m_ray.training.driver.trainer import fit
+from yt8m_ray.training.run.inputs import check_records, splits_of
 
 
 def main(argv: list[str]) -> None:

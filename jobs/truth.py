@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 
 from jobs.cli import print_result, run_verb
-from yt8m_ray.data.folds import expand_shards
+from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.prediction_rows import MOST_CLASSES
-from yt8m_ray.inference.truth import write_truth
+from yt8m_ray.inference.predictions.ground_truth import write_truth
+from yt8m_ray.inference.predictions.rows import MOST_CLASSES
 from yt8m_ray.schema import NUM_CLASSES_2018
 
 

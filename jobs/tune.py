@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 
-from jobs.cli import print_result, ray_cluster, run_verb, split_overrides
-from yt8m_ray.config.document import load_document, to_yaml
+from jobs.cli import load_config, print_result, ray_cluster, run_verb
+from yt8m_ray.config.document import to_yaml
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.config.yaml_text import dump_yaml
-from yt8m_ray.errors import ConfigError
-from yt8m_ray.model_registry import check_names
-from yt8m_ray.training.inputs import check_records, splits_of
+from yt8m_ray.tracking.models import check_names
+from yt8m_ray.training.run.inputs import check_records, splits_of
 from yt8m_ray.tuning import winner
 from yt8m_ray.tuning.search import preview, search
 
@@ -31,24 +30,22 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--retrain", action="store_true", help="train the best configuration at full length")
     parser.add_argument("--register", metavar="NAME[@ALIAS]", help=f"in MLflow (default alias: {DEFAULT_ALIAS})")
     options = parser.parse_intermixed_args(argv)
-    inputs, overrides = split_overrides(options.arguments)
-    if len(inputs) > 1:
-        raise ConfigError(f"one CONFIG is expected, found {', '.join(inputs)}")
-    config = load_document(inputs[0] if inputs else None, TuneConfig, overrides)
+    config = load_config(options.arguments, TuneConfig)
     if options.dry_run:
         print("---\n".join([to_yaml(config), *map(dump_yaml, preview(config, options.samples))]), end="")
         return
     name, _, alias = (options.register or "").partition("@")
-    alias = alias or DEFAULT_ALIAS
     if options.register is not None:
-        check_names(name, alias)
+        check_names(name, alias or DEFAULT_ALIAS)
     check_records(config.base, splits_of(config.data))
     with ray_cluster():
         result = search(config)
         if options.retrain:
             winner.retrain(result.folder)
         if options.register is not None:
-            winner.register(result.folder, result.tracking_uri, result.mlflow_run_id, name=name, alias=alias)
+            winner.register(
+                result.folder, result.tracking_uri, result.mlflow_run_id, name=name, alias=alias or DEFAULT_ALIAS
+            )
     print_result(result.folder / winner.BEST_FOLDER)
 
 

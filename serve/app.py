@@ -8,8 +8,8 @@ from ray.serve import Application
 
 from serve.deployments import PredictionService, ReleaseManager
 from serve.settings import ServeArgs
-from yt8m_ray.data.remote import is_remote
-from yt8m_ray.model_registry import MODEL_SCHEME
+from yt8m_ray.data.storage.folders import is_remote
+from yt8m_ray.tracking.models import MODEL_SCHEME
 
 MODEL_VARIABLE = "YT8M_MODEL"
 

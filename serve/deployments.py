@@ -19,21 +19,21 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve.access import write_access_log
-from serve.alias import follow_alias
-from serve.api import build_api
-from serve.batching import Answer, Batcher
 from serve.errors import RequestError
-from serve.following import AwayError, Follower
-from serve.hosting import HostedModel, ModelHost
-from serve.intake import Intake
-from serve.metrics import Metrics, merge_expositions
-from serve.releases import Orders, RefusedError, ReleasePlan, Report, Slot
+from serve.http.access_log import write_access_log
+from serve.http.api import build_api
+from serve.http.intake import Intake
+from serve.http.tokens import TokenFile
+from serve.model.batching import Answer, Batcher
+from serve.model.hosted_model import HostedModel, ModelHost
+from serve.operations.metrics import Metrics, merge_expositions
+from serve.operations.statistics import ModelStatistics, merge_statistics
+from serve.release.mlflow_alias import follow_alias
+from serve.release.plan import Orders, RefusedError, ReleasePlan, Report, Slot
+from serve.release.replica import AwayError, Follower
 from serve.settings import Limits, ServeArgs
-from serve.statistics import ModelStatistics, merge_statistics
-from serve.tokens import TokenFile
-from yt8m_ray.data.features import VideoRow
-from yt8m_ray.model_registry import MODEL_SCHEME, registered_name, resolve_model
+from yt8m_ray.data.format.features import VideoRow
+from yt8m_ray.tracking.models import MODEL_SCHEME, registered_name, resolve_model
 
 logger = logging.getLogger("ray.serve.yt8m")
 
@@ -106,7 +106,7 @@ class ReleaseManager:
 
 
 class PredictionService:
-    """Answers the HTTP application of `serve.api`, in the process that takes requests: no second hop.
+    """Answers the HTTP application of `serve.http.api`, in the process that takes requests: no second hop.
 
     Args:
         args: What it is deployed with; its model is named.

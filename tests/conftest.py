@@ -43,7 +43,7 @@ hypothesis.settings.register_profile("soak", deadline=None, max_examples=2000, p
 hypothesis.settings.load_profile("soak" if IS_SOAK else "test")
 
 
-ORDER = ("unit", "benchmarks", "e2e", "integration")
+ORDER = ("unit", "e2e", "integration")
 """Quick ones first; the cluster of the integration tests lives to the end, and commands start clusters of their own."""
 
 
@@ -92,7 +92,7 @@ def save_tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     Its keyword arguments are sections of the config (`data`, `model`); features have 8 and 4 values, classes are 30.
     With `ema` in them, the moving average has the opposite weights.
     """
-    from tests.tiny import save_checkpoint_of
+    from tests.support.tiny import save_checkpoint_of
 
     def save(name: str = "checkpoint", **arguments: Any) -> Path:
         return save_checkpoint_of(tmp_path / name, **arguments)
@@ -107,7 +107,7 @@ def write_tiny_bundle(tmp_path: Path) -> Callable[..., Path]:
     Its arguments are the name of the bundle, `export` with sections of the export's config, `transforms` of the
     members, and sections of their config as of `save_tiny_checkpoint`.
     """
-    from tests.tiny import write_bundle_of
+    from tests.support.tiny import write_bundle_of
 
     def write(name: str = "bundle", **arguments: Any) -> Path:
         return write_bundle_of(tmp_path / name, **arguments)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 import ray
-import ray.data
+import ray.exceptions
 
-from yt8m_ray.data.errors import CarriedError
+from yt8m_ray.errors import CarriedError
 
 R = TypeVar("R")
 

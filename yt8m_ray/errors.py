@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class ConfigError(ValueError):
     """A document, an override or an argument that the user has to change; the message names the dotted key."""
@@ -17,3 +20,24 @@ class ClusterDiedError(RuntimeError):
 
 class NoShardsError(FileNotFoundError):
     """A path or glob that names no shard."""
+
+
+class CarriedError(Exception):
+    """An error of ours on its way through Ray Data, which adds advice about retries to the text of any error.
+
+    Attributes:
+        error: As it was raised. It is no argument: only arguments get the advice.
+    """
+
+    error: BaseException
+
+    @classmethod
+    @contextlib.contextmanager
+    def carrying(cls) -> Iterator[None]:
+        """Wraps what a user can mend, raised in its block; `yt8m_ray.cluster.root_cause` unwraps it."""
+        try:
+            yield
+        except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+            carried = cls()
+            carried.error = error
+            raise carried from None

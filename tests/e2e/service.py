@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from tests.e2e.processes import ROOT
-from yt8m_ray.data.features import FeatureSpec
-from yt8m_ray.data.reader import read_rows
-from yt8m_ray.data.tfrecord import open_shard, read_payloads
+from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.format.tfrecord import open_shard, read_payloads
+from yt8m_ray.data.pipeline.shard_reader import read_rows
 from yt8m_ray.schema import FRAME_FEATURES
 
 

@@ -16,7 +16,7 @@ import torch
 
 from tests.e2e.conftest import NUM_CLASSES, Head, RunVerb, Shards
 from tests.e2e.processes import Outcome
-from yt8m_ray.checkpoint import save_checkpoint
+from yt8m_ray.artifacts.checkpoint import save_checkpoint
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.models import build_model
 

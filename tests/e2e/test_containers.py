@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.conftest import Head, free_port, started
 from tests.e2e.processes import Command
 from tests.e2e.service import is_healthy, write_config
-from tests.tiny import write_bundle_of
+from tests.support.tiny import write_bundle_of
 
 
 def version(port: int) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.conftest import RunVerb, StartVerb
 from tests.e2e.processes import Command
-from tests.mirror import PARTITION, Mirror
+from tests.support.mirror import PARTITION, Mirror
 
 A, B, C = "trainaa.tfrecord", "trainab.tfrecord", "trainac.tfrecord"
 FILES = {name: random.Random(name).randbytes(200_000) for name in (A, B, C)}

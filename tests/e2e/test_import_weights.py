@@ -11,7 +11,8 @@ import torch
 from jobs.import_weights import main
 from tests.e2e.conftest import RunVerb
 from tests.published.golden import published_frames, published_variables
-from yt8m_ray.checkpoint import load_model, read_manifest
+from yt8m_ray.artifacts.checkpoint import load_model
+from yt8m_ray.artifacts.folder_manifest import read_manifest
 from yt8m_ray.errors import ConfigError
 
 TITLE = "LstmModel 2x8 +Logistic"

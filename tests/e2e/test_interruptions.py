@@ -18,10 +18,11 @@ from mlflow import MlflowClient
 
 from tests.e2e.conftest import NUM_CLASSES, RunVerb, Shards, StartVerb
 from tests.e2e.processes import Command, Outcome
-from yt8m_ray.checkpoint import latest_checkpoint, read_manifest, read_tensors
-from yt8m_ray.data.features import FeatureSpec
-from yt8m_ray.data.position import Position
-from yt8m_ray.data.reader import read_rows
+from yt8m_ray.artifacts.checkpoint import latest_checkpoint, read_tensors
+from yt8m_ray.artifacts.folder_manifest import read_manifest
+from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.pipeline.read_position import Position
+from yt8m_ray.data.pipeline.shard_reader import read_rows
 from yt8m_ray.schema import VIDEO_FEATURES
 
 NUM_TRAIN = 600

@@ -12,11 +12,11 @@ import pytest
 
 from tests.e2e.conftest import BIN, RunVerb, free_port
 from tests.e2e.processes import Command
-from tests.tiny import write_bundle_of
-from yt8m_ray.inference.golden import make_inputs
+from tests.support.tiny import write_bundle_of
+from yt8m_ray.inference.bundle.golden_answers import make_inputs
+from yt8m_ray.inference.mlflow_model.pyfunc import input_example
 from yt8m_ray.inference.predictor import Predictor
-from yt8m_ray.inference.pyfunc import input_example
-from yt8m_ray.tracking import default_uri
+from yt8m_ray.tracking.runs import default_uri
 
 
 def answers(port: int) -> bool:

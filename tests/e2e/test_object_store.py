@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.e2e.conftest import RunVerb
-from tests.object_store import BUCKET, ENVIRONMENT, ObjectStore
-from yt8m_ray.data.example import encode_sequence_example
-from yt8m_ray.data.tfrecord import write_records
+from tests.support.object_store import BUCKET, ENVIRONMENT, ObjectStore
+from yt8m_ray.data.format.example import encode_sequence_example
+from yt8m_ray.data.format.tfrecord import write_records
 
 
 def write_shard(path: Path, first: int) -> None:

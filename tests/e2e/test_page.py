@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from serve.tokens import TokenFile
-from tests.chromium import find_chromium
-from tests.local_service import LocalService
-from tests.site import Site, clip, count, open_site, text
-from tests.tiny import write_bundle_of
-from yt8m_ray.data.tfrecord import write_records
+from serve.http.tokens import TokenFile
+from tests.support.chromium import find_chromium
+from tests.support.local_service import LocalService
+from tests.support.site import Site, clip, count, open_site, text
+from tests.support.tiny import write_bundle_of
+from yt8m_ray.data.format.tfrecord import write_records
 from yt8m_ray.inference.predictor import Predictor
 
 

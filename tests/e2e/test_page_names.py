@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from serve.settings import Limits, ServeArgs
-from tests.chromium import find_chromium
-from tests.local_service import LocalService
-from tests.site import Site, clip, count, open_site, text
-from tests.tiny import write_bundle_of
-from yt8m_ray.data.tfrecord import write_records
-from yt8m_ray.inference.bundle_document import Attribution, BundleDocument, Licence, Provenance, Quality
+from tests.support.chromium import find_chromium
+from tests.support.local_service import LocalService
+from tests.support.site import Site, clip, count, open_site, text
+from tests.support.tiny import write_bundle_of
+from yt8m_ray.data.format.tfrecord import write_records
+from yt8m_ray.inference.bundle.document import Attribution, BundleDocument, Licence, Provenance, Quality
 from yt8m_ray.inference.predictor import Predictor
 
 RUN = "window.harmed = true"

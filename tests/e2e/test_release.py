@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from jobs.release import main
-from serve.api import build_api
+from serve.http.api import build_api
 from tests.e2e.conftest import RunVerb
-from tests.local_service import LocalService, administered_service
-from tests.servers import running
+from tests.support.local_service import LocalService, administered_service
+from tests.support.servers import running
 from yt8m_ray.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import NUM_CLASSES, RunVerb, Shards
-from tests.object_store import BUCKET, ENVIRONMENT, ObjectStore
+from tests.support.object_store import BUCKET, ENVIRONMENT, ObjectStore
 
 pytestmark = pytest.mark.soak
 

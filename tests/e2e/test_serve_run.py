@@ -10,7 +10,7 @@ import torch
 from tests.e2e.conftest import BIN, Shards, free_port, is_listening
 from tests.e2e.processes import Command
 from tests.e2e.service import ask, is_healthy, write_config
-from yt8m_ray.checkpoint import save_checkpoint
+from yt8m_ray.artifacts.checkpoint import save_checkpoint
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.models import build_model
 from yt8m_ray.schema import FRAME_FEATURES

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.e2e.conftest import NUM_CLASSES, Shards, StartVerb, free_port
-from yt8m_ray.training.history import read_curves
+from yt8m_ray.tracking.history import read_curves
 
 
 class Server:

@@ -13,7 +13,7 @@ import yaml
 
 from tests.e2e.conftest import NUM_CLASSES, RunVerb, Shards, StartVerb
 from tests.e2e.processes import Outcome
-from yt8m_ray.checkpoint import load_model
+from yt8m_ray.artifacts.checkpoint import load_model
 
 NUM_TRIALS, NUM_EPOCHS = 3, 4
 SPACE = "{model.num_mixtures: {choice: [1, 2]}, optimizer.learning_rate: {loguniform: [0.01, 0.2]}}"

@@ -29,14 +29,18 @@ sys.path.insert(0, str(ROOT))  # run as a file, from anywhere
 IS_COMPILED = "--compiled" in sys.argv
 if not IS_COMPILED:
     os.environ["NUMBA_DISABLE_JIT"] = "1"  # read when numba is imported
-COMPILED = ["yt8m_ray.data.scan", "yt8m_ray.data.pack", "yt8m_ray.data.finite"] if IS_COMPILED else []
+COMPILED = (
+    ["yt8m_ray.data.format.record_scan", "yt8m_ray.data.pipeline.fast_decode", "yt8m_ray.data.format.finite"]
+    if IS_COMPILED
+    else []
+)
 
 with atheris.instrument_imports(include=["yt8m_ray.data"], exclude=COMPILED):
-    from tests.messages import SPECS, Messages, assert_read_as_decoded, decode_slowly
+    from tests.support.messages import SPECS, Messages, assert_read_as_decoded, decode_slowly
     from yt8m_ray.data.errors import CorruptRecordError
-    from yt8m_ray.data.features import LabelPolicy
-    from yt8m_ray.data.reader import ReadOptions
-    from yt8m_ray.data.tfrecord import frame_record, read_payloads
+    from yt8m_ray.data.format.features import LabelPolicy
+    from yt8m_ray.data.format.tfrecord import frame_record, read_payloads
+    from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 
 MOST_CPU_S = 1.0 if IS_COMPILED else 10.0
 """An input has at most some kilobytes: it takes milliseconds."""

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from yt8m_ray.config.tune import TuneConfig
-from yt8m_ray.data.example import encode_example
-from yt8m_ray.data.folds import expand_shards
-from yt8m_ray.data.manifest import Manifest
-from yt8m_ray.data.summary import Summary
-from yt8m_ray.data.survey import survey_shard
-from yt8m_ray.data.tfrecord import write_records
+from yt8m_ray.data.format.example import encode_example
+from yt8m_ray.data.format.tfrecord import write_records
+from yt8m_ray.data.inspection.dataset_manifest import Manifest
+from yt8m_ray.data.inspection.dataset_summary import Summary
+from yt8m_ray.data.inspection.shard_counts import survey_shard
+from yt8m_ray.data.pipeline.shards import expand_shards
 
 NUM_CLASSES = 12
 FEATURE_DIM = 16

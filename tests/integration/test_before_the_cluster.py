@@ -12,15 +12,15 @@ import pytest
 from jobs import average, boost, cross_validate, distill, evaluate, export, find_lr, predict, register, train, tune
 from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.export import ExportConfig
-from yt8m_ray.data.example import encode_example, encode_sequence_example
-from yt8m_ray.data.folds import expand_shards
-from yt8m_ray.data.tfrecord import write_records
-from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.data.format.example import encode_example, encode_sequence_example
+from yt8m_ray.data.format.tfrecord import write_records
+from yt8m_ray.data.labels.vocabulary import Vocabulary
+from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError, NoShardsError
-from yt8m_ray.inference.export import resolve
-from yt8m_ray.inference.scoring import evaluation_config
+from yt8m_ray.inference.batch.evaluate import evaluation_config
+from yt8m_ray.inference.ensemble.export import resolve
 from yt8m_ray.losses import LOSSES
-from yt8m_ray.training.trainer import splits_of
+from yt8m_ray.training.run.inputs import splits_of
 
 Save = Callable[..., Path]
 

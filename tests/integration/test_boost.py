@@ -10,13 +10,13 @@ import torch
 
 from jobs.boost import main
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
-from yt8m_ray.checkpoint import save_checkpoint
+from yt8m_ray.artifacts.checkpoint import save_checkpoint
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.folds import expand_shards
-from yt8m_ray.data.reader import read_rows
-from yt8m_ray.data.video_weights import VideoWeights, boost
+from yt8m_ray.data.labels.video_weights import VideoWeights, boost
+from yt8m_ray.data.pipeline.shard_reader import read_rows
+from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.boost import boost_videos
+from yt8m_ray.inference.batch.boost import boost_videos
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.models import build_model
 

@@ -7,7 +7,7 @@ import pytest
 from tests.integration.conftest import Shards
 from tests.integration.test_train import config_of
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.training.cluster import check_shared, fitting_workers, wait_for_workers
+from yt8m_ray.training.driver.nodes import check_shared, fitting_workers, wait_for_workers
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
-from yt8m_ray.checkpoint import latest_checkpoint
+from yt8m_ray.artifacts.checkpoint import latest_checkpoint
+from yt8m_ray.artifacts.folder_manifest import folder_version
 from yt8m_ray.cluster import map_tasks
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.inference.bundle import folder_version
 from yt8m_ray.training.cross_validation import cross_validate, folds_of
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -17,12 +17,13 @@ from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
 from tests.integration.test_train import config_of
 from yt8m_ray.config.document import override
 from yt8m_ray.config.evaluate import EvaluateConfig
-from yt8m_ray.data.example import encode_example
-from yt8m_ray.data.folds import expand_shards
-from yt8m_ray.data.tfrecord import frame_record
-from yt8m_ray.inference.offline import predict_shards
-from yt8m_ray.inference.scoring import evaluate_shards
-from yt8m_ray.training.trainer import FitResult, fit
+from yt8m_ray.data.format.example import encode_example
+from yt8m_ray.data.format.tfrecord import frame_record
+from yt8m_ray.data.pipeline.shards import expand_shards
+from yt8m_ray.inference.batch.evaluate import evaluate_shards
+from yt8m_ray.inference.batch.predict import predict_shards
+from yt8m_ray.training.driver.trainer import fit
+from yt8m_ray.training.run.outcome import FitResult
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

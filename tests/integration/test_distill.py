@@ -10,16 +10,16 @@ import torch
 
 from jobs.distill import main
 from tests.integration.test_predict import NUM_CLASSES, save_model, write_shard
-from yt8m_ray.checkpoint import save_checkpoint
+from yt8m_ray.artifacts.checkpoint import save_checkpoint
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.example import decode_record, encode_sequence_example
-from yt8m_ray.data.packed import PackedVideos
-from yt8m_ray.data.reader import ReadOptions, read_blocks, read_rows
-from yt8m_ray.data.soft_label_files import SoftLabelIndex
-from yt8m_ray.data.soft_labels import SoftLabels
-from yt8m_ray.data.tfrecord import open_shard, read_payloads, write_records
+from yt8m_ray.data.format.example import decode_record, encode_sequence_example
+from yt8m_ray.data.format.tfrecord import open_shard, read_payloads, write_records
+from yt8m_ray.data.labels.soft_label_files import SoftLabelIndex
+from yt8m_ray.data.labels.soft_labels import SoftLabels
+from yt8m_ray.data.pipeline.packed_videos import PackedVideos
+from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks, read_rows
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.distill import choose_format, label_shards
+from yt8m_ray.inference.batch.distill import choose_format, label_shards
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.models import build_model
 

@@ -16,11 +16,11 @@ from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
 from yt8m_ray.cluster import map_tasks
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.errors import CorruptRecordError
-from yt8m_ray.data.example import encode_example, encode_sequence_example
-from yt8m_ray.data.manifest import Manifest, load_manifest
-from yt8m_ray.data.tfrecord import write_records
+from yt8m_ray.data.format.example import encode_example, encode_sequence_example
+from yt8m_ray.data.format.tfrecord import write_records
+from yt8m_ray.data.inspection.dataset_manifest import Manifest, load_manifest
 from yt8m_ray.errors import ConfigError, NoShardsError
-from yt8m_ray.training.trainer import fit
+from yt8m_ray.training.driver.trainer import fit
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_upload_holds_the_code_the_configs_and_the_vocabulary(upload: Path) -> None:
     names = zipfile.ZipFile(upload).namelist()
 
-    for expected in ("yt8m_ray/schema.py", "yt8m_ray/data/vocabulary.csv", "jobs/train.py", "serve/app.py"):
+    for expected in ("yt8m_ray/schema.py", "yt8m_ray/data/labels/vocabulary.csv", "jobs/train.py", "serve/app.py"):
         assert expected in names
     assert any(name.startswith("configs/train/") for name in names)
 

@@ -19,7 +19,7 @@ import pytest
 from tests.e2e.conftest import BIN
 from tests.e2e.service import write_config
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
-from tests.intruder import ADDRESSES, NAMESPACE, Report
+from tests.support.intruder import ADDRESSES, NAMESPACE, Report
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = ("127.0.0.1", "::ffff:127.0.0.1", "::1")
@@ -49,7 +49,7 @@ def besiege(tmp_path: Path) -> Besiege:
         options = [str(path), *(["--until", str(until)] if until else []), "--", *command]
         inside = ["sh", "-c", " && ".join([*ADDRESSES, 'exec "$@"']), "sh"]
         ended = subprocess.run(
-            [*NAMESPACE, *inside, sys.executable, "tests/intruder.py", *options],
+            [*NAMESPACE, *inside, sys.executable, "tests/support/intruder.py", *options],
             cwd=ROOT,
             env={**environment, "HOME": str(tmp_path)},
             stdin=subprocess.DEVNULL,
@@ -126,7 +126,7 @@ def test_nobody_gets_into_the_demo(besiege: Besiege, tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("variables", ["yt8m_ray.local_cluster", "yt8m_ray.local_cluster serve.haproxy_environment"])
+@pytest.mark.parametrize("variables", ["yt8m_ray.local_cluster", "yt8m_ray.local_cluster serve.haproxy.environment"])
 def test_nobody_gets_into_a_service(
     besiege: Besiege, save_tiny_checkpoint: Callable[..., Path], tmp_path: Path, variables: str
 ) -> None:

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
-from tests.object_store import BUCKET, ENVIRONMENT, ObjectStore
-from yt8m_ray.data.dataset import estimate_num_videos
-from yt8m_ray.data.features import FeatureSpec, VideoRow
-from yt8m_ray.data.folds import expand_shards
-from yt8m_ray.data.packed import PackedVideos
-from yt8m_ray.data.soft_label_files import LabelledShard, SoftLabelIndex, to_label_table, write_labels
-from yt8m_ray.data.soft_labels import SoftLabels
-from yt8m_ray.data.storage import READ_AHEAD_BYTES, from_uri, match_uris, open_stream, total_bytes
-from yt8m_ray.data.tfrecord import open_shard, read_payloads, write_records
-from yt8m_ray.data.video_weights import VideoWeights, save_weights
+from tests.support.object_store import BUCKET, ENVIRONMENT, ObjectStore
+from yt8m_ray.data.format.features import FeatureSpec, VideoRow
+from yt8m_ray.data.format.tfrecord import open_shard, read_payloads, write_records
+from yt8m_ray.data.labels.soft_label_files import LabelledShard, SoftLabelIndex, to_label_table, write_labels
+from yt8m_ray.data.labels.soft_labels import SoftLabels
+from yt8m_ray.data.labels.video_weights import VideoWeights, save_weights
+from yt8m_ray.data.pipeline.packed_videos import PackedVideos
+from yt8m_ray.data.pipeline.ray_dataset import estimate_num_videos
+from yt8m_ray.data.pipeline.shards import expand_shards
+from yt8m_ray.data.storage.filesystem import READ_AHEAD_BYTES, from_uri, match_uris, open_stream, total_bytes
 from yt8m_ray.errors import NoShardsError
 
 NUM_ATTEMPTS = 2

@@ -9,17 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from yt8m_ray.checkpoint import save_checkpoint
+from yt8m_ray.artifacts.checkpoint import save_checkpoint
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.errors import CorruptRecordError
-from yt8m_ray.data.example import encode_example
-from yt8m_ray.data.folds import expand_shards
-from yt8m_ray.data.reader import read_rows
-from yt8m_ray.data.tfrecord import write_records
-from yt8m_ray.inference.bundle import load_bundle
-from yt8m_ray.inference.export import export, resolve
-from yt8m_ray.inference.offline import predict_shards
+from yt8m_ray.data.format.example import encode_example
+from yt8m_ray.data.format.tfrecord import write_records
+from yt8m_ray.data.pipeline.shard_reader import read_rows
+from yt8m_ray.data.pipeline.shards import expand_shards
+from yt8m_ray.inference.batch.predict import predict_shards
+from yt8m_ray.inference.bundle.folder import load_bundle
+from yt8m_ray.inference.ensemble.export import export, resolve
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.metrics import build_metric
 from yt8m_ray.models import build_model

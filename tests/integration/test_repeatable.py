@@ -10,8 +10,9 @@ from mlflow import MlflowClient
 
 from tests.integration.conftest import Shards
 from tests.integration.test_train import config_of
-from yt8m_ray.checkpoint import read_tensors
-from yt8m_ray.training.trainer import FitResult, fit
+from yt8m_ray.artifacts.checkpoint import read_tensors
+from yt8m_ray.training.driver.trainer import fit
+from yt8m_ray.training.run.outcome import FitResult
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.soak]
 

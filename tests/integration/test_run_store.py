@@ -11,25 +11,19 @@ import torch
 
 from tests.integration.conftest import Shards
 from tests.integration.test_train import config_of
-from tests.object_store import BUCKET, ENVIRONMENT, ObjectStore
-from yt8m_ray.checkpoint import (
-    CheckpointError,
-    NoSuchFolderError,
-    checkpoint_name,
-    load_model,
-    local_folder,
-    save_checkpoint,
-)
+from tests.support.object_store import BUCKET, ENVIRONMENT, ObjectStore
+from yt8m_ray.artifacts.checkpoint import checkpoint_name, load_model, save_checkpoint
+from yt8m_ray.artifacts.folder_manifest import CheckpointError, NoSuchFolderError, local_folder
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.remote import list_folders, read_file, write_file
+from yt8m_ray.data.storage.folders import list_folders, read_file, write_file
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictor import Predictor, locate_model
 from yt8m_ray.models import build_model
-from yt8m_ray.training.checkpoints import CheckpointWriteError
-from yt8m_ray.training.history import History, read_curves
-from yt8m_ray.training.run_folder import RunRecord
-from yt8m_ray.training.run_store import RunStore, StoredCheckpoints
-from yt8m_ray.training.teaching import TEACHER_FOLDER, build_teacher, save_teacher
+from yt8m_ray.tracking.history import History, read_curves
+from yt8m_ray.training.run.checkpoints import CheckpointWriteError
+from yt8m_ray.training.run.run_folder import RunRecord
+from yt8m_ray.training.run.run_store import RunStore, StoredCheckpoints
+from yt8m_ray.training.steps.teachers import TEACHER_FOLDER, build_teacher, save_teacher
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ import torch
 import yaml
 
 from serve.settings import Limits, ServeArgs
-from yt8m_ray.checkpoint import save_checkpoint
+from yt8m_ray.artifacts.checkpoint import save_checkpoint
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.example import encode_sequence_example
-from yt8m_ray.data.features import VideoRow
+from yt8m_ray.data.format.example import encode_sequence_example
+from yt8m_ray.data.format.features import VideoRow
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.models import build_model
 
@@ -152,7 +152,7 @@ def test_errors_have_one_shape_and_one_id_through_the_proxy(service: httpx.Clien
 
 
 def test_the_real_frame_level_shards_are_answered(service: httpx.Client, yt8m_data: Path) -> None:
-    from yt8m_ray.data.tfrecord import open_shard, read_payloads
+    from yt8m_ray.data.format.tfrecord import open_shard, read_payloads
 
     shards = [yt8m_data / "yt8m/v2_frame/one_real_video.tfrecord", *yt8m_data.glob("third_party_shards/*.tfrecord")]
     assert len(shards) == 3

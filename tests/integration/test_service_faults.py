@@ -1,4 +1,4 @@
-"""The service when replicas die, models change and clients misbehave; full counts: tests/benchmarks/serving.py."""
+"""The service when replicas die, models change and clients misbehave; full counts: benchmarks/serving.py."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import psutil
 import pytest
 import yaml
 
-from tests.benchmarks.load import RETRIED, Connection, Question, Reply, Retry, Tally, open_loop, request
-from tests.benchmarks.service.bundles import (
+from benchmarks.load import RETRIED, Connection, Question, Reply, Retry, Tally, open_loop, request
+from benchmarks.service.bundles import (
     make_videos,
     record_questions,
     write_damaged_bundle,
     write_random_bundle,
 )
-from tests.benchmarks.service.deployed import ADMIN_TOKEN, REPLICA_TITLE, free_port
-from tests.benchmarks.service.fuzz import send_mutated
-from tests.benchmarks.service.slow import BODY_TIMEOUT_S, bad_clients, endure
+from benchmarks.service.deployed import ADMIN_TOKEN, REPLICA_TITLE, free_port
+from benchmarks.service.fuzz import send_mutated
+from benchmarks.service.slow import BODY_TIMEOUT_S, bad_clients, endure
 
 CONFIG = Path(__file__).resolve().parents[2] / "serve" / "config.yaml"
 RATE = 20.0

@@ -1,6 +1,6 @@
 """Our shards read by TensorFlow, and TensorFlow's read by us; needs $YT8M_TENSORFLOW_PYTHON, a Python with TensorFlow.
 
-TensorFlow is no dependency: it runs in a process of its own, tests/tensorflow_check.py. The first test needs only the
+TensorFlow is no dependency: it runs in a process of its own, tests/support/tensorflow_check.py. The first test needs only the
 golden shards.
 """
 
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.messages import SPECS, Messages, assert_read_as_decoded, decode_slowly
-from yt8m_ray.data.example import Fields, RecordError, decode_record, encode_example, encode_sequence_example
-from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
-from yt8m_ray.data.reader import ReadOptions
-from yt8m_ray.data.soft_label_files import encode_published
-from yt8m_ray.data.tfrecord import open_shard, read_payloads, write_records
+from tests.support.messages import SPECS, Messages, assert_read_as_decoded, decode_slowly
+from yt8m_ray.data.errors import RecordError
+from yt8m_ray.data.format.example import Fields, decode_record, encode_example, encode_sequence_example
+from yt8m_ray.data.format.features import FeatureSpec, VideoRow, to_row
+from yt8m_ray.data.format.tfrecord import open_shard, read_payloads, write_records
+from yt8m_ray.data.labels.soft_label_files import encode_published
+from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 
 TESTS = Path(__file__).resolve().parents[1]
 GOLDEN = TESTS / "golden" / "tensorflow_shards"

@@ -12,16 +12,17 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
-from yt8m_ray.checkpoint import latest_checkpoint, read_tensors
+from yt8m_ray.artifacts.checkpoint import latest_checkpoint, read_tensors
 from yt8m_ray.config.document import override
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.features import FeatureSpec
-from yt8m_ray.data.folds import expand_shards
-from yt8m_ray.data.position import Position
-from yt8m_ray.data.reader import read_rows
+from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.pipeline.read_position import Position
+from yt8m_ray.data.pipeline.shard_reader import read_rows
+from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config
-from yt8m_ray.training.trainer import FitResult, fit
+from yt8m_ray.inference.batch.evaluate import evaluate_shards, evaluation_config
+from yt8m_ray.training.driver.trainer import fit
+from yt8m_ray.training.run.outcome import FitResult
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

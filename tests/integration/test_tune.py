@@ -21,12 +21,13 @@ from mlflow import MlflowClient
 from ray.util.placement_group import placement_group_table
 
 from tests.integration.conftest import NUM_CLASSES, NUM_EPOCHS, SPACE, MakeSearch
-from yt8m_ray.checkpoint import load_model, read_manifest, read_tensors
+from yt8m_ray.artifacts.checkpoint import load_model, read_tensors
+from yt8m_ray.artifacts.folder_manifest import read_manifest
 from yt8m_ray.config.document import load_document, override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.tracking import PARENT_TAG
+from yt8m_ray.tracking.runs import PARENT_TAG
 from yt8m_ray.tuning import winner
 from yt8m_ray.tuning.dashboard import start_dashboard
 from yt8m_ray.tuning.records import TrialRecord

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.integration.conftest import NUM_EPOCHS, MakeSearch
-from yt8m_ray.checkpoint import read_tensors
+from yt8m_ray.artifacts.checkpoint import read_tensors
 from yt8m_ray.tuning.search import search
 from yt8m_ray.tuning.trial import SEARCH_KEY, TrialFacts, TrialRunner
 

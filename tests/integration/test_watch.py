@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
-from yt8m_ray.checkpoint import NoSuchFolderError, checkpoint_name
+from yt8m_ray.artifacts.checkpoint import checkpoint_name
+from yt8m_ray.artifacts.folder_manifest import NoSuchFolderError
 from yt8m_ray.errors import NoShardsError
-from yt8m_ray.inference import watching
-from yt8m_ray.inference.watching import watch
+from yt8m_ray.inference.batch import watch_run as watching
+from yt8m_ray.inference.batch.watch_run import watch
 
 Save = Callable[..., Path]
 

@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from tests.integration.test_predict import FEATURES, NUM_CLASSES
-from yt8m_ray.checkpoint import save_checkpoint
+from yt8m_ray.artifacts.checkpoint import save_checkpoint
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.example import encode_example
-from yt8m_ray.data.tfrecord import write_records
-from yt8m_ray.inference.bundle import BundleDocument, load_bundle
-from yt8m_ray.inference.description import format_table
-from yt8m_ray.inference.distill import label_shards
-from yt8m_ray.inference.export import export, resolve
-from yt8m_ray.inference.scoring import evaluate_shards, evaluation_config
+from yt8m_ray.data.format.example import encode_example
+from yt8m_ray.data.format.tfrecord import write_records
+from yt8m_ray.inference.batch.distill import label_shards
+from yt8m_ray.inference.batch.evaluate import evaluate_shards, evaluation_config
+from yt8m_ray.inference.bundle.description import format_table
+from yt8m_ray.inference.bundle.document import BundleDocument
+from yt8m_ray.inference.bundle.folder import load_bundle
+from yt8m_ray.inference.ensemble.export import export, resolve
 from yt8m_ray.models import build_model
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -15,15 +15,16 @@ import pytest
 import torch
 
 from jobs import boost, cross_validate, distill, evaluate, export, inspect, predict, train, tune
-from yt8m_ray.checkpoint import CheckpointError, save_checkpoint
+from yt8m_ray.artifacts.checkpoint import save_checkpoint
+from yt8m_ray.artifacts.folder_manifest import CheckpointError
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.errors import CorruptRecordError
-from yt8m_ray.data.example import encode_example
-from yt8m_ray.data.features import FeatureSpec
-from yt8m_ray.data.tfrecord import write_records
-from yt8m_ray.inference.pool import map_videos
-from yt8m_ray.inference.scoring import BlockEvaluator, evaluation_config
-from yt8m_ray.inference.submission import CSV_HEADER
+from yt8m_ray.data.format.example import encode_example
+from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.format.tfrecord import write_records
+from yt8m_ray.inference.batch.evaluate import BlockEvaluator, evaluation_config
+from yt8m_ray.inference.batch.worker_pool import map_videos
+from yt8m_ray.inference.predictions.writer import CSV_HEADER
 from yt8m_ray.models import build_model
 from yt8m_ray.topk import NaNScoresError
 

@@ -14,10 +14,10 @@ import pytest
 
 from tests.integration.conftest import Shards
 from tests.integration.test_train import config_of, state_of
-from yt8m_ray.checkpoint import latest_checkpoint, load_model
+from yt8m_ray.artifacts.checkpoint import latest_checkpoint, load_model
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.training.checkpoints import CheckpointWriteError
-from yt8m_ray.training.trainer import fit
+from yt8m_ray.training.driver.trainer import fit
+from yt8m_ray.training.run.checkpoints import CheckpointWriteError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

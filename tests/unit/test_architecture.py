@@ -7,6 +7,7 @@ module does.
 from __future__ import annotations
 
 import ast
+import collections
 import functools
 import io
 import subprocess
@@ -24,30 +25,75 @@ PACKAGE = "yt8m_ray"
 # Facts first. A module imports from its own package and from the rows above it in this table, never from a sibling
 # in its row and never from a row below.
 LAYERS = (
-    ("schema", "registry", "compiled", "local_files", "json_document", "local_cluster"),
-    ("topk",),
+    ("schema", "registry", "compiled", "errors", "local_files", "json_document", "local_cluster"),
+    ("topk", "cluster", "reporting"),
     ("data", "models", "losses", "metrics"),
-    ("config", "interop"),
-    ("sealed_folder",),
-    ("tensor_file",),
-    ("checkpoint", "evaluation", "tracking", "service_client"),
-    ("model_registry",),
+    ("config", "evaluation"),
+    ("artifacts",),
+    ("tracking", "interop"),
     ("inference",),
     ("training",),  # a teacher may be a bundle
-    ("tuning", "extraction"),
+    ("tuning",),
+    ("cli",),
 )
-ROW_OF = {unit: row for row, units in enumerate(LAYERS) for unit in units}
+
+# The same inside a folder: a sub-package or module imports from its own and from the rows above it. OTHERS stands for
+# the modules of the folder that no row names.
+OTHERS = "*"
+SUB_LAYERS = {
+    "yt8m_ray/data": (
+        ("errors", "buffer_pool", "video_keys"),
+        ("storage",),
+        ("format",),
+        ("pipeline",),
+        ("labels",),
+        ("inspection", "synthetic", "download"),
+    ),
+    "yt8m_ray/inference": (
+        ("predictions", "quantization"),
+        ("bundle",),
+        ("predictor",),
+        ("batch", "mlflow_model"),
+        ("ensemble",),
+    ),
+    "yt8m_ray/training": (
+        ("steps",),
+        ("run",),
+        ("driver",),
+        ("lr_range_test", "cross_validation", "weight_averaging"),
+    ),
+    "yt8m_ray/tuning": ((OTHERS,), ("report",), ("search",)),
+    "serve": (
+        ("errors", "settings", "operations", "haproxy"),
+        ("model",),
+        ("http", "release"),
+        ("deployments",),
+        ("app", "keep_deployed"),
+    ),
+    "serve/http": ((OTHERS,), ("predict", "open_inference", "site"), ("v1",), ("api",)),
+}
+FOLDERS = {PACKAGE: LAYERS, **SUB_LAYERS}
 
 # Outside the package, strangers to each other; nothing in the package imports them.
-OUTER = ("jobs", "serve", "tests")
+OUTER = ("jobs", "serve", "tests", "benchmarks")
 
 # The only files, or folders, that may import a framework. The longest framework name that fits an import decides.
 DOORS = {
     # What Ray Train cannot do: nodes that come, go and are about to go; a message to running workers.
-    "ray": ("jobs/", "yt8m_ray/training/cluster.py", "yt8m_ray/training/mailbox.py"),
-    "ray.data": ("yt8m_ray/data/dataset.py",),
-    "ray.exceptions": ("jobs/cluster.py", "yt8m_ray/training/failures.py", "serve/deployments.py"),
-    "ray.train": ("yt8m_ray/training/trainer.py", "yt8m_ray/training/process_group.py"),
+    "ray": (
+        "jobs/",
+        "yt8m_ray/cluster.py",
+        "yt8m_ray/training/driver/nodes.py",
+        "yt8m_ray/training/driver/coordinator.py",
+    ),
+    "ray.data": ("yt8m_ray/data/pipeline/ray_dataset.py",),
+    "ray.exceptions": (
+        "jobs/cluster.py",
+        "yt8m_ray/cluster.py",
+        "yt8m_ray/training/driver/failures.py",
+        "serve/deployments.py",
+    ),
+    "ray.train": ("yt8m_ray/training/driver/trainer.py", "yt8m_ray/training/driver/process_group.py"),
     "ray.tune": ("yt8m_ray/tuning/",),
     "ray.serve": ("serve/",),
     "fastapi": ("serve/",),
@@ -56,17 +102,20 @@ DOORS = {
     "uvicorn": ("serve/",),
     "prometheus_client": ("serve/",),
     "yaml": ("yt8m_ray/config/yaml_text.py",),
-    # One for runs, one for models; and what a bundle's model is, which MLflow loads elsewhere.
-    "mlflow": ("yt8m_ray/tracking.py", "yt8m_ray/model_registry.py", "yt8m_ray/inference/pyfunc"),
+    # One folder for runs and registered models, one for what a bundle's model is, which MLflow loads elsewhere.
+    "mlflow": ("yt8m_ray/tracking/", "yt8m_ray/inference/mlflow_model/"),
     "tensorflow": ("yt8m_ray/interop/",),
     "optuna": ("yt8m_ray/tuning/",),
     "optuna_dashboard": ("yt8m_ray/tuning/dashboard.py",),
 }
 
 # Reading shards must not cost a read task the second that torch takes to import, nor tie it to Ray.
-READ_MODULES = ("tfrecord", "storage", "example", "features", "vocabulary")
+READ_MODULES = ("format.tfrecord", "storage.filesystem", "format.example", "format.features", "labels.vocabulary")
 
 MAX_FILE_LINES = 400
+MAX_MODULES = 15
+NO_MODULE_LIMIT = (f"{PACKAGE}/models", "benchmarks", f"{PACKAGE}/inference/predictions")
+"""One file a family of models, and one a command."""
 MAX_VERB_LINES = 40
 # Not verbs: what the verbs share, and the play in which they all appear.
 NOT_A_VERB = ("cli.py", "cluster.py", "demo.py")
@@ -74,7 +123,7 @@ NOT_A_VERB = ("cli.py", "cluster.py", "demo.py")
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name: `from yt8m_ray.data import tfrecord` at line 3 has target `yt8m_ray.data.tfrecord`."""
+    """One imported name: `from yt8m_ray.data import tfrecord` at line 3 has target `yt8m_ray.data.format.tfrecord`."""
 
     path: str
     line: int
@@ -100,32 +149,43 @@ def imports_of(source: str, path: str) -> Iterator[Import]:
                 yield Import(path, node.lineno, f"{node.module}.{alias.name}")
 
 
-def unit_of(dotted: str) -> str | None:
-    """Returns the unit of the layer table that a dotted name of the package lies in, None for the package itself."""
-    parts = dotted.split(".")
-    return parts[1] if len(parts) > 1 and parts[0] == PACKAGE and not parts[1].startswith("__") else None
+def unit_in(folder: str, dotted: str) -> str | None:
+    """Returns the module or sub-package of a folder that a dotted name lies in; None where it lies in none."""
+    prefix = folder.replace("/", ".") + "."
+    unit = dotted.removeprefix(prefix).split(".")[0]
+    return unit if dotted.startswith(prefix) and not unit.startswith("__") else None
+
+
+def row_of(folder: str, unit: str) -> int | None:
+    """Returns the row of a unit in its folder's table, counted from 1."""
+    rows = [row for row, units in enumerate(FOLDERS[folder], start=1) if unit in units]
+    others = [row for row, units in enumerate(FOLDERS[folder], start=1) if OTHERS in units]
+    return next(iter(rows + others), None)
 
 
 def layering_fault(found: Import) -> str | None:
-    """Returns what is wrong with an import inside the package, or None."""
-    importer = unit_of(found.path.removesuffix(".py").replace("/", "."))
+    """Returns what is wrong with an import, or None."""
+    importer_name = found.path.removesuffix(".py").replace("/", ".")
     top = found.target.split(".")[0]
-    if top in OUTER:
+    if importer_name.startswith(f"{PACKAGE}.") and top in OUTER:
         return f"{found}: the package knows nothing of {top}/"
-    imported = unit_of(found.target)
-    if top != PACKAGE or imported is None or imported == importer:
-        return None
-    if importer is None:
-        return f"{found}: {PACKAGE}/__init__.py imports nothing of the package"
-    for unit in (importer, imported):
-        if unit not in ROW_OF:
-            return f"{found}: {unit} has no row; add it to LAYERS in tests/unit/test_architecture.py"
-    if ROW_OF[imported] == ROW_OF[importer]:
-        return (
-            f"{found}: {importer} and {imported} are siblings in row {ROW_OF[importer] + 1} and do not know one another"
-        )
-    if ROW_OF[imported] > ROW_OF[importer]:
-        return f"{found}: {imported} (row {ROW_OF[imported] + 1}) lies above {importer} (row {ROW_OF[importer] + 1})"
+    for folder in FOLDERS:
+        importer, imported = unit_in(folder, importer_name), unit_in(folder, found.target)
+        if imported is None or imported == importer or not found.path.startswith(f"{folder}/"):
+            continue
+        if importer is None:
+            return f"{found}: {folder}/__init__.py imports nothing of its package"
+        importer_row, imported_row = row_of(folder, importer), row_of(folder, imported)
+        for unit, row in ((importer, importer_row), (imported, imported_row)):
+            if row is None:
+                return f"{found}: {unit} has no row; add it to the table of {folder}/ in {relative(Path(__file__))}"
+        assert importer_row is not None and imported_row is not None
+        if OTHERS in FOLDERS[folder][importer_row - 1] and imported_row == importer_row:
+            continue
+        if imported_row == importer_row:
+            return f"{found}: {importer} and {imported} are siblings in row {importer_row} and do not know one another"
+        if imported_row > importer_row:
+            return f"{found}: {imported} (row {imported_row}) lies above {importer} (row {importer_row})"
     return None
 
 
@@ -159,23 +219,31 @@ def code_lines(source: str) -> int:
     return len(lines - docstrings)
 
 
-def test_every_unit_of_the_package_has_a_row() -> None:
-    units = {path.stem if path.is_file() else path.name for path in (ROOT / PACKAGE).iterdir() if is_unit(path)}
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_unit_of_a_folder_has_a_row_and_every_row_its_units(folder: str) -> None:
+    units = {path.stem if path.is_file() else path.name for path in (ROOT / folder).iterdir() if is_unit(path)}
+    named = {unit for row in FOLDERS[folder] for unit in row} - {OTHERS}
 
-    unknown = sorted(units - set(ROW_OF))
-
-    assert not unknown, f"{', '.join(unknown)}: no row; add it to LAYERS in tests/unit/test_architecture.py"
+    assert [unit for unit in sorted(units) if row_of(folder, unit) is None] == []
+    assert sorted(named - units) == []
 
 
 def is_unit(path: Path) -> bool:
-    return not path.name.startswith("__") and (path.suffix == ".py" or any(path.glob("*.py")))
+    return not path.name.startswith("__") and (path.suffix == ".py" or any(path.rglob("*.py")))
 
 
 def test_modules_import_only_from_their_own_package_and_from_lower_rows() -> None:
-    files = source_files(PACKAGE)
+    files = source_files(PACKAGE, "serve")
     faults = [layering_fault(found) for path in files for found in imports_of(path.read_text(), relative(path))]
 
     assert not list(filter(None, faults)), "\n" + "\n".join(filter(None, faults))
+
+
+def test_no_folder_has_more_modules_than_the_limit() -> None:
+    modules = [path for path in source_files(PACKAGE, "serve", "benchmarks") if path.stem != "__init__"]
+    counts = collections.Counter(relative(path.parent) for path in modules)
+
+    assert {name: n for name, n in counts.items() if n > MAX_MODULES and name not in NO_MODULE_LIMIT} == {}
 
 
 def test_a_framework_is_imported_only_by_its_door() -> None:
@@ -200,10 +268,16 @@ def relative(path: Path) -> str:
     ("source", "path", "fault"),
     [
         ("from yt8m_ray import topk", "yt8m_ray/schema.py", "topk (row 2) lies above schema (row 1)"),
-        ("import yt8m_ray.models.base", "yt8m_ray/data/batch.py", "data and models are siblings in row 3"),
+        ("import yt8m_ray.models.base", "yt8m_ray/data/pipeline/batches.py", "data and models are siblings in row 3"),
         ("if TYPE_CHECKING:\n    from yt8m_ray.training import loop", "yt8m_ray/evaluation.py", "lies above"),
-        ("def f():\n    import jobs.cli", "yt8m_ray/tracking.py", "knows nothing of jobs/"),
-        ("from yt8m_ray.helpers import f", "yt8m_ray/tracking.py", "helpers has no row; add it to LAYERS"),
+        ("def f():\n    import jobs.cli", "yt8m_ray/tracking/runs.py", "knows nothing of jobs/"),
+        ("from yt8m_ray.helpers import f", "yt8m_ray/tracking/runs.py", "helpers has no row; add it to the table of"),
+        (
+            "from yt8m_ray.data import labels",
+            "yt8m_ray/data/format/example.py",
+            "labels (row 5) lies above format (row 3)",
+        ),
+        ("from serve.app import build", "serve/model/card.py", "app (row 5) lies above model (row 2)"),
     ],
 )
 def test_the_layer_check_sees_a_forbidden_import(source: str, path: str, fault: str) -> None:
@@ -215,12 +289,12 @@ def test_the_layer_check_sees_a_forbidden_import(source: str, path: str, fault: 
 @pytest.mark.parametrize(
     ("source", "path"),
     [
-        ("import ray.data", "yt8m_ray/training/trainer.py"),
-        ("from ray import train", "yt8m_ray/data/dataset.py"),
+        ("import ray.data", "yt8m_ray/training/driver/trainer.py"),
+        ("from ray import train", "yt8m_ray/data/pipeline/ray_dataset.py"),
         ("from ray import serve", "jobs/train.py"),
         ("import ray", "yt8m_ray/evaluation.py"),
         ("from yaml import safe_load", "jobs/cli.py"),
-        ("import tensorflow as tf", "yt8m_ray/data/example.py"),
+        ("import tensorflow as tf", "yt8m_ray/data/format/example.py"),
     ],
 )
 def test_the_door_check_sees_a_forbidden_import(source: str, path: str) -> None:
@@ -232,10 +306,10 @@ def test_the_door_check_sees_a_forbidden_import(source: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("source", "path"),
     [
-        ("import ray", "yt8m_ray/data/dataset.py"),
+        ("import ray", "yt8m_ray/data/pipeline/ray_dataset.py"),
         ("import ray", "jobs/train.py"),
         ("from ray import serve", "serve/app.py"),
-        ("from ray.train.torch import TorchTrainer", "yt8m_ray/training/trainer.py"),
+        ("from ray.train.torch import TorchTrainer", "yt8m_ray/training/driver/trainer.py"),
         ("import rayon", "yt8m_ray/schema.py"),
     ],
 )

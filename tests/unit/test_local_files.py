@@ -11,23 +11,23 @@ from typing import Any
 import pyarrow.fs
 import pytest
 
-from serve.tokens import TokenFile
-from yt8m_ray.checkpoint import load_config, read_tensors
+from serve.http.tokens import TokenFile
+from yt8m_ray.artifacts.archive import unpacked_folder
+from yt8m_ray.artifacts.checkpoint import load_config, read_tensors
+from yt8m_ray.artifacts.folder_manifest import read_manifest
+from yt8m_ray.artifacts.tensor_file import read_tensor_entries
 from yt8m_ray.config.document import load_document
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.manifest import load_manifest
-from yt8m_ray.data.soft_label_files import SoftLabelIndex
-from yt8m_ray.data.storage import read_bytes
-from yt8m_ray.data.tfrecord import open_shard
-from yt8m_ray.data.video_weights import VideoWeights
-from yt8m_ray.data.vocabulary import Vocabulary
-from yt8m_ray.inference.archive import unpacked_folder
-from yt8m_ray.inference.prediction_files import open_predictions
+from yt8m_ray.data.format.tfrecord import open_shard
+from yt8m_ray.data.inspection.dataset_manifest import load_manifest
+from yt8m_ray.data.labels.soft_label_files import SoftLabelIndex
+from yt8m_ray.data.labels.video_weights import VideoWeights
+from yt8m_ray.data.labels.vocabulary import Vocabulary
+from yt8m_ray.data.storage.filesystem import read_bytes
+from yt8m_ray.inference.predictions.reader import open_predictions
 from yt8m_ray.interop.variables import read_variables
 from yt8m_ray.local_files import NotAFileError, read_document
 from yt8m_ray.losses.class_weights import read_class_counts
-from yt8m_ray.sealed_folder import read_manifest
-from yt8m_ray.tensor_file import read_tensor_entries
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "shard": lambda path: open_shard(str(path)),

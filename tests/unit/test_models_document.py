@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.benchmarks.model_table import SOURCES, TARGET, build, clips_of, published_configs
+from benchmarks.model_table import SOURCES, TARGET, build, clips_of, published_configs
 from yt8m_ray.models import MODELS
 from yt8m_ray.models.cost import count_macs, num_parameters
 

@@ -84,8 +84,8 @@ def test_the_wheel_holds_the_package_its_vocabulary_and_nothing_else(tmp_path: P
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"yt8m_ray"}
     for expected in (
-        "yt8m_ray/data/vocabulary.csv",
-        "yt8m_ray/data/pca_eigenvalues.npy",
+        "yt8m_ray/data/labels/vocabulary.csv",
+        "yt8m_ray/data/pipeline/pca_eigenvalues.npy",
         "yt8m_ray/py.typed",
         "yt8m_ray/models/base.py",
     ):

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.tiny import write_bundle_of
+from tests.support.tiny import write_bundle_of
 from yt8m_ray.errors import ConfigError
+from yt8m_ray.inference.mlflow_model.registration import register_bundle
 from yt8m_ray.inference.predictor import Predictor
-from yt8m_ray.inference.registration import register_bundle
-from yt8m_ray.model_registry import fetch_model, log_model, register_model, registered_name, resolve_model
-from yt8m_ray.tracking import Tracker, TrackingError, default_uri
+from yt8m_ray.tracking.models import fetch_model, log_model, register_model, registered_name, resolve_model
+from yt8m_ray.tracking.runs import Tracker, TrackingError, default_uri
 
 
 @pytest.fixture(scope="module")

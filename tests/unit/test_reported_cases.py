@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from yt8m_ray.data.errors import UNLABELLED
-from yt8m_ray.data.example import decode_record
-from yt8m_ray.data.features import FeatureSpec, RecordError, to_row
-from yt8m_ray.data.preflight import check_first_videos
-from yt8m_ray.data.reader import ReadOptions, read_blocks
-from yt8m_ray.data.survey import survey_shard
-from yt8m_ray.inference.merge import merge_predictions
-from yt8m_ray.inference.truth import write_truth
+from yt8m_ray.data.errors import UNLABELLED, RecordError
+from yt8m_ray.data.format.example import decode_record
+from yt8m_ray.data.format.features import FeatureSpec, to_row
+from yt8m_ray.data.inspection.shard_counts import survey_shard
+from yt8m_ray.data.pipeline.preflight import check_first_videos
+from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
+from yt8m_ray.inference.predictions.ground_truth import write_truth
+from yt8m_ray.inference.predictions.merge import merge_predictions
 from yt8m_ray.schema import FRAME_FEATURES, VIDEO_FEATURES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ from typing import Annotated
 import pydantic
 from pydantic import Field, NonNegativeFloat
 
-from yt8m_ray.data.features import FeatureSpec, Normalization
-from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
+from yt8m_ray.data.format.features import FeatureSpec, Normalization
+from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy, ReadOptions
 from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
 from yt8m_ray.schema import MAX_FRAMES, MOST_FRAMES, NUM_CLASSES_2018, VIDEO_FEATURES
 
@@ -33,7 +33,7 @@ class DataConfig(Config):
             video-level. Either all are, or none.
         normalize: `l2` divides each frame by its norm over the concatenated features, as the published systems do;
             `reverse_whitened` is what NeXtVLAD's authors do; it and `unwhitened` are described in
-            `yt8m_ray.data.normalize`.
+            `yt8m_ray.data.pipeline.normalize`.
         manifest: A file that `jobs.inspect` wrote. Every shard of `train` and `validation` has to be in it, every shard
             in it has to exist in its size, and each epoch counts records again; null checks none of that.
         shuffle_window: Videos that a worker gathers and deals out at random; 0 keeps the order of the shards.

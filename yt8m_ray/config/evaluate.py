@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from yt8m_ray.config.data import Shards
-from yt8m_ray.data.reader import OnCorruptPolicy
+from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.registry import ComponentConfig, Config, PositiveInt
 

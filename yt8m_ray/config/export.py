@@ -12,11 +12,9 @@ import pydantic
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from yt8m_ray.config.data import Shards
+from yt8m_ray.config.quantization import TransformConfig, TransformName
 from yt8m_ray.config.train import TrackingConfig
-from yt8m_ray.config.transform import PUBLISHED_MIN_ELEMENTS, TransformConfig, TransformName
 from yt8m_ray.registry import ComponentConfig, Config
-
-__all__ = ["PUBLISHED_MIN_ELEMENTS", "ExportConfig", "ExportDataConfig", "MemberConfig", "TransformConfig"]
 
 
 def _check_licence(expression: str) -> str:

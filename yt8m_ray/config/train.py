@@ -9,9 +9,9 @@ import pydantic
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from yt8m_ray.config.data import AugmentationConfig, DataConfig
+from yt8m_ray.config.distillation import DistillationConfig, TeacherConfig, check_pair
 from yt8m_ray.config.optimizer import EMAConfig, OptimizerConfig
-from yt8m_ray.config.teaching import DistillationConfig, TeacherConfig, check_pair
-from yt8m_ray.data.reader import ReadOptions
+from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import MODELS, build_empty_model
 from yt8m_ray.registry import ComponentConfig, Config, NonNegativeInt, PositiveInt

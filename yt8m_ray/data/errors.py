@@ -5,8 +5,6 @@ Lives here: the two error types that the modules of this package share.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Literal
 
 Cause = Literal["crc", "length", "parse", "label", "value"]
@@ -60,24 +58,3 @@ class CorruptRecordError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: record {self.record} at byte {self.offset}: {self.reason}"
-
-
-class CarriedError(Exception):
-    """An error of ours on its way through Ray Data, which adds advice about retries to the text of any error.
-
-    Attributes:
-        error: As it was raised. It is no argument: only arguments get the advice.
-    """
-
-    error: BaseException
-
-    @classmethod
-    @contextlib.contextmanager
-    def carrying(cls) -> Iterator[None]:
-        """Wraps what a user can mend, raised in its block; `yt8m_ray.cluster.root_cause` unwraps it."""
-        try:
-            yield
-        except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
-            carried = cls()
-            carried.error = error
-            raise carried from None

@@ -10,18 +10,19 @@ from typing import Self
 
 import torch
 
-from yt8m_ray.checkpoint import CONFIG_FILE, NoSuchFolderError, load_config, load_model, read_manifest
-from yt8m_ray.data.batch import to_batch
-from yt8m_ray.data.features import FeatureSpec, LabelPolicy, Normalization, VideoRow
-from yt8m_ray.data.packed import PackedVideos
-from yt8m_ray.data.preflight import check_first_videos
-from yt8m_ray.data.reader import OnCorruptPolicy, ReadOptions
-from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.artifacts.archive import open_folder
+from yt8m_ray.artifacts.checkpoint import load_config, load_model
+from yt8m_ray.artifacts.folder_manifest import CONFIG_FILE, NoSuchFolderError, folder_version, read_manifest
+from yt8m_ray.data.format.features import FeatureSpec, LabelPolicy, Normalization, VideoRow
+from yt8m_ray.data.labels.vocabulary import Vocabulary
+from yt8m_ray.data.pipeline.batches import to_batch
+from yt8m_ray.data.pipeline.packed_videos import PackedVideos
+from yt8m_ray.data.pipeline.preflight import check_first_videos
+from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy, ReadOptions
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.archive import open_folder
-from yt8m_ray.inference.bundle import DOCUMENT_FILE, VOCABULARY_FILE, folder_version, load_bundle, read_document
-from yt8m_ray.inference.bundle_document import BundleDocument
-from yt8m_ray.inference.golden import TOLERANCE, GoldenAnswers
+from yt8m_ray.inference.bundle.document import DOCUMENT_FILE, VOCABULARY_FILE, BundleDocument, read_document
+from yt8m_ray.inference.bundle.folder import load_bundle
+from yt8m_ray.inference.bundle.golden_answers import TOLERANCE, GoldenAnswers
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
 from yt8m_ray.topk import TopK, check_scores, top_k

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from yt8m_ray.checkpoint import save_checkpoint
+from yt8m_ray.artifacts.checkpoint import save_checkpoint
+from yt8m_ray.artifacts.folder_manifest import (
+    check_new,
+    written_aside,
+)
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.interop.tensorflow import load_published
 from yt8m_ray.interop.variables import read_variables
 from yt8m_ray.models import build_model_for_weights
-from yt8m_ray.sealed_folder import (
-    check_new,
-    written_aside,
-)
 
 
 def import_checkpoint(

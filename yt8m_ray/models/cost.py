@@ -1,6 +1,6 @@
 """What a model costs: its size, and the arithmetic of one clip, without computing any of it.
 
-Lives here: counting. Does not live here: measuring time (`yt8m_ray.models.latency`) or memory (`tests/benchmarks`).
+Lives here: counting. Does not live here: measuring time (`yt8m_ray.models.latency`) or memory (`benchmarks`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """All folds of a run, beside one another on the cluster, and what each predicts of the videos that it has not seen.
 
 Lives here: which fold runs when, and what is told of all of them. Does not live here: a fold's training
-(`yt8m_ray.training.trainer`), how shards become folds (`yt8m_ray.data.folds`).
+(`yt8m_ray.training.driver.trainer`), how shards become folds (`yt8m_ray.data.pipeline.shards`).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yt8m_ray.artifacts.folder_manifest import folder_version
 from yt8m_ray.cluster import READ_CPUS, cluster_cpus, map_tasks
 from yt8m_ray.config.document import override
 from yt8m_ray.config.local_paths import with_absolute_paths
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.evaluation import Evaluation
-from yt8m_ray.inference.bundle import folder_version
-from yt8m_ray.inference.offline import predict_shards
-from yt8m_ray.inference.scoring import evaluation_config, evaluation_of
-from yt8m_ray.inference.submission import join_submissions
-from yt8m_ray.training.follow import STOP_TIMEOUT_S
-from yt8m_ray.training.inputs import prepare_inputs, splits_of
-from yt8m_ray.training.log_files import lines_passed_on, logging_to
-from yt8m_ray.training.trainer import fit
+from yt8m_ray.inference.batch.evaluate import evaluation_config, evaluation_of
+from yt8m_ray.inference.batch.predict import predict_shards
+from yt8m_ray.inference.predictions.writer import join_submissions
+from yt8m_ray.training.driver.interruptible import STOP_TIMEOUT_S
+from yt8m_ray.training.driver.trainer import fit
+from yt8m_ray.training.run.inputs import prepare_inputs, splits_of
+from yt8m_ray.training.run.log_files import lines_passed_on, logging_to
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.training.scaling import Node, gpu_places
+from yt8m_ray.training.driver.scaling import Node, gpu_places
 
 TRIAL_CPUS = 0.001
 """Logical CPUs of the process that drives a trial: it waits for the workers that it starts."""

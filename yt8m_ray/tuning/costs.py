@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from yt8m_ray.config.quantization import TransformConfig
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.config.transform import TransformConfig
 from yt8m_ray.config.tune import Cost
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.quantize import channel_axes, stored_bytes
+from yt8m_ray.inference.quantization.quantize import channel_axes, stored_bytes
 from yt8m_ray.models import Model, build_model, build_model_for_weights
 from yt8m_ray.models.cost import count_macs
 from yt8m_ray.models.latency import clip_latency_ms

@@ -13,26 +13,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yt8m_ray import tracking
 from yt8m_ray.cluster import READ_CPUS
 from yt8m_ray.config.document import flatten, load_document, override, parse_value, to_yaml
 from yt8m_ray.config.local_paths import with_absolute_paths
 from yt8m_ray.config.space import Params
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.tracking import TrackingError, default_uri
-from yt8m_ray.training.cluster import check_shared, present_nodes
-from yt8m_ray.training.follow import follow
-from yt8m_ray.training.history import History, read_history
-from yt8m_ray.training.inputs import prepare_inputs, splits_of
-from yt8m_ray.training.outcome import MLFLOW_STATUS
-from yt8m_ray.training.run_folder import RunRecord, Status, locked, run_path
-from yt8m_ray.training.sender import RunFacts, Sender
+from yt8m_ray.tracking import runs as tracking
+from yt8m_ray.tracking.history import History, read_history
+from yt8m_ray.tracking.runs import TrackingError, default_uri
+from yt8m_ray.tracking.sender import RunFacts, Sender
+from yt8m_ray.training.driver.interruptible import follow
+from yt8m_ray.training.driver.nodes import check_shared, present_nodes
+from yt8m_ray.training.run.inputs import prepare_inputs, splits_of
+from yt8m_ray.training.run.outcome import MLFLOW_STATUS
+from yt8m_ray.training.run.run_folder import RunRecord, Status, locked, run_path
 from yt8m_ray.tuning.capacity import Capacity, plan_trials
 from yt8m_ray.tuning.costs import measure_costs
 from yt8m_ray.tuning.progress import headline, live_table
 from yt8m_ray.tuning.records import TrialRecord, ranked, total_epochs, write_trials
-from yt8m_ray.tuning.report import write_report
+from yt8m_ray.tuning.report.search_report import write_report
 from yt8m_ray.tuning.study import SearchStudy
 from yt8m_ray.tuning.study_file import STUDY_FILE, read_records
 from yt8m_ray.tuning.trial import DONORS_FOLDER, TRIALS_FOLDER, trial_name

@@ -20,18 +20,18 @@ from typing import Any
 import torch
 from ray import tune
 
-from yt8m_ray.checkpoint import adopt_checkpoint, latest_checkpoint
+from yt8m_ray.artifacts.checkpoint import adopt_checkpoint, latest_checkpoint
 from yt8m_ray.cluster import root_cause
 from yt8m_ray.config.document import override
 from yt8m_ray.config.space import Params
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import trial_config
-from yt8m_ray.tracking import PARENT_TAG
-from yt8m_ray.training.follow import STOP_TIMEOUT_S
-from yt8m_ray.training.hooks import RunHooks
-from yt8m_ray.training.log_files import logging_to
-from yt8m_ray.training.run_folder import best_checkpoint, wait_until_free
-from yt8m_ray.training.trainer import WorkersLostError, fit
+from yt8m_ray.tracking.runs import PARENT_TAG
+from yt8m_ray.training.driver.interruptible import STOP_TIMEOUT_S
+from yt8m_ray.training.driver.trainer import WorkersLostError, fit
+from yt8m_ray.training.run.hooks import RunHooks
+from yt8m_ray.training.run.log_files import logging_to
+from yt8m_ray.training.run.run_folder import best_checkpoint, wait_until_free
 
 SEARCH_KEY = "search"
 """Where the config that Ray Tune hands on has what is the same for all trials; the rest are the trial's own values."""

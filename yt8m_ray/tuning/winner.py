@@ -10,14 +10,15 @@ import logging
 import shutil
 from pathlib import Path
 
-from yt8m_ray.checkpoint import CHECKPOINT_PATTERN, CheckpointError, adopt_checkpoint, load_config, read_manifest
+from yt8m_ray.artifacts.checkpoint import CHECKPOINT_PATTERN, adopt_checkpoint, load_config
+from yt8m_ray.artifacts.folder_manifest import CheckpointError, read_manifest
 from yt8m_ray.config.document import load_document, override, to_yaml
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.model_registry import register_folder
-from yt8m_ray.training.outcome import FitResult
-from yt8m_ray.training.trainer import fit
+from yt8m_ray.tracking.models import register_folder
+from yt8m_ray.training.driver.trainer import fit
+from yt8m_ray.training.run.outcome import FitResult
 from yt8m_ray.tuning.records import TrialRecord, ranked
 from yt8m_ray.tuning.trial import TRIALS_FOLDER, best_of_trial, trial_name
 

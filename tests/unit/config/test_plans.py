@@ -1,4 +1,4 @@
-"""The plans of tests/benchmarks/recipe_search.py: every run in them is a config that loads."""
+"""The plans of benchmarks/recipe_search.py: every run in them is a config that loads."""
 
 from __future__ import annotations
 

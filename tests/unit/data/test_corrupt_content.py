@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.shards import FAIL, FRAMED, ROWS, SKIP, SPEC, assert_delivers, clip, read
-from yt8m_ray.data.example import decode_record, encode_example, encode_sequence_example
-from yt8m_ray.data.features import FeatureSpec, VideoRow, to_row
-from yt8m_ray.data.packed import PackedVideos
-from yt8m_ray.data.reader import ReadOptions
-from yt8m_ray.data.tfrecord import frame_record
-from yt8m_ray.data.wire import encode_delimited
+from tests.support.shards import FAIL, FRAMED, ROWS, SKIP, SPEC, assert_delivers, clip, read
+from yt8m_ray.data.format.example import decode_record, encode_example, encode_sequence_example
+from yt8m_ray.data.format.features import FeatureSpec, VideoRow, to_row
+from yt8m_ray.data.format.tfrecord import frame_record
+from yt8m_ray.data.format.wire import encode_delimited
+from yt8m_ray.data.pipeline.packed_videos import PackedVideos
+from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 
 MEANS = FeatureSpec({"mean_rgb": 8, "mean_audio": 3}, num_classes=50)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.shards import (
+from tests.support.shards import (
     ALL,
     FAIL,
     FRAMED,
@@ -31,9 +31,9 @@ from tests.shards import (
     read,
 )
 from yt8m_ray.data.errors import CorruptRecordError
-from yt8m_ray.data.packed import Rejection, ShardEnd
-from yt8m_ray.data.reader import ReadOptions, read_blocks
-from yt8m_ray.data.tfrecord import frame_record, read_payloads
+from yt8m_ray.data.format.tfrecord import frame_record, read_payloads
+from yt8m_ray.data.pipeline.packed_videos import Rejection, ShardEnd
+from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
 
 IS_SOAK = os.environ.get("YT8M_SOAK") == "1"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.costly import costly_records, empty_steps, num_calls
-from yt8m_ray.data.example import RecordError, decode_record, encode_sequence_example
+from tests.support.costly import costly_records, empty_steps, num_calls
+from yt8m_ray.data.errors import RecordError
+from yt8m_ray.data.format.example import decode_record, encode_sequence_example
 
 COSTLY = costly_records(300_000)
 

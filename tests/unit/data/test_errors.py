@@ -4,7 +4,8 @@ import pickle
 
 import pytest
 
-from yt8m_ray.data.errors import CarriedError, CorruptRecordError
+from yt8m_ray.data.errors import CorruptRecordError
+from yt8m_ray.errors import CarriedError
 
 ERRORS = [
     PermissionError("s3://bucket: the store refuses access"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tfrecord import example_pb2
 
-from yt8m_ray.data.example import decode_record, encode_example, encode_sequence_example
+from yt8m_ray.data.format.example import decode_record, encode_example, encode_sequence_example
 
 FLOATS = [1.5, -0.0, float("inf"), 3.4e38]
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.messages import SPECS, Messages, assert_read_as_decoded, decode_slowly
-from yt8m_ray.data.features import FeatureSpec, LabelPolicy
-from yt8m_ray.data.pack import DONE, UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
-from yt8m_ray.data.reader import ReadOptions
+from tests.support.messages import SPECS, Messages, assert_read_as_decoded, decode_slowly
+from yt8m_ray.data.format.features import FeatureSpec, LabelPolicy
+from yt8m_ray.data.pipeline.fast_decode import DONE, UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
+from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 from yt8m_ray.schema import ID_KEYS, LABELS_KEY
 
 POLICIES = get_args(LabelPolicy)

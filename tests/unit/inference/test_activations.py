@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yt8m_ray.inference.int8_linear import LEVELS, MIDDLE, _encode_by_torch, encode
+from yt8m_ray.inference.quantization.int8_linear import LEVELS, MIDDLE, _encode_by_torch, encode
 
 ROWS = {
     "ordinary": torch.randn(5, 333, generator=torch.Generator().manual_seed(0)),

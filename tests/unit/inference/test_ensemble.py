@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from yt8m_ray.config.data import DataConfig
-from yt8m_ray.data.vocabulary import Vocabulary
-from yt8m_ray.inference.members import check_agreement, check_vocabularies
+from yt8m_ray.data.labels.vocabulary import Vocabulary
+from yt8m_ray.inference.ensemble.members import check_agreement, check_vocabularies
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.models.ensemble import Ensemble
 

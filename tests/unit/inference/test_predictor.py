@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from yt8m_ray.data.example import Fields
-from yt8m_ray.data.features import VideoRow, to_row
-from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.data.format.example import Fields
+from yt8m_ray.data.format.features import VideoRow, to_row
+from yt8m_ray.data.labels.vocabulary import Vocabulary
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictor import Predictor, is_bundle, locate_model
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yt8m_ray.data.histograms import CLASS_TABLE, write_histograms
-from yt8m_ray.data.survey import Survey
-from yt8m_ray.data.vocabulary import Vocabulary
+from yt8m_ray.data.inspection.histograms import CLASS_TABLE, write_histograms
+from yt8m_ray.data.inspection.shard_counts import Survey
+from yt8m_ray.data.labels.vocabulary import Vocabulary
 from yt8m_ray.losses import build_loss
 from yt8m_ray.losses.class_weights import class_weights, read_class_counts
 

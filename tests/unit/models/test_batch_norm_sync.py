@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # run as a script, its folder is what Python looks in
 
-from tests.two_workers import run_two_workers
+from tests.support.two_workers import run_two_workers
 from yt8m_ray.models import Model, build_model, set_batch_norm_sync
 
 NUM_CLIPS = 4

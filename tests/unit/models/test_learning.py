@@ -1,4 +1,4 @@
-"""Every model learns planted labels: the figures of tests/benchmarks/learning.py, in `make soak`."""
+"""Every model learns planted labels: the figures of benchmarks/learning.py, in `make soak`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.learning import NUM_EPOCHS, NUM_VIDEOS, learn_from, synthesize_splits
+from benchmarks.learning import NUM_EPOCHS, NUM_VIDEOS, learn_from, synthesize_splits
 from yt8m_ray.models import MODELS
 
 pytestmark = pytest.mark.soak

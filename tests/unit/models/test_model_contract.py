@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from yt8m_ray.checkpoint import DTYPES
-from yt8m_ray.config.transform import TransformConfig
-from yt8m_ray.inference.int8_linear import Int8Linear
-from yt8m_ray.inference.quantize import channel_axes, quantize_state
-from yt8m_ray.inference.restore import restore_model
+from yt8m_ray.artifacts.checkpoint import DTYPES
+from yt8m_ray.config.quantization import TransformConfig
+from yt8m_ray.inference.quantization.int8_linear import Int8Linear
+from yt8m_ray.inference.quantization.quantize import channel_axes, quantize_state
+from yt8m_ray.inference.quantization.restore import restore_model
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import MODELS, Model, build_empty_model, build_model
 from yt8m_ray.models.layers import batch_norms

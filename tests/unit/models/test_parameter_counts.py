@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from yt8m_ray.config.transform import TransformConfig
-from yt8m_ray.inference.quantize import channel_axes, stored_bytes
+from yt8m_ray.config.quantization import TransformConfig
+from yt8m_ray.inference.quantization.quantize import channel_axes, stored_bytes
 from yt8m_ray.models import Model, build_model
 
 GATED_MOE = {"name": "moe", "num_mixtures": 2, "prob_gating": "prob"}

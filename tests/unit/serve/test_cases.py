@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from serve.api import build_api
-from tests.local_service import LocalService
+from serve.http.api import build_api
+from tests.support.local_service import LocalService
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.schema import FRAME_FEATURES, VIDEO_FEATURES
 

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve.decoding import decode_binary, decode_json, decode_ordinary
 from serve.errors import RequestError
-from serve.inference_protocol import decode_inference
-from serve.instances import decode_instances
+from serve.http.open_inference.protocol import decode_inference
+from serve.http.v1.instances import decode_instances
+from serve.http.video_input import decode_binary, decode_json, decode_ordinary
 from serve.settings import Limits
-from tests.costly import costly_json, costly_records, empty_steps, num_calls
-from yt8m_ray.data.example import encode_example
-from yt8m_ray.data.features import FeatureSpec
-from yt8m_ray.data.ordinary import OrdinaryRecords
-from yt8m_ray.data.wire import encode_delimited as field
+from tests.support.costly import costly_json, costly_records, empty_steps, num_calls
+from yt8m_ray.data.format.example import encode_example
+from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.format.wire import encode_delimited as field
+from yt8m_ray.data.pipeline.single_record import OrdinaryRecords
 from yt8m_ray.schema import FRAME_FEATURES, VIDEO_FEATURES
 
 SPEC = FeatureSpec(FRAME_FEATURES, num_classes=3862)

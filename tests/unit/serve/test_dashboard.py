@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.local_service import every_number
+from tests.support.local_service import every_number
 
 DASHBOARD = Path(__file__).resolve().parents[3] / "serve" / "monitoring" / "dashboard.json"
 PANELS: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]

@@ -12,11 +12,11 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import strategies as st
 
-from serve.api import build_api
-from tests.local_service import LocalService
-from tests.tiny import save_checkpoint_of
-from yt8m_ray.data.example import encode_sequence_example
-from yt8m_ray.data.tfrecord import frame_record
+from serve.http.api import build_api
+from tests.support.local_service import LocalService
+from tests.support.tiny import save_checkpoint_of
+from yt8m_ray.data.format.example import encode_sequence_example
+from yt8m_ray.data.format.tfrecord import frame_record
 from yt8m_ray.inference.predictor import Predictor
 
 FRAMES = {"rgb": np.arange(32, dtype=np.uint8).reshape(4, 8), "audio": np.arange(16, dtype=np.uint8).reshape(4, 4)}

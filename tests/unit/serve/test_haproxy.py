@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from serve.haproxy_environment import WRAPPER, bundled_binary, haproxy_environment
+from serve.haproxy.environment import WRAPPER, bundled_binary, haproxy_environment
 
 # As Ray 2.60 writes it, shortened; the section that serves requests may listen wherever the operator says.
 CONFIG = """\
@@ -162,7 +162,7 @@ def free_port() -> int:
 
 def test_the_environment_is_what_a_shell_evaluates() -> None:
     printed = subprocess.run(
-        [sys.executable, "-m", "serve.haproxy_environment"],
+        [sys.executable, "-m", "serve.haproxy.environment"],
         cwd=WRAPPER.parents[2],
         capture_output=True,
         text=True,

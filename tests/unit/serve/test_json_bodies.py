@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from serve.api import build_api
+from serve.http.api import build_api
 from serve.settings import Limits
-from tests.local_service import LocalService
-from yt8m_ray.data.example import encode_example, encode_sequence_example
+from tests.support.local_service import LocalService
+from yt8m_ray.data.format.example import encode_example, encode_sequence_example
 from yt8m_ray.inference.predictor import Predictor
 
 FRAMES = np.arange(64, dtype=np.uint8).reshape(4, 16)

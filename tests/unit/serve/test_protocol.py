@@ -16,11 +16,11 @@ import tritonclient.http
 from fastapi.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
-from serve.api import build_api
+from serve.http.api import build_api
 from serve.settings import Limits, ServeArgs
-from tests.live_server import serving
-from tests.local_service import LocalService
-from yt8m_ray.data.features import VideoRow
+from tests.support.live_server import serving
+from tests.support.local_service import LocalService
+from yt8m_ray.data.format.features import VideoRow
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.topk import TopK
 

@@ -14,14 +14,14 @@ import tritonclient.http
 from fastapi.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
-from serve.api import build_api
-from serve.hosting import HostedModel
+from serve.http.api import build_api
+from serve.model.hosted_model import HostedModel
+from serve.operations.statistics import ModelStatistics, merge_statistics
 from serve.settings import Limits, ServeArgs
-from serve.statistics import ModelStatistics, merge_statistics
-from tests.live_server import serving
-from tests.local_service import LocalService
-from yt8m_ray.data.example import encode_sequence_example
-from yt8m_ray.data.tfrecord import frame_record
+from tests.support.live_server import serving
+from tests.support.local_service import LocalService
+from yt8m_ray.data.format.example import encode_sequence_example
+from yt8m_ray.data.format.tfrecord import frame_record
 from yt8m_ray.inference.predictor import Predictor
 
 FRAMES = {"rgb": np.ones((4, 8), np.uint8), "audio": np.ones((4, 4), np.uint8)}

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from serve import releases
-from serve.releases import RefusedError, Release, ReleasePlan, Slot
-from tests.replicas import Cluster, run
+from serve.release import plan as releases
+from serve.release.plan import RefusedError, Release, ReleasePlan, Slot
+from tests.support.replicas import Cluster, run
 
 
 @pytest.fixture(autouse=True)

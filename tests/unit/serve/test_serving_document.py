@@ -8,9 +8,9 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve.errors import CODES
-from serve.metrics import merge_expositions
+from serve.operations.metrics import merge_expositions
 from serve.settings import Limits, ServeArgs
-from tests.local_service import every_number
+from tests.support.local_service import every_number
 
 DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "serving.md").read_text()
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.live_server import Upload, serving, wait_until
-from tests.local_service import LocalService
-from tests.tiny import save_checkpoint_of
-from yt8m_ray.data.example import encode_sequence_example
+from tests.support.live_server import Upload, serving, wait_until
+from tests.support.local_service import LocalService
+from tests.support.tiny import save_checkpoint_of
+from yt8m_ray.data.format.example import encode_sequence_example
 from yt8m_ray.inference.predictor import Predictor
 
 RECORD = encode_sequence_example({}, {"rgb": np.ones((4, 8), np.uint8), "audio": np.ones((4, 4), np.uint8)})

@@ -12,18 +12,18 @@ import torch
 import torch.distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.benchmarks.learning import config_of as small_config_of
-from yt8m_ray.checkpoint import save_checkpoint
+from benchmarks.learning import config_of as small_config_of
+from yt8m_ray.artifacts.checkpoint import save_checkpoint
 from yt8m_ray.config.document import override
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.batch import batches_of
-from yt8m_ray.data.features import VideoRow
-from yt8m_ray.data.packed import PackedVideos
+from yt8m_ray.data.format.features import VideoRow
+from yt8m_ray.data.pipeline.batches import batches_of
+from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import MODELS, build_model
-from yt8m_ray.training.assembly import build_loop
-from yt8m_ray.training.loop import TrainingLoop
-from yt8m_ray.training.objective import Objective
+from yt8m_ray.training.steps.build_loop import build_loop
+from yt8m_ray.training.steps.loop import TrainingLoop
+from yt8m_ray.training.steps.objective import Objective
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU", allow_module_level=True)

@@ -14,11 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # run as a script, its folder is what Python looks in
 
-from tests.two_workers import run_two_workers
+from tests.support.two_workers import run_two_workers
 from tests.unit.models.test_model_contract import FEATURE_SIZES, NUM_CLASSES, NUM_FRAMES, random_frames, without_draws
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import MODELS, build_model
-from yt8m_ray.training.objective import Objective
+from yt8m_ray.training.steps.objective import Objective
 
 NUM_ROWS = len(NUM_FRAMES)
 SPLIT = 4

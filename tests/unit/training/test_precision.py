@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 
-from yt8m_ray.training.workers import runs_in_bfloat16
+from yt8m_ray.training.steps.distributed import runs_in_bfloat16
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

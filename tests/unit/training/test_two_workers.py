@@ -16,11 +16,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # run as a script, its folder is what Python looks in
 
-from tests.two_workers import run_two_workers
+from tests.support.two_workers import run_two_workers
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.features import VideoRow
-from yt8m_ray.data.packed import PackedVideos
-from yt8m_ray.training.assembly import build_loop
+from yt8m_ray.data.format.features import VideoRow
+from yt8m_ray.data.pipeline.packed_videos import PackedVideos
+from yt8m_ray.training.steps.build_loop import build_loop
 
 NUM_VIDEOS, BATCH_SIZE = 45, 9
 RUNS: dict[str, dict[str, Any]] = {

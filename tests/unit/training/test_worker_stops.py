@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from yt8m_ray.checkpoint import read_manifest
+from yt8m_ray.artifacts.folder_manifest import read_manifest
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.example import encode_example
-from yt8m_ray.data.packed import Block
-from yt8m_ray.data.position import Position
-from yt8m_ray.data.reader import read_blocks
-from yt8m_ray.data.tfrecord import write_records
-from yt8m_ray.training.checkpoints import LocalCheckpoints
-from yt8m_ray.training.run_folder import is_finished
-from yt8m_ray.training.worker import Worker, WorkerPorts
+from yt8m_ray.data.format.example import encode_example
+from yt8m_ray.data.format.tfrecord import write_records
+from yt8m_ray.data.pipeline.packed_videos import Block
+from yt8m_ray.data.pipeline.read_position import Position
+from yt8m_ray.data.pipeline.shard_reader import read_blocks
+from yt8m_ray.training.driver.worker import Worker, WorkerPorts
+from yt8m_ray.training.run.checkpoints import LocalCheckpoints
+from yt8m_ray.training.run.run_folder import is_finished
 
 pytestmark = pytest.mark.timeout(60)  # a worker that does not stop waits for ever
 

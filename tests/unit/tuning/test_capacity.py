@@ -8,7 +8,7 @@ import pytest
 
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.training.scaling import Node
+from yt8m_ray.training.driver.scaling import Node
 from yt8m_ray.tuning.capacity import TRIAL_CPUS, Capacity, plan_trials
 
 READER = 0.25

@@ -9,7 +9,7 @@ import torch
 
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.quantize import channel_axes, quantize_state
+from yt8m_ray.inference.quantization.quantize import channel_axes, quantize_state
 from yt8m_ray.models import build_model
 from yt8m_ray.tuning.costs import measure_costs
 

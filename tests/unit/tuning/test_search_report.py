@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from yt8m_ray.config.space import Parameter
-from yt8m_ray.tuning.dimensions import dimensions_of
-from yt8m_ray.tuning.importance import MIN_TRIALS, measure_importance
 from yt8m_ray.tuning.records import TrialRecord, TrialStatus
-from yt8m_ray.tuning.report import write_report
+from yt8m_ray.tuning.report.dimensions import dimensions_of
+from yt8m_ray.tuning.report.importance import MIN_TRIALS, measure_importance
+from yt8m_ray.tuning.report.search_report import write_report
 
 LOSSES = [{"name": "cross_entropy", "smoothing": 0.0}, {"name": "cross_entropy", "smoothing": 0.1}]
 PICTURES = ["epochs.png", "front_int8_bytes.png", "importance.png", "parallel.png", "progress.png"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from tests.searches import FIFO, RANDOM, SPACE, config_of, no_costs, open_study, optuna_study, started, trained
+from tests.support.searches import FIFO, RANDOM, SPACE, config_of, no_costs, open_study, optuna_study, started, trained
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError

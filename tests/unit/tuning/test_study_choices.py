@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from tests.searches import FIFO, config_of, macs_of, open_study, optuna_study, started, trained
+from tests.support.searches import FIFO, config_of, macs_of, open_study, optuna_study, started, trained
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tuning import study as module
 from yt8m_ray.tuning.records import TrialRecord, TrialStatus

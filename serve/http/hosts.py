@@ -1,0 +1,61 @@
+"""The Host header: a request by a name that is not this service's is refused."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve.errors import CLOSE
+from serve.http.error_handlers import error_response
+
+ANY = "*"
+
+_HOST = re.compile(r"(?P<name>[^:\[\]]+|\[[0-9A-Fa-f:.]+\])(:\d*)?")
+
+
+class HostCheck:
+    """ASGI middleware that answers 421 to names of other hosts.
+
+    The owner of a site can let its name point at 127.0.0.1 once its page is loaded; for the browser the page and this
+    service are then one site, and the page may read all answers (DNS rebinding). Such a request names that site. An
+    address is no name that somebody else could point here, so probes and scrapers that use one are answered.
+
+    Args:
+        app: What answers.
+        names: By which the service is called, without ports; ANY takes all.
+    """
+
+    def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
+        self._app = app
+        self._names = {name.lower() for name in names}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or refuses it before anything of it is read."""
+        headers = scope["headers"] if scope["type"] == "http" else ()
+        given = [value.decode("latin-1") for key, value in headers if key == b"host"]
+        if ANY in self._names or all(self._is_ours(host) for host in given):
+            await self._app(scope, receive, send)
+            return
+        valid = ", ".join([*sorted(self._names), "addresses"])
+        message = f"host: {', '.join(given)[:60]!r} is not this service; valid: {valid}; others: args.allowed_hosts"
+        response = error_response(Request(scope), 421, message, headers=CLOSE)
+        await response(scope, receive, send)
+
+    def _is_ours(self, host: str) -> bool:
+        found = _HOST.fullmatch(host)
+        if found is None:
+            return False
+        name = found["name"].lower().removesuffix(".")
+        return name in self._names or _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,205 @@
+"""The Open Inference Protocol, version 2, without HTTP: bytes -> rows, answers -> bytes, metadata.
+
+Lives here: requests, answers and what a model gives. Does not live here: routes (`serve.http.open_inference.routes`), and the
+tensors of a request (`serve.http.open_inference.tensors`).
+
+The protocol: https://github.com/kserve/open-inference-protocol, its extension for binary data:
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pydantic
+from pydantic import Field
+
+from serve.errors import RequestError
+from serve.http.open_inference.tensors import (
+    BINARY_SIZE,
+    DTYPES,
+    InputTensor,
+    Parameters,
+    ProtocolPart,
+    TensorMetadata,
+    read_tensors,
+    rows_of,
+)
+from serve.http.video_input import check_top_k, checked_json, invalid_json, shorten
+from serve.model.batching import Answer
+from serve.settings import Limits
+from yt8m_ray.data.format.features import FeatureSpec, VideoRow
+
+CLASS_IDS, SCORES, NAMES = "class_ids", "scores", "names"
+_OUTPUT_TYPES = {CLASS_IDS: "INT64", SCORES: "FP32", NAMES: "BYTES"}
+
+_MISUNDERSTOOD = ("classification", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+"""Parameters that would change what an answer means; any other that is unknown is passed over, as servers do."""
+
+_MOST_TENSORS = 16
+
+
+class OutputRequest(ProtocolPart):
+    name: str = Field(max_length=100)
+    parameters: Parameters = Field(default_factory=dict, description="binary_data: whether it comes as bytes")
+
+
+class InferenceRequest(ProtocolPart):
+    """One tensor a feature, over all videos; `num_frames` where videos of a batch are padded to one length."""
+
+    id: str | None = Field(default=None, max_length=200, description="Returned as it is")
+    inputs: list[InputTensor] = Field(min_length=1, max_length=_MOST_TENSORS)
+    outputs: list[OutputRequest] | None = Field(
+        default=None, max_length=_MOST_TENSORS, description="None gives class_ids and scores"
+    )
+    parameters: Parameters = Field(default_factory=dict, description="top_k; binary_data_output")
+
+
+class OutputTensor(TensorMetadata):
+    parameters: dict[str, Any] | None = None
+    data: list[Any] | None = None
+
+
+class ServerMetadata(pydantic.BaseModel):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ModelMetadata(pydantic.BaseModel):
+    name: str
+    versions: list[str] = Field(description="Current first; a canary's too")
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class InferenceResponse(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(protected_namespaces=())
+
+    model_name: str
+    model_version: str
+    id: str
+    outputs: list[OutputTensor]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A request that can be answered.
+
+    Attributes:
+        id: As given; empty where none is.
+        rows: One a video.
+        top_k: 1 to the number of classes.
+        outputs: Names of the outputs, and whether each is sent as bytes.
+    """
+
+    id: str
+    rows: list[VideoRow]
+    top_k: int
+    outputs: dict[str, bool]
+
+
+def output_metadata() -> list[TensorMetadata]:
+    """Returns the tensors that every model gives; `names` only where a request names it."""
+    return [TensorMetadata(name=name, datatype=datatype, shape=[-1, -1]) for name, datatype in _OUTPUT_TYPES.items()]
+
+
+def decode_inference(body: bytes, json_bytes: int | None, spec: FeatureSpec, limits: Limits) -> Inference:
+    """Returns the input of a request.
+
+    Args:
+        body: JSON, then the binary data of those inputs that have some, without gaps.
+        json_bytes: Where the JSON ends; None takes all of it for JSON.
+        spec, limits: What is taken.
+
+    Raises:
+        RequestError: the body cannot be read, or does not fit the model.
+    """
+    end = len(body) if json_bytes is None else json_bytes
+    if end > len(body):
+        raise RequestError(400, f"inference-header-content-length: {end} is beyond the body of {len(body)} bytes")
+    text = memoryview(body)[:end].tobytes() if end < len(body) else body
+    text = checked_json(text, spec, limits)
+    try:
+        request = InferenceRequest.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        raise invalid_json(error) from None
+    _check_parameters(request)
+    tensors = read_tensors(request.inputs, memoryview(body)[end:], spec)
+    rows = rows_of(tensors, spec, limits)
+    asked = request.parameters.get("top_k")
+    if asked is not None and type(asked) is not int:
+        raise RequestError(422, f"parameters.top_k: expected a whole number, found {shorten(asked)}")
+    top_k = check_top_k(asked, len(rows), spec, limits)
+    return Inference(request.id or "", rows, top_k, _outputs(request))
+
+
+def encode_inference(
+    inference: Inference, answers: Sequence[Answer], head: Mapping[str, str], name_of: Callable[[int], str | None]
+) -> tuple[dict[str, Any], list[bytes]]:
+    """Returns the answer as JSON to be, and the binary data that follows it.
+
+    Args:
+        inference, answers: What was asked, and the answers in its order.
+        head: What stands before the outputs.
+        name_of: Takes a class id; a class without a name is the empty string.
+    """
+    outputs, parts = [], list[bytes]()
+    for name, is_binary in inference.outputs.items():
+        values = _values(name, answers, name_of)
+        shape = [len(answers), inference.top_k]
+        output: dict[str, Any] = {"name": name, "datatype": _OUTPUT_TYPES[name], "shape": shape}
+        flat = list(itertools.chain.from_iterable(values))
+        if is_binary:
+            parts.append(_to_bytes(name, flat))
+            output["parameters"] = {BINARY_SIZE: len(parts[-1])}
+        else:
+            output["data"] = flat
+        outputs.append(output)
+    return {**head, "outputs": outputs}, parts
+
+
+def _values(name: str, answers: Sequence[Answer], name_of: Callable[[int], str | None]) -> list[list[Any]]:
+    if name == SCORES:
+        return [answer.scores for answer in answers]
+    if name == CLASS_IDS:
+        return [answer.class_ids for answer in answers]
+    return [[name_of(class_id) or "" for class_id in answer.class_ids] for answer in answers]
+
+
+def _to_bytes(name: str, flat: Sequence[Any]) -> bytes:
+    if name != NAMES:
+        return np.array(flat, DTYPES[_OUTPUT_TYPES[name]]).tobytes()
+    encoded = [text.encode() for text in flat]
+    return b"".join(part for text in encoded for part in (len(text).to_bytes(4, "little"), text))
+
+
+def _check_parameters(request: InferenceRequest) -> None:
+    parts = [(part.name, part.parameters) for part in request.inputs]
+    parts += [(part.name, part.parameters) for part in request.outputs or ()]
+    for tensor, parameters in parts:
+        for name in _MISUNDERSTOOD:
+            if name in parameters:
+                raise RequestError(422, f"{tensor[:60]}: {name} is not offered here")
+
+
+def _outputs(request: InferenceRequest) -> dict[str, bool]:
+    """Returns the outputs in the order asked for, and whether each is sent as bytes."""
+    is_binary: Any = request.parameters.get("binary_data_output", False)
+    outputs: dict[str, Any] = {}
+    for output in request.outputs or ():
+        if output.name not in _OUTPUT_TYPES or output.name in outputs:
+            problem = (
+                "is asked for twice" if output.name in outputs else f"no output; valid: {', '.join(_OUTPUT_TYPES)}"
+            )
+            raise RequestError(422, f"outputs: {output.name[:60]!r}: {problem}")
+        outputs[output.name] = output.parameters.get("binary_data", is_binary)
+    outputs = outputs or {CLASS_IDS: is_binary, SCORES: is_binary}
+    if any(type(flag) is not bool for flag in outputs.values()):
+        raise RequestError(422, "parameters: expected true or false for binary_data and binary_data_output")
+    return outputs

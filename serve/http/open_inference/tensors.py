@@ -1,0 +1,172 @@
+"""Tensors of the Open Inference Protocol -> rows.
+
+Lives here: which tensors a model takes, and their forms in JSON and as binary data behind it. Does not live here: the
+rest of the protocol (`serve.http.open_inference.protocol`), and what a row must be (`serve.http.video_input`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+from pydantic import Field
+
+from serve.errors import RequestError
+from serve.http.video_input import check_row, shorten
+from serve.settings import Limits
+from yt8m_ray.data.format.features import FeatureSpec, VideoRow
+
+Array = npt.NDArray[Any]
+
+DTYPES = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}
+"""The protocol's names of types, as NumPy calls them."""
+
+BINARY_SIZE = "binary_data_size"
+"""The parameter that says how many bytes behind the JSON are a tensor's."""
+
+_NUM_FRAMES = "num_frames"
+
+
+def _given(parameters: object) -> object:
+    """Returns the parameters that are given."""
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        return parameters
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+Parameters = Annotated[dict[str, Any], pydantic.BeforeValidator(_given, json_schema_input_type=dict[str, Any] | None)]
+
+
+class ProtocolPart(pydantic.BaseModel):
+    """What a client sends."""
+
+    # Clients add keys of their own servers: what is unknown is passed over, what is known has to be right. null is what
+    # is not given, as the types of MLServer send it.
+    model_config = pydantic.ConfigDict(extra="ignore", strict=True, frozen=True, protected_namespaces=())
+
+
+class InputTensor(ProtocolPart):
+    name: str = Field(max_length=100)
+    datatype: str = Field(max_length=20)
+    shape: list[Annotated[int, Field(ge=1, le=2**31 - 1)]] = Field(min_length=1, max_length=3)
+    parameters: Parameters = Field(default_factory=dict, description="binary_data_size: bytes behind the JSON")
+    data: list[Any] | None = Field(default=None, description="Nested, or all values in one list")
+
+
+class TensorMetadata(pydantic.BaseModel):
+    name: str
+    datatype: str
+    shape: list[int] = Field(description="-1 stands for any size")
+
+
+def input_metadata(spec: FeatureSpec) -> list[TensorMetadata]:
+    """Returns the tensors that a model takes; `num_frames` is optional, and INT32 is taken too."""
+    if spec.is_video_level:
+        return [TensorMetadata(name=name, datatype="FP32", shape=[-1, size]) for name, size in spec.sizes.items()]
+    frames = [TensorMetadata(name=name, datatype="UINT8", shape=[-1, -1, size]) for name, size in spec.sizes.items()]
+    return [*frames, TensorMetadata(name=_NUM_FRAMES, datatype="INT64", shape=[-1])]
+
+
+def read_tensors(inputs: Sequence[InputTensor], binary: memoryview, spec: FeatureSpec) -> dict[str, Array]:
+    """Returns the inputs by name in the shapes they say; those with binary data are views of it."""
+    datatypes: dict[str, tuple[str, ...]] = {each.name: (each.datatype,) for each in input_metadata(spec)}
+    if _NUM_FRAMES in datatypes:
+        datatypes[_NUM_FRAMES] = ("INT64", "INT32")
+    tensors: dict[str, Array] = {}
+    for tensor in inputs:
+        name = tensor.name
+        if name not in datatypes or name in tensors:
+            problem = "is given twice" if name in tensors else f"no input of this model; valid: {', '.join(datatypes)}"
+            raise RequestError(422, f"inputs: {name[:60]!r}: {problem}")
+        if tensor.datatype not in datatypes[name]:
+            raise RequestError(422, f"{name}: expected {' or '.join(datatypes[name])}, found {tensor.datatype!r}")
+        if tensor.data is None:
+            tensors[name], binary = _from_binary(tensor, binary)
+        elif BINARY_SIZE in tensor.parameters:
+            raise RequestError(422, f"{name}: expected data or {BINARY_SIZE}, found both")
+        else:
+            tensors[name] = _from_list(tensor)
+    if len(binary):
+        raise RequestError(400, f"body: {len(binary)} bytes follow the last tensor")
+    return tensors
+
+
+def _from_binary(tensor: InputTensor, binary: memoryview) -> tuple[Array, memoryview]:
+    """Returns a tensor and the binary data behind it."""
+    dtype, told = np.dtype(DTYPES[tensor.datatype]), tensor.parameters.get(BINARY_SIZE)
+    if told is None:
+        raise RequestError(422, f"{tensor.name}: expected data, or {BINARY_SIZE} and as many bytes behind the JSON")
+    size = math.prod(tensor.shape) * dtype.itemsize
+    if type(told) is not int or told != size:
+        raise RequestError(
+            422, f"{tensor.name}: shape {tensor.shape} has {size} bytes, {BINARY_SIZE} is {shorten(told)}"
+        )
+    if size > len(binary):
+        raise RequestError(400, f"{tensor.name}: {size} bytes promised, {len(binary)} found behind the JSON")
+    return np.frombuffer(binary[:size], dtype).reshape(tensor.shape), binary[size:]
+
+
+def _from_list(tensor: InputTensor) -> Array:
+    flat, shape = tensor.data or [], tensor.shape
+    if flat and isinstance(flat[0], list):  # nested: each level has to have the size that the shape says
+        if len(flat) != shape[0]:
+            raise RequestError(422, f"{tensor.name}: shape {shape} and {len(flat)} lists of data do not match")
+        for size in shape[1:]:
+            if not all(isinstance(each, list) and len(each) == size for each in flat):
+                raise RequestError(422, f"{tensor.name}: expected data in lists of the shape {shape}")
+            flat = list(itertools.chain.from_iterable(flat))
+    if len(flat) != math.prod(shape):
+        raise RequestError(422, f"{tensor.name}: shape {shape} has {math.prod(shape)} values, found {len(flat)}")
+    types: tuple[type, ...] = (int, float) if tensor.datatype == "FP32" else (int,)
+    if not set(map(type, flat)) <= set(types):
+        raise RequestError(422, f"{tensor.name}: expected {' or '.join(each.__name__ for each in types)} values alone")
+    try:
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and `check_row` refuses it
+            return np.array(flat, DTYPES[tensor.datatype]).reshape(shape)
+    except OverflowError:
+        raise RequestError(422, f"{tensor.name}: expected values that fit {tensor.datatype}") from None
+
+
+def rows_of(tensors: Mapping[str, Array], spec: FeatureSpec, limits: Limits) -> list[VideoRow]:
+    """Returns the videos; each is copied once, from the body into its row."""
+    missing = ", ".join(name for name in spec.sizes if name not in tensors)
+    if missing:
+        raise RequestError(422, f"inputs: this model needs {', '.join(spec.sizes)}; {missing} is missing")
+    features = {name: tensors[name] for name in spec.sizes}
+    first = next(iter(features.values()))
+    for name, size in spec.sizes.items():
+        expected = [len(first), size] if spec.is_video_level else [len(first), *first.shape[1:2], size]
+        if list(features[name].shape) != expected or features[name].ndim != (2 if spec.is_video_level else 3):
+            wanted = f"[videos, {size}]" if spec.is_video_level else f"[videos, frames, {size}]"
+            also = ", the first two as in the other features" if not spec.is_video_level else ""
+            raise RequestError(422, f"{name}: expected {wanted}{also}, found {list(features[name].shape)}")
+    if not 1 <= len(first) <= limits.max_videos:
+        raise RequestError(422, f"inputs: expected 1 to {limits.max_videos} videos a request, found {len(first)}")
+    if spec.is_video_level:
+        return [
+            check_row({name: values[index] for name, values in features.items()}, {}, spec, f"inputs[{index}]")
+            for index in range(len(first))
+        ]
+    lengths = _lengths(tensors.get(_NUM_FRAMES), len(first), first.shape[1])
+    return [
+        check_row({}, {name: values[index, :length] for name, values in features.items()}, spec, f"inputs[{index}]")
+        for index, length in enumerate(lengths)
+    ]
+
+
+def _lengths(given: Array | None, num_videos: int, num_frames: int) -> list[int]:
+    if given is None:
+        return [num_frames] * num_videos
+    if given.shape not in ((num_videos,), (num_videos, 1)):
+        raise RequestError(422, f"{_NUM_FRAMES}: expected the shape [{num_videos}], found {list(given.shape)}")
+    lengths: list[int] = given.reshape(-1).tolist()
+    if min(lengths) < 1 or max(lengths) > num_frames:
+        raise RequestError(422, f"{_NUM_FRAMES}: expected 1 to {num_frames}, found {min(lengths)} to {max(lengths)}")
+    return lengths

@@ -1,0 +1,130 @@
+"""Examples in the OpenAPI document: bodies that the model takes, by its own names, and what comes back."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from serve.errors import CODES
+from serve.http.video_input import missing_feature
+from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.inference.predictor import Predictor
+
+_REQUEST_ID = "5f0c9f5e-5a0b-4c55-9d3c-0c2f3a5f2f10"
+_MIDDLE = 128
+"""The byte that stands for a value of about zero."""
+
+_CLASS_IDS, _SCORES = (3, 9), (0.9125, 0.4375)
+
+
+def request_examples(spec: FeatureSpec) -> dict[str, Any]:
+    """Returns bodies of POST /v1/predict, each with a summary."""
+    if spec.is_video_level:
+        means = {name: [0.0] * size for name, size in spec.sizes.items()}
+        return {"means": {"summary": "The means of a video", "value": _request({"video_id": "abcd", **means}, top_k=1)}}
+    one = {name: base64.b64encode(bytes([_MIDDLE]) * size).decode() for name, size in spec.sizes.items()}
+    flat = {name: [_MIDDLE] * size for name, size in spec.sizes.items()}
+    nested = {name: [[_MIDDLE] * size] * min(2, spec.max_frames) for name, size in spec.sizes.items()}
+    return {
+        # One frame is the shortest base64 that a model takes: "Try it out" then works.
+        "one frame": {
+            "summary": "A video of one frame, as base64",
+            "value": _request({"video_id": "abcd", **one}, top_k=1),
+        },
+        "two videos": {
+            "summary": "Two videos: all bytes in one list, or a list a frame",
+            "value": _request({"video_id": "flat", **flat}, {"video_id": "nested", **nested}),
+        },
+    }
+
+
+def answer_examples(predictor: Predictor) -> dict[str, Any]:
+    """Returns answers of POST /v1/predict, each with a summary."""
+    vocabulary, version = predictor.vocabulary, predictor.version
+    class_ids = [class_id for class_id in _CLASS_IDS if class_id < predictor.spec.num_classes] or [0]
+    labels = [
+        {
+            "class_id": class_id,
+            "knowledge_graph_id": vocabulary.knowledge_graph_id(class_id),
+            "name": vocabulary.name(class_id),
+            "vertical": next(iter(vocabulary.verticals(class_id)), None),
+            "score": score,
+        }
+        for class_id, score in zip(class_ids, _SCORES, strict=False)
+    ]
+    prediction = {"video_id": "abcd", "labels": labels}
+    answer = {"model_name": "yt8m", "model_version": version, "request_id": _REQUEST_ID}
+    scores = [list(window[: len(class_ids)]) for window in ((0.75, 0.5), (0.9375, 0.25))]
+    timeline = {"window_s": 5, "class_ids": class_ids, "scores": scores}
+    return {
+        "best": {"summary": f"top_k={len(class_ids)}", "value": {**answer, "predictions": [prediction]}},
+        "timeline": {
+            "summary": f"top_k={len(class_ids)}&timeline=true, a video of 6 to 10 seconds",
+            "value": {**answer, "predictions": [{**prediction, "timeline": timeline}]},
+        },
+    }
+
+
+def messages(predictor: Predictor) -> Mapping[int, str]:
+    """Returns a sentence for each status with which POST /v1/predict refuses."""
+    names = list(predictor.spec.sizes)
+    missing = missing_feature(names[-1], predictor.spec, names[:-1])
+    return {
+        400: f"videos[0].{names[0]}: not base64 (standard alphabet, no line breaks): Incorrect padding",
+        401: "authorization: expected Bearer and a token of this service",
+        404: f"version: '0123abcd' is not served; valid: {predictor.version}",
+        408: "body: expected all of it within 10 s, found 65536 bytes until then",
+        413: "body: at most 33554432 bytes, found 1073741824",
+        415: "content-encoding: expected gzip or deflate once, or none, found 'br'",
+        422: f"videos[0]: {missing}",
+        503: "256 videos wait already, some 2.0 s; come again in 2 s",
+        504: "the deadline passed before the model had answered",
+    }
+
+
+def inference_example(spec: FeatureSpec) -> dict[str, Any]:
+    """Returns a body of POST /v2/models/NAME/infer: one video."""
+    datatype, value = ("FP32", 0.0) if spec.is_video_level else ("UINT8", _MIDDLE)
+    inputs = [
+        {
+            "name": name,
+            "datatype": datatype,
+            "shape": [1, size] if spec.is_video_level else [1, 1, size],
+            "data": [value] * size,
+        }
+        for name, size in spec.sizes.items()
+    ]
+    return {"inputs": inputs, "parameters": {"top_k": 1}}
+
+
+def instances_example(spec: FeatureSpec) -> dict[str, Any]:
+    """Returns a body of POST /v1/models/NAME:predict: one video."""
+    value: Any = 0.0 if spec.is_video_level else _MIDDLE
+    return {"instances": [{name: [value] * size for name, size in spec.sizes.items()}], "parameters": {"top_k": 1}}
+
+
+def add_examples(document: dict[str, Any], predictor: Predictor) -> None:
+    """Adds the examples to an OpenAPI document."""
+    for path, described in document["paths"].items():
+        example = {"infer": inference_example, "predict": instances_example}.get(re.split("[/:]", path)[-1])
+        if example is not None and path != "/v1/predict":
+            described["post"]["requestBody"]["content"]["application/json"]["example"] = example(predictor.spec)
+    operation = document["paths"]["/v1/predict"]["post"]
+    operation["requestBody"]["content"]["application/json"]["examples"] = request_examples(predictor.spec)
+    told = messages(predictor)
+    for status, response in operation["responses"].items():
+        content = response["content"]["application/json"]
+        if status == "200":
+            content["examples"] = answer_examples(predictor)
+        elif int(status) in told:
+            content["example"] = _error(int(status), told[int(status)])
+
+
+def _request(*videos: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"videos": list(videos), **fields}
+
+
+def _error(status: int, message: str) -> dict[str, Any]:
+    return {"error": {"code": CODES[status], "message": message, "request_id": _REQUEST_ID}}

@@ -1,0 +1,266 @@
+"""One thread that runs models, behind a queue that batches whatever waits: no request waits for company.
+
+Lives here: the queue, its limits and the size of batches. Does not live here: what a model answers (`serve.model.hosted_model`),
+and HTTP. A lone video is computed at once; while the thread computes, others gather and are the next batch. So batches
+grow with the load alone, up to `max_batch_size` and to what the model can compute within `target_latency_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import queue
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from serve.errors import OverloadedError, RequestError
+from serve.settings import Limits
+from yt8m_ray.data.format.features import VideoRow
+
+_SHARE_OF_LAST = 0.2
+"""Of the last batch in the moving average of what a batch takes."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best classes of one video, best first, and where its time went.
+
+    Attributes:
+        class_ids, scores: As many as were asked for.
+        queue_s: From arrival to the begin of its batch.
+        model_s: Of the whole batch.
+    """
+
+    class_ids: list[int]
+    scores: list[float]
+    queue_s: float
+    model_s: float
+
+
+Best = tuple[list[int], list[float]]
+"""Class ids and scores of a video, best first."""
+
+
+class BatchModel(Protocol):
+    """What the thread runs; models are told apart by identity, and can be referred to weakly."""
+
+    @property
+    def version(self) -> str:
+        """What its numbers are counted under."""
+        ...
+
+    def best_classes(self, rows: Sequence[VideoRow], top_k: int) -> Sequence[Best | RequestError]:
+        """Returns what each row gets; an error is that row's alone."""
+        ...
+
+
+@dataclass
+class _Waiting:
+    model: BatchModel
+    row: VideoRow
+    top_k: int
+    future: asyncio.Future[Answer]
+    arrived: float = field(default_factory=time.perf_counter)
+
+
+class Pace:
+    """How large the batches of a model may be, found by trying, and what one takes.
+
+    Any size up to the limit is tried at once. A batch that takes longer than it may makes the next ones smaller, by
+    half at most, since it may have been held up; full ones that are quick enough let them grow by one video. So a guess
+    that was wrong, for better or worse, does not last: after Clipper (Crankshaw et al., NSDI 2017).
+    """
+
+    def __init__(self) -> None:
+        self._largest = math.inf
+        self._elapsed: float | None = None
+
+    def learn(self, size: int, elapsed: float, limits: Limits) -> None:
+        """Takes the size and the seconds of a batch."""
+        before = elapsed if self._elapsed is None else self._elapsed
+        self._elapsed = before + _SHARE_OF_LAST * (elapsed - before)
+        largest = min(self._largest, limits.max_batch_size)
+        if elapsed > limits.target_latency_s:
+            self._largest = max(1.0, min(size * limits.target_latency_s / elapsed, largest), largest / 2)
+        elif size >= int(largest):
+            self._largest = largest + 1
+
+    def largest_batch(self, limits: Limits) -> int:
+        """Returns how many videos may be computed together."""
+        return int(min(self._largest, limits.max_batch_size))
+
+    def seconds(self, num_videos: int, limits: Limits) -> float:
+        """Returns how long as many videos take in batches."""
+        return math.ceil(num_videos / self.largest_batch(limits)) * (self._elapsed or 0.0)
+
+
+class Batcher:
+    """The queue and its thread; made and asked in one event loop, and closed once.
+
+    Args:
+        limits: Asked anew for each decision: an operator may change them at any time.
+        observe: Told the version of the model, the size and the seconds of each batch, after those who wait for it.
+    """
+
+    def __init__(self, limits: Callable[[], Limits], observe: Callable[[str, int, float], None]) -> None:
+        self._limits = limits
+        self._observe = observe
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Waiting] = deque()  # the event loop appends, the thread takes
+        self._closing = False
+        self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()  # that one of the two has changed
+        self._lock = threading.Lock()  # of the paces
+        # Weak: a model that is dropped leaves the memory, and a new one at its address inherits nothing.
+        self._paces: weakref.WeakKeyDictionary[BatchModel, Pace] = weakref.WeakKeyDictionary()
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_queued(self) -> int:
+        """Videos that wait; those that are being computed do not count."""
+        return len(self._queue)
+
+    def check_room(self, num_videos: int = 1) -> None:
+        """Checks that as many videos would be taken now; asked before a body is read, so that a refusal is cheap.
+
+        Raises:
+            OverloadedError: the queue is full; says when to come again.
+        """
+        limits = self._limits()
+        # What waits already, and not the request itself: one that is larger than the queue is taken when it is empty.
+        num_queued = self.num_queued
+        if not num_queued:
+            return
+        with self._lock:
+            paces = list(self._paces.values())
+        seconds = max((pace.seconds(num_queued, limits) for pace in paces), default=0.0)
+        if num_queued + num_videos > limits.max_queued_videos or seconds > limits.max_queue_s:
+            message = f"{num_queued} videos wait already, some {seconds:.1f} s"
+            raise OverloadedError(message, retry_after_s=max(1, math.ceil(seconds)))
+
+    def ask(self, model: BatchModel, rows: Sequence[VideoRow], top_k: int) -> list[asyncio.Future[Answer]]:
+        """Queues videos and returns their answers to be; a future that is cancelled in time is not computed.
+
+        Raises:
+            OverloadedError: there is no room for all of them.
+            RuntimeError: nobody would answer: the thread has ended.
+        """
+        self.check_alive()
+        self.check_room(len(rows))
+        waiting = [_Waiting(model, row, top_k, self._loop.create_future()) for row in rows]
+        futures = [each.future for each in waiting]
+        self._queue.extend(waiting)
+        self._wake()
+        return futures
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether videos will be answered."""
+        return not self._closing and self._thread.is_alive()
+
+    def check_alive(self) -> None:
+        """Raises RuntimeError if the thread has ended, which it does not before `close`."""
+        if not self.is_alive:
+            raise RuntimeError("the thread of the models has ended")
+
+    def close(self) -> None:
+        """Ends the thread after what is queued."""
+        self._closing = True
+        self._wake()
+        self._thread.join()
+
+    def _wake(self) -> None:
+        # One signal is enough for many changes: the thread takes it, and looks at everything then.
+        if self._signals.empty():
+            self._signals.put(None)
+
+    def _work(self) -> None:
+        while self._work_once():
+            pass
+
+    def _work_once(self) -> bool:
+        """Computes one batch. Its own call, so that while the thread waits it holds no model that has been dropped."""
+        batch = self._next_batch()
+        if not batch:
+            return False
+        started = time.perf_counter()
+        model = batch[0].model
+        try:
+            # The best k classes are the first k of any longer list: one call serves every request's own top_k.
+            best = model.best_classes([each.row for each in batch], max(each.top_k for each in batch))
+            if len(best) != len(batch):
+                raise RuntimeError(f"the model answered {len(best)} of {len(batch)} videos")
+        except Exception as error:  # noqa: BLE001 - it is told to those who asked, and the thread goes on
+            self._tell(_fail, batch, error)
+            return True
+        elapsed = time.perf_counter() - started
+        self._learn(model, len(batch), elapsed)
+        self._tell(self._resolve, model.version, batch, best, started, elapsed)
+        return True
+
+    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+        """Calls a function in the event loop; when that is closed nobody waits any more."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Waits for videos and returns those of one model, in their order; none when the batcher closes."""
+        while True:
+            while self._queue and self._queue[0].future.done():  # nobody waits for it any more
+                self._queue.popleft()
+            if self._queue:
+                break
+            if self._closing:
+                return []
+            self._signals.get()
+        model = self._queue[0].model
+        batch: list[_Waiting] = []
+        others: list[_Waiting] = []
+        largest = self._largest_batch(model)
+        while self._queue and len(batch) < largest:
+            each = self._queue.popleft()
+            if each.model is not model:
+                others.append(each)
+            elif not each.future.done():
+                batch.append(each)
+        self._queue.extendleft(reversed(others))
+        return batch
+
+    def _largest_batch(self, model: BatchModel) -> int:
+        with self._lock:
+            return self._paces.get(model, Pace()).largest_batch(self._limits())
+
+    def _learn(self, model: BatchModel, size: int, elapsed: float) -> None:
+        with self._lock:
+            self._paces.setdefault(model, Pace()).learn(size, elapsed, self._limits())
+
+    def _resolve(
+        self,
+        version: str,
+        batch: Sequence[_Waiting],
+        best: Sequence[Best | RequestError],
+        started: float,
+        elapsed: float,
+    ) -> None:
+        for each, found in zip(batch, best, strict=True):
+            if each.future.done():
+                continue
+            if isinstance(found, RequestError):
+                each.future.set_exception(found)
+            else:
+                (class_ids, scores), top_k = found, each.top_k
+                each.future.set_result(Answer(class_ids[:top_k], scores[:top_k], started - each.arrived, elapsed))
+        # Behind those who wait, in the queue of the event loop.
+        self._loop.call_soon(self._observe, version, len(batch), elapsed)
+
+
+def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
+    for each in batch:
+        if not each.future.done():
+            each.future.set_exception(error)

@@ -1,0 +1,60 @@
+"""What is said of a video, as JSON text.
+
+Lives here: labels, timelines and the whole answer. The part of a label that is the same in every answer is written once
+for each model, so that an answer costs hardly more than its scores. Does not live here: when and to whom it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic_core import to_json
+
+from serve.model.batching import Answer
+from yt8m_ray.data.labels.vocabulary import Vocabulary
+
+WINDOW_S = 5
+"""Seconds, which are frames, of a window of a timeline."""
+
+
+class LabelTexts:
+    """What labels say besides their scores: ids, names and verticals of all classes of a vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._names = [_names(vocabulary, class_id) for class_id in range(len(vocabulary))]
+
+    def labels(self, answer: Answer, *, num_labels: int, names: bool) -> str:
+        """Returns the best labels of a video as a JSON list."""
+        scores = dump(answer.scores[:num_labels])[1:-1].split(",")
+        pairs = zip(answer.class_ids[:num_labels], scores, strict=True) if num_labels else ()
+        if names:
+            texts = [f'{{"class_id":{class_id},"score":{score}{self._names[class_id]}' for class_id, score in pairs]
+        else:
+            texts = [f'{{"class_id":{class_id},"score":{score}}}' for class_id, score in pairs]
+        return f"[{','.join(texts)}]"
+
+
+def count_labels(answer: Answer, threshold: float) -> int:
+    """Returns how many labels have at least that score; the best come first."""
+    return next((index for index, score in enumerate(answer.scores) if score < threshold), len(answer.scores))
+
+
+def timeline_text(answer: Answer, scores: Sequence[Sequence[float]], num_labels: int) -> str:
+    """Returns a Timeline: for each window the scores of the video's labels."""
+    kept = [each[:num_labels] for each in scores]
+    return dump({"window_s": WINDOW_S, "class_ids": answer.class_ids[:num_labels], "scores": kept})
+
+
+def dump(value: object) -> str:
+    """Returns compact JSON, null for what is no number."""
+    return to_json(value, inf_nan_mode="null").decode()
+
+
+def _names(vocabulary: Vocabulary, class_id: int) -> str:
+    verticals = vocabulary.verticals(class_id)
+    names = {
+        "knowledge_graph_id": vocabulary.knowledge_graph_id(class_id),
+        "name": vocabulary.name(class_id),
+        "vertical": verticals[0] if verticals else None,
+    }
+    return f",{dump(names)[1:]}"

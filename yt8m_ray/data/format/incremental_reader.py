@@ -1,0 +1,115 @@
+"""A shard whose bytes are handed over as they arrive, for a reader that cannot wait for them, such as an event loop.
+
+Lives here: which records have arrived whole. Does not live here: their framing (`yt8m_ray.data.format.framing`) and checksums
+(`yt8m_ray.data.format.tfrecord`).
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from typing import Any
+
+from yt8m_ray.data.errors import RecordError, RecordTooLargeError
+from yt8m_ray.data.format.framing import Framing, Records
+from yt8m_ray.data.format.tfrecord import bad_checksums
+from yt8m_ray.data.storage.byte_stream import Compression
+
+
+class ArrivingShard:
+    """Bytes in, whole records out; holds one record, a window of some megabytes, and what was fed since.
+
+    GZIP and ZLIB are unpacked as in a shard that lies on a disk. The first bad record ends it; nothing is searched for
+    behind it.
+
+    Args:
+        name: What errors call it.
+        max_record_bytes: Longest payload that is taken.
+        compression: How it is packed; "auto" looks at its first bytes.
+    """
+
+    def __init__(self, name: str, *, max_record_bytes: int, compression: Compression = "auto") -> None:
+        self._arrived = _Arrived()
+        self._framing = Framing(self._arrived, name, compression, None, max_record_bytes=max_record_bytes)
+        self._max_record_bytes = max_record_bytes
+        self._bad: tuple[int, int, RecordError] | None = None
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it is compressed, known once a record has been asked for."""
+        return self._framing.is_packed
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes."""
+        self._arrived.feed(data)
+
+    def finish(self) -> None:
+        """Takes note that no bytes follow."""
+        self._arrived.is_finished = True
+
+    def next_records(self) -> Records | None:
+        """Returns records that have arrived whole, or None: there is none so far, or none at all after `finish`.
+
+        Raises:
+            CorruptRecordError: with the first record that is bad or cut short; all before it have been returned. Its
+                `__cause__` is a RecordTooLargeError where it may be sound, but is too large.
+        """
+        if self._bad is not None:
+            self._framing.reject(*self._bad)
+        try:
+            records = self._framing.next_records()
+        except BlockingIOError:
+            return None
+        if records is None:
+            return None
+        self._bad = self._first_bad(records)
+        if self._bad is None:
+            return records
+        good = records.between(0, self._bad[0] - records.first)
+        return good if len(good) else self.next_records()
+
+    def _first_bad(self, records: Records) -> tuple[int, int, RecordError] | None:
+        """Returns (index, offset, what is wrong) of the first record that is not to be returned."""
+        sizes = records.ends - records.starts
+        faults: dict[int, RecordError] = {
+            int(index): RecordTooLargeError(
+                f"{sizes[index]} bytes, at most {self._max_record_bytes} are taken", "length"
+            )
+            for index in (sizes > self._max_record_bytes).nonzero()[0]
+        }
+        for index in bad_checksums(records):
+            faults[index] = RecordError(f"the checksum of its {sizes[index]} bytes does not match", "crc")
+        if not faults:
+            return None
+        first = min(faults)
+        return records.first + first, records.offset_of(first), faults[first]
+
+
+class _Arrived(io.RawIOBase):
+    """The bytes that were fed and not read yet.
+
+    Attributes:
+        is_finished: Whether none follow.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_finished = False
+        self._parts: deque[memoryview] = deque()
+
+    def feed(self, data: bytes) -> None:
+        if data:
+            self._parts.append(memoryview(data))
+
+    def readinto(self, buffer: Any, /) -> int:
+        if not self._parts:
+            if self.is_finished:
+                return 0
+            raise BlockingIOError("no further bytes have arrived")
+        part = self._parts.popleft()
+        view = memoryview(buffer)
+        num_bytes = min(len(part), len(view))
+        view[:num_bytes] = part[:num_bytes]
+        if num_bytes < len(part):
+            self._parts.appendleft(part[num_bytes:])
+        return num_bytes

@@ -1,0 +1,162 @@
+"""TFRecord shards: the bytes of a file <-> the payloads of its records.
+
+Lives here: checksums of payloads, reading and writing, opening a shard wherever it is. Does not live here: where
+records lie (`yt8m_ray.data.format.framing`), what a payload means (`yt8m_ray.data.format.example`).
+
+A record is an 8-byte little-endian length, the masked CRC-32C of these 8 bytes, the payload, and its masked CRC-32C.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+import crc32c
+import numpy as np
+import pyarrow.fs
+
+from yt8m_ray.data.errors import RecordError
+from yt8m_ray.data.format.framing import (
+    LENGTH,
+    Framing,
+    OnCorrupt,
+    Records,
+    masked_crc,
+)
+from yt8m_ray.data.format.record_scan import FOOTER_BYTES
+from yt8m_ray.data.storage.byte_stream import WINDOW_BITS, ByteStream, Compression
+from yt8m_ray.data.storage.filesystem import open_stream
+
+_CHECKSUM = struct.Struct("<I")
+
+
+def open_shard(path: str, filesystem: pyarrow.fs.FileSystem | None = None) -> ByteStream:
+    """Returns the shard's bytes as an unbuffered stream, never decompressed.
+
+    Args:
+        path: A local path, or a URI such as `s3://bucket/train0001.tfrecord`; with `filesystem`, a path inside it.
+        filesystem: Where `path` is, if that is known already.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, NotAFileError, PermissionError: with the path.
+        OSError: the object store cannot be reached, or fails in every attempt.
+    """
+    return open_stream(path, filesystem)
+
+
+def read_records(
+    stream: ByteStream,
+    *,
+    path: str,
+    compression: Compression = "auto",
+    verify_crc: bool = True,
+    on_corrupt: OnCorrupt | None = None,
+) -> Iterator[Records]:
+    """Yields the records of a shard, as many at a time as were read at once.
+
+    Lengths are never trusted: no more is allocated than some three times what the stream holds.
+
+    Args:
+        stream: The shard from its first byte; the caller closes it.
+        path: The shard's name, for errors.
+        compression: How the stream is packed; "auto" looks at its first bytes.
+        verify_crc: False skips the checksums of the payloads. Those of the lengths are verified always.
+        on_corrupt: Is told of each bad record, which is then left out. No bad record's length is trusted: the search
+            for the next sound header begins right behind its own, and what lies between counts as one record. None
+            raises the error instead.
+
+    Raises:
+        CorruptRecordError: with the record that could not be read; all before it have been yielded.
+    """
+    framing = Framing(stream, path, compression, on_corrupt)
+    while (records := framing.next_records()) is not None:
+        good = 0
+        for bad in bad_checksums(records) if verify_crc else ():
+            if bad > good:
+                yield records.between(good, bad)
+            size = int(records.ends[bad] - records.starts[bad])
+            reason = f"the checksum of its {size} bytes does not match"
+            framing.reject(records.first + bad, records.offset_of(bad), RecordError(reason, "crc"))
+            good = bad + 1
+            if framing.has_moved_back(records, bad):
+                good = len(records)
+                break
+        if good < len(records):
+            yield records.between(good, len(records))
+
+
+def read_payloads(
+    stream: ByteStream,
+    *,
+    path: str,
+    compression: Compression = "auto",
+    verify_crc: bool = True,
+    on_corrupt: OnCorrupt | None = None,
+) -> Iterator[tuple[int, int, memoryview]]:
+    """Yields (record index, byte offset in the uncompressed stream, payload) of each record.
+
+    A payload is a read-only view that stays valid for as long as it is kept, though it may keep some megabytes of
+    its neighbours in memory with it. Arguments and errors are those of `read_records`.
+    """
+    chunks = read_records(stream, path=path, compression=compression, verify_crc=verify_crc, on_corrupt=on_corrupt)
+    for records in chunks:
+        view = records.data.data.toreadonly()
+        bounds = zip(records.starts.tolist(), records.ends.tolist(), strict=True)
+        for index, (start, end) in enumerate(bounds):
+            yield records.first + index, records.offset_of(index), view[start:end]
+
+
+def write_records(path: str, payloads: Iterable[bytes], *, compression: Compression = "none") -> int:
+    """Writes a shard and returns its number of records; nothing half-written ever stands at `path`.
+
+    Args:
+        path: A local path; it is replaced when the last record is written.
+        payloads: The records, at least one.
+        compression: "none", "gzip" or "zlib"; the bytes depend on the payloads alone.
+    """
+    aside = Path(path + ".tmp")
+    try:
+        with open(aside, "wb") as file:
+            num_records = _write_frames(file, payloads, compression)
+        if num_records == 0:
+            raise ValueError(f"{path}: no record to write; a shard holds at least one")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return num_records
+
+
+def frame_record(payload: bytes) -> bytes:
+    """Returns the payload between its length and its checksum, as it stands in a shard."""
+    length = LENGTH.pack(len(payload))
+    return b"".join((length, _CHECKSUM.pack(masked_crc(length)), payload, _CHECKSUM.pack(masked_crc(payload))))
+
+
+def _write_frames(file: IO[bytes], payloads: Iterable[bytes], compression: Compression) -> int:
+    if compression not in ("none", *WINDOW_BITS):
+        raise ValueError(f"compression: expected none, gzip or zlib, found {compression!r}")
+    bits = WINDOW_BITS.get(compression)
+    compressor = None if bits is None else zlib.compressobj(wbits=bits)
+    num_records = 0
+    for payload in payloads:
+        frame = frame_record(payload)
+        file.write(frame if compressor is None else compressor.compress(frame))
+        num_records += 1
+    if compressor is not None:
+        file.write(compressor.flush())
+    return num_records
+
+
+def bad_checksums(records: Records) -> list[int]:
+    """Returns the records whose payloads are not those that were written."""
+    view = records.data.data
+    bounds = zip(records.starts.tolist(), records.ends.tolist(), strict=True)
+    crcs = np.array([crc32c.crc32c(view[start:end]) for start, end in bounds], np.uint32)
+    stored = records.data[records.ends[:, None] + np.arange(FOOTER_BYTES)].view("<u4").ravel()
+    masked = (crcs >> np.uint32(15) | crcs << np.uint32(17)) + np.uint32(0xA282EAD8)
+    bad: list[int] = np.flatnonzero(masked != stored).tolist()
+    return bad

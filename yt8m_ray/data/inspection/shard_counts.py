@@ -1,0 +1,271 @@
+"""What a shard holds, counted record by record, each of which is checked as training would check it.
+
+Lives here: one shard, and the sum over several. Does not live here: what is said about a whole data set
+(`yt8m_ray.data.inspection.dataset_summary`), and reading shards in parallel (`yt8m_ray.data.inspection.inspect_shards`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from dataclasses import fields as fields_of
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from yt8m_ray.data.errors import CorruptRecordError, RecordError
+from yt8m_ray.data.format.example import Fields, Values, decode_record
+from yt8m_ray.data.format.features import FeatureSpec, VideoRow, may_be_feature, to_row
+from yt8m_ray.data.format.framing import detect_compression
+from yt8m_ray.data.format.tfrecord import open_shard, read_payloads
+from yt8m_ray.data.storage.byte_stream import ChecksummedStream
+from yt8m_ray.data.video_keys import id_keys
+from yt8m_ray.schema import FRAME_FEATURES, LABELS_KEY, MAX_FRAMES, MEAN_PREFIX, VIDEO_FEATURES
+
+Remark = Literal["unlabelled", "no_class", "repeated_labels", "long_clips", "empty_clips", "averaged_frames"]
+"""What is unusual about a video and yet no reason to refuse it; `yt8m_ray.data.inspection.dataset_summary` has the sentences."""
+
+KeyUse: TypeAlias = tuple[str, str, str]
+"""(`context` or `sequences`, key, kind of its values) of a feature."""
+
+_MOST_KEYS = 256
+_OTHER_KEYS = "(other keys)"
+_SAMPLE_RECORDS = 64
+
+
+@dataclass(eq=False)
+class Survey:
+    """Counts over records; `merge` adds those of other records.
+
+    Attributes:
+        num_bytes: Size of the files.
+        num_records: Records present, good and bad.
+        num_videos: Records that are videos; all below, but for `rejected`, `keys` and `max_class_id`, is of these.
+        num_frames: Their frames; 0 at video level.
+        clips: How many have so many frames, by that number; empty at video level.
+        labels: How many have so many labels, by that number; 0 is an empty list.
+        num_unlabelled: How many have no list of labels.
+        class_counts: int64 [highest class id + 1], how many have each label.
+        max_class_id: Highest class id of any record, -1 where there is none; beyond the valid ones too.
+        keys: Of each feature how many records have it, and the least and the most of its values (in the context) or of
+            its bytes a frame (in the sequences).
+        rejected: Records refused, by cause.
+        compressions: How many files are packed how.
+        remarks: How many videos each concerns, and the place of the first in the first shard.
+    """
+
+    num_bytes: int = 0
+    num_records: int = 0
+    num_videos: int = 0
+    num_frames: int = 0
+    clips: Counter[int] = field(default_factory=Counter)
+    labels: Counter[int] = field(default_factory=Counter)
+    num_unlabelled: int = 0
+    class_counts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    max_class_id: int = -1
+    keys: dict[KeyUse, tuple[int, int, int]] = field(default_factory=dict)
+    rejected: Counter[str] = field(default_factory=Counter)
+    compressions: Counter[str] = field(default_factory=Counter)
+    remarks: dict[Remark, tuple[int, str]] = field(default_factory=dict)
+
+    def merge(self, other: Survey) -> None:
+        """Adds the counts of other shards, in any order."""
+        for name in (item.name for item in fields_of(self)):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, int | Counter) and name != "max_class_id":
+                setattr(self, name, mine + theirs)
+        self.max_class_id = max(self.max_class_id, other.max_class_id)
+        shorter, longer = sorted((self.class_counts, other.class_counts), key=len)
+        self.class_counts = longer.copy()
+        self.class_counts[: len(shorter)] += shorter
+        for use, (count, least, most) in other.keys.items():
+            self.add_key(use, least, most, count)
+        for remark, (count, first) in other.remarks.items():
+            before, first_before = self.remarks.get(remark, (0, first))
+            self.remarks[remark] = (before + count, min(first, first_before))
+
+    def add_key(self, use: KeyUse, least: int, most: int, count: int = 1) -> None:
+        """Counts a feature of a record, or of several."""
+        if use not in self.keys and len(self.keys) >= _MOST_KEYS:  # noise, not a data set: it must not fill the memory
+            use = (use[0], _OTHER_KEYS, use[2])
+        before, least_before, most_before = self.keys.get(use, (0, least, most))
+        self.keys[use] = (before + count, min(least, least_before), max(most, most_before))
+
+    def add_remark(self, remark: Remark, place: str) -> None:
+        """Counts a video of which something is to be said."""
+        count, first = self.remarks.get(remark, (0, place))
+        self.remarks[remark] = (count + 1, first)
+
+
+@dataclass(eq=False)
+class ShardSurvey:
+    """What one shard holds.
+
+    Attributes:
+        path: As given.
+        counts: What was counted; nothing where the shard is unreadable.
+        crc32c: Checksum of the file as it stands, 8 hexadecimal digits.
+        first_rejection: Record, byte offset and reason of the first record that was refused.
+        unreadable: The path, and why it could not be opened or read.
+        keys: uint64 [num_videos, 2], the ids (`yt8m_ray.data.inspection.duplicates`).
+        records: int32 [num_videos], which record each video is.
+    """
+
+    path: str
+    counts: Survey = field(default_factory=Survey)
+    crc32c: str = ""
+    first_rejection: str | None = None
+    unreadable: str | None = None
+    keys: np.ndarray = field(default_factory=lambda: id_keys([]))
+    records: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+
+
+def survey_shard(path: str, sizes: Mapping[str, int], *, num_classes: int) -> ShardSurvey:
+    """Returns what a shard holds; its bytes are read once, and its records neither kept nor trusted.
+
+    Args:
+        path: As in `open_shard`.
+        sizes: The features that every record must have, and their values a frame.
+        num_classes: Valid class ids are 0..num_classes - 1.
+    """
+    spec = FeatureSpec(sizes, num_classes, max_frames=sys.maxsize)  # frames that readers drop are counted too
+    surveyor = _Surveyor(path, spec)
+    try:
+        with ChecksummedStream(open_shard(path)) as stream:
+            payloads = read_payloads(stream, path=path, on_corrupt=surveyor.reject)
+            for record, offset, payload in payloads:
+                surveyor.add(record, offset, payload)
+            stream.drain()
+    except OSError as error:
+        return ShardSurvey(path, unreadable=f"{path}: {error.strerror or error}")
+    return surveyor.finish(stream)
+
+
+def detect_features(paths: Iterable[str]) -> dict[str, int] | None:
+    """Returns the features of the first record that has some, and their values a frame; None where none has.
+
+    A record with lists of frames is at frame level, whatever else it holds. Of its features the published ones count,
+    in their order; where it has none of these, all that could be some.
+    """
+    for path in paths:
+        try:
+            with open_shard(path) as stream:
+                payloads = read_payloads(stream, path=path, on_corrupt=lambda _: None)
+                for _, _, payload in itertools.islice(payloads, _SAMPLE_RECORDS):
+                    if sizes := _sizes_of(payload):
+                        return sizes
+        except OSError:  # the survey of this shard says so
+            continue
+    return None
+
+
+class _Surveyor:
+    """Counts the records of one shard."""
+
+    def __init__(self, path: str, spec: FeatureSpec) -> None:
+        self._path, self._spec = path, spec
+        self._counts = Survey()
+        self._first_rejection: str | None = None
+        self._video_ids: list[str] = []
+        self._records: list[int] = []
+        self._class_ids: list[np.ndarray] = []
+
+    def add(self, record: int, offset: int, payload: memoryview) -> None:
+        """Counts a record whose frame is sound."""
+        self._counts.num_records = record + 1
+        try:
+            fields = decode_record(payload)
+            self._count_keys(fields)
+            row = to_row(fields, self._spec)
+        except RecordError as error:
+            self.reject(CorruptRecordError(self._path, record, offset, error.reason, error.cause))
+        else:
+            self._add_video(row, record)
+            for remark in _remarks(fields, row, self._spec):
+                self._counts.add_remark(remark, f"{self._path}: record {record} at byte {offset}")
+
+    def reject(self, error: CorruptRecordError) -> None:
+        """Counts a record that is refused."""
+        self._counts.num_records = max(self._counts.num_records, error.record + 1)
+        self._counts.rejected[error.cause] += 1
+        self._first_rejection = self._first_rejection or str(error)
+
+    def finish(self, stream: ChecksummedStream) -> ShardSurvey:
+        """Returns the counts once the stream has been read to its end."""
+        counts = self._counts
+        counts.num_bytes = stream.num_bytes
+        counts.compressions[detect_compression(stream.start)] = 1
+        counts.class_counts = np.bincount(np.concatenate([*self._class_ids, np.empty(0, np.int32)]))
+        keys, records = id_keys(self._video_ids), np.array(self._records, np.int32)
+        return ShardSurvey(self._path, counts, f"{stream.crc:08x}", self._first_rejection, None, keys, records)
+
+    def _add_video(self, row: VideoRow, record: int) -> None:
+        counts = self._counts
+        counts.num_videos += 1
+        if not self._spec.is_video_level:
+            counts.num_frames += len(row.frames)
+            counts.clips[len(row.frames)] += 1
+        self._video_ids.append(row.video_id)
+        self._records.append(record)
+        if row.labels is None:
+            counts.num_unlabelled += 1
+        else:
+            counts.labels[len(row.labels)] += 1
+            self._class_ids.append(row.labels)
+
+    def _count_keys(self, fields: Fields) -> None:
+        for name, values in fields.context.items():
+            self._counts.add_key(("context", name, _kind(values)), len(values), len(values))
+        for name, steps in fields.sequences.items():
+            least, most = (steps.shape[1],) * 2 if isinstance(steps, np.ndarray) else _frame_sizes(steps)
+            kind = "bytes" if isinstance(steps, np.ndarray) else "irregular" if steps else "empty"
+            self._counts.add_key(("sequences", name, kind), least, most)
+        labels = fields.context.get(LABELS_KEY)
+        if isinstance(labels, np.ndarray) and labels.dtype == np.int64 and len(labels):
+            self._counts.max_class_id = max(self._counts.max_class_id, int(labels.max()))
+
+
+def _sizes_of(payload: memoryview) -> dict[str, int]:
+    try:
+        fields = decode_record(payload)
+    except RecordError:
+        return {}
+    if fields.sequences:
+        steps_of = fields.sequences.items()
+        found = {name: steps.shape[1] for name, steps in steps_of if isinstance(steps, np.ndarray) and steps.size}
+    else:
+        features = ((name, values) for name, values in fields.context.items() if name.startswith(MEAN_PREFIX))
+        found = {name: len(values) for name, values in features if _kind(values) == "float32" and len(values)}
+    published = [name for name in (*FRAME_FEATURES, *VIDEO_FEATURES) if name in found]
+    return {name: found[name] for name in published or sorted(filter(may_be_feature, found))}
+
+
+def _remarks(fields: Fields, row: VideoRow, spec: FeatureSpec) -> list[Remark]:
+    remarks: list[Remark] = []
+    if row.labels is None:
+        remarks.append("unlabelled")
+    elif not len(row.labels):
+        remarks.append("no_class")
+    elif len(row.labels) < len(fields.context[LABELS_KEY]):
+        remarks.append("repeated_labels")
+    if spec.is_video_level:
+        if any(name not in fields.context for name in spec.sizes):
+            remarks.append("averaged_frames")
+    elif len(row.frames) > MAX_FRAMES:
+        remarks.append("long_clips")
+    elif not len(row.frames):
+        remarks.append("empty_clips")
+    return remarks
+
+
+def _kind(values: Values) -> str:
+    return "bytes" if isinstance(values, list) else values.dtype.name
+
+
+def _frame_sizes(steps: list[Values]) -> tuple[int, int]:
+    """Returns the least and the most bytes, or values, of a frame."""
+    sizes = [len(values[0]) if isinstance(values, list) and len(values) == 1 else len(values) for values in steps]
+    return min(sizes, default=0), max(sizes, default=0)

@@ -1,0 +1,179 @@
+"""The files of a soft-label data set: what they are called, what is in them, and the index that makes them one set.
+
+    index.json       SoftLabelIndex, written last
+    NAME.arrow       of the shard NAME.tfrecord: a row a video, ascending by record
+
+Lives here: the formats of a file, `top` with the best N entries, `dense` with all, and `tfrecord`, the published one,
+which this package writes and does not train on. Does not live here: lookups (`yt8m_ray.data.labels.soft_labels`), the teacher
+(`yt8m_ray.inference.batch.distill`).
+
+A row of `top` is 4 N + 8 bytes and the id, where float32 for all 3,862 classes is 15,448: class ids are uint16, scores
+float16, whose error of 1/2048 of a probability is far below a teacher's own. Files are not compressed, so that a local
+one is mapped and a lookup touches the rows that it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pydantic
+from pydantic import NonNegativeInt, PositiveInt
+
+from yt8m_ray.data.format.example import encode_sequence_example
+from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.storage.filesystem import read_bytes
+from yt8m_ray.json_document import parse_json
+from yt8m_ray.registry import Config, first_fault
+
+INDEX_FILE = "index.json"
+
+LabelFormat = Literal["top", "dense", "tfrecord"]
+
+_SHARD_SUFFIX = ".tfrecord"
+
+
+class LabelledShard(Config):
+    """A finished file.
+
+    Attributes:
+        name: Of the shard, without folder.
+        file: In the folder of the index.
+        bytes: Size of the file.
+        num_records: Records of the shard, good and bad.
+        num_videos: Videos in the file.
+    """
+
+    name: str
+    file: str
+    bytes: NonNegativeInt
+    num_records: NonNegativeInt
+    num_videos: NonNegativeInt
+
+
+class SoftLabelJob(Config):
+    """What all files of a folder have in common.
+
+    Attributes:
+        version: Of this description.
+        teacher: The version of the teacher, a hash of its files.
+        format: `top`, `dense`, or `tfrecord`: the published one, which this module does not read.
+        num_classes: Of the teacher.
+        num_entries: Entries a video; all classes unless the format is `top`.
+    """
+
+    version: Literal[1] = 1
+    teacher: str
+    format: LabelFormat
+    num_classes: PositiveInt
+    num_entries: PositiveInt
+
+
+class SoftLabelIndex(SoftLabelJob):
+    """index.json."""
+
+    shards: list[LabelledShard]
+
+    def save(self, folder: Path) -> None:
+        """Writes the index aside and renames it; each shard is a line."""
+        facts = json.dumps(self.model_dump(exclude={"shards"}))
+        lines = ",\n".join(f"    {shard.model_dump_json()}" for shard in self.shards)
+        aside = folder / f"{INDEX_FILE}.tmp"
+        aside.write_text(f'{facts[:-1]}, "shards": [\n{lines}\n]}}\n', encoding="utf-8")
+        os.replace(aside, folder / INDEX_FILE)
+
+    @classmethod
+    def load(cls, folder: str) -> SoftLabelIndex:
+        """Returns the index of a folder or of a URI.
+
+        Raises:
+            FileNotFoundError: there is none; an interrupted `jobs.distill` leaves none.
+            ValueError: it is no index.
+            OSError: it cannot be read.
+        """
+        path = join(folder, INDEX_FILE)
+        try:
+            return cls.model_validate(parse_json(read_bytes(path), where=path))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{folder}: no {INDEX_FILE}; expected a folder that `jobs.distill` has finished (interrupted, the same "
+                "command goes on)"
+            ) from None
+        except pydantic.ValidationError as error:
+            raise ValueError(f"{path}: no index of soft labels: {first_fault(error)}") from None
+
+
+def shard_name(path: str) -> str:
+    """Returns by which name a shard is known, whatever its folder."""
+    return path.partition("?")[0].rpartition("/")[2] if "://" in path else os.path.basename(path)
+
+
+def label_file(name: str, label_format: LabelFormat) -> str:
+    """Returns the name of the file with the labels of a shard.
+
+    TFRecords keep the shard's name too: the published reader goes by a glob, only its writer numbered its files.
+    """
+    if label_format == "tfrecord":
+        return name if name.endswith(_SHARD_SUFFIX) else name + _SHARD_SUFFIX
+    return name.removesuffix(_SHARD_SUFFIX) + ".arrow"
+
+
+def join(folder: str, name: str) -> str:
+    """Returns the path of a file in a folder; a URI keeps its query."""
+    if "://" not in folder:
+        return os.path.join(folder, name)
+    place, mark, query = folder.partition("?")
+    return f"{place.rstrip('/')}/{name}{mark}{query}"
+
+
+def to_label_table(
+    records: np.ndarray, video_ids: Sequence[str], scores: np.ndarray, class_ids: np.ndarray
+) -> pa.Table:
+    """Returns videos as the rows of a file.
+
+    Args:
+        records: int32 [N].
+        video_ids: N ids.
+        scores: float16 [N, K].
+        class_ids: uint16 or uint32 [N, K]; [N, 0] where the scores are of all classes in order.
+    """
+    columns = {"record": pa.array(records, pa.int32()), "video_id": pa.array(video_ids, pa.string())}
+    for name, values in (("class_ids", class_ids), ("scores", scores)):
+        if values.shape[1]:
+            flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+            columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    return pa.table(columns)
+
+
+def write_labels(path: Path, parts: Sequence[pa.Table]) -> None:
+    """Writes the rows of a shard aside, as one piece in the order of their records, and renames the file."""
+    table = pa.concat_tables(parts).combine_chunks()
+    table = table.take(np.argsort(table["record"].to_numpy(), kind="stable")).combine_chunks()
+    aside = path.with_name(path.name + ".tmp")
+    with pa.ipc.new_file(str(aside), table.schema) as writer:
+        writer.write_table(table)
+    os.replace(aside, path)
+
+
+def encode_published(
+    video_id: str, frames: np.ndarray, labels: np.ndarray | None, scores: np.ndarray, *, spec: FeatureSpec
+) -> bytes:
+    """Returns a video as the 2018 winner's `prepare_distill_dataset.py` writes it: a SequenceExample.
+
+    Args:
+        video_id: Under the key `video_id`.
+        frames: uint8 [T, D], the bytes as they were in the shard.
+        labels: Class ids; None leaves their key out.
+        scores: float32 [C], under the key `predictions`.
+        spec: How D is divided.
+    """
+    ends = np.cumsum(list(spec.sizes.values()))
+    lists = dict(zip(spec.sizes, np.split(frames, ends[:-1], axis=1), strict=True))
+    known = {} if labels is None else {"labels": labels}
+    context: dict[str, Any] = {"video_id": [video_id.encode()], **known, "predictions": scores}
+    return encode_sequence_example(context, {name: np.ascontiguousarray(part) for name, part in lists.items()})

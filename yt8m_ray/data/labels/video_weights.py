@@ -1,0 +1,134 @@
+"""How much each video counts in a loss: a Parquet file with a weight for each id, which `jobs.boost` writes.
+
+Lives here: the file, looking weights up by id, and the rule by which boosting changes them. Does not live here: the
+model that errs (`yt8m_ray.inference.batch.boost`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from yt8m_ray.data.storage.filesystem import read_bytes
+
+_SCHEMA = pa.schema([("video_id", pa.string()), ("weight", pa.float32())])
+_HASH_BYTES = 8
+_LEAST_ERROR = 1e-6
+
+
+class VideoWeights:
+    """The weights of videos, 12 bytes each.
+
+    Args:
+        video_ids: Each once.
+        weights: Float [N], of a mean of 1 where the loss is to keep its size.
+        path: Where they are from, for messages.
+
+    Raises:
+        ValueError: an id is there twice, or a weight is negative or no number.
+    """
+
+    def __init__(self, video_ids: Sequence[str], weights: np.ndarray, *, path: str = "weights") -> None:
+        hashes = _hashes(video_ids)
+        order = np.argsort(hashes, kind="stable")
+        self._path = path
+        self._hashes, self._weights = hashes[order], weights[order].astype(np.float32)
+        twice = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
+        if len(twice):  # two ids of one hash have a chance of one in a million among all of YouTube-8M
+            raise ValueError(f"{path}: video {video_ids[order[twice[0] + 1]]!r} is there twice")
+        is_bad = ~(np.isfinite(weights) & (weights >= 0))
+        if is_bad.any():
+            first = int(np.argmax(is_bad))
+            raise ValueError(f"{path}: video {video_ids[first]!r} has the weight {weights[first]}; expected 0 or more")
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    @classmethod
+    def load(cls, path: str | Path) -> VideoWeights:
+        """Returns the weights of a file; local, `s3://` or `gs://`.
+
+        Raises:
+            ValueError: it is no such file, or as the class says.
+            OSError: it cannot be read.
+        """
+        source = pa.BufferReader(read_bytes(str(path)))
+        try:
+            table = pq.read_table(source)
+            if not set(_SCHEMA.names) <= set(table.column_names):
+                raise ValueError(f"expected the columns video_id and weight, found {table.column_names}")
+            table = table.select(_SCHEMA.names).cast(_SCHEMA)
+            if any(column.null_count for column in table.columns):
+                raise ValueError("expected an id and a weight in each row, found one without")
+            video_ids = table["video_id"].to_pylist()
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise ValueError(f"{path}: no Parquet file of weights: {' '.join(str(error).split())}") from None
+        return cls(video_ids, table["weight"].to_numpy(), path=str(path))
+
+    def lookup(self, video_ids: Sequence[str]) -> np.ndarray:
+        """Returns the weights of videos, float32 [B].
+
+        Raises:
+            ValueError: one of them has none; the message names it.
+        """
+        hashes = _hashes(video_ids)
+        places = np.searchsorted(self._hashes, hashes)
+        is_missing = places >= len(self)
+        if len(self):
+            is_missing |= self._hashes[np.where(is_missing, 0, places)] != hashes
+        if is_missing.any():
+            first = video_ids[int(np.argmax(is_missing))]
+            raise ValueError(f"{self._path}: no weight for video {first!r}, only for {len(self)} others")
+        weights: np.ndarray = self._weights[places]
+        return weights
+
+
+def save_weights(path: str | Path, video_ids: Sequence[str], weights: np.ndarray) -> None:
+    """Writes weights aside and renames the file."""
+    aside = Path(f"{path}.tmp")
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table([pa.array(video_ids, pa.string()), pa.array(weights, pa.float32())], schema=_SCHEMA)
+    try:
+        pq.write_table(table, aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def boost(weights: np.ndarray, errors: np.ndarray, *, most: float | None = None) -> np.ndarray:
+    """Returns weights by which the videos that a model errs on count more, float64 [N], of a mean of 1.
+
+    weight * exp(ln((1 - e) / e) * error), with e the mean error by the weights: the rule of AdaBoost.R2 (Drucker 1997)
+    and, for weights of 1, of the monkeytyping team of 2017.
+
+    Args:
+        weights: [N], those that the model was trained with.
+        errors: [N], in 0..1.
+        most: Larger ones are cut to this before they are divided by their mean.
+
+    Raises:
+        ValueError: there is no video, or the mean error is one half or more, where the rule would prefer the videos
+            that the model is good at.
+    """
+    if not len(weights) or not weights.sum():
+        raise ValueError("boosting: there is no video with a weight")
+    mean_error = max(float(np.average(errors, weights=weights)), _LEAST_ERROR)
+    if mean_error >= 0.5:
+        raise ValueError(f"boosting: expected a mean error below 0.5, found {mean_error:.4f}; train the model longer")
+    boosted: np.ndarray = weights * np.exp(math.log((1 - mean_error) / mean_error) * errors)
+    if most is not None:
+        boosted = np.minimum(boosted, most)
+    normalized: np.ndarray = boosted / boosted.mean()
+    return normalized
+
+
+def _hashes(video_ids: Sequence[str]) -> np.ndarray:
+    digests = (hashlib.blake2b(video_id.encode(), digest_size=_HASH_BYTES).digest() for video_id in video_ids)
+    return np.frombuffer(b"".join(digests), np.uint64)

@@ -1,0 +1,264 @@
+"""Packed videos: what travels from a reader to the device, frames end to end and unpadded; and as an Arrow block.
+
+Lives here: the type, its Arrow form, and what a reader tells about a shard besides its videos. Does not live here:
+reading (`yt8m_ray.data.pipeline.shard_reader`), batches and tensors (`yt8m_ray.data.pipeline.batches`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from yt8m_ray.data.format.features import FeatureSpec, VideoRow
+
+_END = "end"
+
+BLOCK_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("record", pa.int32()),
+        ("video_id", pa.string()),
+        ("num_frames", pa.int32()),
+        ("frames", pa.large_binary()),
+        ("labels", pa.list_(pa.int32())),  # null where a video's classes are not known
+        # null for a video; else the row is a remark: a cause of rejection, or the end of a shard
+        ("remark", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PackedVideos:
+    """N videos with their frames end to end, as they travel from the reader to the device.
+
+    Attributes:
+        shards: int32 [N], index of the shard in the list that is read.
+        records: int32 [N], index of the record in its shard.
+        video_ids: N ids.
+        num_frames: int64 [N].
+        frames: uint8 or float32 [sum of num_frames, D].
+        num_labels: int64 [N].
+        labels: int32 [sum of num_labels], class ids.
+        is_labelled: bool [N], whether a video's classes are known; one without labels may be of no class.
+    """
+
+    shards: np.ndarray
+    records: np.ndarray
+    video_ids: np.ndarray
+    num_frames: np.ndarray
+    frames: np.ndarray
+    num_labels: np.ndarray
+    labels: np.ndarray
+    is_labelled: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    @classmethod
+    def from_rows(
+        cls, rows: Sequence[VideoRow], spec: FeatureSpec, *, shard: int = 0, first_record: int = 0
+    ) -> PackedVideos:
+        """Returns rows end to end, numbered from `first_record` on."""
+        frames = [row.frames for row in rows] or [np.empty((0, spec.dim), spec.dtype)]
+        no_labels = np.empty(0, np.int32)
+        labels = [no_labels if row.labels is None else row.labels for row in rows]
+        return cls(
+            shards=np.full(len(rows), shard, np.int32),
+            records=np.arange(first_record, first_record + len(rows), dtype=np.int32),
+            video_ids=np.array([row.video_id for row in rows], dtype=object),
+            num_frames=np.array([len(row.frames) for row in rows], dtype=np.int64),
+            frames=np.concatenate(frames),
+            num_labels=np.array(list(map(len, labels)), dtype=np.int64),
+            labels=np.concatenate([no_labels, *labels]),
+            is_labelled=np.array([row.labels is not None for row in rows], dtype=bool),
+        )
+
+    def select(self, rows: np.ndarray) -> PackedVideos:
+        """Returns the given rows in the given order."""
+        return PackedVideos.gather([(self, rows)])
+
+    @staticmethod
+    def concatenate(parts: Sequence[PackedVideos]) -> PackedVideos:
+        """Returns the videos of all parts in order."""
+        return PackedVideos.gather([(part, np.arange(len(part))) for part in parts])
+
+    @staticmethod
+    def gather(
+        parts: Sequence[tuple[PackedVideos, np.ndarray]], allocate: Callable[[int], np.ndarray] | None = None
+    ) -> PackedVideos:
+        """Returns the given rows of one or more packs, end to end; each frame is copied once.
+
+        Args:
+            parts: Packs, and the rows of each in the order wanted.
+            allocate: Gives a uint8 array of so many bytes for the frames; None takes fresh memory.
+        """
+        num_frames = np.concatenate([videos.num_frames[rows] for videos, rows in parts])
+        first = parts[0][0].frames
+        num_bytes = int(num_frames.sum()) * first.shape[1] * first.itemsize
+        memory = np.empty(num_bytes, np.uint8) if allocate is None else allocate(num_bytes)
+        frames = memory.view(first.dtype).reshape(-1, first.shape[1])
+        row = 0
+        for videos, rows in parts:
+            row = _copy(videos.frames, videos.num_frames, rows, frames, row)
+
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([getattr(videos, name)[rows] for videos, rows in parts])
+
+        return PackedVideos(
+            shards=joined("shards"),
+            records=joined("records"),
+            video_ids=joined("video_ids"),
+            num_frames=num_frames,
+            frames=frames,
+            num_labels=joined("num_labels"),
+            labels=np.concatenate([_select(videos.labels, videos.num_labels, rows) for videos, rows in parts]),
+            is_labelled=joined("is_labelled"),
+        )
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A record that was left out.
+
+    Attributes:
+        shard: Index of the shard in the list that is read.
+        record: Index of the record in its shard.
+        cause: What kind of fault; or UNLABELLED.
+        message: Shard, record, byte offset, what was expected and what was found.
+    """
+
+    shard: int
+    record: int
+    cause: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ShardEnd:
+    """The end of a shard.
+
+    Attributes:
+        shard: Index of the shard in the list that is read.
+        num_records: Records it holds, good and bad.
+        message: What was rejected, for the log; None where nothing was.
+    """
+
+    shard: int
+    num_records: int
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Videos, and what the reader says besides: so that every record is accounted for where the videos arrive."""
+
+    videos: PackedVideos
+    rejections: list[Rejection] = field(default_factory=list)
+    ends: list[ShardEnd] = field(default_factory=list)
+
+
+def to_table(block: Block) -> pa.Table:
+    """Returns the block as Arrow, frames as one binary value a video; they and the labels are not copied."""
+    videos = block.videos
+    remarked: list[Rejection | ShardEnd] = [*block.rejections, *block.ends]
+    num_remarks = len(remarked)
+    shards = [item.shard for item in remarked]
+    records = [item.record for item in block.rejections] + [item.num_records for item in block.ends]
+    remarks = [item.cause for item in block.rejections] + [_END] * len(block.ends)
+    messages = [item.message for item in remarked]
+    frame_bytes = videos.num_frames * (videos.frames.shape[1] * videos.frames.itemsize)
+    ends = _ends(frame_bytes, num_remarks, np.int64)
+    frames = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(ends) - 1, [None, pa.py_buffer(ends), pa.py_buffer(videos.frames)]
+    )
+    label_ends = _ends(videos.num_labels, num_remarks, np.int32)
+    is_unknown = np.concatenate([~videos.is_labelled, np.zeros(num_remarks, bool)])
+    return pa.table(
+        [
+            np.concatenate([videos.shards, np.array(shards, np.int32)]),
+            np.concatenate([videos.records, np.array(records, np.int32)]),
+            pa.array([*videos.video_ids, *[""] * num_remarks], pa.string()),
+            np.concatenate([videos.num_frames, np.zeros(num_remarks, np.int64)]).astype(np.int32),
+            frames,
+            pa.ListArray.from_arrays(
+                pa.array(label_ends), pa.array(videos.labels, pa.int32()), mask=pa.array(is_unknown)
+            ),
+            pa.array([None] * len(videos) + remarks, pa.string()),
+            pa.array([None] * len(videos) + messages, pa.string()),
+        ],
+        schema=BLOCK_SCHEMA,
+    )
+
+
+def from_table(table: pa.Table, spec: FeatureSpec) -> Block:
+    """Returns what `to_table` was given, or several of them joined, without copying frames."""
+    table = table.combine_chunks()
+    rejections, ends, is_video = _remarks(table)
+    frames, labels = (_chunk(table, name) for name in ("frames", "labels"))
+    frame_ends = np.frombuffer(frames.buffers()[1], np.int64, len(frames) + 1, offset=8 * frames.offset)
+    values = np.frombuffer(frames.buffers()[2] or b"", np.uint8)[frame_ends[0] : frame_ends[-1]]
+    # A remark has no frames and no labels, so that leaving out its row leaves out nothing else.
+    videos = PackedVideos(
+        shards=table["shard"].to_numpy()[is_video],
+        records=table["record"].to_numpy()[is_video],
+        video_ids=table["video_id"].to_numpy()[is_video],
+        num_frames=table["num_frames"].to_numpy()[is_video].astype(np.int64),
+        frames=values.view(spec.dtype).reshape(-1, spec.dim),
+        num_labels=np.diff(labels.offsets.to_numpy())[is_video].astype(np.int64),
+        labels=labels.flatten().to_numpy(),
+        is_labelled=labels.is_valid().to_numpy(zero_copy_only=False)[is_video],
+    )
+    return Block(videos, rejections, ends)
+
+
+def _remarks(table: pa.Table) -> tuple[list[Rejection], list[ShardEnd], Any]:
+    remarks = _chunk(table, "remark")
+    if remarks.null_count == len(remarks):
+        return [], [], slice(None)
+    is_video = remarks.is_null().to_numpy(zero_copy_only=False)
+    others = table.take(np.flatnonzero(~is_video))
+    rows = zip(*(others[name].to_pylist() for name in ("shard", "record", "remark", "message")), strict=True)
+    rejections: list[Rejection] = []
+    ends: list[ShardEnd] = []
+    for shard, record, remark, message in rows:
+        if remark == _END:
+            ends.append(ShardEnd(shard, record, message))
+        else:
+            rejections.append(Rejection(shard, record, remark, message))
+    return rejections, ends, is_video
+
+
+def _chunk(table: pa.Table, name: str) -> Any:
+    column = table[name]
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _ends(sizes: np.ndarray, num_more: int, dtype: type[np.integer[Any]]) -> np.ndarray:
+    """Returns where each value begins and the last ends; `num_more` empty values follow."""
+    ends: np.ndarray = np.zeros(len(sizes) + 1 + num_more, dtype)
+    np.cumsum(sizes, out=ends[1 : len(sizes) + 1])
+    ends[len(sizes) + 1 :] = ends[len(sizes)]
+    return ends
+
+
+def _copy(values: np.ndarray, counts: np.ndarray, rows: np.ndarray, out: np.ndarray, first: int) -> int:
+    """Copies the frames of the given videos to `out[first:]`; returns the row behind them."""
+    if len(values) == len(counts) and (counts == 1).all():
+        np.take(values, rows, axis=0, out=out[first : first + len(rows)])
+        return first + len(rows)
+    starts = np.cumsum(counts) - counts
+    for start, count in zip(starts[rows].tolist(), counts[rows].tolist(), strict=True):
+        out[first : first + count] = values[start : start + count]
+        first += count
+    return first
+
+
+def _select(values: np.ndarray, counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    starts = np.cumsum(counts) - counts
+    parts = [values[start : start + count] for start, count in zip(starts[rows], counts[rows], strict=True)]
+    return np.concatenate(parts) if parts else values[:0]

@@ -1,0 +1,101 @@
+"""Decoded shards on local disk: the second epoch neither fetches, unpacks, verifies nor parses.
+
+Lives here: one Arrow file a shard, named by everything that its content depends on. Does not live here: the reading of
+shards (`yt8m_ray.data.pipeline.shard_reader`). A cached shard takes about as much room as the uncompressed one; nothing is ever
+evicted: remove the folder when it is not needed any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.pipeline.packed_videos import BLOCK_SCHEMA, to_table
+from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
+from yt8m_ray.data.storage.filesystem import from_uri
+
+_VERSION = 2  # 1 had values that are not finite, and no difference between no labels and none known
+
+
+def read_tables(
+    path: str, spec: FeatureSpec, options: ReadOptions, *, folder: str | None, shard: int, skip: np.ndarray
+) -> Iterator[pa.Table]:
+    """Yields the blocks of a shard as tables, from `folder` where it holds them; else it holds them afterwards.
+
+    Args:
+        path: As in `read_blocks`.
+        spec: As in `read_blocks`.
+        options: As in `read_blocks`.
+        folder: Where decoded shards are kept on this node; None keeps none.
+        shard: As in `read_blocks`.
+        skip: As in `read_blocks`; with records to skip a shard is read from the folder, but not put there.
+
+    Raises:
+        CorruptRecordError, OSError: as `read_blocks`. A folder that cannot be written to is no error: the next epoch
+            reads the shard again.
+    """
+    entry = None if folder is None else Path(folder) / f"{_key(path, spec, options)}.arrow"
+    if entry is not None and entry.exists():
+        yield from _stored(entry, shard=shard, skip=skip)
+        return
+    tables = (to_table(block) for block in read_blocks(path, spec, options, shard=shard, skip=skip))
+    yield from tables if entry is None or len(skip) else _store(tables, entry)
+
+
+def _key(path: str, spec: FeatureSpec, options: ReadOptions) -> str:
+    """Returns a name for what a shard decodes to: it changes with the file, the features and the options."""
+    facts = [_VERSION, path, *_state(path), list(spec.sizes.items()), spec.num_classes, spec.max_frames]
+    return hashlib.sha256(json.dumps([*facts, asdict(options)]).encode()).hexdigest()[:32]
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Returns the size of a shard and the time of its last change, in ns."""
+    filesystem, location = from_uri(path)
+    info = filesystem.get_file_info(location)
+    return info.size or 0, info.mtime_ns or 0
+
+
+def _store(tables: Iterator[pa.Table], entry: Path) -> Iterator[pa.Table]:
+    """Passes tables on and writes them aside; the file gets its name when the last is written."""
+    aside = entry.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    writer: pa.ipc.RecordBatchFileWriter | None = None
+    try:
+        with contextlib.suppress(OSError):
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            writer = pa.ipc.new_file(str(aside), BLOCK_SCHEMA)
+        for table in tables:
+            try:
+                if writer is not None:
+                    writer.write_table(table)
+            except OSError:  # the disk is full
+                writer = None
+            yield table
+        if writer is not None:
+            with contextlib.suppress(OSError):
+                writer.close()
+                os.replace(aside, entry)
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+
+
+def _stored(entry: Path, *, shard: int, skip: np.ndarray) -> Iterator[pa.Table]:
+    reader = pa.ipc.open_file(pa.memory_map(str(entry)))
+    for index in range(reader.num_record_batches):
+        table = pa.Table.from_batches([reader.get_batch(index)])
+        table = table.set_column(0, BLOCK_SCHEMA.field(0), pa.array(np.full(len(table), shard, np.int32)))
+        if len(skip):
+            is_wanted = pc.or_(pc.equal(table["remark"], "end").fill_null(False), ~np.isin(table["record"], skip))
+            table = table.filter(is_wanted)
+        yield table

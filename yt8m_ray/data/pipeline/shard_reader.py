@@ -1,0 +1,269 @@
+"""A shard -> blocks of packed videos, at the speed of memory: the reader of training, evaluation and prediction.
+
+Ordinary records go from the bytes of the shard into a block by compiled loops (`yt8m_ray.data.pipeline.fast_decode`); any other goes
+through `decode_record` and `to_row`, one by one, and so does what is wrong. Lives here: blocks of one shard, and the
+account of its records. Does not live here: framing and checksums (`yt8m_ray.data.format.tfrecord`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow.fs
+
+from yt8m_ray.data.buffer_pool import shared_pool
+from yt8m_ray.data.errors import UNLABELLED, CorruptRecordError, RecordError
+from yt8m_ray.data.format.example import decode_record
+from yt8m_ray.data.format.features import FeatureSpec, LabelPolicy, VideoRow, describe_unlabelled, to_row
+from yt8m_ray.data.format.framing import Records
+from yt8m_ray.data.format.tfrecord import open_shard, read_records
+from yt8m_ray.data.pipeline.fast_decode import (
+    FULL,
+    NUM_FIXED_KEYS,
+    UNUSUAL,
+    VIDEO_COLUMNS,
+    pack_records,
+    reading_of,
+)
+from yt8m_ray.data.pipeline.packed_videos import Block, PackedVideos, Rejection, ShardEnd
+from yt8m_ray.data.storage.byte_stream import Compression
+from yt8m_ray.schema import ID_KEYS, LABELS_KEY
+
+OnCorruptPolicy = Literal["fail", "skip"]
+"""What a bad record does: stops everything with its place, or is left out and counted."""
+
+BLOCK_BYTES = 64 * 2**20
+"""Frames of a block: what Ray does for a block costs less than reading it only where it is as large as this."""
+_MOST_LABELS = 1 << 16
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How shards are read.
+
+    Attributes:
+        verify_checksums: Compare the CRC-32C of every payload; those of the lengths are compared always.
+        labels: Whether a video needs some; where they are required, one without them is a `Rejection`, whatever
+            `on_corrupt` says.
+        on_corrupt: `fail` raises; `skip` makes a `Rejection` of each bad record and goes on.
+        block_bytes: Frames of a block, about.
+    """
+
+    verify_checksums: bool = True
+    labels: LabelPolicy = "optional"
+    on_corrupt: OnCorruptPolicy = "fail"
+    block_bytes: int = BLOCK_BYTES
+
+
+def read_blocks(
+    path: str,
+    spec: FeatureSpec,
+    options: ReadOptions = ReadOptions(),
+    *,
+    shard: int = 0,
+    skip: np.ndarray | None = None,
+    filesystem: pyarrow.fs.FileSystem | None = None,
+    compression: Compression = "auto",
+) -> Iterator[Block]:
+    """Yields the videos of a shard in order, in blocks; the last holds its `ShardEnd`.
+
+    Of the records present each is a video, a rejection, or in `skip`. A block's arrays are its own for as long as they
+    are kept.
+
+    Args:
+        path: As in `open_shard`.
+        spec: What is read of each video.
+        options: How.
+        shard: Its number, for the blocks.
+        skip: Indexes of records to leave out, ascending.
+        filesystem: As in `open_shard`.
+        compression: As in `read_records`.
+
+    Raises:
+        CorruptRecordError: with the record that could not be read; all before it have been yielded.
+        OSError: the shard cannot be opened or read, whatever `on_corrupt` says.
+    """
+    packer = _Packer(path, spec, options, shard=shard, skip=np.empty(0, np.int64) if skip is None else skip)
+    try:
+        with open_shard(path, filesystem) as stream:
+            chunks = read_records(
+                stream,
+                path=path,
+                compression=compression,
+                verify_crc=options.verify_checksums,
+                on_corrupt=packer.reject,
+            )
+            for records in chunks:
+                yield from packer.add(records)
+    except CorruptRecordError:
+        if len(packer):
+            yield packer.take()
+        raise
+    yield packer.take(is_last=True)
+
+
+def read_rows(
+    path: str,
+    spec: FeatureSpec,
+    options: ReadOptions = ReadOptions(),
+    *,
+    skip: np.ndarray | None = None,
+) -> Iterator[tuple[int, VideoRow]]:
+    """Yields (record index, video) of each video of a shard, one by one; arguments and errors of `read_blocks`."""
+    for block in read_blocks(path, spec, options, skip=skip):
+        videos = block.videos
+        frames = np.split(videos.frames, np.cumsum(videos.num_frames)[:-1])
+        labels = np.split(videos.labels, np.cumsum(videos.num_labels)[:-1])
+        for index, record in enumerate(videos.records.tolist()):
+            known = labels[index] if videos.is_labelled[index] else None
+            yield record, VideoRow(videos.video_ids[index], frames[index], known)
+
+
+class _Packer:
+    """Fills blocks with records."""
+
+    def __init__(self, path: str, spec: FeatureSpec, options: ReadOptions, *, shard: int, skip: np.ndarray) -> None:
+        self._path, self._spec, self._options, self._shard, self._skip = path, spec, options, shard, skip
+        self._width = spec.dim * np.dtype(spec.dtype).itemsize
+        self._block_rows = max(options.block_bytes // self._width, 1)
+        self._pool = shared_pool((self._block_rows + spec.max_frames) * self._width)
+        self._reading = _reading(spec, options.labels)
+        self._num_records = 0
+        self._causes: Counter[str] = Counter()
+        self._first_message = ""
+        self._start()
+
+    def __len__(self) -> int:
+        return len(self._video_ids)
+
+    def add(self, records: Records) -> Iterator[Block]:
+        """Packs records, yielding each block that is full."""
+        self._num_records = max(self._num_records, records.first + len(records))
+        indexes = np.arange(records.first, records.first + len(records))
+        starts, ends = records.starts, records.ends
+        if len(self._skip):
+            wanted = ~np.isin(indexes, self._skip)
+            indexes, starts, ends = indexes[wanted], starts[wanted], ends[wanted]
+        while len(starts):
+            num_packed, status = self._pack(records.data, starts, ends, indexes)
+            if status == UNUSUAL:
+                row = self._decode(records, int(indexes[num_packed]))
+                if row is not None:
+                    if self._row + len(row.frames) > len(self._frames):
+                        yield self.take()
+                    self._append(row, int(indexes[num_packed]))
+                num_packed += 1
+            indexes, starts, ends = indexes[num_packed:], starts[num_packed:], ends[num_packed:]
+            if status == FULL or self._row >= self._block_rows:
+                yield self.take()
+
+    def reject(self, error: CorruptRecordError) -> None:
+        """Counts a record that is left out, or raises where none may be."""
+        if self._options.on_corrupt == "fail":
+            raise error
+        self._num_records = max(self._num_records, error.record + 1)
+        if error.record in self._skip:
+            return
+        self._causes[error.cause] += 1
+        self._first_message = self._first_message or str(error)
+        self._rejections.append(Rejection(self._shard, error.record, error.cause, str(error)))
+
+    def take(self, *, is_last: bool = False) -> Block:
+        """Returns what has been packed, and starts anew."""
+        bytes_taken = self._frames[: self._row].reshape(-1)
+        labels = [*self._labels, np.empty(0, np.int32)]
+        num_labels = np.concatenate([*self._num_labels, np.empty(0, np.int64)])  # -1 where there is no list
+        videos = PackedVideos(
+            shards=np.full(len(self), self._shard, np.int32),
+            records=np.concatenate([*self._records, np.empty(0, np.int64)]).astype(np.int32),
+            video_ids=np.array(self._video_ids, dtype=object),
+            num_frames=np.concatenate([*self._num_frames, np.empty(0, np.int64)]),
+            frames=bytes_taken.view(self._spec.dtype).reshape(-1, self._spec.dim),
+            num_labels=np.maximum(num_labels, 0),
+            labels=np.concatenate(labels),
+            is_labelled=num_labels >= 0,
+        )
+        ends = [ShardEnd(self._shard, self._num_records, self._summary())] if is_last else []
+        block = Block(videos, self._rejections, ends)
+        self._start()
+        return block
+
+    def _start(self) -> None:
+        self._frames = self._pool.take().reshape(-1, self._width)
+        self._row = 0
+        self._video_ids: list[str] = []
+        self._records: list[np.ndarray] = []
+        self._num_frames: list[np.ndarray] = []
+        self._num_labels: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+        self._rejections: list[Rejection] = []
+
+    def _pack(self, data: np.ndarray, starts: np.ndarray, ends: np.ndarray, indexes: np.ndarray) -> tuple[int, int]:
+        """Packs ordinary records up to the first that is not; returns how many, and why no more."""
+        found = np.empty((len(starts), len(VIDEO_COLUMNS)), np.int64)
+        labels = np.empty(_MOST_LABELS, np.int32)
+        count, self._row, num_labels, status = pack_records(
+            data, starts, ends, self._reading, self._frames, self._row, labels, 0, found
+        )
+        if count:
+            view, id_bounds = data.data, found[:count, :2].tolist()
+            self._video_ids += [str(view[start:end], "ascii") for start, end in id_bounds]
+            self._records.append(indexes[:count])
+            self._num_frames.append(found[:count, 2])
+            self._num_labels.append(found[:count, 3])
+            self._labels.append(labels[:num_labels].copy())
+        return count, status
+
+    def _decode(self, records: Records, record: int) -> VideoRow | None:
+        """Returns a record that is not laid out as usual, or None where it is rejected."""
+        index = record - records.first
+        payload = records.data.data.toreadonly()[records.starts[index] : records.ends[index]]
+        offset = records.offset_of(index)
+        try:
+            fields = decode_record(payload)
+            row = to_row(fields, self._spec, labelled=self._options.labels != "ignored")
+        except RecordError as error:
+            self.reject(CorruptRecordError(self._path, record, offset, error.reason, error.cause))
+            return None
+        if row.labels is None and self._options.labels == "required":
+            message = f"{self._path}: record {record} at byte {offset}: {describe_unlabelled(fields)}"
+            self._rejections.append(Rejection(self._shard, record, UNLABELLED, message))
+            return None
+        return row
+
+    def _append(self, row: VideoRow, record: int) -> None:
+        self._frames[self._row : self._row + len(row.frames)] = row.frames.view(np.uint8)
+        self._row += len(row.frames)
+        self._video_ids.append(row.video_id)
+        self._records.append(np.array([record]))
+        self._num_frames.append(np.array([len(row.frames)]))
+        self._num_labels.append(np.array([-1 if row.labels is None else len(row.labels)]))
+        if row.labels is not None:
+            self._labels.append(row.labels)
+
+    def _summary(self) -> str | None:
+        if not self._causes:
+            return None
+        counts = ", ".join(f"{cause} {count}" for cause, count in sorted(self._causes.items()))
+        return (
+            f"{self._path}: {self._causes.total()} of {self._num_records} records left out ({counts}); "
+            f"the first: {self._first_message.removeprefix(self._path + ': ')}"
+        )
+
+
+def _reading(spec: FeatureSpec, labels: LabelPolicy) -> tuple[object, ...]:
+    keys = (*ID_KEYS, LABELS_KEY)
+    assert len(keys) == NUM_FIXED_KEYS
+    size = np.dtype(spec.dtype).itemsize
+    return reading_of(
+        (*keys, *spec.sizes),
+        (np.cumsum([0, *spec.sizes.values()]) * size).tolist(),
+        max_frames=spec.max_frames,
+        num_classes=spec.num_classes,
+        labels=labels,
+        video_level=spec.is_video_level,
+    )

@@ -1,0 +1,91 @@
+"""Sorted shards -> the shards to train on and those held out: k folds, or a bootstrap, that a seed repeats.
+
+Whole shards are split, so that no video is in two parts as long as none is in two shards (`jobs.inspect` tells).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from yt8m_ray.data.storage.filesystem import match_paths, match_uris
+from yt8m_ray.errors import NoShardsError
+from yt8m_ray.local_files import NotAFileError, check_regular
+
+
+def split_folds(shards: Sequence[str], *, num_folds: int, fold: int, seed: int) -> tuple[list[str], list[str]]:
+    """Returns (shards of the other folds, shards of this fold), both in their given order.
+
+    Folds differ by one shard at most in size. They depend on the order and number of the shards and on the seed, not
+    on their names: the same data in another folder has the same folds.
+
+    Args:
+        shards: Sorted, each once.
+        num_folds: At least 2.
+        fold: 0..num_folds - 1.
+        seed: Permutes the shards before they are dealt out.
+
+    Raises:
+        ValueError: there are fewer shards than folds.
+    """
+    if len(shards) < num_folds:
+        raise ValueError(f"data.folds: {num_folds} folds need as many shards, data.train names {len(shards)}")
+    fold_of = np.empty(len(shards), np.int64)
+    fold_of[np.random.default_rng(seed).permutation(len(shards))] = np.arange(len(shards)) % num_folds
+    rest = [shard for shard, its in zip(shards, fold_of, strict=True) if its != fold]
+    return rest, [shard for shard, its in zip(shards, fold_of, strict=True) if its == fold]
+
+
+def bootstrap(shards: Sequence[str], *, seed: int) -> list[str]:
+    """Returns as many shards drawn with replacement, in their given order; about 63 % of them are among those drawn.
+
+    Like the folds they depend on the number of shards and on the seed, not on names.
+    """
+    drawn = np.random.default_rng(seed).choice(len(shards), len(shards), replace=True)
+    return [shards[index] for index in np.sort(drawn).tolist()]
+
+
+def expand_shards(patterns: str | Sequence[str] | None, *, key: str, keep_folders: bool = False) -> list[str]:
+    """Returns the sorted shards that paths and globs name, each once; local ones as absolute paths.
+
+    Args:
+        patterns: A path or glob, or several; local, `s3://` or `gs://`.
+        key: Where the patterns come from (`data.train`), for messages.
+        keep_folders: What a glob matches and is no file is among the shards, for a caller that says what is wrong with
+            each.
+
+    Raises:
+        NoShardsError: nothing is given, or a pattern matches nothing, or a folder, a pipe or a device.
+    """
+    shards: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
+        matches = _match_uris(pattern, key) if "://" in pattern else match_paths(pattern)
+        if not matches:
+            raise NoShardsError(f"{key}: no file matches {pattern!r}")
+        for match in matches:
+            if "://" not in match and not (keep_folders and match != pattern):
+                _check_file(match, key)
+        shards.update(match if "://" in match else os.path.abspath(match) for match in matches)
+    if not shards:
+        raise NoShardsError(f"{key}: no shards are given; expected a path or a glob such as 'data/train*.tfrecord'")
+    return sorted(shards)
+
+
+def _check_file(path: str, key: str) -> None:
+    try:
+        check_regular(path)
+    except IsADirectoryError:
+        raise NoShardsError(f"{key}: {path} is a folder; expected files, such as '{path}/*.tfrecord'") from None
+    except NotAFileError as error:
+        raise NoShardsError(f"{key}: {error}") from None
+    except OSError:  # said when it is opened
+        pass
+
+
+def _match_uris(pattern: str, key: str) -> list[str]:
+    try:
+        return match_uris(pattern)
+    except FileNotFoundError as error:
+        raise NoShardsError(f"{key}: {error}") from error

@@ -1,0 +1,314 @@
+"""Where shards are: a path or URI -> the filesystem it lies on, opened once a process, and what lies there.
+
+Lives here: object stores, their retries, streams, listings. Does not live here: what a shard holds
+(`yt8m_ray.data.format.tfrecord`), what an error of a store means (`yt8m_ray.data.storage.store_errors`).
+
+Every read of a file is a GET of its own range. The AWS SDK repeats it as a whole when the server refuses it, falls
+silent or cuts it in the middle, so nothing of that has to be resumed here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import functools
+import glob
+import os
+import re
+import time
+import urllib.parse
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import pyarrow.fs
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+
+from yt8m_ray.data.storage.byte_stream import ByteStream, LocalFile
+from yt8m_ray.data.storage.store_errors import explained
+
+READ_AHEAD_BYTES = 4 << 20
+"""Bytes of a request: each costs some tens of milliseconds, however little it brings."""
+
+NUM_ATTEMPTS = 8
+"""Tries of a request, with pauses of some 3 s together; the SDKs' own AWS_MAX_ATTEMPTS overrides it."""
+
+_CONNECT_TIMEOUT_S = 3.0
+_SILENCE_TIMEOUT_S = 5.0
+
+_LOCAL = LocalFileSystem()
+_others: dict[tuple[str, str, str], FileSystem] = {}
+
+_NUM_OWN_ATTEMPTS = 4
+_OWN_BACKOFF_S = 0.1
+_MARK_BYTES = 16
+_SMALL_READ_BYTES = 1 << 20
+_LONG_ERROR = "Failed to flush response stream"
+
+_QUERY_KEYS = ("endpoint_override", "region", "scheme")
+
+
+class _Connection(NamedTuple):
+    """What makes one connection to S3 unlike another; None is the SDK's own choice."""
+
+    endpoint: str | None
+    scheme: str | None
+    region: str | None
+    num_attempts: int
+
+
+def from_uri(path: str) -> tuple[FileSystem, str]:
+    """Returns the filesystem that a path or URI lies on, and the path inside it.
+
+    S3 is where `?endpoint_override=HOST:PORT&scheme=http` in the URI says, else AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL
+    or Amazon; its region is `?region=`, AWS_REGION, AWS_DEFAULT_REGION or the bucket's.
+
+    Raises:
+        ValueError: the URI is malformed.
+        OSError: as `explained` says.
+    """
+    scheme, separator, rest = path.partition("://")
+    if not separator:
+        return _LOCAL, os.path.abspath(path)
+    rest, query = split_query(rest)
+    place = rest.partition("/")[0]
+    if scheme != "s3":
+        filesystem, location = FileSystem.from_uri(path)
+        return _others.setdefault((scheme, place, query), filesystem), location
+    if not place or "@" in place:
+        raise ValueError(f"expected s3://BUCKET/KEY, found {'credentials in the URI' if place else repr(path)}")
+    with explaining(path):
+        return _open_s3(place, _connection(path)), rest
+
+
+def open_stream(path: str, filesystem: FileSystem | None = None) -> ByteStream:
+    """Returns a file's bytes as they stand; those of an object store are read ahead in large pieces.
+
+    Args:
+        path: A path or URI; with `filesystem`, a path inside it.
+        filesystem: Where `path` is, if that is known already.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, NotAFileError, PermissionError: with the path.
+        OSError: as `explained` says.
+    """
+    location = path
+    if filesystem is None:
+        filesystem, location = from_uri(path)
+    if isinstance(filesystem, LocalFileSystem):
+        try:
+            return LocalFile(location)
+        except OSError as error:
+            error.filename = path  # as it was given
+            raise
+    with explaining(path):
+        info = filesystem.get_file_info(location)
+        if info.type == FileType.NotFound:
+            _check_bucket(filesystem, location, path)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if info.type == FileType.Directory:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return _ReadAhead(filesystem.open_input_file(location), path, info.size)
+
+
+def read_bytes(path: str) -> bytes:
+    """Returns the content of a small file or object.
+
+    Raises:
+        OSError: as `open_stream`.
+    """
+    content, buffer = bytearray(), memoryview(bytearray(_SMALL_READ_BYTES))
+    with open_stream(path) as stream:
+        while count := stream.readinto(buffer):
+            content += buffer[:count]
+    return bytes(content)
+
+
+def match_paths(pattern: str) -> list[str]:
+    """Returns the local paths that a pattern with `*`, `?`, `[` and `**` matches.
+
+    As far as the pattern itself names what exists, it is no pattern: `data[1]/*.tfrecord` is the shards in the folder
+    `data[1]` where there is one.
+    """
+    literal = pattern
+    while not os.path.lexists(literal) and (above := os.path.dirname(literal)) != literal:
+        literal = above
+    return glob.glob(glob.escape(literal) + pattern[len(literal) :], recursive=True)
+
+
+def match_uris(pattern: str) -> list[str]:
+    """Returns the URIs of the files that a URI with `*`, `?` or `[` in it matches; they keep the pattern's query.
+
+    Raises:
+        FileNotFoundError: there is no such bucket.
+        OSError: as `explained` says.
+    """
+    scheme, _, rest = pattern.partition("://")
+    rest, query = split_query(rest)
+    folder = re.split(r"[*?\[]", rest)[0].rpartition("/")[0]
+    filesystem, root = from_uri(f"{scheme}://{folder}{query}")
+    with explaining(pattern):
+        found = filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
+        if not found:
+            _check_bucket(filesystem, root, pattern)
+    files = [info.path for info in found if info.type == FileType.File]
+    if rest in files:  # a name with a `[` in it
+        return [pattern]
+    return [f"{scheme}://{path}{query}" for path in fnmatch.filter(files, rest)]
+
+
+def file_sizes(paths: Iterable[str]) -> dict[str, int | None]:
+    """Returns the size of each file, None where there is none.
+
+    Raises:
+        OSError: as `explained` says.
+    """
+    folders: defaultdict[tuple[int, str], dict[str, str]] = defaultdict(dict)
+    filesystems: dict[int, FileSystem] = {}
+    sizes: dict[str, int | None] = {}
+    for path in paths:
+        filesystem, location = from_uri(path)
+        filesystems[id(filesystem)] = filesystem
+        folders[id(filesystem), location.rpartition("/")[0]][location] = path
+        sizes[path] = None
+    for (key, folder), locations in folders.items():
+        # A listing brings a thousand sizes for the price of one.
+        is_listed = len(locations) > 1 and not isinstance(filesystems[key], LocalFileSystem)
+        selector = FileSelector(folder, allow_not_found=True) if is_listed else list(locations)
+        with explaining(next(iter(locations.values()))):
+            found = filesystems[key].get_file_info(selector)
+        for info in found:
+            if info.path in locations and info.type == FileType.File:
+                sizes[locations[info.path]] = info.size
+    return sizes
+
+
+def total_bytes(paths: Sequence[str]) -> int:
+    """Returns the size of files together; one that is missing counts 0.
+
+    Raises:
+        OSError: as `explained` says.
+    """
+    sizes = file_sizes(paths)
+    return sum(sizes[path] or 0 for path in paths)
+
+
+class _ReadAhead:
+    """A file of an object store; `readinto` returns what is there, and asks for much where nothing is.
+
+    Two faults pyarrow does not see for what they are, and they are asked again here. A sound answer that is short of
+    what was asked for it takes for whole: the rest of the buffer stays as it was, so the buffer's end is marked before
+    each request. An error whose text is longer than the buffer fails for good, though it may be a passing one.
+    """
+
+    def __init__(self, file: Any, path: str, size: int) -> None:
+        self._file = file
+        self._path = path
+        self._size = size
+        self._offset = 0
+        self._buffer = memoryview(bytearray(min(READ_AHEAD_BYTES, size)))
+        self._ahead = self._buffer[:0]
+
+    def readinto(self, buffer: Any, /) -> int:
+        if not self._ahead:
+            self._ahead = self._request(min(READ_AHEAD_BYTES, self._size - self._offset))
+            self._offset += len(self._ahead)
+        view = memoryview(buffer).cast("B")
+        num_bytes = min(len(view), len(self._ahead))
+        view[:num_bytes] = self._ahead[:num_bytes]
+        self._ahead = self._ahead[num_bytes:]
+        return num_bytes
+
+    def _request(self, num_bytes: int) -> memoryview:
+        wanted = self._buffer[:num_bytes]
+        for attempt in range(_NUM_OWN_ATTEMPTS if num_bytes else 0):
+            time.sleep(_OWN_BACKOFF_S * attempt)
+            with explaining(self._path):
+                if self._has_read(wanted):
+                    return wanted
+        if num_bytes:  # a shard that ended here might look whole
+            place = f"{num_bytes} bytes from {self._offset}"
+            raise OSError(f"{self._path}: {place} expected, fewer or an error found in every attempt")
+        return wanted
+
+    def _has_read(self, wanted: memoryview) -> bool:
+        mark = os.urandom(_MARK_BYTES)[: len(wanted)]  # anew each time: no bytes of a file are like it twice
+        wanted[-len(mark) :] = mark
+        self._file.seek(self._offset)
+        try:
+            num_read = self._file.readinto(wanted)
+        except OSError as error:
+            if _LONG_ERROR not in str(error):
+                raise
+            return False
+        return bool(num_read == len(wanted) and wanted[-len(mark) :] != mark)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+
+@functools.cache
+def _open_s3(bucket: str, connection: _Connection) -> FileSystem:
+    endpoint, scheme, region, num_attempts = connection
+    return pyarrow.fs.S3FileSystem(
+        endpoint_override=endpoint,
+        scheme=scheme,
+        region=region or pyarrow.fs.resolve_s3_region(bucket),
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        request_timeout=_SILENCE_TIMEOUT_S,
+        # Not the standard strategy: it allows a client 100 retries, and pyarrow never tells it of a success, which
+        # would give them back. This one counts retries, not attempts.
+        retry_strategy=pyarrow.fs.AwsDefaultS3RetryStrategy(max_attempts=num_attempts - 1),
+    )
+
+
+def _connection(path: str) -> _Connection:
+    query = urllib.parse.parse_qs(split_query(path)[1].lstrip("?"))
+    unknown = sorted(set(query) - set(_QUERY_KEYS))
+    if unknown:
+        raise ValueError(f"{path}: {unknown[0]}: unknown; valid after the `?`: {', '.join(_QUERY_KEYS)}")
+    attempts = os.environ.get("AWS_MAX_ATTEMPTS") or str(NUM_ATTEMPTS)
+    if not attempts.isdigit() or attempts == "0":
+        raise ValueError(f"AWS_MAX_ATTEMPTS: expected a number from 1, found {attempts!r}")
+    given = {key: values[-1] for key, values in query.items()}
+    endpoint = given.get("endpoint_override") or _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    region = given.get("region") or _variable("AWS_REGION", "AWS_DEFAULT_REGION")
+    if endpoint and not region:
+        region = "us-east-1"  # servers that are not Amazon's have one region, mostly by this name
+    return _Connection(endpoint, given.get("scheme"), region, int(attempts))
+
+
+def _variable(*names: str) -> str | None:
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
+
+
+def explaining(path: str) -> AbstractContextManager[None]:
+    """Returns a block in which an object store's errors are those that `explained` names."""
+    return explained(path, endpoint=_store_of(path))
+
+
+def _store_of(path: str) -> str:
+    return _connection(path).endpoint or "Amazon S3" if path.startswith("s3://") else "the object store"
+
+
+def _check_bucket(filesystem: FileSystem, location: str, path: str) -> None:
+    if isinstance(filesystem, pyarrow.fs.S3FileSystem):
+        bucket = location.partition("/")[0]
+        if filesystem.get_file_info(bucket).type == FileType.NotFound:
+            raise FileNotFoundError(f"{path}: no bucket {bucket!r} at {_store_of(path)}")
+
+
+def split_query(uri: str) -> tuple[str, str]:
+    """Returns (the URI without its query, the query with its `?`); a `?` before anything but `key=` is a wildcard."""
+    found = re.search(r"\?[a-z_]+=[^?*]*$", uri)
+    return (uri, "") if found is None else (uri[: found.start()], found[0])

@@ -1,0 +1,87 @@
+"""Folders in an object store: their names, their files up and down. One is whole when its last file is there.
+
+Lives here: whole files and folders. Does not live here: streams of shards (`yt8m_ray.data.storage.filesystem`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path, PurePosixPath
+
+from pyarrow.fs import FileSelector, FileType
+
+from yt8m_ray.data.storage.filesystem import explaining, from_uri, split_query
+
+
+def is_remote(path: str) -> bool:
+    """Returns whether a path is a URI, of an object store mostly."""
+    return "://" in path
+
+
+def join_uri(uri: str, *names: str) -> str:
+    """Returns the URI of what lies below another; both have the same query."""
+    place, query = split_query(uri)
+    return "/".join([place.rstrip("/"), *names]) + query
+
+
+def read_file(uri: str) -> bytes | None:
+    """Returns a whole file, None where there is none.
+
+    Raises:
+        OSError: as `storage_errors.explained` says; so do the other functions.
+    """
+    with explaining(uri):
+        filesystem, path = from_uri(uri)
+        if filesystem.get_file_info(path).type != FileType.File:
+            return None
+        with filesystem.open_input_file(path) as file:
+            content: bytes = file.read()
+            return content
+
+
+def write_file(content: bytes, uri: str) -> None:
+    """Writes a whole file; it is there when this returns, and not before."""
+    with explaining(uri):
+        filesystem, path = from_uri(uri)
+        with filesystem.open_output_stream(path) as file:
+            file.write(content)
+
+
+def upload_folder(folder: Path, uri: str, *, last: str) -> None:
+    """Copies the files of a folder and of those in it, the folder's own file `last` behind all others."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (path == folder / last, path)):
+        write_file(path.read_bytes(), join_uri(uri, *path.relative_to(folder).parts))
+
+
+def download_folder(uri: str, folder: Path) -> None:
+    """Copies the files of a folder, and of those in it, into an existing one."""
+    with explaining(uri):
+        filesystem, path = from_uri(uri)
+        found = filesystem.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
+    for info in found:
+        if info.type == FileType.File:
+            names = PurePosixPath(info.path).relative_to(path.rstrip("/")).parts
+            content = read_file(join_uri(uri, *names))
+            if content is not None:
+                copy = folder.joinpath(*names)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(content)
+
+
+def list_folders(uri: str, pattern: str, *, last: str) -> list[str]:
+    """Returns the sorted names below a URI that match `pattern` and hold the file `last`."""
+    with explaining(uri):
+        filesystem, path = from_uri(uri)
+        found = filesystem.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
+    files = [Path(info.path) for info in found if info.type == FileType.File and info.base_name == last]
+    return sorted(file.parent.name for file in files if fnmatch.fnmatch(file.parent.name, pattern))
+
+
+def remove_folder(uri: str, *, first: str) -> None:
+    """Removes a folder, `first` before all other files: it counts as whole no longer."""
+    with explaining(uri):
+        filesystem, path = from_uri(uri)
+        if filesystem.get_file_info(f"{path}/{first}").type == FileType.File:
+            filesystem.delete_file(f"{path}/{first}")
+        filesystem.delete_dir(path)

@@ -1,0 +1,98 @@
+"""A model and the shards it learned from -> the weights of the videos for the next one, on the Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from yt8m_ray.data.labels.video_weights import VideoWeights, boost, save_weights
+from yt8m_ray.data.pipeline.batches import batches_of, to_batch
+from yt8m_ray.data.pipeline.packed_videos import PackedVideos
+from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy, ReadOptions
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.inference.batch.worker_pool import BATCH_SIZE, map_videos
+from yt8m_ray.inference.predictor import Predictor, read_spec
+from yt8m_ray.metrics.ranking_errors import ranking_errors
+from yt8m_ray.topk import check_scores
+
+logger = logging.getLogger(__name__)
+
+
+class BlockJudge:
+    """Finds the errors of the videos of a block: what each worker runs.
+
+    Args:
+        path: A checkpoint or a bundle, at the same place on every node.
+        device: Where the model runs.
+    """
+
+    def __init__(self, path: Path, *, device: str) -> None:
+        self._predictor = Predictor.from_path(path, device=device)
+
+    def __call__(self, videos: PackedVideos) -> tuple[list[str], np.ndarray]:
+        """Returns the ids and the errors [N] of N videos in the same order."""
+        predictor, errors = self._predictor, [np.empty(0, np.float32)]
+        for part in batches_of([videos], batch_size=BATCH_SIZE):
+            batch = to_batch(part, spec=predictor.spec, normalize=predictor.normalize, device=predictor.device)
+            assert batch.labels is not None
+            with torch.inference_mode():
+                logits = predictor.model(batch.frames, batch.num_frames).float()
+            check_scores(logits, batch.video_ids)
+            found = ranking_errors(logits, batch.labels)
+            errors.append(found.cpu().numpy())
+        return videos.video_ids.tolist(), np.concatenate(errors)
+
+
+def boost_videos(
+    model_path: Path,
+    shards: Sequence[str],
+    output: str,
+    *,
+    previous: str | None = None,
+    max_weight: float | None = None,
+    num_workers: int = 1,
+    on_corrupt: OnCorruptPolicy = "fail",
+) -> int:
+    """Writes the weights of the videos of the shards and returns their number; one that is there twice counts once.
+
+    Args:
+        model_path: A checkpoint or a bundle, absolute, from `locate_model`.
+        shards: Paths of what it was trained on, labelled.
+        output: The Parquet file.
+        previous: The weights that it was trained with; None where it was trained without.
+        max_weight: Larger weights are cut to this before they are divided by their mean.
+        num_workers: Processes that compute.
+        on_corrupt: What a bad record does.
+
+    Raises:
+        ConfigError: there are no such previous weights.
+        ValueError, OSError: the model, a shard or the weights cannot be read, a video has no previous weight, or the
+            model is too weak.
+    """
+    try:
+        weights_before = None if previous is None else VideoWeights.load(previous)
+    except FileNotFoundError as error:
+        raise ConfigError(f"--previous: {error}") from None
+    options = ReadOptions(labels="required", on_corrupt=on_corrupt)
+    error_of: dict[str, float] = {}
+    for answer in map_videos(
+        shards, read_spec(model_path), BlockJudge, (model_path,), num_workers=num_workers, options=options
+    ):
+        video_ids, found = answer.result
+        error_of.update(zip(video_ids, found.tolist(), strict=True))
+    video_ids, errors = list(error_of), np.array(list(error_of.values()))
+    before = np.ones(len(video_ids)) if weights_before is None else weights_before.lookup(video_ids).astype(np.float64)
+    weights = boost(before, errors, most=max_weight)
+    save_weights(output, video_ids, weights)
+    logger.info(
+        "%d videos: mean error %.4f, weights %.3f to %.3f",
+        len(weights),
+        np.average(errors, weights=before),
+        weights.min(),
+        weights.max(),
+    )
+    return len(weights)

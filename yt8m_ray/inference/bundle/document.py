@@ -1,0 +1,285 @@
+"""bundle.yaml, what a bundle says of itself: its types, its versions, and the way from an old version to the present.
+
+Lives here: the document and reading it from a folder. Does not live here: models and weights (`bundle`), the page that
+shows it (`description`). Imports no torch, so that a bundle is described in less than a second.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from yt8m_ray import local_files
+from yt8m_ray.artifacts.folder_manifest import MANIFEST_FILE, MODEL_FILE, CheckpointError, files_of, read_manifest
+from yt8m_ray.config.document import parse_yaml, validate
+from yt8m_ray.config.quantization import TransformConfig, TransformName
+from yt8m_ray.data.format.features import FeatureSpec, Normalization
+from yt8m_ray.data.labels.vocabulary import Vocabulary
+from yt8m_ray.inference.bundle.choice_reports import TransformReport, WeightingReport
+from yt8m_ray.inference.bundle.input_schema import NUM_FRAMES, InputSchema, Level
+from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
+from yt8m_ray.schema import MOST_FRAMES
+
+FORMAT_VERSION = 2
+DOCUMENT_FILE = "bundle.yaml"
+VOCABULARY_FILE = "vocabulary.csv"
+GOLDEN_FILE = "golden.safetensors"
+
+
+class DataManifest(Config):
+    """The manifest of the shards that a member was trained on.
+
+    Attributes:
+        path: As training named it.
+        sha256: Of the file when the bundle was made; None where it was gone by then.
+    """
+
+    path: str
+    sha256: str | None = None
+
+
+class MemberEntry(Config):
+    """One model of a bundle; None is what an older version did not write down.
+
+    Attributes:
+        model: The model's config, as its checkpoint had it.
+        weight: Its share of the averaged probabilities.
+        transform: How its weights are stored.
+        checkpoint: The folder that it came from, for the record; nothing reads it.
+        checkpoint_version: The short hash of exactly that checkpoint.
+        mlflow_run_id: The run that trained it, if it was tracked.
+        data_manifest: What it was trained on, if training had a manifest.
+        gap_before: GAP alone, with the weights as trained.
+        gap_after: GAP alone, with the weights as stored here.
+        float32_bytes: Its tensors as trained.
+        stored_bytes: Its tensors as stored here.
+    """
+
+    model: dict[str, Any]
+    weight: pydantic.PositiveFloat
+    transform: TransformName | None = None
+    checkpoint: str
+    checkpoint_version: str | None = None
+    mlflow_run_id: str | None = None
+    data_manifest: DataManifest | None = None
+    gap_before: float
+    gap_after: float
+    float32_bytes: NonNegativeInt | None = None
+    stored_bytes: NonNegativeInt | None = None
+
+    @pydantic.field_validator("model")
+    @classmethod
+    def _check_name(cls, model: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(model.get("name"), str):
+            raise ValueError("expected the config of a model, with its name")
+        return model
+
+
+class Quality(Config):
+    """GAP@20 of the whole bundle before and after its weights were transformed, and what it was measured on."""
+
+    split: list[str]
+    num_videos: int
+    gap_before: float
+    gap_after: float
+
+
+class Attribution(Config):
+    """Something in a bundle that is somebody else's.
+
+    Attributes:
+        part: Which file, or what of it.
+        title: The work.
+        holder: Whose it is.
+        licence: Under which SPDX licence.
+        source: Where it is from.
+    """
+
+    part: str
+    title: str
+    holder: str
+    licence: str
+    source: str
+
+
+class Licence(Config):
+    """Under which licences a bundle may be used.
+
+    Attributes:
+        weights: SPDX expression for the weights.
+        attributions: What is others' work.
+    """
+
+    weights: str
+    attributions: tuple[Attribution, ...] = ()
+
+
+class Provenance(Config):
+    """Where a bundle comes from."""
+
+    created: str
+    package_version: str
+    git_commit: str | None = None
+
+
+class BundleDocument(Config):
+    """bundle.yaml.
+
+    Attributes:
+        licence: None where an older version did not write it down.
+        transform: As the export had it; how a member is stored it says itself.
+        weighting: How the members and their weights were chosen; None where they were given.
+        trials: What the members' transforms were chosen by; None where they were given.
+        num_golden_inputs: Videos whose answers are kept, so that a loaded bundle can check itself.
+        migrated_from: The version of the file, where it was an older one; never written.
+    """
+
+    format_version: Literal[2] = 2
+    input: InputSchema
+    num_classes: PositiveInt
+    members: list[MemberEntry] = Field(min_length=1)
+    transform: TransformConfig
+    quality: Quality
+    weighting: WeightingReport | None = None
+    trials: TransformReport | None = None
+    licence: Licence | None = None
+    provenance: Provenance
+    num_golden_inputs: NonNegativeInt = 0
+    migrated_from: int | None = Field(default=None, exclude=True)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Returns what the members read."""
+        return FeatureSpec(self.features, num_classes=self.num_classes, max_frames=self.input.max_frames)
+
+    @property
+    def features(self) -> dict[str, int]:
+        """Sizes by name, in the order in which they are concatenated."""
+        return self.input.sizes
+
+    @property
+    def transforms(self) -> list[str]:
+        """How each member is stored; in older bundles, all alike."""
+        return [entry.transform or self.transform.name for entry in self.members]
+
+    @property
+    def normalize(self) -> Normalization:
+        """How batches are normalized."""
+        return self.input.normalize
+
+    @property
+    def float32_bytes(self) -> int | None:
+        """Tensors of all members as trained, None where an older version did not count them."""
+        return _sum([entry.float32_bytes for entry in self.members])
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """Tensors of all members as stored, None where an older version did not count them."""
+        return _sum([entry.stored_bytes for entry in self.members])
+
+
+class _DocumentV1(Config):
+    """bundle.yaml of version 1, which had the input's facts side by side; the other sections have only grown since."""
+
+    format_version: Literal[1]
+    level: Level
+    features: dict[str, PositiveInt] = Field(min_length=1)
+    num_classes: PositiveInt
+    max_frames: Annotated[PositiveInt, Field(le=MOST_FRAMES)]
+    normalize: Normalization
+    members: list[dict[str, Any]]
+    transform: dict[str, Any]
+    quality: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def weights_name(index: int) -> str:
+    """Returns the name of the file with the weights of a member, in its bundle's folder."""
+    return f"members/{index}/{MODEL_FILE}"
+
+
+def read_document(folder: str | Path) -> BundleDocument:
+    """Returns what a bundle says of itself, after its files were compared with the manifest.
+
+    Raises:
+        ValueError: there is no bundle, a file is missing, changed or malformed, or the format version is unknown.
+    """
+    folder = Path(folder)
+    files = files_of(read_manifest(folder, kind="bundle"))
+    if DOCUMENT_FILE not in files:
+        raise CheckpointError(f"{folder / MANIFEST_FILE}: expected the file {DOCUMENT_FILE}, found {sorted(files)}")
+    document = parse_document(local_files.read_document(folder / DOCUMENT_FILE), where=str(folder / DOCUMENT_FILE))
+    needed = {DOCUMENT_FILE, VOCABULARY_FILE, *map(weights_name, range(len(document.members)))}
+    if document.num_golden_inputs:
+        needed.add(GOLDEN_FILE)
+    if needed - files.keys():
+        raise CheckpointError(f"{folder / MANIFEST_FILE}: expected the files {sorted(needed)}, found {sorted(files)}")
+    return document
+
+
+def parse_document(content: bytes, *, where: str) -> BundleDocument:
+    """Returns the document in a file; one of an older version as if it had been written today.
+
+    Raises:
+        ValueError: it is malformed, or of a version that is not known here.
+    """
+    try:
+        tree = parse_yaml(content.decode(), where=where)
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{where}: not UTF-8 text: {error}") from None
+    found = tree.get("format_version")
+    if type(found) is int and found == 1:  # in YAML `true` is another thing
+        return _migrated(validate(tree, _DocumentV1, where=where), where)
+    if type(found) is not int or found != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{where}: format_version {found!r} found, this program reads 1 and {FORMAT_VERSION}; take the yt8m_ray "
+            "that wrote the bundle, or export it again"
+        )
+    return validate(tree, BundleDocument, where=where)
+
+
+def _migrated(old: _DocumentV1, where: str) -> BundleDocument:
+    tree = old.model_dump(mode="json")
+    sizes, level = tree.pop("features"), tree.pop("level")
+    dtype = "float32" if level == "video" else "uint8"
+    tree["input"] = {
+        "level": level,
+        "features": [{"name": name, "dtype": dtype, "size": size} for name, size in sizes.items()],
+        "max_frames": tree.pop("max_frames"),
+        "normalize": tree.pop("normalize"),
+        "num_frames": NUM_FRAMES[level],
+    }
+    tree["transform"]["activations"] = "float32"  # as its GAP was measured
+    return validate(
+        {**tree, "format_version": FORMAT_VERSION, "migrated_from": old.format_version}, BundleDocument, where=where
+    )
+
+
+def _sum(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+YOUTUBE_8M = Attribution(
+    part=VOCABULARY_FILE,
+    title="YouTube-8M vocabulary",
+    holder="Google Inc.",
+    licence="CC-BY-4.0",
+    source="https://research.google.com/youtube8m/",
+)
+
+
+def licence_of(weights: str, vocabulary: Vocabulary) -> Licence:
+    """Returns the licences of a bundle; names of classes that are the published ones are attributed.
+
+    Args:
+        weights: SPDX expression for the weights.
+        vocabulary: The bundle's.
+    """
+    published = Vocabulary.load()
+    shared = range(min(len(published), len(vocabulary)))
+    is_published = any(vocabulary.name(index) and vocabulary.name(index) == published.name(index) for index in shared)
+    return Licence(weights=weights, attributions=(YOUTUBE_8M,) if is_published else ())

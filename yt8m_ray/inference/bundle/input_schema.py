@@ -1,0 +1,83 @@
+"""What a video must hold: the part of bundle.yaml that a client needs. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+from yt8m_ray.data.format.features import FeatureSpec, Normalization
+from yt8m_ray.registry import Config, PositiveInt
+from yt8m_ray.schema import MOST_FRAMES
+
+Level = Literal["frame", "video"]
+
+_VIDEO_ID = "any text; comes back with the answer and changes nothing of it"
+NUM_FRAMES: dict[Level, str] = {
+    "frame": "frames at one a second, as many of each feature, 1 to max_frames; of longer videos in shards, the first",
+    "video": "always 1: each feature is the mean over the video's dequantized frames",
+}
+
+
+class InputFeature(Config):
+    """One feature of a video.
+
+    Attributes:
+        name: In records and in requests.
+        dtype: Of its values on the wire: bytes as stored in the shards, or the floats of a mean.
+        size: Values a frame.
+    """
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    size: PositiveInt
+
+
+class InputSchema(Config):
+    """What a video must hold; a client needs no other document.
+
+    Attributes:
+        level: Whether a video is many frames (`frame`) or one mean over them (`video`).
+        features: In the order in which they are concatenated: a list, since tools sort mappings.
+        max_frames: Most frames of a video.
+        normalize: What becomes of the dequantized frames, by name; the client does none of it.
+        video_id: What the id of a video means.
+        num_frames: What the number of its frames means.
+    """
+
+    level: Level
+    features: tuple[InputFeature, ...] = Field(min_length=1)
+    max_frames: Annotated[PositiveInt, Field(le=MOST_FRAMES)]
+    normalize: Normalization
+    video_id: str = _VIDEO_ID
+    num_frames: str
+
+    @classmethod
+    def of(cls, spec: FeatureSpec, normalize: Normalization) -> InputSchema:
+        """Returns the schema of what a model reads."""
+        level: Level = "video" if spec.is_video_level else "frame"
+        return cls(
+            level=level,
+            features=tuple(InputFeature(name=name, dtype=spec.dtype, size=size) for name, size in spec.sizes.items()),
+            max_frames=spec.max_frames,
+            normalize=normalize,
+            num_frames=NUM_FRAMES[level],
+        )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Values a frame by feature, in their order."""
+        return {feature.name: feature.size for feature in self.features}
+
+    @pydantic.model_validator(mode="after")
+    def _check_level(self) -> InputSchema:
+        spec = FeatureSpec(self.sizes, num_classes=1, max_frames=self.max_frames)
+        if spec.is_video_level != (self.level == "video"):
+            raise ValueError(f"level: {self.level}, but the features are {', '.join(self.sizes)}")
+        if len(self.sizes) < len(self.features):
+            raise ValueError(f"features: two have the same name among {', '.join(self.sizes)}")
+        for index, feature in enumerate(self.features):
+            if feature.dtype != spec.dtype:
+                raise ValueError(f"features.{index}.dtype: expected {spec.dtype}, found {feature.dtype}")
+        return self

@@ -1,0 +1,116 @@
+"""A bundle -> the folder of an MLflow model, which `mlflow.pyfunc.load_model` loads and `mlflow models serve` serves.
+
+Lives here: the folder, its signature, its example, what it needs. Does not live here: what it does (`pyfunc_model`),
+runs and the registry (`yt8m_ray.tracking.runs`, `model_registry`). Nothing in the folder is pickled: the model is a file of
+code, the bundle an artifact. The package goes along as code, since no index of packages has it: the model runs where
+only the requirements are installed, with the code that it was made with.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import pandas as pd
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.schema import Array
+
+import yt8m_ray
+from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.pipeline.packed_videos import PackedVideos
+from yt8m_ray.inference.bundle.document import read_document
+from yt8m_ray.inference.bundle.golden_answers import make_inputs
+from yt8m_ray.inference.mlflow_model.video_table import ID_COLUMN
+from yt8m_ray.schema import MEAN_PREFIX
+
+DEFAULT_TOP_K = 20
+
+REQUIREMENTS = (
+    "crc32c",
+    "filelock",
+    "mlflow",
+    "numba",
+    "numpy",
+    "packaging",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "torch",
+)
+"""Distributions that `pyfunc_model` leads to, by name; each is pinned to the version that is installed here."""
+
+_CODE_FILE = Path(__file__).with_name("pyfunc_model.py")
+
+
+def save_pyfunc_model(bundle: Path, path: Path) -> None:
+    """Writes an MLflow model of a bundle into a new folder.
+
+    Args:
+        bundle: The bundle's folder; its files are copied.
+        path: The model's folder, which does not exist yet.
+
+    Raises:
+        ValueError, OSError: the bundle is damaged, or the folder cannot be written.
+    """
+    document = read_document(bundle)
+    model = Model(metadata={"yt8m_ray": yt8m_ray.__version__})
+    mlflow.pyfunc.save_model(
+        path=str(path),
+        python_model=str(_CODE_FILE),
+        artifacts={"bundle": str(bundle)},
+        code_paths=[str(Path(yt8m_ray.__file__).parent)],
+        signature=signature(document.spec),
+        input_example=input_example(document.spec),
+        pip_requirements=requirements(),
+        mlflow_model=model,
+    )
+    # Loading takes the file of this name from the model's folder; where it lay here is nobody's business.
+    model.flavors[mlflow.pyfunc.FLAVOR_NAME]["model_code_path"] = _CODE_FILE.name
+    model.save(str(path / "MLmodel"))
+
+
+def signature(spec: FeatureSpec) -> ModelSignature:
+    """Returns what goes in and comes out of a model, with the names of the service's requests and answers."""
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, ID_COLUMN, required=False)]
+    for name in spec.sizes:
+        if spec.is_video_level:
+            inputs.append(ColSpec(Array(DataType.double), name, required=False))
+            inputs.append(ColSpec(DataType.string, name.removeprefix(MEAN_PREFIX), required=False))
+        else:
+            inputs.append(ColSpec(DataType.string, name))
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.string, "video_id"),
+        ColSpec(Array(DataType.long), "class_ids"),
+        ColSpec(Array(DataType.string), "names"),
+        ColSpec(Array(DataType.double), "scores"),
+    ]
+    params = ParamSchema([ParamSpec("top_k", DataType.long, DEFAULT_TOP_K)])
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs), params=params)
+
+
+def input_example(spec: FeatureSpec) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Returns a table of one made-up video, and params."""
+    return pd.DataFrame([to_record(make_inputs(spec, 1), spec)]), {"top_k": 5}
+
+
+def to_record(videos: PackedVideos, spec: FeatureSpec) -> dict[str, Any]:
+    """Returns the columns of a single video: frames as base64 text, means as lists."""
+    record: dict[str, Any] = {ID_COLUMN: str(videos.video_ids[0])}
+    column = 0
+    for name, size in spec.sizes.items():
+        values = videos.frames[:, column : column + size]
+        column += size
+        is_mean = spec.is_video_level
+        record[name] = values[0].tolist() if is_mean else base64.b64encode(values.tobytes()).decode()
+    return record
+
+
+def requirements() -> list[str]:
+    """Returns the pins; a local version such as torch's `+cpu` is left out, as no index has it."""
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]

@@ -1,0 +1,66 @@
+"""The code of a bundle's MLflow model: MLflow copies this file into the model and runs it where the model is loaded.
+
+Lives here: nothing but the class, since a file that is run by itself is tested badly. Does not live here: rows and
+answers (`columns`), making such a model (`pyfunc`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+from yt8m_ray.inference.mlflow_model.video_table import ANSWER_COLUMNS, answer_rows, read_videos
+from yt8m_ray.inference.predictor import Predictor
+from yt8m_ray.topk import NaNScoresError
+
+BATCH_SIZE = 256
+"""Videos that go through the model at once, however long the table is."""
+
+
+class BundleModel(PythonModel):
+    """Answers tables of videos with the bundle that lies in the model's artifacts."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Loads the bundle; MLflow calls it by keyword, once a process."""
+        self._predictor = Predictor.from_path(context.artifacts["bundle"])
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Returns a row a video: video_id, class_ids, names and scores, best first.
+
+        Args:
+            context: The artifacts.
+            model_input: The columns of the signature.
+            params: `top_k`, classes a video; more than there are gives all.
+
+        Raises:
+            MlflowException: a row does not fit the model; names row and column. Of any other error MLflow's server
+                tells its client the traceback.
+        """
+        predictor, top_k = self._predictor, int((params or {}).get("top_k", 20))
+        try:
+            video_ids, rows = read_videos(model_input.to_dict(orient="records"), predictor.spec)
+            if top_k < 1:
+                raise ValueError(f"top_k: expected at least 1, found {top_k}")
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
+        answers: list[dict[str, Any]] = []
+        for start in range(0, len(rows), BATCH_SIZE):
+            part = slice(start, start + BATCH_SIZE)
+            try:
+                best = predictor.predict(rows[part], top_k)
+            except NaNScoresError as error:
+                row = start + error.rows[0]
+                raise MlflowException.invalid_parameter_value(
+                    f"row {row}: the model's scores of it are NaN; its features are too large"
+                ) from None
+            answers += answer_rows(video_ids[part], best, predictor.vocabulary)
+        return pd.DataFrame(answers, columns=list(ANSWER_COLUMNS))
+
+
+set_model(BundleModel())

@@ -1,0 +1,204 @@
+"""Codebooks: 256 values that stand for all weights of a tensor, and the code of each weight (the 2018 winner's form).
+
+Lives here: weights -> values -> codes, on NumPy arrays. Does not live here: which tensors get one, and how they are
+stored (`yt8m_ray.inference.quantization.quantize`).
+
+Three ways to choose the values, by their published names: `uniform` (evenly spaced from the smallest weight to the
+largest), `quantile` (the 256 quantiles at 0, 1/255, ..., 1) and `kmeans` (least squared error).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from yt8m_ray.compiled import compiled
+
+Array = npt.NDArray[Any]
+CodebookName = Literal["uniform", "quantile", "kmeans"]
+
+NUM_CODES = 256
+
+_NUM_CELLS = 8192
+"""Cells of equal mass that the exact search chooses its borders among; Lloyd's steps then move them freely."""
+
+_MAX_STEPS = 200
+
+
+def codebook(weights: Array, name: CodebookName) -> tuple[Array, Array]:
+    """Returns (codes uint8, shaped as `weights`; values float32 [256], ascending) of a tensor of finite weights.
+
+    A weight gets the nearest value, and the lower code where two are as near, by the squared distances in float64, as
+    the published program's vector quantization has it. Codes are of the values in float64, which are then rounded.
+
+    Args:
+        weights: float32 or float16, of any shape, at least one.
+        name: How the values are chosen.
+    """
+    flat = np.ascontiguousarray(weights, dtype=np.float32).reshape(-1)
+    values = _VALUES[name](flat)
+    codes = np.empty(flat.shape, np.uint8)
+    _find_nearest(flat, values, (values[:-1] + values[1:]) / 2, codes)
+    return codes.reshape(weights.shape), values.astype(np.float32)
+
+
+def uniform_values(weights: Array) -> Array:
+    """Returns float64 [256], evenly spaced from the smallest weight to the largest."""
+    return np.linspace(float(weights.min()), float(weights.max()), NUM_CODES)
+
+
+def quantile_values(weights: Array) -> Array:
+    """Returns the quantiles at 0, 1/255, ..., 1, float64 [256], to the bit those of pandas; some may be equal."""
+    ordered = np.sort(weights)
+    places = np.linspace(0, 1, NUM_CODES) * (len(ordered) - 1)
+    below = np.floor(places).astype(np.int64)
+    shares = places - below
+    first, last = ordered[below], ordered[np.minimum(below + 1, len(ordered) - 1)]
+    gaps = last - first  # in float32, and then from the nearer end, as NumPy has it
+    values: Array = np.where(shares < 0.5, first + gaps * shares, last - gaps * (1 - shares))
+    return values
+
+
+def kmeans_values(weights: Array) -> Array:
+    """Returns the float64 [256] values with the least sum of squared distances to the weights, ascending.
+
+    On a line, clusters are intervals of the sorted weights. The best borders among those of 8,192 cells of equal mass
+    are found exactly, by dynamic programming; Lloyd's steps on all weights, in which each costs two binary searches a
+    value, then move them to a local optimum. Sorting takes most of the time: seconds for 100 million weights.
+
+    Where there are at most 256 different weights, each is a value, and the largest is repeated.
+    """
+    ordered = np.sort(weights)
+    sums = np.zeros(len(ordered) + 1)
+    np.cumsum(ordered, dtype=np.float64, out=sums[1:])
+    borders = _best_borders(ordered, sums)
+    for _ in range(_MAX_STEPS):
+        values = np.diff(sums[borders]) / np.diff(borders)
+        middles = ((values[:-1] + values[1:]) / 2).astype(np.float32)
+        moved = np.concatenate([[0], np.searchsorted(ordered, middles, side="right"), [len(ordered)]])
+        moved = moved[np.concatenate([[True], np.diff(moved) > 0])]  # an interval that lost all its weights
+        if np.array_equal(moved, borders):
+            break
+        borders = moved
+    values = np.diff(sums[borders]) / np.diff(borders)
+    return np.concatenate([values, np.repeat(values[-1:], NUM_CODES - len(values))])
+
+
+_VALUES: dict[CodebookName, Callable[[Array], Array]] = {
+    "uniform": uniform_values,
+    "quantile": quantile_values,
+    "kmeans": kmeans_values,
+}
+
+
+def _best_borders(ordered: Array, sums: Array) -> Array:
+    """Returns the borders [n + 1], n <= 256, of the intervals of sorted weights with the least squared error.
+
+    Each border is one of the cells'.
+    """
+    edges = _cells(ordered, _NUM_CELLS)
+    centre = sums[-1] / len(ordered)  # squares of what is centred cancel less
+    masses = np.diff(edges).astype(np.float64)
+    firsts = np.diff(sums[edges]) - masses * centre
+    seconds = _squares(ordered, edges, float(centre))
+    masses_to, firsts_to, seconds_to = (np.concatenate([[0.0], np.cumsum(part)]) for part in (masses, firsts, seconds))
+    borders: Array = edges[_split(masses_to, firsts_to, seconds_to, min(NUM_CODES, len(masses)))]
+    return borders
+
+
+@compiled
+def _cells(ordered: Array, most: int) -> Array:
+    """Returns the borders of at most `most` cells of sorted weights, each between two different weights.
+
+    The best values lie with the density of the weights to the power 1/3 (Panter and Dite 1951), and so do the borders:
+    a gap between neighbours adds its length to the power 2/3, and there is one for each share of the sum.
+    """
+    total = 0.0
+    for index in range(1, len(ordered)):
+        total += np.cbrt((np.float64(ordered[index]) - np.float64(ordered[index - 1])) ** 2)
+    edges = np.zeros(most + 1, np.int64)
+    count, passed, shares = 1, 0.0, 0
+    for index in range(1, len(ordered)):
+        gap = np.float64(ordered[index]) - np.float64(ordered[index - 1])
+        passed += np.cbrt(gap**2)
+        if gap > 0 and passed * most >= total * (shares + 1) and count < most:
+            edges[count] = index
+            count += 1
+            shares = int(passed * most / total)
+    edges[count] = len(ordered)
+    return edges[: count + 1]
+
+
+@compiled
+def _squares(ordered: Array, edges: Array, centre: float) -> Array:
+    """Returns the sum of squared distances to `centre` of the weights of each cell, without a copy of them all."""
+    sums = np.zeros(len(edges) - 1)
+    for cell in range(len(sums)):
+        for index in range(edges[cell], edges[cell + 1]):
+            sums[cell] += (np.float64(ordered[index]) - centre) ** 2
+    return sums
+
+
+@compiled
+def _interval_error(first: int, last: int, masses: Array, firsts: Array, seconds: Array) -> float:
+    """Returns the squared error of the cells `first` to `last`, exclusive, around their mean."""
+    mass = masses[last] - masses[first]
+    total = firsts[last] - firsts[first]
+    return float(max(seconds[last] - seconds[first] - total * total / mass, 0.0))
+
+
+@compiled
+def _split(masses: Array, firsts: Array, seconds: Array, num_intervals: int) -> Array:
+    """Returns the borders, as indices into the tables, of the best `num_intervals` intervals of the cells.
+
+    Dynamic programming by divide and conquer: the best last border of a prefix moves right with the prefix.
+    """
+    num_cells = len(masses) - 1
+    errors = np.empty(num_cells + 1)
+    errors[0] = 0.0
+    for end in range(1, num_cells + 1):
+        errors[end] = _interval_error(0, end, masses, firsts, seconds)
+    starts = np.zeros((num_intervals, num_cells + 1), np.int32)
+    stack = np.empty((64, 4), np.int64)
+    for count in range(1, num_intervals):
+        fewer = errors.copy()
+        stack[0] = (count + 1, num_cells, count, num_cells - 1)
+        depth = 1
+        while depth:
+            depth -= 1
+            low, high, first, last = stack[depth]
+            middle = (low + high) // 2
+            best, best_start = np.inf, first
+            for start in range(first, min(last, middle - 1) + 1):
+                error = fewer[start] + _interval_error(start, middle, masses, firsts, seconds)
+                if error < best:
+                    best, best_start = error, start
+            errors[middle], starts[count, middle] = best, best_start
+            if low < middle:
+                stack[depth] = (low, middle - 1, first, best_start)
+                depth += 1
+            if middle < high:
+                stack[depth] = (middle + 1, high, best_start, last)
+                depth += 1
+    borders = np.empty(num_intervals + 1, np.int64)
+    borders[num_intervals] = num_cells
+    for count in range(num_intervals - 1, -1, -1):
+        borders[count] = starts[count, borders[count + 1]]
+    return borders
+
+
+@compiled
+def _find_nearest(weights: Array, values: Array, middles: Array, codes: Array) -> None:
+    """Writes the code of the nearest value of each weight to `codes`."""
+    for index in range(len(weights)):
+        weight = np.float64(weights[index])
+        code = np.searchsorted(middles, weight)  # the rounded middle decides nearly always; the distances have the say
+        distance = (weight - values[code]) ** 2
+        if code > 0 and (weight - values[code - 1]) ** 2 <= distance:
+            code -= 1
+        elif code < len(middles) and (weight - values[code + 1]) ** 2 < distance:
+            code += 1
+        codes[index] = code

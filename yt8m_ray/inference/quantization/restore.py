@@ -1,0 +1,154 @@
+"""A model from the tensors of a bundle, for computing: 8-bit layers stay 8-bit, everything else is expanded.
+
+Lives here: which layers of a model multiply integers, and batch norms that vanish in them. Does not live here: the
+arithmetic (`int8_linear`) and what the tensors mean (`quantize`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from yt8m_ray.artifacts.tensor_file import TensorEntry
+from yt8m_ray.config.quantization import TransformConfig
+from yt8m_ray.inference.quantization.int8_linear import Int8Linear
+from yt8m_ray.inference.quantization.quantize import (
+    GROUP_SUFFIX,
+    SCALE_SUFFIX,
+    dequantize_state,
+    dequantize_tensor,
+    quantize_channels,
+    stored_faults,
+)
+from yt8m_ray.models import Model, build_model_for_weights
+from yt8m_ray.models.layers import BatchNorm
+from yt8m_ray.registry import ComponentConfig
+
+_AFFINE = ("gamma", "beta", "moving_mean", "moving_variance")
+
+_ROWS_A_PART = 64
+"""Rows of an int4 matrix that are expanded at a time."""
+
+
+class Folded(nn.Module):
+    """What is left of a batch norm that the layer before it does too."""
+
+    def forward(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns the inputs."""
+        return inputs
+
+
+def restore_model(
+    config: Mapping[str, Any] | ComponentConfig,
+    stored: dict[str, torch.Tensor],
+    *,
+    feature_sizes: Sequence[int],
+    num_classes: int,
+    activations: str = TransformConfig().activations,
+    device: str | torch.device = "cpu",
+) -> Model:
+    """Returns the model of a stored state dict, in eval mode; it cannot be trained.
+
+    Linear layers stored as int8 or int4 multiply integers (see `TransformConfig.activations`); those of int4 do it as
+    int8, rounded once more to a scale a channel. A batch norm that alone reads such a layer is folded into its scales.
+    The memory is that of the stored tensors and of what is expanded, with one layer twice while it is packed.
+
+    Args:
+        config: The model's.
+        stored: From `quantize_state`; it is emptied, so that what is packed can be freed.
+        feature_sizes: As those of `build_model`.
+        num_classes: C.
+        activations: `int8` or `float32`, which expands all weights.
+        device: Where the model computes.
+
+    Raises:
+        RuntimeError: the tensors do not fit the model; torch lists names and shapes.
+    """
+    model = build_model_for_weights(config, feature_sizes=feature_sizes, num_classes=num_classes)
+    linears = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
+    norms = _norms(model)
+    for name, linear in linears.items() if activations == "int8" else ():
+        is_whole = linear.bias is None or f"{name}.bias" in stored
+        codes_and_scale = _take_codes(stored, f"{name}.weight", linear) if is_whole else None
+        if codes_and_scale is None:  # stored as floats; or not fit, which loading will say
+            continue
+        bias = stored.pop(f"{name}.bias", None) if linear.bias is not None else None
+        codes, scale = codes_and_scale
+        if name in norms and all(f"{norms[name][0]}.{part}" in stored for part in _AFFINE):
+            codes, scale, bias = _fold(_take_affine(stored, *norms[name]), codes, scale, bias)
+            model.set_submodule(norms[name][0], Folded())
+        bias = None if bias is None else bias.to(device)
+        model.set_submodule(name, Int8Linear(codes.to(device), scale.to(device), bias))
+    state = {name: tensor.to(device) for name, tensor in dequantize_state(stored).items()}
+    stored.clear()
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def check_stored(
+    config: Mapping[str, Any] | ComponentConfig,
+    entries: Sequence[TensorEntry],
+    *,
+    feature_sizes: Sequence[int],
+    num_classes: int,
+) -> list[str]:
+    """Returns a sentence for each tensor of a file that `restore_model` could not use, having read none of them.
+
+    Args:
+        config: The model's.
+        entries: What the file says of its tensors.
+        feature_sizes: As those of `build_model`.
+        num_classes: C.
+
+    Raises:
+        ValueError: no machine has room for such a model.
+    """
+    model = build_model_for_weights(config, feature_sizes=feature_sizes, num_classes=num_classes)
+    return stored_faults(model.state_dict(), {entry.name: entry for entry in entries})
+
+
+def _norms(model: nn.Module) -> dict[str, tuple[str, BatchNorm]]:
+    """Returns the batch norm that alone reads a linear layer, and its name, by the layer's name."""
+    norms = {}
+    for prefix, module in model.named_modules():
+        for linear, norm in getattr(module, "normalized_by", {}).items():
+            if isinstance(found := getattr(module, norm), BatchNorm):
+                norms[f"{prefix}.{linear}"] = (f"{prefix}.{norm}", found)
+    return norms
+
+
+def _take_codes(
+    stored: dict[str, torch.Tensor], name: str, linear: nn.Linear
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Removes a matrix from `stored` and returns its int8 codes and scales; None where it has none that fit."""
+    shape = (linear.out_features, linear.in_features)
+    if name + SCALE_SUFFIX in stored and stored[name].shape == shape:
+        return stored.pop(name), stored.pop(name + SCALE_SUFFIX)
+    if name + GROUP_SUFFIX in stored and stored[name].shape == (shape[0], shape[1] // 2):
+        packed, scale = stored.pop(name), stored.pop(name + GROUP_SUFFIX)
+        parts = zip(packed.split(_ROWS_A_PART), scale.split(_ROWS_A_PART), strict=True)
+        coded = [quantize_channels(dequantize_tensor({"w": w, "w" + GROUP_SUFFIX: s}, "w"), 0) for w, s in parts]
+        return torch.cat([codes for codes, _ in coded]), torch.cat([scales for _, scales in coded])
+    return None
+
+
+def _take_affine(stored: dict[str, torch.Tensor], name: str, norm: BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    """Removes a batch norm from `stored` and returns what it multiplies with and adds in eval mode."""
+    gamma, beta, mean, variance = (dequantize_tensor(stored, f"{name}.{part}") for part in _AFFINE)
+    for part in _AFFINE:
+        del stored[f"{name}.{part}"]
+    factor = gamma * torch.rsqrt(variance + norm.epsilon)
+    return factor, beta - mean * factor
+
+
+def _fold(
+    affine: tuple[torch.Tensor, torch.Tensor], codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns codes, scales and bias of a layer whose outputs are multiplied with a factor a channel, and shifted."""
+    factor, shift = affine
+    if bool((factor < 0).any()):
+        codes = torch.where(factor.unsqueeze(1) < 0, -codes, codes)
+    return codes, scale * factor.abs().unsqueeze(1), shift if bias is None else shift + bias * factor

@@ -1,0 +1,233 @@
+"""Models of runs, and versions of registered models. Beside `tracking` the only module that talks to a store.
+
+Lives here: folders that are models already. Does not live here: making one of a bundle (`inference.pyfunc`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow import MlflowClient, get_tracking_uri
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import (
+    _validate_model_alias_name,
+    _validate_model_alias_name_reserved,
+    _validate_model_name,
+)
+
+from yt8m_ray.artifacts.folder_manifest import cache_folder
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.tracking.runs import Tracker, open_client, patience, told
+
+MODEL_SCHEME = "models:/"
+"""Begins the address of a registered model."""
+
+_NOT_IN_NAMES = "@'?#"
+_LONGEST_NAME = 256
+
+
+def check_names(name: str, alias: str) -> None:
+    """Checks the name of a registered model and an alias, by MLflow's own rules, before anything is made.
+
+    Raises:
+        ConfigError: MLflow would refuse one of them, or the name cannot stand in `models:/NAME@ALIAS` or in a query.
+    """
+    # Private, in a version that is pinned: the client asks a store, which checks them when the model is copied already.
+    for rule, given in (
+        (_validate_model_name, name),
+        (_validate_model_alias_name, alias),
+        (_validate_model_alias_name_reserved, alias),
+    ):
+        try:
+            rule(given)
+        except MlflowException as error:
+            raise ConfigError(f"registered model {name!r}, alias {alias!r}: {error.message}") from None
+    if any(character in name for character in _NOT_IN_NAMES) or not name.isprintable() or name != name.strip():
+        without = " ".join(_NOT_IN_NAMES)
+        raise ConfigError(f"registered model {name[:80]!r}: expected a name without {without} and what cannot be seen")
+    if len(name) > _LONGEST_NAME:
+        raise ConfigError(f"registered model {name[:80]!r}...: expected at most {_LONGEST_NAME} characters")
+
+
+def log_model(tracker: Tracker, folder: Path, *, name: str, tags: Mapping[str, str]) -> str:
+    """Makes a folder that MLflow can load the model of a run; returns its id, as in `models:/ID`.
+
+    Args:
+        tracker: The run.
+        folder: What is copied; it has a file MLmodel.
+        name: Shown in the user interface.
+        tags: Of the model.
+
+    Raises:
+        TrackingError: MLflow does not take it.
+    """
+    with told(tracker.uri), patience():
+        client = open_client(tracker.uri)
+        experiment_id = client.get_run(tracker.run_id).info.experiment_id
+        model = client.create_logged_model(experiment_id, name, source_run_id=tracker.run_id, tags=dict(tags))
+        client.log_model_artifacts(model.model_id, str(folder))
+        client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        client.log_outputs(tracker.run_id, [LoggedModelOutput(model.model_id, step=0)])
+    return str(model.model_id)
+
+
+def find_model(uri: str, *, experiment: str, tags: Mapping[str, str]) -> str | None:
+    """Returns the id of the newest whole model of an experiment that has all these tags, None where none has.
+
+    Raises:
+        ConfigError: MLflow has no store of that kind.
+        TrackingError: it cannot be asked now.
+    """
+    with told(uri):
+        client = open_client(uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return None
+        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        newest_first = [{"field_name": "creation_timestamp", "ascending": False}]
+        for model in client.search_logged_models([found.experiment_id], query, order_by=newest_first):
+            if model.status == LoggedModelStatus.READY:
+                return str(model.model_id)
+    return None
+
+
+def register_model(uri: str, model_id: str, *, name: str, alias: str, tags: Mapping[str, str] | None = None) -> str:
+    """Makes a model of a run the newest version of a registered one, unless it is a version already; returns which.
+
+    Args:
+        uri: Tracking server or SQLite store.
+        model_id: The model, from `log_model`.
+        name: The registered model, made if it is missing.
+        alias: What points to this version from now on.
+        tags: Of the version.
+
+    Raises:
+        ConfigError: MLflow has no store of that kind.
+        TrackingError: it does not do it.
+    """
+    with told(uri):
+        client = open_client(uri)
+        model = client.get_logged_model(model_id)
+        place = model.artifact_location  # not models:/ID, which MLflow would look for in its global store
+        for version in client.search_model_versions(f"name = '{name}'"):
+            if version.source == place:
+                client.set_registered_model_alias(name, alias, version.version)
+                return str(version.version)
+        return _new_version(client, place, model.source_run_id, model_id, name=name, alias=alias, tags=tags or {})
+
+
+def register_folder(
+    uri: str, run_id: str, folder: Path, *, name: str, alias: str, tags: Mapping[str, str] | None = None
+) -> str:
+    """Makes any folder, copied into a run's artifacts, the newest version of a registered model; returns that version.
+
+    Args:
+        uri: Tracking server or SQLite store.
+        run_id: The run that it comes from.
+        folder: What is registered.
+        name: The model, made if it is missing.
+        alias: What points to this version from now on.
+        tags: Of the version.
+
+    Raises:
+        ConfigError: MLflow has no store of that kind.
+        TrackingError: it does not do it.
+    """
+    place = f"registered/{uuid.uuid4().hex[:12]}"  # each version has its own
+    Tracker(uri, run_id).log_artifacts(folder, artifact_path=place)
+    with told(uri):
+        client = open_client(uri)
+        source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
+        return _new_version(client, source, run_id, None, name=name, alias=alias, tags=tags or {})
+
+
+def _new_version(
+    client: MlflowClient,
+    source: str,
+    run_id: str | None,
+    model_id: str | None,
+    *,
+    name: str,
+    alias: str,
+    tags: Mapping[str, str],
+) -> str:
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    version = client.create_model_version(name, source, run_id, tags=dict(tags), model_id=model_id).version
+    client.set_registered_model_alias(name, alias, version)
+    return str(version)
+
+
+def resolve_model(uri: str) -> str:
+    """Returns `models:/NAME/VERSION` for `models:/NAME@ALIAS` or NAME/VERSION; any other place as it is.
+
+    Raises:
+        ConfigError: MLflow has no store of the kind that MLFLOW_TRACKING_URI names, or the form is another.
+        TrackingError: it cannot be asked, or has no such model or alias.
+    """
+    if not uri.startswith(MODEL_SCHEME):
+        return uri
+    name, alias, version = _parse_uri(uri)
+    if alias:
+        tracking_uri = get_tracking_uri()
+        with told(tracking_uri):
+            version = open_client(tracking_uri).get_model_version_by_alias(name, alias).version
+    return f"{MODEL_SCHEME}{name}/{version}"
+
+
+def fetch_model(uri: str) -> str:
+    """Returns the place of the bundle that a registered model is made of; any other place as it is.
+
+    A version is copied to this machine once, below `cache_folder()`: replicas that load it share the copy.
+
+    Raises:
+        ConfigError, TrackingError: as `resolve_model`.
+        ValueError: the model is not one of `jobs.register`.
+    """
+    if not uri.startswith(MODEL_SCHEME):
+        return uri
+    folder = _copy(get_tracking_uri(), resolve_model(uri))
+    bundles = [path for path in folder.glob("artifacts/*") if path.is_dir()]
+    if len(bundles) != 1:
+        raise ValueError(f"{uri}: expected a model of jobs.register, with one bundle, found {len(bundles)}")
+    return str(bundles[0])
+
+
+def registered_name(uri: str) -> str | None:
+    """Returns NAME of `models:/NAME@ALIAS` or `models:/NAME/VERSION`, None of any other place."""
+    return _parse_uri(uri)[0] if uri.startswith(MODEL_SCHEME) else None
+
+
+def _parse_uri(uri: str) -> tuple[str, str, str]:
+    """Returns name, alias and version, one of the last two empty."""
+    found = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
+    if not found:
+        raise ConfigError(f"model: expected models:/NAME@ALIAS or models:/NAME/VERSION, found {uri!r}")
+    name, alias, version = found.groups(default="")
+    return name, alias, version
+
+
+def _copy(tracking_uri: str, uri: str) -> Path:
+    """Returns a folder with the files of `models:/NAME/VERSION`."""
+    name, _, version = _parse_uri(uri)
+    with told(tracking_uri):
+        found = open_client(tracking_uri).get_model_version(name, version)
+        # A name that was deleted and registered anew has the same numbers again.
+        key = f"{tracking_uri} {uri} {found.source} {found.creation_timestamp}"
+        parent = cache_folder() / "mlflow" / hashlib.sha256(key.encode()).hexdigest()[:16]
+        folder = parent / "model"
+        if not folder.is_dir():
+            parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=parent, prefix=".aside-") as aside:
+                written = download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri, dst_path=aside)
+                with contextlib.suppress(OSError):  # another process was faster
+                    Path(written).rename(folder)
+    return folder

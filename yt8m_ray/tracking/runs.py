@@ -1,0 +1,310 @@
+"""Runs, parameters by dotted key, metrics and artifacts; with `model_registry`, the only module that talks to MLflow.
+
+Lives here: calls that answer, or fail within a minute. Does not live here: models (`yt8m_ray.tracking.models`), what a
+run does while MLflow is away (`yt8m_ray.tracking.sender`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import requests
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # copies within one disk
+# By MLflow's own settings a call to a server that is gone takes four minutes to fail. Its client reads these at each
+# call, and this module is the only one that has such a client; what a user sets counts.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException, RestException
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from yt8m_ray.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+_SQLITE = "sqlite:///"
+_LOCK_TIMEOUT_S = 120.0
+_MAX_PARAM_LENGTH = 6000
+_MAX_TAG_LENGTH = 5000
+_PARAMS_A_CALL = 100
+_METRICS_A_CALL = 1000
+_ARTIFACT_TIMEOUT_S = 120
+_KEY_TAG = "yt8m_ray.key"
+
+PARENT_TAG = "mlflow.parentRunId"
+"""A run with it is shown below the run that it names."""
+_TRIED_AGAIN = 429
+_SQLALCHEMY_ADVICE = "(raised as a result of Query-invoked autoflush"
+_REASON = re.compile(r"""Caused by \w+\(['"](?:\w+\(.*?\): )?([^'"]*)['"]""")
+
+
+class TrackingError(ConnectionError):
+    """MLflow did not do what it was asked; the message names its address.
+
+    Attributes:
+        is_temporary: Whether the same call may succeed later: no answer, a server that cannot, a locked store.
+    """
+
+    def __init__(self, message: str, *, is_temporary: bool) -> None:
+        super().__init__(message)
+        self.is_temporary = is_temporary
+
+
+def default_uri(output: str | Path) -> str:
+    """Returns the SQLite store under an output folder, as an absolute address: a job's working directory vanishes."""
+    return f"sqlite:///{Path(output).absolute() / 'mlflow.db'}"
+
+
+class Tracker:
+    """One MLflow run.
+
+    Args:
+        uri: Tracking server or SQLite store.
+        run_id: The run.
+    """
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self.uri = uri
+        self.run_id = run_id
+        self._client = open_client(uri)
+
+    @classmethod
+    def start(
+        cls,
+        uri: str,
+        *,
+        experiment: str,
+        run_name: str,
+        params: Mapping[str, object],
+        artifact_path: Path,
+        key: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Tracker:
+        """Returns a new run with `params` logged.
+
+        Args:
+            uri: Tracking server or SQLite store; a store is created here, under a lock, so that nobody races for it.
+            experiment: Created if missing.
+            run_name: Shown in the user interface.
+            params: By dotted key.
+            artifact_path: Folder for artifacts of a store without a server.
+            key: Any text that no other run has. A call that was made before with it, and whose answer did not arrive,
+                is then continued: there is one run in the end.
+            tags: Of the run.
+
+        Raises:
+            ConfigError: MLflow has no store of that kind.
+            TrackingError: the store or server does not answer as it should.
+        """
+        location = None if uri.startswith("http") else artifact_path.absolute().as_uri()
+        with told(uri):
+            with _creation_lock(uri):
+                client = open_client(uri)
+                found = client.get_experiment_by_name(experiment)
+                experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
+            run_id = _find_run(client, experiment_id, key) if key is not None else None
+            if run_id is None:
+                all_tags = {**(tags or {}), **({} if key is None else {_KEY_TAG: key})}
+                run_id = client.create_run(experiment_id, run_name=run_name, tags=all_tags).info.run_id
+            tracker = cls(uri, run_id)
+            entries = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in params.items()]
+            for start in range(0, len(entries), _PARAMS_A_CALL):
+                client.log_batch(run_id, params=entries[start : start + _PARAMS_A_CALL])
+        return tracker
+
+    @classmethod
+    def resume(cls, uri: str, run_id: str) -> Tracker | None:
+        """Returns an existing run set back to running, or None where the store does not have it.
+
+        Raises:
+            ConfigError: MLflow has no store of that kind.
+            TrackingError: it cannot be asked now.
+        """
+        try:
+            with told(uri), _creation_lock(uri):
+                tracker = cls(uri, run_id)
+                tracker._client.update_run(run_id, status="RUNNING")
+        except TrackingError as error:
+            if error.is_temporary:
+                raise
+            logger.warning("MLflow run %s cannot be continued, a new one is made: %s", run_id, error)
+            return None
+        return tracker
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Logs finite values at `step`."""
+        self.log_history([(int(time.time() * 1000), step, metrics)])
+
+    def log_history(self, entries: Iterable[tuple[int, int, Mapping[str, float]]]) -> None:
+        """Logs the finite values of (milliseconds since 1970, step, metrics); what is there already changes nothing."""
+        metrics = [
+            Metric(name, float(value), time_ms, step)
+            for time_ms, step, values in entries
+            for name, value in values.items()
+            if math.isfinite(value)
+        ]
+        with told(self.uri):
+            for start in range(0, len(metrics), _METRICS_A_CALL):
+                self._client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_A_CALL])
+
+    def log_artifacts(self, path: str | Path, *, artifact_path: str | None = None) -> None:
+        """Copies a file or a folder into the run's artifacts."""
+        with told(self.uri), patience():
+            if Path(path).is_dir():
+                self._client.log_artifacts(self.run_id, str(path), artifact_path)
+            else:
+                self._client.log_artifact(self.run_id, str(path), artifact_path)
+
+    def finish(self, status: Status) -> None:
+        """Marks the run as ended."""
+        with told(self.uri):
+            self._client.set_terminated(self.run_id, status)
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as MLflow has it: parameters and tags as text, curves by step."""
+
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    curves: Mapping[str, list[float]]
+
+    def curve(self, metric: str) -> list[float]:
+        """Returns a metric's values in the order of their steps."""
+        return self.curves.get(metric, [])
+
+
+def child_runs(uri: str, parent_run_id: str, *, metrics: Sequence[str]) -> list[RunView]:
+    """Returns the runs that have another as their parent, the oldest first, with the curves of some metrics.
+
+    Raises:
+        ConfigError: MLflow has no store of that kind.
+        TrackingError: it has no such run, or cannot be asked now.
+    """
+    with told(uri):
+        client = open_client(uri)
+        experiment_id = client.get_run(parent_run_id).info.experiment_id
+        query = f"tags.`{PARENT_TAG}` = '{parent_run_id}'"
+        found: list[Run] = []
+        token = None
+        while True:
+            page = client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"], page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                break
+        views = []
+        for run in found:
+            curves = {}
+            for metric in metrics:
+                points = client.get_metric_history(run.info.run_id, metric)
+                # Of a step that was taken again, the last: a run that was killed goes on from an earlier one.
+                by_step = {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
+                curves[metric] = [by_step[step] for step in sorted(by_step)]
+            views.append(RunView(dict(run.data.params), dict(run.data.tags), curves))
+    return views
+
+
+def set_tags(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
+    """Sets tags of a run; TrackingError where MLflow does not."""
+    with told(uri):
+        client = open_client(uri)
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value[:_MAX_TAG_LENGTH])
+
+
+@contextlib.contextmanager
+def told(uri: str) -> Iterator[None]:
+    """Makes a TrackingError of all that MLflow, its HTTP client and its database raise."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        is_temporary = _is_temporary(error)
+        raise TrackingError(f"tracking.uri: {uri}: {_first_line(error)}", is_temporary=is_temporary) from None
+
+
+def _is_temporary(error: BaseException) -> bool:
+    status: int | None = None
+    if isinstance(error, RestException):
+        status = error.get_http_status_code()
+    elif isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+    if status is not None:
+        return status >= 500 or status == _TRIED_AGAIN
+    if isinstance(error, OperationalError | OSError):  # a locked database, no room on the disk, a broken connection
+        return True
+    # MLflow tells of these in an error of its own, with the same code as of an answer that is no JSON.
+    inner = error.__cause__ or error.__context__
+    return inner is not None and not isinstance(inner, requests.exceptions.InvalidURL) and _is_temporary(inner)
+
+
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """Lets a server take its time to store a large file."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ[name]
+    os.environ[name] = str(max(int(before), _ARTIFACT_TIMEOUT_S))
+    try:
+        yield
+    finally:
+        os.environ[name] = before
+
+
+def _find_run(client: MlflowClient, experiment_id: str, key: str) -> str | None:
+    found = client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
+def _creation_lock(uri: str) -> AbstractContextManager[object]:
+    """Returns a lock on an SQLite store's file; two first starts at once would both create its tables."""
+    if not uri.startswith(_SQLITE):
+        return nullcontext()
+    path = Path(uri.removeprefix(_SQLITE))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{path}.lock", timeout=_LOCK_TIMEOUT_S)
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Returns a client of a server or store, whose errors are told once; ConfigError where MLflow has no such kind."""
+    # Both tell of each error that they raise as well, and at each of many attempts.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").addFilter(_is_not_about_mlflow)
+    try:
+        return MlflowClient(uri)
+    except MlflowException as error:
+        raise ConfigError(
+            f"tracking.uri: expected an address such as http://127.0.0.1:5000 or a store such as "
+            f"sqlite:////absolute/path/mlflow.db, found {uri!r}: {_first_line(error)}"
+        ) from None
+
+
+def _is_not_about_mlflow(record: logging.LogRecord) -> bool:
+    return "/mlflow" not in record.getMessage()
+
+
+def _first_line(error: BaseException) -> str:
+    """Returns what an error says first; of a connection's error the innermost reason, not the whole chain."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(_SQLALCHEMY_ADVICE)]
+    line = lines[0] if lines else type(error).__name__
+    reason = _REASON.search(line)
+    return line if reason is None else reason.group(1)

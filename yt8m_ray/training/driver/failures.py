@@ -1,0 +1,63 @@
+"""Why a run of Ray Train failed: something that a restart mends, or the error to show.
+
+Lives here: what lost workers and lost connections look like. Does not live here: restarting
+(`yt8m_ray.training.driver.trainer`).
+"""
+
+from __future__ import annotations
+
+import logging
+
+import ray.exceptions
+
+from yt8m_ray.cluster import root_cause
+
+logger = logging.getLogger(__name__)
+
+_LOSSES = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.WorkerCrashedError,
+)
+_LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Socket closed",
+    "remote process exited",
+    "Timed out waiting",
+)
+"""What gloo and NCCL say where the other end of a collective died, or is silent for half an hour."""
+
+
+def final_error(error: Exception) -> BaseException | None:
+    """Returns the error to show where a restart would not help, or None where a worker or node was lost.
+
+    Args:
+        error: What `TorchTrainer.fit` raised; `worker_failures` are the workers' own errors by rank.
+    """
+    causes = list(getattr(error, "worker_failures", {}).values())
+    if any(_is_loss(cause) for cause in causes) or _is_failed_start(error):
+        return None
+    for cause in causes or [error]:
+        cause = root_cause(cause)
+        if isinstance(cause, ValueError | OSError | FloatingPointError):
+            return cause
+    logger.error("%s", error)  # not for a user to mend: with the worker's traceback
+    return causes[0] if causes else error
+
+
+def _is_loss(cause: BaseException) -> bool:
+    """Returns whether a process or node is gone, by its own absence or by what the others say of it."""
+    is_gone = isinstance(cause, _LOSSES) or "HealthCheck" in type(cause).__name__
+    return is_gone or (isinstance(cause, RuntimeError) and any(text in str(cause) for text in _LOST_PEER))
+
+
+def _is_failed_start(error: BaseException) -> bool:
+    """Returns whether the workers could not all be started, since a node went or others took its place."""
+    return type(getattr(error, "controller_failure", None)).__name__.startswith("WorkerGroupStartup")
+
+
+def last_line(error: BaseException) -> str:
+    """Returns what an error of Ray says in the end, behind the tracebacks of all its processes."""
+    return str(error).strip().splitlines()[-1][:300]

@@ -1,0 +1,117 @@
+"""What the driver of a run watches while its workers train: their log, and whether the cluster changes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from pathlib import Path
+
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.tracking.history import History
+from yt8m_ray.training.driver.coordinator import LocalMailbox, Mailbox
+from yt8m_ray.training.driver.interruptible import StopRequested
+from yt8m_ray.training.driver.nodes import draining_nodes, fitting_workers, free_cpus
+from yt8m_ray.training.driver.progress import ProgressBar, is_progress_line
+from yt8m_ray.training.driver.scaling import Workers
+from yt8m_ray.training.run.hooks import RunHooks
+from yt8m_ray.training.run.run_folder import LOG_FILE
+
+logger = logging.getLogger(__name__)
+
+GROWTH_PAUSE_S = 30.0
+"""Seconds that a start with too few workers trains at least before it gives way to one with more."""
+
+_LOOK_INTERVAL_S = 1.0
+
+
+class Supervisor:
+    """Watches one start of a run, and asks its workers to stop where another start would be better.
+
+    Args:
+        config: The run.
+        workers: Those of this start.
+        folder: Of the run; its log gets the workers' lines, besides the log of this process, its history what they
+            measure.
+        hooks: Hears of the checkpoints, and may end the run.
+
+    Attributes:
+        workers: As given.
+        mailbox: Of this start.
+        reason: Why the workers were asked to stop; None where they were not.
+        has_notice: Whether that is because a node of theirs is about to go.
+        hooks: As given.
+    """
+
+    def __init__(self, config: TrainConfig, workers: Workers, folder: Path, hooks: RunHooks) -> None:
+        self.workers = workers
+        self.mailbox = LocalMailbox() if hooks.is_in_process else Mailbox()
+        self.reason: str | None = None
+        self.has_notice = False
+        self._config = config
+        self._log_path = folder / LOG_FILE
+        self._history = History(folder)
+        self.hooks = hooks
+        self._is_ending = False
+        self._node_ids: frozenset[str] = frozenset()
+        self._next_look = 0.0
+        self._training_since: float | None = None
+
+    def tick(self, bar: ProgressBar | None = None) -> None:
+        """Passes on what the workers say, and looks at the cluster once a second.
+
+        Args:
+            bar: Stands for the lines that tell how far the run is.
+
+        Raises:
+            StopRequested: the hooks want the run to end; raised once.
+        """
+        taken = self.mailbox.take()
+        lines, self._node_ids = taken.lines, taken.node_ids
+        for metrics, step, progress in taken.measured:
+            self._history.append(metrics, step, progress)
+        for metrics in taken.reported:
+            self.hooks.checkpoint_written(metrics)
+        if lines:
+            # A full disk: the lines are in this process's log too.
+            with contextlib.suppress(OSError), self._log_path.open("a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+        for line in lines:
+            if bar is None or not is_progress_line(line):
+                logger.info("%s", line)
+        if bar is not None:
+            bar.update()
+        now = time.monotonic()
+        if self._node_ids and self._training_since is None:
+            self._training_since = now
+        if self.reason is None and self._training_since is not None and now >= self._next_look:
+            self._next_look = now + _LOOK_INTERVAL_S
+            self._look(now - self._training_since)
+        if not self._is_ending and self.hooks.should_stop():
+            self._is_ending = True
+            raise StopRequested
+
+    def ask_to_stop(self) -> bool:
+        """Asks the workers to stop; returns whether that is worth waiting for."""
+        self.mailbox.request_stop()
+        # Those that are not there yet end as soon as they are.
+        return bool(self._node_ids) or self._is_ending
+
+    def _look(self, age_s: float) -> None:
+        going = draining_nodes() & self._node_ids
+        if going:
+            self.has_notice = True
+            self._restart(f"{len(going)} nodes with workers are about to go")
+        elif self.workers.num < self._config.scaling.most_workers and age_s > GROWTH_PAUSE_S:
+            try:
+                num = fitting_workers(self._config).num
+            except ConfigError:  # it has shrunk instead; the run will notice where it needs to
+                return
+            if num > self.workers.num and free_cpus() >= (num - self.workers.num) * self.workers.cpus_each:
+                self._restart(f"the cluster has room for {num} workers instead of {self.workers.num}")
+
+    def _restart(self, reason: str) -> None:
+        logger.info("%s: the workers write a checkpoint", reason)
+        self.reason = reason
+        self.mailbox.request_stop()

@@ -1,0 +1,343 @@
+"""fit(config) -> FitResult on Ray Train. The only module that imports ray.train.
+
+Lives here: resources, the splitting of data among workers, restarts, and the end of a run. What a worker does is in
+`yt8m_ray.training.driver.worker`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from yt8m_ray.cluster import root_cause
+from yt8m_ray.config.local_paths import with_absolute_paths
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.pipeline.packed_videos import Block, from_table
+from yt8m_ray.data.pipeline.ray_dataset import keep_order, read_dataset, split_dataset
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.tracking.runs import default_uri
+from yt8m_ray.tracking.sender import send_the_rest
+from yt8m_ray.training.driver.coordinator import Mailbox
+from yt8m_ray.training.driver.failures import final_error, last_line
+from yt8m_ray.training.driver.interruptible import TERMINATED, follow
+from yt8m_ray.training.driver.nodes import CLUSTER_WAIT_S, check_shared, fitting_workers, wait_for_workers
+from yt8m_ray.training.driver.process_group import BoundTorchConfig
+from yt8m_ray.training.driver.progress import progress_bar
+from yt8m_ray.training.driver.scaling import Workers
+from yt8m_ray.training.driver.supervisor import Supervisor
+from yt8m_ray.training.driver.worker import Worker, WorkerPorts
+from yt8m_ray.training.run.checkpoints import CheckpointWriteError
+from yt8m_ray.training.run.hooks import RunHooks
+from yt8m_ray.training.run.inputs import RunInputs, prepare_inputs, splits_of
+from yt8m_ray.training.run.log_files import logging_to
+from yt8m_ray.training.run.outcome import (
+    MLFLOW_STATUS,
+    FitResult,
+    add_report,
+    describe,
+    describe_stop,
+    run_facts,
+    start_tracking,
+)
+from yt8m_ray.training.run.run_folder import (
+    LOG_FILE,
+    RunRecord,
+    Status,
+    best_checkpoint,
+    check_resume,
+    is_finished,
+    locked,
+)
+from yt8m_ray.training.run.run_store import RunStore
+from yt8m_ray.training.steps.distributed import rank
+from yt8m_ray.training.steps.profiling import TRACE_FILE
+
+logger = logging.getLogger(__name__)
+
+
+class WorkersLostError(RuntimeError):
+    """Workers died more often than `scaling.max_failures` allows."""
+
+
+class NodeLeavingError(RuntimeError):
+    """The node of a run that trains in its own process is about to go; its checkpoint is written."""
+
+
+def fit(config: TrainConfig, hooks: RunHooks | None = None) -> FitResult:
+    """Trains, or continues, the run that `config` describes, on the Ray cluster this process is connected to.
+
+    Args:
+        config: The run.
+        hooks: What the caller wants to hear of it.
+
+    Raises:
+        ConfigError: the config cannot be run here, or another command is at work on the same run.
+        ValueError, OSError, FloatingPointError: the data or the optimisation failed; the message says where.
+        WorkersLostError: too many workers died.
+        NodeLeavingError: this process is the run's worker, and its node is about to go.
+        SystemExit, KeyboardInterrupt: the run was stopped, by `hooks` or by a signal.
+    """
+    hooks = hooks or RunHooks()
+    config = with_absolute_paths(config)
+    store = RunStore(config)
+    store.pull()
+    shards = splits_of(config.data)
+    continued = check_resume(config, shards["train"])
+    if is_finished(config):
+        return _finished(config, store, hooks)
+    inputs = prepare_inputs(config, shards, is_new=continued is None)
+    fitting_workers(config)  # or it is refused, before anything is written
+    with locked(store.folder):
+        return _run(config, store, inputs, hooks)
+
+
+def _run(config: TrainConfig, store: RunStore, inputs: RunInputs, hooks: RunHooks) -> FitResult:
+    """Trains, and says in MLflow and in the run's folder how it ended."""
+    folder, shards, manifest = store.folder, inputs.shards, inputs.manifest
+    tracker = start_tracking(config, folder, hooks)
+    store.push()
+    status: Status = "failed"
+    try:
+        payload = {
+            "config": config.model_dump(mode="json"),
+            "run_path": str(folder),
+            "checkpoints": store.checkpoints,
+            "num_videos": inputs.num_videos,
+            "shards": shards,
+            "num_records": {split: manifest.num_records_of(shards[split]) for split in shards} if manifest else {},
+            "mlflow_run_id": tracker.run_id,
+        }
+        _fit_with_restarts(config, store, shards, payload, hooks)
+        checkpoint, metrics = best_checkpoint(folder)
+        if hooks.has_uploads:
+            tracker.add_artifacts(checkpoint, artifact_path="checkpoint")
+        if (folder / TRACE_FILE).exists():
+            tracker.add_artifacts(folder / TRACE_FILE)
+        if config.train.report:
+            add_report(folder, tracker)
+        logger.info("%s", describe(store.place_of(checkpoint), metrics))
+        status = "finished"
+    except (KeyboardInterrupt, SystemExit):
+        status = "stopped"
+        logger.warning("%s", describe_stop(store))
+        raise
+    finally:
+        store.record(RunRecord(status, tracker.run_id))
+        tracker.close(MLFLOW_STATUS[status])
+    return FitResult(checkpoint, store.place_of(checkpoint), metrics, folder, tracker.uri, tracker.run_id)
+
+
+def _finished(config: TrainConfig, store: RunStore, hooks: RunHooks) -> FitResult:
+    """Returns the outcome of a run that has nothing left to train, and says so."""
+    record = RunRecord.load(store.folder)
+    checkpoint, metrics = best_checkpoint(store.folder)
+    place = store.place_of(checkpoint)
+    logger.warning(
+        "run %s is finished already, nothing was trained; raise train.num_epochs to continue it, or choose another "
+        "run.name. Its %s",
+        config.run.name,
+        describe(place, metrics),
+    )
+    uri = config.tracking.uri or default_uri(config.output)
+    facts = run_facts(config, store.folder, hooks)
+    run_id = send_the_rest(uri, store.folder, facts, run_id=record.mlflow_run_id if record else "")
+    return FitResult(checkpoint, place, metrics, store.folder, uri, run_id)
+
+
+def _fit_with_restarts(
+    config: TrainConfig, store: RunStore, shards: dict[str, list[str]], payload: dict[str, Any], hooks: RunHooks
+) -> None:
+    """Trains until the run is at its end, over losses of workers and changes of the cluster.
+
+    Every start counts anew how many workers fit.
+    """
+    num_losses, workers = 0, fitting_workers(config)
+    folder = store.folder
+    while True:
+        if not store.is_remote:
+            check_shared(folder)
+        supervisor = Supervisor(config, workers, folder, hooks)
+        try:
+            train = _train_here if hooks.is_in_process else _train
+            train(config, shards, payload, supervisor)
+        except ray.train.TrainingFailedError as error:
+            reason = final_error(error)
+            if reason is not None:
+                raise reason from None
+            num_losses += 1
+            if num_losses > config.scaling.max_failures:
+                raise WorkersLostError(f"{num_losses} times a worker was lost, last: {last_line(error)}") from None
+            logger.warning("a worker was lost; starting again from the last checkpoint: %s", last_line(error))
+        else:
+            store.pull()
+            if is_finished(config):
+                return
+            if supervisor.reason is None:
+                raise CheckpointWriteError(f"{folder}: the run's last checkpoint could not be written")
+            if supervisor.has_notice and hooks.is_in_process:
+                raise NodeLeavingError(supervisor.reason)
+            logger.info("%s; starting again from the last checkpoint", supervisor.reason)
+        workers = _workers_again(config, supervisor)
+
+
+def _train(
+    config: TrainConfig,
+    shards: dict[str, list[str]],
+    payload: dict[str, Any],
+    supervisor: Supervisor,
+) -> None:
+    """Trains with the workers that `supervisor` watches until they end."""
+    folder = Path(payload["run_path"])
+    with tempfile.TemporaryDirectory(prefix="yt8m_train_") as notes:  # of Ray's own: checkpoints are ours
+        trainer = ray.train.torch.TorchTrainer(
+            _work,
+            torch_config=BoundTorchConfig(),
+            train_loop_config={**payload, "mailbox": supervisor.mailbox},
+            scaling_config=_scaling(supervisor.workers),
+            run_config=ray.train.RunConfig(
+                name=folder.name,
+                storage_path=notes,
+                # Ray would also restart after an error in the data or the code, which no restart mends, and would wait
+                # for ever for a node that does not come back.
+                failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
+                logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+            ),
+            datasets=_datasets(config, supervisor.mailbox, supervisor.workers.num, shards),
+            dataset_config=_SplitAll(),
+        )
+        with progress_bar(folder) as bar:
+            tick = functools.partial(supervisor.tick, bar)
+            follow(trainer.fit, tick=tick, ask_to_stop=supervisor.ask_to_stop)
+
+
+def _train_here(
+    config: TrainConfig,
+    shards: dict[str, list[str]],
+    payload: dict[str, Any],
+    supervisor: Supervisor,
+) -> None:
+    """Trains with this process as the one worker, in Ray Train's local mode."""
+    datasets = _datasets(config, supervisor.mailbox, 1, shards)
+    for dataset in datasets.values():
+        keep_order(dataset)
+    trainer = ray.train.torch.TorchTrainer(
+        functools.partial(_work_here, {**payload, "mailbox": supervisor.mailbox}, supervisor),
+        scaling_config=ray.train.ScalingConfig(num_workers=0, use_gpu=supervisor.workers.use_gpu),
+        datasets=datasets,
+    )
+    try:
+        follow(trainer.fit, tick=supervisor.tick, ask_to_stop=supervisor.ask_to_stop)
+    except ray.exceptions.RayError as error:
+        raise root_cause(error) from None
+
+
+def _work_here(payload: dict[str, Any], supervisor: Supervisor) -> None:
+    # Ray hides no GPU from a process that asked for none, and its local mode takes any that it finds.
+    device = torch.device("cuda" if supervisor.workers.use_gpu else "cpu")
+    with logging_to(Path(payload["run_path"]) / LOG_FILE, prefix=""):
+        supervisor.mailbox.join()
+        _run_worker(payload, device=device, on_checkpoint=supervisor.hooks.checkpoint_written)
+
+
+def _workers_again(config: TrainConfig, supervisor: Supervisor) -> Workers:
+    """Returns the workers to go on with, on the nodes that are left."""
+    try:
+        return wait_for_workers(config, wait_s=0 if supervisor.has_notice else CLUSTER_WAIT_S)
+    except ConfigError as error:
+        if not supervisor.has_notice:
+            raise WorkersLostError(f"nodes were lost: {error}") from None
+        logger.warning("what is left of the cluster is too small: %s", error)
+        raise SystemExit(TERMINATED) from None
+
+
+def _datasets(config: TrainConfig, mailbox: Mailbox, num_parts: int, shards: dict[str, list[str]]) -> dict[str, Any]:
+    def read(split: str, **order: Any) -> Any:
+        data, options = config.data, config.read_options(split)
+        return read_dataset(shards[split], data.spec, options, num_parts=num_parts, cache=data.cache, **order)
+
+    datasets = {"train": read("train", shuffle_seed=config.run.seed, position=mailbox.position)}
+    if "validation" in shards:
+        datasets["validation"] = read("validation")
+    return datasets
+
+
+def _work(payload: dict[str, Any]) -> None:
+    """The function that Ray Train runs in each worker."""
+    mailbox: Mailbox = payload["mailbox"]
+    mailbox.join()
+    # A process of its own, which jobs/ did not configure; the driver passes the lines on.
+    package_logger = logging.getLogger("yt8m_ray")
+    package_logger.addHandler(mailbox.log_handler())
+    package_logger.setLevel(logging.INFO)
+    _run_worker(payload, device=ray.train.torch.get_device(), on_checkpoint=mailbox.add_reported)
+
+
+def _run_worker(
+    payload: dict[str, Any], *, device: torch.device, on_checkpoint: Callable[[dict[str, float]], None]
+) -> None:
+    """Trains as one of the run's workers, or as the only one."""
+    mailbox: Mailbox = payload["mailbox"]
+    config = TrainConfig.model_validate(payload["config"])
+    torch.set_num_threads(max(1, int(float(os.environ.get("OMP_NUM_THREADS", "1")))))
+    spec = config.data.spec
+
+    def read(split: str) -> Iterator[Block]:
+        # All of it in the thread that takes the blocks: a pass begins when Ray Data has room for it.
+        for table in ray.train.get_dataset_shard(split).iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from_table(table, spec)
+
+    def report(metrics: dict[str, float]) -> None:
+        ray.train.report(metrics)
+        if rank() == 0:
+            on_checkpoint(metrics)
+
+    folder = Path(payload["run_path"])
+    folder.mkdir(parents=True, exist_ok=True)  # a copy of the run's folder is not on every node
+    worker = Worker(
+        config,
+        folder,
+        num_videos=payload["num_videos"],
+        shards=payload["shards"],
+        num_records=payload["num_records"],
+        device=device,
+        ports=WorkerPorts(
+            read,
+            payload["checkpoints"],
+            report,
+            mailbox.start_epoch,
+            mailbox.stop_event().is_set,
+            mailbox.add_measured,
+            run_id=payload["mlflow_run_id"],
+        ),
+    )
+    worker.run()
+
+
+class _SplitAll(ray.train.DataConfig):
+    """Splits every dataset without dropping rows; Ray's own way drops the remainder to make the parts equal."""
+
+    def configure(
+        self,
+        datasets: dict[str, Any],
+        world_size: int,
+        worker_handles: Any,
+        worker_node_ids: Any,
+        **_: Any,
+    ) -> list[dict[str, Any]]:
+        splits = {name: split_dataset(dataset, world_size) for name, dataset in datasets.items()}
+        return [{name: parts[rank] for name, parts in splits.items()} for rank in range(world_size)]
+
+
+def _scaling(workers: Workers) -> ray.train.ScalingConfig:
+    resources = {"CPU": workers.cpus_each, **({"GPU": workers.gpus_each} if workers.use_gpu else {})}
+    return ray.train.ScalingConfig(num_workers=workers.num, use_gpu=workers.use_gpu, resources_per_worker=resources)

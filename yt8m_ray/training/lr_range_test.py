@@ -1,0 +1,241 @@
+"""The learning-rate range test (arXiv:1506.01186): which rates a run learns at, found in a few hundred steps.
+
+The run's own loop takes steps at a rate that rises from one to the next, until the loss diverges. Lives here: the test,
+its table and its picture. One process, without Ray; shards are read as often as it takes.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from yt8m_ray.config.document import override
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.pipeline.batches import batches_of, prefetch
+from yt8m_ray.data.pipeline.packed_videos import PackedVideos
+from yt8m_ray.data.pipeline.read_position import epoch_order
+from yt8m_ray.data.pipeline.shard_reader import read_blocks
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.training.steps.build_loop import build_loop
+from yt8m_ray.training.steps.loop import TrainingLoop
+
+logger = logging.getLogger(__name__)
+
+TABLE_FILE = "learning_rate.csv"
+PICTURE_FILE = "learning_rate.png"
+
+SMOOTHING = 0.9
+"""What the smoothed loss keeps of itself at each step."""
+
+DIVERGED = 4.0
+"""The test ends where the smoothed loss is so many times its lowest."""
+
+_LEAST_STEPS = 10
+_SETTLING_STEPS = 5  # the first smoothed losses are too few to have a slope
+_COLOUR, _GREY = "#2f6db3", "#9aa0a6"
+_MARKS = {"steepest_descent": "#c5221f", "tenth_of_minimum": "#188038"}
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """One step of the test: its rate, and the loss of its batch before it."""
+
+    step: int
+    learning_rate: float
+    loss: float
+    smoothed_loss: float
+
+
+@dataclass(frozen=True)
+class RateRange:
+    """Where the test goes.
+
+    Attributes:
+        lowest, highest: The rates of its first and its last step; each is a constant factor above the one before.
+        num_steps: How many it has.
+        warm_up_steps: Steps before it, at the run's own rate. A model that begins with a score of one half for
+            thousands of classes first learns how rare they are, at any rate; behind that the test says more.
+    """
+
+    lowest: float = 1e-6
+    highest: float = 1.0
+    num_steps: int = 200
+    warm_up_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lowest < self.highest:
+            raise ConfigError(f"--min, --max: expected 0 < min < max, found {self.lowest:g} and {self.highest:g}")
+        if self.num_steps < _LEAST_STEPS:
+            raise ConfigError(f"--steps: expected at least {_LEAST_STEPS}, found {self.num_steps}")
+        if self.warm_up_steps < 0:
+            raise ConfigError(f"--warm-up: expected at least 0, found {self.warm_up_steps}")
+
+    def at(self, step: int) -> float:
+        """Returns the rate of a step of the test, from 0."""
+        return float(self.lowest * (self.highest / self.lowest) ** (step / (self.num_steps - 1)))
+
+
+def find_learning_rate(
+    config: TrainConfig, shards: Sequence[str], rates: RateRange, folder: str | Path, *, device: torch.device
+) -> dict[str, Any]:
+    """Tests `rates` on the run that `config` describes, writes the table and the picture and returns what they say.
+
+    Args:
+        config: Whose model, loss and batches; its schedule is left out, its factors by parameter are kept.
+        shards: What to train on, in passes as many as are needed.
+        rates: Where to look.
+        folder: Made where it is missing; the files of an earlier test in it are replaced.
+        device: Where to compute.
+
+    Returns:
+        steepest_descent: The rate at which the smoothed loss falls fastest.
+        tenth_of_minimum: A tenth of the rate at which it is lowest; a good base rate as a rule.
+        diverged_at: The rate that the test ended at before its last step, else None.
+        num_steps, table, picture: How many were taken, and the files.
+
+    Raises:
+        ValueError, OSError: a shard cannot be read, or the first steps diverge already.
+    """
+    points = list(run_rates(config, shards, rates, device=device))
+    if len(points) < _LEAST_STEPS:
+        raise ValueError(
+            f"--min: the loss diverges after {len(points)} steps already, at {rates.at(len(points)):g}; begin lower"
+        )
+    suggestion = suggest(points)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_table(folder / TABLE_FILE, points)
+    _draw(folder / PICTURE_FILE, points, suggestion, title=f"{config.run.name}: learning-rate range test")
+    is_whole = len(points) == rates.num_steps and not _has_diverged(points)
+    if is_whole and points[-1].smoothed_loss == min(point.smoothed_loss for point in points):
+        logger.warning("--max: the loss still falls at %g; its minimum lies beyond", rates.highest)
+    return {
+        **suggestion,
+        "diverged_at": None if is_whole else rates.at(min(len(points), rates.num_steps - 1)),
+        "num_steps": len(points),
+        "table": str((folder / TABLE_FILE).absolute()),
+        "picture": str((folder / PICTURE_FILE).absolute()),
+    }
+
+
+def run_rates(
+    config: TrainConfig, shards: Sequence[str], rates: RateRange, *, device: torch.device
+) -> Iterator[RatePoint]:
+    """Yields the points of the test until its last step, or until the loss diverges."""
+    own_rate, num_before = config.optimizer.learning_rate, rates.warm_up_steps
+    config = override(config, _constant_rate(config, num_before + rates.num_steps))
+    loop, _ = build_loop(config, device=device, shards=shards)
+
+    def set_rates(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        # Behind `prepare_step`, which has set each group to its factor of the base rate 1.
+        for group in optimizer.param_groups:
+            step = loop.progress.step - num_before
+            group["lr"] *= rates.at(step) if step >= 0 else own_rate
+
+    loop.optimizer.register_step_pre_hook(set_rates)
+    smoothed, points = 0.0, []
+    for whole_step in _steps(loop, shards, config, pin_memory=device.type == "cuda"):
+        loss, step = loop.interval()["train/loss"], whole_step - num_before
+        if step < 1:
+            continue
+        smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss
+        points.append(RatePoint(step, rates.at(step - 1), loss, smoothed / (1 - SMOOTHING**step)))
+        yield points[-1]
+        if _has_diverged(points):
+            return
+
+
+def suggest(points: Sequence[RatePoint]) -> dict[str, float]:
+    """Returns the rates `steepest_descent` and `tenth_of_minimum` of the smoothed loss; see `find_learning_rate`."""
+    rates = np.array([point.learning_rate for point in points])
+    losses = np.array([point.smoothed_loss for point in points])
+    slopes = np.gradient(losses, np.log(rates))
+    lowest = int(losses.argmin())
+    before = slopes[_SETTLING_STEPS : max(lowest, _SETTLING_STEPS) + 1]
+    return {
+        "steepest_descent": float(f"{rates[_SETTLING_STEPS + before.argmin()]:.3g}"),
+        "tenth_of_minimum": float(f"{rates[lowest] / 10:.3g}"),
+    }
+
+
+def _constant_rate(config: TrainConfig, num_steps: int) -> dict[str, Any]:
+    """Returns the overrides that make every schedule the constant 1, and a run as long as the test."""
+    defaults = type(config.optimizer)().model_dump(mode="json")
+    keys = ("schedule", "warm_up_examples", "schedule_examples", "final_fraction", "cycle_examples", "decay_examples")
+    return {
+        **{f"optimizer.{key}": defaults[key] for key in keys},
+        "optimizer.learning_rate": 1.0,
+        "optimizer.decay_factor": 1.0,
+        "train.max_steps": num_steps,
+        "train.num_epochs": num_steps,
+        "train.on_nonfinite": "stop",
+    }
+
+
+def _steps(loop: TrainingLoop, shards: Sequence[str], config: TrainConfig, *, pin_memory: bool) -> Iterator[int]:
+    """Yields each step, over as many passes as the run has; ends where a loss is not finite."""
+    while not loop.is_finished:
+        epoch, before = loop.progress.position.epoch, loop.progress.step
+        batches = batches_of(
+            _read(shards, config, epoch),
+            batch_size=config.train.batch_size,
+            shuffle_window=config.data.shuffle_window,
+            seed=(config.run.seed, epoch),
+            pin_memory=pin_memory,
+        )
+        try:
+            yield from loop.steps(prefetch(batches))
+        except FloatingPointError as error:
+            logger.info("%s", error)
+            return
+        if loop.progress.step == before:
+            raise ValueError("data.train: the shards hold no video to learn from")
+        loop.progress.position.start_epoch(epoch + 1)
+
+
+def _read(shards: Sequence[str], config: TrainConfig, epoch: int) -> Iterator[PackedVideos]:
+    for shard in epoch_order(len(shards), seed=config.run.seed, epoch=epoch):
+        for block in read_blocks(shards[shard], config.data.spec, config.read_options("train"), shard=shard):
+            yield block.videos
+
+
+def _has_diverged(points: Sequence[RatePoint]) -> bool:
+    lowest = min(point.smoothed_loss for point in points)
+    return not math.isfinite(points[-1].smoothed_loss) or points[-1].smoothed_loss > DIVERGED * lowest
+
+
+def _write_table(path: Path, points: Sequence[RatePoint]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in fields(RatePoint))
+        writer.writerows(astuple(point) for point in points)
+
+
+def _draw(path: Path, points: Sequence[RatePoint], suggestion: dict[str, float], *, title: str) -> None:
+    figure = Figure(figsize=(8.0, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    rates = [point.learning_rate for point in points]
+    smoothed = [point.smoothed_loss for point in points]
+    axes.semilogx(rates, [point.loss for point in points], color=_GREY, linewidth=0.8, label="loss of each batch")
+    axes.semilogx(rates, smoothed, color=_COLOUR, linewidth=2, label="smoothed")
+    for name, rate in suggestion.items():
+        axes.axvline(rate, color=_MARKS[name], linestyle="--", label=f"{name.replace('_', ' ')}: {rate:.2g}")
+    lowest, highest = min(smoothed), max(smoothed[: np.argmin(smoothed) + 1])
+    margin = 0.05 * (highest - lowest) or 1.0
+    axes.set_ylim(lowest - margin, highest + 4 * margin)  # the divergence leaves the picture
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
+    axes.set_title(title, loc="left")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)

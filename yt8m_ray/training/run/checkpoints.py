@@ -1,0 +1,133 @@
+"""Where the checkpoints of a run are kept: each is there whole or not at all, the best and the last ones stay."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import safetensors
+
+from yt8m_ray.artifacts.checkpoint import CHECKPOINT_PATTERN, latest_checkpoint
+from yt8m_ray.artifacts.folder_manifest import MANIFEST_FILE
+from yt8m_ray.json_document import parse_json
+from yt8m_ray.local_files import read_document
+
+_ASIDE = ".aside-"
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint that could not be written; the earlier ones are as they were."""
+
+
+class Checkpoints(Protocol):
+    """The checkpoints of one run, by name."""
+
+    def save(self, name: str, write: Callable[[Path], None]) -> None:
+        """Keeps what `write(folder)` writes under a name, and removes those that are neither the best nor the last.
+
+        Raises:
+            CheckpointWriteError: it could not be kept; the others are as they were.
+        """
+
+    def latest(self) -> str | None:
+        """Returns the name of the intact checkpoint that is furthest on, None where there is none."""
+
+    def path(self, name: str) -> Path:
+        """Returns the folder of a checkpoint on this machine."""
+
+
+class LocalCheckpoints:
+    """Those in a folder of this machine, or one that all machines share.
+
+    Args:
+        folder: The run's.
+        num_to_keep: Best checkpoints by validation GAP that stay, besides the last.
+    """
+
+    def __init__(self, folder: Path, *, num_to_keep: int) -> None:
+        self._folder = folder
+        self._num_to_keep = num_to_keep
+
+    def save(self, name: str, write: Callable[[Path], None]) -> None:
+        aside, place = self._folder / f"{_ASIDE}{name}", self._folder / name
+        if not self._folder.is_dir():
+            raise CheckpointWriteError(f"{self._folder}: the folder of the run was removed while the run was at work")
+        try:
+            self._clear_aside()
+            aside.mkdir()
+            write(aside)
+            for path in (*aside.rglob("*"), aside):
+                _to_disk(path)  # a name must never come to the disk before what it names
+            if place.exists():  # a broken one, or one that was not validated
+                self._remove(name)
+            aside.rename(place)
+            _to_disk(self._folder)
+        except (OSError, safetensors.SafetensorError) as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            latest = self.latest()
+            kept = f"the last one is {latest}" if latest else "there is none yet"
+            raise CheckpointWriteError(f"{place}: the checkpoint cannot be written: {error}; {kept}") from None
+        for old in superfluous(self._metrics(), self._num_to_keep):
+            with contextlib.suppress(OSError):  # it is tried again at the next one
+                self._remove(old)
+
+    def latest(self) -> str | None:
+        path = latest_checkpoint(self._folder)
+        return None if path is None else path.name
+
+    def path(self, name: str) -> Path:
+        return self._folder / name
+
+    def _metrics(self) -> dict[str, dict[str, float] | None]:
+        manifests = {path.name: path / MANIFEST_FILE for path in self._folder.glob(CHECKPOINT_PATTERN)}
+        return {name: metrics_of(read_document(path) if path.is_file() else None) for name, path in manifests.items()}
+
+    def _remove(self, name: str) -> None:
+        away = self._folder / f"{_ASIDE}old-{name}"
+        shutil.rmtree(away, ignore_errors=True)
+        (self._folder / name).rename(away)  # at once, for those who read meanwhile
+        shutil.rmtree(away)
+
+    def _clear_aside(self) -> None:
+        """Removes what a write left that was cut short."""
+        for path in self._folder.glob(f"{_ASIDE}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def score_of(metrics: Mapping[str, float]) -> float:
+    """Returns what checkpoints are ranked by: the validation GAP, and less than any where there is none or no label."""
+    gap = float(metrics.get("validation/gap", math.nan))
+    return -1.0 if math.isnan(gap) else gap
+
+
+def superfluous(metrics: dict[str, dict[str, float] | None], num_to_keep: int) -> list[str]:
+    """Returns the names that are neither the last nor among the best by validation GAP; a later one wins a tie."""
+
+    def rank(name: str) -> tuple[float, str]:
+        values = metrics[name]
+        return (-2.0 if values is None else score_of(values)), name
+
+    best = sorted(metrics, key=rank, reverse=True)[:num_to_keep]
+    return sorted(set(metrics) - {*best, max(metrics)})
+
+
+def metrics_of(manifest: bytes | None) -> dict[str, float] | None:
+    """Returns the metrics in a manifest, None where it is none."""
+    try:
+        metrics = parse_json(manifest or b"null", where=MANIFEST_FILE, nan=True)["metrics"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return metrics if isinstance(metrics, dict) else None
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

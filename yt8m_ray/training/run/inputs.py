@@ -1,0 +1,118 @@
+"""What a run reads: its shards, their manifest and the vocabulary, checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from yt8m_ray.config.data import DataConfig
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.inspection.dataset_manifest import Manifest, check_shards, load_manifest
+from yt8m_ray.data.labels.vocabulary import Vocabulary
+from yt8m_ray.data.pipeline.preflight import check_first_videos
+from yt8m_ray.data.pipeline.ray_dataset import estimate_num_videos
+from yt8m_ray.data.pipeline.shards import bootstrap, expand_shards, split_folds
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.losses import build_loss
+from yt8m_ray.training.steps.teachers import check_paths
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run reads, checked.
+
+    Attributes:
+        shards: Of `train` and, where there is one, of `validation`.
+        manifest: Of these shards, if there is one.
+        num_videos: Of `train`; estimated where there is no manifest.
+    """
+
+    shards: dict[str, list[str]]
+    manifest: Manifest | None
+    num_videos: float
+
+
+def prepare_inputs(config: TrainConfig, shards: dict[str, list[str]], *, is_new: bool = True) -> RunInputs:
+    """Returns what a run reads, after every check that needs no cluster; a run is refused here or not at all.
+
+    Args:
+        config: The run.
+        shards: From `splits_of`.
+        is_new: Whether it starts from `train.init_from`, if from anything; a continued run has weights of its own.
+
+    Raises:
+        ConfigError: the vocabulary, the loss, a teacher, the manifest or what the run starts from does not fit.
+        ValueError, OSError: the first videos do not fit the model, have no labels, or cannot be read.
+    """
+    check_vocabulary(config)
+    check_paths(config, shards["train"], is_new=is_new)
+    check_loss(config)
+    manifest = load_manifest_of(config, shards)
+    check_records(config, shards)
+    if manifest is None:
+        num_videos = estimate_num_videos(shards["train"], config.data.read_options)
+    else:
+        num_videos = manifest.num_videos_of(shards["train"])
+    return RunInputs(shards, manifest, num_videos)
+
+
+def check_records(config: TrainConfig, shards: dict[str, list[str]]) -> None:
+    """Checks that the first videos of each split fit the model and are labelled where that matters.
+
+    It takes a moment, so that verbs ask before they start a cluster.
+
+    Raises:
+        ValueError, OSError: as `check_first_videos`.
+    """
+    for split, paths in shards.items():
+        check_first_videos(paths, config.data.spec, config.read_options(split), key=f"data.{split}")
+
+
+def splits_of(data: DataConfig) -> dict[str, list[str]]:
+    """Returns the shards of `train` and, where there is one, of `validation`; no shard is in both.
+
+    Those of `train` may be there several times, or not at all, where `data.bagging` draws them.
+    """
+    shards: dict[str, list[str]] = {"train": expand_shards(data.train, key="data.train")}
+    if data.folds is not None:
+        shards["train"], shards["validation"] = split_folds(
+            shards["train"], num_folds=data.folds, fold=data.fold, seed=data.split_seed
+        )
+    elif data.validation is not None:
+        shards["validation"] = expand_shards(data.validation, key="data.validation")
+    both = sorted(set(shards["train"]) & set(shards.get("validation", ())))
+    if both:
+        raise ConfigError(f"data.validation: {len(both)} of its shards are in data.train too, the first is {both[0]}")
+    if data.bagging is not None:
+        shards["train"] = bootstrap(shards["train"], seed=data.bagging)
+    return shards
+
+
+def check_vocabulary(config: TrainConfig) -> None:
+    """Checks that a vocabulary of the config's own names as many classes as the model has."""
+    path = config.data.vocabulary
+    if path is not None and len(Vocabulary.load(path)) != config.data.num_classes:
+        found = len(Vocabulary.load(path))
+        raise ConfigError(
+            f"data.vocabulary: {path} names {found} classes, data.num_classes is {config.data.num_classes}"
+        )
+
+
+def check_loss(config: TrainConfig) -> None:
+    """Checks that what the loss reads is there, and of as many classes as the model has."""
+    try:
+        build_loss(config.loss).check_num_classes(config.data.num_classes)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def load_manifest_of(config: TrainConfig, shards: dict[str, list[str]]) -> Manifest | None:
+    """Returns the manifest of the shards, all of which it has and which have its sizes; None where none is given."""
+    path = config.data.manifest
+    if path is None:
+        return None
+    try:
+        manifest = load_manifest(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"data.manifest: {error}") from None
+    check_shards(manifest, [shard for split in shards.values() for shard in split])
+    return manifest

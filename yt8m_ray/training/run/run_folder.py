@@ -1,0 +1,197 @@
+"""The folder of one run: what it holds, whether it can be continued, and which of its checkpoints is the best."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import filelock
+import torch
+
+from yt8m_ray.artifacts.checkpoint import CHECKPOINT_PATTERN, latest_checkpoint, load_config, read_tensors
+from yt8m_ray.artifacts.folder_manifest import STATE_FILE, CheckpointError, cache_folder, read_manifest
+from yt8m_ray.config.document import flatten
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.storage.folders import is_remote
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.json_document import parse_json
+from yt8m_ray.local_files import read_document
+from yt8m_ray.training.run.checkpoints import score_of
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+LOCK_FILE = "run.lock"
+LOG_FILE = "train.log"
+REPORT_FOLDER = "report"
+SHARDS_KEY = "shards.sha256"
+
+
+_FREE_TO_CHANGE = (
+    *("output", "run", "tracking", "scaling", "checkpoint", "optimizer", "train", "data"),
+    *("augmentation", "distillation", "ema"),
+)
+"""Sections that a continued run may change; a change is logged."""
+
+_FIXED = ("data.features", "data.num_classes", "data.max_frames", "data.normalize")
+"""Keys of those sections that it may not."""
+
+
+Status = Literal["running", "finished", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run leaves for the next start of the same name, in run.json.
+
+    Attributes:
+        status: `running` also where the process died.
+        mlflow_run_id: The run to continue logging to.
+    """
+
+    status: Status
+    mlflow_run_id: str
+
+    def save(self, run_path: Path) -> None:
+        """Writes the record aside and renames it."""
+        aside = run_path / f"{RUN_FILE}.tmp"
+        aside.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        os.replace(aside, run_path / RUN_FILE)
+
+    @classmethod
+    def load(cls, run_path: Path) -> RunRecord | None:
+        """Returns the record of a run folder, or None where no run was started; ValueError where it is none."""
+        path = run_path / RUN_FILE
+        if not path.exists():
+            return None
+        try:
+            return cls(**parse_json(read_document(path), where=str(path)))
+        except TypeError as error:
+            raise ValueError(f"{path}: not the record of a run: {error}") from None
+
+
+def run_path(config: TrainConfig) -> Path:
+    """Returns the absolute folder of the run; where its output is an object store, that of a copy on this machine."""
+    if is_remote(config.output):
+        return cache_folder() / "runs" / hashlib.sha256(config.output.encode()).hexdigest()[:16] / config.run.name
+    return Path(config.output).absolute() / config.run.name
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a run's folder to this process while the `with` block runs; the lock goes with the process.
+
+    Where the block leaves nothing in a folder that was not there before, the folder goes too.
+
+    Raises:
+        ConfigError: another command has it.
+    """
+    missing = [path for path in (folder, folder.parent) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = filelock.FileLock(folder / LOCK_FILE).acquire(timeout=0)
+    except filelock.Timeout:
+        raise ConfigError(f"run.name: another command is at work on {folder}; wait, or choose another name") from None
+    try:
+        with lock:
+            yield
+    finally:
+        if missing and [path.name for path in folder.glob("*")] == [LOCK_FILE]:  # nothing where the folder is gone
+            (folder / LOCK_FILE).unlink()
+            for path in missing:
+                with contextlib.suppress(OSError):  # it holds something else by now
+                    path.rmdir()
+
+
+def wait_until_free(folder: Path, *, timeout_s: float) -> None:
+    """Waits until no process is at work on a run's folder: a run that was asked to stop has its last checkpoint."""
+    if folder.exists():
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(folder / LOCK_FILE).acquire(timeout=timeout_s):
+            pass
+
+
+def shards_digest(shards: Sequence[str]) -> torch.Tensor:
+    """Returns the SHA-256 of a list of shards, uint8 [32]: a position inside an epoch speaks of their numbers."""
+    return torch.frombuffer(bytearray(hashlib.sha256("\n".join(shards).encode()).digest()), dtype=torch.uint8)
+
+
+def check_resume(config: TrainConfig, train_shards: Sequence[str]) -> Path | None:
+    """Returns the checkpoint that the run continues from, or None for a new run.
+
+    Raises:
+        ConfigError: `run.resume` forbids what the folder holds, or the model or its data differ from the checkpoint's.
+    """
+    folder = run_path(config)
+    record, checkpoint = RunRecord.load(folder), latest_checkpoint(folder)
+    if config.run.resume == "never" and (record is not None or checkpoint is not None):
+        raise ConfigError(f"run.resume: never, but {folder} holds a run already; choose another run.name or output")
+    if config.run.resume == "must" and checkpoint is None:
+        raise ConfigError(f"run.resume: must, but {folder} holds no checkpoint to continue from")
+    if checkpoint is not None:
+        _check_changes(load_config(checkpoint), config, checkpoint)
+        _check_shards(checkpoint, train_shards)
+    return checkpoint
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Returns whether the run's last checkpoint is at the end that `config` sets, and was validated."""
+    checkpoint = latest_checkpoint(run_path(config))
+    if checkpoint is None:
+        return False
+    state = read_tensors(checkpoint / STATE_FILE)
+    is_due = bool(state.get("progress.is_validation_due", False))  # older checkpoints come after a validation
+    return not is_due and config.train.is_reached(epoch=int(state["position.epoch"]), step=int(state["progress.step"]))
+
+
+def best_checkpoint(folder: Path) -> tuple[Path, dict[str, float]]:
+    """Returns (checkpoint with the highest validation GAP, its metrics); the last one where none was validated.
+
+    Raises:
+        CheckpointError: the folder holds no intact checkpoint.
+    """
+    best: tuple[float, str, Path, dict[str, float]] | None = None
+    for path in folder.glob(CHECKPOINT_PATTERN):
+        try:
+            manifest = read_manifest(path, kind="checkpoint")
+        except CheckpointError as error:
+            logger.warning("passed over: %s", error)
+            continue
+        metrics = manifest["metrics"]
+        assert isinstance(metrics, dict)
+        candidate = (score_of(metrics), path.name, path, metrics)
+        best = candidate if best is None or candidate[:2] > best[:2] else best
+    if best is None:
+        raise CheckpointError(f"{folder}: no intact checkpoint")
+    return best[2], best[3]
+
+
+def _check_shards(checkpoint: Path, train_shards: Sequence[str]) -> None:
+    state = read_tensors(checkpoint / STATE_FILE)
+    is_inside_epoch = len(state["position.shards"]) > 0
+    if is_inside_epoch and not torch.equal(state[SHARDS_KEY], shards_digest(train_shards)):
+        raise ConfigError(
+            f"data.train: {checkpoint} is inside an epoch of other shards than the {len(train_shards)} given now; give "
+            "those, or choose another run.name"
+        )
+
+
+def _check_changes(saved: TrainConfig, config: TrainConfig, checkpoint: Path) -> None:
+    before, after = flatten(saved), flatten(config)
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    if list(saved.data.features) != list(config.data.features):
+        changed.append("data.features")
+        before["data.features"], after["data.features"] = dict(saved.data.features), dict(config.data.features)
+    refused = [key for key in changed if key.split(".")[0] not in _FREE_TO_CHANGE or key.startswith(_FIXED)]
+    if refused:
+        lines = [f"{key}: {before.get(key)!r} in {checkpoint}, now {after.get(key)!r}" for key in refused]
+        raise ConfigError("\n".join([*lines, "a continued run keeps its model; choose another run.name to train anew"]))
+    for key in changed:
+        if not key.startswith(("output", "run.", "tracking.", "scaling.")):
+            logger.warning("continued with a change: %s was %r, now %r", key, before.get(key), after.get(key))

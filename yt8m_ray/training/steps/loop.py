@@ -1,0 +1,379 @@
+"""The training loop: batches in, optimizer steps out. Torch only; one process or many.
+
+Every worker takes the same number of steps. A worker without videos left takes part with an empty batch, until no
+worker has any; so nothing is dropped and nobody waits for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.pipeline.packed_videos import PackedVideos
+from yt8m_ray.data.pipeline.read_position import Position
+from yt8m_ray.metrics import Metric, build_metric
+from yt8m_ray.models import Model
+from yt8m_ray.models.layers import batch_norms, set_batch_norm_updates
+from yt8m_ray.training.steps.distributed import gather, runs_in_bfloat16, sum_over_workers, world_size
+from yt8m_ray.training.steps.ema import MovingAverage
+from yt8m_ray.training.steps.objective import Objective
+from yt8m_ray.training.steps.optimizer import (
+    build_optimizer,
+    clip_gradients,
+    learning_rate,
+    load_optimizer_state,
+    optimizer_state,
+    prepare_step,
+)
+from yt8m_ray.training.steps.teachers import Supplies
+
+logger = logging.getLogger(__name__)
+
+MAX_SKIPPED_IN_A_ROW = 10
+"""So many steps left out one after the other are no accident: the weights themselves are spoilt."""
+
+_NAMED_VIDEOS = 8
+
+_SCORED_STEPS = 4
+_SCORED_ROWS = 256
+"""The GAP of an interval is over so many of its steps, and so many of a step's videos: its cost is not felt."""
+
+
+@dataclass
+class Progress:
+    """How far a run is, the same on all workers except for the consumed records, of which each has its own.
+
+    Attributes:
+        step: Steps done.
+        num_skipped: Those of them that were left out.
+        num_examples: Videos trained on over all epochs; sets the learning rate.
+        num_examples_in_epoch: Videos trained on in the current epoch.
+        is_validation_due: Whether the steps of the epoch, or of the run, are done and their validation is not.
+        position: Epoch, and the records of it that are done.
+    """
+
+    step: int = 0
+    num_skipped: int = 0
+    num_examples: int = 0
+    num_examples_in_epoch: int = 0
+    is_validation_due: bool = False
+    position: Position = field(default_factory=Position)
+
+
+@dataclass
+class _Interval:
+    """Sums since the last report, of this worker."""
+
+    started: float = field(default_factory=time.perf_counter)
+    num_steps: int = 0
+    num_skipped: int = 0
+    num_videos: int = 0
+    loss_sum: float = 0.0
+    wait_s: float = 0.0
+    gap: Metric = field(default_factory=lambda: build_metric("gap"))
+
+
+class TrainingLoop:
+    """Steps of one run.
+
+    Args:
+        objective: What computes the loss, its models on their device: an `Objective`, or the same wrapped in
+            DistributedDataParallel.
+        config: The run.
+        spec: The features of the videos.
+        device: Where the models are.
+        progress: Where to continue.
+        run_examples: Videos of all epochs, over which the learning rate falls where the config does not say.
+        supplies: What goes with the videos besides labels.
+        should_stop: Whether the run is to stop; one worker that is told so is enough.
+
+    Attributes:
+        model: What learns.
+        teacher: What is trained beside it, if anything.
+        ema: The moving average of the model, if there is one.
+        progress: How far the run is.
+        is_stopped: Whether the steps ended because of a stop, the same on all workers.
+    """
+
+    def __init__(
+        self,
+        objective: torch.nn.Module,
+        config: TrainConfig,
+        *,
+        spec: FeatureSpec,
+        device: torch.device,
+        progress: Progress | None = None,
+        run_examples: float = math.inf,
+        supplies: Supplies = Supplies(),  # noqa: B008 - frozen
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        inner = objective.module if isinstance(objective, DistributedDataParallel) else objective
+        assert isinstance(inner, Objective)
+        self.model: Model = inner.model
+        self.teacher = inner.teacher
+        self.is_stopped = False
+        self._should_stop = should_stop
+        self.progress = progress or Progress()
+        self._objective = objective
+        self._regularization = inner.regularization
+        self._config = config
+        self._device = device
+        self._is_bfloat16 = runs_in_bfloat16(config.train.precision, device)
+        self._spec = spec
+        self._run_examples = run_examples
+        self._supplies = supplies
+        self._nothing = PackedVideos.from_rows([], spec)
+        named = dict(self.model.named_parameters())
+        if self.teacher is not None:
+            named |= {f"teacher.{name}": parameter for name, parameter in self.teacher.named_parameters()}
+        self._names = {parameter: name for name, parameter in named.items()}
+        self._optimizer = build_optimizer(named, config.optimizer)
+        self._interval = _Interval()
+        self._last_finite = "none"
+        self._skipped_in_a_row = 0
+        decay = config.ema.decay_per_step
+        self.ema = None if decay is None else MovingAverage(self.model, decay=decay, warm_up=config.ema.warm_up)
+        if not config.train.warm_up_batch_norm:
+            set_batch_norm_updates(inner)
+        self._batch_norms = batch_norms(inner)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What takes the steps; a hook before its step sees the rates that the schedule has set."""
+        return self._optimizer
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has reached its number of epochs or steps."""
+        return self._config.train.is_reached(epoch=self.progress.position.epoch, step=self.progress.step)
+
+    @property
+    def evaluated_model(self) -> torch.nn.Module:
+        """What validation measures: the moving average where the config says so, else the model."""
+        return self.model if self.ema is None or not self._config.ema.evaluate else self.ema.average
+
+    def learning_rate(self) -> float:
+        """Returns the rate of the next step."""
+        return learning_rate(self._config.optimizer, self.progress.num_examples, run_examples=self._run_examples)
+
+    def steps(self, videos: Iterator[PackedVideos]) -> Iterator[int]:
+        """Takes a step for each batch, yielding the step's number, until all workers are out of videos or to stop.
+
+        Raises:
+            FloatingPointError: a loss or gradient is not finite, and the config does not say to skip it.
+            ValueError: the device has too little memory for the batch.
+        """
+        self.model.train()
+        if self.teacher is not None:
+            self.teacher.train()
+        while not (self.is_finished or self.is_stopped):
+            started = time.perf_counter()
+            mine = next(videos, self._nothing)
+            self._interval.wait_s += time.perf_counter() - started
+            total, num_stops = sum_over_workers([len(mine), self._should_stop()], self._device)
+            self.is_stopped = num_stops > 0  # this step is still taken: no batch was read for nothing
+            if not total:
+                return
+            try:
+                self._step(mine, int(total))
+            except torch.OutOfMemoryError as error:
+                raise ValueError(
+                    f"train.batch_size: step {self.progress.step + 1} needs more memory than {self._device} has, for "
+                    f"{len(mine)} videos of up to {mine.num_frames.max(initial=0)} frames; lower it, raise "
+                    f"train.accumulation, or take train.precision=bfloat16: {str(error).splitlines()[0]}"
+                ) from None
+            yield self.progress.step
+
+    def interval(self) -> dict[str, float]:
+        """Returns loss, GAP, videos/s and the share of time spent waiting for input since the last call; collective.
+
+        The GAP is that of a part of the videos as they were trained on; none where labels are mixed. Without a step
+        since then it returns nothing.
+        """
+        if not self._interval.num_steps:
+            return {}
+        mine, self._interval = self._interval, _Interval()
+        elapsed = max(time.perf_counter() - mine.started, 1e-9)
+        loss_sum, num_videos, wait = sum_over_workers(
+            [mine.loss_sum, mine.num_videos, mine.wait_s / elapsed], self._device
+        )
+        metrics = {
+            "train/loss": loss_sum / max(num_videos, 1),
+            "train/videos_per_s": num_videos / elapsed,
+            "train/input_wait_fraction": wait / world_size(),
+            "train/learning_rate": self.learning_rate(),
+        }
+        whole, *others = gather(mine.gap)
+        for other in others:
+            whole.merge(other)
+        gap = whole.compute()
+        if not math.isnan(gap):
+            metrics["train/gap"] = gap
+        if self.progress.num_skipped:
+            metrics["train/skipped_steps"] = self.progress.num_skipped
+        return metrics
+
+    def state(self, position: Position) -> dict[str, torch.Tensor]:
+        """Returns everything but the weights that a continued run needs; `position` covers all workers."""
+        counters = {
+            "step": self.progress.step,
+            "num_skipped": self.progress.num_skipped,
+            "num_examples": self.progress.num_examples,
+            "num_examples_in_epoch": self.progress.num_examples_in_epoch,
+            "is_validation_due": self.progress.is_validation_due,
+        }
+        if self.ema is not None:
+            counters["ema_updates"] = self.ema.num_updates
+        return {
+            **{f"progress.{name}": torch.tensor(value) for name, value in counters.items()},
+            **{f"position.{name}": torch.from_numpy(array) for name, array in position.to_arrays().items()},
+            **{f"optimizer.{name}": tensor for name, tensor in optimizer_state(self._optimizer, self._names).items()},
+            **{f"batch_norm.{name}": torch.tensor(norm.num_updates) for name, norm in self._batch_norms.items()},
+        }
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Continues from what `state` returned. The position's records stay with the reader, not with this worker."""
+        position = Position.from_arrays(
+            {name: tensor.numpy() for name, tensor in _section(tensors, "position").items()}
+        )
+        counters = {name: int(tensor) for name, tensor in _section(tensors, "progress").items()}
+        ema_updates = counters.pop("ema_updates", 0)
+        is_validation_due = bool(counters.pop("is_validation_due", False))
+        if self.ema is not None:
+            self.ema.num_updates = ema_updates
+        self.progress = Progress(**counters, is_validation_due=is_validation_due, position=Position(position.epoch))
+        if self._config.train.warm_up_batch_norm:
+            num_updates = _section(tensors, "batch_norm")
+            for name, norm in self._batch_norms.items():
+                norm.set_num_updates(int(num_updates.get(name, tensors["progress.step"])))
+        load_optimizer_state(self._optimizer, self._names, _section(tensors, "optimizer"), self._config.optimizer)
+
+    def _step(self, mine: PackedVideos, total: int) -> None:
+        config = self._config
+        prepare_step(
+            self._optimizer,
+            config.optimizer,
+            step=self.progress.step + 1 - self.progress.num_skipped,
+            rate=self.learning_rate(),
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+        kept = self._buffers() if config.train.on_nonfinite == "skip" else {}
+        loss, logits, labels = self._backward(mine, total)
+        is_finite = clip_gradients(self._names, config.optimizer) & torch.isfinite(loss).to(self._device)
+        mean_loss = float(loss) / max(len(mine), 1)
+        if sum_over_workers([float(not bool(is_finite))], self._device)[0]:
+            self._leave_out(mine, mean_loss, kept)
+        else:
+            self._optimizer.step()
+            if self.ema is not None:
+                self.ema.update()
+            self._score(logits, labels)
+            self._skipped_in_a_row = 0
+            self._last_finite = f"{self.progress.step + 1} (loss {mean_loss:.6g})"
+        self._count(mine, total, mean_loss)
+
+    def _backward(self, mine: PackedVideos, total: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Adds up the gradients of the step, part by part.
+
+        Returns (the loss summed over this worker's videos, logits and labels of the last part's labelled videos).
+        """
+        config, num_parts = self._config, self._config.train.accumulation
+        loss_sum = torch.zeros((), device=self._device)
+        is_sum = config.optimizer.gradient_reduction == "sum"
+        num_summed = len(mine) if is_sum else total
+        # Also a part without videos is computed: workers that share statistics count on one another.
+        for number, rows in enumerate(np.array_split(np.arange(len(mine)), num_parts)):
+            is_last = number == num_parts - 1
+            videos = mine if num_parts == 1 else mine.select(rows)
+            with contextlib.ExitStack() as stack:
+                if not is_last and isinstance(self._objective, DistributedDataParallel):
+                    stack.enter_context(self._objective.no_sync())
+                with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bfloat16):
+                    batch, lesson = self._supplies.prepare(videos, config, self._spec, self._device, total=num_summed)
+                    loss, logits = self._objective(batch.frames, batch.num_frames, batch.labels, lesson)
+                # The step follows the mean over the `total` videos of all workers. DDP averages gradients over workers,
+                # and `loss` is a mean over n videos of this one: sum (n / total * W * loss) / W over all parts and
+                # workers is that mean, also where n differs or is 0. The penalty is the same on all workers, so
+                # averaging leaves it alone. The published towers add their means and penalties up instead.
+                share = len(videos) / max(len(mine), 1) if is_sum else len(videos) / total
+                part_loss = loss * (share * world_size())
+                if is_last and config.train.regularization_penalty:
+                    penalty = config.train.regularization_penalty * (world_size() if is_sum else 1)
+                    part_loss = part_loss + penalty * self._regularization()
+                part_loss.backward()
+            loss_sum += loss.detach() * len(videos)
+        labels = batch.labels
+        assert labels is not None
+        if not videos.is_labelled.all():
+            known = torch.from_numpy(videos.is_labelled).to(labels.device)
+            logits, labels = logits[known], labels[known]
+        return loss_sum, logits, labels
+
+    def _score(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Adds some of a step's videos to the interval's GAP."""
+        every = max(self._config.train.log_every_steps // _SCORED_STEPS, 1)
+        if self._config.augmentation.mixup_alpha or (self.progress.step + 1) % every:
+            return
+        self._interval.gap.update(torch.sigmoid(logits[:_SCORED_ROWS].float()), labels[:_SCORED_ROWS])
+
+    def _buffers(self) -> dict[torch.Tensor, torch.Tensor]:
+        """Returns copies of the statistics that a forward pass changes."""
+        models = [model for model in (self.model, self.teacher) if model is not None]
+        return {buffer: buffer.clone() for model in models for buffer in model.buffers()}
+
+    def _leave_out(self, mine: PackedVideos, loss: float, kept: Mapping[torch.Tensor, torch.Tensor]) -> None:
+        """Leaves the step out, or raises; on all workers alike, of which one at least has something not finite."""
+        step = self.progress.step + 1
+        whose = gather(_describe(mine, loss))
+        # Where every loss is finite, it is a gradient that is not, of whichever video.
+        message = f"step {step}: {'; '.join(text for is_culprit, text in whose if is_culprit) or whose[0][1]}"
+        self._skipped_in_a_row += 1
+        if self._config.train.on_nonfinite == "stop" or self._skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
+            raise FloatingPointError(
+                f"{message}; the last finite step was {self._last_finite}; lower optimizer.learning_rate, look at "
+                "these videos, or leave such steps out by train.on_nonfinite=skip"
+            )
+        logger.warning("%s; left out", message)
+        for buffer, copy in kept.items():
+            buffer.copy_(copy)
+        self.progress.num_skipped += 1
+
+    def _count(self, mine: PackedVideos, total: int, loss: float) -> None:
+        self.progress.step += 1
+        self.progress.num_examples += total
+        self.progress.num_examples_in_epoch += total
+        self._interval.num_steps += 1
+        if len(mine):
+            self.progress.position.add(mine.shards, mine.records)
+            if math.isfinite(loss):
+                self._interval.num_videos += len(mine)
+                self._interval.loss_sum += loss * len(mine)
+
+
+def _describe(mine: PackedVideos, loss: float) -> tuple[bool, str]:
+    """Returns (whether a worker's loss is not finite, what is not finite in its part of a step and in which videos)."""
+    ids = [str(name) for name in mine.video_ids]
+    first_ids = ", ".join(ids[:_NAMED_VIDEOS]) + (f" and {len(ids) - _NAMED_VIDEOS} more" * (len(ids) > _NAMED_VIDEOS))
+    if math.isfinite(loss):
+        return False, f"a gradient is not finite, the loss is {loss:.6g} on videos {first_ids}"
+    is_finite, ends = np.isfinite(mine.frames).all(axis=1), np.cumsum(mine.num_frames)
+    rows = zip(ids, ends - mine.num_frames, ends, strict=True)
+    spoilt = [name for name, start, end in rows if not is_finite[start:end].all()]
+    if spoilt:
+        return True, f"the loss is {loss}: values that are not finite in videos {', '.join(spoilt[:_NAMED_VIDEOS])}"
+    return True, f"the loss is {loss} on videos {first_ids}"
+
+
+def _section(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,147 @@
+"""What a step minimizes: the loss of labels, of a teacher's scores, and of a student that imitates its teacher.
+
+Lives here: the formulas, as one module that DistributedDataParallel can wrap. Does not live here: where a frozen
+teacher's outputs come from (`yt8m_ray.training.steps.teachers`), the losses of labels (`yt8m_ray.losses`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from yt8m_ray.config.distillation import DistillationConfig, TeacherConfig
+from yt8m_ray.losses import Loss
+from yt8m_ray.losses.cross_entropy import CrossEntropy, CrossEntropyConfig
+from yt8m_ray.models import Model
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What there is to learn from besides labels.
+
+    Attributes:
+        soft_labels: A teacher's scores [B, C] in 0..1.
+        weights: Of each video [B].
+        representation: A frozen teacher's, [B, R].
+        logits: A frozen teacher's, [B, C].
+        num_videos: Which published sums multiply means by: of the step over all workers, or of this worker's share
+            where their gradients are added up.
+    """
+
+    soft_labels: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
+    representation: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    num_videos: int = 1
+
+
+class Objective(torch.nn.Module):
+    """A batch to its loss.
+
+    Args:
+        model: What learns.
+        criterion: The configured loss of labels.
+        distillation: How a teacher's scores weigh in.
+        teaching: How a student imitates its teacher.
+        teacher: A teacher that is trained beside the model, on labels alone.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        criterion: Loss,
+        *,
+        distillation: DistillationConfig = DistillationConfig(),  # noqa: B008 - frozen
+        teaching: TeacherConfig = TeacherConfig(),  # noqa: B008 - frozen
+        teacher: Model | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.criterion = criterion
+        self.teacher = teacher
+        self.distillation = distillation
+        self.teaching = teaching
+        # The published mixture has the same epsilon in both of its terms.
+        epsilon = criterion.epsilon if isinstance(criterion, CrossEntropy) else 0.0
+        self.soft_criterion = CrossEntropy(CrossEntropyConfig(published_epsilon=epsilon))
+
+    def forward(
+        self, frames: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor, lesson: Lesson | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns (the mean loss over the batch, the model's logits [B, C] without a graph)."""
+        lesson = lesson or Lesson()
+        taught, teacher_loss = self._teacher_outputs(frames, num_frames, labels, lesson)
+        if taught is None:
+            seen: list[torch.Tensor] = []
+
+            def criterion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+                seen.append(logits.detach())
+                return self._label_loss(logits, labels, lesson)
+
+            loss = self.model.loss(frames, num_frames, labels, criterion)
+            return loss, seen[0]
+        representation = self.model.represent(frames, num_frames)
+        logits = self.model.head(representation).float()
+        total = teacher_loss + self.teaching.label_weight * self._label_loss(logits, labels, lesson)
+        config, (taught_representation, taught_logits) = self.teaching, taught
+        if config.representation_weight:
+            distance = mean_squared_distance(representation, taught_representation)
+            total = total + config.representation_weight * distance * (2 if config.published_sums else 1)
+        if config.prediction_weight:
+            divergence = mean_divergence(logits, taught_logits)
+            total = total + config.prediction_weight * divergence * (lesson.num_videos if config.published_sums else 1)
+        return total, logits.detach()
+
+    def regularization(self) -> torch.Tensor:
+        """Returns the l2 terms of all that is trained."""
+        term = self.model.regularization()
+        if self.teacher is not None:
+            term = term + self.teacher.regularization()
+        return 2 * term if self.teaching.is_on and self.teaching.published_sums else term
+
+    def _label_loss(self, logits: torch.Tensor, labels: torch.Tensor, lesson: Lesson) -> torch.Tensor:
+        weights = _of_rows(lesson)
+        loss: torch.Tensor = self.criterion(logits, labels, weights)
+        if lesson.soft_labels is None:
+            return loss
+        weight, temperature = self.distillation.weight, self.distillation.temperature
+        soft_labels = lesson.soft_labels
+        if temperature != 1:
+            logits, soft_labels = logits / temperature, torch.sigmoid(torch.logit(soft_labels) / temperature)
+        soft_loss: torch.Tensor = self.soft_criterion(logits, soft_labels, weights)
+        return (1 - weight) * loss + weight * temperature**2 * soft_loss
+
+    def _teacher_outputs(
+        self, frames: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor, lesson: Lesson
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor]:
+        """Returns ((representation, logits) of the teacher without a graph, its own loss); None without one."""
+        if self.teacher is not None:
+            representation = self.teacher.represent(frames, num_frames)
+            logits = self.teacher.head(representation).float()
+            return (representation.detach(), logits.detach()), self.criterion(logits, labels, _of_rows(lesson))
+        if lesson.representation is not None and lesson.logits is not None:
+            return (lesson.representation, lesson.logits), torch.zeros((), device=frames.device)
+        return None, torch.zeros((), device=frames.device)
+
+
+def _of_rows(lesson: Lesson) -> torch.Tensor | None:
+    """Returns the weights of the videos as a loss takes them, [B, 1]."""
+    return None if lesson.weights is None else lesson.weights.unsqueeze(1)
+
+
+def mean_squared_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Returns the squared distance of representations [B, R], summed over R and averaged over clips."""
+    return (student.float() - teacher.float()).square().sum() / max(student.shape[0], 1)
+
+
+def mean_divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Returns KL(teacher || student) of logits [B, C], whose scores are divided by their sum; averaged over clips."""
+
+    def log_shares(logits: torch.Tensor) -> torch.Tensor:
+        return F.log_softmax(F.logsigmoid(logits.float()), dim=1)
+
+    log_teacher = log_shares(teacher)
+    total = (log_teacher.exp() * (log_teacher - log_shares(student))).sum()
+    return total / max(student.shape[0], 1)

@@ -1,0 +1,222 @@
+"""Frozen teachers: whose scores, or representations, a step learns from besides labels.
+
+Lives here: loading them, and what of them goes with a batch. Does not live here: what is done with it
+(`yt8m_ray.training.steps.objective`), the making of soft-label data sets (`jobs.distill`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from yt8m_ray.artifacts.checkpoint import load_config, load_model, save_checkpoint
+from yt8m_ray.config.data import AugmentationConfig
+from yt8m_ray.config.distillation import TeacherConfig
+from yt8m_ray.config.optimizer import EMAConfig
+from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.format.features import FeatureSpec, Normalization
+from yt8m_ray.data.labels.soft_labels import SoftLabels
+from yt8m_ray.data.labels.video_weights import VideoWeights
+from yt8m_ray.data.pipeline.batches import to_batch
+from yt8m_ray.data.pipeline.packed_videos import PackedVideos
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.inference.bundle.document import read_document
+from yt8m_ray.inference.predictor import Predictor, is_bundle, locate_model
+from yt8m_ray.models import Model, build_model
+from yt8m_ray.schema import Batch
+from yt8m_ray.training.steps.augmentation import augment
+from yt8m_ray.training.steps.objective import Lesson
+
+TEACHER_FOLDER = "teacher"
+"""Where in a checkpoint the model lies that was trained beside it."""
+
+
+@dataclass(frozen=True)
+class FrozenTeacher:
+    """A trained model that stays as it is.
+
+    Attributes:
+        model: In eval mode, on the device.
+        normalize: What it expects of its frames.
+    """
+
+    model: Model
+    normalize: Normalization
+
+    def scores(self, batch: Batch) -> torch.Tensor:
+        """Returns its scores [B, C] in 0..1."""
+        with torch.no_grad():
+            return torch.sigmoid(self.model(batch.frames, batch.num_frames).float())
+
+    def outputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns its representation [B, R] and logits [B, C]."""
+        with torch.no_grad():
+            representation = self.model.represent(batch.frames, batch.num_frames)
+            return representation, self.model.head(representation).float()
+
+
+@dataclass(frozen=True)
+class Supplies:
+    """What goes with a run's videos besides their labels.
+
+    Attributes:
+        soft_labels: `distillation.labels`.
+        video_weights: `data.video_weights`.
+        soft_teacher: `distillation.teacher`.
+        frozen_teacher: `teacher.checkpoint`.
+    """
+
+    soft_labels: SoftLabels | None = None
+    video_weights: VideoWeights | None = None
+    soft_teacher: FrozenTeacher | None = None
+    frozen_teacher: FrozenTeacher | None = None
+
+    @classmethod
+    def load(cls, config: TrainConfig, shards: Sequence[str], device: torch.device) -> Supplies:
+        """Returns what `config` names.
+
+        Args:
+            config: The run.
+            shards: Of `train`.
+            device: Where teachers run.
+
+        Raises:
+            ConfigError: a teacher reads other features or knows other classes than the student.
+            ValueError, OSError: a file is damaged or not there.
+        """
+        labels, weights = config.distillation.labels, config.data.video_weights
+        return cls(
+            soft_labels=None if labels is None else SoftLabels(labels, shards, config.data.num_classes),
+            video_weights=None if weights is None else VideoWeights.load(weights),
+            soft_teacher=load_soft_teacher(config, device),
+            frozen_teacher=load_frozen_teacher(config, device),
+        )
+
+    def prepare(
+        self, videos: PackedVideos, config: TrainConfig, spec: FeatureSpec, device: torch.device, *, total: int
+    ) -> tuple[Batch, Lesson]:
+        """Returns videos as an augmented batch, and what there is to learn from besides its labels.
+
+        Args:
+            videos: Of this step, on this worker.
+            config: The run.
+            spec: The features.
+            device: Where to.
+            total: `Lesson.num_videos`.
+        """
+
+        def batch_in(normalize: Normalization) -> Batch:
+            return to_batch(videos, spec=spec, normalize=normalize, device=device, transfer=config.train.transfer)
+
+        batch = batch_in(config.data.normalize)
+        if self.soft_labels is not None:
+            batch = dataclasses.replace(batch, soft_labels=self.soft_labels.lookup(videos, device))
+        if self.video_weights is not None:
+            weights = torch.from_numpy(self.video_weights.lookup(list(videos.video_ids))).to(device)
+            batch = dataclasses.replace(batch, weights=weights)
+        batch = augment(batch, config.augmentation)
+
+        def seen_by(teacher: FrozenTeacher) -> Batch:
+            return batch if teacher.normalize == config.data.normalize else batch_in(teacher.normalize)
+
+        soft_labels, representation, logits = batch.soft_labels, None, None
+        if self.soft_teacher is not None:
+            soft_labels = self.soft_teacher.scores(seen_by(self.soft_teacher))
+        if self.frozen_teacher is not None:
+            representation, logits = self.frozen_teacher.outputs(seen_by(self.frozen_teacher))
+        return batch, Lesson(soft_labels, batch.weights, representation, logits, total)
+
+
+def load_soft_teacher(config: TrainConfig, device: torch.device) -> FrozenTeacher | None:
+    """Returns the teacher of `distillation.teacher`, None without one.
+
+    Raises:
+        ConfigError: it reads other features or knows other classes than the student.
+        CheckpointError: it cannot be read.
+    """
+    path = config.distillation.teacher
+    if path is None:
+        return None
+    predictor = Predictor.from_path(locate_model(path), device=str(device))
+    _check_input("distillation.teacher", config, predictor.spec)
+    _check_normalize("distillation.teacher", config, predictor.normalize)
+    return FrozenTeacher(predictor.model, predictor.normalize)
+
+
+def load_frozen_teacher(config: TrainConfig, device: torch.device) -> FrozenTeacher | None:
+    """Returns the teacher of `teacher.checkpoint`, None without one; raises as `load_soft_teacher` does."""
+    path = config.teacher.checkpoint
+    if path is None:
+        return None
+    model, of_teacher = load_model(locate_model(path))
+    data = of_teacher.data
+    _check_input("teacher.checkpoint", config, data.spec)
+    _check_normalize("teacher.checkpoint", config, data.normalize)
+    return FrozenTeacher(model.to(device).requires_grad_(False), data.normalize)
+
+
+def build_teacher(config: TrainConfig) -> Model | None:
+    """Returns a new model of `teacher.model`, to be trained beside the student; None without one."""
+    if config.teacher.model is None:
+        return None
+    return build_model(
+        config.teacher.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes
+    )
+
+
+def save_teacher(folder: Path, *, config: TrainConfig, model: Model) -> None:
+    """Writes the model that was trained beside a student as a checkpoint of its own."""
+    folder.mkdir()
+    changes = {"model": config.teacher.model, "teacher": TeacherConfig(), "ema": EMAConfig()}
+    of_teacher = config.model_copy(update=changes)
+    save_checkpoint(folder, config=of_teacher, model=model, state={}, facts={})
+
+
+def check_paths(config: TrainConfig, shards: Sequence[str], *, is_new: bool = True) -> None:
+    """Checks, before anything starts, that what a run names of other runs is there and goes with its model and shards.
+
+    Args:
+        config: The run.
+        shards: Of `train`.
+        is_new: Whether it starts from `train.init_from`, if from anything; a continued run has weights of its own.
+
+    Raises:
+        ConfigError: a teacher, labels, weights, or what the run starts from, is not there or does not fit.
+    """
+    labels, weights = config.distillation.labels, config.data.video_weights
+    for key, load in (
+        ("distillation.labels", lambda: labels is None or SoftLabels(labels, shards, config.data.num_classes)),
+        ("data.video_weights", lambda: weights is None or VideoWeights.load(weights)),
+    ):
+        try:
+            load()
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"{key}: {error}") from None
+    if is_new and config.train.init_from is not None:
+        load_config(locate_model(config.train.init_from))
+    if config.distillation.teacher is not None:
+        path = locate_model(config.distillation.teacher)
+        spec = read_document(path).spec if is_bundle(path) else load_config(path).data.spec
+        _check_input("distillation.teacher", config, spec)
+    if config.teacher.checkpoint is not None:
+        _check_input("teacher.checkpoint", config, load_config(locate_model(config.teacher.checkpoint)).data.spec)
+
+
+def _check_input(key: str, config: TrainConfig, spec: FeatureSpec) -> None:
+    data = config.data
+    if list(spec.sizes.items()) != list(data.features.items()):
+        raise ConfigError(f"{key}: reads {dict(spec.sizes)}, data.features are {dict(data.features)}")
+    if spec.num_classes != data.num_classes:
+        raise ConfigError(f"{key}: knows {spec.num_classes} classes, data.num_classes is {data.num_classes}")
+
+
+def _check_normalize(key: str, config: TrainConfig, normalize: Normalization) -> None:
+    if normalize != config.data.normalize and config.augmentation != AugmentationConfig():
+        raise ConfigError(
+            f"augmentation: a teacher sees the same frames as its student, but {key} normalizes them by {normalize}, "
+            f"data.normalize is {config.data.normalize}"
+        )
