@@ -10,11 +10,11 @@ small sizes. The teacher is trained on labels first; each student then learns fr
 trains each from the same beginning on labels alone besides. Runs are `jobs.train`'s loop in one process, without Ray. A
 teacher that stays as it is says the same of a clip in each epoch: it is asked once.
 
-Nothing is read: clips of 240 to 300 frames are those of the planted world (`yt8m_ray.data.synthetic.planted_labels`) with windows of 30
-to 60 frames, so that every 30th frame still shows each label; noise is a frame's own, and averages out over more of
-them. For a CPU's sake models read the 128 values of `audio` alone, unless told otherwise. Settings are to be chosen by
-`--split validation`; what is reported is of other clips. Latency is that of one clip in eval mode, the median of some
-passes, on one thread of a CPU that may be busy, or on the device.
+Nothing is read: clips of 240 to 300 frames are those of the planted world (`yt8m_ray.data.synthetic.planted_labels`)
+with windows of 30 to 60 frames, so that every 30th frame still shows each label; noise is a frame's own, and averages
+out over more of them. For a CPU's sake models read the 128 values of `audio` alone, unless told otherwise. Settings are
+to be chosen by `--split validation`; what is reported is of other clips. Latency is that of one clip in eval mode, the
+median of some passes, on one thread of a CPU that may be busy, or on the device.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from yt8m_ray.models import Model, build_model
 from yt8m_ray.models.cost import count_macs
 from yt8m_ray.schema import FRAME_FEATURES, Batch
 from yt8m_ray.training.steps.build_loop import build_loop
-from yt8m_ray.training.steps.teachers import FrozenTeacher, Supplies
+from yt8m_ray.training.steps.teachers import FrozenTeacher, TeacherOutputs
 
 NUM_CLASSES = 50
 SIGNAL = 40.0
@@ -182,7 +182,9 @@ def train(
     start: Model | None = None,
 ) -> Model:
     """Returns what a run ends with; with a teacher, a student of it. It begins with the weights of `start`, or anew."""
-    loop, _ = build_loop(config, device=device, num_videos=len(videos), supplies=Supplies(frozen_teacher=teacher))
+    loop, _ = build_loop(
+        config, device=device, num_videos=len(videos), teacher_outputs=TeacherOutputs(frozen_teacher=teacher)
+    )
     if start is not None:
         loop.model.load_state_dict(start.state_dict())
     for epoch in range(config.train.num_epochs):

@@ -1,7 +1,7 @@
 """Runs of video-level recipes in memory, several at a time: what `recipe_search.py` asks for, one task after the other.
 
 The loop is that of `jobs.train`; what it does not do here is to read shards again in every epoch and to write
-checkpoints. Lives here: one run, and processes that share a device. Does not live here: which runs, and their tables.
+checkpoints.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from yt8m_ray.models import build_model
 from yt8m_ray.schema import Batch
 from yt8m_ray.training.steps.ema import MovingAverage
 from yt8m_ray.training.steps.loop import TrainingLoop
-from yt8m_ray.training.steps.objective import Lesson, Objective
+from yt8m_ray.training.steps.objective import Objective, TeacherTargets
 from yt8m_ray.training.steps.optimizer import run_examples
-from yt8m_ray.training.steps.teachers import Supplies
+from yt8m_ray.training.steps.teachers import TeacherOutputs
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "train"
 METRICS = ("gap", "hit_at_1", "perr", "mean_ap")
@@ -104,7 +104,7 @@ class Shards:
 
 
 @dataclass(frozen=True)
-class RememberedScores(Supplies):
+class RememberedScores(TeacherOutputs):
     """A teacher's scores of all videos, in the device's memory."""
 
     shards: Shards | None = None
@@ -112,11 +112,11 @@ class RememberedScores(Supplies):
 
     def prepare(
         self, videos: PackedVideos, config: TrainConfig, spec: FeatureSpec, device: torch.device, *, total: int
-    ) -> tuple[Batch, Lesson]:
+    ) -> tuple[Batch, TeacherTargets]:
         assert self.shards is not None
-        batch, lesson = super().prepare(videos, config, spec, device, total=total)
+        batch, targets = super().prepare(videos, config, spec, device, total=total)
         rows = torch.from_numpy(self.shards.rows_of(videos)).to(device)
-        return batch, dataclasses.replace(lesson, soft_labels=self.scores[rows].float())
+        return batch, dataclasses.replace(targets, soft_labels=self.scores[rows].float())
 
 
 def config_of(task: Task, num_videos: int) -> TrainConfig:
@@ -138,17 +138,17 @@ def run(task: Task, shards: Shards, device: torch.device) -> dict[str, Any]:
     torch.manual_seed(config.run.seed)
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
     objective = Objective(model, build_loss(config.loss), distillation=config.distillation).to(device)
-    supplies = Supplies()
+    teacher_outputs = TeacherOutputs()
     if task.soft_labels is not None:
         scores = torch.from_numpy(np.load(task.soft_labels)).to(device)
-        supplies = RememberedScores(shards=shards, scores=scores)
+        teacher_outputs = RememberedScores(shards=shards, scores=scores)
     loop = TrainingLoop(
         objective,
         config,
         spec=config.data.spec,
         device=device,
         run_examples=run_examples(config, len(train)),
-        supplies=supplies,
+        teacher_outputs=teacher_outputs,
     )
     averages = {f"{steps:g}": MovingAverage(model, decay=0.5 ** (1 / steps), warm_up=True) for steps in task.averages}
     models: dict[str, torch.nn.Module] = {"": model} | {name: mean.average for name, mean in averages.items()}

@@ -30,7 +30,7 @@ from serve.operations.metrics import Metrics, merge_expositions
 from serve.operations.statistics import ModelStatistics, merge_statistics
 from serve.release.mlflow_alias import follow_alias
 from serve.release.plan import Orders, RefusedError, ReleasePlan, Report, Slot
-from serve.release.replica import AwayError, Follower
+from serve.release.replica import AwayError, ReplicaReleases
 from serve.settings import Limits, ServeArgs
 from yt8m_ray.data.format.features import VideoRow
 from yt8m_ray.tracking.models import MODEL_SCHEME, registered_name, resolve_model
@@ -131,7 +131,7 @@ class PredictionService:
         self.client_tokens = TokenFile(args.tokens_file)
         self.admin_tokens = TokenFile(args.admin_tokens_file)
         load = functools.partial(HostedModel.load, device=self._device)
-        self._follower = Follower(args.model, self._ask_manager, load, self.metrics)
+        self._replica_releases = ReplicaReleases(args.model, self._ask_manager, load, self.metrics)
         self._batcher: Batcher | None = None
 
     @property
@@ -147,7 +147,7 @@ class PredictionService:
     @property
     def host(self) -> ModelHost:
         """The models."""
-        return self._follower.host
+        return self._replica_releases.host
 
     @property
     def batcher(self) -> Batcher:
@@ -159,13 +159,13 @@ class PredictionService:
         """Takes over `user_config` of serve/config.yaml; Ray Serve calls it at the start and on every change."""
         self._limits = Limits.model_validate(user_config)
         if self._batcher is None:
-            await self._follower.start()  # before this replica counts as ready
+            await self._replica_releases.start()  # before this replica counts as ready
             self._batcher = Batcher(lambda: self._limits, self.metrics.observe_batch)
             self.metrics.watch_queue(lambda: self.batcher.num_queued)
 
     def is_ready(self) -> bool:
         """Whether a model has answered its warm-up, its thread lives, and changes of models are followed."""
-        return self._follower.is_following and self._batcher is not None and self._batcher.is_alive
+        return self._replica_releases.is_following and self._batcher is not None and self._batcher.is_alive
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self, sends_ids=False)
@@ -227,5 +227,5 @@ class PredictionService:
         """Raises where the replica cannot go on; Ray Serve then replaces it."""
         if self._batcher is None:
             raise RuntimeError("PredictionService needs user_config in its configuration, at least {}")
-        self._follower.check()
+        self._replica_releases.check()
         self._batcher.check_alive()

@@ -1,7 +1,4 @@
-"""What a client is told when a request cannot be answered: one JSON shape, one sentence, never an internal.
-
-Lives here: RequestError and the handlers that turn every error of the application into that shape.
-"""
+"""What a client is told when a request cannot be answered: one JSON shape, one sentence, never an internal."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Named components and their configs: how a name in a YAML file becomes an object.
-
-Lives here: the base of all config types, and the table that maps a component's name to its config type and its factory.
-"""
+"""Named components and their configs: how a name in a YAML file becomes an object."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Facts about the YouTube-8M data set, and the batch that models consume.
-
-Lives here: keys, sizes, class counts and quantization constants, each with its source; the `Batch` type.
-Does not live here: reading or converting any of it (`yt8m_ray.data`).
-"""
+"""Facts about the YouTube-8M data set, and the batch that models consume."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The HTTP application around the models: its parts, OpenAPI and its page. Knows nothing of Ray.
-
-Lives here: what is put together. Does not live here: the routes (`*_routes`), batching and replicas
-(`serve.deployments`).
-"""
+"""The HTTP application around the models: its parts, OpenAPI and its page. Knows nothing of Ray."""
 
 from __future__ import annotations
 

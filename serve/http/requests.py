@@ -184,7 +184,7 @@ async def wait_for(
         RequestError: there is no room in the queue (503), or the deadline passed (504).
         ClientDisconnect: nobody waits any more.
     """
-    departure = _Departure(request)
+    departure = _DisconnectWatcher(request)
     try:
         async with asyncio.timeout_at(deadline):
             # Last of all: from here on the model's thread wants its turn of Python.
@@ -206,7 +206,7 @@ async def wait_for(
     return answers
 
 
-class _Departure:
+class _DisconnectWatcher:
     """Cancels futures when the client goes away. Ray Serve does so too, but not behind our HAProxy: see its wrapper."""
 
     def __init__(self, request: Request) -> None:

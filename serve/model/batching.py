@@ -1,8 +1,7 @@
 """One thread that runs models, behind a queue that batches whatever waits: no request waits for company.
 
-Lives here: the queue, its limits and the size of batches. Does not live here: what a model answers (`serve.model.hosted_model`),
-and HTTP. A lone video is computed at once; while the thread computes, others gather and are the next batch. So batches
-grow with the load alone, up to `max_batch_size` and to what the model can compute within `target_latency_s`.
+A lone video is computed at once; while the thread computes, others gather and are the next batch. So batches grow with
+the load alone, up to `max_batch_size` and to what the model can compute within `target_latency_s`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The models that a replica has loaded, and which of them a request is answered by.
-
-Lives here: loading with its checks, and the choice between the current model, a canary and a version that a request
-names. Does not live here: who decides what is loaded (`serve.release.plan`), and when (`serve.release.replica`).
-"""
+"""The models that a replica has loaded, and which of them a request is answered by."""
 
 from __future__ import annotations
 

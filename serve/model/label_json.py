@@ -1,7 +1,7 @@
 """What is said of a video, as JSON text.
 
-Lives here: labels, timelines and the whole answer. The part of a label that is the same in every answer is written once
-for each model, so that an answer costs hardly more than its scores. Does not live here: when and to whom it is sent.
+The part of a label that is the same in every answer is written once for each model, so that an answer costs hardly more
+than its scores.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Which models the replicas answer with, and how that changes without a failed request.
 
-A change has two phases. First every living replica loads the new model beside the old one and lets it answer its
-golden videos; then all switch. One that cannot refuses the change for all, and nothing has happened. Lives here: that
-order, as plain objects which know neither Ray nor HTTP. Does not live here: what a replica does with its orders
-(`serve.release.replica`) and the actors (`serve.deployments`).
+A change has two phases. First every living replica loads the new model beside the old one and lets it answer its golden
+videos; then all switch. One that cannot refuses the change for all, and nothing has happened.
 """
 
 from __future__ import annotations

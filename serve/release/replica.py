@@ -1,7 +1,4 @@
-"""What a replica does with the orders of the release manager: load, report, switch, drop.
-
-Lives here: that loop, without Ray. Does not live here: how orders come about (`serve.release.plan`).
-"""
+"""What a replica does with the orders of the release manager: load, report, switch, drop."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ class AwayError(Exception):
     """The release manager did not answer; models stay as they are."""
 
 
-class Follower:
+class ReplicaReleases:
     """The models of one replica.
 
     Args:

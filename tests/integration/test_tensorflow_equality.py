@@ -1,7 +1,7 @@
 """Our shards read by TensorFlow, and TensorFlow's read by us; needs $YT8M_TENSORFLOW_PYTHON, a Python with TensorFlow.
 
-TensorFlow is no dependency: it runs in a process of its own, tests/support/tensorflow_check.py. The first test needs only the
-golden shards.
+TensorFlow is no dependency: it runs in a process of its own, tests/support/tensorflow_check.py. The first test needs
+only the golden shards.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Records of every shape that the wire format allows, and some that it does not; and both ways of reading them.
 
-Lives here: what the fuzz tests of the codec share. Random numbers come from the caller.
+Random numbers come from the caller.
 """
 
 from __future__ import annotations

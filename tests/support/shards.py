@@ -1,7 +1,4 @@
-"""A shard of some 4 KB to be damaged, and everything that its reader says about it.
-
-Lives here: what the tests of corruption share.
-"""
+"""A shard of some 4 KB to be damaged, and everything that its reader says about it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """A sealed folder: its manifest, written last, names each file with its size and SHA-256. Checkpoints and bundles are.
 
-Lives here: writing and checking manifests, folders that appear whole, copies of what lies in object stores. Does not
-live here: what the files mean (`yt8m_ray.artifacts.checkpoint`, `yt8m_ray.inference.bundle.folder`). Imports no torch.
+Imports no torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""An operator's requests to a running service: which models answer, and changes of that.
-
-Lives here: HTTP to /v1/admin. Does not live here: predictions, which any HTTP client can ask for.
-"""
+"""An operator's requests to a running service: which models answer, and changes of that."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The document of one export: which checkpoints become which bundle, and on what its quality is measured.
-
-Lives here: the config types of `jobs.export`. Does not live here: the work itself (`yt8m_ray.inference`).
-"""
+"""The document of one export: which checkpoints become which bundle, and on what its quality is measured."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The space of a search: which dotted keys of a train config it changes, and to what.
-
-Lives here: what a searched key may be, the order in which keys are chosen, and the train config that a choice makes.
-Does not live here: who chooses (`yt8m_ray.tuning`).
-"""
+"""The space of a search: which dotted keys of a train config it changes, and to what."""
 
 from __future__ import annotations
 

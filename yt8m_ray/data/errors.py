@@ -1,7 +1,4 @@
-"""What is said about a bad record: the reason alone, and the reason with its place.
-
-Lives here: the two error types that the modules of this package share.
-"""
+"""What is said about a bad record: the reason alone, and the reason with its place."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Layers and their published variables: names and shapes there, the state dict's keys and layouts here.
-
-Lives here: one function a kind of layer and head. Does not live here: which layers a model has
-(`yt8m_ray.interop.tensorflow`).
-"""
+"""Layers and their published variables: names and shapes there, the state dict's keys and layouts here."""
 
 from __future__ import annotations
 

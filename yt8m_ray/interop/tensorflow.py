@@ -1,8 +1,4 @@
-"""Weights of the published TensorFlow systems -> our models (google/youtube-8m and the 2018 winner's fork of it).
-
-Lives here: which published variables each family has, by their names in the training graph without scopes. Does not
-live here: the layers' layouts (`yt8m_ray.interop.parts`), reading files (`yt8m_ray.interop.variables`).
-"""
+"""Weights of the published TensorFlow systems -> our models (google/youtube-8m and the 2018 winner's fork of it)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Losses: logits and labels [B, C] to a scalar, summed over classes and averaged over clips.
-
-Lives here: the losses, their configs, the weights of classes, and the registry `LOSSES`. Does not live here: the l2
-term (a model's `regularization`), distillation, and the weights of videos.
-"""
+"""Losses: logits and labels [B, C] to a scalar, summed over classes and averaged over clips."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The contract of a metric, the batch that metrics share, and the registry that builds one by name.
-
-Lives here: what every metric promises and what they share. Does not live here: any metric (one file each), the compiled
-loops (`yt8m_ray.metrics.selection`) or the loss.
-"""
+"""The contract of a metric, the batch that metrics share, and the registry that builds one by name."""
 
 from __future__ import annotations
 

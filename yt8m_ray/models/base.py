@@ -1,8 +1,4 @@
-"""The contract of a model, and the registry that builds one from its config.
-
-Lives here: what every model promises to training, evaluation, quantization and serving. Does not live here: any
-architecture (one file a family) or layer (`yt8m_ray.models.layers`).
-"""
+"""The contract of a model, and the registry that builds one from its config."""
 
 from __future__ import annotations
 

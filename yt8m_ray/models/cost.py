@@ -1,7 +1,4 @@
-"""What a model costs: its size, and the arithmetic of one clip, without computing any of it.
-
-Lives here: counting. Does not live here: measuring time (`yt8m_ray.models.latency`) or memory (`benchmarks`).
-"""
+"""What a model costs: its size, and the arithmetic of one clip, without computing any of it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Squeeze-and-excitation gates: layers that scale each unit by what all units of the same vector say.
-
-Lives here: the two published forms. Does not live here: the 2018 winner's context gate (`yt8m_ray.models.layers`).
-"""
+"""Squeeze-and-excitation gates: layers that scale each unit by what all units of the same vector say."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Classifiers from a clip's representation [B, D] to logits [B, C], which every family ends with.
-
-Lives here: the heads, their configs and the registry `HEADS`. Does not live here: what turns frames into one vector.
-"""
+"""Classifiers from a clip's representation [B, D] to logits [B, C], which every family ends with."""
 
 from __future__ import annotations
 

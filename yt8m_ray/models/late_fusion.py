@@ -1,8 +1,4 @@
-"""What the 2018 winner's pooling models share: each feature is pooled on its own, then a hidden layer joins them.
-
-Lives here: the fields, the assembly and the contract of a pooling layer. Does not live here: any pooling layer (one
-file a family).
-"""
+"""What the 2018 winner's pooling models share: each feature is pooled on its own, then a hidden layer joins them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Layers that the model families share.
-
-Lives here: masked pooling, linear layers with the published initial weights, batch normalization, context gating and
-the mixture in logits. Does not live here: classifiers on top of a representation (`yt8m_ray.models.heads`).
-"""
+"""Layers that the model families share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Recurrent layers that the model families share: the LSTM and the GRU of TensorFlow 1, over clips of any length.
 
-Lives here: the two layers. Does not live here: any architecture (`yt8m_ray.models.lstm`, `gru`, `hierarchical_lstm`).
-
 Neither packs nor reverses clips. In the padding both cells are shut by their gates, exactly: the state that a clip ends
 with stays as it is to the end of the batch, and the backward direction begins its real frames in the zero state. That
 keeps whole batches in one call of oneDNN or cuDNN, asks the device for no length, and makes clips without frames legal.

@@ -1,7 +1,7 @@
 """Frame sampling: which frames of a clip a model looks at.
 
-Lives here: the samplers, their configs and the registry `SAMPLERS`. In training a sampler may draw (from torch's
-generator); in eval mode every sampler is a function of the clip alone, so that evaluation repeats itself.
+In training a sampler may draw (from torch's generator); in eval mode every sampler is a function of the clip alone, so
+that evaluation repeats itself.
 """
 
 from __future__ import annotations

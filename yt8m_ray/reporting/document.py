@@ -1,7 +1,4 @@
-"""How a report becomes files: report.html, which needs no other file, and report.md with its pictures beside it.
-
-Lives here: headings, texts, tables and pictures. Does not live here: what a report says.
-"""
+"""How a report becomes files: report.html, which needs no other file, and report.md with its pictures beside it."""
 
 from __future__ import annotations
 

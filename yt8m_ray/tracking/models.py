@@ -1,7 +1,4 @@
-"""Models of runs, and versions of registered models. Beside `tracking` the only module that talks to a store.
-
-Lives here: folders that are models already. Does not live here: making one of a bundle (`inference.pyfunc`).
-"""
+"""Models of runs, and versions of registered models. Beside `tracking` the only module that talks to a store."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ from mlflow.utils.validation import (
 
 from yt8m_ray.artifacts.folder_manifest import cache_folder
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.tracking.runs import Tracker, open_client, patience, told
+from yt8m_ray.tracking.runs import Tracker, longer_timeout, open_client, tracking_errors
 
 MODEL_SCHEME = "models:/"
 """Begins the address of a registered model."""
@@ -69,7 +66,7 @@ def log_model(tracker: Tracker, folder: Path, *, name: str, tags: Mapping[str, s
     Raises:
         TrackingError: MLflow does not take it.
     """
-    with told(tracker.uri), patience():
+    with tracking_errors(tracker.uri), longer_timeout():
         client = open_client(tracker.uri)
         experiment_id = client.get_run(tracker.run_id).info.experiment_id
         model = client.create_logged_model(experiment_id, name, source_run_id=tracker.run_id, tags=dict(tags))
@@ -86,7 +83,7 @@ def find_model(uri: str, *, experiment: str, tags: Mapping[str, str]) -> str | N
         ConfigError: MLflow has no store of that kind.
         TrackingError: it cannot be asked now.
     """
-    with told(uri):
+    with tracking_errors(uri):
         client = open_client(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -113,7 +110,7 @@ def register_model(uri: str, model_id: str, *, name: str, alias: str, tags: Mapp
         ConfigError: MLflow has no store of that kind.
         TrackingError: it does not do it.
     """
-    with told(uri):
+    with tracking_errors(uri):
         client = open_client(uri)
         model = client.get_logged_model(model_id)
         place = model.artifact_location  # not models:/ID, which MLflow would look for in its global store
@@ -143,7 +140,7 @@ def register_folder(
     """
     place = f"registered/{uuid.uuid4().hex[:12]}"  # each version has its own
     Tracker(uri, run_id).log_artifacts(folder, artifact_path=place)
-    with told(uri):
+    with tracking_errors(uri):
         client = open_client(uri)
         source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
         return _new_version(client, source, run_id, None, name=name, alias=alias, tags=tags or {})
@@ -178,7 +175,7 @@ def resolve_model(uri: str) -> str:
     name, alias, version = _parse_uri(uri)
     if alias:
         tracking_uri = get_tracking_uri()
-        with told(tracking_uri):
+        with tracking_errors(tracking_uri):
             version = open_client(tracking_uri).get_model_version_by_alias(name, alias).version
     return f"{MODEL_SCHEME}{name}/{version}"
 
@@ -218,7 +215,7 @@ def _parse_uri(uri: str) -> tuple[str, str, str]:
 def _copy(tracking_uri: str, uri: str) -> Path:
     """Returns a folder with the files of `models:/NAME/VERSION`."""
     name, _, version = _parse_uri(uri)
-    with told(tracking_uri):
+    with tracking_errors(tracking_uri):
         found = open_client(tracking_uri).get_model_version(name, version)
         # A name that was deleted and registered anew has the same numbers again.
         key = f"{tracking_uri} {uri} {found.source} {found.creation_timestamp}"

@@ -1,8 +1,4 @@
-"""Runs, parameters by dotted key, metrics and artifacts; with `model_registry`, the only module that talks to MLflow.
-
-Lives here: calls that answer, or fail within a minute. Does not live here: models (`yt8m_ray.tracking.models`), what a
-run does while MLflow is away (`yt8m_ray.tracking.sender`).
-"""
+"""Runs of MLflow: parameters by dotted key, metrics and artifacts."""
 
 from __future__ import annotations
 
@@ -115,7 +111,7 @@ class Tracker:
             TrackingError: the store or server does not answer as it should.
         """
         location = None if uri.startswith("http") else artifact_path.absolute().as_uri()
-        with told(uri):
+        with tracking_errors(uri):
             with _creation_lock(uri):
                 client = open_client(uri)
                 found = client.get_experiment_by_name(experiment)
@@ -139,7 +135,7 @@ class Tracker:
             TrackingError: it cannot be asked now.
         """
         try:
-            with told(uri), _creation_lock(uri):
+            with tracking_errors(uri), _creation_lock(uri):
                 tracker = cls(uri, run_id)
                 tracker._client.update_run(run_id, status="RUNNING")
         except TrackingError as error:
@@ -161,13 +157,13 @@ class Tracker:
             for name, value in values.items()
             if math.isfinite(value)
         ]
-        with told(self.uri):
+        with tracking_errors(self.uri):
             for start in range(0, len(metrics), _METRICS_A_CALL):
                 self._client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_A_CALL])
 
     def log_artifacts(self, path: str | Path, *, artifact_path: str | None = None) -> None:
         """Copies a file or a folder into the run's artifacts."""
-        with told(self.uri), patience():
+        with tracking_errors(self.uri), longer_timeout():
             if Path(path).is_dir():
                 self._client.log_artifacts(self.run_id, str(path), artifact_path)
             else:
@@ -175,7 +171,7 @@ class Tracker:
 
     def finish(self, status: Status) -> None:
         """Marks the run as ended."""
-        with told(self.uri):
+        with tracking_errors(self.uri):
             self._client.set_terminated(self.run_id, status)
 
 
@@ -199,7 +195,7 @@ def child_runs(uri: str, parent_run_id: str, *, metrics: Sequence[str]) -> list[
         ConfigError: MLflow has no store of that kind.
         TrackingError: it has no such run, or cannot be asked now.
     """
-    with told(uri):
+    with tracking_errors(uri):
         client = open_client(uri)
         experiment_id = client.get_run(parent_run_id).info.experiment_id
         query = f"tags.`{PARENT_TAG}` = '{parent_run_id}'"
@@ -225,14 +221,14 @@ def child_runs(uri: str, parent_run_id: str, *, metrics: Sequence[str]) -> list[
 
 def set_tags(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
     """Sets tags of a run; TrackingError where MLflow does not."""
-    with told(uri):
+    with tracking_errors(uri):
         client = open_client(uri)
         for name, value in tags.items():
             client.set_tag(run_id, name, value[:_MAX_TAG_LENGTH])
 
 
 @contextlib.contextmanager
-def told(uri: str) -> Iterator[None]:
+def tracking_errors(uri: str) -> Iterator[None]:
     """Makes a TrackingError of all that MLflow, its HTTP client and its database raise."""
     try:
         yield
@@ -259,7 +255,7 @@ def _is_temporary(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def patience() -> Iterator[None]:
+def longer_timeout() -> Iterator[None]:
     """Lets a server take its time to store a large file."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ[name]

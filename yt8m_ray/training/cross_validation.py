@@ -1,8 +1,4 @@
-"""All folds of a run, beside one another on the cluster, and what each predicts of the videos that it has not seen.
-
-Lives here: which fold runs when, and what is told of all of them. Does not live here: a fold's training
-(`yt8m_ray.training.driver.trainer`), how shards become folds (`yt8m_ray.data.pipeline.shards`).
-"""
+"""All folds of a run, beside one another on the cluster, and what each predicts of the videos that it has not seen."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The learning-rate range test (arXiv:1506.01186): which rates a run learns at, found in a few hundred steps.
 
-The run's own loop takes steps at a rate that rises from one to the next, until the loss diverges. Lives here: the test,
-its table and its picture. One process, without Ray; shards are read as often as it takes.
+The run's own loop takes steps at a rate that rises from one to the next, until the loss diverges. One process, without
+Ray; shards are read as often as it takes.
 """
 
 from __future__ import annotations

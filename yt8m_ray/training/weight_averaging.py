@@ -1,8 +1,4 @@
-"""Checkpoints of one model -> a checkpoint with the mean of their weights. Torch only.
-
-Lives here: the mean over checkpoints. Does not live here: the average over the steps of a run
-(`yt8m_ray.training.steps.ema`), or the mean of predictions (`yt8m_ray.inference.ensemble`).
-"""
+"""Checkpoints of one model -> a checkpoint with the mean of their weights. Torch only."""
 
 from __future__ import annotations
 

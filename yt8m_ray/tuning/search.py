@@ -23,7 +23,7 @@ from yt8m_ray.tracking import runs as tracking
 from yt8m_ray.tracking.history import History, read_history
 from yt8m_ray.tracking.runs import TrackingError, default_uri
 from yt8m_ray.tracking.sender import RunFacts, Sender
-from yt8m_ray.training.driver.interruptible import follow
+from yt8m_ray.training.driver.interruptible import run_interruptibly
 from yt8m_ray.training.driver.nodes import check_shared, present_nodes
 from yt8m_ray.training.run.inputs import prepare_inputs, splits_of
 from yt8m_ray.training.run.outcome import MLFLOW_STATUS
@@ -36,7 +36,7 @@ from yt8m_ray.tuning.report.search_report import write_report
 from yt8m_ray.tuning.study import SearchStudy
 from yt8m_ray.tuning.study_file import STUDY_FILE, read_records
 from yt8m_ray.tuning.trial import DONORS_FOLDER, TRIALS_FOLDER, trial_name
-from yt8m_ray.tuning.tuner import Course, remove_leftovers, run_trials
+from yt8m_ray.tuning.tuner import SearchState, remove_leftovers, run_trials
 from yt8m_ray.tuning.winner import BEST_FOLDER, remove_checkpoints, write_best
 
 logger = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ class _Search:
             self._sender.close(MLFLOW_STATUS[status])
 
     def _run_trials(self, capacity: Capacity) -> None:
-        course = Course(self._config, self._study, self._folder, self._trial_ended)
+        state = SearchState(self._config, self._study, self._folder, self._trial_ended)
         num_trials = capacity.num_trials
         logger.info(
             "%s; %d trial%s at once, %g CPUs a worker",
@@ -213,15 +213,15 @@ class _Search:
                 nonlocal ticks
                 ticks += 1
                 if ticks % _TABLE_INTERVAL_TICKS == 1:
-                    course.tick()
+                    state.tick()
                     table.show(self._study.records())
 
-            follow(
-                lambda: run_trials(self._config, course, capacity, mlflow_run_id=self._sender.run_id),
+            run_interruptibly(
+                lambda: run_trials(self._config, state, capacity, mlflow_run_id=self._sender.run_id),
                 tick=tick,
-                ask_to_stop=course.interrupt,
+                ask_to_stop=state.interrupt,
             )
-        course.finish()
+        state.finish()
 
     def _finish(self) -> SearchResult:
         records = self._study.records()

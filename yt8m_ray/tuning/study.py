@@ -1,7 +1,6 @@
 """The trials of a search in `study.db` of its folder: an Optuna study, which every searcher and scheduler feeds.
 
-The study is the truth about a search: what Ray Tune knows of it goes with the process. Lives here: asking for the next
-configuration, and writing down what became of it. Does not live here: running anything.
+The study is the truth about a search: what Ray Tune knows of it goes with the process.
 """
 
 from __future__ import annotations

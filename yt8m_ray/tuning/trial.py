@@ -1,7 +1,4 @@
-"""One trial at a time, in a process of its own on the cluster: a training run, epoch by epoch.
-
-Lives here: what Ray Tune drives. Does not live here: what is tried, and what becomes of it (`yt8m_ray.tuning.search`).
-"""
+"""One trial at a time, in a process of its own on the cluster: a training run, epoch by epoch."""
 
 from __future__ import annotations
 

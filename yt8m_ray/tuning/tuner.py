@@ -1,8 +1,4 @@
-"""Ray Tune at work on the study of a search: which trial starts, goes on and ends.
-
-Lives here: what Ray Tune asks for and tells. Does not live here: what a trial does (`yt8m_ray.tuning.trial`), and what
-a search leaves behind (`yt8m_ray.tuning.search`).
-"""
+"""Ray Tune at work on the study of a search: which trial starts, goes on and ends."""
 
 from __future__ import annotations
 
@@ -45,7 +41,7 @@ _MOST_WAITING = 81  # a bracket of HyperBand with factor 3
 _WALL_INTERVAL_S = 5.0
 
 
-class Course:
+class SearchState:
     """How far a search is, and whether it is over; shared by all that Ray Tune asks.
 
     Args:
@@ -141,27 +137,27 @@ class Course:
 class _StudySearcher(Searcher):
     """Hands out what the study says."""
 
-    def __init__(self, course: Course, facts: Mapping[str, Any]) -> None:
+    def __init__(self, state: SearchState, facts: Mapping[str, Any]) -> None:
         super().__init__(metric="score", mode="max")
-        self._course = course
+        self._state = state
         self._facts = dict(facts)
         self.error: Exception | None = None
 
     def suggest(self, trial_id: str) -> Any:
-        course = self._course
-        if course.reason:
+        state = self._state
+        if state.reason:
             return Searcher.FINISHED
         try:
-            suggestion = course.study.next()
+            suggestion = state.study.next()
         except Exception as error:  # noqa: BLE001 - carried over to the caller of `run_trials`
             self.error = error
             return Searcher.FINISHED
         if suggestion is None:
             return Searcher.FINISHED
-        course.numbers[trial_id] = suggestion.number
+        state.numbers[trial_id] = suggestion.number
         name = trial_name(suggestion.number)
-        (course.folder / TRIALS_FOLDER / name / STOP_FILE).unlink(missing_ok=True)
-        course.continued |= {suggestion.number} if suggestion.is_continued else set()
+        (state.folder / TRIALS_FOLDER / name / STOP_FILE).unlink(missing_ok=True)
+        state.continued |= {suggestion.number} if suggestion.is_continued else set()
         return {**suggestion.params, SEARCH_KEY: self._facts}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -177,41 +173,41 @@ class _StudySearcher(Searcher):
 class _Recorder(tune.Callback):
     """Writes down in the study what becomes of trials."""
 
-    def __init__(self, course: Course) -> None:
-        self._course = course
+    def __init__(self, state: SearchState) -> None:
+        self._state = state
         self._started: set[int] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        number = self._course.numbers[trial.trial_id]
+        number = self._state.numbers[trial.trial_id]
         if number not in self._started:  # it may be paused and start again
             self._started.add(number)
-            verb = "goes on" if number in self._course.continued else "starts"
-            params = self._course.study.record(number).params
+            verb = "goes on" if number in self._state.continued else "starts"
+            params = self._state.study.record(number).params
             logger.info("trial %d %s: %s", number, verb, describe_params(params))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        course = self._course
-        number = course.numbers[trial.trial_id]
-        before = course.study.record(number)
+        state = self._state
+        number = state.numbers[trial.trial_id]
+        before = state.study.record(number)
         if "metrics" not in result or result[EPOCH] in before.scores:
             return
-        course.study.report(number, result[EPOCH], json.loads(result["metrics"]))
-        course.study.note(
+        state.study.report(number, result[EPOCH], json.loads(result["metrics"]))
+        state.study.note(
             number,
             run_name=result["run_name"],
             params=json.loads(result["params"]),
             seconds=before.seconds + result["epoch_seconds"],
             videos_per_s=result["videos_per_s"],
         )
-        score = course.study.record(number).scores.get(result[EPOCH])
+        score = state.study.record(number).scores.get(result[EPOCH])
         logger.info("trial %d epoch %d: %s", number, result[EPOCH], "no score" if score is None else f"{score:.4f}")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         result = trial.last_result or {}
         # Where the trial has not ended by itself, the scheduler has ended it, or the end of the search.
-        status: TrialStatus = result.get("status", "stopped" if self._course.reason else "pruned")
+        status: TrialStatus = result.get("status", "stopped" if self._state.reason else "pruned")
         self._tell(trial, status, result.get("cause", ""))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -222,29 +218,29 @@ class _Recorder(tune.Callback):
         self._tell(trial, "failed", text)
 
     def _tell(self, trial: Trial, status: TrialStatus, cause: str) -> None:
-        course = self._course
-        number = course.numbers[trial.trial_id]
-        if status == "stopped" and course.is_interrupted:
+        state = self._state
+        number = state.numbers[trial.trial_id]
+        if status == "stopped" and state.is_interrupted:
             return  # it goes on with the search
         if status == "stopped" and not cause:
-            cause = course.reason or "by a user"
-        record = course.study.tell(number, status, cause)
+            cause = state.reason or "by a user"
+        record = state.study.tell(number, status, cause)
         logger.log(logging.WARNING if record.status == "failed" else logging.INFO, "%s", describe_end(record))
-        course.on_end(record)
+        state.on_end(record)
 
 
 class _Stopper(tune.Stopper):
-    def __init__(self, course: Course) -> None:
-        self._course = course
+    def __init__(self, state: SearchState) -> None:
+        self._state = state
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return bool(self._course.reason)
+        return bool(self._state.reason)
 
 
-def run_trials(config: TuneConfig, course: Course, capacity: Capacity, *, mlflow_run_id: str) -> None:
+def run_trials(config: TuneConfig, state: SearchState, capacity: Capacity, *, mlflow_run_id: str) -> None:
     """Trains the trials of a search until it is over.
 
     Raises:
@@ -252,32 +248,32 @@ def run_trials(config: TuneConfig, course: Course, capacity: Capacity, *, mlflow
     """
     facts = TrialFacts(
         base=config.base.model_dump(mode="json"),
-        folder=str(course.folder),
+        folder=str(state.folder),
         max_epochs=config.tune.max_epochs,
         metric=config.tune.metric,
         cpus_per_worker=capacity.cpus_per_worker,
         mlflow_run_id=mlflow_run_id,
     )
-    searcher = _StudySearcher(course, vars(facts))
+    searcher = _StudySearcher(state, vars(facts))
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     # On the shared disk: trials that go on elsewhere find their state there.
-    with tempfile.TemporaryDirectory(dir=course.folder, prefix=f".{_FOLDER}-") as notes:
+    with tempfile.TemporaryDirectory(dir=state.folder, prefix=f".{_FOLDER}-") as notes:
         tuner = tune.Tuner(
             tune.with_resources(TrialRunner, _resources(config, capacity)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=build_scheduler(config, course.study.records()),
+                scheduler=build_scheduler(config, state.study.records()),
                 num_samples=-1,
                 max_concurrent_trials=capacity.num_trials if capacity.is_limit else None,
                 reuse_actors=True,
-                trial_name_creator=lambda trial: trial_name(course.numbers[trial.trial_id]),
-                trial_dirname_creator=lambda trial: trial_name(course.numbers[trial.trial_id]),
+                trial_name_creator=lambda trial: trial_name(state.numbers[trial.trial_id]),
+                trial_dirname_creator=lambda trial: trial_name(state.numbers[trial.trial_id]),
             ),
             run_config=tune.RunConfig(
                 name=_FOLDER,
                 storage_path=notes,
-                callbacks=[_Recorder(course)],
-                stop=_Stopper(course),
+                callbacks=[_Recorder(state)],
+                stop=_Stopper(state),
                 failure_config=tune.FailureConfig(max_failures=config.tune.max_failures),
                 verbose=0,
             ),
@@ -286,7 +282,7 @@ def run_trials(config: TuneConfig, course: Course, capacity: Capacity, *, mlflow
             try:
                 tuner.fit()
             finally:
-                course.study.set_wall(course.wall_s)
+                state.study.set_wall(state.wall_s)
     if searcher.error is not None:
         raise searcher.error
 

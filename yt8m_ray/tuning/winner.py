@@ -1,7 +1,4 @@
-"""What a search leaves to go on with: `best/config.yaml`, a train config, and `best/checkpoint`.
-
-Lives here: choosing, copying, training again, registering. Does not live here: the search itself.
-"""
+"""What a search leaves to go on with: `best/config.yaml`, a train config, and `best/checkpoint`."""
 
 from __future__ import annotations
 

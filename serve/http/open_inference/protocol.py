@@ -1,8 +1,5 @@
 """The Open Inference Protocol, version 2, without HTTP: bytes -> rows, answers -> bytes, metadata.
 
-Lives here: requests, answers and what a model gives. Does not live here: routes (`serve.http.open_inference.routes`), and the
-tensors of a request (`serve.http.open_inference.tensors`).
-
 The protocol: https://github.com/kserve/open-inference-protocol, its extension for binary data:
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 """

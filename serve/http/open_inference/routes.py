@@ -1,7 +1,4 @@
-"""The Open Inference Protocol below /v2: the same models and limits for clients that speak it.
-
-Lives here: routes and their descriptions. Does not live here: the protocol's bodies (`serve.http.open_inference.protocol`).
-"""
+"""The Open Inference Protocol below /v2: the same models and limits for clients that speak it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Tensors of the Open Inference Protocol -> rows.
-
-Lives here: which tensors a model takes, and their forms in JSON and as binary data behind it. Does not live here: the
-rest of the protocol (`serve.http.open_inference.protocol`), and what a row must be (`serve.http.video_input`).
-"""
+"""Tensors of the Open Inference Protocol -> rows."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """A whole shard as the body of a request: answered line by line while it arrives, with no more memory for a longer one.
 
-Lives here: what is sent, and when. Does not live here: reading (`serve.shard_lines`), and what a line says of a video
-(`serve.http.predict.routes`).
-
 One task reads, decodes and asks the model, another sends the answers in the order of the records. At most some
 `2 * max_batch_size` videos are between them, so a model that is slower than the client holds up reading, and a client
 that takes no answers holds up both.

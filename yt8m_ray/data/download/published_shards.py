@@ -1,8 +1,5 @@
 """YouTube-8M's published shards -> a folder, whatever interrupts it.
 
-Lives here: how the mirrors are laid out, which files belong to a part of a partition, what is there already. Does not
-live here: how one file is fetched (`yt8m_ray.data.download.transfer`).
-
 The layout is that of YouTube-8M's own download.py: the plan of the partition 2/frame/train is
 http://data.yt8m.org/2/download_plans/frame_train.json, a JSON document {"files": {NAME: MD5, ...}}; the files are
 http://us.data.yt8m.org/2/frame/train/NAME, and likewise for the mirrors eu and asia.

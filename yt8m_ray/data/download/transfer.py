@@ -1,7 +1,4 @@
-"""One file over HTTP: continued where it stopped, and in place only when its md5 is right.
-
-Lives here: requests, retries, parts. Does not live here: which files there are (`yt8m_ray.data.download.published_shards`).
-"""
+"""One file over HTTP: continued where it stopped, and in place only when its md5 is right."""
 
 from __future__ import annotations
 

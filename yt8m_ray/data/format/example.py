@@ -1,7 +1,5 @@
 """One codec for tf.train.Example and tf.train.SequenceExample, without TensorFlow.
 
-Lives here: payload <-> fields. Does not live here: which fields a video has (`yt8m_ray.data.format.features`).
-
 Both messages keep their features in field 1 (`Example.features`, `SequenceExample.context`), so one decoder reads both.
 It gives what protobuf gives for every legal encoding: lists packed or not, fields in any order, unknown fields
 skipped, the last of equal map keys, messages that occur twice merged. Schema:

@@ -1,8 +1,4 @@
-"""The fields of a record -> the row of a video.
-
-Lives here: which features a video has, and every check on them. Does not live here: whole shards
-(`yt8m_ray.data.pipeline.shard_reader`), batches and dequantized frames (`yt8m_ray.data.pipeline.batches`).
-"""
+"""The fields of a record -> the row of a video."""
 
 from __future__ import annotations
 

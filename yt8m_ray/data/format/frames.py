@@ -1,8 +1,4 @@
-"""A FeatureList with one byte string a step <-> a uint8 array [T, size].
-
-Lives here: the layout that nearly every frame of the data set has. Does not live here: any other layout, which
-`yt8m_ray.data.format.example` reads step by step.
-"""
+"""A FeatureList with one byte string a step <-> a uint8 array [T, size]."""
 
 from __future__ import annotations
 

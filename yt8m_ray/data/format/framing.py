@@ -1,8 +1,4 @@
-"""Where the records of a stream of bytes lie, how the stream is packed, and how to go on behind a bad record.
-
-Lives here: lengths, their checksums and compression. Does not live here: checksums of payloads, and shards by name
-(`yt8m_ray.data.format.tfrecord`).
-"""
+"""Where the records of a stream of bytes lie, how the stream is packed, and how to go on behind a bad record."""
 
 from __future__ import annotations
 

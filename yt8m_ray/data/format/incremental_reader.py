@@ -1,8 +1,4 @@
-"""A shard whose bytes are handed over as they arrive, for a reader that cannot wait for them, such as an event loop.
-
-Lives here: which records have arrived whole. Does not live here: their framing (`yt8m_ray.data.format.framing`) and checksums
-(`yt8m_ray.data.format.tfrecord`).
-"""
+"""A shard whose bytes are handed over as they arrive, for a reader that cannot wait for them, such as an event loop."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Compiled loops over the bytes of a shard: where its records lie.
-
-Lives here: lengths and their checksums. Does not live here: what a record holds (`yt8m_ray.data.pipeline.fast_decode`), the checksums
-of payloads, for which a library uses the processor's instruction (`yt8m_ray.data.format.tfrecord`).
-"""
+"""Compiled loops over the bytes of a shard: where its records lie."""
 
 # ruff: noqa: SIM110 - generator expressions are slower here, or not to be compiled
 

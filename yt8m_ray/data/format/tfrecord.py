@@ -1,8 +1,5 @@
 """TFRecord shards: the bytes of a file <-> the payloads of its records.
 
-Lives here: checksums of payloads, reading and writing, opening a shard wherever it is. Does not live here: where
-records lie (`yt8m_ray.data.format.framing`), what a payload means (`yt8m_ray.data.format.example`).
-
 A record is an 8-byte little-endian length, the masked CRC-32C of these 8 bytes, the payload, and its masked CRC-32C.
 """
 

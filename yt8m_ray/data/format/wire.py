@@ -1,7 +1,6 @@
 """The protobuf wire format: tags, varints and the fields of a message, without a schema.
 
-Lives here: how a message's bytes divide into fields. Does not live here: which fields mean what
-(`yt8m_ray.data.format.example`). Source: https://protobuf.dev/programming-guides/encoding/
+Source: https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What is said about a whole data set: the sum of its shards, what is wrong with them, and what is odd.
-
-Lives here: putting surveys of shards together, and the document that `jobs.inspect` prints.
-"""
+"""What is said about a whole data set: the sum of its shards, what is wrong with them, and what is odd."""
 
 from __future__ import annotations
 

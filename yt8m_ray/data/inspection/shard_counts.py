@@ -1,8 +1,4 @@
-"""What a shard holds, counted record by record, each of which is checked as training would check it.
-
-Lives here: one shard, and the sum over several. Does not live here: what is said about a whole data set
-(`yt8m_ray.data.inspection.dataset_summary`), and reading shards in parallel (`yt8m_ray.data.inspection.inspect_shards`).
-"""
+"""What a shard holds, counted record by record, each of which is checked as training would check it."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ from yt8m_ray.data.video_keys import id_keys
 from yt8m_ray.schema import FRAME_FEATURES, LABELS_KEY, MAX_FRAMES, MEAN_PREFIX, VIDEO_FEATURES
 
 Remark = Literal["unlabelled", "no_class", "repeated_labels", "long_clips", "empty_clips", "averaged_frames"]
-"""What is unusual about a video and yet no reason to refuse it; `yt8m_ray.data.inspection.dataset_summary` has the sentences."""
+"""What is unusual about a video and no reason to refuse it; `dataset_summary` has the sentences."""
 
 KeyUse: TypeAlias = tuple[str, str, str]
 """(`context` or `sequences`, key, kind of its values) of a feature."""

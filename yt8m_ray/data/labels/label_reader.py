@@ -1,7 +1,7 @@
 """A shard -> ids and labels alone, at the speed of memory: no frame is copied.
 
-Ordinary records are read by the compiled loops of `yt8m_ray.data.pipeline.fast_decode`, any other one by one. Every checksum is
-compared. Does not live here: videos with their frames (`yt8m_ray.data.pipeline.shard_reader`).
+Ordinary records are read by the compiled loops of `yt8m_ray.data.pipeline.fast_decode`, any other one by one. Every
+checksum is compared.
 """
 
 from __future__ import annotations

@@ -3,10 +3,6 @@
     index.json       SoftLabelIndex, written last
     NAME.arrow       of the shard NAME.tfrecord: a row a video, ascending by record
 
-Lives here: the formats of a file, `top` with the best N entries, `dense` with all, and `tfrecord`, the published one,
-which this package writes and does not train on. Does not live here: lookups (`yt8m_ray.data.labels.soft_labels`), the teacher
-(`yt8m_ray.inference.batch.distill`).
-
 A row of `top` is 4 N + 8 bytes and the id, where float32 for all 3,862 classes is 15,448: class ids are uint16, scores
 float16, whose error of 1/2048 of a probability is far below a teacher's own. Files are not compressed, so that a local
 one is mapped and a lookup touches the rows that it needs.

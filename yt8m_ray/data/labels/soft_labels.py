@@ -1,7 +1,4 @@
-"""A teacher's scores of every video of some shards, looked up batch by batch while a student trains.
-
-Does not live here: the files (`yt8m_ray.data.labels.soft_label_files`), the teacher (`yt8m_ray.inference.batch.distill`).
-"""
+"""A teacher's scores of every video of some shards, looked up batch by batch while a student trains."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""How much each video counts in a loss: a Parquet file with a weight for each id, which `jobs.boost` writes.
-
-Lives here: the file, looking weights up by id, and the rule by which boosting changes them. Does not live here: the
-model that errs (`yt8m_ray.inference.batch.boost`).
-"""
+"""How much each video counts in a loss: a Parquet file with a weight for each id, which `jobs.boost` writes."""
 
 from __future__ import annotations
 

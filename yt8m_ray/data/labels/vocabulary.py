@@ -1,8 +1,4 @@
-"""What the classes are called.
-
-Lives here: the vocabulary of the 2018 release (`vocabulary.csv`: YouTube-8M, Google Inc., CC BY 4.0, see NOTICE), and
-tables of its form. Does not live here: which classes a model or a data set has.
-"""
+"""What the classes are called."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Stores that go past the processor's caches: a block is larger than they are, and nobody reads it at once.
 
 An ordinary store first fetches the line that it is about to overwrite; these do not, which halves the time of copying
-frames into a block. Lives here: the one instruction that Numba has no name for, and the copy that uses it. Where
-LLVM or the processor knows no such store, it is an ordinary one.
+frames into a block. Where LLVM or the processor knows no such store, it is an ordinary one.
 """
 
 # ruff: noqa: ARG001 - Numba calls these functions with what it has

@@ -1,8 +1,4 @@
-"""Packed videos: what travels from a reader to the device, frames end to end and unpadded; and as an Arrow block.
-
-Lives here: the type, its Arrow form, and what a reader tells about a shard besides its videos. Does not live here:
-reading (`yt8m_ray.data.pipeline.shard_reader`), batches and tensors (`yt8m_ray.data.pipeline.batches`).
-"""
+"""Packed videos: what travels from a reader to the device, frames end to end and unpadded; and as an Arrow block."""
 
 from __future__ import annotations
 

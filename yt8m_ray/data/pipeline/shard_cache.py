@@ -1,8 +1,7 @@
 """Decoded shards on local disk: the second epoch neither fetches, unpacks, verifies nor parses.
 
-Lives here: one Arrow file a shard, named by everything that its content depends on. Does not live here: the reading of
-shards (`yt8m_ray.data.pipeline.shard_reader`). A cached shard takes about as much room as the uncompressed one; nothing is ever
-evicted: remove the folder when it is not needed any more.
+A cached shard takes about as much room as the uncompressed one; nothing is ever evicted: remove the folder when it is
+not needed any more.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A shard -> blocks of packed videos, at the speed of memory: the reader of training, evaluation and prediction.
 
-Ordinary records go from the bytes of the shard into a block by compiled loops (`yt8m_ray.data.pipeline.fast_decode`); any other goes
-through `decode_record` and `to_row`, one by one, and so does what is wrong. Lives here: blocks of one shard, and the
-account of its records. Does not live here: framing and checksums (`yt8m_ray.data.format.tfrecord`).
+Ordinary records go from the bytes of the shard into a block by compiled loops (`yt8m_ray.data.pipeline.fast_decode`);
+any other goes through `decode_record` and `to_row`, one by one, and so does what is wrong.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Streams of bytes: reading ahead without trusting a length, and unpacking GZIP and ZLIB on the way.
-
-Lives here: bytes in, bytes out. Does not live here: what a record is (`yt8m_ray.data.format.tfrecord`).
-"""
+"""Streams of bytes: reading ahead without trusting a length, and unpacking GZIP and ZLIB on the way."""
 
 from __future__ import annotations
 

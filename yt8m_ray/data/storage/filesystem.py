@@ -1,8 +1,5 @@
 """Where shards are: a path or URI -> the filesystem it lies on, opened once a process, and what lies there.
 
-Lives here: object stores, their retries, streams, listings. Does not live here: what a shard holds
-(`yt8m_ray.data.format.tfrecord`), what an error of a store means (`yt8m_ray.data.storage.store_errors`).
-
 Every read of a file is a GET of its own range. The AWS SDK repeats it as a whole when the server refuses it, falls
 silent or cuts it in the middle, so nothing of that has to be resumed here.
 """

@@ -1,7 +1,4 @@
-"""Folders in an object store: their names, their files up and down. One is whole when its last file is there.
-
-Lives here: whole files and folders. Does not live here: streams of shards (`yt8m_ray.data.storage.filesystem`).
-"""
+"""Folders in an object store: their names, their files up and down. One is whole when its last file is there."""
 
 from __future__ import annotations
 

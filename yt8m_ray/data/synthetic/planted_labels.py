@@ -1,8 +1,5 @@
 """A process that makes videos whose labels are known to be learnable, and the scorer that knows the process.
 
-Lives here: what a class looks like, how labels mark a clip, and the log odds of each class given a clip. Does not live
-here: shards, ids, real videos (`yt8m_ray.data.synthetic.write_shards`).
-
 Every class has one or several prototypes, directions in feature space. A label shows one of them strongly in its own
 few consecutive frames. A distractor, a class that is no label, shows one of its own weakly in all frames, so that both
 add the same to the mean over the clip. Whoever averages the frames first sees a label and a distractor alike; whoever

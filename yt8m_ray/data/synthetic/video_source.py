@@ -1,8 +1,5 @@
 """The videos of a synthetic data set: which one is asked for, and where its videos come from.
 
-Lives here: the config, planted videos with ids, frames around the means of real videos. Does not live here: how labels
-mark a clip (`yt8m_ray.data.synthetic.planted_labels`), shards and their document (`yt8m_ray.data.synthetic.write_shards`).
-
 Every shard has its own random numbers, from the seed, the split and the shard's number: its videos depend neither on
 the other shards nor on the number of shards.
 """

@@ -1,8 +1,4 @@
-"""Learnable shards in the exact published formats, and how well they can be learned.
-
-Lives here: shards and `dataset.json`. Does not live here: the videos (`yt8m_ray.data.synthetic.video_source`,
-`yt8m_ray.data.synthetic.planted_labels`), GAP (`yt8m_ray.metrics`, which is handed in).
-"""
+"""Learnable shards in the exact published formats, and how well they can be learned."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Predictions of many shards, one part a shard: what is finished survives a kill, and is not predicted again.
-
-Lives here: the folder `FILE.parts` beside a prediction file that is being made, and how it becomes the file. Does not
-live here: the format of a part (`yt8m_ray.inference.predictions.writer`).
-"""
+"""Predictions of many shards, one part a shard: what is finished survives a kill, and is not predicted again."""
 
 from __future__ import annotations
 

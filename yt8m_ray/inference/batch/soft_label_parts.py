@@ -1,8 +1,4 @@
-"""Soft labels of many shards as they are made, one file a shard: what is finished survives a kill, and is kept.
-
-Lives here: the folder of a set before it has an index. Does not live here: the files
-(`yt8m_ray.data.labels.soft_label_files`).
-"""
+"""Soft labels of many shards as they are made, one file a shard: what is finished survives a kill, and is kept."""
 
 from __future__ import annotations
 

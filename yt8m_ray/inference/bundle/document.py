@@ -1,7 +1,6 @@
 """bundle.yaml, what a bundle says of itself: its types, its versions, and the way from an old version to the present.
 
-Lives here: the document and reading it from a folder. Does not live here: models and weights (`bundle`), the page that
-shows it (`description`). Imports no torch, so that a bundle is described in less than a second.
+Imports no torch, so that a bundle is described in less than a second.
 """
 
 from __future__ import annotations

@@ -6,9 +6,7 @@
     golden.safetensors             some videos and their answers: what the bundle checks itself with
     manifest.json                  size and SHA-256 of each file, written last
 
-Lives here: writing and loading the folder; nothing in it is executed or unpickled. Does not live here: what it says of
-itself (`bundle_document`), its form as one file (`archive`), making the weights smaller (`quantize`) and measuring them
-(`members`). It is built aside and renamed, so that it is always whole.
+It is built aside and renamed, so that it is always whole.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Golden answers: a few made-up videos and what a bundle answered for them when it was written.
 
-A bundle that was loaded elsewhere, by another version or on another device, is asked the same and compared. Lives here:
-the videos, the file, the comparison. Does not live here: who asks (`predictor`).
+A bundle that was loaded elsewhere, by another version or on another device, is asked the same and compared.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""What the candidates of an export say of the videos that it chooses on, and the transforms that follow from it.
-
-Lives here: `weighting.shards` -> scores, and the way in which each member is stored. Does not live here: members and
-weights that follow from scores (`choice`), and the figures that a bundle reports (`export`).
-"""
+"""What the candidates of an export say of the videos that it chooses on, and the transforms that follow from it."""
 
 from __future__ import annotations
 

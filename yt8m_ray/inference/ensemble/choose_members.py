@@ -1,8 +1,4 @@
-"""Candidates and what they say of held-out videos -> which of them an ensemble takes, with which shares.
-
-Lives here: the rule that a config describes, applied to all videos and, for the honest figure, to all but each fold.
-Does not live here: reading the videos (`export`).
-"""
+"""Candidates and what they say of held-out videos -> which of them an ensemble takes, with which shares."""
 
 from __future__ import annotations
 
@@ -58,7 +54,7 @@ def check_limits(config: ExportConfig, costs: Costs) -> None:
             )
 
 
-class Rule:
+class WeightingStrategy:
     """How shares come from scores: of all members, or of those that a greedy search takes within limits.
 
     Args:
@@ -132,7 +128,7 @@ def choose(
     """
     weighting, limits = config.weighting, config.selection or SelectionConfig()
     _check_labels(scores, weighting.folds)
-    rule = Rule(config, costs)
+    rule = WeightingStrategy(config, costs)
     shares = rule(scores)
     logger.info("%d of %d models chosen; cross-fitting in %d folds", (shares > 0).sum(), len(shares), weighting.folds)
     patterns = weighting.shards

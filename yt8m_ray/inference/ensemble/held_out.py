@@ -1,8 +1,4 @@
-"""Whether the videos that weights are found on are others than those that judge the weights.
-
-Lives here: comparing lists of shards, before anything is read, and ids of videos, while they are. Does not live here:
-which lists these are (`export`).
-"""
+"""Whether the videos that weights are found on are others than those that judge the weights."""
 
 from __future__ import annotations
 

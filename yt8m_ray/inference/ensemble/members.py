@@ -1,7 +1,4 @@
-"""The members of a bundle to be: checkpoints before and after their weights are transformed, measured side by side.
-
-Lives here: loading, measuring and assembling, all without Ray. Does not live here: reading the shards (`export`).
-"""
+"""The members of a bundle to be: checkpoints before and after their weights are transformed, measured side by side."""
 
 from __future__ import annotations
 

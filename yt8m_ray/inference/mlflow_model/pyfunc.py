@@ -1,9 +1,8 @@
 """A bundle -> the folder of an MLflow model, which `mlflow.pyfunc.load_model` loads and `mlflow models serve` serves.
 
-Lives here: the folder, its signature, its example, what it needs. Does not live here: what it does (`pyfunc_model`),
-runs and the registry (`yt8m_ray.tracking.runs`, `model_registry`). Nothing in the folder is pickled: the model is a file of
-code, the bundle an artifact. The package goes along as code, since no index of packages has it: the model runs where
-only the requirements are installed, with the code that it was made with.
+Nothing in the folder is pickled: the model is a file of code, the bundle an artifact. The package goes along as code,
+since no index of packages has it: the model runs where only the requirements are installed, with the code that it was
+made with.
 """
 
 from __future__ import annotations

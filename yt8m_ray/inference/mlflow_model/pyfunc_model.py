@@ -1,8 +1,4 @@
-"""The code of a bundle's MLflow model: MLflow copies this file into the model and runs it where the model is loaded.
-
-Lives here: nothing but the class, since a file that is run by itself is tested badly. Does not live here: rows and
-answers (`columns`), making such a model (`pyfunc`).
-"""
+"""The code of a bundle's MLflow model: MLflow copies this file into the model and runs it where the model is loaded."""
 
 from __future__ import annotations
 

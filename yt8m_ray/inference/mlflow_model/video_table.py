@@ -1,8 +1,4 @@
-"""The rows of a table, as MLflow's servers and clients send them, -> videos; and answers -> the rows of a table.
-
-Lives here: plain dictionaries of one video each, with the names of `serve/http/schemas.py`. Does not live here: MLflow
-(`pyfunc`), the service's own requests (`serve`).
-"""
+"""The rows of a table, as MLflow's servers and clients send them, -> videos; and answers -> the rows of a table."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Several prediction files side by side, video by video, in blocks.
 
 The first file leads. Another one that has its videos in the same order is read beside it; from the first difference on
-its rows are looked up by id. Videos that only later files have follow, in their order. Lives here: which rows belong
-together, and which are missing. Does not live here: what is made of them (`yt8m_ray.inference.predictions.weighted_mean`).
+its rows are looked up by id. Videos that only later files have follow, in their order.
 """
 
 from __future__ import annotations

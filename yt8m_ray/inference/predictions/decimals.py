@@ -1,7 +1,6 @@
 """Decimal digits -> the double that `float()` gives, to the last bit, compiled into the loops that call it.
 
-It decides the inputs whose result it can prove, which are nearly all, and leaves the others to Python. Does not live
-here: the way back (`yt8m_ray.inference.predictions.general_format`), rows of numbers (`yt8m_ray.inference.predictions.row_text`).
+It decides the inputs whose result it can prove, which are nearly all, and leaves the others to Python.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Ground truth as CSV, a line a video: `VIDEO_ID,LABEL1 LABEL2`; with a header or, as published, without.
-
-Lives here: reading one, for scores, and writing one from shards. Does not live here: what a line is
-(`yt8m_ray.inference.predictions.row_text`).
-"""
+"""Ground truth as CSV, a line a video: `VIDEO_ID,LABEL1 LABEL2`; with a header or, as published, without."""
 
 from __future__ import annotations
 
@@ -31,7 +27,7 @@ HEADER = b"VideoId,Labels\n"
 _MOST_READ = 1 << 16
 
 
-class Truth:
+class GroundTruth:
     """The labels of videos, in memory: some 80 bytes a video.
 
     Args:
@@ -50,7 +46,7 @@ class Truth:
         return len(self.rows)
 
 
-def read_truth(path: str) -> Truth:
+def read_truth(path: str) -> GroundTruth:
     """Returns the ground truth of a file, which may be in gzip or zip.
 
     Its first line is a header if a word, not a label, follows the comma.
@@ -65,7 +61,7 @@ def read_truth(path: str) -> Truth:
     buffer = RowBuffer()
     while lines.read(buffer, _MOST_READ):
         pass
-    truth = Truth(buffer.rows())
+    truth = GroundTruth(buffer.rows())
     if not len(truth):
         raise ValueError(f"{path}: no videos")
     first, again = truth.index.twice

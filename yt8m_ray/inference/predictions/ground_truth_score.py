@@ -9,7 +9,7 @@ import numpy as np
 
 from yt8m_ray.compiled import compiled
 from yt8m_ray.inference.predictions.align_files import NUM_NAMED
-from yt8m_ray.inference.predictions.ground_truth import Truth
+from yt8m_ray.inference.predictions.ground_truth import GroundTruth
 from yt8m_ray.inference.predictions.id_index import ABSENT
 from yt8m_ray.inference.predictions.rows import PredictionRows
 from yt8m_ray.metrics.average_precision import precision_sum, score_keys
@@ -27,7 +27,7 @@ class TruthScore:
     exact, so it keeps 8 bytes for each (video, class) pair.
     """
 
-    def __init__(self, truth: Truth) -> None:
+    def __init__(self, truth: GroundTruth) -> None:
         self._truth = truth
         self._keys: list[np.ndarray] = []
         self._is_predicted = np.zeros(len(truth), bool)

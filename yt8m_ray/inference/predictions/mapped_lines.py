@@ -1,8 +1,4 @@
-"""A file of lines, prediction CSV or ground truth, in memory that the system takes back: in order, or at any place.
-
-Lives here: the mapping, the header, and where a bad line is. Does not live here: what a line means
-(`yt8m_ray.inference.predictions.row_text`).
-"""
+"""A file of lines, prediction CSV or ground truth, in memory that the system takes back: in order, or at any place."""
 
 from __future__ import annotations
 

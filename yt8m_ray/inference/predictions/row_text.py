@@ -1,8 +1,8 @@
 """Lines of prediction files and of ground truth <-> rows: raw bytes in, raw bytes out, compiled.
 
 Lines as they are nearly always written are read by a loop; any other is left, as UNUSUAL, to `parse_line`, which reads
-every legal line and says what is wrong with the others. So no error is told in two ways. Numbers are exact
-(`decimals`, `general_format`). Does not live here: files, headers and places (`yt8m_ray.inference.predictions.reader`).
+every legal line and says what is wrong with the others. So no error is told in two ways. Numbers are exact (`decimals`,
+`general_format`).
 """
 
 from __future__ import annotations

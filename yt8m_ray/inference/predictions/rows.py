@@ -1,7 +1,4 @@
-"""Predictions of many videos end to end, as they travel from files through a merge into a file.
-
-Lives here: the rows, and a buffer that they are read into. Does not live here: any format of a file.
-"""
+"""Predictions of many videos end to end, as they travel from files through a merge into a file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The means of what several files say of a video: compiled, over aligned blocks.
-
-Lives here: arithmetic and geometric means, and the best classes of them. Does not live here: files.
-"""
+"""The means of what several files say of a video: compiled, over aligned blocks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """Codebooks: 256 values that stand for all weights of a tensor, and the code of each weight (the 2018 winner's form).
 
-Lives here: weights -> values -> codes, on NumPy arrays. Does not live here: which tensors get one, and how they are
-stored (`yt8m_ray.inference.quantization.quantize`).
-
 Three ways to choose the values, by their published names: `uniform` (evenly spaced from the smallest weight to the
 largest), `quantile` (the 256 quantiles at 0, 1/255, ..., 1) and `kmeans` (least squared error).
 """

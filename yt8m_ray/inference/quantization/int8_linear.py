@@ -1,9 +1,4 @@
-"""A linear layer that multiplies 8-bit integers; its matrix is never expanded as a whole.
-
-Lives here: the layer and the kernels behind it. Does not live here: how weights become codes
-(`yt8m_ray.inference.quantization.quantize`), how activations do (`activations`), and which layers of a model are replaced
-(`yt8m_ray.inference.quantization.restore`).
-"""
+"""A linear layer that multiplies 8-bit integers; its matrix is never expanded as a whole."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """Weights as a bundle stores them: a state dict <-> plain tensors that lie in safetensors.
 
-Lives here: the transforms, and their way back to float32. Does not live here: computing with codes as they are
-(`int8_linear`, `restore`), and choosing the values of a codebook (`codebooks`).
-
     float16, bfloat16            `name` in that type
     int8                         `name` int8 codes, `name` + SCALE_SUFFIX float32, one scale a channel, to multiply by
                                  broadcasting

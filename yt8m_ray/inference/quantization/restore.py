@@ -1,8 +1,4 @@
-"""A model from the tensors of a bundle, for computing: 8-bit layers stay 8-bit, everything else is expanded.
-
-Lives here: which layers of a model multiply integers, and batch norms that vanish in them. Does not live here: the
-arithmetic (`int8_linear`) and what the tensors mean (`quantize`).
-"""
+"""A model from the tensors of a bundle, for computing: 8-bit layers stay 8-bit, everything else is expanded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """What the driver of a run and its workers tell one another, wherever they are: a small actor on the driver's node.
 
-Lives here: the position of the epoch, requests to stop, the lines of the log, what is measured. All of it goes with the
-driver; what has to outlive it is in checkpoints.
+All of it goes with the driver; what has to outlive it is in checkpoints.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ POLL_S = 0.5
 _ANSWER_TIMEOUT_S = 10.0
 
 
-class _Box:
-    """What lies in the mailbox; runs in a process of its own."""
+class _CoordinatorActor:
+    """Keeps the messages; runs in a process of its own."""
 
     def __init__(self) -> None:
         self._position = Position()
@@ -88,12 +87,12 @@ class _Box:
         return self._is_stopping
 
 
-class Mailbox:
+class Coordinator:
     """The way to the box; may be sent to other processes, which share it."""
 
     def __init__(self) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._box: Any = ray.remote(num_cpus=0)(_Box).options(scheduling_strategy=here).remote()
+        self._box: Any = ray.remote(num_cpus=0)(_CoordinatorActor).options(scheduling_strategy=here).remote()
         self._asked: Any = None  # what `take` has asked for and not got yet
         self._node_ids: frozenset[str] = frozenset()
 
@@ -159,11 +158,11 @@ class Mailbox:
                 return
 
 
-class LocalMailbox(Mailbox):
-    """The mailbox of a run whose worker is a thread of its driver: nothing leaves the process, nor its log."""
+class LocalCoordinator(Coordinator):
+    """The coordinator of a run whose worker is a thread of its driver: nothing leaves the process, nor its log."""
 
     def __init__(self) -> None:
-        self._inner = _Box()
+        self._inner = _CoordinatorActor()
         self._lock = threading.Lock()
         self._stop = threading.Event()
 

@@ -1,8 +1,4 @@
-"""Why a run of Ray Train failed: something that a restart mends, or the error to show.
-
-Lives here: what lost workers and lost connections look like. Does not live here: restarting
-(`yt8m_ray.training.driver.trainer`).
-"""
+"""Why a run of Ray Train failed: something that a restart mends, or the error to show."""
 
 from __future__ import annotations
 

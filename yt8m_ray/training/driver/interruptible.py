@@ -30,7 +30,7 @@ class StopRequested(SystemExit):
 T = TypeVar("T")
 
 
-def follow(call: Callable[[], T], *, tick: Callable[[], None], ask_to_stop: Callable[[], bool]) -> T:
+def run_interruptibly(call: Callable[[], T], *, tick: Callable[[], None], ask_to_stop: Callable[[], bool]) -> T:
     """Runs `call` beside the main thread and returns what it does.
 
     The main thread stays free for Ctrl-C; Ray's own handler, set where `fit` runs in it, would end with status 0.

@@ -10,7 +10,7 @@ from pathlib import Path
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking.history import History
-from yt8m_ray.training.driver.coordinator import LocalMailbox, Mailbox
+from yt8m_ray.training.driver.coordinator import Coordinator, LocalCoordinator
 from yt8m_ray.training.driver.interruptible import StopRequested
 from yt8m_ray.training.driver.nodes import draining_nodes, fitting_workers, free_cpus
 from yt8m_ray.training.driver.progress import ProgressBar, is_progress_line
@@ -38,7 +38,7 @@ class Supervisor:
 
     Attributes:
         workers: As given.
-        mailbox: Of this start.
+        coordinator: Of this start.
         reason: Why the workers were asked to stop; None where they were not.
         has_notice: Whether that is because a node of theirs is about to go.
         hooks: As given.
@@ -46,7 +46,7 @@ class Supervisor:
 
     def __init__(self, config: TrainConfig, workers: Workers, folder: Path, hooks: RunHooks) -> None:
         self.workers = workers
-        self.mailbox = LocalMailbox() if hooks.is_in_process else Mailbox()
+        self.coordinator = LocalCoordinator() if hooks.is_in_process else Coordinator()
         self.reason: str | None = None
         self.has_notice = False
         self._config = config
@@ -67,7 +67,7 @@ class Supervisor:
         Raises:
             StopRequested: the hooks want the run to end; raised once.
         """
-        taken = self.mailbox.take()
+        taken = self.coordinator.take()
         lines, self._node_ids = taken.lines, taken.node_ids
         for metrics, step, progress in taken.measured:
             self._history.append(metrics, step, progress)
@@ -94,7 +94,7 @@ class Supervisor:
 
     def ask_to_stop(self) -> bool:
         """Asks the workers to stop; returns whether that is worth waiting for."""
-        self.mailbox.request_stop()
+        self.coordinator.request_stop()
         # Those that are not there yet end as soon as they are.
         return bool(self._node_ids) or self._is_ending
 
@@ -114,4 +114,4 @@ class Supervisor:
     def _restart(self, reason: str) -> None:
         logger.info("%s: the workers write a checkpoint", reason)
         self.reason = reason
-        self.mailbox.request_stop()
+        self.coordinator.request_stop()

@@ -1,7 +1,6 @@
 """fit(config) -> FitResult on Ray Train. The only module that imports ray.train.
 
-Lives here: resources, the splitting of data among workers, restarts, and the end of a run. What a worker does is in
-`yt8m_ray.training.driver.worker`.
+What a worker does is in `yt8m_ray.training.driver.worker`.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from yt8m_ray.data.pipeline.ray_dataset import keep_order, read_dataset, split_d
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking.runs import default_uri
 from yt8m_ray.tracking.sender import send_the_rest
-from yt8m_ray.training.driver.coordinator import Mailbox
+from yt8m_ray.training.driver.coordinator import Coordinator
 from yt8m_ray.training.driver.failures import final_error, last_line
-from yt8m_ray.training.driver.interruptible import TERMINATED, follow
+from yt8m_ray.training.driver.interruptible import TERMINATED, run_interruptibly
 from yt8m_ray.training.driver.nodes import CLUSTER_WAIT_S, check_shared, fitting_workers, wait_for_workers
 from yt8m_ray.training.driver.process_group import BoundTorchConfig
 from yt8m_ray.training.driver.progress import progress_bar
@@ -202,7 +201,7 @@ def _train(
         trainer = ray.train.torch.TorchTrainer(
             _work,
             torch_config=BoundTorchConfig(),
-            train_loop_config={**payload, "mailbox": supervisor.mailbox},
+            train_loop_config={**payload, "coordinator": supervisor.coordinator},
             scaling_config=_scaling(supervisor.workers),
             run_config=ray.train.RunConfig(
                 name=folder.name,
@@ -212,12 +211,12 @@ def _train(
                 failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),
-            datasets=_datasets(config, supervisor.mailbox, supervisor.workers.num, shards),
+            datasets=_datasets(config, supervisor.coordinator, supervisor.workers.num, shards),
             dataset_config=_SplitAll(),
         )
         with progress_bar(folder) as bar:
             tick = functools.partial(supervisor.tick, bar)
-            follow(trainer.fit, tick=tick, ask_to_stop=supervisor.ask_to_stop)
+            run_interruptibly(trainer.fit, tick=tick, ask_to_stop=supervisor.ask_to_stop)
 
 
 def _train_here(
@@ -227,16 +226,16 @@ def _train_here(
     supervisor: Supervisor,
 ) -> None:
     """Trains with this process as the one worker, in Ray Train's local mode."""
-    datasets = _datasets(config, supervisor.mailbox, 1, shards)
+    datasets = _datasets(config, supervisor.coordinator, 1, shards)
     for dataset in datasets.values():
         keep_order(dataset)
     trainer = ray.train.torch.TorchTrainer(
-        functools.partial(_work_here, {**payload, "mailbox": supervisor.mailbox}, supervisor),
+        functools.partial(_work_here, {**payload, "coordinator": supervisor.coordinator}, supervisor),
         scaling_config=ray.train.ScalingConfig(num_workers=0, use_gpu=supervisor.workers.use_gpu),
         datasets=datasets,
     )
     try:
-        follow(trainer.fit, tick=supervisor.tick, ask_to_stop=supervisor.ask_to_stop)
+        run_interruptibly(trainer.fit, tick=supervisor.tick, ask_to_stop=supervisor.ask_to_stop)
     except ray.exceptions.RayError as error:
         raise root_cause(error) from None
 
@@ -245,7 +244,7 @@ def _work_here(payload: dict[str, Any], supervisor: Supervisor) -> None:
     # Ray hides no GPU from a process that asked for none, and its local mode takes any that it finds.
     device = torch.device("cuda" if supervisor.workers.use_gpu else "cpu")
     with logging_to(Path(payload["run_path"]) / LOG_FILE, prefix=""):
-        supervisor.mailbox.join()
+        supervisor.coordinator.join()
         _run_worker(payload, device=device, on_checkpoint=supervisor.hooks.checkpoint_written)
 
 
@@ -260,12 +259,14 @@ def _workers_again(config: TrainConfig, supervisor: Supervisor) -> Workers:
         raise SystemExit(TERMINATED) from None
 
 
-def _datasets(config: TrainConfig, mailbox: Mailbox, num_parts: int, shards: dict[str, list[str]]) -> dict[str, Any]:
+def _datasets(
+    config: TrainConfig, coordinator: Coordinator, num_parts: int, shards: dict[str, list[str]]
+) -> dict[str, Any]:
     def read(split: str, **order: Any) -> Any:
         data, options = config.data, config.read_options(split)
         return read_dataset(shards[split], data.spec, options, num_parts=num_parts, cache=data.cache, **order)
 
-    datasets = {"train": read("train", shuffle_seed=config.run.seed, position=mailbox.position)}
+    datasets = {"train": read("train", shuffle_seed=config.run.seed, position=coordinator.position)}
     if "validation" in shards:
         datasets["validation"] = read("validation")
     return datasets
@@ -273,20 +274,20 @@ def _datasets(config: TrainConfig, mailbox: Mailbox, num_parts: int, shards: dic
 
 def _work(payload: dict[str, Any]) -> None:
     """The function that Ray Train runs in each worker."""
-    mailbox: Mailbox = payload["mailbox"]
-    mailbox.join()
+    coordinator: Coordinator = payload["coordinator"]
+    coordinator.join()
     # A process of its own, which jobs/ did not configure; the driver passes the lines on.
     package_logger = logging.getLogger("yt8m_ray")
-    package_logger.addHandler(mailbox.log_handler())
+    package_logger.addHandler(coordinator.log_handler())
     package_logger.setLevel(logging.INFO)
-    _run_worker(payload, device=ray.train.torch.get_device(), on_checkpoint=mailbox.add_reported)
+    _run_worker(payload, device=ray.train.torch.get_device(), on_checkpoint=coordinator.add_reported)
 
 
 def _run_worker(
     payload: dict[str, Any], *, device: torch.device, on_checkpoint: Callable[[dict[str, float]], None]
 ) -> None:
     """Trains as one of the run's workers, or as the only one."""
-    mailbox: Mailbox = payload["mailbox"]
+    coordinator: Coordinator = payload["coordinator"]
     config = TrainConfig.model_validate(payload["config"])
     torch.set_num_threads(max(1, int(float(os.environ.get("OMP_NUM_THREADS", "1")))))
     spec = config.data.spec
@@ -314,9 +315,9 @@ def _run_worker(
             read,
             payload["checkpoints"],
             report,
-            mailbox.start_epoch,
-            mailbox.stop_event().is_set,
-            mailbox.add_measured,
+            coordinator.start_epoch,
+            coordinator.stop_event().is_set,
+            coordinator.add_measured,
             run_id=payload["mlflow_run_id"],
         ),
     )

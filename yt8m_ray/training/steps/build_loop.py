@@ -23,7 +23,7 @@ from yt8m_ray.training.steps.distributed import is_distributed, rank
 from yt8m_ray.training.steps.loop import TrainingLoop
 from yt8m_ray.training.steps.objective import Objective
 from yt8m_ray.training.steps.optimizer import freeze, run_examples
-from yt8m_ray.training.steps.teachers import TEACHER_FOLDER, Supplies, build_teacher
+from yt8m_ray.training.steps.teachers import TEACHER_FOLDER, TeacherOutputs, build_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def build_loop(
     shards: Sequence[str] = (),
     num_videos: float = math.inf,
     checkpoint: Path | None = None,
-    supplies: Supplies | None = None,
+    teacher_outputs: TeacherOutputs | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainingLoop, Position]:
     """Returns the loop of a run, on this worker, and what of its epoch was done before.
@@ -46,7 +46,7 @@ def build_loop(
         shards: Of `train`, which soft labels go by.
         num_videos: Estimated videos of an epoch.
         checkpoint: Where to continue; None starts anew, or from `train.init_from`.
-        supplies: What goes with the videos besides labels; None takes what the config names.
+        teacher_outputs: What goes with the videos besides labels; None takes what the config names.
         should_stop: Whether the run is to stop.
 
     Raises:
@@ -56,8 +56,8 @@ def build_loop(
     torch.manual_seed(config.run.seed)  # the same initial weights on all workers
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
     teacher = build_teacher(config)
-    supplies = Supplies.load(config, shards, device) if supplies is None else supplies
-    frozen = supplies.frozen_teacher
+    teacher_outputs = TeacherOutputs.load(config, shards, device) if teacher_outputs is None else teacher_outputs
+    frozen = teacher_outputs.frozen_teacher
     if frozen is not None:
         check_pair(config.teacher, model, frozen.model)
     if checkpoint is not None:
@@ -82,7 +82,7 @@ def build_loop(
         spec=config.data.spec,
         device=device,
         run_examples=run_examples(config, num_videos),
-        supplies=supplies,
+        teacher_outputs=teacher_outputs,
         should_stop=should_stop,
     )
     return loop, Position() if checkpoint is None else _continue(loop, checkpoint)

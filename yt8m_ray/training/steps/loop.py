@@ -35,7 +35,7 @@ from yt8m_ray.training.steps.optimizer import (
     optimizer_state,
     prepare_step,
 )
-from yt8m_ray.training.steps.teachers import Supplies
+from yt8m_ray.training.steps.teachers import TeacherOutputs
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class TrainingLoop:
         device: Where the models are.
         progress: Where to continue.
         run_examples: Videos of all epochs, over which the learning rate falls where the config does not say.
-        supplies: What goes with the videos besides labels.
+        teacher_outputs: What goes with the videos besides labels.
         should_stop: Whether the run is to stop; one worker that is told so is enough.
 
     Attributes:
@@ -114,7 +114,7 @@ class TrainingLoop:
         device: torch.device,
         progress: Progress | None = None,
         run_examples: float = math.inf,
-        supplies: Supplies = Supplies(),  # noqa: B008 - frozen
+        teacher_outputs: TeacherOutputs = TeacherOutputs(),  # noqa: B008 - frozen
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         inner = objective.module if isinstance(objective, DistributedDataParallel) else objective
@@ -131,7 +131,7 @@ class TrainingLoop:
         self._is_bfloat16 = runs_in_bfloat16(config.train.precision, device)
         self._spec = spec
         self._run_examples = run_examples
-        self._supplies = supplies
+        self._teachers = teacher_outputs
         self._nothing = PackedVideos.from_rows([], spec)
         named = dict(self.model.named_parameters())
         if self.teacher is not None:
@@ -299,8 +299,8 @@ class TrainingLoop:
                 if not is_last and isinstance(self._objective, DistributedDataParallel):
                     stack.enter_context(self._objective.no_sync())
                 with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bfloat16):
-                    batch, lesson = self._supplies.prepare(videos, config, self._spec, self._device, total=num_summed)
-                    loss, logits = self._objective(batch.frames, batch.num_frames, batch.labels, lesson)
+                    batch, targets = self._teachers.prepare(videos, config, self._spec, self._device, total=num_summed)
+                    loss, logits = self._objective(batch.frames, batch.num_frames, batch.labels, targets)
                 # The step follows the mean over the `total` videos of all workers. DDP averages gradients over workers,
                 # and `loss` is a mean over n videos of this one: sum (n / total * W * loss) / W over all parts and
                 # workers is that mean, also where n differs or is 0. The penalty is the same on all workers, so

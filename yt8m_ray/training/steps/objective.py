@@ -1,8 +1,4 @@
-"""What a step minimizes: the loss of labels, of a teacher's scores, and of a student that imitates its teacher.
-
-Lives here: the formulas, as one module that DistributedDataParallel can wrap. Does not live here: where a frozen
-teacher's outputs come from (`yt8m_ray.training.steps.teachers`), the losses of labels (`yt8m_ray.losses`).
-"""
+"""What a step minimizes: the loss of labels, of a teacher's scores, and of a student that imitates its teacher."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from yt8m_ray.models import Model
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherTargets:
     """What there is to learn from besides labels.
 
     Attributes:
@@ -68,30 +64,34 @@ class Objective(torch.nn.Module):
         self.soft_criterion = CrossEntropy(CrossEntropyConfig(published_epsilon=epsilon))
 
     def forward(
-        self, frames: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor, lesson: Lesson | None = None
+        self,
+        frames: torch.Tensor,
+        num_frames: torch.Tensor,
+        labels: torch.Tensor,
+        targets: TeacherTargets | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns (the mean loss over the batch, the model's logits [B, C] without a graph)."""
-        lesson = lesson or Lesson()
-        taught, teacher_loss = self._teacher_outputs(frames, num_frames, labels, lesson)
+        targets = targets or TeacherTargets()
+        taught, teacher_loss = self._teacher_outputs(frames, num_frames, labels, targets)
         if taught is None:
             seen: list[torch.Tensor] = []
 
             def criterion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
                 seen.append(logits.detach())
-                return self._label_loss(logits, labels, lesson)
+                return self._label_loss(logits, labels, targets)
 
             loss = self.model.loss(frames, num_frames, labels, criterion)
             return loss, seen[0]
         representation = self.model.represent(frames, num_frames)
         logits = self.model.head(representation).float()
-        total = teacher_loss + self.teaching.label_weight * self._label_loss(logits, labels, lesson)
+        total = teacher_loss + self.teaching.label_weight * self._label_loss(logits, labels, targets)
         config, (taught_representation, taught_logits) = self.teaching, taught
         if config.representation_weight:
             distance = mean_squared_distance(representation, taught_representation)
             total = total + config.representation_weight * distance * (2 if config.published_sums else 1)
         if config.prediction_weight:
             divergence = mean_divergence(logits, taught_logits)
-            total = total + config.prediction_weight * divergence * (lesson.num_videos if config.published_sums else 1)
+            total = total + config.prediction_weight * divergence * (targets.num_videos if config.published_sums else 1)
         return total, logits.detach()
 
     def regularization(self) -> torch.Tensor:
@@ -101,34 +101,34 @@ class Objective(torch.nn.Module):
             term = term + self.teacher.regularization()
         return 2 * term if self.teaching.is_on and self.teaching.published_sums else term
 
-    def _label_loss(self, logits: torch.Tensor, labels: torch.Tensor, lesson: Lesson) -> torch.Tensor:
-        weights = _of_rows(lesson)
+    def _label_loss(self, logits: torch.Tensor, labels: torch.Tensor, targets: TeacherTargets) -> torch.Tensor:
+        weights = _of_rows(targets)
         loss: torch.Tensor = self.criterion(logits, labels, weights)
-        if lesson.soft_labels is None:
+        if targets.soft_labels is None:
             return loss
         weight, temperature = self.distillation.weight, self.distillation.temperature
-        soft_labels = lesson.soft_labels
+        soft_labels = targets.soft_labels
         if temperature != 1:
             logits, soft_labels = logits / temperature, torch.sigmoid(torch.logit(soft_labels) / temperature)
         soft_loss: torch.Tensor = self.soft_criterion(logits, soft_labels, weights)
         return (1 - weight) * loss + weight * temperature**2 * soft_loss
 
     def _teacher_outputs(
-        self, frames: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor, lesson: Lesson
+        self, frames: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor, targets: TeacherTargets
     ) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor]:
         """Returns ((representation, logits) of the teacher without a graph, its own loss); None without one."""
         if self.teacher is not None:
             representation = self.teacher.represent(frames, num_frames)
             logits = self.teacher.head(representation).float()
-            return (representation.detach(), logits.detach()), self.criterion(logits, labels, _of_rows(lesson))
-        if lesson.representation is not None and lesson.logits is not None:
-            return (lesson.representation, lesson.logits), torch.zeros((), device=frames.device)
+            return (representation.detach(), logits.detach()), self.criterion(logits, labels, _of_rows(targets))
+        if targets.representation is not None and targets.logits is not None:
+            return (targets.representation, targets.logits), torch.zeros((), device=frames.device)
         return None, torch.zeros((), device=frames.device)
 
 
-def _of_rows(lesson: Lesson) -> torch.Tensor | None:
+def _of_rows(targets: TeacherTargets) -> torch.Tensor | None:
     """Returns the weights of the videos as a loss takes them, [B, 1]."""
-    return None if lesson.weights is None else lesson.weights.unsqueeze(1)
+    return None if targets.weights is None else targets.weights.unsqueeze(1)
 
 
 def mean_squared_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

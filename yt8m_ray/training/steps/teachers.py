@@ -1,8 +1,4 @@
-"""Frozen teachers: whose scores, or representations, a step learns from besides labels.
-
-Lives here: loading them, and what of them goes with a batch. Does not live here: what is done with it
-(`yt8m_ray.training.steps.objective`), the making of soft-label data sets (`jobs.distill`).
-"""
+"""Frozen teachers: whose scores, or representations, a step learns from besides labels."""
 
 from __future__ import annotations
 
@@ -29,7 +25,7 @@ from yt8m_ray.inference.predictor import Predictor, is_bundle, locate_model
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.schema import Batch
 from yt8m_ray.training.steps.augmentation import augment
-from yt8m_ray.training.steps.objective import Lesson
+from yt8m_ray.training.steps.objective import TeacherTargets
 
 TEACHER_FOLDER = "teacher"
 """Where in a checkpoint the model lies that was trained beside it."""
@@ -60,7 +56,7 @@ class FrozenTeacher:
 
 
 @dataclass(frozen=True)
-class Supplies:
+class TeacherOutputs:
     """What goes with a run's videos besides their labels.
 
     Attributes:
@@ -76,7 +72,7 @@ class Supplies:
     frozen_teacher: FrozenTeacher | None = None
 
     @classmethod
-    def load(cls, config: TrainConfig, shards: Sequence[str], device: torch.device) -> Supplies:
+    def load(cls, config: TrainConfig, shards: Sequence[str], device: torch.device) -> TeacherOutputs:
         """Returns what `config` names.
 
         Args:
@@ -98,7 +94,7 @@ class Supplies:
 
     def prepare(
         self, videos: PackedVideos, config: TrainConfig, spec: FeatureSpec, device: torch.device, *, total: int
-    ) -> tuple[Batch, Lesson]:
+    ) -> tuple[Batch, TeacherTargets]:
         """Returns videos as an augmented batch, and what there is to learn from besides its labels.
 
         Args:
@@ -106,7 +102,7 @@ class Supplies:
             config: The run.
             spec: The features.
             device: Where to.
-            total: `Lesson.num_videos`.
+            total: `TeacherTargets.num_videos`.
         """
 
         def batch_in(normalize: Normalization) -> Batch:
@@ -128,7 +124,7 @@ class Supplies:
             soft_labels = self.soft_teacher.scores(seen_by(self.soft_teacher))
         if self.frozen_teacher is not None:
             representation, logits = self.frozen_teacher.outputs(seen_by(self.frozen_teacher))
-        return batch, Lesson(soft_labels, batch.weights, representation, logits, total)
+        return batch, TeacherTargets(soft_labels, batch.weights, representation, logits, total)
 
 
 def load_soft_teacher(config: TrainConfig, device: torch.device) -> FrozenTeacher | None:

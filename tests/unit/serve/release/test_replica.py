@@ -16,7 +16,7 @@ from serve.operations.metrics import Metrics
 from serve.release import plan as releases
 from serve.release import replica as following
 from serve.release.plan import Orders, RefusedError, ReleasePlan, Report, Slot
-from serve.release.replica import AwayError, Follower
+from serve.release.replica import AwayError, ReplicaReleases
 from tests.support.tiny import save_checkpoint_of
 
 
@@ -39,9 +39,9 @@ class Office:
         self.plan = plan
         self.is_away = False
         self.num_asked = 0
-        self.followers: list[Follower] = []
+        self.followers: list[ReplicaReleases] = []
 
-    async def hire(self, configured: str, load: Callable[[str], HostedModel] = HostedModel.load) -> Follower:
+    async def hire(self, configured: str, load: Callable[[str], HostedModel] = HostedModel.load) -> ReplicaReleases:
         name = f"r{len(self.followers)}"
 
         async def ask(report: Report) -> Orders:
@@ -51,7 +51,7 @@ class Office:
                 raise AwayError("gone")
             return self.plan.report(name, report)
 
-        self.followers.append(Follower(configured, ask, load, Metrics(name)))
+        self.followers.append(ReplicaReleases(configured, ask, load, Metrics(name)))
         await self.followers[-1].start()
         return self.followers[-1]
 
@@ -62,8 +62,8 @@ def run(place: str, test: Callable[[Office], Awaitable[None]]) -> None:
         try:
             await asyncio.wait_for(test(office), 60)
         finally:
-            for follower in office.followers:
-                await follower.stop()
+            for replica in office.followers:
+                await replica.stop()
 
     asyncio.run(main())
 
@@ -80,13 +80,13 @@ def version(place: str) -> str:
 def test_replicas_change_their_models_together_and_drop_the_old_one(models: dict[str, str]) -> None:
     async def test(office: Office) -> None:
         followers = [await office.hire(models["a"]) for _ in range(2)]
-        assert all(follower.is_following for follower in followers)
+        assert all(replica.is_following for replica in followers)
         gone = weakref.ref(followers[0].host.current.predictor.model)
         gc.collect()
         gc.freeze()  # as Ray Serve does after the start: what only the collector could free stays for good
         try:
             await office.plan.promote(Slot(models["b"], "B"))
-            assert [follower.host.current.version for follower in followers] == [version(models["b"])] * 2
+            assert [replica.host.current.version for replica in followers] == [version(models["b"])] * 2
             await until(lambda: gone() is None)
         finally:
             gc.unfreeze()
@@ -96,13 +96,13 @@ def test_replicas_change_their_models_together_and_drop_the_old_one(models: dict
 
 def test_a_canary_is_loaded_beside_the_current_model(models: dict[str, str]) -> None:
     async def test(office: Office) -> None:
-        follower = await office.hire(models["a"])
+        replica = await office.hire(models["a"])
         await office.plan.set_canary(Slot(models["b"], "B"), 0.25)
-        host = follower.host
+        host = replica.host
         assert host.canary is not None
         assert (host.current.version, host.canary.version) == (version(models["a"]), version(models["b"]))
         assert host.canary_share == 0.25
-        text = follower._metrics.text()
+        text = replica._metrics.text()
         assert 'model="B"' in text and f'version="{version(models["a"])}"' in text
 
     run(models["a"], test)
@@ -119,8 +119,8 @@ def test_a_damaged_model_is_refused_and_the_old_one_answers(models: dict[str, st
         for place in (broken, tmp_path / "nothing"):
             with pytest.raises(RefusedError):
                 await office.plan.promote(Slot(str(place), "B"))
-        assert all(follower.is_following for follower in followers)
-        assert {follower.host.current.version for follower in followers} == {version(models["a"])}
+        assert all(replica.is_following for replica in followers)
+        assert {replica.host.current.version for replica in followers} == {version(models["a"])}
 
     run(models["a"], test)
 
@@ -135,25 +135,25 @@ def test_whatever_goes_wrong_with_a_new_model_is_a_refusal_and_not_an_end(
         return HostedModel.load(place)
 
     async def test(office: Office) -> None:
-        follower = await office.hire(models["a"], load)
+        replica = await office.hire(models["a"], load)
         with pytest.raises(RefusedError):
             await office.plan.promote(Slot(models["b"], "B"))
-        follower.check()
-        assert follower.is_following
+        replica.check()
+        assert replica.is_following
 
     run(models["a"], test)
 
 
 def test_a_replica_goes_on_while_the_manager_is_away(models: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     async def test(office: Office) -> None:
-        follower = await office.hire(models["a"])
+        replica = await office.hire(models["a"])
         office.is_away = True
         asked = office.num_asked
         await until(lambda: office.num_asked > asked + 3)
-        assert follower.is_following and follower.host.current.version == version(models["a"])
+        assert replica.is_following and replica.host.current.version == version(models["a"])
         office.is_away = False
         await office.plan.promote(Slot(models["b"], "B"))
-        assert follower.host.current.version == version(models["b"])
+        assert replica.host.current.version == version(models["b"])
 
     run(models["a"], test)
     assert caplog.text.count("the release manager does not answer") == 1  # not with each report
@@ -176,11 +176,11 @@ def test_a_replica_without_a_manager_or_a_model_does_not_start(models: dict[str,
 
 def test_a_replica_of_a_new_configuration_does_not_take_the_old_managers_model(models: dict[str, str]) -> None:
     async def test(office: Office) -> None:
-        follower = await office.hire(models["b"])
-        assert follower.host.current.version == version(models["b"])
+        replica = await office.hire(models["b"])
+        assert replica.host.current.version == version(models["b"])
         office.plan = ReleasePlan(models["b"], Slot(models["b"], "B"))
-        await until(lambda: office.plan.release == follower._release)
-        assert follower.host.current.version == version(models["b"])
+        await until(lambda: office.plan.release == replica._release)
+        assert replica.host.current.version == version(models["b"])
 
     run(models["a"], test)
 
@@ -194,26 +194,26 @@ def test_a_replica_that_cannot_load_what_the_others_answer_with_says_that_it_has
         return HostedModel.load(place)
 
     async def test(office: Office) -> None:
-        follower = await office.hire(models["a"], load)
+        replica = await office.hire(models["a"], load)
         other = ReleasePlan(models["a"], Slot(models["a"], "a"))
         other.release = releases.Release(5, Slot(models["b"], "B"))
         other._is_confirmed = True
         office.plan = other
-        await until(lambda: not follower.is_following)
-        assert follower.host.current.version == version(models["a"])  # it answers until it is replaced
+        await until(lambda: not replica.is_following)
+        assert replica.host.current.version == version(models["a"])  # it answers until it is replaced
         with pytest.raises(RuntimeError, match=r"does not follow the releases any more: .*others answer with"):
-            follower.check()
+            replica.check()
 
     run(models["a"], test)
 
 
 def test_a_fault_of_the_program_ends_the_following_and_is_told(models: dict[str, str]) -> None:
     async def test(office: Office) -> None:
-        follower = await office.hire(models["a"])
+        replica = await office.hire(models["a"])
         office.plan.report = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
-        await until(lambda: not follower.is_following)
+        await until(lambda: not replica.is_following)
         with pytest.raises(RuntimeError, match="division by zero"):
-            follower.check()
+            replica.check()
 
     run(models["a"], test)
 
@@ -223,12 +223,12 @@ def test_a_rollback_loads_only_the_version_that_answered_before(models: dict[str
     shutil.copytree(models["a"], place)
 
     async def test(office: Office) -> None:
-        follower = await office.hire(str(place))
+        replica = await office.hire(str(place))
         await office.plan.promote(Slot(models["b"], "B"))
         shutil.rmtree(place)
         shutil.copytree(models["c"], place)
         with pytest.raises(RefusedError, match="expected version"):
             await office.plan.roll_back()
-        assert follower.host.current.version == version(models["b"])
+        assert replica.host.current.version == version(models["b"])
 
     run(str(place), test)

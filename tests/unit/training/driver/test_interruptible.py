@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from yt8m_ray.training.driver import interruptible as module
-from yt8m_ray.training.driver.interruptible import TERMINATED, StopRequested, follow
+from yt8m_ray.training.driver.interruptible import TERMINATED, StopRequested, run_interruptibly
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ def ctrl_c(interruptible: None) -> Interruption:
 def test_it_returns_what_the_call_returns(
     ctrl_c: Interruption,
 ) -> None:
-    assert follow(lambda: 3, tick=lambda: None, ask_to_stop=lambda: True) == 3
+    assert run_interruptibly(lambda: 3, tick=lambda: None, ask_to_stop=lambda: True) == 3
 
 
 def test_it_raises_what_the_call_raises() -> None:
     with pytest.raises(KeyError, match="there"):
-        follow(lambda: {}["there"], tick=lambda: None, ask_to_stop=lambda: True)
+        run_interruptibly(lambda: {}["there"], tick=lambda: None, ask_to_stop=lambda: True)
 
 
 def test_an_interruption_waits_for_the_call_to_end(ctrl_c: Interruption) -> None:
@@ -61,7 +61,7 @@ def test_an_interruption_waits_for_the_call_to_end(ctrl_c: Interruption) -> None
         return True
 
     with pytest.raises(KeyboardInterrupt):
-        follow(call, tick=ctrl_c.tick, ask_to_stop=ask)
+        run_interruptibly(call, tick=ctrl_c.tick, ask_to_stop=ask)
     assert ended.is_set()
 
 
@@ -78,7 +78,7 @@ def test_a_call_that_fails_when_it_is_to_end_says_why(ctrl_c: Interruption, capl
         return True
 
     with pytest.raises(KeyboardInterrupt):
-        follow(call, tick=ctrl_c.tick, ask_to_stop=ask)
+        run_interruptibly(call, tick=ctrl_c.tick, ask_to_stop=ask)
     assert "the workers did not end in order: no space left" in caplog.text
 
 
@@ -96,7 +96,7 @@ def test_a_second_interruption_waits_for_nothing(ctrl_c: Interruption) -> None:
         return True
 
     with pytest.raises(KeyboardInterrupt):
-        follow(call, tick=ctrl_c.tick, ask_to_stop=ask)
+        run_interruptibly(call, tick=ctrl_c.tick, ask_to_stop=ask)
     never.set()
 
 
@@ -108,7 +108,7 @@ def test_where_nobody_works_yet_an_interruption_waits_for_nothing(ctrl_c: Interr
         never.wait()
 
     with pytest.raises(KeyboardInterrupt):
-        follow(call, tick=ctrl_c.tick, ask_to_stop=lambda: False)
+        run_interruptibly(call, tick=ctrl_c.tick, ask_to_stop=lambda: False)
     never.set()
 
 
@@ -121,7 +121,7 @@ def test_a_call_that_does_not_end_is_left(ctrl_c: Interruption, monkeypatch: pyt
         never.wait()
 
     with pytest.raises(KeyboardInterrupt):
-        follow(call, tick=ctrl_c.tick, ask_to_stop=lambda: True)
+        run_interruptibly(call, tick=ctrl_c.tick, ask_to_stop=lambda: True)
     never.set()
 
 
@@ -149,7 +149,7 @@ def test_a_request_waits_for_the_call_to_end() -> None:
         return True
 
     with pytest.raises(StopRequested) as caught:
-        follow(call, tick=Request(), ask_to_stop=ask)
+        run_interruptibly(call, tick=Request(), ask_to_stop=ask)
     assert ended.is_set()
     assert caught.value.code == TERMINATED == 128 + signal.SIGTERM
 
@@ -158,7 +158,7 @@ def test_a_request_where_nobody_works_yet_waits_for_nothing() -> None:
     never = threading.Event()
 
     with pytest.raises(StopRequested):
-        follow(never.wait, tick=Request(), ask_to_stop=lambda: False)
+        run_interruptibly(never.wait, tick=Request(), ask_to_stop=lambda: False)
     never.set()
 
 
@@ -175,5 +175,5 @@ def test_an_interruption_behind_a_request_waits_for_nothing(interruptible: None)
         return True
 
     with pytest.raises(KeyboardInterrupt):
-        follow(call, tick=Request(), ask_to_stop=ask)
+        run_interruptibly(call, tick=Request(), ask_to_stop=ask)
     never.set()

@@ -10,7 +10,7 @@ from torch import nn
 from yt8m_ray.config.distillation import DistillationConfig, TeacherConfig
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import Model, build_model
-from yt8m_ray.training.steps.objective import Lesson, Objective, mean_divergence, mean_squared_distance
+from yt8m_ray.training.steps.objective import Objective, TeacherTargets, mean_divergence, mean_squared_distance
 
 PUBLISHED_SCORES = [[0.9, 0.2, 0.0], [0.5, 1.0, 0.3]]
 PUBLISHED_LABELS = [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]
@@ -40,7 +40,7 @@ def test_the_mixture_with_a_teacher_is_the_published_one(weight: float, expected
     logits = torch.logit(torch.tensor(PUBLISHED_SCORES)).clamp(-80, 80).unsqueeze(1)
 
     loss, _ = objective(
-        logits, NUM_FRAMES, torch.tensor(PUBLISHED_LABELS), Lesson(soft_labels=torch.tensor(PUBLISHED_TEACHER))
+        logits, NUM_FRAMES, torch.tensor(PUBLISHED_LABELS), TeacherTargets(soft_labels=torch.tensor(PUBLISHED_TEACHER))
     )
 
     assert float(loss) == pytest.approx(expected, rel=2e-6)
@@ -56,7 +56,10 @@ def test_a_temperature_softens_both_sides_and_keeps_the_size_of_gradients() -> N
     expected = -4 * (soft * np.log(scores) + (1 - soft) * np.log(1 - scores)).sum() / 2
 
     loss, _ = objective_of(Identity(2), distillation=config)(
-        torch.tensor(logits).float().unsqueeze(1), NUM_FRAMES, torch.zeros(2, 2), Lesson(torch.tensor(teacher).float())
+        torch.tensor(logits).float().unsqueeze(1),
+        NUM_FRAMES,
+        torch.zeros(2, 2),
+        TeacherTargets(torch.tensor(teacher).float()),
     )
 
     assert float(loss) == pytest.approx(expected, rel=1e-5)
@@ -96,7 +99,7 @@ def test_the_student_learns_from_representation_prediction_and_labels() -> None:
     representation = torch.randn(2, 4)
     logits = teacher(frames, num_frames).detach()
 
-    loss, own = objective(frames, num_frames, labels, Lesson(representation=representation, logits=logits))
+    loss, own = objective(frames, num_frames, labels, TeacherTargets(representation=representation, logits=logits))
 
     expected = 0.5 * float((frames[:, 0] - representation).square().sum()) / 2
     expected += 3.0 * float(mean_divergence(student(frames, num_frames), logits))
@@ -111,7 +114,7 @@ def test_published_sums_count_as_the_papers_authors_do() -> None:
     student = small_model(0)
     objective = objective_of(student, teaching=TeacherConfig(checkpoint="x", published_sums=True))
 
-    loss, _ = objective(frames, num_frames, labels, Lesson(None, None, representation, logits, num_videos=2))
+    loss, _ = objective(frames, num_frames, labels, TeacherTargets(None, None, representation, logits, num_videos=2))
 
     expected = 2 * float((frames[:, 0] - representation).square().sum()) / 2
     expected += 2 * float(mean_divergence(student(frames, num_frames), logits))  # the sum over both videos
@@ -139,8 +142,10 @@ def test_the_weights_of_videos_scale_both_terms() -> None:
     objective = objective_of(small_model(0), distillation=DistillationConfig(labels="x"))
     soft_labels = torch.rand(2, 3)
     rows = [slice(0, 1), slice(1, 2)]
-    alone = [float(objective(frames[row], num_frames[row], labels[row], Lesson(soft_labels[row]))[0]) for row in rows]
+    alone = [
+        float(objective(frames[row], num_frames[row], labels[row], TeacherTargets(soft_labels[row]))[0]) for row in rows
+    ]
 
-    loss, _ = objective(frames, num_frames, labels, Lesson(soft_labels, torch.tensor([0.25, 2.0])))
+    loss, _ = objective(frames, num_frames, labels, TeacherTargets(soft_labels, torch.tensor([0.25, 2.0])))
 
     assert float(loss) == pytest.approx((0.25 * alone[0] + 2.0 * alone[1]) / 2, rel=1e-5)

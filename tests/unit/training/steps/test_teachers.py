@@ -18,7 +18,7 @@ from yt8m_ray.data.pipeline.batches import to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.steps.build_loop import build_loop
-from yt8m_ray.training.steps.teachers import Supplies, build_teacher, check_paths, save_teacher
+from yt8m_ray.training.steps.teachers import TeacherOutputs, build_teacher, check_paths, save_teacher
 
 Save = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -43,12 +43,12 @@ def test_a_frozen_teacher_gives_the_scores_of_its_checkpoint(save_tiny_checkpoin
     config = config_of(distillation={"teacher": str(path)})
     batch = to_batch(videos(config), spec=config.data.spec)
 
-    _, lesson = Supplies.load(config, [], CPU).prepare(videos(config), config, config.data.spec, CPU, total=4)
+    _, targets = TeacherOutputs.load(config, [], CPU).prepare(videos(config), config, config.data.spec, CPU, total=4)
 
     with torch.no_grad():
         expected = torch.sigmoid(load_model(path)[0](batch.frames, batch.num_frames))
-    assert lesson.soft_labels is not None
-    torch.testing.assert_close(lesson.soft_labels, expected)
+    assert targets.soft_labels is not None
+    torch.testing.assert_close(targets.soft_labels, expected)
 
 
 def test_a_teacher_gets_its_frames_as_it_was_trained_with_them(save_tiny_checkpoint: Save) -> None:
@@ -56,12 +56,12 @@ def test_a_teacher_gets_its_frames_as_it_was_trained_with_them(save_tiny_checkpo
     config = config_of(teacher={"checkpoint": str(path), "representation_weight": 0})
     batch = to_batch(videos(config), spec=config.data.spec, normalize="none")
 
-    _, lesson = Supplies.load(config, [], CPU).prepare(videos(config), config, config.data.spec, CPU, total=4)
+    _, targets = TeacherOutputs.load(config, [], CPU).prepare(videos(config), config, config.data.spec, CPU, total=4)
 
     with torch.no_grad():
         expected = load_model(path)[0](batch.frames, batch.num_frames)
-    assert lesson.logits is not None
-    torch.testing.assert_close(lesson.logits, expected)
+    assert targets.logits is not None
+    torch.testing.assert_close(targets.logits, expected)
 
 
 def test_a_teacher_with_another_normalization_does_not_go_with_augmented_frames(save_tiny_checkpoint: Save) -> None:
@@ -69,7 +69,7 @@ def test_a_teacher_with_another_normalization_does_not_go_with_augmented_frames(
     config = config_of(distillation={"teacher": str(path)}, augmentation={"frame_dropout": 0.5})
 
     with pytest.raises(ConfigError, match=r"a teacher sees the same frames as its student, but distillation\.teacher"):
-        Supplies.load(config, [], CPU)
+        TeacherOutputs.load(config, [], CPU)
 
 
 @pytest.mark.parametrize("key", ["distillation.teacher", "teacher.checkpoint"])
@@ -163,7 +163,7 @@ def test_the_weights_of_videos_go_with_their_batch(tmp_path: Path) -> None:
     save_weights(tmp_path / "weights.parquet", ["3", "0", "1", "2"], np.array([4.0, 1.0, 0.5, 2.0], np.float32))
     config = config_of(data={"video_weights": str(tmp_path / "weights.parquet")})
 
-    _, lesson = Supplies.load(config, [], CPU).prepare(videos(config), config, config.data.spec, CPU, total=4)
+    _, targets = TeacherOutputs.load(config, [], CPU).prepare(videos(config), config, config.data.spec, CPU, total=4)
 
-    assert lesson.weights is not None
-    assert lesson.weights.tolist() == [1.0, 0.5, 2.0, 4.0]
+    assert targets.weights is not None
+    assert targets.weights.tolist() == [1.0, 0.5, 2.0, 4.0]
