@@ -5,9 +5,9 @@
 The peer is `peers/plain_merge.py`. The files have 20 classes a video, scores as "%g", some 310 MB for a million videos;
 every file lists other classes with other scores. One process after the other, each on one core with one thread; CPU
 seconds of the merge alone, imports not counted; `merge_s` is how long that took, waiting included, and `wall_s` the
-whole command. Both outputs have to be equal. `--shuffled` puts all files but
-the first into another order. Weights are 1, 2, ..., or equal with `--equal`, which makes more scores end in halves.
-Memory is the peak of the process, and how much of it is not a mapped file, which the system may take back.
+whole command. Both outputs have to be equal. `--shuffled` puts all files but the first into another order. Weights are
+1, 2, ..., or equal with `--equal`, which makes more scores end in halves. Memory is the peak of the process, and how
+much of it is not a mapped file, which the system may take back.
 """
 
 from __future__ import annotations

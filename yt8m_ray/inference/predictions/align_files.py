@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from yt8m_ray.inference.predictions.reader import PredictionFile
 from yt8m_ray.inference.predictions.rows import Row
@@ -18,8 +19,7 @@ _ABSENT = -1
 _PAIR_BYTES = 12  # float64 and int32
 
 
-@dataclass(frozen=True)
-class AlignedVideo:
+class AlignedVideo(NamedTuple):
     """A video, and the row of each file, None where a file has none."""
 
     video_id: str
@@ -75,10 +75,12 @@ class _SpooledFile:
             if self.has(number):
                 raise ValueError(_twice(file, row.video_id))
             num_new = number + 1 - len(self._starts)
-            self._starts.extend([_ABSENT] * num_new)
-            self._num_pairs.extend([0] * num_new)
-            self._starts[number], self._num_pairs[number] = start, len(row.class_ids)
-            start += self._file.write(array("d", row.scores).tobytes() + array("i", row.class_ids).tobytes())
+            if num_new > 0:
+                self._starts.extend([_ABSENT] * num_new)
+                self._num_pairs.extend([0] * num_new)
+            count = len(row.class_ids)
+            self._starts[number], self._num_pairs[number] = start, count
+            start += self._file.write(struct.pack(f"{count}d{count}i", *row.scores, *row.class_ids))
             self._num_rows += 1
         self._file.flush()
         if not self._num_rows:
@@ -95,11 +97,11 @@ class _SpooledFile:
             return None
         count = self._num_pairs[number]
         data = os.pread(self._file.fileno(), _PAIR_BYTES * count, self._starts[number])
-        scores, class_ids = array("d", data[: 8 * count]), array("i", data[8 * count :])
-        return Row(video_id, class_ids, scores)
+        numbers = struct.unpack(f"{count}d{count}i", data)
+        return Row(video_id, numbers[count:], numbers[:count])
 
 
 def _twice(file: PredictionFile, video_id: str) -> str:
     # The file is read again, so that no place has to be kept of all the videos that are there once.
-    places = [place for place, row in file.rows() if row.video_id == video_id]
-    return f"{file.path}: video {video_id!r} is there twice: {places[0]}, {places[1]}"
+    places = itertools.islice((place for place, row in file.rows() if row.video_id == video_id), 2)
+    return f"{file.path}: video {video_id!r} is there twice: {', '.join(places)}"

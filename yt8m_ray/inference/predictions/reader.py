@@ -103,7 +103,7 @@ class _Lines:
                 line.encode()
             except UnicodeEncodeError:  # the text keeps what is no UTF-8 as surrogates
                 raise RowError(f"{line[:60].encode(errors='surrogateescape')!r} is not UTF-8") from None
-        if not line.strip() and not any(later.strip() for later in self._text):
+        if line.isspace() and all(later.isspace() for later in self._text):
             raise StopIteration
         return line
 

@@ -123,6 +123,13 @@ def test_an_id_may_hold_what_quotes_are_for(tmp_path: Path) -> None:
         merge_predictions([str(tmp_path / "o2.parquet")], output=str(tmp_path / "o.csv"))
 
 
+def test_a_quoted_id_over_two_lines_counts_both(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text('"a\n1",1 0.5\nb,1 0.5\n"a\n1",2 0.5\n')
+
+    with pytest.raises(ValueError, match=r"video 'a\\n1' is there twice: line 2, line 5"):
+        merge_predictions([str(tmp_path / "p.csv")], output=str(tmp_path / "o.parquet"))
+
+
 BAD: dict[str, tuple[bytes, str]] = {
     "a gzip that is cut": (gzip.compress(PLAIN.encode())[:-9], "not a sound file of its kind: Compressed file ended"),
     "a gzip with a wrong checksum": (gzip.compress(PLAIN.encode())[:-8] + bytes(8), "not a sound file .*: CRC check"),
