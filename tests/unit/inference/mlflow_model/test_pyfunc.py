@@ -287,7 +287,9 @@ def test_everything_that_the_model_imports_is_among_its_requirements() -> None:
     # TensorFlow reads checkpoints of another system, where that is asked for; llvmlite comes with Numba.
     optional = {"tensorflow", "llvmlite"}
 
-    imported = imported_by(ROOT / "yt8m_ray" / "inference" / "pyfunc_model.py") - set(sys.stdlib_module_names)
+    imported = imported_by(ROOT / "yt8m_ray" / "inference" / "mlflow_model" / "pyfunc_model.py") - set(
+        sys.stdlib_module_names
+    )
     owners = [{owner.lower() for owner in names[name]} for name in imported - {"yt8m_ray", *optional}]
 
     assert [owner for owner in owners if not owner & required] == []
