@@ -103,7 +103,6 @@ def parse_manifest(content: bytes, *, where: str, kind: str) -> dict[str, object
     """Returns a manifest whose form is right: its version, its kind, and files that lie inside the folder.
 
     Args:
-        content: Of the file.
         where: The folder or archive that it is in, for messages.
         kind: `checkpoint` or `bundle`.
 

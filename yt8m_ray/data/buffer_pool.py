@@ -18,9 +18,6 @@ class BufferPool:
 
     The Python object of an array counts its views: slices, memoryviews and Arrow buffers each hold a reference to it.
     Threads may share a pool.
-
-    Args:
-        num_bytes: Size of an array.
     """
 
     def __init__(self, num_bytes: int) -> None:

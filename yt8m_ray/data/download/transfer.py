@@ -48,7 +48,6 @@ class Transfer:
     """Fetches files, from any number of threads.
 
     Args:
-        num_connections: Connections that are kept open.
         num_attempts: How often a request, or a body that is cut or wrong, is tried before the file fails.
         backoff_s: The pause before the third attempt; each further one is twice as long, up to a minute.
         timeout_s: How long a server may be silent.
@@ -114,8 +113,6 @@ class Transfer:
         """Puts the file at `url` in place as `target`, continuing `target`.part where that exists.
 
         Args:
-            url: Where it is.
-            target: Where it is wanted.
             md5: What it has to have, as hexadecimal digits.
             report: Called with (bytes that are here, size or None) whenever that changes.
 
@@ -245,11 +242,7 @@ _LINE_INTERVAL_S = 10.0
 
 
 class Progress:
-    """Counts files and bytes; the bytes of files that have not begun are estimated from those that have.
-
-    Args:
-        num_files: How many there are to fetch.
-    """
+    """Counts files and bytes; the bytes of files that have not begun are estimated from those that have."""
 
     def __init__(self, num_files: int) -> None:
         self._num_files = num_files

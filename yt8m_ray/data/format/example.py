@@ -47,7 +47,6 @@ def decode_record(
     """Returns the features of a serialized Example or SequenceExample.
 
     Args:
-        payload: The message.
         max_steps: A feature list whose steps differ in their layout is cut to so many; None reads all of it.
         max_fields: Of how many fields and packed integers the message may consist, apart from the steps of feature
             lists that are all laid out alike, which cost next to nothing; None takes any number.
@@ -94,7 +93,6 @@ def encode_sequence_example(
     """Returns a serialized tf.train.SequenceExample, its features in the order of their names.
 
     Args:
-        context: As in `encode_example`.
         sequences: uint8 arrays [T, size], whose rows become one byte string a step, or the values of each step.
     """
     message = _messages().SequenceExample()

@@ -40,7 +40,6 @@ class Records:
         data: uint8 [N], the bytes that hold them; valid for as long as it is kept, and not to be written to.
         starts: int64 [R], where the payloads start in `data`.
         ends: int64 [R], where they end.
-        first: Index of the first record in the shard.
         offset: Where `data` begins in the uncompressed stream.
     """
 

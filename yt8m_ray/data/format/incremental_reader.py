@@ -19,7 +19,6 @@ class ArrivingShard:
     behind it.
 
     Args:
-        name: What errors call it.
         max_record_bytes: Longest payload that is taken.
         compression: How it is packed; "auto" looks at its first bytes.
     """
@@ -82,11 +81,7 @@ class ArrivingShard:
 
 
 class _Arrived(io.RawIOBase):
-    """The bytes that were fed and not read yet.
-
-    Attributes:
-        is_finished: Whether none follow.
-    """
+    """The bytes that were fed and not read yet."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -36,7 +36,6 @@ def open_shard(path: str, filesystem: pyarrow.fs.FileSystem | None = None) -> By
 
     Args:
         path: A local path, or a URI such as `s3://bucket/train0001.tfrecord`; with `filesystem`, a path inside it.
-        filesystem: Where `path` is, if that is known already.
 
     Raises:
         FileNotFoundError, IsADirectoryError, NotAFileError, PermissionError: with the path.
@@ -59,7 +58,6 @@ def read_records(
 
     Args:
         stream: The shard from its first byte; the caller closes it.
-        path: The shard's name, for errors.
         compression: How the stream is packed; "auto" looks at its first bytes.
         verify_crc: False skips the checksums of the payloads. Those of the lengths are verified always.
         on_corrupt: Is told of each bad record, which is then left out. No bad record's length is trusted: the search
@@ -112,7 +110,6 @@ def write_records(path: str, payloads: Iterable[bytes], *, compression: Compress
 
     Args:
         path: A local path; it is replaced when the last record is written.
-        payloads: The records, at least one.
         compression: "none", "gzip" or "zlib"; the bytes depend on the payloads alone.
     """
     aside = Path(path + ".tmp")

@@ -38,7 +38,6 @@ class Failure:
     """What is wrong with a shard.
 
     Attributes:
-        shard: Its path.
         causes: How many records are refused, by cause; else `unreadable` or `manifest`, once.
         first: Of the first fault: the shard, its place, what was expected and what was found.
     """
@@ -64,12 +63,9 @@ class Summary:
     Attributes:
         shards: All paths, in the order of the data set.
         sizes: The features that every record had to have.
-        num_classes: Valid class ids are 0..num_classes - 1.
         is_detected: Whether the features were found in the records, and not given.
-        counts: The sum.
         entries: What a manifest says of each shard that could be read.
         differences: In what the data set is not as its manifest says.
-        seconds: What the survey took.
     """
 
     shards: Sequence[str]

@@ -79,13 +79,7 @@ class InspectionConfig(Config):
 
 
 def inspect_shards(config: InspectionConfig, shards: Sequence[str], *, manifest: Manifest | None = None) -> Summary:
-    """Returns what the shards hold and what is wrong with them; nothing that is wrong stops it.
-
-    Args:
-        config: What to expect of them.
-        shards: Paths.
-        manifest: What they are meant to be.
-    """
+    """Returns what the shards hold and what is wrong with them; nothing that is wrong stops it."""
     started = time.monotonic()
     # Where no record has any features, what the published ones lack says so of each shard.
     sizes = (detect_features(shards) or VIDEO_FEATURES) if config.features is None else config.features
@@ -142,12 +136,7 @@ def _log(summary: Summary) -> None:
 
 
 class _Progress:
-    """Shards, bytes and videos a second: a bar on a terminal, a line now and then elsewhere.
-
-    Args:
-        num_shards: How many there are.
-        num_bytes: Their size together.
-    """
+    """Shards, bytes and videos a second: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, num_shards: int, num_bytes: int) -> None:
         self._num_shards = num_shards

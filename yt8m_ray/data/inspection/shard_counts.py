@@ -37,19 +37,15 @@ class Survey:
     """Counts over records; `merge` adds those of other records.
 
     Attributes:
-        num_bytes: Size of the files.
         num_records: Records present, good and bad.
         num_videos: Records that are videos; all below, but for `rejected`, `keys` and `max_class_id`, is of these.
         num_frames: Their frames; 0 at video level.
         clips: How many have so many frames, by that number; empty at video level.
         labels: How many have so many labels, by that number; 0 is an empty list.
-        num_unlabelled: How many have no list of labels.
         class_counts: int64 [highest class id + 1], how many have each label.
         max_class_id: Highest class id of any record, -1 where there is none; beyond the valid ones too.
         keys: Of each feature how many records have it, and the least and the most of its values (in the context) or of
             its bytes a frame (in the sequences).
-        rejected: Records refused, by cause.
-        compressions: How many files are packed how.
         remarks: How many videos each concerns, and the place of the first in the first shard.
     """
 
@@ -101,7 +97,6 @@ class ShardSurvey:
     """What one shard holds.
 
     Attributes:
-        path: As given.
         counts: What was counted; nothing where the shard is unreadable.
         crc32c: Checksum of the file as it stands, 8 hexadecimal digits.
         first_rejection: Record, byte offset and reason of the first record that was refused.
@@ -123,9 +118,7 @@ def survey_shard(path: str, sizes: Mapping[str, int], *, num_classes: int) -> Sh
     """Returns what a shard holds; its bytes are read once, and its records neither kept nor trusted.
 
     Args:
-        path: As in `open_shard`.
         sizes: The features that every record must have, and their values a frame.
-        num_classes: Valid class ids are 0..num_classes - 1.
     """
     spec = FeatureSpec(sizes, num_classes, max_frames=sys.maxsize)  # frames that readers drop are counted too
     surveyor = _Surveyor(path, spec)

@@ -38,11 +38,8 @@ def batches_of(
     """Yields batches of exactly `batch_size` videos; only the last may be smaller, and no video is lost.
 
     Args:
-        blocks: Videos in reading order.
-        batch_size: Videos a batch.
         shuffle_window: So many videos are gathered and dealt out at random, then the next ones (fewer at the end); 0
             keeps the order.
-        seed: Seeds the draws.
         pin_memory: Puts the frames where a GPU fetches them by itself.
     """
     rng = np.random.default_rng(list(seed)) if shuffle_window else None
@@ -154,11 +151,6 @@ def to_batch(
     """Returns the videos on `device`, padded to their longest clip; B = 0 gives frames [0, 1, D].
 
     Args:
-        videos: The videos.
-        spec: Their features.
-        normalize: How their frames are normalized, on the device.
-        device: Where to.
-        labelled: Whether labels go with them.
         transfer: Stored bytes go to the device as they are, or as floats.
     """
     device = torch.device(device)

@@ -8,7 +8,7 @@ laid out otherwise, or has a fault, is UNUSUAL: `yt8m_ray.data.format.example` r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from yt8m_ray.compiled import compiled
 from yt8m_ray.data.format.features import LabelPolicy
 from yt8m_ray.data.format.finite import are_finite
 from yt8m_ray.data.pipeline.nontemporal_copy import copy_rows, finish_copies
+from yt8m_ray.schema import ID_KEYS, LABELS_KEY
 
 _IGNORED, _OPTIONAL, _REQUIRED = range(3)
 _POLICIES: dict[LabelPolicy, int] = {"ignored": _IGNORED, "optional": _OPTIONAL, "required": _REQUIRED}
@@ -25,7 +26,7 @@ DONE, UNUSUAL, FULL = range(3)
 """Why `pack_records` stopped: no further record, one for the slow decoder, or no room for the next one's frames."""
 
 _ID, _OTHER_ID, _LABELS = range(3)
-NUM_FIXED_KEYS = 3
+NUM_FIXED_KEYS = len(ID_KEYS) + 1
 """Keys before those of the features, in this order: two spellings of the id, and the labels."""
 
 _MOST_KEYS = 63
@@ -344,9 +345,7 @@ def pack_records(
         ends: int64 [R], the bytes behind them.
         reading: What is read, from `reading_of`.
         frames: uint8 [rows, bytes a frame], filled from `first_row` on.
-        first_row: See above.
         labels: int32 [room], filled from `first_label` on.
-        first_label: See above.
         videos: int64 [R, 5], filled with what `VIDEO_COLUMNS` names.
 
     Returns:
@@ -368,31 +367,25 @@ def pack_records(
 
 
 def reading_of(
-    keys: Sequence[str],
-    columns: Sequence[int],
+    sizes: Mapping[str, int],
     *,
     max_frames: int,
     num_classes: int,
     labels: LabelPolicy,
     video_level: bool,
 ) -> tuple[Any, ...]:
-    """Returns the description of what `pack_records` reads.
+    """Returns the description of what `pack_records` reads; a video that lacks labels it needs is unusual.
 
-    Args:
-        keys: Two spellings of the id, the labels, then the features in order.
-        columns: First byte of each feature in a frame, and the bytes of a frame.
-        max_frames: Frames kept of a video.
-        num_classes: Valid class ids are below.
-        labels: Whether a video needs labels; one that lacks them is unusual.
-        video_level: Whether features are float lists in the context, else byte strings in the feature lists.
+    `sizes` has the values a frame of each feature: float lists in the context at video level, else byte strings in the
+    feature lists.
     """
+    keys = [key.encode() for key in (*ID_KEYS, LABELS_KEY, *sizes)]
     if len(keys) > _MOST_KEYS:
-        raise ValueError(f"features: {len(keys) - NUM_FIXED_KEYS} are more than {_MOST_KEYS - NUM_FIXED_KEYS}")
-    encoded = [key.encode() for key in keys]
+        raise ValueError(f"features: {len(sizes)} are more than {_MOST_KEYS - NUM_FIXED_KEYS}")
     return (
-        np.frombuffer(b"".join(encoded), np.uint8),
-        np.cumsum([len(key) for key in encoded]),
-        np.array(columns, np.int64),
+        np.frombuffer(b"".join(keys), np.uint8),
+        np.cumsum([len(key) for key in keys]),
+        np.cumsum([0, *sizes.values()]) * (4 if video_level else 1),  # the first byte of each feature in a frame
         max_frames,
         num_classes,
         _POLICIES[labels],

@@ -24,9 +24,6 @@ def check_first_videos(shards: Sequence[str], spec: FeatureSpec, options: ReadOp
     missing. Only where these are all there is, or none of them has the features, is it clear that nothing can be done.
 
     Args:
-        shards: Paths.
-        spec: What is read of each video.
-        options: How.
         key: Where the shards come from (`data.train`), for messages.
 
     Raises:

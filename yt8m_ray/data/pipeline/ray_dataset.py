@@ -54,7 +54,6 @@ class ShardSource(Datasource):
 
     Args:
         shards: Paths; a row's `shard` column is the index in this list.
-        spec: The features to read.
         options: How to read them; workers share out whole blocks.
         shuffle_seed: Permutes the shards anew in each epoch; None keeps their order.
         position: Returns the `Position` to continue from, asked at the start of each epoch, by a process of Ray's;
@@ -126,13 +125,8 @@ def read_dataset(
     """Returns the shards as a Dataset whose blocks `packed.from_table` understands; see `ShardSource`.
 
     Args:
-        shards: As in `ShardSource`.
-        spec: As in `ShardSource`.
         options: As in `ShardSource`; `block_bytes` is the largest size of a block, which follows that of the data.
         num_parts: Among how many the blocks are shared out: the last ones of a pass should keep nobody waiting.
-        shuffle_seed: As in `ShardSource`.
-        position: As in `ShardSource`.
-        cache: As in `ShardSource`.
     """
     num_blocks = _BLOCKS_A_PART * (2 * num_parts - 1)
     block_bytes = max(min(total_bytes(shards) // num_blocks, options.block_bytes), _LEAST_BLOCK_BYTES)

@@ -20,17 +20,9 @@ from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import FeatureSpec, LabelPolicy, VideoRow, describe_unlabelled, to_row
 from yt8m_ray.data.format.framing import Records
 from yt8m_ray.data.format.tfrecord import open_shard, read_records
-from yt8m_ray.data.pipeline.fast_decode import (
-    FULL,
-    NUM_FIXED_KEYS,
-    UNUSUAL,
-    VIDEO_COLUMNS,
-    pack_records,
-    reading_of,
-)
+from yt8m_ray.data.pipeline.fast_decode import FULL, UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
 from yt8m_ray.data.pipeline.packed_videos import Block, PackedVideos, Rejection, ShardEnd
 from yt8m_ray.data.storage.byte_stream import Compression
-from yt8m_ray.schema import ID_KEYS, LABELS_KEY
 
 OnCorruptPolicy = Literal["fail", "skip"]
 """What a bad record does: stops everything with its place, or is left out and counted."""
@@ -74,13 +66,7 @@ def read_blocks(
     are kept.
 
     Args:
-        path: As in `open_shard`.
-        spec: What is read of each video.
-        options: How.
-        shard: Its number, for the blocks.
         skip: Indexes of records to leave out, ascending.
-        filesystem: As in `open_shard`.
-        compression: As in `read_records`.
 
     Raises:
         CorruptRecordError: with the record that could not be read; all before it have been yielded.
@@ -130,7 +116,13 @@ class _Packer:
         self._width = spec.dim * np.dtype(spec.dtype).itemsize
         self._block_rows = max(options.block_bytes // self._width, 1)
         self._pool = shared_pool((self._block_rows + spec.max_frames) * self._width)
-        self._reading = _reading(spec, options.labels)
+        self._reading = reading_of(
+            spec.sizes,
+            max_frames=spec.max_frames,
+            num_classes=spec.num_classes,
+            labels=options.labels,
+            video_level=spec.is_video_level,
+        )
         self._num_records = 0
         self._causes: Counter[str] = Counter()
         self._first_message = ""
@@ -252,17 +244,3 @@ class _Packer:
             f"{self._path}: {self._causes.total()} of {self._num_records} records left out ({counts}); "
             f"the first: {self._first_message.removeprefix(self._path + ': ')}"
         )
-
-
-def _reading(spec: FeatureSpec, labels: LabelPolicy) -> tuple[object, ...]:
-    keys = (*ID_KEYS, LABELS_KEY)
-    assert len(keys) == NUM_FIXED_KEYS
-    size = np.dtype(spec.dtype).itemsize
-    return reading_of(
-        (*keys, *spec.sizes),
-        (np.cumsum([0, *spec.sizes.values()]) * size).tolist(),
-        max_frames=spec.max_frames,
-        num_classes=spec.num_classes,
-        labels=labels,
-        video_level=spec.is_video_level,
-    )

@@ -85,7 +85,6 @@ def open_stream(path: str, filesystem: FileSystem | None = None) -> ByteStream:
 
     Args:
         path: A path or URI; with `filesystem`, a path inside it.
-        filesystem: Where `path` is, if that is known already.
 
     Raises:
         FileNotFoundError, IsADirectoryError, NotAFileError, PermissionError: with the path.

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from pyarrow.fs import FileSelector, FileType
 
-from yt8m_ray.data.storage.filesystem import explaining, from_uri, split_query
+from yt8m_ray.data.storage.filesystem import explaining, from_uri, read_bytes, split_query
 
 
 def is_remote(path: str) -> bool:
@@ -27,13 +27,10 @@ def read_file(uri: str) -> bytes | None:
     Raises:
         OSError: as `storage_errors.explained` says; so do the other functions.
     """
-    with explaining(uri):
-        filesystem, path = from_uri(uri)
-        if filesystem.get_file_info(path).type != FileType.File:
-            return None
-        with filesystem.open_input_file(path) as file:
-            content: bytes = file.read()
-            return content
+    try:
+        return read_bytes(uri)
+    except (FileNotFoundError, IsADirectoryError):
+        return None
 
 
 def write_file(content: bytes, uri: str) -> None:

@@ -48,10 +48,8 @@ def synthesize(
     """Writes the data set as the folder `output` and returns what its `dataset.json` says.
 
     Args:
-        config: The data set.
         output: A folder that does not exist or is empty; it appears when the last shard is written.
         source_shards: The shards that `config.from_video_level` matches, in the order in which they are used.
-        new_gap: Makes the metric that the scorers are measured by.
 
     Raises:
         ValueError: `output` holds something, or the source holds too few videos.
