@@ -14,7 +14,6 @@ from typing import IO
 
 import crc32c
 import numpy as np
-import pyarrow.fs
 
 from yt8m_ray.data.errors import RecordError
 from yt8m_ray.data.format.framing import (
@@ -26,22 +25,8 @@ from yt8m_ray.data.format.framing import (
 )
 from yt8m_ray.data.format.record_scan import FOOTER_BYTES
 from yt8m_ray.data.storage.byte_stream import WINDOW_BITS, ByteStream, Compression
-from yt8m_ray.data.storage.filesystem import open_stream
 
 _CHECKSUM = struct.Struct("<I")
-
-
-def open_shard(path: str, filesystem: pyarrow.fs.FileSystem | None = None) -> ByteStream:
-    """Returns the shard's bytes as an unbuffered stream, never decompressed.
-
-    Args:
-        path: A local path, or a URI such as `s3://bucket/train0001.tfrecord`; with `filesystem`, a path inside it.
-
-    Raises:
-        FileNotFoundError, IsADirectoryError, NotAFileError, PermissionError: with the path.
-        OSError: the object store cannot be reached, or fails in every attempt.
-    """
-    return open_stream(path, filesystem)
 
 
 def read_records(

@@ -16,8 +16,9 @@ from yt8m_ray.data.errors import CorruptRecordError, RecordError
 from yt8m_ray.data.format.example import Fields, Values, decode_record
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow, may_be_feature, to_row
 from yt8m_ray.data.format.framing import detect_compression
-from yt8m_ray.data.format.tfrecord import open_shard, read_payloads
+from yt8m_ray.data.format.tfrecord import read_payloads
 from yt8m_ray.data.storage.byte_stream import ChecksummedStream
+from yt8m_ray.data.storage.filesystem import open_stream
 from yt8m_ray.data.video_keys import id_keys
 from yt8m_ray.schema import FRAME_FEATURES, LABELS_KEY, MAX_FRAMES, MEAN_PREFIX, VIDEO_FEATURES
 
@@ -123,7 +124,7 @@ def survey_shard(path: str, sizes: Mapping[str, int], *, num_classes: int) -> Sh
     spec = FeatureSpec(sizes, num_classes, max_frames=sys.maxsize)  # frames that readers drop are counted too
     surveyor = _Surveyor(path, spec)
     try:
-        with ChecksummedStream(open_shard(path)) as stream:
+        with ChecksummedStream(open_stream(path)) as stream:
             payloads = read_payloads(stream, path=path, on_corrupt=surveyor.reject)
             for record, offset, payload in payloads:
                 surveyor.add(record, offset, payload)
@@ -141,7 +142,7 @@ def detect_features(paths: Iterable[str]) -> dict[str, int] | None:
     """
     for path in paths:
         try:
-            with open_shard(path) as stream:
+            with open_stream(path) as stream:
                 payloads = read_payloads(stream, path=path, on_corrupt=lambda _: None)
                 for _, _, payload in itertools.islice(payloads, _SAMPLE_RECORDS):
                     if sizes := _sizes_of(payload):

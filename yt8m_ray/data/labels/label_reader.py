@@ -15,8 +15,9 @@ from yt8m_ray.data.errors import CorruptRecordError, RecordError
 from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import id_and_labels
 from yt8m_ray.data.format.framing import OnCorrupt, Records
-from yt8m_ray.data.format.tfrecord import open_shard, read_records
+from yt8m_ray.data.format.tfrecord import read_records
 from yt8m_ray.data.pipeline.fast_decode import UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
+from yt8m_ray.data.storage.filesystem import open_stream
 
 _MOST_LABELS = 1 << 16
 
@@ -48,7 +49,7 @@ def read_labels(path: str, *, num_classes: int, on_corrupt: OnCorrupt | None = N
         OSError: the shard cannot be opened or read.
     """
     reading = reading_of({}, max_frames=1, num_classes=num_classes, labels="optional", video_level=True)
-    with open_shard(path) as stream:
+    with open_stream(path) as stream:
         for records in read_records(stream, path=path, on_corrupt=on_corrupt):
             yield _read(records, path, reading, num_classes, on_corrupt)
 

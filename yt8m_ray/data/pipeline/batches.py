@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from yt8m_ray.data.buffer_pool import shared_pool
-from yt8m_ray.data.format.features import FeatureSpec, Normalization, VideoRow
+from yt8m_ray.data.format.features import FeatureSpec, Normalization
 from yt8m_ray.data.pipeline.normalize import normalize as normalize_frames
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.schema import DEQUANTIZATION_OFFSET, DEQUANTIZATION_SCALE, Batch
@@ -170,19 +170,6 @@ def to_batch(
         rows = np.repeat(np.arange(num_videos), videos.num_labels)
         labels[_send(rows, device), _send(videos.labels.astype(np.int64), device)] = 1.0
     return Batch(frames, num_frames, labels, tuple(videos.video_ids))
-
-
-def make_batch(
-    rows: Sequence[VideoRow],
-    spec: FeatureSpec,
-    *,
-    normalize: Normalization = "l2",
-    device: torch.device | str = "cpu",
-    labelled: bool = True,
-) -> Batch:
-    """Returns rows as one batch: the short way for a request or a test."""
-    packed = PackedVideos.from_rows(rows, spec)
-    return to_batch(packed, spec=spec, normalize=normalize, device=device, labelled=labelled)
 
 
 def _to_float(frames: np.ndarray, device: torch.device) -> torch.Tensor:

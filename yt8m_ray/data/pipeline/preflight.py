@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from yt8m_ray.data.errors import CorruptRecordError, RecordError
 from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow, to_row
-from yt8m_ray.data.format.tfrecord import open_shard, read_payloads
+from yt8m_ray.data.format.tfrecord import read_payloads
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 from yt8m_ray.data.pipeline.unlabelled import unlabelled_message
+from yt8m_ray.data.storage.filesystem import open_stream
 
 MOST_SHARDS = 8
 MOST_RECORDS = 64
@@ -64,7 +65,7 @@ def _first_videos(
             raise error
         errors.append(error)
 
-    with open_shard(shard) as stream:
+    with open_stream(shard) as stream:
         payloads = read_payloads(stream, path=shard, verify_crc=options.verify_checksums, on_corrupt=reject)
         for record, offset, payload in itertools.islice(payloads, MOST_RECORDS + 1):
             try:

@@ -22,12 +22,12 @@ from ray.data.datasource import Datasource, ReadTask
 
 from yt8m_ray.cluster import READ_CPUS, root_cause
 from yt8m_ray.data.format.features import FeatureSpec
-from yt8m_ray.data.format.tfrecord import open_shard, read_payloads
+from yt8m_ray.data.format.tfrecord import read_payloads
 from yt8m_ray.data.pipeline.packed_videos import Block, PackedVideos, ShardEnd, to_table
 from yt8m_ray.data.pipeline.read_position import Position, epoch_order
 from yt8m_ray.data.pipeline.shard_cache import read_tables
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions
-from yt8m_ray.data.storage.filesystem import total_bytes
+from yt8m_ray.data.storage.filesystem import open_stream, total_bytes
 from yt8m_ray.errors import CarriedError, ClusterTooSmallError
 
 _BLOCKS_A_PART = 20
@@ -41,7 +41,7 @@ def estimate_num_videos(shards: Sequence[str], options: ReadOptions = ReadOption
     """Returns about how many videos the shards hold, from their sizes and the first records; for progress alone."""
     skip = None if options.on_corrupt == "fail" else lambda _: None
     for shard in shards:
-        with open_shard(shard) as stream:
+        with open_stream(shard) as stream:
             records = read_payloads(stream, path=shard, verify_crc=options.verify_checksums, on_corrupt=skip)
             sizes = [len(payload) + _FRAMING_BYTES for _, _, payload in itertools.islice(records, _SAMPLE_RECORDS)]
         if sizes:

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pyarrow.fs
 
 from yt8m_ray.data.buffer_pool import shared_pool
 from yt8m_ray.data.errors import UNLABELLED, CorruptRecordError, RecordError
 from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import FeatureSpec, LabelPolicy, VideoRow, describe_unlabelled, to_row
 from yt8m_ray.data.format.framing import Records
-from yt8m_ray.data.format.tfrecord import open_shard, read_records
+from yt8m_ray.data.format.tfrecord import read_records
 from yt8m_ray.data.pipeline.fast_decode import FULL, UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
 from yt8m_ray.data.pipeline.packed_videos import Block, PackedVideos, Rejection, ShardEnd
 from yt8m_ray.data.storage.byte_stream import Compression
+from yt8m_ray.data.storage.filesystem import open_stream
 
 OnCorruptPolicy = Literal["fail", "skip"]
 """What a bad record does: stops everything with its place, or is left out and counted."""
@@ -57,7 +57,6 @@ def read_blocks(
     *,
     shard: int = 0,
     skip: np.ndarray | None = None,
-    filesystem: pyarrow.fs.FileSystem | None = None,
     compression: Compression = "auto",
 ) -> Iterator[Block]:
     """Yields the videos of a shard in order, in blocks; the last holds its `ShardEnd`.
@@ -74,7 +73,7 @@ def read_blocks(
     """
     packer = _Packer(path, spec, options, shard=shard, skip=np.empty(0, np.int64) if skip is None else skip)
     try:
-        with open_shard(path, filesystem) as stream:
+        with open_stream(path) as stream:
             chunks = read_records(
                 stream,
                 path=path,

@@ -80,19 +80,14 @@ def from_uri(path: str) -> tuple[FileSystem, str]:
         return _open_s3(place, _connection(path)), rest
 
 
-def open_stream(path: str, filesystem: FileSystem | None = None) -> ByteStream:
-    """Returns a file's bytes as they stand; those of an object store are read ahead in large pieces.
-
-    Args:
-        path: A path or URI; with `filesystem`, a path inside it.
+def open_stream(path: str) -> ByteStream:
+    """Returns the bytes of a path or URI as they stand; those of an object store are read ahead in large pieces.
 
     Raises:
         FileNotFoundError, IsADirectoryError, NotAFileError, PermissionError: with the path.
         OSError: as `explained` says.
     """
-    location = path
-    if filesystem is None:
-        filesystem, location = from_uri(path)
+    filesystem, location = from_uri(path)
     if isinstance(filesystem, LocalFileSystem):
         try:
             return LocalFile(location)
