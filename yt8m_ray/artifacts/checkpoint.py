@@ -145,7 +145,7 @@ def weights_path(folder: str | Path, *, ema: bool | None = None) -> tuple[Path, 
 
 
 def initialize(model: torch.nn.Module, folder: str | Path, *, ema: bool | None = None) -> list[str]:
-    """Copies what fits of a checkpoint's weights into `model`, and returns the names of the weights that start anew.
+    """Copies the weights of a checkpoint that fit into `model`, and returns the names of its other weights.
 
     Args:
         model: Any model; a weight fits where name and shape are the same.

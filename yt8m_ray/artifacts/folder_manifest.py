@@ -184,7 +184,7 @@ def local_folder(path: str | Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Returns where copies of what lies in object stores are kept."""
+    """Returns the folder for copies of what is in object stores."""
     return Path(os.environ.get("YT8M_CACHE", "~/.cache/yt8m_ray")).expanduser().absolute()
 
 

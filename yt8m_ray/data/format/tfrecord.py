@@ -16,13 +16,7 @@ import crc32c
 import numpy as np
 
 from yt8m_ray.data.errors import RecordError
-from yt8m_ray.data.format.framing import (
-    LENGTH,
-    Framing,
-    OnCorrupt,
-    Records,
-    masked_crc,
-)
+from yt8m_ray.data.format.framing import LENGTH, Framing, OnCorrupt, Records, masked_crc
 from yt8m_ray.data.format.record_scan import FOOTER_BYTES
 from yt8m_ray.data.storage.byte_stream import WINDOW_BITS, ByteStream, Compression
 
@@ -44,10 +38,9 @@ def read_records(
     Args:
         stream: The shard from its first byte; the caller closes it.
         compression: How the stream is packed; "auto" looks at its first bytes.
-        verify_crc: False skips the checksums of the payloads. Those of the lengths are verified always.
-        on_corrupt: Is told of each bad record, which is then left out. No bad record's length is trusted: the search
-            for the next sound header begins right behind its own, and what lies between counts as one record. None
-            raises the error instead.
+        verify_crc: False skips the checksums of the payloads, not those of the lengths.
+        on_corrupt: Called with each bad record, which is left out: up to the next sound header behind its own, whatever
+            its length says. None raises the error instead.
 
     Raises:
         CorruptRecordError: with the record that could not be read; all before it have been yielded.

@@ -14,14 +14,7 @@ from yt8m_ray.data.inspection.dataset_manifest import Difference, ShardEntry
 from yt8m_ray.data.inspection.duplicates import Duplicates, find_duplicates
 from yt8m_ray.data.inspection.shard_counts import Remark, ShardSurvey, Survey
 from yt8m_ray.data.pipeline.read_position import CAUSES
-from yt8m_ray.schema import (
-    FRAME_FEATURES,
-    ID_KEYS,
-    MAX_FRAMES,
-    NUM_CLASSES_2017,
-    NUM_CLASSES_2018,
-    VIDEO_FEATURES,
-)
+from yt8m_ray.schema import FRAME_FEATURES, ID_KEYS, MAX_FRAMES, NUM_CLASSES_2017, NUM_CLASSES_2018, VIDEO_FEATURES
 
 _REMARKS: dict[Remark, str] = {
     "unlabelled": "videos without labels among labelled ones; training and evaluation leave them out",

@@ -1,4 +1,4 @@
-"""A data set is surveyed shard by shard, in parallel on Ray, while a bar or lines on stderr say how far it is."""
+"""The survey of a data set: its shards in parallel on Ray, with a bar or lines on stderr for the progress."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _write(config: InspectionConfig, summary: Summary) -> None:
 
 
 def _log(summary: Summary) -> None:
-    """Says in a few lines what an operator acts on; the document has all of it."""
+    """Logs what an operator acts on; the document has all of it."""
     for warning in summary.warnings:
         count = "" if warning["num_videos"] is None else f"{warning['num_videos']} "
         place = "" if warning["first"] is None else f"; the first: {warning['first']}"

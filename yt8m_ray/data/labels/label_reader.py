@@ -42,7 +42,7 @@ def read_labels(path: str, *, num_classes: int, on_corrupt: OnCorrupt | None = N
     """Yields the labels of a shard's labelled videos in order, a block at a time.
 
     Args:
-        on_corrupt: Is told of each bad record, which is then left out; None raises the error instead.
+        on_corrupt: Called with each bad record, which is left out; None raises the error instead.
 
     Raises:
         CorruptRecordError: with the record that could not be read.

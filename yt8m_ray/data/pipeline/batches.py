@@ -24,7 +24,7 @@ from yt8m_ray.schema import DEQUANTIZATION_OFFSET, DEQUANTIZATION_SCALE, Batch
 T = TypeVar("T")
 
 _LOOK_INTERVAL_S = 0.2
-"""How often one who waits for a batch asks whether it is still wanted."""
+"""How often a reader that waits for a batch asks `should_stop`."""
 
 
 def batches_of(
@@ -40,7 +40,7 @@ def batches_of(
     Args:
         shuffle_window: So many videos are gathered and dealt out at random, then the next ones (fewer at the end); 0
             keeps the order.
-        pin_memory: Puts the frames where a GPU fetches them by itself.
+        pin_memory: Puts the frames into page-locked memory, which a GPU reads directly.
     """
     rng = np.random.default_rng(list(seed)) if shuffle_window else None
     allocate = _allocator(pin_memory)
@@ -60,7 +60,7 @@ def batches_of(
 def prefetch(batches: Iterable[T], *, depth: int = 1, should_stop: Callable[[], bool] = lambda: False) -> Iterator[T]:
     """Yields the same, prepared by another thread up to `depth` ahead; its errors are raised here.
 
-    Where the next batch is not ready and `should_stop()` is true, it is not waited for: the batches end there.
+    The batches end where the next one is not ready and `should_stop()` is true.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     is_closed = threading.Event()

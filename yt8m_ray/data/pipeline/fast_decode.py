@@ -1,7 +1,7 @@
 """Compiled loops over payloads: the frames, labels and ids of ordinary records, copied straight into a block.
 
-They read the layout that nearly every record of the data set has, some ten times faster than Python. A record that is
-laid out otherwise, or has a fault, is UNUSUAL: `yt8m_ray.data.format.example` reads it, or says what is wrong with it.
+They read the layout that nearly every record has, some ten times faster than Python. A record of another layout, or
+with a fault, is UNUSUAL: `yt8m_ray.data.format.example` reads it, or says what is wrong with it.
 """
 
 # ruff: noqa: SIM110 - generator expressions are slower here, or not to be compiled
@@ -33,16 +33,15 @@ _MOST_KEYS = 63
 """Bits of a set of keys."""
 
 _MOST_ENTRIES = 1024
-"""Features of a record: what has more is left to the decoder, which can be told where to give up.
-
-A map of entries without names or values, six bytes each, would take ten milliseconds a megabyte here.
+"""Features of a record: what has more is left to the decoder, which has a limit of its own. A map of empty entries, six
+bytes each, would take ten milliseconds a megabyte here.
 """
 
 _UNKNOWN = -1
 _NONE = (-1, -1)
 
 VIDEO_COLUMNS = ("id_start", "id_end", "num_frames", "num_labels", "seen")
-"""What `pack_records` tells of a video: where its id lies in the data, and counts; -1 labels where it has no list."""
+"""What `pack_records` returns of a video: the place of its id in the data, and counts; -1 labels without a list."""
 
 _ID_START, _ID_END, _NUM_FRAMES, _NUM_LABELS, _SEEN = range(len(VIDEO_COLUMNS))
 
@@ -367,12 +366,7 @@ def pack_records(
 
 
 def reading_of(
-    sizes: Mapping[str, int],
-    *,
-    max_frames: int,
-    num_classes: int,
-    labels: LabelPolicy,
-    video_level: bool,
+    sizes: Mapping[str, int], *, max_frames: int, num_classes: int, labels: LabelPolicy, video_level: bool
 ) -> tuple[Any, ...]:
     """Returns the description of what `pack_records` reads; a video that lacks labels it needs is unusual.
 

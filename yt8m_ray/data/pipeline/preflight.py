@@ -21,8 +21,8 @@ MOST_RECORDS = 64
 def check_first_videos(shards: Sequence[str], spec: FeatureSpec, options: ReadOptions, *, key: str) -> None:
     """Checks that the shards hold a video that fits `spec`, with labels where they are required.
 
-    One record is read as a rule. More are, of shards spread over the list, where bad ones are skipped or labels are
-    missing. Only where these are all there is, or none of them has the features, is it clear that nothing can be done.
+    Usually one record is read; more, of shards spread over the list, where bad ones are skipped or labels are missing.
+    It fails only where these are all records, or none of them has the features.
 
     Args:
         key: Where the shards come from (`data.train`), for messages.

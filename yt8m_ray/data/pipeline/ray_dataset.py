@@ -32,7 +32,7 @@ from yt8m_ray.errors import CarriedError, ClusterTooSmallError
 
 _BLOCKS_A_PART = 20
 _LEAST_BLOCK_BYTES = 2**10
-_GPU_ROWS = 256  # videos handed at once to a worker with a GPU; whole blocks Ray gives only to those without
+_GPU_ROWS = 256  # videos of a call of a worker with a GPU; Ray gives whole blocks only to workers without
 _SAMPLE_RECORDS = 32
 _FRAMING_BYTES = 16
 
@@ -55,7 +55,7 @@ class ShardSource(Datasource):
     Args:
         shards: Paths; a row's `shard` column is the index in this list.
         options: How to read them; workers share out whole blocks.
-        shuffle_seed: Permutes the shards anew in each epoch; None keeps their order.
+        shuffle_seed: Permutes the shards in each epoch; None keeps their order.
         position: Returns the `Position` to continue from, asked at the start of each epoch, by a process of Ray's;
             records that it marks are left out. None reads all.
         cache: A folder on each node for decoded shards; None keeps none.
@@ -126,7 +126,7 @@ def read_dataset(
 
     Args:
         options: As in `ShardSource`; `block_bytes` is the largest size of a block, which follows that of the data.
-        num_parts: Among how many the blocks are shared out: the last ones of a pass should keep nobody waiting.
+        num_parts: Readers of the blocks; more of them make blocks smaller, which shortens the wait for the last ones.
     """
     num_blocks = _BLOCKS_A_PART * (2 * num_parts - 1)
     block_bytes = max(min(total_bytes(shards) // num_blocks, options.block_bytes), _LEAST_BLOCK_BYTES)
@@ -136,8 +136,8 @@ def read_dataset(
         source,
         override_num_blocks=len(shards),
         num_cpus=READ_CPUS,
-        # Ray keeps as many idle processes as there are CPUs and ends any others: more readers would be started anew,
-        # which takes seconds, all the time.
+        # Ray keeps as many idle processes as there are CPUs and ends any others: more readers would be started
+        # again and again, which takes seconds.
         concurrency=max(int(ray.cluster_resources().get("CPU", 1)), 1),
     )
     # Ray merges what a read task yields up to this size. Its default of 128 MB would make a shard one block, and the
@@ -162,12 +162,7 @@ def split_dataset(dataset: ray.data.Dataset, num_parts: int) -> list[ray.data.Da
 
 
 def map_blocks(
-    dataset: ray.data.Dataset,
-    worker: type,
-    arguments: Sequence[Any],
-    *,
-    num_workers: int,
-    cpus_per_worker: float,
+    dataset: ray.data.Dataset, worker: type, arguments: Sequence[Any], *, num_workers: int, cpus_per_worker: float
 ) -> Iterator[pa.Table]:
     """Yields `worker(*arguments, device=...)(block)` for every block, in order, computed by a pool of actors.
 
@@ -180,7 +175,7 @@ def map_blocks(
             f"{num_workers} workers of {cpus_per_worker:g} CPUs and a reader of {READ_CPUS} do not fit the cluster's "
             f"{cpus:g} logical CPUs; ask for fewer workers"
         )
-    # Told, not found out: Ray hides no GPU from a worker that asked for none.
+    # Passed to the workers: Ray hides no GPU from one that asked for none, so it cannot find out.
     has_gpus = ray.cluster_resources().get("GPU", 0.0) >= num_workers
     keep_order(dataset)
     mapped = dataset.map_batches(

@@ -1,7 +1,7 @@
 """A shard -> blocks of packed videos, at the speed of memory: the reader of training, evaluation and prediction.
 
-Ordinary records go from the bytes of the shard into a block by compiled loops (`yt8m_ray.data.pipeline.fast_decode`);
-any other goes through `decode_record` and `to_row`, one by one, and so does what is wrong.
+Compiled loops (`yt8m_ray.data.pipeline.fast_decode`) copy ordinary records into a block; `decode_record` and `to_row`
+read the others one by one, and say what is wrong.
 """
 
 from __future__ import annotations
@@ -91,11 +91,7 @@ def read_blocks(
 
 
 def read_rows(
-    path: str,
-    spec: FeatureSpec,
-    options: ReadOptions = ReadOptions(),
-    *,
-    skip: np.ndarray | None = None,
+    path: str, spec: FeatureSpec, options: ReadOptions = ReadOptions(), *, skip: np.ndarray | None = None
 ) -> Iterator[tuple[int, VideoRow]]:
     """Yields (record index, video) of each video of a shard, one by one; arguments and errors of `read_blocks`."""
     for block in read_blocks(path, spec, options, skip=skip):
@@ -163,7 +159,7 @@ class _Packer:
         self._rejections.append(Rejection(self._shard, error.record, error.cause, str(error)))
 
     def take(self, *, is_last: bool = False) -> Block:
-        """Returns what has been packed, and starts anew."""
+        """Returns what has been packed, and starts the next block."""
         bytes_taken = self._frames[: self._row].reshape(-1)
         labels = [*self._labels, np.empty(0, np.int32)]
         num_labels = np.concatenate([*self._num_labels, np.empty(0, np.int64)])  # -1 where there is no list

@@ -1,4 +1,4 @@
-"""Single records by the compiled loops of `yt8m_ray.data.pipeline.fast_decode`, for whoever gets them one at a time."""
+"""Single records by the compiled loops of `yt8m_ray.data.pipeline.fast_decode`, such as a service gets them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders in an object store: their names, their files up and down. One is whole when its last file is there."""
+"""Folders in an object store: listed, uploaded, downloaded, removed. One is complete when its last file is there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def is_remote(path: str) -> bool:
 
 
 def join_uri(uri: str, *names: str) -> str:
-    """Returns the URI of what lies below another; both have the same query."""
+    """Returns the URI of a file or folder in the folder `uri`, with the same query."""
     place, query = split_query(uri)
     return "/".join([place.rstrip("/"), *names]) + query
 
@@ -25,7 +25,7 @@ def read_file(uri: str) -> bytes | None:
     """Returns a whole file, None where there is none.
 
     Raises:
-        OSError: as `storage_errors.explained` says; so do the other functions.
+        OSError: as `store_errors.explained` says; so do the other functions.
     """
     try:
         return read_bytes(uri)
