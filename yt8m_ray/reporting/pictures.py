@@ -17,12 +17,12 @@ GREY = "#5f6368"
 GRID = "#e3e5e8"
 SIZE_INCHES = (8.0, 4.8)
 
-_DPI = 150
+DPI = 150
 
 
 def save_picture(path: Path, draw: Callable[[Figure], None], *, size: tuple[float, float] = SIZE_INCHES) -> None:
     """Writes the PNG that `draw` makes of an empty figure of `size` inches."""
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)  # never a window, whatever the user's settings say
     draw(figure)
     replace_file(path, lambda aside: figure.savefig(aside, format="png"))

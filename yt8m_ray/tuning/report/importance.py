@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
 
 from yt8m_ray.tuning.records import TrialRecord
-from yt8m_ray.tuning.report.dimensions import Dimension
+from yt8m_ray.tuning.report.dimensions import Dimension, study_of
 
 MIN_TRIALS = 15
 NUM_BEST = 5
@@ -72,8 +71,7 @@ def measure_importance(records: Sequence[TrialRecord], dimensions: Sequence[Dime
     scores = np.array([record.best_score for record in trials])
     if len(trials) < MIN_TRIALS or np.ptp(scores) == 0:
         return []
-    different = [dimension for dimension in dimensions if dimension.low < dimension.high or len(dimension.values) > 1]
-    study = _study(trials, different)
+    study = study_of(trials, [dimension for dimension in dimensions if not dimension.distribution.single()])
     measured = _evaluate(study, scores)
     total = sum(measured.values())
     if total == 0:
@@ -91,36 +89,8 @@ def measure_importance(records: Sequence[TrialRecord], dimensions: Sequence[Dime
     ]
 
 
-def _study(records: Sequence[TrialRecord], dimensions: Sequence[Dimension]) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="minimize")
-    for record in records:
-        chosen = [dimension for dimension in dimensions if dimension.key in record.params]
-        trial = optuna.create_trial(
-            value=0.0,
-            params={one.key: _stored(one, record) for one in chosen},
-            distributions={one.key: _distribution(one) for one in chosen},
-        )
-        study.add_trial(trial)
-    return study
-
-
 def _evaluate(study: optuna.Study, scores: np.ndarray) -> dict[str, float]:
     evaluator = PedAnovaImportanceEvaluator(target_quantile=num_best(len(scores)) / len(scores))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it looks for low values, and that few trials have some key
         return evaluator.evaluate(study, target=lambda trial: -float(scores[trial.number]))
-
-
-def _stored(dimension: Dimension, record: TrialRecord) -> float:
-    value = record.params[dimension.key]
-    return dimension.index(value) if dimension.scale == "category" else value
-
-
-def _distribution(dimension: Dimension) -> BaseDistribution:
-    is_log = dimension.scale == "log"
-    if dimension.scale == "category":
-        return CategoricalDistribution(range(len(dimension.values)))
-    if dimension.is_whole:
-        return IntDistribution(int(dimension.low), int(dimension.high), log=is_log)
-    return FloatDistribution(dimension.low, dimension.high, log=is_log)

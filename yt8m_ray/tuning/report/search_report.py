@@ -15,9 +15,8 @@ from yt8m_ray.training.run.run_folder import REPORT_FOLDER
 from yt8m_ray.tuning.records import TrialRecord, TrialStatus, pareto_front, ranked, total_epochs
 from yt8m_ray.tuning.report import pictures as pictures
 from yt8m_ray.tuning.report.dimensions import Dimension, dimensions_of, shown
-from yt8m_ray.tuning.report.front_picture import COSTS, draw_front
 from yt8m_ray.tuning.report.importance import MIN_TRIALS, countable, measure_importance, num_best
-from yt8m_ray.tuning.report.parallel_coordinates import PARALLEL, draw_parallel
+from yt8m_ray.tuning.report.optuna_pictures import COSTS, PARALLEL, draw_front, draw_parallel
 
 MAX_ROWS = 100
 """Of a table."""
@@ -71,7 +70,7 @@ def _best(records: Sequence[TrialRecord], metric: str, label: str, costs: Sequen
     if best is None:
         return [Section("Best trial", "No trial has ended with a result.")]
     others = {QUALITIES[name]: value for name, value in best.metrics.items() if name in QUALITIES and name != metric}
-    header = [label, *others, *(_cost_name(cost) for cost in costs)]
+    header = [label, *others, *(COSTS[cost].header for cost in costs)]
     values = [*(f"{value:.4f}" for value in (best.best_score, *others.values())), *_cost_cells(best, costs)]
     text = f"Trial #{best.number}, {best.status}, at epoch {best.best_epoch} of {best.num_epochs}."
     rows = [(key, shown(value)) for key, value in best.params.items()]
@@ -129,7 +128,7 @@ def _front(place: Path, records: Sequence[TrialRecord], cost: str, label: str) -
     if not draw_front(place / picture, records, cost, label):
         return []
     front = pareto_front([record for record in records if cost in record.costs], cost)
-    header = ("trial", label, _cost_name(cost), "configuration")
+    header = ("trial", label, COSTS[cost].header, "configuration")
     rows = [
         (f"#{record.number}", f"{record.best_score:.4f}", *_cost_cells(record, [cost]), _configuration(record))
         for record in front[::-1]
@@ -152,7 +151,7 @@ def _trials(records: Sequence[TrialRecord], label: str, costs: Sequence[str]) ->
         return []
     header = (
         *("trial", "status", label, "epoch"),
-        *(_cost_name(cost) for cost in costs),
+        *(COSTS[cost].header for cost in costs),
         *("minutes", "videos/s", "configuration"),
     )
     text = "The best first. Epoch: the best of those trained."
@@ -200,10 +199,6 @@ def _configuration(record: TrialRecord) -> str:
 
 def _typed(value: Any) -> str:
     return encode(value) if isinstance(value, dict | list) else shown(value)
-
-
-def _cost_name(cost: str) -> str:
-    return {"int8_bytes": "MB (int8)", "macs": "million MACs", "latency_ms": "ms a clip"}[cost]
 
 
 def _cost_cells(record: TrialRecord, costs: Sequence[str]) -> list[str]:
