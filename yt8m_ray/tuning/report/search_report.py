@@ -1,4 +1,4 @@
-"""What a search's report says; its files are `yt8m_ray.reporting.document`'s."""
+"""The report of a search: its sections and pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from yt8m_ray.config.space import Parameter, encode
 from yt8m_ray.reporting.document import Section, write_document
@@ -34,16 +34,16 @@ def write_report(
     facts: Facts = (),
     space: Mapping[str, Parameter] | None = None,
 ) -> Path:
-    """Writes the report of a search into `report` of its folder, and returns the path of report.html.
+    """Writes the report into `report` of the search's folder, and returns the path of report.html.
 
     Args:
         folder: Of the search.
-        records: Its trials.
-        title: What the report is called.
-        metric: The one that was searched for.
-        pareto: The cost that was minimised beside it.
-        facts: More to say about the search, as (name, value).
-        space: Tells how keys are laid out; without it their values do.
+        records: All trials.
+        title: Of the report.
+        metric: The score's name.
+        pareto: The cost that was minimised too.
+        facts: Further rows (name, value) about the search.
+        space: Gives the keys' scales; without it their values do.
 
     Raises:
         OSError: the folder cannot be written.
@@ -172,7 +172,7 @@ def _trial_row(record: TrialRecord, costs: Sequence[str]) -> list[str]:
 
 
 def _others(records: Sequence[TrialRecord]) -> list[Section]:
-    """Returns the table of those without a result, those first that something went wrong with."""
+    """Returns the table of trials without a result, failures first."""
     order = {"failed": 0, "stopped": 1, "pruned": 1, "completed": 1, "invalid": 2, "infeasible": 3}
     known = {record.number for record in ranked(records)}
     others = [record for record in records if record.status in order and record.number not in known]
@@ -193,12 +193,11 @@ def _left_out(rows: Sequence[object]) -> str:
 
 
 def _configuration(record: TrialRecord) -> str:
-    """Returns the choice as it would be typed behind a command."""
-    return "  ".join(f"{key}={_typed(value)}" for key, value in record.params.items())
-
-
-def _typed(value: Any) -> str:
-    return encode(value) if isinstance(value, dict | list) else shown(value)
+    """Returns the choice as arguments of a command."""
+    return "  ".join(
+        f"{key}={encode(value) if isinstance(value, dict | list) else shown(value)}"
+        for key, value in record.params.items()
+    )
 
 
 def _cost_cells(record: TrialRecord, costs: Sequence[str]) -> list[str]:
