@@ -14,13 +14,13 @@ from yt8m_ray.registry import ComponentConfig
 
 
 class BinaryConfig(ComponentConfig):
-    """What the losses of independent classes share.
+    """The fields of losses of independent classes.
 
     Attributes:
-        label_smoothing: s, by which labels move towards one half: y (1 - s) + s / 2, arXiv:1512.00567 for two outcomes.
-        class_weights: A CSV file with a count for each class, from which each class gets a weight: the published
-            vocabulary (`Index`, `TrainVideoCount`) or `class_histogram.csv` of `jobs.inspect`; null weighs all alike.
-        max_class_weight: Most that a class weighs; see `yt8m_ray.losses.class_weights`.
+        label_smoothing: s in y (1 - s) + s / 2, arXiv:1512.00567 for two outcomes.
+        class_weights: A CSV file with a count for each class: the published vocabulary (`Index`, `TrainVideoCount`) or
+            `class_histogram.csv` of `jobs.inspect`; null weighs all classes alike.
+        max_class_weight: The largest weight; see `yt8m_ray.losses.class_weights`.
     """
 
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
@@ -70,8 +70,8 @@ class CrossEntropyConfig(BinaryConfig):
     """The cross-entropy of independent classes.
 
     Attributes:
-        published_epsilon: 0 is the exact cross-entropy of the logits; the published systems add 1e-5 to the arguments
-            of both logarithms, which bounds the loss of a class at 11.5 and lets gradients of certain errors vanish.
+        published_epsilon: Added to the arguments of both logarithms, by published systems 1e-5, which bounds the loss
+            of a class at 11.5 and lets gradients of certain errors vanish; 0 is the exact cross-entropy.
     """
 
     name: Literal["cross_entropy"] = "cross_entropy"
@@ -95,11 +95,11 @@ class CrossEntropy(BinaryLoss):
 
 
 class FocalConfig(BinaryConfig):
-    """The focal loss (arXiv:1708.02002), by which elements that are right already count less.
+    """The focal loss (arXiv:1708.02002).
 
     Attributes:
-        gamma: 0 is the cross-entropy; the paper takes 2.
-        alpha: Weight of positive labels, 1 - alpha that of negative ones (the paper takes 0.25); null weighs both 1.
+        gamma: 0 is the cross-entropy; 2 in the paper.
+        alpha: Weight of positive labels, 1 - alpha of negative ones (0.25 in the paper); null weighs both 1.
     """
 
     name: Literal["focal"] = "focal"

@@ -17,8 +17,8 @@ class SampledConfig(ComponentConfig):
 
     Attributes:
         positive_weight: Of a rated label that is 1.
-        negative_weight: Of a rated label that is 0: as coded; the paper prints 1.
-        unrated_weight: Of the mean over classes that nothing speaks for.
+        negative_weight: Of a rated label that is 0, as coded; the paper prints 1.
+        unrated_weight: Of the mean over unrated negatives.
     """
 
     name: Literal["sampled"] = "sampled"
@@ -46,14 +46,14 @@ class Sampled(Loss):
         weights: torch.Tensor | None = None,
         negatives: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Returns the loss; arguments as in `Loss`.
+        """Returns the loss.
 
         Args:
             logits: [B, C].
-            labels: [B, C]; what they say where `weights` is 0 does not matter.
+            labels: [B, C], ignored where `weights` is 0.
             weights: Mask of the rated labels, one class a clip as published; None means that all are rated.
-            negatives: Mask [B, C] of the classes that count as negative though nobody rated them: neither among the
-                labels of the video nor among the rated ones of any of its segments. None leaves that term out.
+            negatives: Mask [B, C] of unrated negatives: neither labels of the video nor rated in any of its segments.
+                None leaves that term out.
         """
         logits, labels = logits.float(), labels.float()
         sides = self._negative + (self._positive - self._negative) * labels
