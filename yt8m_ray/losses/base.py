@@ -18,6 +18,10 @@ MIN_SUM = 1e-7  # the smallest divisor, as in the published softmax loss
 class Loss(nn.Module):
     """A loss; clips without labels count, and an empty batch gives 0.0 with a graph."""
 
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the scalar loss: the weighted sum of all elements' terms over the number of clips B.
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from yt8m_ray.local_files import regular_only
 
+# Class id and count in the published vocabulary and in the table of `jobs.inspect`.
 _COUNT_COLUMNS = (("Index", "TrainVideoCount"), ("class_id", "num_videos"))
-"""Class id and count in the published vocabulary and in the table of `jobs.inspect`."""
 
 
 def read_class_counts(path: str | Path) -> np.ndarray:

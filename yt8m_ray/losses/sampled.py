@@ -34,11 +34,6 @@ class Sampled(Loss):
     (1 / B) sum over rated (0.5 + y) BCE(z, y) + 0.5 sum(m softplus(z)) / sum(m), with m the mask of the negatives.
     """
 
-    def __init__(self, config: SampledConfig) -> None:
-        super().__init__()
-        self._positive, self._negative = config.positive_weight, config.negative_weight
-        self._unrated = config.unrated_weight
-
     def forward(
         self,
         logits: torch.Tensor,
@@ -56,11 +51,12 @@ class Sampled(Loss):
                 None leaves that term out.
         """
         logits, labels = logits.float(), labels.float()
-        sides = self._negative + (self._positive - self._negative) * labels
+        positive, negative = self.config.positive_weight, self.config.negative_weight
+        sides = negative + (positive - negative) * labels
         rated = cross_entropy(logits, labels, sides if weights is None else sides * weights.float())
         total = rated / max(logits.shape[0], 1)
         if negatives is not None:
             mask = negatives.float()
             unrated = (mask * F.softplus(bounded(logits))).sum() / mask.sum().clamp(min=MIN_SUM)
-            total = total + self._unrated * unrated
+            total = total + self.config.unrated_weight * unrated
         return total

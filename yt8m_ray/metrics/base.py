@@ -17,11 +17,10 @@ from yt8m_ray.registry import ComponentConfig, Registry
 
 Array = npt.NDArray[Any]
 
-Values = npt.ArrayLike | torch.Tensor
-"""NumPy, torch or nested lists."""
+Values = npt.ArrayLike | torch.Tensor  # NumPy, torch or nested lists
 
+# Fewest classes a video that are selected, so that GAP@20 and the other metrics share one selection.
 SHARED_DEPTH = 20
-"""Fewest classes a video that are selected, so that GAP@20 and the other metrics share one selection."""
 
 
 @dataclass(frozen=True)

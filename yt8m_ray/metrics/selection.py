@@ -14,11 +14,11 @@ Array = npt.NDArray[Any]
 # Loops over all classes hold nothing but comparisons, in the order of memory: the compiler turns them into vector
 # instructions. They leave some twenty candidates a video to the other loops.
 
+# Groups of classes: at least k classes reach the k-th best of their maxima, and few more for k < NUM_LANES / 3.
 NUM_LANES = 64
-"""Groups of classes: at least k classes reach the k-th best of their maxima, and few more for k < NUM_LANES / 3."""
 
+# Most classes a video for which `select_best` is fast; with more, the bound leaves too many candidates.
 MAX_SELECTED = 48
-"""Most classes a video for which `select_best` is fast; with more, the bound leaves too many candidates."""
 
 _WORD = 8  # flags of a byte that one comparison tests
 

@@ -14,8 +14,8 @@ from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, Regularized, mask_frames
 from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
 from yt8m_ray.registry import ComponentConfig, Registry
 
+# `criterion(logits, labels)`, both [B, C], to the mean loss over the clips.
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""`criterion(logits, labels)`, both [B, C], to the mean loss over the clips."""
 
 
 class Model(nn.Module):

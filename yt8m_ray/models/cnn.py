@@ -25,8 +25,8 @@ class Branch(NamedTuple):
     stride: int
 
 
+# As published; each of them once with mean and once with max pooling.
 BRANCHES = (Branch(20, 1, 1, 1), Branch(33, 3, 5, 2), Branch(50, 5, 3, 1), Branch(20, 1, 5, 3))
-"""As published; each of them once with mean and once with max pooling."""
 
 INITIAL_STD = 0.1
 INITIAL_BIAS = 0.1

@@ -23,8 +23,7 @@ from yt8m_ray.models.layers import (
 )
 from yt8m_ray.registry import ComponentConfig, Registry
 
-L2 = 1e-8
-"""Weight of the l2 term in the starter code."""
+L2 = 1e-8  # weight of the l2 term in the starter code
 
 GATED_SHARE = 0.5  # probability gating before training: its batch norm centres the gate's logit at 0
 
@@ -43,8 +42,8 @@ class Head(Regularized):
 
 HEADS: Registry[Head] = Registry("head")
 
+# The type of a config field that holds any registered head.
 HeadField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(HEADS.parse)]
-"""The type of a config field that holds any registered head."""
 
 
 def half_sum_of_squares(weights: Sequence[torch.Tensor]) -> torch.Tensor:

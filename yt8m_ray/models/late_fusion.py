@@ -18,8 +18,7 @@ from yt8m_ray.models.layers import (
     normal_linear,
 )
 
-CLIPS_A_PART = 4
-"""Clips that a CPU pools at a time without a gradient."""
+CLIPS_A_PART = 4  # clips that a CPU pools at a time without a gradient
 
 
 class LateFusionFields(FrameModelFields):

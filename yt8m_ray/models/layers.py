@@ -12,28 +12,26 @@ import torch.distributed
 from torch import nn
 from torch.nn import functional as F
 
-L2_NORMALIZE_EPSILON = 1e-12
-"""Smallest squared norm that TensorFlow's l2_normalize divides by."""
+L2_NORMALIZE_EPSILON = 1e-12  # smallest squared norm that TensorFlow's l2_normalize divides by
 
+# Defaults of slim.batch_norm, which no published TensorFlow system changes.
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.001
-"""Defaults of slim.batch_norm, which no published TensorFlow system changes."""
 
+# Defaults of torch.nn.BatchNorm1d, which the 2019 systems written in torch do not change.
 TORCH_BATCH_NORM_EPSILON = 1e-5
 TORCH_BATCH_NORM_MOMENTUM = 0.1
-"""Defaults of torch.nn.BatchNorm1d, which the 2019 systems written in torch do not change."""
 
 
+# TensorFlow's averages that count their updates take a share of 9 / (10 + n) where that is more than the plain one.
 WARM_UP = 9
-"""TensorFlow's averages that count their updates take a share of 9 / (10 + n) where that is more than the plain one."""
 
 SETTLED = 1 << 40  # updates after which no warm-up is left
 
-LOG_OF_NOTHING = -1e30
-"""The log of a gate of 0: beyond every logit, with a gradient where -inf has none."""
+LOG_OF_NOTHING = -1e30  # the log of a gate of 0: beyond every logit, with a gradient where -inf has none
 
+# `normalized_by` of a module: names of linear layers whose output only a batch norm reads, with its name.
 NormalizedBy = Mapping[str, str]
-"""`normalized_by` of a module: names of linear layers whose output only a batch norm reads, with its name."""
 
 
 class Regularized(nn.Module):

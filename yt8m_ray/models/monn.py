@@ -15,9 +15,9 @@ from yt8m_ray.models.heads import L2, Head, half_sum_of_squares
 from yt8m_ray.models.layers import glorot_linear, mask_frames, mixture_logits
 from yt8m_ray.registry import ComponentConfig, PositiveInt
 
+# `mean`, `std` (population) and `cube_root_moment` (cube root of the mean cube) have one value a dimension, `std_all`
+# (over all frames and dimensions) one a feature, `num_frames` one.
 Statistic = Literal["mean", "cube_root_moment", "std", "num_frames", "std_all"]
-"""`mean`, `std` (population) and `cube_root_moment` (cube root of the mean cube) have one value a dimension,
-`std_all` (over all frames and dimensions) one a feature, `num_frames` one."""
 
 MIDDLE_NUM_FRAMES, NUM_FRAMES_SCALE = 151, 300  # the published feature is (n - 151) / 300
 

@@ -22,8 +22,8 @@ from yt8m_ray.models.layers import (
     variance_scaling_linear,
 )
 
+# After the assignment's linear layer: a batch norm of G * K channels, one of K shared by groups, or a bias.
 ClusterNormalization = Literal["batch_norm", "shared_batch_norm", "bias"]
-"""After the assignment's linear layer: a batch norm of G * K channels, one of K shared by groups, or a bias."""
 
 
 class NeXtVLADFields(FrameModelFields):

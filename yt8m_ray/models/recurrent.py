@@ -16,8 +16,7 @@ from torch.nn import functional as F
 # stays to the end of the batch, and the backward direction begins its real frames in the zero state. That keeps whole
 # batches in one call of oneDNN or cuDNN, asks the device for no length, and makes clips without frames legal.
 
-SHUT = 1e30
-"""Added to a gate in the padding: beyond every sum of inputs, so that its sigmoid is exactly 1 or 0."""
+SHUT = 1e30  # added to a gate in the padding: beyond every sum of inputs, so that its sigmoid is exactly 1 or 0
 
 
 def shuffle_frames(frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:

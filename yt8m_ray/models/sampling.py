@@ -29,8 +29,8 @@ class Sampler(nn.Module):
 
 SAMPLERS: Registry[Sampler] = Registry("sampling")
 
+# The type of a config field that holds any registered sampling.
 SamplingField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(SAMPLERS.parse)]
-"""The type of a config field that holds any registered sampling."""
 
 
 class AllFramesConfig(ComponentConfig):

@@ -1,4 +1,4 @@
-"""How the pictures of this package look, and how they get into a file."""
+"""The look of pictures, and files that are replaced at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DPI = 150
 
 
 def save_picture(path: Path, draw: Callable[[Figure], None], *, size: tuple[float, float] = SIZE_INCHES) -> None:
-    """Writes the PNG that `draw` makes of an empty figure of `size` inches."""
+    """Writes the PNG of a figure of `size` inches that `draw` fills."""
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)  # never a window, whatever the user's settings say
     draw(figure)
@@ -29,7 +29,7 @@ def save_picture(path: Path, draw: Callable[[Figure], None], *, size: tuple[floa
 
 
 def label_axes(axes: Axes, *, title: str, subtitle: str, x: str, y: str) -> None:
-    """Gives axes their texts and a grid, and takes away what is not needed."""
+    """Sets the texts and the grid of axes."""
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=24)
     axes.annotate(
         subtitle, (0, 1), xycoords="axes fraction", xytext=(0, 9), textcoords="offset points", fontsize=9, color=GREY
@@ -49,7 +49,7 @@ def count_in_thousands(*axes: Axis) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` make a file aside, which then takes its place."""
+    """Replaces a file with one that `write` makes aside, so that readers never see a part."""
     aside = path.with_name(path.name + ".tmp")
     try:
         write(aside)

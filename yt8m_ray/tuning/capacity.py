@@ -10,13 +10,12 @@ from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.driver.scaling import Node, gpu_places
 
-TRIAL_CPUS = 0.001
-"""Logical CPUs of a trial's driver, which only waits for its workers."""
+TRIAL_CPUS = 0.001  # logical CPUs of a trial's driver, which only waits for its workers
 
 _ROUNDING = 1e-6
 
+# Schedulers whose trials wait for one another, so that more have begun than train at a time.
 _WAITING = ("pbt", "hyperband")
-"""Schedulers whose trials wait for one another, so that more have begun than train at a time."""
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,12 @@ _LOCK_TIMEOUT_S = 10.0
 _MAX_BODY_BYTES = 1_000_000
 _NOTE = re.compile(r"/api/studies/\d+(/\d+)?/note")
 _TELL = re.compile(r"/api/trials/(\d+)/tell")
+# Long attributes would push the button that stops a trial out of sight and make table rows as high as the window.
 _STYLE = b"""<style>
 main, main .MuiBox-root:last-child { min-width: 0; }
 main .MuiBox-root:last-child p { white-space: normal; overflow-wrap: break-word; }
 td:nth-child(n+3) { max-width: 16rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 </style></head>"""
-"""Long attributes would push the button that stops a trial out of sight and make table rows as high as the window."""
 
 _READ_ONLY = (
     "The study is the only record of the search, so this page changes nothing in it but notes and, to Fail, the state "

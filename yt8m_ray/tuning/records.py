@@ -13,12 +13,12 @@ from typing import Any, Literal
 from yt8m_ray.config.space import encode
 from yt8m_ray.reporting.pictures import replace_file
 
+# `completed`: trained to its last epoch. `pruned`: the scheduler stopped it. `stopped`: a user or the budget did.
+# `infeasible`: over a limit, so it was not trained. `invalid`: its keys do not go together, so it was not trained.
 TrialStatus = Literal["running", "completed", "pruned", "stopped", "failed", "infeasible", "invalid"]
-"""`completed`: trained to its last epoch. `pruned`: the scheduler stopped it. `stopped`: a user or the budget did.
-`infeasible`: over a limit, so it was not trained. `invalid`: its keys do not go together, so it was not trained."""
 
+# The statuses of trials that have ended with a checkpoint, if they came to the end of an epoch.
 TRAINED: tuple[TrialStatus, ...] = ("completed", "pruned", "stopped")
-"""The statuses of trials that have ended with a checkpoint, if they came to the end of an epoch."""
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,11 @@ CONFIG_FILE, TRIALS_FILE = "config.yaml", "trials.csv"
 MLFLOW_SOURCE = "mlflow:"
 
 _TABLE_INTERVAL_TICKS = 5
+# What a continued search may not change; the study checks space and metric.
 _FIXED = ("data.", "model.", "loss.", "distillation.", "teacher.", "run.seed")
-"""What a continued search may not change; the study checks space and metric."""
 
+# What it may change without a warning.
 _FREE_TO_CHANGE = ("output", "run.resume", "tracking.", "scaling.", "checkpoint.", "tune.")
-"""What it may change without a warning."""
 
 
 @dataclass(frozen=True)

@@ -37,14 +37,12 @@ from yt8m_ray.tuning.study_file import (
 
 logger = logging.getLogger(__name__)
 
-MAX_REFUSED = 200
-"""Invalid or too costly configurations in a row after which the search gives up."""
+MAX_REFUSED = 200  # invalid or too costly configurations in a row after which the search gives up
 
 _SPACE_KEY, _WALL_KEY = "space", "wall_s"
 _MOST_COUNTED = 5000
 
-_MAX_BLIND = 3
-"""Refused configurations in a row after which the next is random."""
+_MAX_BLIND = 3  # refused configurations in a row after which the next is random
 
 _STATES: dict[TrialStatus, TrialState] = {
     "completed": TrialState.COMPLETE,

@@ -21,8 +21,7 @@ from yt8m_ray.tuning.records import TrialRecord
 
 STUDY_FILE = "study.db"
 
-EARLIER_KEY = "earlier"
-"""User attribute of trials that come from other searches."""
+EARLIER_KEY = "earlier"  # user attribute of trials that come from other searches
 
 Direction = Literal["maximize", "minimize"]
 

@@ -30,14 +30,12 @@ from yt8m_ray.training.run.hooks import RunHooks
 from yt8m_ray.training.run.log_files import logging_to
 from yt8m_ray.training.run.run_folder import best_checkpoint, wait_until_free
 
-SEARCH_KEY = "search"
-"""The key of `TrialFacts` in a trial's config; the other keys are its params."""
+SEARCH_KEY = "search"  # the key of `TrialFacts` in a trial's config; the other keys are its params
 
 TRIALS_FOLDER, DONORS_FOLDER = "trials", "donors"
 STOP_FILE, LOG_FILE = "stop", "search.log"
 
-SCORE, EPOCH = "score", "epoch"
-"""The keys of a result that Ray's schedulers read."""
+SCORE, EPOCH = "score", "epoch"  # the keys of a result that Ray's schedulers read
 
 _STATE_FILE = "trial.json"
 _END_TIMEOUT_S = STOP_TIMEOUT_S + 15.0

@@ -12,8 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from yt8m_ray.config.space import Parameter, encode
 from yt8m_ray.tuning.records import TrialRecord, searched_keys
 
-_LOG_RATIO = 30.0
-"""Without a space, numbers whose largest is this many times the smallest get a logarithmic axis."""
+_LOG_RATIO = 30.0  # without a space, numbers whose largest is this many times the smallest get a logarithmic axis
 
 _MAX_CHARACTERS = 48
 

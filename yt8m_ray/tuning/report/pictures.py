@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from numpy.typing import ArrayLike
 
 from yt8m_ray.reporting.pictures import BLUE, GREY, label_axes, save_picture
 from yt8m_ray.tuning.records import TRAINED, TrialRecord, TrialStatus, ranked
@@ -34,7 +34,7 @@ _MAX_PAUSE_S = 600.0
 
 @dataclass(frozen=True)
 class View:
-    """The scores that a picture shows; those below `low` are drawn at it, or left out."""
+    """The scores that a picture shows; its axes cut off those below `low`."""
 
     low: float
     high: float
@@ -49,18 +49,14 @@ class View:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The ends of an axis, with room for markers below and a label above."""
+        """The ends of an axis, with room for a label above."""
         pad = 0.05 * (self.high - self.low) or 0.02 * abs(self.high) or 0.01
         return self.low - pad, self.high + 2 * pad
-
-    def clip(self, scores: ArrayLike) -> np.ndarray:
-        """Returns scores with those below at the lower end."""
-        return np.maximum(scores, self.low)
 
     def remark(self, scores: Sequence[float]) -> str:
         """Returns the end of a subtitle that counts the trials below; empty where there are none."""
         count = sum(score < self.low for score in scores)
-        return f"; ▾ {count} trial{' lies' if count == 1 else 's lie'} further down" if count else ""
+        return f"; {count} trial{' lies' if count == 1 else 's lie'} further down" if count else ""
 
 
 def draw_progress(path: Path, records: Sequence[TrialRecord], label: str) -> bool:
@@ -107,15 +103,12 @@ _UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 def _draw_best_so_far(axes: Axes, ended: Sequence[TrialRecord], places: np.ndarray, view: View) -> None:
     scores = np.array([record.best_score for record in ended])
     best = np.maximum.accumulate(scores)
-    axes.step(places, view.clip(best), where="post", color=_ORANGE, linewidth=2, label="best so far")
+    axes.step(places, best, where="post", color=_ORANGE, linewidth=2, label="best so far")
     for status in TRAINED:
-        chosen = np.array([record.status == status for record in ended])
-        for is_below, marker in ((False, "o"), (True, "v")):
-            found = chosen & ((scores < view.low) == is_below)
-            named = f"{status}, {int(chosen.sum())}" if not is_below and chosen.any() else None
-            if found.any() or named:
-                x, y, colour = places[found], view.clip(scores[found]), _COLOURS[status]
-                axes.scatter(x, y, marker=marker, label=named, s=22, color=colour, linewidths=0, zorder=3)
+        found = np.array([record.status == status for record in ended])
+        if found.any():
+            label, colour = f"{status}, {int(found.sum())}", _COLOURS[status]
+            axes.scatter(places[found], scores[found], label=label, s=22, color=colour, linewidths=0, zorder=3)
     winner = ended.index(ranked(ended)[0])
     is_right = places[winner] > 0.6 * places[-1]
     axes.annotate(
@@ -139,7 +132,7 @@ def _put_key_outside(axes: Axes) -> None:
 
 
 def draw_epochs(path: Path, records: Sequence[TrialRecord], label: str) -> bool:
-    """Draws each trial's scores by epoch over how many came so far; returns whether there is anything to draw."""
+    """Draws each trial's scores by epoch, and how many trials came there; returns whether there are any."""
     scored = [record for record in records if record.scores and record.status in _COLOURS]
     if not scored:
         return False
@@ -153,10 +146,10 @@ def draw_epochs(path: Path, records: Sequence[TrialRecord], label: str) -> bool:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         for record in sorted(scored, key=lambda record: _STATUSES.index(record.status)):
             if record is not best:
-                _draw_curve(upper, record, view, color=_COLOURS[record.status], linewidth=1.2, alpha=0.75)
+                _draw_curve(upper, record, color=_COLOURS[record.status], linewidth=1.2, alpha=0.75)
         if best is not None:
-            _draw_curve(upper, best, view, color=_ORANGE, linewidth=2.6)
-            upper.plot([], [], color=_ORANGE, linewidth=2.6, label=f"#{best.number}, the best: {best.best_score:.4f}")
+            named = f"#{best.number}, the best: {best.best_score:.4f}"
+            _draw_curve(upper, best, color=_ORANGE, linewidth=2.6, label=named)
         for status in _STATUSES[::-1]:
             if count := sum(record.status == status for record in scored):
                 upper.plot([], [], color=_COLOURS[status], linewidth=1.5, label=f"{status}, {count}")
@@ -180,13 +173,9 @@ def draw_epochs(path: Path, records: Sequence[TrialRecord], label: str) -> bool:
     return True
 
 
-def _draw_curve(axes: Axes, record: TrialRecord, view: View, **style: object) -> None:
-    epochs = sorted(record.scores)
-    scores = [record.scores[epoch] for epoch in epochs]
-    inside = np.where(np.array(scores) < view.low, np.nan, scores)
-    axes.plot(epochs, inside, **style)  # type: ignore[arg-type]
-    marker = "v" if scores[-1] < view.low else "o"
-    axes.plot(epochs[-1], view.clip(scores[-1:]), marker=marker, markersize=4, clip_on=False, **style)  # type: ignore[arg-type]
+def _draw_curve(axes: Axes, record: TrialRecord, **style: Any) -> None:
+    epochs, scores = zip(*sorted(record.scores.items()), strict=True)
+    axes.plot(epochs, scores, marker="o", markersize=4, markevery=[-1], **style)
 
 
 def draw_importance(path: Path, found: Sequence[Importance], num_trials: int) -> None:

@@ -18,8 +18,7 @@ from yt8m_ray.tuning.report.dimensions import Dimension, dimensions_of, shown
 from yt8m_ray.tuning.report.importance import MIN_TRIALS, countable, measure_importance, num_best
 from yt8m_ray.tuning.report.optuna_pictures import COSTS, PARALLEL, draw_front, draw_parallel
 
-MAX_ROWS = 100
-"""Of a table."""
+MAX_ROWS = 100  # of a table
 
 Facts = Sequence[tuple[str, str]]
 
