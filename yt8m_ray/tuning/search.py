@@ -20,7 +20,7 @@ from yt8m_ray.config.space import Params
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking import runs as tracking
-from yt8m_ray.tracking.history import History, read_history
+from yt8m_ray.tracking.history import History, read_curves
 from yt8m_ray.tracking.runs import TrackingError, default_uri
 from yt8m_ray.tracking.sender import RunFacts, Sender
 from yt8m_ray.training.driver.interruptible import run_interruptibly
@@ -287,21 +287,14 @@ class _Search:
 
 def _validations(run: Path, record: TrialRecord) -> Iterator[tuple[int, dict[str, float]]]:
     """Yields (epoch, validation metrics) of a run's history that are missing in its trial."""
-    offset, by_step = 0, dict[int, dict[str, float]]()
-    while True:
-        entries, offset = read_history(run, offset)
-        if not entries:
-            break
-        for entry in entries:
-            if "validation/gap" in entry.metrics:
-                by_step[entry.step] = {
-                    name.removeprefix("validation/"): value
-                    for name, value in entry.metrics.items()
-                    if name.startswith("validation/")
-                }
-    for epoch, (_, metrics) in enumerate(sorted(by_step.items()), start=1):
+    curves = {
+        name.removeprefix("validation/"): dict(zip(steps.tolist(), values.tolist(), strict=True))
+        for name, (steps, values) in read_curves(run).items()
+        if name.startswith("validation/")
+    }
+    for epoch, step in enumerate(sorted(curves.get("gap", {})), start=1):
         if epoch > record.num_epochs:
-            yield epoch, metrics
+            yield epoch, {name: points[step] for name, points in curves.items() if step in points}
 
 
 def earlier_records(source: str, config: TuneConfig) -> list[TrialRecord]:

@@ -332,15 +332,13 @@ def _check_same(study: optuna.Study, config: TuneConfig, folder: Path) -> None:
 
 def _sampler(config: TuneConfig, seed: int, *, is_lost: bool) -> optuna.samplers.BaseSampler:
     searcher = config.tune.searcher
-    if is_lost:
+    if is_lost or searcher.name not in ("tpe", "gp"):
         return optuna.samplers.RandomSampler(seed=seed)
     with without_experimental_warnings():
         if searcher.name == "tpe":
             return optuna.samplers.TPESampler(
                 n_startup_trials=searcher.num_random, multivariate=True, group=True, constant_liar=True, seed=seed
             )
-        if searcher.name == "gp":
-            return optuna.samplers.GPSampler(
-                n_startup_trials=searcher.num_random, seed=seed, warn_independent_sampling=False
-            )
-        return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.GPSampler(
+            n_startup_trials=searcher.num_random, seed=seed, warn_independent_sampling=False
+        )
