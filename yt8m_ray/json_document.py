@@ -1,4 +1,4 @@
-"""JSON documents as they were meant: one value a key, and numbers that are numbers."""
+"""Strict JSON: one value a key, no NaN, bounded integers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ _MOST_DIGITS = 20
 
 
 def parse_json(content: bytes | str, *, where: str, nan: bool = False) -> Any:
-    """Returns what a JSON document holds.
-
-    Args:
-        content: Of the file.
-        where: Its name, for the message.
-        nan: Whether NaN and Infinity, which Python writes, are numbers.
+    """Returns the value of a JSON document; `where` begins the error, `nan` allows NaN and Infinity.
 
     Raises:
         ValueError: it is malformed or nested too deeply, has a key twice, a number of more than 20 digits, or NaN.
@@ -32,7 +27,7 @@ def parse_json(content: bytes | str, *, where: str, nan: bool = False) -> Any:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns the object of these members; ValueError where two have the same key."""
+    """Returns the object of these members; ValueError for a key that occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):  # JSON leaves open which one counts, and readers differ
         seen: set[str] = set()

@@ -49,11 +49,11 @@ def test_an_iterator_of_ray_data_has_no_position_to_continue_from() -> None:
 
 
 def test_ray_data_gives_an_error_of_ours_back_as_its_own() -> None:
-    class Refused(ValueError):
+    class RefusedError(ValueError):
         pass
 
     def refuse(batch: dict[str, object]) -> dict[str, object]:
-        raise Refused("train.tfrecord: record 3")
+        raise RefusedError("train.tfrecord: record 3")
 
     with pytest.raises(ray.exceptions.RayTaskError) as caught:
         ray.data.range(1).map_batches(refuse).take_all()

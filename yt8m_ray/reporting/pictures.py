@@ -1,4 +1,4 @@
-"""How the pictures of this package look, and how they get into a file."""
+"""The look of pictures, and files that are replaced at once."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ GREY = "#5f6368"
 GRID = "#e3e5e8"
 SIZE_INCHES = (8.0, 4.8)
 
-_DPI = 150
+DPI = 150
 
 
 def save_picture(path: Path, draw: Callable[[Figure], None], *, size: tuple[float, float] = SIZE_INCHES) -> None:
-    """Writes the PNG that `draw` makes of an empty figure of `size` inches."""
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    """Writes the PNG of a figure of `size` inches that `draw` fills."""
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)  # never a window, whatever the user's settings say
     draw(figure)
     replace_file(path, lambda aside: figure.savefig(aside, format="png"))
 
 
 def label_axes(axes: Axes, *, title: str, subtitle: str, x: str, y: str) -> None:
-    """Gives axes their texts and a grid, and takes away what is not needed."""
+    """Sets the texts and the grid of axes."""
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=24)
     axes.annotate(
         subtitle, (0, 1), xycoords="axes fraction", xytext=(0, 9), textcoords="offset points", fontsize=9, color=GREY
