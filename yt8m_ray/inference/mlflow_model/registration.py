@@ -106,5 +106,5 @@ def store_beside(bundle: Path) -> str:
     uri = default_uri(bundle.parent)
     store = uri.removeprefix(_SQLITE)
     if not Path(store).is_file():
-        raise ConfigError(f"--uri: {store} does not exist; name a server, or a store as sqlite:////absolute/mlflow.db")
+        raise ConfigError(f"uri: {store} does not exist; name a server, or a store as sqlite:////absolute/mlflow.db")
     return uri
