@@ -36,10 +36,8 @@ class Predictor:
     Attributes:
         model: In eval mode, on `device`.
         spec: What a row must hold.
-        normalize: How batches are normalized.
         vocabulary_path: None means the published vocabulary where the number of classes allows.
         version: A short hash of the exact files that were loaded.
-        device: Where batches go.
         golden: What `self_check` compares with; None for a checkpoint and for a bundle of version 1.
         document: Of a bundle; None for a checkpoint.
     """
@@ -59,7 +57,6 @@ class Predictor:
 
         Args:
             path: The folder, or a bundle's tar; either may be in an object store.
-            device: Where it computes.
             ema: Whether to take a checkpoint's moving average of the weights; None takes what its run was validated
                 with.
 
@@ -125,11 +122,8 @@ class Predictor:
     def self_check(self, *, tolerance: float = TOLERANCE) -> int:
         """Returns of how many videos the answers are those that the bundle gave when it was written; 0 without such.
 
-        Args:
-            tolerance: Of each score, relative to what it was.
-
         Raises:
-            ValueError: the answers differ; names the video, the class and both scores.
+            ValueError: a score differs by more than its share `tolerance`; names the video, the class and both scores.
         """
         if self.golden is None:
             return 0
@@ -174,12 +168,6 @@ def read_spec(folder: Path) -> FeatureSpec:
 
 def check_fit(folder: Path, shards: Sequence[str], *, labels: LabelPolicy, on_corrupt: OnCorruptPolicy) -> None:
     """Checks in a moment, before a cluster is started, that the first videos of shards fit the model in a folder.
-
-    Args:
-        folder: From `locate_model`.
-        shards: Paths.
-        labels: Whether videos need labels.
-        on_corrupt: What a bad record does.
 
     Raises:
         ValueError, OSError: as `check_first_videos`.

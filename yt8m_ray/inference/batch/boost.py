@@ -42,13 +42,11 @@ def boost_videos(
     """Writes the weights of the videos of the shards and returns their number; one that is there twice counts once.
 
     Args:
-        model_path: A checkpoint or a bundle, absolute, from `locate_model`.
+        model_path: From `locate_model`.
         shards: Paths of what it was trained on, labelled.
-        output: The Parquet file.
+        output: A Parquet file.
         previous: The weights that it was trained with; None where it was trained without.
         max_weight: Larger weights are cut to this before they are divided by their mean.
-        num_workers: Processes that compute.
-        on_corrupt: What a bad record does.
 
     Raises:
         ConfigError: there are no such previous weights.

@@ -64,10 +64,10 @@ def _take(labels: pa.Table | list[bytes], rows: np.ndarray) -> pa.Table | list[b
 
 
 def choose_format(file_format: str, *, top: int | None, dense: bool) -> tuple[LabelFormat, int]:
-    """Returns the format that the options of `jobs.distill` mean, and its entries a video (all classes but for `top`).
+    """Returns the format that the options of `jobs.distill` mean, and its entries a video; 0 stands for all classes.
 
     Raises:
-        ConfigError: they contradict each other.
+        ConfigError: the options contradict each other.
     """
     if top is not None and top < 1:
         raise ConfigError(f"top: expected at least 1, found {top}")
@@ -100,13 +100,10 @@ def label_shards(
     What is finished is kept by shard; the same call after an interruption labels the others alone.
 
     Args:
-        model_path: The teacher: a checkpoint or a bundle, absolute, from `locate_model`.
-        shards: Paths.
-        output: The folder.
+        model_path: The teacher, from `locate_model`.
         label_format: `top` with the best entries, `dense` with all, or `tfrecord`, the published one.
         num_entries: Entries a video of `top`.
-        num_workers: Processes that label.
-        on_corrupt: What a bad record does: `skip` leaves it without labels.
+        on_corrupt: `skip` leaves a bad record without labels.
 
     Raises:
         ConfigError: the folder holds other labels or the shards themselves, or the format does not fit the teacher.

@@ -30,7 +30,7 @@ def _evaluate(predictor: Predictor, videos: PackedVideos, *, loss: ComponentConf
 
 
 def evaluation_config(model_path: Path) -> EvaluateConfig:
-    """Returns how a checkpoint or a bundle is evaluated unless it is said otherwise: as its training was validated."""
+    """Returns how a checkpoint or a bundle is evaluated by default: as its training was validated."""
     if is_bundle(model_path):
         return EvaluateConfig()
     config = load_config(model_path)
@@ -42,8 +42,7 @@ def evaluation_config(model_path: Path) -> EvaluateConfig:
 def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> dict[str, Any]:
     """Returns num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss, counts of records, videos_per_s.
 
-    The counts are num_unlabelled, videos that could not be scored, num_rejected, and `rejected` by cause. Arguments and
-    errors are those of `evaluation_of`.
+    The counts are num_unlabelled, num_rejected, and `rejected` by cause. Arguments and errors as in `evaluation_of`.
     """
     started = time.monotonic()
     evaluation, left_out = evaluation_of(model_path, shards, config)
@@ -54,7 +53,7 @@ def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateCon
 
 
 def shards_of(model_path: Path, config: EvaluateConfig) -> list[str]:
-    """Returns the shards that an evaluation reads, after it was checked that their first videos fit the model.
+    """Returns the shards that an evaluation reads, whose first videos fit the model.
 
     Raises:
         NoShardsError: there is none.
@@ -73,10 +72,7 @@ def _read_options(config: EvaluateConfig) -> ReadOptions:
 def evaluation_of(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> tuple[Evaluation, Counter[str]]:
     """Returns the evaluation of every labelled video, which others can be added to, and what was left out by cause.
 
-    Args:
-        model_path: A checkpoint or a bundle, absolute, from `locate_model`.
-        shards: From `shards_of`.
-        config: How to evaluate it.
+    The path is from `locate_model`, the shards from `shards_of`.
 
     Raises:
         ValueError, OSError: the model or a shard cannot be read, or the shards hold no video with labels.

@@ -54,12 +54,8 @@ def predict_shards(
     What is finished is kept by shard in `OUTPUT.parts`; the same call after an interruption predicts the others alone.
 
     Args:
-        model_path: A checkpoint or a bundle, absolute, from `locate_model`.
-        shards: Paths; labels are not needed.
+        model_path: From `locate_model`.
         output: The file, `.csv`, `.csv.gz` or `.parquet`; it appears when it is complete.
-        top_k: Classes a video.
-        num_workers: Processes that predict.
-        on_corrupt: What a bad record does.
         ema: As in `Predictor.from_path`.
 
     Raises:

@@ -32,13 +32,7 @@ from yt8m_ray.topk import TopK
 
 
 class ResumableOutput(abc.ABC):
-    """A folder in which a job makes one file a shard, with `job.json` and, a line for each file, `done.jsonl`.
-
-    Args:
-        folder: Made where it is missing.
-        job: What all its files have in common, a JSON document.
-        contents: What they hold, for messages.
-    """
+    """A folder in which a job makes one file a shard, with `job.json` and, a line for each file, `done.jsonl`."""
 
     def __init__(self, folder: Path, job: Mapping[str, Any], *, contents: str) -> None:
         self._folder, self._job, self._contents = folder, dict(job), contents
@@ -55,23 +49,14 @@ class ResumableOutput(abc.ABC):
 
     @abc.abstractmethod
     def finish(self, shard: int, num_records: int, rejected: Counter[str]) -> None:
-        """Closes the file of a shard, which from now on is not made again.
-
-        Args:
-            shard: Its number.
-            num_records: Of the shard, good and bad.
-            rejected: Bad ones by cause.
-        """
+        """Closes the file of a shard, which from now on is not made again; bad records by cause."""
 
     @abc.abstractmethod
     def abandon(self) -> None:
         """Removes what is unfinished; the folder too where nothing is finished."""
 
     def _begin(self, *, completed: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Returns the entries of the files that earlier calls finished.
-
-        Args:
-            completed: The job of a folder in which an earlier call finished all of its files.
+        """Returns the entries of the files that earlier calls finished; `completed` is the job of a complete folder.
 
         Raises:
             ConfigError: the folder holds the files of another job.
@@ -94,12 +79,6 @@ class ResumableOutput(abc.ABC):
 
 class PredictionParts(ResumableOutput):
     """The parts of a prediction file, in the folder `OUTPUT.parts`.
-
-    Args:
-        output: The file to make, `.csv`, `.csv.gz` or `.parquet`.
-        model_version: What predicts.
-        shards: What is predicted, in the order of the file.
-        top_k: Classes a video.
 
     Raises:
         ConfigError: the folder holds parts of another prediction, or the name ends otherwise.
@@ -158,12 +137,7 @@ class PredictionParts(ResumableOutput):
 
 
 class SoftLabelParts(ResumableOutput):
-    """The files of a soft-label data set.
-
-    Args:
-        folder: A set that is complete takes more shards from the same teacher.
-        job: What is made.
-        shards: Paths of what is labelled.
+    """The files of a soft-label data set; one that is complete takes more shards from the same teacher.
 
     Raises:
         ConfigError: the folder holds labels of another teacher or in another form, or the shards themselves, or two

@@ -48,8 +48,8 @@ class Answer:
 
     Attributes:
         result: What `compute` returned.
-        shards: int32 [N], which shard each of its videos is from.
-        records: int32 [N], and which record.
+        shards: int32 [N], the shard of each of its videos.
+        records: int32 [N], the record in the shard.
         rejections: Records that were left out.
         ends: Shards that end with this block.
         messages: About the records that were left out.
@@ -153,11 +153,9 @@ def map_videos(
     Args:
         shards: Paths.
         spec: What is read of each video.
-        load: `load(device=...)` returns a model, once in each process; paths in it are absolute, as the working
-            directory of a process is its own.
+        load: `load(device=...)` returns a model, once in each process; paths in it are absolute, as each process has a
+            working directory of its own.
         compute: Called with the model and the videos of a block; its result can be pickled.
-        num_workers: Processes.
-        options: How the shards are read.
         key: Where the shards come from, for messages.
 
     Raises:
@@ -198,14 +196,8 @@ def write_missing(
     """Writes what the workers make of the shards that `output` has not finished; after an error it keeps the others.
 
     Args:
-        output: Where to.
         shards: All shards of the output.
-        spec: As in `map_videos`.
-        load: As in `map_videos`.
-        compute: As in `map_videos`.
-        take: Returns the rows, int64 [N], of a result: what `output.write` takes.
-        num_workers: As in `map_videos`.
-        options: As in `map_videos`.
+        take: Returns what `output.write` takes of a result: the videos of its rows, int64 [N].
     """
     done = set(output.done)
     left = [index for index in range(len(shards)) if index not in done]

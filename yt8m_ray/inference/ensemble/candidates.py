@@ -46,11 +46,6 @@ def _score(
 def score_members(config: ExportConfig, members: Sequence[Member], *, num_workers: int) -> MemberScores:
     """Returns what members, with their weights as stored, say of all videos of `config.weighting.shards`.
 
-    Args:
-        config: From `resolve`.
-        members: Those of `config`, or one of them as it is stored in several ways.
-        num_workers: Processes.
-
     Raises:
         ValueError, OSError: a shard cannot be read, or holds no video.
     """
@@ -77,10 +72,7 @@ def choose_transforms(
 ) -> tuple[ExportConfig, list[Member], TransformReport, Array]:
     """Measures the ways in which a member may be stored, and takes the smallest one that loses little enough.
 
-    Args:
-        config: The export.
-        members: Its members; those whose transform is given stay as they are.
-        num_workers: Processes.
+    Members whose transform is given stay as they are.
 
     Returns:
         `config` with a transform for each member, the members as they are to be stored, what was measured, and the keys

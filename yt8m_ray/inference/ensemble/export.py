@@ -69,7 +69,7 @@ def _measure(
 def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
     """Returns (`config` with absolute paths, the shards to measure on), after every check that needs no cluster.
 
-    Where members, weights or transforms are chosen, `weighting.shards` of what is returned are all of its shards.
+    Where members, weights or transforms are chosen, its `weighting.shards` are a list of paths.
 
     Raises:
         ConfigError: the output exists already, a member is no checkpoint, or weights would be found on shards that a
@@ -102,15 +102,14 @@ def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
 
 
 def check_records(config: ExportConfig, shards: Sequence[str]) -> None:
-    """Checks that the first videos of all shards fit the members and are labelled; both arguments are from `resolve`.
+    """Checks that the first videos of all shards fit the members and are labelled; arguments are from `resolve`.
 
     Raises:
         ValueError, OSError: as `check_first_videos`.
     """
     data = load_config(config.members[0].checkpoint).data
     check_first_videos(shards, data.spec, data.read_options, key="data.validation")
-    if config.needs_scores or config.needs_transforms:
-        assert isinstance(config.weighting.shards, list)
+    if isinstance(config.weighting.shards, list):
         check_first_videos(config.weighting.shards, data.spec, data.read_options, key="weighting.shards")
 
 
@@ -192,7 +191,7 @@ def _costs(config: ExportConfig, members: Sequence[Member]) -> Costs:
 
 
 def _track(config: ExportConfig, trained: TrainConfig, path: Path, document: BundleDocument) -> None:
-    """Logs the bundle as the model of an MLflow run of its own; a local store that is gone is not made anew."""
+    """Logs the bundle as the model of an MLflow run of its own; a local store that is gone is not made again."""
     uri = config.tracking.uri or trained.tracking.uri or default_uri(trained.output)
     if config.tracking.uri is None and uri.startswith("sqlite:///") and not Path(uri[len("sqlite:///") :]).exists():
         logger.info("MLflow: %s does not exist here; name a store in tracking.uri to log the bundle", uri)

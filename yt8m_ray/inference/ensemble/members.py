@@ -86,15 +86,7 @@ class StoredModel:
 
 @dataclass(frozen=True)
 class Member:
-    """One model, read from its checkpoint once.
-
-    Attributes:
-        checkpoint: Where it came from.
-        config: How it was trained.
-        transform: How it is stored.
-        mlflow_run_id: The run that trained it, if it was tracked.
-        model: With the weights as trained, on the CPU.
-    """
+    """One model, read from its checkpoint once: as trained, on the CPU, and how it is to be stored."""
 
     checkpoint: str
     config: TrainConfig
@@ -134,12 +126,7 @@ def ensembles(config: ExportConfig, members: Sequence[Member]) -> tuple[Ensemble
 
 
 class QualityMeter:
-    """GAP@20 of each member of an ensemble and of the whole; mergeable and picklable.
-
-    Attributes:
-        num_videos: Videos seen.
-        num_labels: Their labels.
-    """
+    """GAP@20 of each member of an ensemble and of the whole, of the videos seen so far; mergeable and picklable."""
 
     def __init__(self, num_members: int) -> None:
         self._metrics: list[Metric] = [build_metric("gap") for _ in range(num_members + 1)]
@@ -191,11 +178,9 @@ def assemble(
     Args:
         config: The export, with the members that were chosen and their weights.
         members: Those members.
-        before: What was measured of the weights as trained.
-        after: What was measured of the weights as stored.
+        before: Of the weights as trained.
+        after: Of the weights as stored.
         split: The shards that both were measured on.
-        weighting: How members and weights were chosen, if they were.
-        trials: How their transforms were chosen, if they were.
     """
     data = members[0].config.data
     (*gaps_before, gap_before), (*gaps_after, gap_after) = before.compute(), after.compute()
@@ -245,25 +230,18 @@ def _data_manifest(path: str | None) -> DataManifest | None:
 
 def _git_commit() -> str | None:
     """Returns the commit of the working tree that this file belongs to, None where it was installed otherwise."""
-    path = Path(__file__)
-    output = ""
-    for arguments in (["ls-files", "--error-unmatch", path.name], ["rev-parse", "HEAD"]):
-        try:
-            done = subprocess.run(["git", "-C", path.parent, *arguments], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return None
-        if done.returncode:
-            return None
-        output = done.stdout.strip()
+    path, output = Path(__file__), ""
+    try:
+        for arguments in (["ls-files", "--error-unmatch", path.name], ["rev-parse", "HEAD"]):
+            command = ["git", "-C", str(path.parent), *arguments]
+            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or no file of a repository
+        return None
     return output
 
 
 def check_agreement(names: Sequence[str], data: Sequence[DataConfig]) -> None:
-    """Checks that all members read the same input and answer for the same classes.
-
-    Raises:
-        ValueError: names the first member that differs from the first one, and in what.
-    """
+    """Checks that all members read one input and answer for the same classes; ValueError names who differs in what."""
     for name, config in zip(names[1:], data[1:], strict=True):
         for key in ("features", "num_classes", "max_frames", "normalize"):
             expected, found = getattr(data[0], key), getattr(config, key)
@@ -275,11 +253,7 @@ def check_agreement(names: Sequence[str], data: Sequence[DataConfig]) -> None:
 
 
 def check_vocabularies(names: Sequence[str], vocabularies: Sequence[Vocabulary]) -> None:
-    """Checks that a class id means one class to all members, as far as their vocabularies tell.
-
-    Raises:
-        ValueError: names two members that differ, and the first class that they differ in.
-    """
+    """Checks that a class id means one class to all members; ValueError names two that differ, and in which class."""
     for (name, one), (other_name, other) in itertools.combinations(zip(names, vocabularies, strict=True), 2):
         class_id = one.first_difference(other)
         if class_id is not None:

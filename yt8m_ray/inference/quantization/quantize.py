@@ -49,12 +49,9 @@ DEFAULT = TransformConfig()
 
 
 def channel_axes(model: nn.Module) -> dict[str, int]:
-    """Returns the axis of the output channels of every matrix in `model`, by its name in the state dict.
-
-    `nn.Linear` stores [out, in], `nn.Conv1d` [out, in, kernel], and the LSTM its weights as torch has them: their
-    channels are axis 0. A parameter that a model holds itself is multiplied from the left, [in, out] (centres, the
-    GRU's kernels): its channels are the last axis.
-    """
+    """Returns the axis of the output channels of every matrix in `model`, by its name in the state dict."""
+    # nn.Linear stores [out, in], nn.Conv1d [out, in, kernel], and the LSTM its weights as torch has them. A parameter
+    # that a model holds itself is multiplied from the left, [in, out]: centres, the GRU's kernels.
     axes = {}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -73,9 +70,8 @@ def quantize_state(
     its group's (largest magnitude / 7), plus float32 rounding.
 
     Args:
-        state: A model's state dict; it is not changed.
-        axes: The output-channel axis of each matrix, from `channel_axes`.
-        transform: How to store it.
+        state: Of a model; it is not changed.
+        axes: From `channel_axes`.
 
     Raises:
         ValueError: a tensor holds NaN or infinity, or what float16 cannot hold, or two names collide.
@@ -94,7 +90,7 @@ def quantize_state(
 
 
 def dequantize_state(stored: Mapping[str, torch.Tensor]) -> State:
-    """Returns the float32 state dict of a stored one; what was not transformed is copied: nothing maps a file."""
+    """Returns the float32 state dict of a stored one; nothing in it maps a file."""
     beside = {name + suffix for name in stored for suffix in SUFFIXES} & stored.keys()
     return {name: dequantize_tensor(stored, name) for name in stored if name not in beside}
 
@@ -122,7 +118,7 @@ def stored_faults(expected: Mapping[str, torch.Tensor], found: Mapping[str, Tens
     """Returns a sentence for each tensor of a file from which a model's would not come back.
 
     Args:
-        expected: The model's state dict, of any device, the meta device too.
+        expected: The model's state dict, of any device, `meta` too.
         found: The file's tensors by name.
     """
     needed: dict[str, _Form] = {}
@@ -140,13 +136,7 @@ def stored_faults(expected: Mapping[str, torch.Tensor], found: Mapping[str, Tens
 
 
 def stored_bytes(state: Mapping[str, torch.Tensor], axes: Mapping[str, int], transform: TransformConfig) -> int:
-    """Returns the bytes of the tensors that `quantize_state` would make of `state`; no value is looked at.
-
-    Args:
-        state: Of any device, the meta device too.
-        axes: As in `quantize_state`.
-        transform: How to store it.
-    """
+    """Returns the bytes of what `quantize_state` would make of `state`, whose tensors may be on the device `meta`."""
     return sum(_tensor_bytes(tensor, axes.get(name), transform) for name, tensor in state.items())
 
 
