@@ -73,7 +73,7 @@ class Predictor:
                 raise ConfigError(f"ema: {path} is a bundle, which has the weights that it was made of")
             bundle = load_bundle(path, device=device)
             model, golden, document = bundle.model, bundle.golden, bundle.document
-            spec, normalize = document.spec, document.normalize
+            spec, normalize = document.spec, document.input.normalize
             vocabulary_path: str | None = str(path / VOCABULARY_FILE)
         else:
             model, config = load_model(path, ema=ema)

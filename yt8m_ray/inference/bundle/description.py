@@ -7,18 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from yt8m_ray.artifacts.archive import open_folder
-from yt8m_ray.artifacts.folder_manifest import CONFIG_FILE, NoSuchFolderError, folder_version
+from yt8m_ray.artifacts.folder_manifest import folder_version
 from yt8m_ray.artifacts.tensor_file import TensorEntry, read_tensor_entries
-from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.bundle.choice_reports import format_trials, format_weighting
 from yt8m_ray.inference.bundle.document import (
-    DOCUMENT_FILE,
     FORMAT_VERSION,
     VOCABULARY_FILE,
     BundleDocument,
     MemberEntry,
-    read_document,
+    open_bundle,
     weights_name,
 )
 
@@ -43,21 +40,8 @@ class Description:
 
 
 def describe(path: str | Path) -> Description:
-    """Returns the description of a bundle whose files are intact.
-
-    Args:
-        path: Its folder or tar, here or in an object store.
-
-    Raises:
-        ConfigError: it is a checkpoint, or nothing that this program knows.
-        ValueError, OSError: it is damaged, of an unknown version, or cannot be read.
-    """
-    folder = open_folder(path)
-    if not (folder / DOCUMENT_FILE).is_file() and (folder / CONFIG_FILE).is_file():
-        raise ConfigError(f"{path}: expected a bundle, found a checkpoint; jobs.export makes a bundle of checkpoints")
-    if not (folder / DOCUMENT_FILE).is_file():
-        raise NoSuchFolderError(f"{path}: expected a bundle's folder (has {DOCUMENT_FILE}) or tar")
-    document = read_document(folder)
+    """Returns the description of a bundle; errors as in `open_bundle`."""
+    folder, document = open_bundle(path)
     tensors = [read_tensor_entries(folder / weights_name(index)) for index in range(len(document.members))]
     return Description(str(path), folder_version(folder), document, tensors)
 

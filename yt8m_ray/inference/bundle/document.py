@@ -10,11 +10,21 @@ import pydantic
 from pydantic import Field
 
 from yt8m_ray import local_files
-from yt8m_ray.artifacts.folder_manifest import MANIFEST_FILE, MODEL_FILE, CheckpointError, files_of, read_manifest
+from yt8m_ray.artifacts.archive import open_folder
+from yt8m_ray.artifacts.folder_manifest import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    CheckpointError,
+    NoSuchFolderError,
+    files_of,
+    read_manifest,
+)
 from yt8m_ray.config.document import parse_yaml, validate
 from yt8m_ray.config.quantization import TransformConfig, TransformName
 from yt8m_ray.data.format.features import FeatureSpec, Normalization
 from yt8m_ray.data.labels.vocabulary import Vocabulary
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.bundle.choice_reports import TransformReport, WeightingReport
 from yt8m_ray.inference.bundle.input_schema import NUM_FRAMES, InputSchema, Level
 from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
@@ -129,22 +139,12 @@ class BundleDocument(Config):
     @property
     def spec(self) -> FeatureSpec:
         """Returns what the members read."""
-        return FeatureSpec(self.features, num_classes=self.num_classes, max_frames=self.input.max_frames)
-
-    @property
-    def features(self) -> dict[str, int]:
-        """Sizes by name, in the order in which they are concatenated."""
-        return self.input.sizes
+        return FeatureSpec(self.input.sizes, num_classes=self.num_classes, max_frames=self.input.max_frames)
 
     @property
     def transforms(self) -> list[str]:
         """How each member is stored; in older bundles, all alike."""
         return [entry.transform or self.transform.name for entry in self.members]
-
-    @property
-    def normalize(self) -> Normalization:
-        """How batches are normalized."""
-        return self.input.normalize
 
     @property
     def float32_bytes(self) -> int | None:
@@ -175,6 +175,21 @@ class _DocumentV1(Config):
 def weights_name(index: int) -> str:
     """Returns the name of the file with the weights of a member, in its bundle's folder."""
     return f"members/{index}/{MODEL_FILE}"
+
+
+def open_bundle(path: str | Path) -> tuple[Path, BundleDocument]:
+    """Returns (folder, document) of a bundle's folder or tar, here or in an object store, whose files are intact.
+
+    Raises:
+        ConfigError: it is a checkpoint, or nothing that this program knows.
+        ValueError, OSError: it is damaged, of an unknown version, or cannot be read.
+    """
+    folder = open_folder(path)
+    if (folder / DOCUMENT_FILE).is_file():
+        return folder, read_document(folder)
+    if (folder / CONFIG_FILE).is_file():
+        raise ConfigError(f"{path}: expected a bundle, found a checkpoint; jobs.export makes a bundle of checkpoints")
+    raise NoSuchFolderError(f"{path}: expected a bundle's folder (has {DOCUMENT_FILE}) or tar")
 
 
 def read_document(folder: str | Path) -> BundleDocument:

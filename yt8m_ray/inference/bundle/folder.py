@@ -79,7 +79,7 @@ def write_bundle(
         (aside / DOCUMENT_FILE).write_text(to_yaml(document), encoding="utf-8")
         if document.num_golden_inputs:
             videos = make_inputs(document.spec, document.num_golden_inputs)
-            answers = answer(_load_model(document, aside), videos, document.spec, document.normalize)
+            answers = answer(_load_model(document, aside), videos, document.spec, document.input.normalize)
             answers.save(aside / GOLDEN_FILE)
         write_manifest(aside, {"kind": "bundle"})
         if is_archive(output):
@@ -121,7 +121,7 @@ def _load_model(document: BundleDocument, folder: Path, device: str = "cpu") -> 
 
 
 def _load_member(entry: MemberEntry, document: BundleDocument, path: Path, device: str) -> Model:
-    sizes, num_classes = list(document.features.values()), document.num_classes
+    sizes, num_classes = list(document.input.sizes.values()), document.num_classes
     try:
         config = MODELS.parse(entry.model)
         wrong = check_stored(config, read_tensor_entries(path), feature_sizes=sizes, num_classes=num_classes)

@@ -8,11 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from yt8m_ray.artifacts.archive import open_folder
-from yt8m_ray.artifacts.folder_manifest import NoSuchFolderError, folder_version
+from yt8m_ray.artifacts.folder_manifest import folder_version
 from yt8m_ray.config.document import flatten
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.bundle.document import DOCUMENT_FILE, BundleDocument, read_document
+from yt8m_ray.inference.bundle.document import BundleDocument, open_bundle
 from yt8m_ray.inference.mlflow_model.pyfunc import save_pyfunc_model
 from yt8m_ray.tracking.models import check_names, find_model, log_model, register_model
 from yt8m_ray.tracking.runs import Tracker, TrackingError, default_uri
@@ -61,10 +60,7 @@ def register_bundle(path: str | Path, uri: str, *, name: str, alias: str, experi
         ValueError, OSError: the bundle is damaged.
     """
     check_names(name, alias)
-    folder = open_folder(path)
-    if not (folder / DOCUMENT_FILE).is_file():
-        raise NoSuchFolderError(f"{path}: expected a bundle's folder (has {DOCUMENT_FILE}) or tar")
-    document = read_document(folder)
+    folder, document = open_bundle(path)
     tags = {BUNDLE_TAG: folder_version(folder)}
     model_id = find_model(uri, experiment=experiment, tags=tags)
     if model_id is None:

@@ -45,13 +45,7 @@ def uniform_values(weights: Array) -> Array:
 
 def quantile_values(weights: Array) -> Array:
     """Returns the quantiles at 0, 1/255, ..., 1, float64 [256], to the bit those of pandas; some may be equal."""
-    ordered = np.sort(weights)
-    places = np.linspace(0, 1, NUM_CODES) * (len(ordered) - 1)
-    below = np.floor(places).astype(np.int64)
-    shares = places - below
-    first, last = ordered[below], ordered[np.minimum(below + 1, len(ordered) - 1)]
-    gaps = last - first  # in float32, and then from the nearer end, as NumPy has it
-    values: Array = np.where(shares < 0.5, first + gaps * shares, last - gaps * (1 - shares))
+    values: Array = np.quantile(weights, np.linspace(0, 1, NUM_CODES))
     return values
 
 
