@@ -35,7 +35,7 @@ class WeightingReport(Config):
     Attributes:
         name: The rule: `given`, `equal`, `nnls` or `gap`.
         shards: What was chosen on; no video of it is among those that `quality` was measured on.
-        gap_cross_fitted: Of every video's mean by the rule applied to the other folds: the honest figure.
+        gap_cross_fitted: Of every video's mean by the rule applied to the other folds: an unbiased estimate.
         gap_in_sample: Of the mean by the rule applied to all videos; higher by what fits chance.
         gap_equal: Of equal shares of all candidates, whatever they cost.
         num_uncertain: Videos of which the chosen mean's best 20 may have classes outside the union that was kept.

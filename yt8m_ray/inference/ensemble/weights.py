@@ -1,4 +1,4 @@
-"""The shares of an ensemble's members: equal, by least squares, or by ascent on GAP; and what they are honestly worth.
+"""The shares of an ensemble's members, equal, by least squares or by ascent on GAP, and their worth on other videos.
 
 All are functions of `MemberScores`, deterministic, and give shares [M] of the sum 1.
 """
