@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 _MOST_DIGITS = 20
@@ -24,6 +27,24 @@ def parse_json(content: bytes | str, *, where: str, nan: bool = False) -> Any:
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"{where}: not a JSON document: {reason}") from None
+
+
+def append_json_line(path: Path, entry: Mapping[str, Any]) -> None:
+    """Adds an entry to a list of which `read_json_lines` returns what was whole when the program ended."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the entries of a list, none where there is no file, but for a line that a kill cut short."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text and not text.endswith("\n"):
+        path.write_text(text + "\n", encoding="utf-8")  # the next entry must not be appended to the cut line
+    entries = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):  # the cut line
+            entries.append(json.loads(line))
+    return entries
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_a_registered_bundle_answers_over_mlflows_own_http(run_verb: RunVerb, tm
     assert "Traceback" not in refused.text
     assert answer.status_code == 200, answer.text
     (row,) = answer.json()["predictions"]
-    best = predictor.predict_packed(make_inputs(predictor.spec, 1), 7)
+    best = predictor.predict(make_inputs(predictor.spec, 1), 7)
     assert row["video_id"] == table["video_id"][0]
     assert row["class_ids"] == best.class_ids[0].tolist()
     assert row["names"] == [predictor.vocabulary.name(class_id) for class_id in row["class_ids"]]

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import safetensors
@@ -115,8 +115,16 @@ def load_config(folder: str | Path) -> TrainConfig:
     return validate(read_yaml(path), TrainConfig, where=str(path))
 
 
-def load_model(folder: str | Path, *, ema: bool | None = None) -> tuple[Model, TrainConfig]:
-    """Returns (model in eval mode on the CPU, its config) of a checkpoint whose files are intact.
+class Checkpoint(NamedTuple):
+    """A loaded checkpoint: the model in eval mode on the CPU, its config, and its manifest."""
+
+    model: Model
+    config: TrainConfig
+    manifest: dict[str, object]
+
+
+def load_checkpoint(folder: str | Path, *, ema: bool | None = None) -> Checkpoint:
+    """Returns a checkpoint whose files are intact; each is hashed once.
 
     Args:
         ema: Whether to take the moving average of the weights; None takes what the run was validated with.
@@ -125,23 +133,34 @@ def load_model(folder: str | Path, *, ema: bool | None = None) -> tuple[Model, T
         CheckpointError: the folder is no intact checkpoint, has no moving average, or weights that are not finite or
             not those of the model in its config.
     """
-    path, config = weights_path(folder, ema=ema)
+    path, config, manifest = _find_weights(folder, ema)
     sizes, num_classes = config.data.feature_sizes, config.data.num_classes
     model = build_model_for_weights(config.model, feature_sizes=sizes, num_classes=num_classes)
     weights = read_weights(path, model.state_dict())
     model.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)  # maps no file
-    return model.eval(), config
+    return Checkpoint(model.eval(), config, manifest)
+
+
+def load_model(folder: str | Path, *, ema: bool | None = None) -> tuple[Model, TrainConfig]:
+    """Returns (model in eval mode on the CPU, its config); arguments and errors as in `load_checkpoint`."""
+    model, config, _ = load_checkpoint(folder, ema=ema)
+    return model, config
 
 
 def weights_path(folder: str | Path, *, ema: bool | None = None) -> tuple[Path, TrainConfig]:
-    """Returns (file with the weights of an intact checkpoint, its config); arguments and errors as in `load_model`."""
-    read_manifest(folder, kind="checkpoint")
+    """Returns (file with the weights, config) of an intact checkpoint; arguments and errors as in `load_checkpoint`."""
+    path, config, _ = _find_weights(folder, ema)
+    return path, config
+
+
+def _find_weights(folder: str | Path, ema: bool | None) -> tuple[Path, TrainConfig, dict[str, object]]:
+    manifest = read_manifest(folder, kind="checkpoint")
     config = load_config(folder)
     has_average = (Path(folder) / EMA_FILE).is_file()
     if ema and not has_average:
         raise CheckpointError(f"{folder}: has no moving average of its weights (ema.* was not set when it was trained)")
     is_average = ema if ema is not None else has_average and config.ema.evaluate
-    return Path(folder) / (EMA_FILE if is_average else MODEL_FILE), config
+    return Path(folder) / (EMA_FILE if is_average else MODEL_FILE), config, manifest
 
 
 def initialize(model: torch.nn.Module, folder: str | Path, *, ema: bool | None = None) -> list[str]:

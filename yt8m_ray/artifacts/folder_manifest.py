@@ -45,7 +45,7 @@ class NoSuchFolderError(CheckpointError, ConfigError):
 def check_new(folder: Path) -> None:
     """Checks that a command may write `folder`: ConfigError where something is there already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--output: {folder}: expected a folder that does not exist yet, or is empty")
+        raise ConfigError(f"output: {folder}: expected a folder that does not exist yet, or is empty")
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def written_aside(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside_folder = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
     except OSError as error:
-        raise ConfigError(f"--output: {folder}: cannot be written: {error}") from None
+        raise ConfigError(f"output: {folder}: cannot be written: {error}") from None
     with aside_folder as aside:
         written = Path(aside) / folder.name
         written.mkdir()

@@ -105,7 +105,7 @@ def predicted_file(bundle: Path, shard: Path, output: Path) -> pd.DataFrame:
     predictor = Predictor.from_path(bundle)
     videos = PackedVideos.from_rows([row for _, row in read_rows(str(shard), predictor.spec)], predictor.spec)
     with SubmissionWriter(str(output)) as writer:
-        writer.write(videos.video_ids.tolist(), predictor.predict_packed(videos, 20))
+        writer.write(videos.video_ids.tolist(), predictor.predict(videos, 20))
     return pd.read_parquet(output)
 
 
@@ -269,7 +269,7 @@ def test_the_run_of_a_bundle_has_its_quality_and_its_origin(registered: tuple[Pa
 
 
 def test_the_store_is_the_one_beside_the_bundle(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--uri: .*mlflow\.db does not exist; name a server"):
+    with pytest.raises(ConfigError, match=r"^uri: .*mlflow\.db does not exist; name a server"):
         store_beside(tmp_path / "bundle")
 
     (tmp_path / "mlflow.db").touch()
