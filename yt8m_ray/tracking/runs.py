@@ -15,15 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 import requests
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # copies within one disk
-# By MLflow's own settings a call to a server that is gone takes four minutes to fail. Its client reads these at each
-# call, and this module is the only one that has such a client; what a user sets counts.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
@@ -31,8 +22,19 @@ from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from yt8m_ray.errors import ConfigError
+from yt8m_ray.local_cluster import configure_environment
 
 logger = logging.getLogger(__name__)
+
+# MLflow reads these at each call; `open_client` sets them before the first.
+_MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # copies within one disk
+    # By MLflow's own settings a call to a server that is gone takes four minutes to fail.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -282,6 +284,7 @@ def _creation_lock(uri: str) -> AbstractContextManager[object]:
 
 def open_client(uri: str) -> MlflowClient:
     """Returns a client of a server or store, whose errors are told once; ConfigError where MLflow has no such kind."""
+    configure_environment(_MLFLOW_ENVIRONMENT)
     # Both tell of each error that they raise as well, and at each of many attempts.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").addFilter(_is_not_about_mlflow)
