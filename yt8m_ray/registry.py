@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -13,6 +14,20 @@ MOST = 10**15
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0, le=MOST)]
 NonNegativeInt = Annotated[int, pydantic.Field(ge=0, le=MOST)]
+
+ABSOLUTE = "absolute"
+"""The context of a validation that makes each LocalPath absolute."""
+
+
+def _place(path: str, info: pydantic.ValidationInfo) -> str:
+    scheme, separator, rest = path.rpartition("sqlite:///")  # the one URI that holds a path of this machine
+    if info.context != ABSOLUTE or scheme or "://" in rest:
+        return path
+    return separator + os.path.abspath(rest)
+
+
+LocalPath = Annotated[str, pydantic.AfterValidator(_place)]
+"""A path, a glob, or a URI; a relative one is below the folder that its process runs in."""
 
 T = TypeVar("T")
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -86,6 +101,11 @@ class Registry(Generic[T]):
         if not isinstance(name, str):
             raise ValueError(f"name: a {self.kind} needs a name, one of {', '.join(self.names())}")
         return self.config_type(name).model_validate(dict(section))
+
+    def validate(self, section: Mapping[str, Any] | ComponentConfig, info: pydantic.ValidationInfo) -> ComponentConfig:
+        """Returns the same as `parse` for a field of a document, whose context holds for its sections too."""
+        config = self.parse(section)
+        return type(config).model_validate(config.model_dump(), context=info.context) if info.context else config
 
     def build(self, section: Mapping[str, Any] | ComponentConfig, **context: Any) -> T:
         """Returns the component that a section describes, built with `context` (for models: the sizes of the data)."""

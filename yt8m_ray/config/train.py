@@ -14,7 +14,7 @@ from yt8m_ray.config.optimizer import EMAConfig, OptimizerConfig
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import MODELS, build_empty_model
-from yt8m_ray.registry import ComponentConfig, Config, NonNegativeInt, PositiveInt
+from yt8m_ray.registry import ComponentConfig, Config, LocalPath, NonNegativeInt, PositiveInt
 
 
 class RunConfig(Config):
@@ -61,7 +61,7 @@ class LoopConfig(Config):
     batch_size: PositiveInt = 1024
     num_epochs: PositiveInt = 5
     max_steps: PositiveInt | None = None
-    init_from: str | None = None
+    init_from: LocalPath | None = None
     accumulation: PositiveInt = 1
     precision: Precision = "float32"
     regularization_penalty: NonNegativeFloat = 1.0
@@ -142,7 +142,7 @@ class TrackingConfig(Config):
         system_metrics: Whether load and memory of rank 0's processor and GPU are logged with each interval.
     """
 
-    uri: str | None = None
+    uri: LocalPath | None = None
     experiment: str = "yt8m_ray"
     system_metrics: bool = True
 
@@ -150,11 +150,11 @@ class TrackingConfig(Config):
 class TrainConfig(Config):
     """One training run, complete: `fit` needs nothing else."""
 
-    output: str = "runs"
+    output: LocalPath = "runs"
     run: RunConfig
     data: DataConfig = DataConfig()
-    model: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(MODELS.parse)]
-    loss: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(LOSSES.parse)] = Field(
+    model: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(MODELS.validate)]
+    loss: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(LOSSES.validate)] = Field(
         default_factory=lambda: LOSSES.parse({"name": "cross_entropy"})
     )
     augmentation: AugmentationConfig = AugmentationConfig()
