@@ -24,7 +24,13 @@ from yt8m_ray.data.pipeline.read_position import Position
 from yt8m_ray.metrics import Metric, build_metric
 from yt8m_ray.models import Model
 from yt8m_ray.models.layers import batch_norms, set_batch_norm_updates
-from yt8m_ray.training.steps.distributed import gather, runs_in_bfloat16, sum_over_workers, world_size
+from yt8m_ray.training.steps.distributed import (
+    gather,
+    merge_over_workers,
+    runs_in_bfloat16,
+    sum_over_workers,
+    world_size,
+)
 from yt8m_ray.training.steps.ema import MovingAverage
 from yt8m_ray.training.steps.objective import Objective
 from yt8m_ray.training.steps.optimizer import (
@@ -213,10 +219,7 @@ class TrainingLoop:
             "train/input_wait_fraction": wait / world_size(),
             "train/learning_rate": self.learning_rate(),
         }
-        whole, *others = gather(mine.gap)
-        for other in others:
-            whole.merge(other)
-        gap = whole.compute()
+        gap = merge_over_workers(mine.gap, build_metric("gap")).compute()
         if not math.isnan(gap):
             metrics["train/gap"] = gap
         if self.progress.num_skipped:
