@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from yt8m_ray.data.inspection.shard_counts import Survey
 from yt8m_ray.data.labels.vocabulary import Vocabulary
-from yt8m_ray.reporting.pictures import BLUE, GREY, count_in_thousands, label_axes, replace_file, save_picture
+from yt8m_ray.local_files import replace_file
+from yt8m_ray.reporting.pictures import BLUE, GREY, count_in_thousands, label_axes, save_picture
 
 CLASS_TABLE = "class_histogram.csv"
 CLASS_PICTURE = "class_histogram.png"

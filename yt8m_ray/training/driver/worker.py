@@ -207,7 +207,7 @@ class Worker:
         metrics, progress = self._loop.interval(), self._loop.progress
         if rank() == 0 and metrics:
             num_epochs = self._config.train.num_epochs
-            epochs = progress.position.epoch
+            epochs = float(progress.position.epoch)
             epochs += progress.num_examples_in_epoch / max(self._num_videos, progress.num_examples_in_epoch, 1)
             left_s = self._num_videos * (num_epochs - epochs) / max(metrics["train/videos_per_s"], 1e-9)
             far = {"num_epochs": num_epochs, "epochs": epochs, "left_s": left_s}

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.storage.folders import is_remote
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.json_document import parse_json
-from yt8m_ray.local_files import read_document
+from yt8m_ray.local_files import read_document, replace_file
 from yt8m_ray.training.run.checkpoints import score_of
 
 logger = logging.getLogger(__name__)
@@ -61,9 +60,8 @@ class RunRecord:
 
     def save(self, run_path: Path) -> None:
         """Writes the record aside and renames it."""
-        aside = run_path / f"{RUN_FILE}.tmp"
-        aside.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        os.replace(aside, run_path / RUN_FILE)
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        replace_file(run_path / RUN_FILE, lambda aside: aside.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, run_path: Path) -> RunRecord | None:
