@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
 
+# Keys that only some values of another key use; elsewhere they keep their default
 _USED_BY = {
     "decay_factor": ("schedule", ("staircase",)),
     "decay_examples": ("schedule", ("staircase",)),
@@ -21,7 +22,6 @@ _USED_BY = {
     "momentum": ("name", ("sgd",)),
     "nesterov": ("name", ("sgd",)),
 }
-"""Keys that only some values of another key use; elsewhere they keep their default."""
 
 
 class OptimizerConfig(Config):

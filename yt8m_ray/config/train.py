@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from yt8m_ray.config.data import AugmentationConfig, DataConfig
 from yt8m_ray.config.distillation import DistillationConfig, TeacherConfig, check_pair
+from yt8m_ray.config.document import flatten
 from yt8m_ray.config.optimizer import EMAConfig, OptimizerConfig
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 from yt8m_ray.losses import LOSSES
@@ -196,3 +197,13 @@ class TrainConfig(Config):
         except ValueError as error:
             raise ValueError(f"model: {error}") from None
         return self
+
+
+def changes(before: TrainConfig, after: TrainConfig) -> list[tuple[str, Any, Any]]:
+    """Returns (dotted key, old value, new value) of what differs between two configs, sorted."""
+    old, new = flatten(before), flatten(after)
+    if list(before.data.features) != list(after.data.features):
+        # Two dicts are equal in any order, but features are concatenated in theirs.
+        old["data.features"], new["data.features"] = dict(before.data.features), dict(after.data.features)
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) or key == "data.features")
+    return [(key, old.get(key), new.get(key)) for key in keys]

@@ -24,8 +24,8 @@ _PATTERNS = {kind: re.compile(rf"(?:{pattern})\Z") for kind, pattern in _SCALARS
 
 _DIRECTIVE = re.compile(r"^%(?!YAML[ \t])\S*", re.MULTILINE)
 _MOST_DEPTH = 50
+# Keys and values of a document, read in 0.4 s; a bundle that was measured on all 3,844 shards has 12,000
 _MOST_NODES = 50_000
-"""Keys and values of a document, read in 0.4 s; a bundle that was measured on all 3,844 shards has 12,000."""
 _MOST_DIGITS = 20
 _SHOWN_DEPTH = 8
 _SHOWN_CHARACTERS = 100

@@ -16,6 +16,7 @@ _LOSSES = (
     ray.exceptions.ObjectLostError,
     ray.exceptions.WorkerCrashedError,
 )
+# In the errors of gloo and NCCL where the other end of a collective died, or is silent for half an hour
 _LOST_PEER = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -23,7 +24,6 @@ _LOST_PEER = (
     "remote process exited",
     "Timed out waiting",
 )
-"""In the errors of gloo and NCCL where the other end of a collective died, or is silent for half an hour."""
 
 
 def final_error(error: Exception) -> BaseException | None:

@@ -1,4 +1,4 @@
-"""Log lines of processes that nobody listens to, through a file that they share with their driver."""
+"""Log lines of other processes, through a file that they share with their driver."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def lines_passed_on(path: Path) -> Iterator[None]:
         lines.seek(0, 2)
 
         def pass_on() -> None:
-            while not is_over.wait(0.5):
+            was_over = False
+            while not was_over:
+                was_over = is_over.wait(0.5)
                 for line in lines:
                     logger.info("%s", line.rstrip())
-            for line in lines:
-                logger.info("%s", line.rstrip())
 
         thread = threading.Thread(target=pass_on, daemon=True)
         thread.start()

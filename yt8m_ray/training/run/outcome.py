@@ -1,4 +1,4 @@
-"""What a run ends with: its result, its report, and what is said of it; and its place in MLflow."""
+"""What a run ends with: its result and its report; and its place in MLflow."""
 
 from __future__ import annotations
 
@@ -41,18 +41,13 @@ class FitResult:
     mlflow_run_id: str
 
 
-MLFLOW_STATUS: dict[Status, MLflowStatus] = {
-    "finished": "FINISHED",
-    "failed": "FAILED",
-    "stopped": "KILLED",
-}
+MLFLOW_STATUS: dict[Status, MLflowStatus] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
 def add_report(folder: Path, tracker: Sender) -> None:
     """Writes the run's report; a run does not fail by it."""
-    from yt8m_ray.training.run.run_report import (
-        write_report,  # its pictures take a second to import, which no worker needs
-    )
+    # Its pictures take a second to import, which no worker needs.
+    from yt8m_ray.training.run.run_report import write_report
 
     try:
         document = write_report(folder)
@@ -70,7 +65,7 @@ def describe(place: str, metrics: dict[str, float]) -> str:
 
 
 def describe_stop(store: RunStore) -> str:
-    """Returns where a run has stopped, for the one who will continue it."""
+    """Returns where a run has stopped, and how to continue it."""
     try:
         store.pull()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Frozen teachers: whose scores, or representations, a step learns from besides labels."""
+"""What a step learns from besides labels: soft labels, and the scores or representations of teachers."""
 
 from __future__ import annotations
 
@@ -27,17 +27,12 @@ from yt8m_ray.training.steps.augmentation import augment
 from yt8m_ray.training.steps.objective import TeacherTargets
 
 TEACHER_FOLDER = "teacher"
-"""Where in a checkpoint the model lies that was trained beside it."""
+"""The folder in a checkpoint of the teacher that was trained beside its model."""
 
 
 @dataclass(frozen=True)
 class FrozenTeacher:
-    """A trained model that stays as it is.
-
-    Attributes:
-        model: In eval mode, on the device.
-        normalize: What it expects of its frames.
-    """
+    """A trained model in eval mode that stays as it is, and how its frames are normalized."""
 
     model: Model
     normalize: Normalization
