@@ -17,6 +17,8 @@ from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import MODELS, build_empty_model
 from yt8m_ray.registry import ComponentConfig, Config, LocalPath, NonNegativeInt, PositiveInt
 
+LossField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(LOSSES.validate)]
+
 
 class RunConfig(Config):
     """Which run this is: its folder is `output/name`.
@@ -40,12 +42,12 @@ class LoopConfig(Config):
     Attributes:
         batch_size: Videos a step over all workers together.
         max_steps: Ends the run early; null trains all epochs.
-        init_from: A checkpoint whose weights the run starts from. Those that do not fit the model, as those of a head
-            for other classes, start anew and are named.
+        init_from: A checkpoint whose weights the run starts from. Weights that do not fit the model, such as those of
+            a head for other classes, are initialised as usual and named.
         accumulation: Parts that a worker's share of a batch is cut into, one after the other, for what does not fit the
             memory at once; the step is that of the whole batch, but batch norm sees parts.
         precision: `bfloat16` runs the model under autocast; weights and loss stay float32. A CPU without instructions
-            for it takes float32, which is faster there, and says so.
+            for it takes float32, which is faster there, with a warning.
         regularization_penalty: Weight of the model's own L2 terms.
         sync_batch_norm: Statistics over the global batch, so that results do not depend on the number of workers.
         warm_up_batch_norm: Moving statistics follow fast in the first steps, so that short runs can be evaluated; false
@@ -76,7 +78,7 @@ class LoopConfig(Config):
     log_every_steps: PositiveInt = 10
 
     def is_reached(self, *, epoch: int, step: int) -> bool:
-        """Returns whether a run with so many whole epochs and steps behind it is at its end."""
+        """Returns whether a run is at its end after `epoch` whole epochs and `step` steps."""
         return epoch >= self.num_epochs or (self.max_steps is not None and step >= self.max_steps)
 
 
@@ -84,7 +86,7 @@ class CheckpointConfig(Config):
     """When checkpoints are written; one is written after every epoch in any case.
 
     Attributes:
-        every_steps: Also every so many steps inside an epoch.
+        every_steps: Steps between two checkpoints inside an epoch.
         num_to_keep: Best checkpoints by validation GAP to keep; the last one is kept too.
         on_write_error: What a checkpoint that cannot be written does (a full disk): `stop` ends the run, `continue`
             trains on and tries again at the next one. The earlier ones stay whole.
@@ -155,9 +157,7 @@ class TrainConfig(Config):
     run: RunConfig
     data: DataConfig = DataConfig()
     model: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(MODELS.validate)]
-    loss: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(LOSSES.validate)] = Field(
-        default_factory=lambda: LOSSES.parse({"name": "cross_entropy"})
-    )
+    loss: LossField = Field(default_factory=lambda: LOSSES.parse({"name": "cross_entropy"}))
     augmentation: AugmentationConfig = AugmentationConfig()
     distillation: DistillationConfig = DistillationConfig()
     teacher: TeacherConfig = TeacherConfig()

@@ -201,7 +201,7 @@ def _copy(tracking_uri: str, uri: str) -> Path:
     name, _, version = _parse_uri(uri)
     with tracking_errors(tracking_uri):
         found = open_client(tracking_uri).get_model_version(name, version)
-        # A name that was deleted and registered anew has the same numbers again.
+        # A name that was deleted and registered again has the same version numbers.
         key = f"{tracking_uri} {uri} {found.source} {found.creation_timestamp}"
         parent = cache_folder() / "mlflow" / hashlib.sha256(key.encode()).hexdigest()[:16]
         folder = parent / "model"

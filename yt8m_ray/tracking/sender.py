@@ -143,12 +143,13 @@ class Sender:
         self._facts = facts
         self._limits = limits
         self._state = State.load(run_path, uri, run_id)
-        self._state.status = None
         self._is_new = not self._state.run_id
         self._tracker: Tracker | None = None
         self._error: TrackingError | ConfigError | None = None
         self._connection = _Connection.UNTRIED
         self._deadline: float | None = None  # until then it is tried to send the end of the run; None before the end
+        # Not MLflow's own queue (`log_metrics(synchronous=False)`): that is in memory alone, and drops a batch whose
+        # retries are over, and with it what an outage was to keep (MLflow 3.17).
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
@@ -164,6 +165,7 @@ class Sender:
             ConfigError: MLflow has no store of that kind, or no host has the name in a new run's address.
             TrackingError: what answers a new run is no MLflow, or does not let us in.
         """
+        self._state.status = None
         if self._is_new:
             _check_host(self.uri)
         self._thread.start()
@@ -176,6 +178,13 @@ class Sender:
                 logger.info("MLflow: run %s in %s", self.run_id, self.uri)
             elif self._error is None:
                 self._set_away(f"tracking.uri: {self.uri}: no answer within {wait_s:.0f} s")
+
+    def send_the_rest(self) -> None:
+        """Sends what an ended run still has for MLflow, and how it ended; instead of `start` and `close`."""
+        status, has_artifacts = self._state.status, bool(self._state.artifacts)
+        if status is not None or has_artifacts:
+            self.start()
+            self.close(status or "FINISHED")
 
     def add_artifacts(self, path: Path, *, artifact_path: str | None = None) -> None:
         """Sends a file or a folder, which has to stay where it is."""
@@ -257,6 +266,7 @@ class Sender:
     def _send(self) -> None:
         """Sends all there is; a TrackingError leaves the rest for the next time."""
         state = self._state
+        # Each part is saved as sent after MLflow took it: what is sent twice changes nothing, and nothing is lost.
         tracker = self._tracker = self._tracker or self._connect()
         while True:
             entries, end = read_history(self._run_path, state.num_sent_bytes)
@@ -299,17 +309,6 @@ class Sender:
                 self._state.save(self._run_path)
         except OSError as error:  # a full disk: at worst something is sent twice, which changes nothing
             logger.debug("%s: %s", self._run_path / STATE_FILE, error)
-
-
-def send_the_rest(uri: str, run_path: Path, facts: RunFacts, *, run_id: str = "") -> str:
-    """Sends what an ended run still has for MLflow, and returns the run's id there."""
-    state = State.load(run_path, uri, run_id)
-    if state.status is None and not state.artifacts:
-        return state.run_id
-    sender = Sender(uri, run_path, facts, run_id=run_id)
-    sender.start()
-    sender.close(state.status or "FINISHED")
-    return sender.run_id
 
 
 def _check_host(uri: str) -> None:

@@ -12,7 +12,7 @@ from tests.support.tracking_server import TrackingServer, tracking_server
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking.history import History
 from yt8m_ray.tracking.runs import TrackingError
-from yt8m_ray.tracking.sender import RetryLimits, RunFacts, Sender, send_the_rest
+from yt8m_ray.tracking.sender import RetryLimits, RunFacts, Sender
 
 LIMITS = RetryLimits(idle_s=0.05, longest_s=0.05, server_s=3.0, close_s=3.0, close_retry_s=0.2)
 
@@ -143,8 +143,10 @@ def test_the_end_is_not_held_up_and_the_next_start_sends_the_rest(
 
     server.mood = "well"
     server.well_again.set()
-    facts = RunFacts("e", "run", {}, artifact_path=run_path)
-    assert send_the_rest(server.uri, run_path, facts) == sender.run_id
+    again = sender_of(server.uri, run_path)
+    again.send_the_rest()
+
+    assert again.run_id == sender.run_id
 
     assert len(server.runs) == 1
     assert server.metrics(sender.run_id) == {("validation/gap", 9, 0.5)}
@@ -158,7 +160,10 @@ def test_an_ended_run_that_was_sent_asks_nobody(server: TrackingServer, run_path
     sender.close("FINISHED")
     before = server.num_requests
 
-    assert send_the_rest(server.uri, run_path, RunFacts("e", "run", {}, run_path)) == sender.run_id
+    again = sender_of(server.uri, run_path)
+    again.send_the_rest()
+
+    assert again.run_id == sender.run_id
     assert server.num_requests == before
 
 

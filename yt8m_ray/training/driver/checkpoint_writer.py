@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,37 +23,27 @@ from yt8m_ray.training.steps.teachers import TEACHER_FOLDER, save_teacher
 logger = logging.getLogger(__name__)
 
 
+@dataclass
 class CheckpointWriter:
     """Writes what a run needs to continue; rank 0 has the files, every worker takes part.
 
-    Args:
+    Attributes:
         config: The run.
         loop: Its models and optimizer.
         checkpoints: Where they are kept.
         shards: Of `train`.
         mlflow_run_id: For the manifest.
         device: Of this worker.
-        last: Name of the checkpoint that the run continues from.
+        last: Name of the checkpoint that was written last, or that the run continues from.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        loop: TrainingLoop,
-        checkpoints: Checkpoints,
-        *,
-        shards: Sequence[str],
-        mlflow_run_id: str,
-        device: torch.device,
-        last: str | None,
-    ) -> None:
-        self._config = config
-        self._loop = loop
-        self._checkpoints = checkpoints
-        self._shards = shards
-        self._mlflow_run_id = mlflow_run_id
-        self._device = device
-        self._last = last
+    config: TrainConfig
+    loop: TrainingLoop
+    checkpoints: Checkpoints
+    shards: Sequence[str]
+    mlflow_run_id: str
+    device: torch.device
+    last: str | None
 
     def write(
         self,
@@ -73,27 +64,27 @@ class CheckpointWriter:
         Raises:
             CheckpointWriteError: it cannot be written, and `checkpoint.on_write_error` is to stop.
         """
-        loop = self._loop
+        loop = self.loop
         name = checkpoint_name(epoch=position.epoch, step=loop.progress.step)
-        if only_if_new and name == self._last:
+        if only_if_new and name == self.last:
             return False
         average = None if loop.ema is None else loop.ema.average
         for model in (loop.model, loop.teacher, average):
             if model is not None:
                 share_buffers(model)
-        cpu_s = sum_over_workers([time.process_time()], self._device)[0]
+        cpu_s = sum_over_workers([time.process_time()], self.device)[0]
 
         def write(folder: Path) -> None:
             if loop.teacher is not None:
-                save_teacher(folder / TEACHER_FOLDER, config=self._config, model=loop.teacher)
+                save_teacher(folder / TEACHER_FOLDER, config=self.config, model=loop.teacher)
             save_checkpoint(
                 folder,
-                config=self._config,
+                config=self.config,
                 model=loop.model,
-                state={**loop.state(position), SHARDS_KEY: shards_digest(self._shards)},
+                state={**loop.state(position), SHARDS_KEY: shards_digest(self.shards)},
                 facts={
                     "step": loop.progress.step,
-                    "mlflow_run_id": self._mlflow_run_id,
+                    "mlflow_run_id": self.mlflow_run_id,
                     "metrics": {**metrics, "train/worker_cpu_s": cpu_s},
                 },
                 average=average,
@@ -103,14 +94,14 @@ class CheckpointWriter:
         failure = None
         if rank() == 0:
             try:
-                self._checkpoints.save(name, write)
+                self.checkpoints.save(name, write)
             except CheckpointWriteError as error:
                 failure = error
         # Every worker learns of a failure: one that raised alone would leave the others in their next collective.
         failure = from_rank_0(failure)
         if failure is None:
-            self._last = name
-        elif self._config.checkpoint.on_write_error == "stop":
+            self.last = name
+        elif self.config.checkpoint.on_write_error == "stop":
             raise failure
         elif rank() == 0:
             logger.error("%s; the run goes on without it", failure)

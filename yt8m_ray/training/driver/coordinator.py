@@ -45,50 +45,67 @@ class Taken:
     node_ids: frozenset[str] = frozenset()
 
 
-class _Messages:
-    """Keeps the messages; runs in the actor's process, or in the driver where that is the one worker."""
+class Messages:
+    """The messages of a run; in the actor's process, or in the driver where that is the one worker."""
 
     def __init__(self) -> None:
         self._position = Position()
         self._taken = Taken()
-        self._is_stopping = False
+        self._stop = threading.Event()
+        self._lock = threading.Lock()  # in the driver, the worker is another thread
 
     def start_epoch(self, position: Position) -> None:
+        """Sets the records that the next passes over `train` leave out."""
         self._position = position
 
     def position(self) -> Position:
+        """Returns what `start_epoch` has set."""
         return self._position
 
     def join(self, node_id: str) -> None:
-        self._taken.node_ids |= {node_id}
+        """Tells the driver on which node a worker trains."""
+        with self._lock:
+            self._taken.node_ids |= {node_id}
 
     def add_line(self, line: str) -> None:
+        """Sends a line of the log."""
         self._taken.lines.append(line)
 
-    def add_measured(self, measured: Measured) -> None:
-        self._taken.measured.append(measured)
+    def add_measured(self, metrics: Metrics, step: int, progress: Metrics) -> None:
+        """Sends what was measured at a step, and how far the run is."""
+        with self._lock:
+            self._taken.measured.append((metrics, step, progress))
 
     def add_reported(self, metrics: Metrics) -> None:
+        """Sends the metrics of a checkpoint that was written."""
         self._taken.reported.append(metrics)
 
     def take(self) -> Taken:
-        taken, self._taken = self._taken, Taken(node_ids=self._taken.node_ids)
+        """Returns what came since the last call."""
+        with self._lock:
+            taken, self._taken = self._taken, Taken(node_ids=self._taken.node_ids)
         return taken
 
     def request_stop(self) -> None:
-        self._is_stopping = True
+        """Asks the workers to end after the running step, with a checkpoint."""
+        self._stop.set()
 
     def is_stopping(self) -> bool:
-        return self._is_stopping
+        """Returns whether `request_stop` was called."""
+        return self._stop.is_set()
+
+    def stop_event(self) -> threading.Event:
+        """Returns an event that is set soon after a request to stop."""
+        return self._stop
 
 
 class Coordinator:
-    """A handle to the actor; a copy in another process talks to the same one."""
+    """`Messages` in an actor; a copy of this handle in another process talks to the same one."""
 
     def __init__(self) -> None:
         # On the driver's own node: the loss of any other must not take the messages with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._actor: Any = ray.remote(num_cpus=0)(_Messages).options(scheduling_strategy=here).remote()
+        self._actor: Any = ray.remote(num_cpus=0)(Messages).options(scheduling_strategy=here).remote()
         self._asked: Any = None  # the answer to `take` that was late
         self._node_ids: frozenset[str] = frozenset()
 
@@ -96,24 +113,19 @@ class Coordinator:
         return {**vars(self), "_asked": None}
 
     def start_epoch(self, position: Position) -> None:
-        """Sets the records that the next passes over `train` leave out."""
         ray.get(self._actor.start_epoch.remote(position))
 
     def position(self) -> Position:
-        """Returns what `start_epoch` has set."""
         position: Position = ray.get(self._actor.position.remote())
         return position
 
-    def join(self) -> None:
-        """Tells the driver on which node this worker trains."""
-        ray.get(self._actor.join.remote(ray.get_runtime_context().get_node_id()))
+    def join(self, node_id: str) -> None:
+        ray.get(self._actor.join.remote(node_id))
 
     def add_measured(self, metrics: Metrics, step: int, progress: Metrics) -> None:
-        """Sends what was measured at a step, and how far the run is."""
-        self._actor.add_measured.remote((metrics, step, progress))
+        self._actor.add_measured.remote(metrics, step, progress)
 
     def add_reported(self, metrics: Metrics) -> None:
-        """Sends the metrics of a checkpoint that was written."""
         self._actor.add_reported.remote(metrics)
 
     def take(self) -> Taken:
@@ -130,11 +142,9 @@ class Coordinator:
         return taken
 
     def request_stop(self) -> None:
-        """Asks the workers to end after the running step, with a checkpoint."""
         self._actor.request_stop.remote()
 
     def stop_event(self) -> threading.Event:
-        """Returns an event that is set soon after a request to stop."""
         event = threading.Event()
         threading.Thread(target=self._watch, args=(event,), daemon=True).start()
         return event
@@ -151,38 +161,6 @@ class Coordinator:
                     event.set()
             except ray.exceptions.RayError:  # the driver is gone, and Ray ends its workers too
                 return
-
-
-class LocalCoordinator(Coordinator):
-    """The same for a run whose worker is a thread of its driver: no actor, and no log lines to send."""
-
-    def __init__(self) -> None:
-        self._messages = _Messages()
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-
-    def start_epoch(self, position: Position) -> None:
-        self._messages.start_epoch(position)
-
-    def position(self) -> Position:
-        return self._messages.position()
-
-    def join(self) -> None:
-        self._messages.join(ray.get_runtime_context().get_node_id())
-
-    def add_measured(self, metrics: Metrics, step: int, progress: Metrics) -> None:
-        with self._lock:
-            self._messages.add_measured((metrics, step, progress))
-
-    def take(self) -> Taken:
-        with self._lock:
-            return self._messages.take()
-
-    def request_stop(self) -> None:
-        self._stop.set()
-
-    def stop_event(self) -> threading.Event:
-        return self._stop
 
 
 class _LineHandler(logging.Handler):

@@ -10,7 +10,7 @@ from pathlib import Path
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking.history import History
-from yt8m_ray.training.driver.coordinator import Coordinator, LocalCoordinator
+from yt8m_ray.training.driver.coordinator import Coordinator, Messages
 from yt8m_ray.training.driver.interruptible import StopRequested
 from yt8m_ray.training.driver.nodes import draining_nodes, fitting_workers, free_cpus
 from yt8m_ray.training.driver.progress import ProgressBar, is_progress_line
@@ -43,7 +43,7 @@ class Supervisor:
 
     def __init__(self, config: TrainConfig, workers: Workers, folder: Path, hooks: RunHooks) -> None:
         self.workers = workers
-        self.coordinator = LocalCoordinator() if hooks.is_in_process else Coordinator()
+        self.coordinator: Coordinator | Messages = Messages() if hooks.is_in_process else Coordinator()
         self.reason: str | None = None
         self.has_notice = False
         self._config = config
@@ -56,7 +56,7 @@ class Supervisor:
         self._training_since: float | None = None
 
     def tick(self, bar: ProgressBar | None = None) -> None:
-        """Passes on what the workers sent, and looks at the cluster once a second; `bar` replaces progress lines.
+        """Handles what the workers sent, and looks at the cluster once a second; `bar` replaces progress lines.
 
         Raises:
             StopRequested: the hooks want the run to end; raised once.
@@ -100,7 +100,7 @@ class Supervisor:
         elif self.workers.num < self._config.scaling.most_workers and age_s > GROWTH_PAUSE_S:
             try:
                 num = fitting_workers(self._config).num
-            except ConfigError:  # the cluster has shrunk instead; a run that needs what is gone fails by itself
+            except ConfigError:  # the cluster has shrunk instead, which the run notices where it lost a worker
                 return
             if num > self.workers.num and free_cpus() >= (num - self.workers.num) * self.workers.cpus_each:
                 self._restart(f"the cluster has room for {num} workers instead of {self.workers.num}")

@@ -21,9 +21,7 @@ from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.pipeline.packed_videos import Block, from_table
 from yt8m_ray.data.pipeline.ray_dataset import keep_order, read_dataset, split_dataset
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.tracking.runs import default_uri
-from yt8m_ray.tracking.sender import send_the_rest
-from yt8m_ray.training.driver.coordinator import Coordinator
+from yt8m_ray.training.driver.coordinator import Coordinator, Messages
 from yt8m_ray.training.driver.failures import final_error, last_line
 from yt8m_ray.training.driver.interruptible import TERMINATED, run_interruptibly
 from yt8m_ray.training.driver.nodes import CLUSTER_WAIT_S, check_shared, fitting_workers, wait_for_workers
@@ -43,7 +41,7 @@ from yt8m_ray.training.run.outcome import (
     add_report,
     describe,
     describe_stop,
-    run_facts,
+    sender_of,
     start_tracking,
 )
 from yt8m_ray.training.run.run_folder import (
@@ -132,7 +130,6 @@ def _run(config: TrainConfig, store: RunStore, inputs: RunInputs, hooks: RunHook
 
 def _finished(config: TrainConfig, store: RunStore, hooks: RunHooks) -> FitResult:
     """Returns the outcome of a run that has nothing left to train, and logs it."""
-    record = RunRecord.load(store.folder)
     checkpoint, metrics = best_checkpoint(store.folder)
     place = store.place_of(checkpoint)
     logger.warning(
@@ -141,18 +138,13 @@ def _finished(config: TrainConfig, store: RunStore, hooks: RunHooks) -> FitResul
         config.run.name,
         describe(place, metrics),
     )
-    uri = config.tracking.uri or default_uri(config.output)
-    facts = run_facts(config, store.folder, hooks)
-    run_id = send_the_rest(uri, store.folder, facts, run_id=record.mlflow_run_id if record else "")
-    return FitResult(checkpoint, place, metrics, store.folder, uri, run_id)
+    sender = sender_of(config, store.folder, hooks)
+    sender.send_the_rest()
+    return FitResult(checkpoint, place, metrics, store.folder, sender.uri, sender.run_id)
 
 
 def _fit_with_restarts(config: TrainConfig, store: RunStore, payload: dict[str, Any], hooks: RunHooks) -> None:
-    """Trains until the run is at its end, over losses of workers and changes of the cluster.
-
-    Ray Train's own FailureConfig and elastic ScalingConfig are not used: they restart after an error in the data too,
-    wait for ever for a node that does not come back, and count a node that has just died (Ray 2.60).
-    """
+    """Trains until the run is at its end, over losses of workers and changes of the cluster."""
     num_losses, workers = 0, fitting_workers(config)
     while True:
         if not store.is_remote:
@@ -196,6 +188,8 @@ def _train(config: TrainConfig, payload: dict[str, Any], supervisor: Supervisor)
             run_config=ray.train.RunConfig(
                 name=folder.name,
                 storage_path=notes,
+                # Restarts and changes of size are ours: Ray's would restart after an error in the data or the code too,
+                # and would wait for ever for a node that does not come back (Ray 2.60).
                 failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),
@@ -211,7 +205,7 @@ def _train_here(config: TrainConfig, payload: dict[str, Any], supervisor: Superv
     """Trains with this process as the one worker, in Ray Train's local mode."""
     datasets = _datasets(config, payload, num_parts=1)
     for dataset in datasets.values():
-        keep_order(dataset)
+        keep_order(dataset)  # so that the same run gives the same weights
     trainer = ray.train.torch.TorchTrainer(
         functools.partial(_work_here, payload, supervisor),
         scaling_config=ray.train.ScalingConfig(num_workers=0, use_gpu=supervisor.workers.use_gpu),
@@ -239,7 +233,7 @@ def _datasets(config: TrainConfig, payload: dict[str, Any], *, num_parts: int) -
         data, options, paths = config.data, config.read_options(split), payload["shards"][split]
         return read_dataset(paths, data.spec, options, num_parts=num_parts, cache=data.cache, **order)
 
-    coordinator: Coordinator = payload["coordinator"]
+    coordinator: Coordinator | Messages = payload["coordinator"]
     datasets = {"train": read("train", shuffle_seed=config.run.seed, position=coordinator.position)}
     if "validation" in payload["shards"]:
         datasets["validation"] = read("validation")
@@ -249,7 +243,7 @@ def _datasets(config: TrainConfig, payload: dict[str, Any], *, num_parts: int) -
 def _work(payload: dict[str, Any]) -> None:
     """The function that Ray Train runs in each worker."""
     coordinator: Coordinator = payload["coordinator"]
-    coordinator.join()
+    coordinator.join(ray.get_runtime_context().get_node_id())
     # No verb has configured the log of this process; the driver passes the lines on.
     package_logger = logging.getLogger("yt8m_ray")
     package_logger.addHandler(coordinator.log_handler())
@@ -261,12 +255,12 @@ def _work_here(payload: dict[str, Any], supervisor: Supervisor) -> None:
     # Ray hides no GPU from a process that asked for none, and its local mode takes any that it finds.
     device = torch.device("cuda" if supervisor.workers.use_gpu else "cpu")
     with logging_to(Path(payload["run_path"]) / LOG_FILE, prefix=""):
-        supervisor.coordinator.join()
+        supervisor.coordinator.join(ray.get_runtime_context().get_node_id())
         _run_worker(payload, device=device, on_checkpoint=supervisor.hooks.checkpoint_written)
 
 
 def _run_worker(payload: dict[str, Any], *, device: torch.device, on_checkpoint: Callable[[Metrics], None]) -> None:
-    """Trains as one of the run's workers, or as the only one."""
+    """Trains as one of the run's workers."""
     config = TrainConfig.model_validate(payload["config"])
     torch.set_num_threads(max(1, int(float(os.environ.get("OMP_NUM_THREADS", "1")))))
     folder = Path(payload["run_path"])
@@ -287,7 +281,7 @@ class _TrainCoordinator:
     """A `WorkerCoordinator` in a worker of Ray Train."""
 
     def __init__(self, config: TrainConfig, payload: dict[str, Any], on_checkpoint: Callable[[Metrics], None]) -> None:
-        coordinator: Coordinator = payload["coordinator"]
+        coordinator: Coordinator | Messages = payload["coordinator"]
         self.checkpoints = payload["checkpoints"]
         self.mlflow_run_id: str = payload["mlflow_run_id"]
         self.start_epoch = coordinator.start_epoch

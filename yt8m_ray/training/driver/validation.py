@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,10 +27,11 @@ Metrics = dict[str, float]
 Details = Mapping[str, np.ndarray]
 
 
+@dataclass
 class Validation:
     """Measures a model on the validation videos; every call is collective.
 
-    Args:
+    Attributes:
         config: The run.
         shards: Of `validation`; none where the run has no validation.
         num_records: Of each shard, where there is a manifest.
@@ -38,29 +40,21 @@ class Validation:
         should_stop: Whether the run is to stop.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        shards: Sequence[str],
-        num_records: Sequence[int] | None,
-        *,
-        device: torch.device,
-        batches: Callable[[Position], Iterator[PackedVideos]],
-        should_stop: Callable[[], bool],
-    ) -> None:
-        self._config = config
-        self._shards = shards
-        self._num_records = num_records
-        self._device = device
-        self._batches = batches
-        self._should_stop = should_stop
-        self._loss = LOSSES.build(config.loss).to(device)
+    config: TrainConfig
+    shards: Sequence[str]
+    num_records: Sequence[int] | None
+    device: torch.device
+    batches: Callable[[Position], Iterator[PackedVideos]]
+    should_stop: Callable[[], bool]
+
+    def __post_init__(self) -> None:
+        self._loss = LOSSES.build(self.config.loss).to(self.device)
 
     def run(self, model: torch.nn.Module, *, epoch: int) -> tuple[Metrics, Details] | None:
         """Returns `validation/...` and, on rank 0, what a report shows besides; None where the run is to stop first."""
-        if not self._shards:
+        if not self.shards:
             return {}, {}
-        data, seen = self._config.data, Position()
+        data, seen = self.config.data, Position()
         share_buffers(model)
 
         def counted(videos: PackedVideos) -> PackedVideos:
@@ -68,17 +62,17 @@ class Validation:
             return videos
 
         batches = (
-            to_batch(counted(videos), spec=data.spec, normalize=data.normalize, device=self._device)
-            for videos in itertools.takewhile(lambda _: not self._should_stop(), self._batches(seen))
+            to_batch(counted(videos), spec=data.spec, normalize=data.normalize, device=self.device)
+            for videos in itertools.takewhile(lambda _: not self.should_stop(), self.batches(seen))
         )
         evaluation = merge_over_workers(evaluate(model, batches, self._loss), Evaluation())
         position = merge_over_workers(seen, Position())
-        is_stopping = sum_over_workers([self._should_stop()], self._device)[0] > 0
-        if is_stopping and not position.is_complete(len(self._shards)):
+        is_stopping = sum_over_workers([self.should_stop()], self.device)[0] > 0
+        if is_stopping and not position.is_complete(len(self.shards)):
             if rank() == 0:
                 logger.info("the validation is broken off; the next start makes up for it")
             return None
-        check_complete(position, self._shards, self._num_records)
+        check_complete(position, self.shards, self.num_records)
         check_labelled("data.validation", position, warns=rank() == 0 and not epoch)
         evaluation.check_scorable("data.validation")
         values = evaluation.compute()
@@ -86,7 +80,7 @@ class Validation:
             logger.info(
                 "epoch %d/%d validation on %d videos: GAP %.4f  Hit@1 %.4f  PERR %.4f  mAP %.4f  loss %.4f",
                 epoch + 1,
-                self._config.train.num_epochs,
+                self.config.train.num_epochs,
                 evaluation.num_videos,
                 *(values[name] for name in ("gap", "hit_at_1", "perr", "mean_ap", "loss")),
             )

@@ -90,7 +90,7 @@ class Worker:
         self._num_records = num_records.get("train")
         self._device = device
         self._coordinator = coordinator
-        self._started = from_rank_0(time.time())  # tells the steps of a start from those that another does again
+        self._started = from_rank_0(time.time())  # in the trace of videos: a later start takes some steps again
         self._read_whole: set[str] = set()
         self._is_profiled = False
         self._system = SystemMetrics(device, enabled=config.tracking.system_metrics)
@@ -229,7 +229,7 @@ class Worker:
 
     def _batches(self, split: str, position: Position, **order: Any) -> Iterator[PackedVideos]:
         """Yields this worker's batches of a pass, prepared by another thread; counts in `position` what it left out."""
-        # The position belongs to this thread alone, so what the reader says waits in a queue until it takes a batch.
+        # The position belongs to this thread alone: remarks of the reader wait in a queue until it takes a batch.
         remarks: deque[Remarks] = deque()
         whole, rest = divmod(self._config.train.batch_size, world_size())
         batches = batches_of(
@@ -273,7 +273,7 @@ class Worker:
 
 
 def _videos_of(blocks: Iterator[Block], remarks: deque[Remarks]) -> Iterator[PackedVideos]:
-    """Yields the videos of blocks; what else the reader says goes to `remarks`."""
+    """Yields the videos of blocks, and queues the reader's remarks."""
     for block in blocks:
         remarks.append((block.rejections, block.ends))
         yield block.videos

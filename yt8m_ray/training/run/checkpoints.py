@@ -28,7 +28,7 @@ class Checkpoints(Protocol):
     """The checkpoints of one run, by name."""
 
     def save(self, name: str, write: Callable[[Path], None]) -> None:
-        """Keeps what `write(folder)` writes under a name, and removes those that are neither the best nor the last.
+        """Keeps what `write(folder)` writes, and removes checkpoints that are neither the best nor the last.
 
         Raises:
             CheckpointWriteError: it cannot be written; the others are as they were.

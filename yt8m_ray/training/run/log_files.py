@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def logging_to(path: Path, *, prefix: str) -> Iterator[None]:
-    """Adds what this package logs while the `with` block runs to a file, each line behind a prefix."""
+    """Appends what this package logs while the `with` block runs to a file, each line with a prefix."""
     package_logger = logging.getLogger("yt8m_ray")
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))

@@ -81,25 +81,22 @@ def describe_stop(store: RunStore) -> str:
 
 def start_tracking(config: TrainConfig, folder: Path, hooks: RunHooks) -> Sender:
     """Begins, or continues, to send what a run measures to MLflow."""
-    record = RunRecord.load(folder)
-    sender = Sender(
-        config.tracking.uri or default_uri(config.output),
-        folder,
-        run_facts(config, folder, hooks),
-        run_id=record.mlflow_run_id if record else "",
-    )
+    sender = sender_of(config, folder, hooks)
     sender.start()
     folder.mkdir(parents=True, exist_ok=True)
     RunRecord("running", sender.run_id).save(folder)
     return sender
 
 
-def run_facts(config: TrainConfig, folder: Path, hooks: RunHooks) -> RunFacts:
-    """Returns what a run is made with in MLflow."""
-    return RunFacts(
+def sender_of(config: TrainConfig, folder: Path, hooks: RunHooks) -> Sender:
+    """Returns the sender of a run, not started."""
+    record = RunRecord.load(folder)
+    facts = RunFacts(
         experiment=config.tracking.experiment,
         run_name=config.run.name,
         params=flatten(config),
         artifact_path=folder.parent / "mlartifacts",
         tags=hooks.tags,
     )
+    uri = config.tracking.uri or default_uri(config.output)
+    return Sender(uri, folder, facts, run_id=record.mlflow_run_id if record else "")

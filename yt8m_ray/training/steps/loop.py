@@ -47,7 +47,7 @@ MAX_SKIPPED_IN_A_ROW = 10
 _NAMED_VIDEOS = 8
 
 _SCORED_STEPS = 4
-# The GAP of an interval is over so many of its steps, and so many of a step's videos, which costs next to nothing
+# The GAP of an interval is over this many of its steps, and videos of each; over all of them it would slow training
 _SCORED_ROWS = 256
 
 

@@ -71,7 +71,7 @@ def learning_rate(config: OptimizerConfig, num_examples: int, *, run_examples: f
 
 
 def run_examples(config: TrainConfig, num_videos: float) -> float:
-    """Returns the examples of a whole run whose epochs have so many videos."""
+    """Returns the examples of a whole run whose epochs have `num_videos` each."""
     examples = num_videos * config.train.num_epochs
     return (
         examples if config.train.max_steps is None else min(examples, config.train.max_steps * config.train.batch_size)
@@ -79,7 +79,7 @@ def run_examples(config: TrainConfig, num_videos: float) -> float:
 
 
 def _shape(config: OptimizerConfig, num_examples: int, examples_left: float) -> float:
-    """Returns what the base rate is multiplied by after so many examples behind the warm-up."""
+    """Returns what the base rate is multiplied by, `num_examples` after the warm-up."""
     lowest = config.final_fraction
     if config.schedule == "staircase":
         return config.decay_factor ** (num_examples // config.decay_examples)
@@ -94,7 +94,7 @@ def _shape(config: OptimizerConfig, num_examples: int, examples_left: float) -> 
 
 def clip_gradients(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.Tensor:
     """Scales gradients down to the bound on their norm, each or together; returns whether all were finite, bool []."""
-    # Not torch.nn.utils.clip_grad_norm_: published systems clip every variable by itself.
+    # Not torch.nn.utils.clip_grad_norm_: published systems clip each variable's own norm.
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return torch.ones((), dtype=torch.bool)
@@ -127,7 +127,7 @@ def load_optimizer_state(
     tensors: Mapping[str, torch.Tensor],
     config: OptimizerConfig,
 ) -> None:
-    """Puts back what `optimizer_state` returned; where it was another optimizer's, the state starts anew."""
+    """Restores what `optimizer_state` returned; another optimizer's state is left out, with a warning."""
     kinds = _STATE[config.name]
     num_missing = 0
     for parameter, name in names.items():
