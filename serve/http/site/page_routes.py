@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-FOLDER = Path(__file__).parent / "page"
+FOLDER = Path(__file__).parents[2] / "page"
 ASSETS_PATH = "/page"
 
 _MEDIA_TYPES = {

@@ -29,9 +29,7 @@ def write_histograms(counts: Survey, folder: str | Path, *, features: Iterable[s
     """Writes what there is to draw into a folder: classes where a video has a label, lengths at frame level.
 
     Args:
-        counts: Of the whole data set.
         folder: Made where it is missing; earlier files in it are replaced.
-        features: Names of what a video has.
         num_classes: The table has a row for each class, with its name where these are the published ones.
     """
     folder = Path(folder)
