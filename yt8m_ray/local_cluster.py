@@ -16,6 +16,7 @@ import stat
 import sys
 import tempfile
 import urllib.parse
+from collections.abc import Mapping
 from pathlib import Path
 
 LOOPBACK = {
@@ -36,6 +37,12 @@ LOOPBACK_ONLY = {
 
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _TOKEN_FILE = "auth_token"
+
+
+def configure_environment(*variables: Mapping[str, str]) -> None:
+    """Sets what a framework reads from the environment of this process, but for what the user has set."""
+    for name, value in [pair for several in variables for pair in several.items()]:
+        os.environ.setdefault(name, value)
 
 
 def import_environment() -> dict[str, str]:

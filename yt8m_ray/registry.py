@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -12,6 +13,20 @@ MOST = 10**15  # the largest count in a document: beyond any run, and well insid
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0, le=MOST)]
 NonNegativeInt = Annotated[int, pydantic.Field(ge=0, le=MOST)]
+
+ABSOLUTE = "absolute"
+"""The context of a validation that makes each LocalPath absolute."""
+
+
+def _place(path: str, info: pydantic.ValidationInfo) -> str:
+    scheme, separator, rest = path.rpartition("sqlite:///")  # the one URI that holds a path of this machine
+    if info.context != ABSOLUTE or scheme or "://" in rest:
+        return path
+    return separator + os.path.abspath(rest)
+
+
+LocalPath = Annotated[str, pydantic.AfterValidator(_place)]
+"""A path, a glob, or a URI; a relative one is below the folder that its process runs in."""
 
 T = TypeVar("T")
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -80,6 +95,11 @@ class Registry(Generic[T]):
         if not isinstance(name, str):
             raise ValueError(f"name: a {self.kind} needs a name, one of {', '.join(self.names())}")
         return self.config_type(name).model_validate(dict(section))
+
+    def validate(self, section: Mapping[str, Any] | ComponentConfig, info: pydantic.ValidationInfo) -> ComponentConfig:
+        """Returns the same as `parse` for a field of a document, whose context holds for its sections too."""
+        config = self.parse(section)
+        return type(config).model_validate(config.model_dump(), context=info.context) if info.context else config
 
     def build(self, section: Mapping[str, Any] | ComponentConfig, **context: Any) -> T:
         """Returns the component of a section, built with `context` (for models: the sizes of the data)."""

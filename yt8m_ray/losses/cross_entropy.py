@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from yt8m_ray.losses.base import LOSSES, Loss, bounded, cross_entropy, weighted
 from yt8m_ray.losses.class_weights import class_weights, read_class_counts
-from yt8m_ray.registry import ComponentConfig
+from yt8m_ray.registry import ComponentConfig, LocalPath
 
 
 class BinaryConfig(ComponentConfig):
@@ -24,7 +24,7 @@ class BinaryConfig(ComponentConfig):
     """
 
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
-    class_weights: str | None = None
+    class_weights: LocalPath | None = None
     max_class_weight: float = pydantic.Field(default=10.0, ge=1)
 
     @pydantic.model_validator(mode="after")

@@ -14,18 +14,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# Ray Tune reads these at its import or start; a user's settings win.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # its own CSV, JSON and TensorBoard files
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial that fails has no score
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # boxes on stdout
-os.environ.setdefault("TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S", "600")
-
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.local_cluster import configure_environment
 from yt8m_ray.tuning.capacity import TRIAL_CPUS, Capacity
 from yt8m_ray.tuning.progress import describe_end, describe_params
 from yt8m_ray.tuning.records import TrialStatus, total_epochs
@@ -35,6 +29,14 @@ from yt8m_ray.tuning.trial import EPOCH, SEARCH_KEY, STOP_FILE, TRIALS_FOLDER, T
 
 logger = logging.getLogger(__name__)
 
+# Ray Tune reads these when a search starts.
+_TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of their own
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails has no score
+    "RAY_AIR_NEW_OUTPUT": "0",  # boxes on stdout
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "600",
+}
 _FOLDER = "tune"
 _PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 _MOST_WAITING = 81  # a bracket of HyperBand with factor 3
@@ -246,6 +248,7 @@ def run_trials(config: TuneConfig, state: SearchState, capacity: Capacity, *, ml
         mlflow_run_id=mlflow_run_id,
     )
     searcher = _StudySearcher(state, vars(facts))
+    configure_environment(_TUNE_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     # On the shared disk, where a trial that moves to another node finds its state.
     with tempfile.TemporaryDirectory(dir=state.folder, prefix=f".{_FOLDER}-") as notes:
