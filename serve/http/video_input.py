@@ -6,30 +6,26 @@ before it is read: a record by its fields, JSON by its keys and values.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import codecs
 import contextlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pydantic
 
 from serve.errors import RequestError
 from serve.http.video_types import TOP_K, VIDEO_ID, VIDEOS, BodyTypes, body_types
 from serve.settings import Limits
 from yt8m_ray.data.errors import RecordError
-from yt8m_ray.data.format.example import Fields, Values, decode_record
-from yt8m_ray.data.format.features import FeatureSpec, VideoRow, to_row
+from yt8m_ray.data.format.example import decode_record
+from yt8m_ray.data.format.features import FeatureSpec, VideoRow
+from yt8m_ray.data.format.video_input import check_num_frames, checked_row, read_video, shorten
 from yt8m_ray.data.pipeline.single_record import OrdinaryRecords
-from yt8m_ray.schema import ID_KEYS, LABELS_KEY, MEAN_PREFIX
-
-NO_ID = b"-"
-"""Stands for the id of a video without one: optional here, required in a shard."""
+from yt8m_ray.schema import ID_KEYS
 
 _OTHER_FIELDS = 2048
 """Fields of a record, and integers of its lists, beside those of its frames: the published ones have some dozens."""
@@ -40,8 +36,6 @@ _OTHER_KEYS = 100
 _JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*+[{\[]")
 _ENTRY_VALUE = b"\x12"
 """Begins the value of a map entry, and the feature lists of a SequenceExample."""
-
-_MOST_NAMED, _LONGEST_NAME = 8, 40
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,11 @@ def decode_videos(
 def _read_videos(
     videos: Sequence[Mapping[str, Any]], where: str, top_k: int | None, spec: FeatureSpec, limits: Limits
 ) -> PredictionInput:
-    rows = [_json_row(video, spec, f"{where}[{index}]") for index, video in enumerate(videos)]
+    given = [
+        {name: value for name, value in video.items() if value is not None and name != VIDEO_ID} for video in videos
+    ]
+    with refusals():
+        rows = [read_video(features, spec, f"{where}[{index}]") for index, features in enumerate(given)]
     asked = check_top_k(top_k, len(rows), spec, limits)
     return PredictionInput([video.get(VIDEO_ID) or "" for video in videos], rows, asked)
 
@@ -132,7 +130,8 @@ def decode_ordinary(
     row = records.read(body)
     if row is None or (row.frames.dtype.kind == "f" and not np.isfinite(row.frames).all()):
         return None
-    _check_num_frames(len(row.frames), next(iter(spec.sizes)), spec, "body")
+    with refusals():
+        check_num_frames(len(row.frames), next(iter(spec.sizes)), spec, "body")
     return PredictionInput([row.video_id], [row], check_top_k(top_k, 1, spec, limits))
 
 
@@ -146,7 +145,8 @@ def decode_binary(body: bytes | memoryview, top_k: int | None, spec: FeatureSpec
         fields = decode_record(body, max_steps=spec.max_frames + 1, max_fields=most)
     except RecordError as error:
         raise RequestError(400, f"body: not a SequenceExample or Example: {error.reason}") from None
-    row = check_row(fields.context, fields.sequences, spec, "body")
+    with refusals():
+        row = checked_row(fields.context, fields.sequences, spec, "body")
     has_id = any(key in fields.context for key in ID_KEYS)
     return PredictionInput([row.video_id if has_id else ""], [row], check_top_k(top_k, 1, spec, limits))
 
@@ -172,114 +172,14 @@ def check_top_k(asked: int | None, num_videos: int, spec: FeatureSpec, limits: L
     return top_k
 
 
-def _json_row(video: Mapping[str, Any], spec: FeatureSpec, where: str) -> VideoRow:
-    """Returns the row of a video that has the type of `body_types`."""
-    given = {name: value for name, value in video.items() if value is not None and name != VIDEO_ID}
-    context: dict[str, Values] = {}
-    sequences: dict[str, Any] = {}
-    for name, size in spec.sizes.items():
-        frame_name = name.removeprefix(MEAN_PREFIX)
-        if spec.is_video_level and name in given:
-            with np.errstate(over="ignore"):  # what does not fit becomes infinite, and `check_row` refuses it
-                context[name] = np.array(given[name], np.float64).astype(np.float32)
-        elif frame_name in given:
-            sequences[frame_name] = _json_frames(given[frame_name], frame_name, size, spec, where)
-    return check_row(context, sequences, spec, where, found=given)
-
-
-def _json_frames(value: Any, name: str, size: int, spec: FeatureSpec, where: str) -> npt.NDArray[np.uint8]:
-    """Returns frames [T, size] given as base64 text, as one list of bytes or as one list a frame."""
-    place = f"{where}.{name}"
-    if isinstance(value, str):
-        if len(value) > 4 * (size * (spec.max_frames + 1) // 3 + 1):  # not decoded only to be refused
-            _check_num_frames(len(value) // 4 * 3 // size, name, spec, where)
-        try:
-            data = base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise RequestError(400, f"{place}: not base64 (standard alphabet, no line breaks): {error}") from None
-    elif not isinstance(value, list):
-        raise RequestError(422, f"{place}: expected a text or a list, found {shorten(value)}")
-    elif value and isinstance(value[0], list):
-        for index, frame in enumerate(value):
-            if not isinstance(frame, list) or len(frame) != size:
-                found = len(frame) if isinstance(frame, list) else shorten(frame)
-                raise RequestError(422, f"{place}[{index}]: expected {size} values a frame, found {found}")
-        data = b"".join(_to_bytes(frame, f"{place}[{index}]") for index, frame in enumerate(value))
-    else:
-        data = _to_bytes(value, place)
-    if len(data) % size:
-        raise RequestError(422, f"{place}: expected a multiple of {size} bytes ({size} a frame), found {len(data)}")
-    return np.frombuffer(data, np.uint8).reshape(-1, size)
-
-
-def _to_bytes(values: list[Any], place: str) -> bytes:
-    if set(map(type, values)) <= {int}:  # else True would be a 1
-        with contextlib.suppress(ValueError):
-            return bytes(values)
-    index = next(i for i, value in enumerate(values) if type(value) is not int or not 0 <= value <= 255)
-    message = f"expected a whole number from 0 to 255, found {shorten(values[index])}"
-    raise RequestError(422, f"{place}[{index}]: {message}")
-
-
-def check_row(
-    context: Mapping[str, Values],
-    sequences: Mapping[str, Any],
-    spec: FeatureSpec,
-    where: str,
-    *,
-    found: Iterable[str] | None = None,
-) -> VideoRow:
-    """Returns the row of one video after the checks that only a service makes; offline, long clips are cut.
-
-    Args:
-        context: Means, and what else there is once for a video.
-        sequences: Frames.
-        spec: What the model reads.
-        where: The video, for errors.
-        found: Names of all that was given, for errors; None takes those of the first two.
-    """
-    for name in spec.sizes:
-        frame_name = name.removeprefix(MEAN_PREFIX)
-        if name not in context and frame_name not in sequences:
-            given = {*context, *sequences} if found is None else found
-            raise RequestError(422, f"{where}: {missing_feature(name, spec, given)}")
-        if name in context and spec.is_video_level:
-            _check_finite(context[name], f"{where}.{name}")
-            continue
-        _check_num_frames(len(sequences[frame_name]), frame_name, spec, where)
-    named = dict(context)
-    if not any(key in named for key in ID_KEYS):
-        named[ID_KEYS[0]] = [NO_ID]
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Makes a RequestError of what `yt8m_ray.data.format.video_input` says of a video."""
     try:
-        return to_row(Fields(named, dict(sequences)), spec, labelled=False)
-    except RecordError as error:
-        raise RequestError(422, f"{where}: {error.reason}") from None
-
-
-def _check_num_frames(num_frames: int, name: str, spec: FeatureSpec, where: str) -> None:
-    if 1 <= num_frames <= spec.max_frames:
-        return
-    # Nobody counts further than to the first that is too many, where counting costs.
-    more = " or more" if num_frames == spec.max_frames + 1 else ""
-    raise RequestError(422, f"{where}.{name}: expected 1 to {spec.max_frames} frames, found {num_frames}{more}")
-
-
-def _check_finite(values: Values, where: str) -> None:
-    if isinstance(values, np.ndarray) and values.dtype.kind == "f" and not (is_finite := np.isfinite(values)).all():
-        first = int(np.argmin(is_finite))
-        message = f"value {first} of {len(values)} is {values[first]}, not a finite number"
-        raise RequestError(422, f"{where}: {message}")
-
-
-def missing_feature(name: str, spec: FeatureSpec, found: Iterable[str]) -> str:
-    """Returns what to say of a video without the feature `name`: what may be given, and, of what was, the first."""
-    ways = f"the frames {name}"
-    if spec.is_video_level:
-        ways = f"{name}, or the frames {name.removeprefix(MEAN_PREFIX)} to average"
-    names = sorted({*found} - {*ID_KEYS, LABELS_KEY})
-    shown = ", ".join(each[:_LONGEST_NAME] for each in names[:_MOST_NAMED]) or "none"
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return f"this model needs {ways}; found {shown}{more}"
+        yield
+    except ValueError as error:
+        # Text that is not base64 cannot be read at all; the rest can, and does not fit the model.
+        raise RequestError(400 if isinstance(error, binascii.Error) else 422, str(error)) from None
 
 
 def invalid_json(error: pydantic.ValidationError) -> RequestError:
@@ -323,11 +223,3 @@ def _refusal(error: pydantic.ValidationError, types: BodyTypes, root: str = "") 
 def location_text(location: Iterable[int | str]) -> str:
     """Returns a place in a document, such as `videos[0].rgb`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
-
-
-def shorten(value: object) -> str:
-    """Returns what to say of a value that a client sent, in 60 characters at most."""
-    if isinstance(value, list | dict):
-        return f"a {'list' if isinstance(value, list) else 'mapping'} of {len(value)}"
-    text = repr(value[:60] if isinstance(value, str) else value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

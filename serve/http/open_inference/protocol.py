@@ -26,10 +26,11 @@ from serve.http.open_inference.tensors import (
     read_tensors,
     rows_of,
 )
-from serve.http.video_input import check_top_k, checked_json, invalid_json, shorten
+from serve.http.video_input import check_top_k, checked_json, invalid_json
 from serve.model.batching import Answer
 from serve.settings import Limits
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow
+from yt8m_ray.data.format.video_input import shorten
 
 CLASS_IDS, SCORES, NAMES = "class_ids", "scores", "names"
 _OUTPUT_TYPES = {CLASS_IDS: "INT64", SCORES: "FP32", NAMES: "BYTES"}

@@ -13,9 +13,10 @@ import pydantic
 from pydantic import Field
 
 from serve.errors import RequestError
-from serve.http.video_input import check_row, shorten
+from serve.http.video_input import refusals
 from serve.settings import Limits
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow
+from yt8m_ray.data.format.video_input import checked_row, shorten
 
 Array = npt.NDArray[Any]
 
@@ -124,7 +125,7 @@ def _from_list(tensor: InputTensor) -> Array:
     if not set(map(type, flat)) <= set(types):
         raise RequestError(422, f"{tensor.name}: expected {' or '.join(each.__name__ for each in types)} values alone")
     try:
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and `check_row` refuses it
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and `checked_row` refuses it
             return np.array(flat, DTYPES[tensor.datatype]).reshape(shape)
     except OverflowError:
         raise RequestError(422, f"{tensor.name}: expected values that fit {tensor.datatype}") from None
@@ -146,15 +147,13 @@ def rows_of(tensors: Mapping[str, Array], spec: FeatureSpec, limits: Limits) -> 
     if not 1 <= len(first) <= limits.max_videos:
         raise RequestError(422, f"inputs: expected 1 to {limits.max_videos} videos a request, found {len(first)}")
     if spec.is_video_level:
-        return [
-            check_row({name: values[index] for name, values in features.items()}, {}, spec, f"inputs[{index}]")
-            for index in range(len(first))
-        ]
-    lengths = _lengths(tensors.get(_NUM_FRAMES), len(first), first.shape[1])
-    return [
-        check_row({}, {name: values[index, :length] for name, values in features.items()}, spec, f"inputs[{index}]")
-        for index, length in enumerate(lengths)
-    ]
+        means = [{name: values[index] for name, values in features.items()} for index in range(len(first))]
+        with refusals():
+            return [checked_row(video, {}, spec, f"inputs[{index}]") for index, video in enumerate(means)]
+    lengths = enumerate(_lengths(tensors.get(_NUM_FRAMES), len(first), first.shape[1]))
+    frames = [{name: values[index, :length] for name, values in features.items()} for index, length in lengths]
+    with refusals():
+        return [checked_row({}, video, spec, f"inputs[{index}]") for index, video in enumerate(frames)]
 
 
 def _lengths(given: Array | None, num_videos: int, num_frames: int) -> list[int]:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve.errors import CODES
-from serve.http.video_input import missing_feature
 from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.format.video_input import missing_feature
 from yt8m_ray.inference.predictor import Predictor
 
 _REQUEST_ID = "5f0c9f5e-5a0b-4c55-9d3c-0c2f3a5f2f10"

@@ -13,10 +13,11 @@ import pydantic
 from pydantic import Field
 
 from serve.errors import RequestError
-from serve.http.video_input import PredictionInput, checked_json, decode_videos, invalid_json, shorten
+from serve.http.video_input import PredictionInput, checked_json, decode_videos, invalid_json
 from serve.model.batching import Answer
 from serve.settings import Limits
 from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.format.video_input import shorten
 from yt8m_ray.data.labels.vocabulary import Vocabulary
 from yt8m_ray.inference.mlflow_model.video_table import ANSWER_COLUMNS
 
