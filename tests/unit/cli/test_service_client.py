@@ -72,5 +72,5 @@ def test_a_service_that_does_not_answer_is_one_sentence() -> None:
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "file:///etc/passwd", ""])
 def test_another_kind_of_url_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="--url: expected http"):
+    with pytest.raises(ConfigError, match=r"^url: expected http"):
         ServiceClient(url, "t", timeout_s=1)
