@@ -79,7 +79,7 @@ def messages(predictor: Predictor) -> Mapping[int, str]:
         413: "body: at most 33554432 bytes, found 1073741824",
         415: "content-encoding: expected gzip or deflate once, or none, found 'br'",
         422: f"videos[0]: {missing}",
-        503: "256 videos wait already, some 2.0 s; come again in 2 s",
+        503: "256 videos wait already, some 2.0 s; retry in 2 s",
         504: "the deadline passed before the model had answered",
     }
 
