@@ -4,10 +4,10 @@
 
 The peer is `peers/plain_merge.py`. The files have 20 classes a video, scores as "%g", some 310 MB for a million videos;
 every file lists other classes with other scores. One process after the other, each on one core with one thread; CPU
-seconds of the merge alone, compiled before (by a merge of small files), imports not counted; `merge_s` is how long that
-took, waiting included, and `wall_s` the whole command. Both outputs have to be equal. `--shuffled` puts all files but
-the first into another order. Weights are 1, 2, ..., or equal with `--equal`, which makes more scores end in halves.
-Memory is the peak of the process, and how much of it is not a mapped file, which the system may take back.
+seconds of the merge alone, imports not counted; `merge_s` is how long that took, waiting included, and `wall_s` the
+whole command. Both outputs have to be equal. `--shuffled` puts all files but the first into another order. Weights are
+1, 2, ..., or equal with `--equal`, which makes more scores end in halves. Memory is the peak of the process, and how
+much of it is not a mapped file, which the system may take back.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ from measure import Figures, best, cores, run_pinned
 from peers.plain_merge import merge_plainly
 
 from yt8m_ray.inference.predictions.merge import merge_predictions
-from yt8m_ray.inference.predictions.rows import PredictionRows
+from yt8m_ray.inference.predictions.rows import Row
 from yt8m_ray.inference.predictions.weighted_mean import normalized
 from yt8m_ray.inference.predictions.writer import SubmissionWriter
 
 NUM_CLASSES = 3862
 NUM_LISTED = 20
 BLOCK_VIDEOS = 10_000
-NUM_WARM = 2_000
 
 
 def write_files(folder: Path, num_videos: int, num_files: int, *, is_shuffled: bool) -> list[str]:
@@ -58,18 +57,14 @@ def write_files(folder: Path, num_videos: int, num_files: int, *, is_shuffled: b
     return paths
 
 
-def make_rows(videos: np.ndarray, rng: np.random.Generator) -> PredictionRows:
-    ids = b"".join(b"v%010d" % video for video in videos.tolist())
+def make_rows(videos: np.ndarray, rng: np.random.Generator) -> list[Row]:
     count = len(videos)
     # A start and a step a video, both prime to the number of classes or small: no class twice.
     common = (videos * 2_654_435_761 % NUM_CLASSES)[:, None]
     class_ids = (common + np.arange(NUM_LISTED) * rng.integers(1, 8, (count, 1))) % NUM_CLASSES
     scores = -np.sort(-(rng.random((count, NUM_LISTED)) ** 6), axis=1)
-    bounds = np.arange(count + 1) * NUM_LISTED
-    id_bounds = np.arange(count + 1) * 11
-    return PredictionRows(
-        np.frombuffer(ids, np.uint8), id_bounds, class_ids.astype(np.int32).ravel(), scores.ravel(), bounds
-    )
+    ids = (f"v{video:010d}" for video in videos.tolist())
+    return [Row(*row) for row in zip(ids, class_ids.tolist(), scores.tolist(), strict=True)]
 
 
 def merge_once(paths: list[str], output: str, *, is_ours: bool, is_geometric: bool, is_equal: bool) -> Figures:
@@ -90,25 +85,19 @@ def peak_memory() -> Figures:
 
 
 def run_one(arguments: list[str]) -> None:
-    """The measured process: SYSTEM MEAN WEIGHTS OUTPUT SMALL_FILES... -- FILES..."""
+    """The measured process: SYSTEM MEAN WEIGHTS OUTPUT FILES..."""
     system, mean, weights, output, *paths = arguments
-    middle = paths.index("--")
     options = {"is_ours": system == "ours", "is_geometric": mean == "geometric", "is_equal": weights == "equal"}
-    merge_once(paths[:middle], output, **options)  # compiles
-    print(json.dumps(merge_once(paths[middle + 1 :], output, **options)))
+    print(json.dumps(merge_once(paths, output, **options)))
 
 
 def compare(options: argparse.Namespace, folder: Path) -> Figures:
-    (folder / "small").mkdir()
-    form = {"is_shuffled": options.shuffled}
-    small = write_files(folder / "small", NUM_WARM, options.num_files, **form)
-    paths = write_files(folder, options.num_videos, options.num_files, **form)
+    paths = write_files(folder, options.num_videos, options.num_files, is_shuffled=options.shuffled)
     kind = ["geometric" if options.geometric else "arithmetic", "equal" if options.equal else "unequal"]
     rounds: dict[str, list[Figures]] = {"ours": [], "plain": []}
     for system in [*rounds] * options.rounds:
         started = time.monotonic()
-        command = [sys.executable, __file__, "--one", system, *kind, str(folder / f"{system}.csv"), *small]
-        command += ["--", *paths]
+        command = [sys.executable, __file__, "--one", system, *kind, str(folder / f"{system}.csv"), *paths]
         figures = run_pinned(command, cores=cores()[:1])
         rounds[system].append({**figures, "wall_s": time.monotonic() - started})
     if not filecmp.cmp(folder / "ours.csv", folder / "plain.csv", shallow=False):

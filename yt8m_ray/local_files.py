@@ -49,6 +49,16 @@ def check_regular(path: str | Path) -> None:
         raise NotAFileError(errno.EINVAL, f"expected a regular file, found a {found}", str(path))
 
 
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` make a file aside, which then takes its place."""
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        write(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def read_document(path: str | Path, *, most_bytes: int = MOST_DOCUMENT_BYTES) -> bytes:
     """Returns the content of a small file.
 

@@ -13,11 +13,12 @@ from tests.integration.test_predict import NUM_CLASSES, save_model, write_shard
 from yt8m_ray.artifacts.checkpoint import save_checkpoint
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.format.example import decode_record, encode_sequence_example
-from yt8m_ray.data.format.tfrecord import open_shard, read_payloads, write_records
+from yt8m_ray.data.format.tfrecord import read_payloads, write_records
 from yt8m_ray.data.labels.soft_label_files import SoftLabelIndex
 from yt8m_ray.data.labels.soft_labels import SoftLabels
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks, read_rows
+from yt8m_ray.data.storage.filesystem import open_stream
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.batch.distill import choose_format, label_shards
 from yt8m_ray.inference.predictor import Predictor
@@ -119,7 +120,7 @@ def test_the_published_form_carries_the_same_frames_and_the_teacher_s_scores(tmp
     index = label_shards(teacher, [shard], tmp_path / "soft", label_format="tfrecord")
 
     path = tmp_path / "soft" / index.shards[0].file
-    with open_shard(str(path)) as stream:
+    with open_stream(str(path)) as stream:
         found = [decode_record(bytes(payload)) for _, _, payload in read_payloads(stream, path=str(path))]
     assert [fields.context["video_id"] for fields in found] == [[b"v0"], [b"v1"], [b"v2"]]
     assert [np.array(fields.context["labels"]).tolist() for fields in found] == [[0, 5], [1, 5], [2, 5]]

@@ -63,12 +63,10 @@ def save_checkpoint(
     """Writes a checkpoint into an existing folder; the manifest, over everything in it, comes last.
 
     Args:
-        folder: Where to write.
         config: The run, with every default.
         model: Its weights and statistics are saved on the CPU.
         state: What training needs to continue, by name.
         facts: What else the manifest keeps: `metrics` measured at this point, `mlflow_run_id`.
-        average: A model whose weights are the moving average.
         details: Of the validation at this point, if there was one: `Evaluation.details`.
     """
     folder = Path(folder)
@@ -121,7 +119,6 @@ def load_model(folder: str | Path, *, ema: bool | None = None) -> tuple[Model, T
     """Returns (model in eval mode on the CPU, its config) of a checkpoint whose files are intact.
 
     Args:
-        folder: The checkpoint.
         ema: Whether to take the moving average of the weights; None takes what the run was validated with.
 
     Raises:
@@ -148,12 +145,10 @@ def weights_path(folder: str | Path, *, ema: bool | None = None) -> tuple[Path, 
 
 
 def initialize(model: torch.nn.Module, folder: str | Path, *, ema: bool | None = None) -> list[str]:
-    """Copies what fits of a checkpoint's weights into `model`, and returns the names of the weights that start anew.
+    """Copies the weights of a checkpoint that fit into `model`, and returns the names of its other weights.
 
     Args:
         model: Any model; a weight fits where name and shape are the same.
-        folder: The checkpoint.
-        ema: As in `load_model`.
 
     Raises:
         CheckpointError: the folder is no intact checkpoint, nothing of it fits, or what fits is not finite.
@@ -179,7 +174,6 @@ def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
     """Returns a safetensors file's tensors, which are mapped from it.
 
     Args:
-        path: The file.
         expected: Tensors of the names, shapes and types that it must have, of any device, `meta` too.
 
     Raises:

@@ -103,7 +103,6 @@ def parse_manifest(content: bytes, *, where: str, kind: str) -> dict[str, object
     """Returns a manifest whose form is right: its version, its kind, and files that lie inside the folder.
 
     Args:
-        content: Of the file.
         where: The folder or archive that it is in, for messages.
         kind: `checkpoint` or `bundle`.
 
@@ -185,7 +184,7 @@ def local_folder(path: str | Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Returns where copies of what lies in object stores are kept."""
+    """Returns the folder for copies of what is in object stores."""
     return Path(os.environ.get("YT8M_CACHE", "~/.cache/yt8m_ray")).expanduser().absolute()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,8 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from yt8m_ray.local_files import replace_file
 
 BLUE = "#2f6db3"
 GREY = "#5f6368"
@@ -46,13 +47,3 @@ def count_in_thousands(*axes: Axis) -> None:
     for axis in axes:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.set_minor_formatter(NullFormatter())
-
-
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` make a file aside, which then takes its place."""
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        write(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

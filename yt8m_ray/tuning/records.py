@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yt8m_ray.config.space import encode
-from yt8m_ray.reporting.pictures import replace_file
+from yt8m_ray.local_files import replace_file
 
 TrialStatus = Literal["running", "completed", "pruned", "stopped", "failed", "infeasible", "invalid"]
 """`completed`: trained to its last epoch. `pruned`: the scheduler stopped it. `stopped`: a user or the budget did.

@@ -19,8 +19,9 @@ from serve.http.service import Service
 from serve.model.hosted_model import HostedModel
 from yt8m_ray.data.format.example import Fields, decode_record
 from yt8m_ray.data.format.features import VideoRow
-from yt8m_ray.data.format.tfrecord import open_shard, read_payloads
+from yt8m_ray.data.format.tfrecord import read_payloads
 from yt8m_ray.data.pipeline.single_record import encode_row
+from yt8m_ray.data.storage.filesystem import open_stream
 from yt8m_ray.schema import ID_KEYS
 
 NUM_EXAMPLES = 12
@@ -108,7 +109,7 @@ class Examples:
 
 
 def _read_examples(path: str) -> dict[str, ExampleVideo]:
-    with open_shard(path) as stream:
+    with open_stream(path) as stream:
         payloads = [bytes(each) for _, _, each in itertools.islice(read_payloads(stream, path=path), NUM_EXAMPLES)]
     return {str(index): _example(payload, index) for index, payload in enumerate(payloads, 1)}
 

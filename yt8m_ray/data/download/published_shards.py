@@ -103,15 +103,7 @@ class DownloadError(OSError):
 
 @dataclass
 class Report:
-    """What a download did.
-
-    Attributes:
-        num_files: Files of the part that was asked for.
-        num_present: Those that were there, and right.
-        num_fetched: Those that were fetched.
-        num_bytes: What came over the network.
-        failures: Why a file is missing, by its name.
-    """
+    """What a download did."""
 
     num_files: int
     num_present: int = 0

@@ -26,8 +26,6 @@ def read_video(given: Mapping[str, Any], spec: FeatureSpec, where: str) -> Video
     Args:
         given: Frames as base64 text of all their bytes, one list of bytes or one list a frame, means as numbers [n]. A
             video-level model takes the frames of a mean, too. Other names are passed over.
-        spec: What the model reads.
-        where: The video, for errors.
 
     Raises:
         binascii.Error: text is not base64.
@@ -56,9 +54,6 @@ def checked_row(
 
     Args:
         context: Means, and what else there is once for a video.
-        sequences: Frames.
-        spec: What the model reads.
-        where: The video, for errors.
         found: Names of all that was given, for errors; None takes those of the first two.
 
     Raises:

@@ -1,188 +1,107 @@
-"""Several prediction files side by side, video by video, in blocks.
-
-The first file leads. Another one that has its videos in the same order is read beside it; from the first difference on
-its rows are looked up by id. Videos that only later files have follow, in their order.
-"""
+"""What several prediction files say of each video, whatever the order of their rows."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import struct
+import tempfile
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
-import numpy as np
-
-from yt8m_ray.compiled import borrowing
-from yt8m_ray.inference.predictions.id_index import ABSENT, IdIndex, hash_ids
-from yt8m_ray.inference.predictions.reader import NumberedRows, PredictionFile
-from yt8m_ray.inference.predictions.rows import PredictionRows, RowBuffer
-
-BLOCK_ROWS = 512
-"""Videos of a block: few, so that what several files say of them stays in the processor's cache."""
+from yt8m_ray.inference.predictions.reader import PredictionFile
+from yt8m_ray.inference.predictions.rows import Row
 
 NUM_NAMED = 5
 
-
-@dataclass(frozen=True)
-class AlignedBlock:
-    """What K files say of N videos.
-
-    Attributes:
-        rows: The rows of all files, which hold until the next block; the first N have the ids of the N videos.
-        places: int64 [K, N], which row is a file's of a video, ABSENT where it has none.
-    """
-
-    rows: PredictionRows
-    places: np.ndarray
-
-    def __len__(self) -> int:
-        return int(self.places.shape[1])
+_ABSENT = -1
+_PAIR_BYTES = 12  # float64 and int32
 
 
-@dataclass
-class Missing:
-    """Videos that a file lacks and another has.
+class AlignedVideo(NamedTuple):
+    """A video, and the row of each file, None where a file has none."""
 
-    Attributes:
-        path: The file.
-        num_videos: How many.
-        first: The ids of the first few.
-    """
-
-    path: str
-    num_videos: int = 0
-    first: list[str] = field(default_factory=list)
+    video_id: str
+    rows: Sequence[Row | None]
 
 
 class Alignment:
-    """The blocks of several files, and what was found missing once they have all been taken.
+    """The videos of several files: those of the first in its order, then those that only later files have, in theirs.
 
-    Args:
-        files: At their beginning.
+    The files are read once, when this object is made; their rows wait in temporary files, 12 bytes a pair. Memory holds
+    some 180 bytes for each video, and 12 more for each file.
+
+    Raises:
+        ValueError: a file has no video, or one of them twice; or a row of it is not sound.
+        OSError: it cannot be read.
     """
 
     def __init__(self, files: Sequence[PredictionFile]) -> None:
-        self._files = [_Follower(file) for file in files]
-        self._hashes: list[np.ndarray] = []
-        self.num_videos = 0
-        self.missing = [Missing(file.path) for file in files]
+        self._numbers: dict[str, int] = {}  # in the order in which the ids came
+        self._files = [_SpooledFile(file, self._numbers) for file in files]
 
-    def blocks(self) -> Iterator[AlignedBlock]:
-        """Yields every video once.
+    def __len__(self) -> int:
+        return len(self._numbers)
 
-        Raises:
-            ValueError: a file has no video, or one of them twice; or a row of it is not sound.
-            OSError: it cannot be read.
-        """
-        buffer = RowBuffer()
-        for leader, file in enumerate(self._files):
-            while True:
-                buffer.clear()
-                count = file.lead(buffer, BLOCK_ROWS)
-                if not count:
-                    break
-                yield self._block(buffer, leader, count)
-            if not file.num_rows:
-                raise ValueError(f"{file.path}: no predictions")
-        self._check_ids()
+    def __iter__(self) -> Iterator[AlignedVideo]:
+        for video_id, number in self._numbers.items():
+            yield AlignedVideo(video_id, [file.read(video_id, number) for file in self._files])
 
-    def _block(self, buffer: RowBuffer, leader: int, count: int) -> AlignedBlock:
-        places = np.full((len(self._files), count), ABSENT, np.int64)
-        places[leader] = np.arange(count)
-        for index in range(leader + 1, len(self._files)):
-            self._files[index].follow(buffer, count, places[index])
-        rows = buffer.rows()
-        self._hashes.append(hash_ids(rows.id_bytes, rows.id_bounds[: count + 1]))
-        self.num_videos += count
-        for missing, found in zip(self.missing, places, strict=True):
-            absent = np.flatnonzero(found == ABSENT)
-            missing.num_videos += len(absent)
-            missing.first += [rows.video_id(row) for row in absent[: NUM_NAMED - len(missing.first)].tolist()]
-        return AlignedBlock(rows, places)
-
-    def _check_ids(self) -> None:
-        """Checks that no video came twice: a file that was read in order has not been looked into for that."""
-        hashes = np.concatenate(self._hashes)
-        hashes.sort()
-        if np.any(hashes[1:] == hashes[:-1]):
-            for file in self._files:
-                file.check_ids()
+    def missing(self) -> list[str]:
+        """Returns, for each file that lacks videos, its path, how many these are, and the ids of the first few."""
+        remarks = []
+        for file in self._files:
+            count = len(self) - len(file)
+            if count:
+                lacking = (video_id for video_id, number in self._numbers.items() if not file.has(number))
+                names = ", ".join(itertools.islice(lacking, NUM_NAMED))
+                more = ", ..." if count > NUM_NAMED else ""
+                remarks.append(f"{file.path}: {count} of {len(self)} videos are missing: {names}{more}")
+        return remarks
 
 
-class _Follower:
-    """One of the files."""
+class _SpooledFile:
+    """The rows of a file in a temporary file without a name, which vanishes with the process."""
 
-    def __init__(self, file: PredictionFile) -> None:
-        self._file = file
+    def __init__(self, file: PredictionFile, numbers: dict[str, int]) -> None:
         self.path = file.path
-        self.num_rows = 0
-        self._numbered: NumberedRows | None = None
-        self._index: IdIndex | None = None
-        self._is_used = np.zeros(0, bool)
-        self._left: np.ndarray | None = None  # rows that are not used, once this file leads
+        self._num_rows = 0
+        self._starts, self._num_pairs = array("q"), array("i")  # of each video, by its number
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is read for as long as this object lives
+        start = 0
+        for _, row in file.rows():
+            number = numbers.setdefault(row.video_id, len(numbers))
+            if self.has(number):
+                raise ValueError(_twice(file, row.video_id))
+            num_new = number + 1 - len(self._starts)
+            if num_new > 0:
+                self._starts.extend([_ABSENT] * num_new)
+                self._num_pairs.extend([0] * num_new)
+            count = len(row.class_ids)
+            self._starts[number], self._num_pairs[number] = start, count
+            start += self._file.write(struct.pack(f"{count}d{count}i", *row.scores, *row.class_ids))
+            self._num_rows += 1
+        self._file.flush()
+        if not self._num_rows:
+            raise ValueError(f"{file.path}: no predictions")
 
-    def lead(self, buffer: RowBuffer, most: int) -> int:
-        """Adds the next of the rows that no block has had, fewer at the end; returns how many."""
-        if self._index is None:
-            count = self._file.read(buffer, most)
-            self.num_rows += count
-            return count
-        assert self._numbered is not None
-        if self._left is None:
-            self._left = np.flatnonzero(~self._is_used)
-        numbers, self._left = self._left[:most], self._left[most:]
-        self._numbered.append(buffer, numbers)
-        return len(numbers)
+    def __len__(self) -> int:
+        return self._num_rows
 
-    def follow(self, buffer: RowBuffer, count: int, places: np.ndarray) -> None:
-        """Adds the rows of the first `count` ids in the buffer, and fills in where they are, int64 [count]."""
-        num_done = 0
-        if self._index is None:
-            first = buffer.num_rows
-            num_read = self._file.read(buffer, count)
-            num_done = _num_equal(buffer.id_bytes, buffer.id_bounds, first, num_read)
-            places[:num_done] = np.arange(first, first + num_done)
-            if num_done == num_read:  # all, or all that there are
-                self.num_rows += num_read
-                return
-            buffer.num_rows = first + num_done
-            self._start_index(self.num_rows + num_done)
-        assert self._index is not None and self._numbered is not None
-        found = self._index.find(buffer.id_bytes, buffer.id_bounds[num_done : count + 1])
-        is_found = found != ABSENT
-        numbers = found[is_found]
-        places[num_done:][is_found] = np.arange(buffer.num_rows, buffer.num_rows + len(numbers))
-        self._is_used[numbers] = True
-        self._numbered.append(buffer, numbers)
+    def has(self, number: int) -> bool:
+        return number < len(self._starts) and self._starts[number] != _ABSENT
 
-    def check_ids(self) -> None:
-        """Checks that no id is there twice."""
-        if self._index is None:
-            self._start_index(0)
-
-    def _start_index(self, num_used: int) -> None:
-        numbered = self._file.numbered()
-        self._numbered, self._index = numbered, IdIndex(numbered.id_data, numbered.id_starts, numbered.id_lengths)
-        first, again = self._index.twice
-        if again >= 0:
-            start = int(numbered.id_starts[first])
-            video_id = numbered.id_data[start : start + int(numbered.id_lengths[first])].tobytes().decode()
-            raise ValueError(
-                f"{self.path}: video {video_id!r} is there twice: {numbered.place(first)}, {numbered.place(again)}"
-            )
-        self.num_rows = len(self._index)
-        self._is_used = np.zeros(self.num_rows, bool)
-        self._is_used[:num_used] = True
+    def read(self, video_id: str, number: int) -> Row | None:
+        if not self.has(number):
+            return None
+        count = self._num_pairs[number]
+        data = os.pread(self._file.fileno(), _PAIR_BYTES * count, self._starts[number])
+        numbers = struct.unpack(f"{count}d{count}i", data)
+        return Row(video_id, numbers[count:], numbers[:count])
 
 
-@borrowing
-def _num_equal(id_bytes: np.ndarray, id_bounds: np.ndarray, first: int, count: int) -> int:
-    """Returns how many of the rows from `first` on have the ids of the rows from 0 on, in the same order."""
-    for row in range(count):
-        start, other = id_bounds[row], id_bounds[first + row]
-        length = id_bounds[row + 1] - start
-        if id_bounds[first + row + 1] - other != length:
-            return row
-        for offset in range(length):
-            if id_bytes[start + offset] != id_bytes[other + offset]:
-                return row
-    return count
+def _twice(file: PredictionFile, video_id: str) -> str:
+    # The file is read again, so that no place has to be kept of all the videos that are there once.
+    places = itertools.islice((place for place, row in file.rows() if row.video_id == video_id), 2)
+    return f"{file.path}: video {video_id!r} is there twice: {', '.join(places)}"

@@ -8,39 +8,53 @@ symmetric.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from yt8m_ray.compiled import compiled
-from yt8m_ray.inference.predictions.align_files import AlignedBlock
-from yt8m_ray.inference.predictions.rows import MOST_CLASSES
+from yt8m_ray.inference.predictions.align_files import AlignedVideo
 
 BASE = 2.12e-4
 """Of the published tool."""
 
 
 class Correlation:
-    """The correlations of K files over the blocks that were added."""
+    """The correlations of K files over the videos that were added."""
 
     def __init__(self, num_files: int) -> None:
-        self._sums = np.zeros((num_files, num_files))
-        self._counts = np.zeros((num_files, num_files), np.int64)
-        self._centred = np.zeros(MOST_CLASSES)
+        self._sums = [[0.0] * num_files for _ in range(num_files)]
+        self._counts = [[0] * num_files for _ in range(num_files)]
 
-    def add(self, block: AlignedBlock) -> None:
-        """Adds the videos of a block."""
-        rows = block.rows
-        _add(rows.class_ids, rows.scores, rows.bounds, block.places, self._centred, self._sums, self._counts)
+    def add(self, video: AlignedVideo) -> None:
+        """Adds a video."""
+        files = [
+            (number, dict(zip(row.class_ids, row.scores, strict=True)))
+            for number, row in enumerate(video.rows)
+            if row is not None
+        ]
+        for (one, scores), (other, others) in itertools.combinations_with_replacement(files, 2):
+            value = _cosine(scores, others)
+            for first, second in {(one, other), (other, one)}:
+                self._sums[first][second] += value
+                self._counts[first][second] += 1
 
     def matrix(self) -> list[list[float | None]]:
         """Returns the correlations [K, K]; None for two files without a video in common."""
-        pairs = zip(self._sums.tolist(), self._counts.tolist(), strict=True)
         return [
             [total / count if count else None for total, count in zip(sums, counts, strict=True)]
-            for sums, counts in pairs
+            for sums, counts in zip(self._sums, self._counts, strict=True)
         ]
+
+
+def _cosine(scores: Mapping[int, float], others: Mapping[int, float]) -> float:
+    square = other_square = dot = 0.0
+    for class_id in scores.keys() | others.keys():
+        value, other = scores.get(class_id, 0.0) - BASE, others.get(class_id, 0.0) - BASE
+        square += value * value
+        other_square += other * other
+        dot += value * other
+    product = square * other_square
+    return dot / math.sqrt(product) if product > 0 else 0.0
 
 
 def correlation_table(paths: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> str:
@@ -51,59 +65,3 @@ def correlation_table(paths: Sequence[str], matrix: Sequence[Sequence[float | No
         cells = (f"{math.nan if value is None else value:7.4f}" for value in row)
         lines.append(" ".join([f"{number:3d} {path:{width}s}", *cells]))
     return "\n".join(lines)
-
-
-@compiled
-def _cosine(
-    class_ids: np.ndarray, scores: np.ndarray, first: tuple[int, int], second: tuple[int, int], centred: np.ndarray
-) -> float:
-    """Returns the correlation of the pairs in two ranges; `centred`, all 0, is as it was afterwards."""
-    square = other_square = dot = 0.0
-    for pair in range(first[0], first[1]):
-        value = scores[pair] - BASE
-        # What either file does not list is -BASE there; where both do, the second loop takes that back.
-        centred[class_ids[pair]] = value if value != 0 else np.nan
-        square += value * value
-        other_square += BASE * BASE
-        dot -= value * BASE
-    for pair in range(second[0], second[1]):
-        other = scores[pair] - BASE
-        other_square += other * other
-        value = centred[class_ids[pair]]
-        if value == 0:
-            square += BASE * BASE
-            dot -= other * BASE
-        else:
-            value = 0.0 if np.isnan(value) else value
-            other_square -= BASE * BASE
-            dot += value * other + value * BASE
-    for pair in range(first[0], first[1]):
-        centred[class_ids[pair]] = 0
-    product = square * other_square
-    return dot / math.sqrt(product) if product > 0 else 0.0
-
-
-@compiled
-def _add(
-    class_ids: np.ndarray,
-    scores: np.ndarray,
-    bounds: np.ndarray,
-    files: np.ndarray,
-    centred: np.ndarray,
-    sums: np.ndarray,
-    counts: np.ndarray,
-) -> None:
-    for video in range(files.shape[1]):
-        for one in range(len(files)):
-            row = files[one, video]
-            for other in range(one, len(files)):
-                other_row = files[other, video]
-                if row < 0 or other_row < 0:
-                    continue
-                first, second = (bounds[row], bounds[row + 1]), (bounds[other_row], bounds[other_row + 1])
-                value = _cosine(class_ids, scores, first, second, centred)
-                sums[one, other] += value
-                counts[one, other] += 1
-                if other > one:
-                    sums[other, one] += value
-                    counts[other, one] += 1

@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import logging
 import os
+import re
 from collections.abc import Sequence
 
-import numpy as np
-
 from yt8m_ray.data.errors import CorruptRecordError
-from yt8m_ray.data.labels.label_reader import VideoLabels, read_labels
+from yt8m_ray.data.labels.label_reader import read_labels
 from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy
 from yt8m_ray.data.pipeline.unlabelled import unlabelled_message
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.predictions.file_content import FileContent
-from yt8m_ray.inference.predictions.id_index import IdIndex
-from yt8m_ray.inference.predictions.reader import open_lines
-from yt8m_ray.inference.predictions.row_text import LineWriter
-from yt8m_ray.inference.predictions.rows import PredictionRows, RowBuffer
+from yt8m_ray.inference.predictions.reader import open_csv
+from yt8m_ray.inference.predictions.writer import csv_line, written_aside
 
 logger = logging.getLogger(__name__)
 
 HEADER = b"VideoId,Labels\n"
 
-_MOST_READ = 1 << 16
+_HEADER_LINE = re.compile(r"[^,]*,\s*[A-Za-z]")
 
-
-class GroundTruth:
-    """The labels of videos, in memory: some 80 bytes a video.
-
-    Args:
-        rows: Without scores; no id twice.
-
-    Attributes:
-        rows: As given.
-        index: Finds a video's row.
-    """
-
-    def __init__(self, rows: PredictionRows) -> None:
-        self.rows = rows
-        self.index = IdIndex(rows.id_bytes, rows.id_bounds[:-1], np.diff(rows.id_bounds))
-
-    def __len__(self) -> int:
-        return len(self.rows)
+GroundTruth = dict[str, Sequence[int]]
+"""The labels of each video, ascending."""
 
 
 def read_truth(path: str) -> GroundTruth:
@@ -57,16 +37,15 @@ def read_truth(path: str) -> GroundTruth:
     """
     if "://" in path or not os.path.isfile(path):
         raise ConfigError(f"--score: {path}: expected a local file of ground truth, VIDEO_ID,LABEL1 LABEL2")
-    lines = open_lines(FileContent(path), is_scored=False, is_header=_is_header)
-    buffer = RowBuffer()
-    while lines.read(buffer, _MOST_READ):
-        pass
-    truth = GroundTruth(buffer.rows())
-    if not len(truth):
+    truth: GroundTruth = {}
+    file = open_csv(path, is_scored=False, is_header=lambda line: bool(_HEADER_LINE.match(line)))
+    for _, row in file.rows():
+        if row.video_id in truth:
+            first = list(truth).index(row.video_id)
+            raise ValueError(f"{path}: video {row.video_id!r} is there twice: videos {first} and {len(truth)}")
+        truth[row.video_id] = row.class_ids
+    if not truth:
         raise ValueError(f"{path}: no videos")
-    first, again = truth.index.twice
-    if again >= 0:
-        raise ValueError(f"{path}: video {truth.rows.video_id(first)!r} is there twice: videos {first} and {again}")
     return truth
 
 
@@ -93,45 +72,26 @@ def write_truth(
         ValueError: a bad record under `fail`, an id that the format cannot carry, or no video has labels.
         OSError: a shard cannot be read.
     """
-    aside = path + ".tmp"
     num_videos = num_unlabelled = num_rejected = 0
-    writer = LineWriter(is_scored=False)
 
     def reject(error: CorruptRecordError) -> None:
         nonlocal num_rejected
         num_rejected += 1
         logger.warning("%s", error)
 
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    try:
-        with open(aside, "wb") as file:
-            file.write(HEADER if has_header else b"")
-            for shard in shards:
-                skip = reject if on_corrupt == "skip" else None
-                for block in read_labels(shard, num_classes=num_classes, on_corrupt=skip):
-                    writer.write(_rows(block), file)
-                    num_videos += len(block.video_ids)
-                    num_unlabelled += block.num_unlabelled
+    with written_aside(path) as file:
+        file.write(HEADER if has_header else b"")
+        for shard in shards:
+            skip = reject if on_corrupt == "skip" else None
+            for block in read_labels(shard, num_classes=num_classes, on_corrupt=skip):
+                labels = iter(block.labels.tolist())
+                for video_id, count in zip(block.video_ids, block.num_labels.tolist(), strict=True):
+                    file.write(csv_line(video_id, " ".join(map(str, itertools.islice(labels, count)))))
+                num_videos += len(block.video_ids)
+                num_unlabelled += block.num_unlabelled
         if num_unlabelled and not num_videos:
             raise ValueError(unlabelled_message("shards", num_unlabelled))
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):  # it could not be opened
-            os.unlink(aside)
-        raise
     if num_unlabelled:
         logger.warning("%d of %d videos have no labels and are left out", num_unlabelled, num_unlabelled + num_videos)
     logger.info("%d videos of %d shards; left out: %d records", num_videos, len(shards), num_rejected)
     return num_videos
-
-
-def _rows(block: VideoLabels) -> PredictionRows:
-    encoded = [video_id.encode() for video_id in block.video_ids]
-    id_bytes = np.frombuffer(b"".join(encoded), np.uint8)
-    bounds = np.concatenate([[0], np.cumsum(block.num_labels)])
-    no_scores = np.zeros(len(block.labels))
-    return PredictionRows(id_bytes, np.cumsum([0, *map(len, encoded)]), block.labels, no_scores, bounds)
-
-
-def _is_header(line: bytes) -> bool:
-    return line.partition(b",")[2].strip()[:1].isalpha()

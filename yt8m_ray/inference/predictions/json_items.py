@@ -1,8 +1,7 @@
-"""The objects of a JSON text one by one, however many there are: one a line, or all in an array."""
+"""The objects of a JSON array one by one, however many there are."""
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -18,30 +17,14 @@ _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def line_items(reader: IO[bytes]) -> Iterator[Any]:
-    """Yields what each line holds.
-
-    Raises:
-        RowError: a line is no JSON, after all before it.
-    """
-    for line in reader:
-        if not line.strip() and not any(later.strip() for later in reader):
-            return  # empty lines at the end
-        try:
-            yield json.loads(line, object_pairs_hook=unique)
-        except (ValueError, RecursionError) as error:
-            raise RowError(f"expected a JSON object, found {line[:60]!r} ({error})") from None
-
-
-def array_items(reader: IO[bytes]) -> Iterator[Any]:
+def array_items(text: IO[str]) -> Iterator[Any]:
     """Yields the objects of an array; the text is read as it is needed.
 
     Raises:
         RowError: the text is no such array, after all objects before that place.
     """
     try:
-        with io.TextIOWrapper(reader, "utf-8") as text:
-            yield from _objects(text)
+        yield from _objects(text)
     except UnicodeDecodeError as error:
         raise RowError(f"not UTF-8: {error}") from None
 

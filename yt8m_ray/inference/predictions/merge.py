@@ -1,12 +1,9 @@
-"""Prediction files -> one file of their means, its score against ground truth, and how alike they are: one pass.
-
-Memory holds blocks, and for each video a hash, or tens of bytes where files differ in their order; for a score also the
-labels, and 8 bytes for each pair.
-"""
+"""Prediction files -> one file of their means, its score against ground truth, and how alike they are."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import time
@@ -25,6 +22,9 @@ if TYPE_CHECKING:
     from yt8m_ray.inference.predictions.ground_truth_score import TruthScore
 
 logger = logging.getLogger(__name__)
+
+_BLOCK_VIDEOS = 4096
+"""Written at once: a row group of a Parquet file."""
 
 OnMissing = Literal["average", "fail"]
 """What a video does that a file lacks: the others' weights count alone, or the merge fails."""
@@ -56,29 +56,32 @@ def merge_predictions(
         has_correlation: Whether to compute the correlations of the files.
 
     Raises:
-        ConfigError: there is no such file, or the weights are none.
+        ConfigError: there is no such file, or the weights are not numbers from 0 on, one a file.
         ValueError: a file is not sound, or lacks a video under `fail`.
     """
     started = time.monotonic()
     paths, shares = _weighted(paths, weights)
-    alignment = Alignment([open_predictions(path) for path in paths])
+    files = [open_predictions(path) for path in paths]
     mixer = Mixer(shares, mean=mean, top_k=top_k)
     correlation = Correlation(len(paths)) if has_correlation else None
     score = None if truth is None else _score(truth)
     with contextlib.ExitStack() as stack:
+        # Before the files are read: where it cannot be written, that is known at once.
         writer = None if output is None else stack.enter_context(SubmissionWriter(output))
-        for block in alignment.blocks():
-            if correlation is not None:
-                correlation.add(block)
-            rows = mixer.mix(block)
+        alignment = Alignment(files)
+        _report_missing(alignment, missing)
+        videos = iter(alignment)
+        while block := list(itertools.islice(videos, _BLOCK_VIDEOS)):
+            rows = list(map(mixer.mix, block))
             if writer is not None:
                 writer.write_rows(rows)
-            if score is not None:
-                score.add(rows)
-        _tell_missing(alignment, missing)
+            for video, row in zip(block, rows, strict=True):
+                if score is not None:
+                    score.add(row)
+                if correlation is not None:
+                    correlation.add(video)
         document: dict[str, Any] = {} if score is None else score.document()
-    elapsed = time.monotonic() - started
-    logger.info("%d videos of %d files in %.1f s", alignment.num_videos, len(paths), elapsed)
+    logger.info("%d videos of %d files in %.1f s", len(alignment), len(paths), time.monotonic() - started)
     if correlation is not None:
         matrix = correlation.matrix()
         logger.info("correlation of the files:\n%s", correlation_table(paths, matrix))
@@ -107,14 +110,9 @@ def _score(truth: str) -> TruthScore:
     return TruthScore(read_truth(truth))
 
 
-def _tell_missing(alignment: Alignment, on_missing: OnMissing) -> None:
+def _report_missing(alignment: Alignment, on_missing: OnMissing) -> None:
     """Names the videos that files lack; raises where none may be missing."""
-    remarks = [
-        f"{missing.path}: {missing.num_videos} of {alignment.num_videos} videos are missing: "
-        f"{', '.join(missing.first)}{', ...' if missing.num_videos > len(missing.first) else ''}"
-        for missing in alignment.missing
-        if missing.num_videos
-    ]
+    remarks = alignment.missing()
     if remarks and on_missing == "fail":
         raise ValueError("; ".join(remarks))
     for remark in remarks:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from yt8m_ray.inference.predictions import file_content
-from yt8m_ray.inference.predictions.file_content import FileContent
+from yt8m_ray.inference.predictions.file_content import open_text
 from yt8m_ray.inference.predictions.merge import merge_predictions
 
 HEADER = "VideoId,LabelConfidencePairs\n"
@@ -123,6 +123,13 @@ def test_an_id_may_hold_what_quotes_are_for(tmp_path: Path) -> None:
         merge_predictions([str(tmp_path / "o2.parquet")], output=str(tmp_path / "o.csv"))
 
 
+def test_a_quoted_id_over_two_lines_counts_both(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text('"a\n1",1 0.5\nb,1 0.5\n"a\n1",2 0.5\n')
+
+    with pytest.raises(ValueError, match=r"video 'a\\n1' is there twice: line 2, line 5"):
+        merge_predictions([str(tmp_path / "p.csv")], output=str(tmp_path / "o.parquet"))
+
+
 BAD: dict[str, tuple[bytes, str]] = {
     "a gzip that is cut": (gzip.compress(PLAIN.encode())[:-9], "not a sound file of its kind: Compressed file ended"),
     "a gzip with a wrong checksum": (gzip.compress(PLAIN.encode())[:-8] + bytes(8), "not a sound file .*: CRC check"),
@@ -172,7 +179,7 @@ def test_what_is_no_sound_file_is_told_with_its_place(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zipped], ids=["gzip", "zip"])
-def test_what_grows_too_large_is_refused_before_it_fills_the_disk(
+def test_what_grows_too_large_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
 ) -> None:
     monkeypatch.setattr(file_content, "FREE_BYTES", 1 << 16)
@@ -180,8 +187,11 @@ def test_what_grows_too_large_is_refused_before_it_fills_the_disk(
     (tmp_path / "bomb").write_bytes(data)
     limit = (1 << 16) + file_content.MOST_EXPANSION * len(data)
 
-    with pytest.raises(ValueError, match=rf"bomb: it expands to more than {limit} bytes"):
-        FileContent(str(tmp_path / "bomb"))
+    with (
+        pytest.raises(ValueError, match=rf"bomb: it expands to more than {limit} bytes"),
+        open_text(str(tmp_path / "bomb")) as text,
+    ):
+        text.readline()
 
 
 def test_a_parquet_file_in_gzip_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictions.reader import open_predictions
-from yt8m_ray.inference.predictions.rows import RowBuffer
 
 GOOD = '{"video_id": "a", "class_indexes": [1], "predictions": [0.5]}\n'
 
@@ -37,7 +36,7 @@ def test_a_line_of_json_that_is_none_is_told_with_its_place(tmp_path: Path, line
     path = tmp_path / "p.json"
     path.write_text(GOOD + line + "\n" + GOOD)
     with pytest.raises(ValueError, match=rf"^\S+p\.json: line 2: {message}$"):
-        open_predictions(str(path)).read(RowBuffer(), 10)
+        list(open_predictions(str(path)).rows())
 
 
 @pytest.mark.parametrize(
@@ -57,7 +56,7 @@ def test_a_parquet_row_that_is_none_is_told_with_its_place(
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"video_id": ["a", "b"], "class_ids": class_ids, "scores": scores}), path)
     with pytest.raises(ValueError, match=rf"^\S+p\.parquet: {message}$"):
-        open_predictions(str(path)).read(RowBuffer(), 10)
+        list(open_predictions(str(path)).rows())
 
 
 def test_a_parquet_file_of_something_else_is_refused(tmp_path: Path) -> None:

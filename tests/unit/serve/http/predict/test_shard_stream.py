@@ -22,10 +22,10 @@ from serve.model.batching import Batcher
 from serve.settings import Limits
 from tests.support.live_server import Upload, serving, upload, wait_until
 from tests.support.local_service import LocalService
+from tests.support.wire import field
 from yt8m_ray.data.format.example import decode_record, encode_sequence_example
 from yt8m_ray.data.format.features import to_row
 from yt8m_ray.data.format.tfrecord import frame_record
-from yt8m_ray.data.format.wire import encode_delimited
 from yt8m_ray.inference.predictor import Predictor
 
 GENERATOR = np.random.default_rng(5)
@@ -37,7 +37,7 @@ def record(video_id: str, *, filling: int = 0) -> bytes:
     """Returns a payload; `filling` bytes of it belong to a field that nobody knows."""
     frames = {name: GENERATOR.integers(0, 256, (4, size), np.uint8) for name, size in (("rgb", 8), ("audio", 4))}
     payload = encode_sequence_example({"id": [video_id.encode()]}, frames)
-    return payload + encode_delimited(15, bytes(filling)) if filling else payload
+    return payload + field(15, bytes(filling)) if filling else payload
 
 
 RECORDS = [record(f"v{index}") for index in range(50)]
