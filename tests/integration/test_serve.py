@@ -195,7 +195,8 @@ def test_models_change_while_requests_are_answered_and_a_broken_one_is_refused(
         thread.join()
 
     assert (refused.status_code, promoted.status_code, canary.status_code, back) == (409, 200, 200, [200, 200])
-    assert "nothing was changed" in refused.json()["error"]["message"]
+    message = refused.json()["error"]["message"]
+    assert message.startswith("refused, nothing was changed: broken: ") and "Traceback" not in message
     assert answered == {first, second} and first != second
     assert service.get("/healthz").json()["model_version"] == first
     assert statuses == {200} and versions == {first, second}
