@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, i
 from benchmarks.raw_readers import SLOT_BYTES, raw_readers
 from benchmarks.shards import make_shards
 from yt8m_ray.data.format.features import FeatureSpec
-from yt8m_ray.local_cluster import local_environment
+from yt8m_ray.local_cluster import configure_environment, import_environment, local_environment
 from yt8m_ray.schema import FRAME_FEATURES, NUM_CLASSES_2018
 
 SPEC = FeatureSpec(FRAME_FEATURES, num_classes=NUM_CLASSES_2018)
@@ -129,7 +129,9 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, folder: str, scratch: str) -> dict[str, float]:
-    from jobs.cli import RAY_ENVIRONMENT  # isort: skip - sets what Ray reads when it is imported
+    from jobs.cli import RAY_ENVIRONMENT
+
+    configure_environment(RAY_ENVIRONMENT, import_environment())  # Ray reads it when it is imported
 
     import ray
 

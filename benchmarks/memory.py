@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, i
 
 from benchmarks.shards import make_shards
 from yt8m_ray.data.format.features import FeatureSpec
-from yt8m_ray.local_cluster import local_environment
+from yt8m_ray.local_cluster import configure_environment, import_environment, local_environment
 from yt8m_ray.schema import FRAME_FEATURES, NUM_CLASSES_2018
 
 SPEC = FeatureSpec(FRAME_FEATURES, num_classes=NUM_CLASSES_2018)
@@ -72,7 +72,9 @@ def read_alone(paths: list[str]) -> dict[str, float]:
 
 
 def read_by_ray(paths: list[str]) -> dict[str, float]:
-    from jobs.cli import RAY_ENVIRONMENT  # isort: skip - sets what Ray reads when it is imported
+    from jobs.cli import RAY_ENVIRONMENT
+
+    configure_environment(RAY_ENVIRONMENT, import_environment())  # Ray reads it when it is imported
 
     import ray
 

@@ -26,13 +26,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, its folder is what Python looks in
 
-from jobs.cli import ray_cluster  # first: sets what Ray reads when it is imported
+from jobs.cli import RAY_ENVIRONMENT, ray_cluster
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.data.synthetic.video_source import SynthesisConfig
 from yt8m_ray.data.synthetic.write_shards import synthesize
+from yt8m_ray.local_cluster import configure_environment, import_environment
 from yt8m_ray.metrics import build_metric
 from yt8m_ray.tuning.records import TrialRecord, ranked, total_epochs
-from yt8m_ray.tuning.search import search
+
+configure_environment(RAY_ENVIRONMENT, import_environment())  # Ray reads it when it is imported, by the search
+
+from yt8m_ray.tuning.search import search  # noqa: E402
 
 say = functools.partial(print, file=sys.stdout, flush=True)  # with a cluster, what is printed goes to stderr
 

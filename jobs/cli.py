@@ -18,7 +18,7 @@ from typing import NoReturn, TypeVar
 
 from yt8m_ray.config.document import load_document, to_yaml
 from yt8m_ray.errors import ClusterDiedError, ClusterTooSmallError, ConfigError, NoShardsError
-from yt8m_ray.local_cluster import import_environment
+from yt8m_ray.local_cluster import configure_environment, import_environment
 from yt8m_ray.registry import Config
 
 C = TypeVar("C", bound=Config)
@@ -26,7 +26,6 @@ C = TypeVar("C", bound=Config)
 logger = logging.getLogger("jobs")
 
 _TERMINATED = 128 + signal.SIGTERM
-
 
 RAY_ENVIRONMENT = {
     "RAY_DATA_LOG_LEVEL": "CRITICAL",  # its errors reach us as exceptions
@@ -39,9 +38,7 @@ RAY_ENVIRONMENT = {
     "THP_MEM_ALLOC_ENABLE": "1",  # torch asks for large pages: int8 weights are read a fifth faster, training gains too
     "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources` is deprecated",  # Ray warns of its own code
 }
-# Ray, MLflow and torch read these when they are imported, which every verb does after this module.
-for _name, _value in {**RAY_ENVIRONMENT, **import_environment()}.items():
-    os.environ.setdefault(_name, _value)
+"""What Ray and torch read in every process of a cluster that a verb starts or joins."""
 
 
 def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
@@ -114,6 +111,7 @@ def ray_cluster() -> Iterator[None]:
 
     from jobs.cluster import join_cluster, start_cluster, watched_cluster
 
+    configure_environment(RAY_ENVIRONMENT)
     if ray.is_initialized():  # a verb inside another, as in the demo: the outer one stops the cluster
         with contextlib.redirect_stdout(sys.stderr):
             yield
@@ -168,6 +166,9 @@ def _is_program() -> bool:
     return specification is not None and specification.name.startswith("jobs.")
 
 
-if _is_program():  # the imports that follow take seconds; until `run_verb` nothing needs more than to end quietly
+if _is_program():
+    # Ray reads the environment when it is imported: a verb imports it after this module, and before it runs.
+    configure_environment(RAY_ENVIRONMENT, import_environment())
+    # Those imports take seconds; until `run_verb` nothing needs more than to end quietly.
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)

@@ -1,4 +1,4 @@
-"""The Ray cluster of a verb: one of this machine that it starts, or one that is there and that it joins."""
+"""The Ray cluster of a verb: a local one that it starts, or an existing one that it joins."""
 
 from __future__ import annotations
 
@@ -38,35 +38,36 @@ _REFUSALS = {
 
 
 def start_cluster(runtime_env: dict[str, Any]) -> None:
-    """Starts a cluster on 127.0.0.1, behind this user's token; a start that fails is tried once more.
+    """Starts a cluster on 127.0.0.1 with this user's token, in two tries.
 
     Raises:
-        RuntimeError: the second start failed too. Nothing that was started is left.
+        RuntimeError: both failed; none of their processes is left.
     """
     os.environ.update(local_environment())
     if os.environ["RAY_AUTH_MODE"] != "token":
         logger.warning("RAY_AUTH_MODE is %s: every user of this machine can run code here", os.environ["RAY_AUTH_MODE"])
-    try:
-        context = _start(runtime_env)
-    except _StartError as error:
-        logger.warning("Ray did not start (%s); trying once more", error)
+    for is_last in (False, True):
         try:
             context = _start(runtime_env)
-        except _StartError as last:
+            break
+        except _StartError as error:
+            if not is_last:
+                logger.warning("Ray did not start (%s); trying once more", error)
+                continue
             load = f"the load is {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
             logs = f"{os.environ['RAY_TMPDIR']}/ray/session_latest/logs"
-            raise RuntimeError(f"Ray did not start in two tries: {last}; {load}; Ray's logs are in {logs}") from None
+            raise RuntimeError(f"Ray did not start in two tries: {error}; {load}; Ray's logs are in {logs}") from None
     if context.dashboard_url:
         token = os.environ.get("RAY_AUTH_TOKEN_PATH") or "RAY_AUTH_TOKEN"
         logger.info("Ray dashboard: http://%s (its token is in %s)", context.dashboard_url, token)
 
 
 def join_cluster(address: str, runtime_env: dict[str, Any]) -> None:
-    """Connects to the cluster at `address`, as RAY_ADDRESS names it.
+    """Connects to the cluster at `address`, a value of RAY_ADDRESS.
 
     Raises:
         ConfigError: it is no address.
-        ConnectionError: no cluster that takes this process answers there.
+        ConnectionError: no cluster there accepts this process.
     """
     try:
         place = canonicalize_bootstrap_address(address) or ""
@@ -78,7 +79,7 @@ def join_cluster(address: str, runtime_env: dict[str, Any]) -> None:
     if not is_place:
         raise ConfigError(f"RAY_ADDRESS: expected HOST:PORT, `auto` or `local`, found {address!r}")
     _check_answer(address, place)
-    if not find_node_ids():  # Ray would look for one for a minute
+    if not find_node_ids():  # `ray.init` would look for a node for a minute
         reason = "none of the cluster's nodes is on this machine; run the command on one, or with `ray job submit`"
         raise ConnectionError(f"RAY_ADDRESS {address}: {reason}")
     try:
@@ -89,19 +90,18 @@ def join_cluster(address: str, runtime_env: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def watched_cluster() -> Iterator[None]:
-    """Disconnects at the end, and stops what runs in it when the raylet of this node or a GCS on this machine dies.
-
-    Ray 2.60 would end this process without a word, 15 s after the raylet's death and 60 s after the GCS's.
+    """Disconnects at the end, and interrupts the block when the raylet of this node or a GCS on this machine dies.
 
     Raises:
         ClusterDiedError: one has died, as stderr says. Ray cannot be shut down any more: end with `os._exit`.
     """
+    # Ray 2.60 would end this process without a message, 15 s after the raylet's death and 60 s after the GCS's.
     watch = _Watch()
     before = signal.signal(signal.SIGUSR1, watch.interrupt)
     try:
         with watch:
             yield
-    except BaseException:  # what else it may have made of the death
+    except BaseException:  # any error may be a consequence of the death
         if watch.error is not None:
             raise watch.error from None
         raise
@@ -112,7 +112,7 @@ def watched_cluster() -> Iterator[None]:
 
 
 class _Watch(threading.Thread):
-    """Looks after the processes of Ray on this machine while the thread that makes it is at work."""
+    """Watches Ray's processes on this machine, and interrupts the thread that made it."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -129,7 +129,7 @@ class _Watch(threading.Thread):
         self._is_over.set()
 
     def interrupt(self, *_: object) -> None:
-        """Handles the signal in that thread."""
+        """Raises the error in that thread, as the handler of its signal."""
         if self.error is not None:
             raise self.error
 
@@ -140,16 +140,16 @@ class _Watch(threading.Thread):
                 logs = f"{self._node.get_session_dir_path()}/logs"
                 self.error = ClusterDiedError(f"Ray's {dead[0]} on this machine has died; its logs are in {logs}")
                 print(f"error: {self.error}", file=sys.stderr, flush=True)  # Ray may end this process at any moment
-                if self._node.is_head():  # it is ours, and what is left of it would wait for the dead
+                if self._node.is_head():  # a cluster of this process, whose other processes would wait for the dead one
                     _kill_descendants()
                 signal.pthread_kill(self._caller, signal.SIGUSR1)
-                if not self._is_over.wait(_LAST_WORDS_S):  # it waits for the dead in code of Ray
+                if not self._is_over.wait(_LAST_WORDS_S):  # the thread waits in Ray's C++ code, which takes no signal
                     os._exit(1)
                 return
 
 
 def _servers(node: Any) -> Iterator[tuple[str, psutil.Process]]:
-    """Yields (name, process) of `node`'s raylet and of the GCS, if it is on this machine."""
+    """Yields (name, process) of `node`'s raylet, and of the GCS if it is on this machine."""
     raylet, gcs = f"--raylet_socket_name={node.raylet_socket_name}", f"--session-name={node.session_name}"
     for process in psutil.process_iter(["name", "cmdline"]):
         name, arguments = process.info["name"], process.info["cmdline"] or []
@@ -173,13 +173,13 @@ def _start(runtime_env: dict[str, Any]) -> Any:
     try:
         return ray.init("local", runtime_env=runtime_env, **_QUIET)
     except Exception as error:  # noqa: BLE001 - Ray 2.60 raises Exception itself where a raylet or the dashboard is late
-        ray.shutdown()  # which leaves running what a cluster that is not complete has started
+        ray.shutdown()  # does not stop the processes of an incomplete cluster
         psutil.wait_procs(_kill_descendants(but=others), timeout=10)
         raise _StartError(_one_line(error)) from None
 
 
 def _kill_descendants(*, but: Set[psutil.Process] = frozenset()) -> Set[psutil.Process]:
-    """Kills what this process has started, and what that has; returns what was killed."""
+    """Kills the descendants of this process and returns them."""
     started = set(psutil.Process().children(recursive=True)) - but
     for process in started:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -188,7 +188,8 @@ def _kill_descendants(*, but: Set[psutil.Process] = frozenset()) -> Set[psutil.P
 
 
 def _check_answer(address: str, place: str) -> None:
-    """Asks the cluster for its id. `ray.init` alone would try for 13 minutes where nobody answers (Ray 2.60)."""
+    """Asks the cluster for its id; raises ConnectionError with the reason if it does not answer."""
+    # `ray.init` of Ray 2.60 would try for 13 minutes where nothing answers.
     host, _, port = place.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()

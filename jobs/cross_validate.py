@@ -2,7 +2,7 @@
 
 Each fold is a run of its own, NAME-fold0 and so on, as many at once as the cluster has CPUs for. stdout is one JSON
 document: the GAP of each fold, its mean and spread, and where the predictions of all videos are, each by the fold that
-had not seen it. The same command goes on behind the folds that are finished.
+had not seen it. The same command continues: finished folds are not trained again.
 """
 
 from __future__ import annotations

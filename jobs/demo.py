@@ -1,7 +1,7 @@
-"""python -m jobs.demo [--output DIR]: the whole road once, on synthetic frame-level shards and this machine alone.
+"""python -m jobs.demo [--output DIR]: all steps once, on synthetic frame-level shards and this machine alone.
 
-Runs the other verbs as a user would type them, on one local Ray: synthesize, train (two workers), evaluate, export,
-serve, one request. Exits 1 unless clustering frames beats averaging them by as much as the planted data allows.
+Runs the other verbs on one local Ray: synthesize, train (two workers), evaluate, export, serve, one request. Exits 1
+unless clustering frames beats averaging them by as much as the planted data allows.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import requests
 
 from jobs import evaluate, export, synthesize, train
 from jobs.cli import print_result, ray_cluster, run_verb
@@ -41,32 +41,21 @@ from yt8m_ray.tracking.runs import default_uri
 logger = logging.getLogger("jobs.demo")
 
 NUM_CLASSES = 48
-MIN_LEAD = 0.1
-"""By how much NetVLAD's GAP must exceed that of the logistic model of averaged frames."""
-
-MIN_SHARE_OF_IDEAL = 0.6
-"""Part of the ideal scorer's GAP that NetVLAD must reach."""
-
+MIN_LEAD = 0.1  # of NetVLAD's GAP over that of the logistic model of averaged frames
+MIN_SHARE_OF_IDEAL = 0.6  # of NetVLAD's GAP in the ideal scorer's
 START_TIMEOUT_S = 90.0
-
-MARKER_FILE = ".yt8m_ray_demo"
-"""Marks a folder that the next demo may replace."""
+MARKER_FILE = ".yt8m_ray_demo"  # in a folder that the next demo may replace
 
 
 @dataclass
 class Demo:
-    """One run of the demo.
-
-    Attributes:
-        output: Its folder.
-        seconds: What each step took.
-    """
+    """One run of the demo in a folder, with the seconds of each step."""
 
     output: Path
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, step: str, verb: Callable[[list[str]], None], *arguments: str) -> str:
-        """Runs a verb, showing the command that does the same, and returns the last line of its stdout."""
+        """Runs a verb, logs its command, and returns the last line of its stdout."""
         command = ["python", "-m", verb.__module__, *arguments]
         logger.info("\n[%s] %s", step, shlex.join(command))
         started = time.monotonic()
@@ -76,7 +65,7 @@ class Demo:
         return stdout.getvalue().strip().splitlines()[-1]
 
     def synthesize(self, split: str, num_shards: int) -> dict[str, float]:
-        """Writes a split and returns what its dataset.json says."""
+        """Writes a split and returns its dataset.json."""
         folder = self.output / "shards" / split
         flags = f"--kind frame --split {split} --num-shards {num_shards} --videos-per-shard 250 --seed 0"
         self.run(
@@ -116,7 +105,7 @@ class Demo:
 
 def main(argv: list[str]) -> None:
     """Runs the demo."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.demo", description="The whole road once, on synthetic data.")
+    parser = argparse.ArgumentParser(prog="python -m jobs.demo", description="All steps once, on synthetic data.")
     parser.add_argument("--output", default="demo_output", help="a folder of the demo's own, replaced if it exists")
     demo = Demo(Path(parser.parse_args(argv).output).absolute())
     _clear(demo.output)
@@ -139,8 +128,8 @@ def main(argv: list[str]) -> None:
 
 @contextlib.contextmanager
 def served(bundle: Path, output: Path) -> Iterator[str]:
-    """Runs `serve run` on this process's cluster and yields the service's address; stops it at the end."""
-    import ray
+    """Runs `serve run` on this process's cluster and yields the service's URL; stops it at the end."""
+    import ray  # late: `ray_cluster` sets variables that Ray reads at its import
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -175,25 +164,24 @@ def served(bundle: Path, output: Path) -> Iterator[str]:
 def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log_path: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            urllib.request.urlopen(f"{url}/healthz", timeout=2).close()
+        with contextlib.suppress(requests.RequestException):
+            requests.get(f"{url}/healthz", timeout=2).raise_for_status()
             return
         time.sleep(0.5)
     raise RuntimeError(f"the service did not start; the end of {log_path}:\n{log_path.read_text()[-2000:]}")
 
 
 def predict_one(url: str, output: Path) -> dict[str, Any]:
-    """Sends the first validation video as JSON and returns the answer, with the video's true labels added."""
+    """Sends the first validation video as JSON and returns the answer, with the video's labels."""
     spec = FeatureSpec(FRAME_FEATURES, num_classes=NUM_CLASSES)
     _, video = next(read_rows(str(min((output / "shards/validate").glob("*.tfrecord"))), spec))
     split = FRAME_FEATURES["rgb"]
     rgb, audio = video.frames[:, :split], video.frames[:, split:]
     features = {"rgb": base64.b64encode(rgb.tobytes()).decode(), "audio": base64.b64encode(audio.tobytes()).decode()}
-    body = json.dumps({"videos": [{"video_id": video.video_id, **features}], "top_k": 20}).encode()
-    request = urllib.request.Request(f"{url}/v1/predict", body, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as response:
-        answer: dict[str, Any] = json.load(response)
-    return {**answer, "true_labels": [] if video.labels is None else video.labels.tolist()}
+    body = {"videos": [{"video_id": video.video_id, **features}], "top_k": 20}
+    response = requests.post(f"{url}/v1/predict", json=body, timeout=60)
+    response.raise_for_status()
+    return {**response.json(), "true_labels": [] if video.labels is None else video.labels.tolist()}
 
 
 def print_answer(answer: dict[str, Any]) -> None:
@@ -225,7 +213,7 @@ def print_tables(demo: Demo, gaps: dict[str, float], checkpoints: dict[str, str]
 
 
 def check(gaps: dict[str, float], ideal: float) -> None:
-    """Raises RuntimeError unless NetVLAD learned what averaging cannot."""
+    """Raises RuntimeError unless NetVLAD is as good as the planted data allows."""
     if gaps["netvlad"] < gaps["logistic"] + MIN_LEAD or gaps["netvlad"] < MIN_SHARE_OF_IDEAL * ideal:
         raise RuntimeError(
             f"NetVLAD's GAP is {gaps['netvlad']:.4f}; expected at least {MIN_LEAD} more than the logistic model's "
@@ -234,7 +222,7 @@ def check(gaps: dict[str, float], ideal: float) -> None:
 
 
 def _clear(output: Path) -> None:
-    """Empties the folder of an earlier demo; a folder that is not one stays."""
+    """Empties the folder of an earlier demo; raises ConfigError for another folder with files."""
     if output.exists() and any(output.iterdir()) and not (output / MARKER_FILE).is_file():
         raise ConfigError(f"--output: {output} holds something else than an earlier demo; choose another folder")
     shutil.rmtree(output, ignore_errors=True)

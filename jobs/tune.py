@@ -1,8 +1,8 @@
 """python -m jobs.tune CONFIG [key=value ...] [--dry-run [--samples N]] [--retrain] [--register NAME[@ALIAS]].
 
 Searches hyper-parameters with one training run a trial, or continues a search. --dry-run prints the resolved config and
-the first N configurations, each a YAML document; --retrain trains the best one at full length; --register puts it into
-MLflow's model registry. The last line of stdout is the folder `best` of the search: config.yaml and checkpoint/.
+the first N configurations, each a YAML document; --retrain trains the best one at full length; --register registers it
+in MLflow. The last line of stdout is the folder `best` of the search: config.yaml and checkpoint/.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""`serve.app:build`, the import path of serve/config.yaml: arguments -> a Ray Serve application."""
+"""`serve.app:build`, the import path of serve/config.yaml."""
 
-# Without `from __future__ import annotations`: Serve reads the type of `args`, and would find a string.
+# Without `from __future__ import annotations`: Ray Serve evaluates the annotation of `args`, and would find a string.
 import os
 
 from ray import serve
@@ -12,27 +12,24 @@ from yt8m_ray.data.storage.folders import is_remote
 from yt8m_ray.tracking.models import MODEL_SCHEME
 
 MODEL_VARIABLE = "YT8M_MODEL"
+_FILES = ("tokens_file", "admin_tokens_file", "access_log", "examples")
 
 
 def build(args: ServeArgs) -> Application:
-    """Returns the application; replicas, CPUs, queues and batch limits are the config file's.
-
-    Raises:
-        ValueError: no model is named.
-    """
+    """Returns the application; ValueError if no model is named."""
     model = args.model or os.environ.get(MODEL_VARIABLE)
     if not model:
         raise ValueError(
             f"model: name the folder or tar of a bundle in args.model or in the environment variable {MODEL_VARIABLE}"
         )
-    # A replica has another working directory; an object store and MLflow have none.
-    place = model if is_remote(model) or model.startswith(MODEL_SCHEME) else os.path.abspath(model)
-    given = {name: path for name in _FILES if (path := getattr(args, name)) is not None}
-    files = {name: path if is_remote(path) else os.path.abspath(path) for name, path in given.items()}
+    # A replica has another working directory.
+    place = model if model.startswith(MODEL_SCHEME) else _absolute(model)
+    files = {name: _absolute(path) for name in _FILES if (path := getattr(args, name)) is not None}
     args = args.model_copy(update={"model": place, **files})
     releases = serve.deployment(name="ReleaseManager")(ReleaseManager).bind(place, args.alias_interval_s)
     service = serve.deployment(name="PredictionService")(serve.ingress()(PredictionService))
     return service.bind(args, releases)
 
 
-_FILES = ("tokens_file", "admin_tokens_file", "access_log", "examples")
+def _absolute(path: str) -> str:
+    return path if is_remote(path) else os.path.abspath(path)

@@ -1,10 +1,6 @@
-"""What a client is told when a request cannot be answered: one JSON shape, one sentence, never an internal."""
+"""Errors that a client gets: one JSON shape, one sentence, no internals of the server."""
 
 from __future__ import annotations
-
-import logging
-
-logger = logging.getLogger(__name__)
 
 CODES = {
     400: "malformed_request",
@@ -23,12 +19,12 @@ CODES = {
     504: "deadline_exceeded",
 }
 
+# For an answer that is sent before the whole body has arrived: without it the server would read the rest.
 CLOSE = {"connection": "close"}
-"""Of an answer that comes before the body is through: otherwise the server would read the rest of it."""
 
 
 class RequestError(Exception):
-    """A request that is the client's to change.
+    """A request that the client has to change.
 
     Attributes:
         status: The HTTP status, one of CODES.
@@ -44,8 +40,8 @@ class RequestError(Exception):
 
 
 class OverloadedError(RequestError):
-    """A request that is right, and may come again: there is no room for it now."""
+    """A valid request that there is no room for now; the client can retry it."""
 
     def __init__(self, message: str, *, retry_after_s: int, headers: dict[str, str] | None = None) -> None:
-        told = {"retry-after": str(retry_after_s), **(headers or {})}
-        super().__init__(503, f"{message}; come again in {retry_after_s} s", headers=told)
+        all_headers = {"retry-after": str(retry_after_s), **(headers or {})}
+        super().__init__(503, f"{message}; retry in {retry_after_s} s", headers=all_headers)

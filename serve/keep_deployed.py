@@ -1,8 +1,7 @@
 """python -m serve.keep_deployed CONFIG --address URL: keeps a config's applications deployed on a Ray that may restart.
 
-It waits until the bundle in YT8M_MODEL is there, deploys as `serve deploy` does, and deploys again wherever the
-applications are missing, as on a head that was restarted, or another bundle is at its place. Each change of state is a
-line on stderr.
+It waits for the bundle in YT8M_MODEL, deploys as `serve deploy` does, and deploys again when the applications are
+missing, as after a restart of the head, or the bundle has changed. Each change of state is a line on stderr.
 """
 
 from __future__ import annotations
@@ -24,11 +23,9 @@ from yt8m_ray.local_files import read_document
 
 logger = logging.getLogger("serve.keep_deployed")
 
-_PATH = "/api/serve/applications/"
-"""Of the REST interface of Ray Serve's dashboard."""
-
+_PATH = "/api/serve/applications/"  # of the REST interface of Ray's dashboard
 _TIMEOUT_S = 30.0
-_MOST_CHARACTERS = 500
+_MAX_CHARACTERS = 500
 _MANIFEST = "manifest.json"
 
 
@@ -36,20 +33,20 @@ class Deployment:
     """The applications of a config on a cluster.
 
     Args:
-        config: The document that `serve deploy` takes.
+        config: As of `serve deploy`.
         address: Of the cluster's dashboard.
         model: The bundle; only a local one is waited for.
-        token: Of the cluster; None where it asks for none.
+        token: Of the cluster; None if it asks for none.
     """
 
     def __init__(self, config: dict[str, Any], address: str, *, model: str | None, token: str | None = None) -> None:
         self._config, self._url, self._model = config, address.rstrip("/") + _PATH, model
         self._names = [application["name"] for application in config["applications"]]
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._deployed: str | None = None  # the state of the bundle at the last time
+        self._deployed: str | None = None  # the state of the bundle then
 
     def step(self) -> str:
-        """Deploys where that is due, and returns one sentence that says how things are."""
+        """Deploys if that is due, and returns the state in one sentence."""
         bundle = _state_of(self._model)
         if bundle is None:
             return f"waiting for the bundle {self._model}, which is not there yet (jobs.export writes one)"
@@ -62,8 +59,8 @@ class Deployment:
         except requests.ConnectionError:
             return f"waiting for Ray Serve at {self._url}: no connection"
         except (requests.RequestException, ValueError, KeyError) as error:
-            return f"waiting for Ray Serve at {self._url}: {error}"[:_MOST_CHARACTERS]
-        return "; ".join(f"{name} is {_shown(found[name])}" for name in self._names)[:_MOST_CHARACTERS]
+            return f"waiting for Ray Serve at {self._url}: {error}"[:_MAX_CHARACTERS]
+        return "; ".join(f"{name} is {_shown(found[name])}" for name in self._names)[:_MAX_CHARACTERS]
 
     def _ask(self, method: str, **content: Any) -> requests.Response:
         answer = requests.request(method, self._url, headers=self._headers, timeout=_TIMEOUT_S, **content)
@@ -73,22 +70,20 @@ class Deployment:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Deploys until it is terminated."""
     options = make_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     config = read_yaml(options.config)
     deployment = Deployment(config, options.address, model=os.environ.get("YT8M_MODEL"), token=_token())
-    said = ""
+    last = ""
     while True:
         sentence = deployment.step()
-        if sentence != said:
+        if sentence != last:
             logger.info("%s", sentence)
-            said = sentence
+        last = sentence
         time.sleep(options.interval_s)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m serve.keep_deployed", description="Keeps applications deployed.")
     parser.add_argument("config", type=Path, help="as `serve deploy` takes it")
     parser.add_argument("--address", required=True, help="of the cluster's dashboard, such as http://head:8265")
@@ -97,7 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _state_of(model: str | None) -> str | None:
-    """Returns what is another when a local bundle is; None where it is not there."""
+    """Returns a text that changes with a local bundle; None if it is missing."""
     if model is None or ":/" in model:
         return "not local"
     path = Path(model) / _MANIFEST if os.path.isdir(model) else Path(model)
@@ -105,7 +100,7 @@ def _state_of(model: str | None) -> str | None:
 
 
 def _with_variable(config: dict[str, Any], bundle: str) -> dict[str, Any]:
-    """Returns the config with the bundle's state in its environment: Ray Serve ignores one that it has already."""
+    # Ray Serve ignores a config that it has already, so a new bundle at the same place has to change it.
     variables = {"env_vars": {"YT8M_BUNDLE_STATE": bundle}}
     return {**config, "applications": [{**one, "runtime_env": variables} for one in config["applications"]]}
 
@@ -116,7 +111,7 @@ def _shown(application: dict[str, str]) -> str:
 
 
 def _token() -> str | None:
-    """Returns Ray's token, from where Ray itself looks for one."""
+    """Returns Ray's token from the places where Ray looks for it."""
     if os.environ.get("RAY_AUTH_MODE") != "token":
         return None
     token = os.environ.get("RAY_AUTH_TOKEN")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import ray
 import ray.exceptions
@@ -24,6 +24,18 @@ READ_CPUS = 0.25
 def cluster_cpus() -> float:
     """Returns the logical CPUs of the cluster."""
     return float(ray.cluster_resources().get("CPU", 1.0))
+
+
+class Shared(Generic[T]):
+    """A value in the cluster's object store, for as long as its maker holds this; processes are handed the place."""
+
+    def __init__(self, value: T) -> None:
+        self._place = ray.put(value)
+
+    def get(self) -> T:
+        """Returns the value, whose NumPy arrays share the memory of the store and cannot be written to."""
+        value: T = ray.get(self._place)
+        return value
 
 
 def map_tasks(

@@ -58,21 +58,14 @@ class Evaluation:
         return {"num_videos": self.num_videos, **values, "mean_ap_num_classes": num_classes, "loss": loss}
 
     def check_scorable(self, key: str) -> None:
-        """Checks that there is a label among the videos that were seen: without one no metric says anything.
-
-        Args:
-            key: Where they come from.
-
-        Raises:
-            ValueError: there is no video, or none has a label.
-        """
+        """Checks that a video was seen that has a label; ValueError names `key`, where the videos come from."""
         if not self.num_videos:
             raise ValueError(f"{key}: the shards hold no video")
         if not self._mean_ap.num_classes:
             raise ValueError(f"{key}: none of its {self.num_videos} videos has a label; nothing can be scored")
 
     def details(self) -> dict[str, np.ndarray]:
-        """Returns what else a report shows: `class_arrays`, `calibration`, and `WorstVideos.arrays` as `worst_...`."""
+        """Returns the arrays of a report: `class_arrays`, `calibration`, and `WorstVideos.arrays` as `worst_...`."""
         if not self.num_videos:
             return {}
         worst = {f"worst_{name}": array for name, array in self._worst.arrays().items()}

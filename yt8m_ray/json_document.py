@@ -1,20 +1,18 @@
-"""JSON documents as they were meant: one value a key, and numbers that are numbers."""
+"""Strict JSON: one value a key, no NaN, bounded integers."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 _MOST_DIGITS = 20
 
 
 def parse_json(content: bytes | str, *, where: str, nan: bool = False) -> Any:
-    """Returns what a JSON document holds.
-
-    Args:
-        content: Of the file.
-        where: Its name, for the message.
-        nan: Whether NaN and Infinity, which Python writes, are numbers.
+    """Returns the value of a JSON document; `where` begins the error, `nan` allows NaN and Infinity.
 
     Raises:
         ValueError: it is malformed or nested too deeply, has a key twice, a number of more than 20 digits, or NaN.
@@ -31,8 +29,26 @@ def parse_json(content: bytes | str, *, where: str, nan: bool = False) -> Any:
         raise ValueError(f"{where}: not a JSON document: {reason}") from None
 
 
+def append_json_line(path: Path, entry: Mapping[str, Any]) -> None:
+    """Adds an entry to a list of which `read_json_lines` returns what was whole when the program ended."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the entries of a list, none where there is no file, but for a line that a kill cut short."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text and not text.endswith("\n"):
+        path.write_text(text + "\n", encoding="utf-8")  # the next entry must not be appended to the cut line
+    entries = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):  # the cut line
+            entries.append(json.loads(line))
+    return entries
+
+
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns the object of these members; ValueError where two have the same key."""
+    """Returns the object of these members; ValueError for a key that occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):  # JSON leaves open which one counts, and readers differ
         seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""The environment of a Ray cluster on this machine that nobody but its user gets into.
+"""The environment of a Ray cluster on this machine that only its user can use.
 
     eval "$(python -m yt8m_ray.local_cluster)"    # then `serve run serve/config.yaml`, or `ray start --head`
 
@@ -16,11 +16,12 @@ import stat
 import sys
 import tempfile
 import urllib.parse
+from collections.abc import Mapping
 from pathlib import Path
 
 LOOPBACK = {
     # Ray's switch for "the address of this node is 127.0.0.1": all its servers listen there. `_node_ip_address` and
-    # `--node-ip-address` are no way: Ray 2.60 replaces 127.0.0.1 by the machine's address in the network there.
+    # `--node-ip-address` do not do that: Ray 2.60 replaces 127.0.0.1 in them by the machine's address in the network.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
@@ -28,7 +29,7 @@ _INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 
 LOOPBACK_ONLY = {
     **LOOPBACK,
-    # Without a name both choose an interface, by the host's name or of the network.
+    # Without it both choose an interface of the network.
     "GLOO_SOCKET_IFNAME": _INTERFACE,
     "NCCL_SOCKET_IFNAME": _INTERFACE,
     "RAY_AUTH_MODE": "token",  # other users of this machine reach 127.0.0.1 too
@@ -38,22 +39,26 @@ _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _TOKEN_FILE = "auth_token"
 
 
+def configure_environment(*variables: Mapping[str, str]) -> None:
+    """Sets what a framework reads from the environment of this process, but for what the user has set."""
+    for name, value in [pair for several in variables for pair in several.items()]:
+        os.environ.setdefault(name, value)
+
+
 def import_environment() -> dict[str, str]:
-    """Returns the variables that have to be set before Ray is imported, for the cluster that RAY_ADDRESS names."""
+    """Returns the variables to set before Ray is imported, for the cluster that RAY_ADDRESS names."""
     address = os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         return LOOPBACK_ONLY
-    # Ray would look for a cluster at 127.0.0.1 at the machine's address in the network. `auto` may find one there.
+    # Without LOOPBACK, Ray replaces 127.0.0.1 by the machine's address in the network. `auto` may find a local cluster.
     return LOOPBACK if address == "auto" or _is_loopback(address) else {}
 
 
 def local_environment() -> dict[str, str]:
-    """Returns all variables of a cluster of this machine; makes the private folder and the token where there is none.
-
-    What the environment says already is left as it is.
+    """Returns all variables of a local cluster, those of the environment unchanged; creates private folder and token.
 
     Raises:
-        OSError: the temporary folder cannot be written, or somebody else has taken the place in it.
+        OSError: the temporary folder cannot be written, or the folder in it belongs to another user.
     """
     variables = {**LOOPBACK_ONLY, "RAY_TMPDIR": os.environ.get("RAY_TMPDIR") or str(private_folder("ray"))}
     if not any(os.environ.get(name) for name in _TOKEN_VARIABLES):
@@ -62,13 +67,12 @@ def local_environment() -> dict[str, str]:
 
 
 def private_folder(name: str) -> Path:
-    """Returns NAME-UID in the temporary folder, which only this user can enter; makes it where it is missing.
-
-    Ray's folders in it are writable for everybody: without it another user could replace sockets and code of a session.
+    """Returns NAME-UID in the temporary folder, created with access for this user alone.
 
     Raises:
-        OSError: it cannot be made, or belongs to somebody else.
+        OSError: it cannot be created, or belongs to another user.
     """
+    # Ray makes its folders writable for everybody: another user could replace sockets and code of a session.
     path = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
@@ -81,12 +85,8 @@ def private_folder(name: str) -> Path:
 
 
 def token_file() -> Path:
-    """Returns the file of this user's token, which only this user can read; makes it where it is missing.
-
-    It is Ray's own file in the home folder, so that `ray get-auth-token` prints it, or one in the private folder where
-    the home folder cannot be written.
-    """
-    try:
+    """Returns the file of this user's token, created if missing, which only this user can read."""
+    try:  # Ray's own file, so that `ray get-auth-token` prints it
         return _token_in(Path.home() / ".ray")
     except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         return _token_in(private_folder("ray"))

@@ -1,4 +1,4 @@
-"""Files of this machine that others may have put there: opened without waiting, and read up to a bound."""
+"""Local files that may be anything: opened without waiting, and read up to a bound."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+# Of a config, a manifest or another document: a manifest of all 3,844 shards of YouTube-8M has 0.9 MB.
 MOST_DOCUMENT_BYTES = 16 << 20
-"""Of a config, a manifest or another document: a manifest of all 3,844 shards of YouTube-8M has 0.9 MB."""
 
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISFIFO, "named pipe"),
@@ -20,7 +20,7 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 
 class NotAFileError(OSError):
-    """A path where something other than a regular file is, or a file that is too large to be what was asked for."""
+    """A path of something other than a regular file, or of a file that is too large."""
 
     def __str__(self) -> str:
         return f"{self.filename}: {self.strerror}"
@@ -29,18 +29,16 @@ class NotAFileError(OSError):
 def regular_only(path: str, flags: int) -> int:
     """Opens a regular file at once: the `opener` of `open`, for reading.
 
-    Opening a named pipe waits for a writer, and opening a device may already act on it.
-
     Raises:
-        NotAFileError: a pipe, a socket or a device is there.
-        OSError: there is nothing, a folder, or what may not be read.
+        NotAFileError: the path is a pipe, a socket or a device.
+        OSError: it is nothing, a folder, or not readable.
     """
-    check_regular(path)
-    return os.open(path, flags | os.O_NONBLOCK)  # where a pipe takes the file's place in between, it is empty
+    check_regular(path)  # opening a named pipe waits for a writer, and opening a device may act on it
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe that has replaced the file since is empty
 
 
 def check_regular(path: str | Path) -> None:
-    """Checks that a library which opens `path` by itself will find a regular file; errors as in `regular_only`."""
+    """Checks a path for a library that opens it; errors as in `regular_only`."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -49,11 +47,21 @@ def check_regular(path: str | Path) -> None:
         raise NotAFileError(errno.EINVAL, f"expected a regular file, found a {found}", str(path))
 
 
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` make a file aside, which then takes its place."""
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        write(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def read_document(path: str | Path, *, most_bytes: int = MOST_DOCUMENT_BYTES) -> bytes:
     """Returns the content of a small file.
 
     Raises:
-        NotAFileError: it is larger than `most_bytes`, or as in `regular_only`.
+        NotAFileError: it is larger than `most_bytes`, or no regular file.
         OSError: as in `regular_only`.
     """
     with open(path, "rb", opener=regular_only) as file:

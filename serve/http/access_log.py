@@ -1,4 +1,4 @@
-"""A line of JSON and a count for each request, whatever becomes of it."""
+"""A line of JSON and a count for each request, answered or not."""
 
 from __future__ import annotations
 
@@ -21,17 +21,12 @@ from serve.model.label_json import dump
 
 logger = logging.getLogger("ray.serve.yt8m.access")
 
-NOTES = "yt8m_notes"
-"""Key of a request's scope under which routes leave what the log shall tell: model version, videos."""
+# Keys of a request's scope.
+NOTES = "yt8m_notes"  # fields that routes add to the line: model version, videos
+HAS_LEFT = "yt8m_has_left"  # set by a route whose client disconnected after the answer began
+_STAGE_SECONDS = "yt8m_stage_seconds"  # pairs of a stage and its seconds, which are counted after the answer is sent
 
-MODEL = "model"
-"""Key of the notes of a request that a model was chosen for: its version."""
-
-_STAGE_SECONDS = "yt8m_stage_seconds"
-"""Key of a request's scope: pairs of a stage and its seconds, which are counted after the answer was sent."""
-
-HAS_LEFT = "yt8m_has_left"
-"""Key of a request's scope that a route sets whose client has gone after the answer began."""
+MODEL = "model"  # key of the notes: the version of the model that was chosen for a request
 
 _ROTATED_BYTES = 64 * 2**20
 _NUM_ROTATED = 4
@@ -41,8 +36,8 @@ class AccessLog:
     """ASGI middleware that gives each request an id, counts it and logs it.
 
     Args:
-        app: What answers.
-        service: Whose numbers count.
+        app: Answers.
+        service: Its metrics count the request.
         sends_ids: Whether answers get the header x-request-id.
     """
 
@@ -52,12 +47,11 @@ class AccessLog:
         self._sends_ids = sends_ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes an HTTP request on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started, status, method = time.perf_counter(), 500, scope["method"]
-        if method == "HEAD":  # answered where GET is, as it is, without its body
+        if method == "HEAD":  # answered as GET without the body: FastAPI's routes for GET do not take it
             scope = {**scope, "method": "GET"}
         request_id = _give_id(scope)
         scope[NOTES], scope[SENDS_ID], scope[_STAGE_SECONDS] = {}, self._sends_ids, []
@@ -76,17 +70,18 @@ class AccessLog:
         try:
             await self._app(scope, receive, noting)
         except asyncio.CancelledError:
-            status = 499  # Ray Serve cancels what is done for a client that has gone
+            status = 499  # Ray Serve cancels the request of a client that has disconnected
             raise
         except BaseException:
-            status = 500  # even where the answer had begun
+            status = 500  # even if the answer had begun
             raise
         finally:
             status = 499 if HAS_LEFT in scope else status
             self._observe(scope, method, request_id, status, time.perf_counter() - started)
 
     def _observe(self, scope: Scope, method: str, request_id: str, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "none")  # never the path as given: that has no end of values
+        # The route and not the path, of which there are endlessly many: each would be a series of its own.
+        route = getattr(scope.get("route"), "path", "none")
         metrics = self._service.metrics
         metrics.observe_request(route, status, seconds, CODES.get(status))
         stages = scope[_STAGE_SECONDS]
@@ -107,17 +102,16 @@ class AccessLog:
 
 
 def note_model(request: Request, version: str) -> None:
-    """Notes the version of the model that was chosen for a request."""
     request.scope[NOTES][MODEL] = version
 
 
 def note_stage(request: Request, stage: str, seconds: float) -> None:
-    """Notes how long a request was in one of the stages of `serve.operations.metrics`."""
+    """Notes the seconds of one of the stages of `serve.operations.metrics`."""
     request.scope[_STAGE_SECONDS].append((stage, seconds))
 
 
 def write_access_log(path: Path) -> None:
-    """Writes the lines of this process to a file of their own from now on, which is rotated."""
+    """Writes the lines of this process to a file, which is rotated, and no longer to the log of Ray Serve."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = RotatingFileHandler(path, maxBytes=_ROTATED_BYTES, backupCount=_NUM_ROTATED, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -127,7 +121,7 @@ def write_access_log(path: Path) -> None:
 
 
 def _give_id(scope: Scope) -> str:
-    """Returns the id that a client or proxy gave, if it is a plain one, or a new one; it is the one that routes see."""
+    """Returns the id that a client or proxy gave, if it is safe to log, or a new one that replaces it."""
     given = [value for key, value in scope["headers"] if key == b"x-request-id"]
     if len(given) == 1 and re.fullmatch(rb"[0-9A-Za-z_.-]{1,100}", given[0]):
         return str(given[0].decode("ascii"))

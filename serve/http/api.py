@@ -1,4 +1,4 @@
-"""The HTTP application around the models: its parts, OpenAPI and its page. Knows nothing of Ray."""
+"""The HTTP application: its routes, middleware, OpenAPI document and page. It does not import Ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from serve.http.operator_routes import add_admin_routes, add_model_routes, add_o
 from serve.http.predict.routes import add_predict_routes
 from serve.http.schemas import RecordLine
 from serve.http.service import Service
-from serve.http.site.example_routes import add_example_routes
+from serve.http.site.examples import add_example_routes
 from serve.http.site.openapi_examples import add_examples
 from serve.http.site.page_routes import add_page_routes
 from serve.http.v1.instances import request_type
@@ -28,8 +28,7 @@ from serve.http.v1.routes import add_instance_routes
 from serve.http.video_types import body_types
 from yt8m_ray import __version__
 
-ASSETS_PATH = "/docs/assets"
-
+_ASSETS_PATH = "/docs/assets"
 _REFERENCE = "#/components/schemas/{model}"
 
 DESCRIPTION = (
@@ -45,32 +44,24 @@ def build_api(service: Service, *, sends_ids: bool = True) -> FastAPI:
     """Returns the application.
 
     Args:
-        service: It may change its limits and models at any time.
-        sends_ids: Whether answers get the header x-request-id here; Ray Serve gives it to them already.
+        service: Its limits and models may change at any time.
+        sends_ids: Whether answers get the header x-request-id here; Ray Serve adds it itself.
     """
     api = _Api(service, title="yt8m_ray", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     add_error_handlers(api)
     add_predict_routes(api, service)  # first: routes are tried in their order
     _add_docs(api)
     add_page_routes(api)
-    add_instance_routes(api, service)
-    add_model_routes(api, service)
-    add_example_routes(api, service)
-    add_repository_routes(api, service)
-    add_protocol_routes(api, service)
-    add_operation_routes(api, service)
-    add_admin_routes(api, service)
+    routes = (add_instance_routes, add_model_routes, add_example_routes, add_repository_routes, add_protocol_routes)
+    for add_routes in (*routes, add_operation_routes, add_admin_routes):
+        add_routes(api, service)
     api.add_middleware(HostCheck, names=service.args.allowed_hosts)
-    api.add_middleware(AccessLog, service=service, sends_ids=sends_ids)  # last: it is asked first
+    api.add_middleware(AccessLog, service=service, sends_ids=sends_ids)  # the last one is the outermost
     return api
 
 
 class _Api(FastAPI):
-    """FastAPI whose OpenAPI document also holds the bodies that the application reads itself, as the model takes them.
-
-    Args:
-        service: Its current model is what the document describes.
-    """
+    """FastAPI whose OpenAPI document has the bodies that PlainRoutes read, as the current model takes them."""
 
     def __init__(self, service: Service, **options: Any) -> None:
         super().__init__(**options)
@@ -80,7 +71,7 @@ class _Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
         model, max_videos = self._service.host.current, self._service.limits.max_videos
         if self._described != (model.version, max_videos):
-            self.openapi_schema = None
+            self.openapi_schema = None  # else FastAPI returns the document of the model before
             document = super().openapi()
             request = body_types(model.predictor.spec, max_videos).request
             types = {
@@ -97,7 +88,8 @@ class _Api(FastAPI):
 
 def _add_docs(api: FastAPI) -> None:
     """Serves the OpenAPI page at /docs with assets from this host; FastAPI's own page loads them from another."""
-    api.mount(ASSETS_PATH, StaticFiles(directory=str(resources.files("fastapi_offline") / "static")))
+    # `FastAPIOffline` is a function that makes a plain FastAPI, and cannot make an `_Api`.
+    api.mount(_ASSETS_PATH, StaticFiles(directory=str(resources.files("fastapi_offline") / "static")))
 
     @api.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
@@ -105,8 +97,8 @@ def _add_docs(api: FastAPI) -> None:
         return get_swagger_ui_html(
             openapi_url=f"{root}/openapi.json",
             title="yt8m_ray",
-            swagger_js_url=f"{root}{ASSETS_PATH}/swagger-ui-bundle.js",
-            swagger_css_url=f"{root}{ASSETS_PATH}/swagger-ui.css",
-            swagger_favicon_url=f"{root}{ASSETS_PATH}/favicon.png",
+            swagger_js_url=f"{root}{_ASSETS_PATH}/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}{_ASSETS_PATH}/swagger-ui.css",
+            swagger_favicon_url=f"{root}{_ASSETS_PATH}/favicon.png",
             swagger_ui_parameters={"validatorUrl": None},  # the default asks a validator on the internet
         )

@@ -1,4 +1,4 @@
-"""Packed request bodies: which content encodings are taken, and how far they are unpacked."""
+"""Packed request bodies: which content encodings are accepted, and how far a body is unpacked."""
 
 from __future__ import annotations
 
@@ -17,25 +17,21 @@ DEFLATE: Final = "deflate"
 
 _NAMES: dict[str, Encoding] = {"": IDENTITY, IDENTITY: IDENTITY, GZIP: GZIP, "x-gzip": GZIP, DEFLATE: DEFLATE}
 
-_ALWAYS_BYTES = 4 * 2**20
-_MOST_TIMES = 64
-"""A body may be unpacked to _ALWAYS_BYTES and so many times what has been read of it: frames and lists of numbers
-shrink to a third, and a bomb, which has shrunk to a thousandth, is given up after some milliseconds."""
-
+# A body may be unpacked to _FREE_BYTES and _MAX_RATIO times what has been read of it. Frames and lists of numbers
+# shrink to a third; a bomb, which has shrunk to a thousandth, is given up after some milliseconds.
+_FREE_BYTES = 4 * 2**20
+_MAX_RATIO = 64
 _STEP_BYTES = 2**14
 
-_MEMBER_START = b"\x1f"
-_ALWAYS_MEMBERS = 100
+# GZIP data may have _FREE_MEMBERS, and one more for each _MEMBER_BYTES: each costs a decompressor, and bgzip makes one
+# of each 64 KiB.
+_FREE_MEMBERS = 100
 _MEMBER_BYTES = 2**15
-"""GZIP data may consist of _ALWAYS_MEMBERS, and of one more for so many bytes: bgzip makes one of each 64 KiB."""
+_MEMBER_START = b"\x1f"
 
 
 def content_encoding(request: Request) -> Encoding:
-    """Returns how the body is packed.
-
-    Raises:
-        RequestError: 415: in another way, or more than once.
-    """
+    """Returns how the body is packed; RequestError 415 if it is packed otherwise, or more than once."""
     given = ", ".join(request.headers.getlist("content-encoding"))
     names = [_NAMES.get(name.strip().lower()) for name in given.split(",")]
     packed = [name for name in names if name != IDENTITY]
@@ -47,15 +43,10 @@ def content_encoding(request: Request) -> Encoding:
 
 
 def unpack(body: bytes, encoding: Encoding, max_bytes: int) -> bytes:
-    """Returns the body as it was before it was packed.
-
-    Args:
-        body: As it arrived; of GZIP data all members are read.
-        encoding: From `content_encoding`.
-        max_bytes: Longest body that is taken.
+    """Returns the body as it was before it was packed, of GZIP data all members.
 
     Raises:
-        RequestError: it is not packed like that (400), or would become too long (413).
+        RequestError: it is not packed like that (400), or is longer than `max_bytes` or shrinks too much (413).
     """
     if encoding == IDENTITY:
         return body
@@ -65,17 +56,18 @@ def unpack(body: bytes, encoding: Encoding, max_bytes: int) -> bytes:
     while num_read < len(body):
         rest: bytes | memoryview = memoryview(body)[num_read : num_read + _STEP_BYTES]
         num_read += len(rest)
-        most = min(max_bytes, _ALWAYS_BYTES + _MOST_TIMES * num_read)
+        most = min(max_bytes, _FREE_BYTES + _MAX_RATIO * num_read)
         while rest:
             if inflater.eof:
                 num_members += 1
                 if encoding != GZIP or rest[:1] != _MEMBER_START:
-                    num_behind = len(rest) + len(body) - num_read
-                    raise RequestError(400, f"body: {num_behind} bytes follow the {encoding} data")
-                if num_members > _ALWAYS_MEMBERS + size // _MEMBER_BYTES:
+                    num_after = len(rest) + len(body) - num_read
+                    raise RequestError(400, f"body: {num_after} bytes follow the {encoding} data")
+                if num_members > _FREE_MEMBERS + size // _MEMBER_BYTES:
                     raise RequestError(400, f"body: {num_members} gzip members hold {size} bytes, expected fewer")
                 inflater = zlib.decompressobj(bits)
             try:
+                # One byte more than allowed, which tells a body that is too long from one that just fits.
                 parts.append(inflater.decompress(rest, most - size + 1))
             except zlib.error as error:
                 raise RequestError(400, f"body: not {encoding}: {error}") from None

@@ -1,4 +1,4 @@
-"""How errors of the service are answered."""
+"""The answers to requests that fail."""
 
 from __future__ import annotations
 
@@ -15,48 +15,32 @@ from serve.errors import CODES, RequestError
 
 logger = logging.getLogger(__name__)
 
-
-SENDS_ID = "yt8m_sends_id"
-"""Key of a request's scope: whether answers get the header x-request-id here."""
+SENDS_ID = "yt8m_sends_id"  # key of a request's scope: whether answers get the header x-request-id here
 
 
 def request_id(request: Request) -> str:
-    """Returns the request's id. Serve's proxy sets the header on request and response; without a proxy, a new one."""
+    """Returns the request's id, which a proxy or `serve.http.access_log` has set, or a new one."""
     return request.headers.get("x-request-id") or str(uuid.uuid4())
 
 
 def error_detail(request: Request, status: int, message: str) -> dict[str, str]:
-    """Returns what stands under `error` in an answer, for `status`, one of CODES."""
+    """Returns what stands under `error` in an answer; the status is one of CODES."""
     return {"code": CODES[status], "message": message, "request_id": request_id(request)}
 
 
 def error_response(
     request: Request, status: int, message: str, *, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """Returns the error body for `status`, one of CODES, in the form of the protocol that the path belongs to."""
-    if _has_plain_errors(request):
-        # Those protocols know no 422: whatever a client can mend is 400.
+    """Returns the answer to a request that fails, in the form of the protocol that its path belongs to."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", "").rstrip("/"))
+    if f"{path}/".startswith(("/v2/", "/v1/models/")):  # Open Inference, KServe V1 and TensorFlow Serving
+        # Those protocols have no 422: what a client can correct is 400.
         return JSONResponse({"error": message}, status_code=400 if status == 422 else status, headers=headers)
     return JSONResponse({"error": error_detail(request, status, message)}, status_code=status, headers=headers)
 
 
-def _has_plain_errors(request: Request) -> bool:
-    """Returns whether a path is one of a protocol whose errors are a sentence: Open Inference, KServe, TF Serving."""
-    path = request.scope["path"].removeprefix(request.scope.get("root_path", "").rstrip("/"))
-    return f"{path}/".startswith(("/v2/", "/v1/models/"))
-
-
-def _methods_at(request: Request) -> list[str]:
-    """Returns the methods that the path of a request is answered for, over all its routes: Starlette tells one's."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE:
-            methods |= route.methods or set()
-    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
-
-
 def add_error_handlers(api: FastAPI) -> None:
-    """Makes every error of `api` answer in the one JSON shape."""
+    """Makes `api` answer every error in one JSON shape."""
 
     @api.exception_handler(RequestError)
     async def refused(request: Request, error: RequestError) -> JSONResponse:
@@ -80,7 +64,16 @@ def add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
         logger.error("request %s failed", request_id(request), exc_info=error)
-        # This handler stands outside of `serve.http.access_log`, which gives all other answers their id.
+        # This handler is outside of `serve.http.access_log`, which gives all other answers their id.
         headers = {"x-request-id": request_id(request)} if request.scope.get(SENDS_ID) else None
         message = "the server failed; its log has the details under this request id"
         return error_response(request, 500, message, headers=headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    # Over all routes of the path: Starlette's own `allow` names those of one alone.
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE:
+            methods |= route.methods or set()
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)

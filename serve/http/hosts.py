@@ -12,32 +12,32 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve.errors import CLOSE
 from serve.http.error_handlers import error_response
 
-ANY = "*"
-
+_ANY = "*"
 _HOST = re.compile(r"(?P<name>[^:\[\]]+|\[[0-9A-Fa-f:.]+\])(:\d*)?")
 
 
 class HostCheck:
-    """ASGI middleware that answers 421 to names of other hosts.
-
-    The owner of a site can let its name point at 127.0.0.1 once its page is loaded; for the browser the page and this
-    service are then one site, and the page may read all answers (DNS rebinding). Such a request names that site. An
-    address is no name that somebody else could point here, so probes and scrapers that use one are answered.
+    """ASGI middleware that answers 421 to names of other hosts, against DNS rebinding.
 
     Args:
-        app: What answers.
-        names: By which the service is called, without ports; ANY takes all.
+        app: Answers the other requests.
+        names: Of the service, without ports; `*` accepts all.
     """
+
+    # The owner of a site can point its name at 127.0.0.1 once its page is loaded; the browser then takes the page and
+    # this service for one site, and lets the page read all answers. Such a request names that site in Host. Nobody can
+    # point an address elsewhere, so probes and scrapers that use one are answered. Starlette's TrustedHostMiddleware
+    # answers 400 in plain text, takes no addresses, and cuts a name at the first colon, which IPv6 addresses have.
 
     def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
         self._app = app
         self._names = {name.lower() for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or refuses it before anything of it is read."""
+        """Passes a request on, or refuses it before its body is read."""
         headers = scope["headers"] if scope["type"] == "http" else ()
         given = [value.decode("latin-1") for key, value in headers if key == b"host"]
-        if ANY in self._names or all(self._is_ours(host) for host in given):
+        if _ANY in self._names or all(self._is_ours(host) for host in given):
             await self._app(scope, receive, send)
             return
         valid = ", ".join([*sorted(self._names), "addresses"])

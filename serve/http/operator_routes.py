@@ -1,72 +1,67 @@
-"""What an operator changes over HTTP: which model answers, with a token of its own."""
+"""Routes for operators: changes of releases, health, metrics, and the model card."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from serve.errors import RequestError
-from serve.http.requests import check_token, read_json
-from serve.http.schemas import Change, ErrorResponse, Health
+from serve.http.openapi import JSON_TYPE, refusals
+from serve.http.requests import read_json
+from serve.http.schemas import Change, Health
 from serve.http.service import Service
 from serve.model.card import ModelCards, card_of
+from serve.operations import changes
 
-_CHANGES = ("promote", "canary", "rollback")
-
-_MOST_BYTES = 65536
-"""Of the body of a change, which is read in the event loop."""
+_MAX_CHANGE_BYTES = 65536  # of a change's body, which is read in the event loop
 
 
 def add_admin_routes(api: FastAPI, service: Service) -> None:
-    """Adds the routes; without a file of tokens they are not there."""
-    responses: dict[int | str, dict[str, Any]] = {code: {"model": ErrorResponse} for code in (400, 401, 404, 409, 422)}
-    described = {"requestBody": {"content": {"application/json": {"schema": Change.model_json_schema()}}}}
+    """Adds the routes that change releases, if the service has tokens of operators."""
     if not service.admin_tokens.is_set:
         return
+    responses = refusals(400, 401, 404, 409, 422)
+    described = {"requestBody": {"content": {JSON_TYPE: {"schema": Change.model_json_schema()}}}}
 
     @api.get("/v1/admin/releases", summary="Which models answer", responses=responses)
     async def releases(request: Request) -> JSONResponse:
-        _check_token(request, service)
+        service.admin_tokens.check(request)
         return JSONResponse(await service.status())
 
-    for what in _CHANGES:
+    for what in ("promote", "canary", "rollback"):
 
         async def change(request: Request, what: str = what) -> JSONResponse:
-            _check_token(request, service)
-            asked = await read_json(request, service, Change, max_bytes=_MOST_BYTES)
-            _check_fields(what, asked)
-            return JSONResponse(await service.change(what, asked.model, asked.share))
+            service.admin_tokens.check(request)
+            asked = await read_json(request, service, Change, max_bytes=_MAX_CHANGE_BYTES)
+            return JSONResponse(await service.change(_change(what, asked)))
 
         api.add_api_route(
             f"/v1/admin/{what}", change, methods=["POST"], responses=responses, openapi_extra=described, name=what
         )
 
 
-def _check_fields(what: str, asked: Change) -> None:
-    if what == "canary" and asked.model is not None and asked.share == 0:
-        raise RequestError(422, "share: a canary answers more than 0 of the requests")
-    if what != "canary" and "share" in asked.model_fields_set:
+def _change(what: str, asked: Change) -> changes.Change:
+    if what == "canary":
+        if asked.model is not None and asked.share == 0:
+            raise RequestError(422, "share: a canary answers more than 0 of the requests")
+        return changes.Canary(asked.model, asked.share)
+    if "share" in asked.model_fields_set:
         raise RequestError(422, f"share: {what} takes none")
-    if what == "rollback" and asked.model is not None:
+    if what == "promote":
+        return changes.Promote(asked.model)
+    if asked.model is not None:
         raise RequestError(422, "model: a rollback goes back to the model before, found a name")
-
-
-def _check_token(request: Request, service: Service) -> None:
-    if not service.admin_tokens.accepts(request.headers.get("authorization", "")):
-        challenge = {"www-authenticate": "Bearer"}
-        raise RequestError(401, "authorization: expected Bearer and a token of an operator", headers=challenge)
+    return changes.Rollback()
 
 
 def add_operation_routes(api: FastAPI, service: Service) -> None:
-    """Adds the routes."""
+    """Adds the routes of health and metrics, which need no token."""
 
     @api.get(
         "/healthz",
         summary="Whether this replica answers, and with which model",
         response_model=Health,
-        responses={503: {"model": Health}},
+        responses=refusals(503, model=Health),
     )
     async def healthz() -> JSONResponse:
         is_ready = service.is_ready()
@@ -78,20 +73,14 @@ def add_operation_routes(api: FastAPI, service: Service) -> None:
         return PlainTextResponse(await service.exposition(), media_type="text/plain; version=0.0.4")
 
 
-_RESPONSES: dict[int | str, dict[str, Any]] = {401: {"model": ErrorResponse}}
-
-
 def add_model_routes(api: FastAPI, service: Service) -> None:
-    """Adds the route."""
-
-    @api.get("/v1/model", summary="What the model is and how well it did", responses=_RESPONSES)
+    @api.get("/v1/model", summary="What the model is and how well it did", responses=refusals(401))
     async def model(request: Request) -> ModelCards:
-        check_token(request, service)
+        service.client_tokens.check(request)
         host = service.host
-        canary = host.canary
         return ModelCards(
             name=service.args.name,
             current=card_of(host.current),
-            canary=None if canary is None else card_of(canary),
-            canary_share=0.0 if canary is None else host.canary_share,
+            canary=None if host.canary is None else card_of(host.canary),
+            canary_share=0.0 if host.canary is None else host.canary_share,
         )

@@ -1,4 +1,4 @@
-"""What all routes do with a request before its body means anything: tokens, deadlines, query, body."""
+"""The steps that the prediction routes share: deadline, query, body, decoding, the model's answers, encoding."""
 
 from __future__ import annotations
 
@@ -13,29 +13,25 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from serve.errors import CLOSE, RequestError
-from serve.http.access_log import HAS_LEFT, note_stage
+from serve.http.access_log import HAS_LEFT, NOTES, note_stage
 from serve.http.encodings import IDENTITY, content_encoding, unpack
 from serve.http.intake import INLINE_BYTES, Hold
 from serve.http.service import Service
-from serve.http.video_input import invalid_json, json_text
+from serve.http.video_input import ModelInput, json_text, validate_json
 from serve.model.batching import Answer
 from serve.model.hosted_model import HostedModel
 from serve.settings import Limits
 from yt8m_ray.data.format.features import VideoRow
 
-DEADLINE_HEADER = "x-request-timeout-seconds"
-"""Seconds that a client waits; Ray Serve's proxy reads the same header."""
+DEADLINE_HEADER = "x-request-timeout-seconds"  # Ray Serve's proxy reads the same one
+
+_FEW_LABELS = 1000  # an answer of so many is written in the event loop, in less time than a thread takes to start
+_WATCH_AFTER_S = 0.05  # a disconnect is looked for after this time: a request that is answered sooner costs nothing
+
 
 T = TypeVar("T")
+A = TypeVar("A", bound=ModelInput)
 M = TypeVar("M", bound=pydantic.BaseModel)
-
-
-def check_token(request: Request, service: Service) -> None:
-    """Checks that a client may ask; RequestError 401 says what was missing."""
-    tokens = service.client_tokens
-    if tokens.is_set and not tokens.accepts(request.headers.get("authorization", "")):
-        challenge = {"www-authenticate": "Bearer"}
-        raise RequestError(401, "authorization: expected Bearer and a token of this service", headers=challenge)
 
 
 def deadline_of(request: Request, service: Service) -> float:
@@ -44,7 +40,7 @@ def deadline_of(request: Request, service: Service) -> float:
 
 
 def seconds_for(request: Request, service: Service) -> float:
-    """Returns what the answer may take: what the client asks for, and no more than the limit."""
+    """Returns how long the answer may take: what the client asks for, and no more than the limit."""
     seconds = service.limits.deadline_s
     given = request.headers.get(DEADLINE_HEADER)
     if given is not None:
@@ -59,7 +55,7 @@ def seconds_for(request: Request, service: Service) -> float:
 
 
 def query_parameters(request: Request, names: Iterable[str]) -> Mapping[str, str]:
-    """Returns the query's parameters, each of which is known and given once."""
+    """Returns the query's parameters, each of which must be known and given once."""
     known, found = tuple(names), dict[str, str]()
     for key, value in request.query_params.multi_items():
         if key not in known:
@@ -71,23 +67,24 @@ def query_parameters(request: Request, names: Iterable[str]) -> Mapping[str, str
 
 
 def check_announced(request: Request, max_bytes: int) -> None:
-    """Checks the size that the body is said to have, where it is said."""
-    told = request.headers.get("content-length", "")
-    if told.isascii() and told.isdigit() and int(told[:18]) > max_bytes:
-        raise RequestError(413, f"body: at most {max_bytes} bytes, found {told[:18]}", headers=CLOSE)
+    """Checks the body's size that the header announces, if there is one."""
+    size = request.headers.get("content-length", "")
+    # 18 digits: Python refuses to read numbers of thousands, and any of 18 is too large already.
+    if size.isascii() and size.isdigit() and int(size[:18]) > max_bytes:
+        raise RequestError(413, f"body: at most {max_bytes} bytes, found {size[:18]}", headers=CLOSE)
 
 
 async def read_body(request: Request, limits: Limits, hold: Hold, *, max_bytes: int | None = None) -> bytes:
-    """Returns the body as it was sent.
+    """Returns the body as it was sent; nothing of it may have been read.
 
     Args:
-        request: Nothing of its body has been read.
+        request: With the body.
         limits: Of the body's size and time.
-        hold: Takes account of its bytes.
-        max_bytes: Its longest size, where it is not that of the limits.
+        hold: Counts its bytes.
+        max_bytes: Replaces the limit of the size.
 
     Raises:
-        RequestError: it says or turns out to be too large, is too slow, or there is no room for it.
+        RequestError: it is too large (413), too slow (408), or there is no room for it (503).
     """
     most = limits.max_body_bytes if max_bytes is None else max_bytes
     check_announced(request, most)
@@ -109,46 +106,39 @@ async def read_body(request: Request, limits: Limits, hold: Hold, *, max_bytes: 
 
 
 async def read_json(request: Request, service: Service, model: type[M], *, max_bytes: int) -> M:
-    """Returns a short body of JSON, packed or not; one of no bytes is taken for an empty object.
+    """Returns a short JSON body, packed or not; an empty body stands for an empty object.
 
-    Args:
-        request: Nothing of its body has been read.
-        service: Its limits.
-        model: Type of the body.
-        max_bytes: Longest body, as it is sent and unpacked: so much is read in the event loop.
-
-    Raises:
-        RequestError: the body cannot be had or is wrong.
+    It is read in the event loop, so `max_bytes` bounds it both as it is sent and as it is unpacked.
     """
     encoding = content_encoding(request)
     with service.intake.hold() as hold:
         body = unpack(await read_body(request, service.limits, hold, max_bytes=max_bytes), encoding, max_bytes)
-    try:
-        return model.model_validate_json(json_text(body) or b"{}", strict=True)
-    except pydantic.ValidationError as error:
-        raise invalid_json(error) from None
+    return validate_json(model, json_text(body) or b"{}", strict=True)
 
 
-async def decode_body(
+async def ask_model(
     request: Request,
     service: Service,
-    deadline: float,
-    decode: Callable[[bytes], T],
-    decode_at_once: Callable[[bytes], T | None] | None = None,
-) -> T:
-    """Reads the body and returns what is made of it.
+    model: HostedModel,
+    decode: Callable[[bytes], A],
+    decode_at_once: Callable[[bytes], A | None] | None = None,
+) -> tuple[A, list[Answer], float]:
+    """Reads the body and returns what it asks for, the model's answers, and the deadline.
 
     Args:
         request: Nothing of its body has been read.
-        service: Its limits, and its thread for decoding.
-        deadline: Of the answer, on the clock of the event loop.
-        decode: Called in the thread: what takes long must not hold up other requests.
-        decode_at_once: Asked before, in the event loop, about a short body that is not packed: a body that it can make
-            something of in some microseconds is not handed over; None leaves it to `decode`.
+        service: The replica.
+        model: Answers.
+        decode: Reads the body in a thread, since it may take long enough to hold up other requests.
+        decode_at_once: Tried before it, in the event loop, on a short body that is not packed: some microseconds cost
+            less than a thread. None leaves the body to `decode`.
 
     Raises:
-        RequestError: the body cannot be had or is wrong, or the deadline passed.
+        RequestError: the body is wrong, there is no room for it, or the deadline passed.
+        ClientDisconnect: the client has gone.
     """
+    deadline = deadline_of(request, service)
+    service.batcher.check_room()  # before the body is read: a refusal must cost next to nothing
     encoding, limits = content_encoding(request), service.limits
     with service.intake.hold() as hold:
         body = await read_body(request, limits, hold)
@@ -156,78 +146,74 @@ async def decode_body(
         at_once = None
         if decode_at_once is not None and encoding == IDENTITY and len(body) <= INLINE_BYTES:
             at_once = functools.partial(decode_at_once, body)
-        found = await hold.decode(
+        asked = await hold.decode(
             lambda: decode(unpack(body, encoding, limits.max_body_bytes)), deadline, at_once=at_once
         )
     note_stage(request, "decode", time.perf_counter() - started)
-    return found
-
-
-_PATIENCE_S = 0.05
-"""After which a client that waits is looked for. Whoever is answered sooner does not pay for it."""
+    request.scope[NOTES]["videos"] = len(asked.rows)
+    return asked, await wait_for(service, model, asked.rows, asked.top_k, deadline, request), deadline
 
 
 async def wait_for(
     service: Service, model: HostedModel, rows: Sequence[VideoRow], top_k: int, deadline: float, request: Request
 ) -> list[Answer]:
-    """Returns the answers to videos; what was asked for a client that has gone is not computed.
-
-    Args:
-        service: The replica.
-        model: Answers them.
-        rows: The videos.
-        top_k: Classes a video.
-        deadline: When the answer is due, on the clock of the event loop.
-        request: Its body has been read.
+    """Returns the model's answers to videos; those of a client that disconnects are not computed.
 
     Raises:
         RequestError: there is no room in the queue (503), or the deadline passed (504).
-        ClientDisconnect: nobody waits any more.
+        ClientDisconnect: the client has gone.
     """
-    departure = _DisconnectWatcher(request)
+    watcher = _DisconnectWatcher(request)
     try:
         async with asyncio.timeout_at(deadline):
-            # Last of all: from here on the model's thread wants its turn of Python.
-            departure.futures = futures = service.ask(model, rows, top_k)
-            # A lone future wakes this task itself; gathering takes another turn of the event loop.
+            # Last of all: from here on the model's thread competes for Python's lock.
+            watcher.futures = futures = service.batcher.ask(model, rows, top_k)
+            # A lone future wakes this task itself; `gather` takes another turn of the event loop.
             answers = [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
     except TimeoutError:
         raise RequestError(504, "the deadline passed before the model had answered") from None
     except asyncio.CancelledError:
-        if departure.has_happened:
+        if watcher.has_disconnected:
             request.scope[HAS_LEFT] = True
             raise ClientDisconnect from None
         raise
     finally:
-        departure.forget()
+        watcher.stop()
     for answer in answers:
         note_stage(request, "queue", answer.queue_s)
         note_stage(request, "model", answer.model_s)
     return answers
 
 
+async def encode(request: Request, write: Callable[[], T], *, num_labels: int) -> T:
+    """Returns what `write` returns; it is called in a thread if it has many labels to write."""
+    started = time.perf_counter()
+    written = write() if num_labels <= _FEW_LABELS else await asyncio.to_thread(write)
+    note_stage(request, "encode", time.perf_counter() - started)
+    return written
+
+
 class _DisconnectWatcher:
-    """Cancels futures when the client goes away. Ray Serve does so too, but not behind our HAProxy: see its wrapper."""
+    """Cancels futures when the client disconnects. Ray Serve does so too, but not behind HAProxy: see its wrapper."""
 
     def __init__(self, request: Request) -> None:
-        self.has_happened = False
+        self.has_disconnected = False
         self.futures: Sequence[asyncio.Future[Answer]] = ()
         self._request = request
         self._task: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(_PATIENCE_S, self._begin)
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start)
 
-    def forget(self) -> None:
-        """Stops looking."""
+    def stop(self) -> None:
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         self._task = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
-        self.has_happened = True
+        self.has_disconnected = True
         for future in self.futures:
             future.cancel()

@@ -1,4 +1,4 @@
-"""What goes over the wire and what an operator may set: the types behind the OpenAPI document and serve/config.yaml."""
+"""The types of requests and answers in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from typing import Any
 
 import pydantic
 from pydantic import Field
-
-
-class _Message(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Label(pydantic.BaseModel):
@@ -48,8 +44,10 @@ class Health(pydantic.BaseModel):
     model_version: str
 
 
-class Change(_Message):
+class Change(pydantic.BaseModel):
     """A change of releases: a name of `user_config.models`, or the number of a version in MLflow."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
 
     model: str | None = Field(default=None, max_length=200, description="null finishes, or goes on with, the canary")
     share: float = Field(default=0.0, ge=0, le=1, description="Of the requests; for a canary alone, 0 ends it")
@@ -82,4 +80,4 @@ class RecordLine(pydantic.BaseModel):
     labels: list[Label] | None = Field(default=None, description="Best first; equal scores by class id")
     model_version: str | None = None
     error: ErrorDetail | None = None
-    is_last: bool | None = Field(default=None, description="true with an error behind which nothing could be read")
+    is_last: bool | None = Field(default=None, description="true with an error after which nothing could be read")

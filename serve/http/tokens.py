@@ -1,4 +1,4 @@
-"""Bearer tokens in a file: any line of it opens the door, and the file can change while the service runs."""
+"""Bearer tokens in a file, which can change while the service runs."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ import os
 import stat
 from pathlib import Path
 
+from fastapi.security.utils import get_authorization_scheme_param
+from starlette.requests import Request
+
+from serve.errors import RequestError
 from yt8m_ray.local_files import read_document
 
 logger = logging.getLogger("ray.serve.yt8m")
 
-_SCHEME = "bearer "
-
 
 class TokenFile:
-    """The tokens of a file, one a line of printable ASCII; empty lines and lines that begin with # count nothing.
+    """The tokens of a file, one a line of printable ASCII; empty lines and lines that begin with # are ignored.
 
     Args:
-        path: The file; None stands for no tokens.
+        path: The file; None asks for no token.
+        role: Whose tokens they are, for errors.
 
     Raises:
         ValueError, OSError: the file cannot be read, or has no token.
     """
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, *, role: str = "this service") -> None:
         self._path = None if path is None else Path(path)
+        self._role = role
         self._stamp: tuple[int, ...] = ()
-        self._complaint = ""
+        self._last_error = ""
         self._tokens: list[bytes] = []
         if self._path is not None:
             self._read(self._path)
@@ -38,32 +42,37 @@ class TokenFile:
         """Whether there is a file, so that a token is asked for."""
         return self._path is not None
 
-    def accepts(self, authorization: str) -> bool:
-        """Returns whether the value of an Authorization header carries one of the tokens.
+    def check(self, request: Request) -> None:
+        """Checks that a request carries one of the tokens, if any is asked for; RequestError 401 if not."""
+        if self.is_set and not self.accepts(request.headers.get("authorization", "")):
+            challenge = {"www-authenticate": "Bearer"}
+            raise RequestError(401, f"authorization: expected Bearer and a token of {self._role}", headers=challenge)
 
-        All tokens are compared, each in the same time however much of it is right.
-        """
+    def accepts(self, authorization: str) -> bool:
+        """Returns whether the value of an Authorization header carries one of the tokens."""
         self._refresh()
-        if authorization[: len(_SCHEME)].lower() != _SCHEME:
+        scheme, token = get_authorization_scheme_param(authorization)
+        if scheme.lower() != "bearer":
             return False
-        given = authorization[len(_SCHEME) :].strip().encode("utf-8", "replace")
-        return any([hmac.compare_digest(given, token) for token in self._tokens])  # noqa: C419 - without stopping early
+        given = token.strip().encode("utf-8", "replace")
+        # All tokens, each in constant time: a client must not learn from the time how much of one was right.
+        return any([hmac.compare_digest(given, each) for each in self._tokens])  # noqa: C419
 
     def _refresh(self) -> None:
         if self._path is None:
             return
-        complaint = ""
+        error_text = ""
         try:
             if _stamp(os.stat(self._path)) != self._stamp:
                 self._read(self._path)
         except (ValueError, OSError) as error:
-            complaint = str(error)
-        if complaint and complaint != self._complaint:  # once, and not with each request
-            logger.error("%s; the tokens stay as they were", complaint)
-        self._complaint = complaint
+            error_text = str(error)
+        if error_text and error_text != self._last_error:  # once, and not with each request
+            logger.error("%s; the tokens stay as they were", error_text)
+        self._last_error = error_text
 
     def _read(self, path: Path) -> None:
-        status = os.stat(path)  # before the file is read: a change in between is found by the next request
+        status = os.stat(path)  # before the file is read: the next request sees a change in between
         try:
             lines = [line.strip() for line in read_document(path).decode("ascii").splitlines()]
         except UnicodeDecodeError:

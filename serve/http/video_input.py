@@ -1,63 +1,57 @@
-"""Request bodies -> rows: the border where everything that a client may get wrong is refused.
+"""Request bodies -> rows, or RequestError: 400 if a body cannot be read, 422 if it does not fit the model.
 
-400 means that a body cannot be read, 422 that what it says does not fit the model. What a body may cost is bounded
-before it is read: a record by its fields, JSON by its keys and values.
+The cost of a body is bounded before it is parsed: a record by its fields, JSON by its keys and values.
 """
 
 from __future__ import annotations
 
-import base64
 import binascii
 import codecs
 import contextlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pydantic
 
 from serve.errors import RequestError
 from serve.http.video_types import TOP_K, VIDEO_ID, VIDEOS, BodyTypes, body_types
 from serve.settings import Limits
 from yt8m_ray.data.errors import RecordError
-from yt8m_ray.data.format.example import Fields, Values, decode_record
-from yt8m_ray.data.format.features import FeatureSpec, VideoRow, to_row
+from yt8m_ray.data.format.example import decode_record
+from yt8m_ray.data.format.features import FeatureSpec, VideoRow
+from yt8m_ray.data.format.video_input import check_num_frames, checked_row, read_video, shorten
 from yt8m_ray.data.pipeline.single_record import OrdinaryRecords
-from yt8m_ray.schema import ID_KEYS, LABELS_KEY, MEAN_PREFIX
+from yt8m_ray.schema import ID_KEYS
 
-NO_ID = b"-"
-"""Stands for the id of a video without one: optional here, required in a shard."""
+M = TypeVar("M", bound=pydantic.BaseModel)
 
-_OTHER_FIELDS = 2048
-"""Fields of a record, and integers of its lists, beside those of its frames: the published ones have some dozens."""
-
-_OTHER_KEYS = 100
-"""Keys and lists of a video in JSON, and colons, braces and so on in its id, beside those of its features."""
+_OTHER_FIELDS = 2048  # of a record, and integers of its lists, besides the frames; published records have some dozens
+_OTHER_KEYS = 100  # keys and lists of a video in JSON, and such characters in its id, besides those of its features
 
 _JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*+[{\[]")
-_ENTRY_VALUE = b"\x12"
-"""Begins the value of a map entry, and the feature lists of a SequenceExample."""
-
-_MOST_NAMED, _LONGEST_NAME = 8, 40
+_ENTRY_VALUE = b"\x12"  # begins the value of a map entry, and the feature lists of a SequenceExample
 
 
 @dataclass(frozen=True)
-class PredictionInput:
-    """A request that can be answered: rows that fit the model, their ids as given, and 1 <= top_k <= classes."""
+class ModelInput:
+    """What a valid request asks: rows that fit the model, and 1 <= top_k <= classes."""
 
-    video_ids: list[str]
     rows: list[VideoRow]
     top_k: int
 
 
-def decode_json(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:
-    """Returns the input of an `application/json` body: an object with `videos`, or the list of them alone.
+@dataclass(frozen=True)
+class PredictionInput(ModelInput):
+    """The same with the videos' ids as given."""
 
-    The object's own `top_k` goes before the given one.
-    """
+    video_ids: list[str]
+
+
+def decode_json(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:
+    """Returns the input of JSON: an object with `videos`, whose own `top_k` takes precedence, or the list of them."""
     text = checked_json(body, spec, limits)
     types = body_types(spec, limits.max_videos)
     try:
@@ -73,7 +67,7 @@ def decode_json(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limit
 def decode_videos(
     videos: list[Any], where: str, top_k: int | None, spec: FeatureSpec, limits: Limits
 ) -> PredictionInput:
-    """Returns the input of videos that were read from JSON already, whatever they are; `where` names them in errors."""
+    """Returns the input of parsed JSON, valid or not; `where` names the list in errors."""
     types = body_types(spec, limits.max_videos)
     try:
         checked = types.videos.validate_python(videos)
@@ -85,13 +79,17 @@ def decode_videos(
 def _read_videos(
     videos: Sequence[Mapping[str, Any]], where: str, top_k: int | None, spec: FeatureSpec, limits: Limits
 ) -> PredictionInput:
-    rows = [_json_row(video, spec, f"{where}[{index}]") for index, video in enumerate(videos)]
+    given = [
+        {name: value for name, value in video.items() if value is not None and name != VIDEO_ID} for video in videos
+    ]
+    with refusals():
+        rows = [read_video(features, spec, f"{where}[{index}]") for index, features in enumerate(given)]
     asked = check_top_k(top_k, len(rows), spec, limits)
-    return PredictionInput([video.get(VIDEO_ID) or "" for video in videos], rows, asked)
+    return PredictionInput(rows, asked, [video.get(VIDEO_ID) or "" for video in videos])
 
 
 def is_json(body: bytes) -> bool:
-    """Returns whether a body whose type nobody says is JSON; else it is a record, if it is anything."""
+    """Returns whether a body without a content type is JSON, and no record."""
     if _JSON_START.match(body) is None:
         return False
     # No record begins with a brace or a bracket: in protobuf they open groups, which neither message has. It may begin
@@ -105,17 +103,12 @@ def json_text(body: bytes) -> bytes:
 
 
 def checked_json(body: bytes, spec: FeatureSpec, limits: Limits) -> bytes:
-    """Returns the text of a JSON body that has no more in it than videos can have.
-
-    Its bytes are counted: a parser holds up all threads. A comma stands for a value, a colon for a key and so on, those
-    in texts too.
-    """
+    """Returns the text of a JSON body that has no more in it than videos can have."""
+    # Counted in its bytes, since a parser holds up all threads: a comma stands for a value, a colon for a key and so
+    # on, also inside of texts.
     if body.count(b",") >= limits.max_json_values:
-        raise RequestError(
-            422,
-            f"body: at most {limits.max_json_values} values in JSON, found more; send frames as base64, or a record as "
-            "application/octet-stream",
-        )
+        hint = "send frames as base64, or a record as application/octet-stream"
+        raise RequestError(422, f"body: at most {limits.max_json_values} values in JSON, found more; {hint}")
     num_keys = limits.max_videos * (2 * len(spec.sizes) + _OTHER_KEYS)
     num_lists = limits.max_videos * (len(spec.sizes) * (spec.max_frames + 2) + _OTHER_KEYS)
     bounds = (("keys", b":", num_keys), ("objects", b"{", num_keys), ("lists", b"[", num_lists))
@@ -128,31 +121,33 @@ def checked_json(body: bytes, spec: FeatureSpec, limits: Limits) -> bytes:
 def decode_ordinary(
     body: bytes | memoryview, top_k: int | None, records: OrdinaryRecords, spec: FeatureSpec, limits: Limits
 ) -> PredictionInput | None:
-    """Returns the input of one record that is laid out as usual, in some microseconds; None leaves it to the others."""
+    """Returns the input of one record in the usual layout, in some microseconds; None leaves it to `decode_binary`."""
     row = records.read(body)
     if row is None or (row.frames.dtype.kind == "f" and not np.isfinite(row.frames).all()):
         return None
-    _check_num_frames(len(row.frames), next(iter(spec.sizes)), spec, "body")
-    return PredictionInput([row.video_id], [row], check_top_k(top_k, 1, spec, limits))
+    with refusals():
+        check_num_frames(len(row.frames), next(iter(spec.sizes)), spec, "body")
+    return PredictionInput([row], check_top_k(top_k, 1, spec, limits), [row.video_id])
 
 
 def decode_binary(body: bytes | memoryview, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:
-    """Returns the input of one serialized SequenceExample or Example; RequestError says what is wrong with it."""
+    """Returns the input of one serialized SequenceExample or Example."""
     if not body:
         raise RequestError(400, "body: expected a serialized SequenceExample or Example, found no bytes")
-    # A step of a frame is two fields, or three, and a mean may be a field a value.
+    # A frame is two or three fields, and a mean may have a field for each value.
     most = 4 * len(spec.sizes) * (spec.max_frames + 1) + spec.dim + _OTHER_FIELDS
     try:
         fields = decode_record(body, max_steps=spec.max_frames + 1, max_fields=most)
     except RecordError as error:
         raise RequestError(400, f"body: not a SequenceExample or Example: {error.reason}") from None
-    row = check_row(fields.context, fields.sequences, spec, "body")
+    with refusals():
+        row = checked_row(fields.context, fields.sequences, spec, "body")
     has_id = any(key in fields.context for key in ID_KEYS)
-    return PredictionInput([row.video_id if has_id else ""], [row], check_top_k(top_k, 1, spec, limits))
+    return PredictionInput([row], check_top_k(top_k, 1, spec, limits), [row.video_id if has_id else ""])
 
 
 def parse_top_k(text: str | None) -> int | None:
-    """Returns the number in the query parameter `top_k`, None where it is not given."""
+    """Returns the number in the query parameter `top_k`; None if it is not given."""
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
@@ -160,174 +155,69 @@ def parse_top_k(text: str | None) -> int | None:
     return int(text)
 
 
+def parameter_top_k(parameters: Mapping[str, Any]) -> int | None:
+    """Returns `top_k` of a JSON request's parameters; None if it is not given."""
+    asked = parameters.get(TOP_K)
+    if asked is not None and type(asked) is not int:
+        raise RequestError(422, f"parameters.top_k: expected a whole number, found {shorten(asked)}")
+    return asked
+
+
 def check_top_k(asked: int | None, num_videos: int, spec: FeatureSpec, limits: Limits) -> int:
-    """Returns the classes a video, the default where none are asked for; RequestError if there are not so many."""
+    """Returns the classes a video, or the default if `asked` is None."""
     top_k = min(limits.default_top_k, spec.num_classes) if asked is None else asked
     if not 1 <= top_k <= spec.num_classes:
         raise RequestError(422, f"top_k: expected 1 to {spec.num_classes}, found {shorten(top_k)}")
     if num_videos * top_k > limits.max_labels:
-        raise RequestError(
-            422, f"top_k: at most {limits.max_labels} labels an answer, found {num_videos} videos * {top_k}"
-        )
+        found = f"{num_videos} videos * {top_k}"
+        raise RequestError(422, f"top_k: at most {limits.max_labels} labels an answer, found {found}")
     return top_k
 
 
-def _json_row(video: Mapping[str, Any], spec: FeatureSpec, where: str) -> VideoRow:
-    """Returns the row of a video that has the type of `body_types`."""
-    given = {name: value for name, value in video.items() if value is not None and name != VIDEO_ID}
-    context: dict[str, Values] = {}
-    sequences: dict[str, Any] = {}
-    for name, size in spec.sizes.items():
-        frame_name = name.removeprefix(MEAN_PREFIX)
-        if spec.is_video_level and name in given:
-            with np.errstate(over="ignore"):  # what does not fit becomes infinite, and `check_row` refuses it
-                context[name] = np.array(given[name], np.float64).astype(np.float32)
-        elif frame_name in given:
-            sequences[frame_name] = _json_frames(given[frame_name], frame_name, size, spec, where)
-    return check_row(context, sequences, spec, where, found=given)
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Raises a RequestError for a ValueError of `yt8m_ray.data.format.video_input`."""
+    try:
+        yield
+    except ValueError as error:
+        # Text that is not base64 cannot be read; other values can, and do not fit the model.
+        raise RequestError(400 if isinstance(error, binascii.Error) else 422, str(error)) from None
 
 
-def _json_frames(value: Any, name: str, size: int, spec: FeatureSpec, where: str) -> npt.NDArray[np.uint8]:
-    """Returns frames [T, size] given as base64 text, as one list of bytes or as one list a frame."""
-    place = f"{where}.{name}"
-    if isinstance(value, str):
-        if len(value) > 4 * (size * (spec.max_frames + 1) // 3 + 1):  # not decoded only to be refused
-            _check_num_frames(len(value) // 4 * 3 // size, name, spec, where)
-        try:
-            data = base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise RequestError(400, f"{place}: not base64 (standard alphabet, no line breaks): {error}") from None
-    elif not isinstance(value, list):
-        raise RequestError(422, f"{place}: expected a text or a list, found {shorten(value)}")
-    elif value and isinstance(value[0], list):
-        for index, frame in enumerate(value):
-            if not isinstance(frame, list) or len(frame) != size:
-                found = len(frame) if isinstance(frame, list) else shorten(frame)
-                raise RequestError(422, f"{place}[{index}]: expected {size} values a frame, found {found}")
-        data = b"".join(_to_bytes(frame, f"{place}[{index}]") for index, frame in enumerate(value))
-    else:
-        data = _to_bytes(value, place)
-    if len(data) % size:
-        raise RequestError(422, f"{place}: expected a multiple of {size} bytes ({size} a frame), found {len(data)}")
-    return np.frombuffer(data, np.uint8).reshape(-1, size)
+def validate_json(model: type[M], text: bytes, *, strict: bool | None = None) -> M:
+    """Returns a JSON document of a type of ours; RequestError says the first thing that is wrong with it."""
+    try:
+        return model.model_validate_json(text, strict=strict)
+    except pydantic.ValidationError as error:
+        raise _refusal(error) from None
 
 
-def _to_bytes(values: list[Any], place: str) -> bytes:
-    if set(map(type, values)) <= {int}:  # else True would be a 1
-        with contextlib.suppress(ValueError):
-            return bytes(values)
-    index = next(i for i, value in enumerate(values) if type(value) is not int or not 0 <= value <= 255)
-    message = f"expected a whole number from 0 to 255, found {shorten(values[index])}"
-    raise RequestError(422, f"{place}[{index}]: {message}")
-
-
-def check_row(
-    context: Mapping[str, Values],
-    sequences: Mapping[str, Any],
-    spec: FeatureSpec,
-    where: str,
-    *,
-    found: Iterable[str] | None = None,
-) -> VideoRow:
-    """Returns the row of one video after the checks that only a service makes; offline, long clips are cut.
+def _refusal(error: pydantic.ValidationError, types: BodyTypes | None = None, root: str = "") -> RequestError:
+    """Returns one sentence for the first thing that is wrong.
 
     Args:
-        context: Means, and what else there is once for a video.
-        sequences: Frames.
-        spec: What the model reads.
-        where: The video, for errors.
-        found: Names of all that was given, for errors; None takes those of the first two.
+        types: Of videos; None for other documents, whose values are not repeated.
+        root: The place of the videos in the body.
     """
-    for name in spec.sizes:
-        frame_name = name.removeprefix(MEAN_PREFIX)
-        if name not in context and frame_name not in sequences:
-            given = {*context, *sequences} if found is None else found
-            raise RequestError(422, f"{where}: {missing_feature(name, spec, given)}")
-        if name in context and spec.is_video_level:
-            _check_finite(context[name], f"{where}.{name}")
-            continue
-        _check_num_frames(len(sequences[frame_name]), frame_name, spec, where)
-    named = dict(context)
-    if not any(key in named for key in ID_KEYS):
-        named[ID_KEYS[0]] = [NO_ID]
-    try:
-        return to_row(Fields(named, dict(sequences)), spec, labelled=False)
-    except RecordError as error:
-        raise RequestError(422, f"{where}: {error.reason}") from None
-
-
-def _check_num_frames(num_frames: int, name: str, spec: FeatureSpec, where: str) -> None:
-    if 1 <= num_frames <= spec.max_frames:
-        return
-    # Nobody counts further than to the first that is too many, where counting costs.
-    more = " or more" if num_frames == spec.max_frames + 1 else ""
-    raise RequestError(422, f"{where}.{name}: expected 1 to {spec.max_frames} frames, found {num_frames}{more}")
-
-
-def _check_finite(values: Values, where: str) -> None:
-    if isinstance(values, np.ndarray) and values.dtype.kind == "f" and not (is_finite := np.isfinite(values)).all():
-        first = int(np.argmin(is_finite))
-        message = f"value {first} of {len(values)} is {values[first]}, not a finite number"
-        raise RequestError(422, f"{where}: {message}")
-
-
-def missing_feature(name: str, spec: FeatureSpec, found: Iterable[str]) -> str:
-    """Returns what to say of a video without the feature `name`: what may be given, and, of what was, the first."""
-    ways = f"the frames {name}"
-    if spec.is_video_level:
-        ways = f"{name}, or the frames {name.removeprefix(MEAN_PREFIX)} to average"
-    names = sorted({*found} - {*ID_KEYS, LABELS_KEY})
-    shown = ", ".join(each[:_LONGEST_NAME] for each in names[:_MOST_NAMED]) or "none"
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return f"this model needs {ways}; found {shown}{more}"
-
-
-def invalid_json(error: pydantic.ValidationError) -> RequestError:
-    """Returns one sentence for the first thing that is wrong with JSON of a type of our own."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
-        return RequestError(400, f"body: not JSON: {first['ctx']['error']}")
-    where = location_text(first["loc"])[:100] or "body"
-    if first["type"] == "too_long" and len(first["loc"]) == 1:
-        return _too_many(where, first["ctx"])
-    return RequestError(422, f"{where}: {first['msg']}")
-
-
-def _too_many(where: str, context: Mapping[str, Any]) -> RequestError:
-    return RequestError(422, f"{where}: at most {context['max_length']} a request, found {context['actual_length']}")
-
-
-def _refusal(error: pydantic.ValidationError, types: BodyTypes, root: str = "") -> RequestError:
-    """Returns one sentence for the first thing that is wrong with videos, which are `root` of a body."""
-    first = error.errors(include_url=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_input=types is not None)[0]
     location = [root, *first["loc"]] if root else list(first["loc"])
-    where = location_text(location)
-    kind = first["type"]
+    where, kind, context = location_text(location), first["type"], first.get("ctx", {})
     if kind == "json_invalid":
-        return RequestError(400, f"body: not JSON: {first['ctx']['error']}")
-    if kind == "extra_forbidden":
+        return RequestError(400, f"body: not JSON: {context['error']}")
+    if kind == "too_long" and len(location) <= 1:
+        counts = f"at most {context['max_length']} a request, found {context['actual_length']}"
+        return RequestError(422, f"{where[:100] or VIDEOS}: {counts}")
+    if kind == "extra_forbidden" and types is not None:
         is_of_video = any(isinstance(part, int) for part in location)
         valid = types.video_keys if is_of_video else (VIDEOS, TOP_K)
         return RequestError(422, f"{where[:100]}: unknown key; valid: {', '.join(valid)}")
-    if kind == "too_long" and location in ([VIDEOS], [root], []):
-        return _too_many(root or VIDEOS, first["ctx"])
-    if kind == "missing":
-        return RequestError(422, f"{where}: {first['msg']}")
-    found = error.errors(include_url=False)[0]["input"]
-    if kind == "finite_number":
-        message = f"value {location[-1]} is {shorten(found)}, not a finite number"
+    if kind == "finite_number" and types is not None:
+        message = f"value {location[-1]} is {shorten(first['input'])}, not a finite number"
         return RequestError(422, f"{location_text(location[:-1])}: {message}")
-    return RequestError(422, f"{where or 'body'}: {first['msg']}, found {shorten(found)}")
+    found = "" if types is None or kind == "missing" else f", found {shorten(first['input'])}"
+    return RequestError(422, f"{where[:100] or 'body'}: {first['msg']}{found}")
 
 
 def location_text(location: Iterable[int | str]) -> str:
     """Returns a place in a document, such as `videos[0].rgb`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
-
-
-def shorten(value: object) -> str:
-    """Returns what to say of a value that a client sent, in 60 characters at most."""
-    if isinstance(value, list | dict):
-        return f"a {'list' if isinstance(value, list) else 'mapping'} of {len(value)}"
-    text = repr(value[:60] if isinstance(value, str) else value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

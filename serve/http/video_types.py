@@ -1,4 +1,4 @@
-"""Types of the JSON bodies of one model: videos with the features that it reads, by their own names."""
+"""The types of a model's JSON bodies: videos with the features that it reads, by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
 
 _BYTE = {"type": "integer", "minimum": 0, "maximum": 255}
 _BYTES = {"type": "array", "items": _BYTE}
-# Checked by whoever makes frames of them: to look at each number by itself takes pydantic four times as long.
+# Any, since `read_video` checks them: pydantic takes four times as long to look at each number.
 Frames = Annotated[
     Any,
     pydantic.WithJsonSchema(
@@ -35,47 +35,42 @@ Frames = Annotated[
         }
     ),
 ]
-# Without fail_fast a list of a million wrong values would make a million errors, of which a client is told the first.
+# Without fail_fast a list of a million wrong values makes a million errors, of which a client gets the first.
 Means = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(fail_fast=True)]
 _Unread = Annotated[Any, SkipJsonSchema()]
 
 
 @dataclass(frozen=True)
 class BodyTypes:
-    """What a model takes as JSON.
+    """The JSON bodies that a model takes.
 
     Attributes:
-        names: Of the features that it reads: frames, and at video level means too.
+        video_keys: That are read: the id, frames, and at video level means too.
         request: An object with `videos`.
         videos: The list of videos alone.
     """
 
-    names: tuple[str, ...]
+    video_keys: tuple[str, ...]
     request: pydantic.TypeAdapter[dict[str, Any]]
     videos: pydantic.TypeAdapter[list[dict[str, Any]]]
 
-    @property
-    def video_keys(self) -> tuple[str, ...]:
-        """Keys of a video that mean something."""
-        return (VIDEO_ID, *self.names)
-
 
 def body_types(spec: FeatureSpec, max_videos: int) -> BodyTypes:
-    """Returns the types for a model, of bodies with at most so many videos."""
+    """Returns the types of bodies with at most `max_videos` videos."""
     return _body_types(tuple(spec.sizes.items()), max_videos)
 
 
 @functools.lru_cache(maxsize=16)
 def _body_types(sizes: tuple[tuple[str, int], ...], max_videos: int) -> BodyTypes:
     features = dict(_features(sizes))
-    # What the data set has and this model does not read is passed over: videos can be sent to any model.
+    # Features of the data set that this model does not read are ignored: a video can be sent to any model.
     unread = dict.fromkeys((*FRAME_FEATURES, *VIDEO_FEATURES), NotRequired[_Unread])
     video_id = Annotated[str | None, Field(max_length=1000, description="Returned as it is; null is no id")]
     video = _typed_dict("Video", {**unread, VIDEO_ID: NotRequired[video_id], **features})
     videos = Annotated[list[video], Field(min_length=1, max_length=max_videos, fail_fast=True)]  # type: ignore[valid-type]
     top_k = Annotated[int, Field(ge=1, description="Classes a video, at most as many as the model has")]
     request = _typed_dict("PredictRequest", {VIDEOS: videos, TOP_K: NotRequired[top_k | None]})
-    return BodyTypes(tuple(features), pydantic.TypeAdapter(request), pydantic.TypeAdapter(videos))
+    return BodyTypes((VIDEO_ID, *features), pydantic.TypeAdapter(request), pydantic.TypeAdapter(videos))
 
 
 def _features(sizes: tuple[tuple[str, int], ...]) -> Iterator[tuple[str, Any]]:
@@ -89,5 +84,5 @@ def _features(sizes: tuple[tuple[str, int], ...]) -> Iterator[tuple[str, Any]]:
 
 
 def _typed_dict(name: str, fields: dict[str, Any]) -> Any:
-    # A TypedDict, since features may have names that no attribute of a class can have.
+    # A TypedDict, since a feature's name need not be valid as an attribute of a class.
     return pydantic.with_config(_STRICT)(TypedDict(name, fields))  # type: ignore[operator]

@@ -1,7 +1,7 @@
-"""One thread that runs models, behind a queue that batches whatever waits: no request waits for company.
+"""One thread that runs models, behind a queue that makes a batch of whatever waits; no video waits for others.
 
-A lone video is computed at once; while the thread computes, others gather and are the next batch. So batches grow with
-the load alone, up to `max_batch_size` and to what the model can compute within `target_latency_s`.
+While the thread computes, others arrive and are the next batch: batches grow with the load, up to `max_batch_size` and
+to what the model can compute within `target_latency_s`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ from serve.errors import OverloadedError, RequestError
 from serve.settings import Limits
 from yt8m_ray.data.format.features import VideoRow
 
-_SHARE_OF_LAST = 0.2
-"""Of the last batch in the moving average of what a batch takes."""
+_SHARE_OF_LAST = 0.2  # of the last batch in the moving average of the seconds a batch
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The best classes of one video, best first, and where its time went.
+    """The best classes of one video, best first.
 
     Attributes:
         class_ids, scores: As many as were asked for.
-        queue_s: From arrival to the begin of its batch.
+        queue_s: From arrival to the start of its batch.
         model_s: Of the whole batch.
     """
 
@@ -42,20 +41,17 @@ class Answer:
     model_s: float
 
 
-Best = tuple[list[int], list[float]]
-"""Class ids and scores of a video, best first."""
+Best = tuple[list[int], list[float]]  # class ids and scores of a video, best first
 
 
 class BatchModel(Protocol):
-    """What the thread runs; models are told apart by identity, and can be referred to weakly."""
+    """What the thread runs: models that are compared by identity and allow weak references."""
 
     @property
-    def version(self) -> str:
-        """What its numbers are counted under."""
-        ...
+    def version(self) -> str: ...
 
     def best_classes(self, rows: Sequence[VideoRow], top_k: int) -> Sequence[Best | RequestError]:
-        """Returns what each row gets; an error is that row's alone."""
+        """Returns the answer to each row; an error is that row's alone."""
         ...
 
 
@@ -69,19 +65,18 @@ class _Waiting:
 
 
 class Pace:
-    """How large the batches of a model may be, found by trying, and what one takes.
+    """How large the batches of a model may be, found by trying, after Clipper (Crankshaw et al., NSDI 2017)."""
 
-    Any size up to the limit is tried at once. A batch that takes longer than it may makes the next ones smaller, by
-    half at most, since it may have been held up; full ones that are quick enough let them grow by one video. So a guess
-    that was wrong, for better or worse, does not last: after Clipper (Crankshaw et al., NSDI 2017).
-    """
+    # Any size up to the limit is tried at once. A batch that takes too long makes the next ones smaller, by half at
+    # most, since it may have been held up; a full one that is fast enough lets them grow by one video. So a wrong guess
+    # does not last.
 
     def __init__(self) -> None:
         self._largest = math.inf
         self._elapsed: float | None = None
 
     def learn(self, size: int, elapsed: float, limits: Limits) -> None:
-        """Takes the size and the seconds of a batch."""
+        """Updates the size with that of a batch and its seconds."""
         before = elapsed if self._elapsed is None else self._elapsed
         self._elapsed = before + _SHARE_OF_LAST * (elapsed - before)
         largest = min(self._largest, limits.max_batch_size)
@@ -91,20 +86,19 @@ class Pace:
             self._largest = largest + 1
 
     def largest_batch(self, limits: Limits) -> int:
-        """Returns how many videos may be computed together."""
         return int(min(self._largest, limits.max_batch_size))
 
     def seconds(self, num_videos: int, limits: Limits) -> float:
-        """Returns how long as many videos take in batches."""
+        """Returns how long so many videos take in batches."""
         return math.ceil(num_videos / self.largest_batch(limits)) * (self._elapsed or 0.0)
 
 
 class Batcher:
-    """The queue and its thread; made and asked in one event loop, and closed once.
+    """The queue and its thread; used in one event loop, and closed once.
 
     Args:
-        limits: Asked anew for each decision: an operator may change them at any time.
-        observe: Told the version of the model, the size and the seconds of each batch, after those who wait for it.
+        limits: Called for each decision, since they change.
+        observe: Called with the model's version, the size and the seconds of each batch, after it is answered.
     """
 
     def __init__(self, limits: Callable[[], Limits], observe: Callable[[str, int, float], None]) -> None:
@@ -113,7 +107,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Waiting] = deque()  # the event loop appends, the thread takes
         self._closing = False
-        self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()  # that one of the two has changed
+        self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes the thread
         self._lock = threading.Lock()  # of the paces
         # Weak: a model that is dropped leaves the memory, and a new one at its address inherits nothing.
         self._paces: weakref.WeakKeyDictionary[BatchModel, Pace] = weakref.WeakKeyDictionary()
@@ -122,17 +116,13 @@ class Batcher:
 
     @property
     def num_queued(self) -> int:
-        """Videos that wait; those that are being computed do not count."""
+        """Videos that wait, without those that are being computed."""
         return len(self._queue)
 
     def check_room(self, num_videos: int = 1) -> None:
-        """Checks that as many videos would be taken now; asked before a body is read, so that a refusal is cheap.
-
-        Raises:
-            OverloadedError: the queue is full; says when to come again.
-        """
+        """Checks that so many videos would be queued now; OverloadedError says when to retry."""
         limits = self._limits()
-        # What waits already, and not the request itself: one that is larger than the queue is taken when it is empty.
+        # A request that is larger than the whole queue is taken when the queue is empty.
         num_queued = self.num_queued
         if not num_queued:
             return
@@ -144,11 +134,11 @@ class Batcher:
             raise OverloadedError(message, retry_after_s=max(1, math.ceil(seconds)))
 
     def ask(self, model: BatchModel, rows: Sequence[VideoRow], top_k: int) -> list[asyncio.Future[Answer]]:
-        """Queues videos and returns their answers to be; a future that is cancelled in time is not computed.
+        """Queues videos and returns their answers; a future that is cancelled before its batch is not computed.
 
         Raises:
             OverloadedError: there is no room for all of them.
-            RuntimeError: nobody would answer: the thread has ended.
+            RuntimeError: the thread has ended.
         """
         self.check_alive()
         self.check_room(len(rows))
@@ -160,22 +150,20 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        """Whether videos will be answered."""
         return not self._closing and self._thread.is_alive()
 
     def check_alive(self) -> None:
-        """Raises RuntimeError if the thread has ended, which it does not before `close`."""
         if not self.is_alive:
             raise RuntimeError("the thread of the models has ended")
 
     def close(self) -> None:
-        """Ends the thread after what is queued."""
+        """Ends the thread after the queue is answered."""
         self._closing = True
         self._wake()
         self._thread.join()
 
     def _wake(self) -> None:
-        # One signal is enough for many changes: the thread takes it, and looks at everything then.
+        # One signal is enough for many videos: the thread takes it, and then looks at the whole queue.
         if self._signals.empty():
             self._signals.put(None)
 
@@ -184,7 +172,7 @@ class Batcher:
             pass
 
     def _work_once(self) -> bool:
-        """Computes one batch. Its own call, so that while the thread waits it holds no model that has been dropped."""
+        # A call of its own: its variables would keep a dropped model in memory while the thread waits.
         batch = self._next_batch()
         if not batch:
             return False
@@ -195,21 +183,21 @@ class Batcher:
             best = model.best_classes([each.row for each in batch], max(each.top_k for each in batch))
             if len(best) != len(batch):
                 raise RuntimeError(f"the model answered {len(best)} of {len(batch)} videos")
-        except Exception as error:  # noqa: BLE001 - it is told to those who asked, and the thread goes on
-            self._tell(_fail, batch, error)
+        except Exception as error:  # noqa: BLE001 - those who asked get it, and the thread goes on
+            self._call_in_loop(_fail, batch, error)
             return True
         elapsed = time.perf_counter() - started
-        self._learn(model, len(batch), elapsed)
-        self._tell(self._resolve, model.version, batch, best, started, elapsed)
+        with self._lock:
+            self._paces.setdefault(model, Pace()).learn(len(batch), elapsed, self._limits())
+        self._call_in_loop(self._resolve, model.version, batch, best, started, elapsed)
         return True
 
-    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
-        """Calls a function in the event loop; when that is closed nobody waits any more."""
-        with contextlib.suppress(RuntimeError):
+    def _call_in_loop(self, function: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Waits for videos and returns those of one model, in their order; none when the batcher closes."""
+        """Waits for videos and returns those of one model, in their order; none when it closes."""
         while True:
             while self._queue and self._queue[0].future.done():  # nobody waits for it any more
                 self._queue.popleft()
@@ -221,7 +209,8 @@ class Batcher:
         model = self._queue[0].model
         batch: list[_Waiting] = []
         others: list[_Waiting] = []
-        largest = self._largest_batch(model)
+        with self._lock:
+            largest = self._paces.get(model, Pace()).largest_batch(self._limits())
         while self._queue and len(batch) < largest:
             each = self._queue.popleft()
             if each.model is not model:
@@ -230,14 +219,6 @@ class Batcher:
                 batch.append(each)
         self._queue.extendleft(reversed(others))
         return batch
-
-    def _largest_batch(self, model: BatchModel) -> int:
-        with self._lock:
-            return self._paces.get(model, Pace()).largest_batch(self._limits())
-
-    def _learn(self, model: BatchModel, size: int, elapsed: float) -> None:
-        with self._lock:
-            self._paces.setdefault(model, Pace()).learn(size, elapsed, self._limits())
 
     def _resolve(
         self,
@@ -255,7 +236,7 @@ class Batcher:
             else:
                 (class_ids, scores), top_k = found, each.top_k
                 each.future.set_result(Answer(class_ids[:top_k], scores[:top_k], started - each.arrived, elapsed))
-        # Behind those who wait, in the queue of the event loop.
+        # After the tasks that wait for the answers, in the queue of the event loop.
         self._loop.call_soon(self._observe, version, len(batch), elapsed)
 
 

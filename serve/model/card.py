@@ -1,4 +1,4 @@
-"""The model card: what a model is and how well it did, as anyone may read it. No path of this machine is in it."""
+"""The model card: what a model is and how well it did, for anyone to read, without a path of this machine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class CardTransform(pydantic.BaseModel):
 
 
 class ModelCard(pydantic.BaseModel):
-    """One model; null is what is not known, which of a checkpoint is all that a bundle measures."""
+    """One model; null is unknown, which of a checkpoint is all that a bundle measures."""
 
     version: str
     kind: Literal["bundle", "checkpoint"]
@@ -74,11 +74,14 @@ class ModelCards(pydantic.BaseModel):
     canary_share: float
 
 
+_OF_BUNDLES = ("members", "transform", "quality", "float32_bytes", "stored_bytes", "licence", "provenance")
+
+
 def card_of(model: HostedModel) -> ModelCard:
-    """Returns the card of a model."""
     predictor, document = model.predictor, model.predictor.document
     spec = predictor.spec
     dtype = str(spec.dtype)
+    measured = dict.fromkeys(_OF_BUNDLES) if document is None else _measured(document)
     return ModelCard(
         version=model.version,
         kind="checkpoint" if document is None else "bundle",
@@ -87,18 +90,18 @@ def card_of(model: HostedModel) -> ModelCard:
         max_frames=spec.max_frames,
         normalize=predictor.normalize,
         num_classes=spec.num_classes,
-        members=None if document is None else [_member(entry, document) for entry in document.members],
-        transform=None if document is None else _transform(document),
-        quality=None if document is None else _quality(document.quality),
-        float32_bytes=None if document is None else document.float32_bytes,
-        stored_bytes=None if document is None else document.stored_bytes,
-        licence=None if document is None else document.licence,
-        provenance=None if document is None else document.provenance,
+        **measured,
     )
 
 
-def _transform(document: BundleDocument) -> CardTransform:
-    return CardTransform(name=document.transform.name, activations=document.transform.activations)
+def _measured(document: BundleDocument) -> dict[str, Any]:
+    copied = {name: getattr(document, name) for name in _OF_BUNDLES}
+    return {
+        **copied,
+        "members": [_member(entry, document) for entry in document.members],
+        "transform": CardTransform.model_validate(document.transform, from_attributes=True),
+        "quality": _quality(document.quality),
+    }
 
 
 def _quality(quality: Quality) -> CardQuality | None:
@@ -115,19 +118,15 @@ def _quality(quality: Quality) -> CardQuality | None:
 
 
 def _member(entry: MemberEntry, document: BundleDocument) -> CardMember:
-    is_measured = document.quality.num_videos > 0
+    copied = {name: getattr(entry, name) for name in CardMember.model_fields.keys() & MemberEntry.model_fields.keys()}
+    if document.quality.num_videos == 0:
+        copied |= {"gap_before": None, "gap_after": None}
     options = {name: value for name, value in entry.model.items() if name != "name"}
     return CardMember(
         name=entry.model["name"],
         options=_without_paths(options),
-        weight=entry.weight,
-        gap_before=entry.gap_before if is_measured else None,
-        gap_after=entry.gap_after if is_measured else None,
-        float32_bytes=entry.float32_bytes,
-        stored_bytes=entry.stored_bytes,
-        checkpoint_version=entry.checkpoint_version,
-        mlflow_run_id=entry.mlflow_run_id,
         data_manifest_sha256=None if entry.data_manifest is None else entry.data_manifest.sha256,
+        **copied,
     )
 
 

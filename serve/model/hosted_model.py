@@ -1,4 +1,4 @@
-"""The models that a replica has loaded, and which of them a request is answered by."""
+"""The models that a replica has loaded, and the choice between them."""
 
 from __future__ import annotations
 
@@ -22,27 +22,22 @@ from yt8m_ray.tracking.models import fetch_model
 
 @dataclass(frozen=True, eq=False)
 class HostedModel:
-    """A model that has answered.
-
-    Attributes:
-        uri: Where it came from, as an operator named it.
-        predictor: Itself.
-    """
+    """A loaded model; `uri` is the place that it was loaded from."""
 
     uri: str
     predictor: Predictor
 
     @classmethod
     def load(cls, uri: str, *, device: str = "cpu") -> Self:
-        """Returns a model after its files, its golden answers and a first call were checked.
+        """Returns a model after checks of its files and golden answers, and a first call.
 
         Args:
-            uri: A bundle (folder or tar) or a checkpoint, here or in an object store, or `models:/NAME@ALIAS`.
-            device: Where it computes.
+            uri: A bundle (folder or tar) or a checkpoint, local or in an object store, or `models:/NAME@ALIAS`.
+            device: Of the model, such as `cuda`.
 
         Raises:
-            ValueError, OSError, RuntimeError: it is not there, is damaged, or answers otherwise than it did when it was
-                written.
+            ValueError, OSError, RuntimeError: it is missing or damaged, or its answers are not those it was written
+                with.
         """
         predictor = Predictor.from_path(fetch_model(uri), device=device)
         predictor.self_check()
@@ -51,27 +46,22 @@ class HostedModel:
         warm_up = VideoRow("warm-up", np.zeros((spec.max_frames, spec.dim), spec.dtype), np.empty(0, np.int32))
         predictor.predict([warm_up])
         model = cls(uri, predictor)
-        model.records.read(encode_row(warm_up, spec))  # on a machine that has never done it, it is compiled: seconds
-        _ = model.label_texts  # a table of names that cannot be read is found now, not in a request
+        model.records.read(encode_row(warm_up, spec))  # the first call on a machine compiles it, in seconds
+        _ = model.label_texts  # fails now, and not in a request, if the table of names cannot be read
         return model
 
     @functools.cached_property
     def label_texts(self) -> LabelTexts:
-        """What answers say of its classes.
-
-        Raises:
-            ValueError, OSError: the table of names cannot be read, or has too few classes.
-        """
+        """The ids and names of its classes; ValueError or OSError if their table cannot be read or is too short."""
         return LabelTexts(self.predictor.vocabulary)
 
     @functools.cached_property
     def records(self) -> OrdinaryRecords:
-        """Reads what it takes."""
+        """The reader of records with its features."""
         return OrdinaryRecords(self.predictor.spec)
 
     @property
     def version(self) -> str:
-        """A short hash of the exact files."""
         return self.predictor.version
 
     def best_classes(self, rows: Sequence[VideoRow], top_k: int) -> list[Best | RequestError]:
@@ -79,7 +69,7 @@ class HostedModel:
         try:
             best = self.predictor.predict(rows, top_k)
         except NaNScoresError as error:
-            # The other rows are of other requests.
+            # The other rows may belong to other requests.
             others = [row for index, row in enumerate(rows) if index not in error.rows]
             answers = iter(self.best_classes(others, top_k) if others else ())
             return [_nan_scores() if index in error.rows else next(answers) for index in range(len(rows))]
@@ -91,13 +81,7 @@ def _nan_scores() -> RequestError:
 
 
 class ModelHost:
-    """A current model, and maybe a canary with its share of the requests.
-
-    Attributes:
-        current: What answers.
-        canary: What answers a share of the requests instead.
-        canary_share: That share, 0 to 1.
-    """
+    """The current model, and a canary that answers `canary_share` (0 to 1) of the requests instead."""
 
     def __init__(self, current: HostedModel) -> None:
         self.current = current
@@ -106,14 +90,7 @@ class ModelHost:
         self._random = random.Random()
 
     def choose(self, version: str | None) -> HostedModel:
-        """Returns the model for a request.
-
-        Args:
-            version: What the request names; None leaves the choice to chance and the share.
-
-        Raises:
-            RequestError: there is no such version.
-        """
+        """Returns the model of a version, RequestError 404 if it is not loaded; None chooses by the canary's share."""
         if version is not None:
             for model in self.models:
                 if model.version == version:
@@ -126,5 +103,10 @@ class ModelHost:
 
     @property
     def models(self) -> list[HostedModel]:
-        """All that a request can name."""
+        """All models that answer, the current one first."""
         return [self.current] if self.canary is None else [self.current, self.canary]
+
+    @property
+    def versions(self) -> list[str]:
+        """The versions of these models, each once."""
+        return list(dict.fromkeys(model.version for model in self.models))

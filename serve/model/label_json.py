@@ -1,8 +1,4 @@
-"""What is said of a video, as JSON text.
-
-The part of a label that is the same in every answer is written once for each model, so that an answer costs hardly more
-than its scores.
-"""
+"""Labels and timelines as JSON text."""
 
 from __future__ import annotations
 
@@ -13,18 +9,18 @@ from pydantic_core import to_json
 from serve.model.batching import Answer
 from yt8m_ray.data.labels.vocabulary import Vocabulary
 
-WINDOW_S = 5
-"""Seconds, which are frames, of a window of a timeline."""
+WINDOW_S = 5  # seconds, which are frames, of a window of a timeline
 
 
 class LabelTexts:
-    """What labels say besides their scores: ids, names and verticals of all classes of a vocabulary."""
+    """The ids, names and verticals of all classes of a vocabulary, as JSON."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
+        # Written once for each model: an answer then costs hardly more than its scores.
         self._names = [_names(vocabulary, class_id) for class_id in range(len(vocabulary))]
 
     def labels(self, answer: Answer, *, num_labels: int, names: bool) -> str:
-        """Returns the best labels of a video as a JSON list."""
+        """Returns the best labels of a video as a list."""
         scores = dump(answer.scores[:num_labels])[1:-1].split(",")
         pairs = zip(answer.class_ids[:num_labels], scores, strict=True) if num_labels else ()
         if names:
@@ -35,18 +31,18 @@ class LabelTexts:
 
 
 def count_labels(answer: Answer, threshold: float) -> int:
-    """Returns how many labels have at least that score; the best come first."""
+    """Returns how many labels have at least that score."""
     return next((index for index, score in enumerate(answer.scores) if score < threshold), len(answer.scores))
 
 
 def timeline_text(answer: Answer, scores: Sequence[Sequence[float]], num_labels: int) -> str:
-    """Returns a Timeline: for each window the scores of the video's labels."""
+    """Returns a Timeline: the scores of the video's labels in each window."""
     kept = [each[:num_labels] for each in scores]
     return dump({"window_s": WINDOW_S, "class_ids": answer.class_ids[:num_labels], "scores": kept})
 
 
 def dump(value: object) -> str:
-    """Returns compact JSON, null for what is no number."""
+    """Returns compact JSON, with null for NaN and infinities."""
     return to_json(value, inf_nan_mode="null").decode()
 
 

@@ -1,4 +1,4 @@
-"""What each model has done since its replicas started, as the statistics extension of the Open Inference Protocol says.
+"""Statistics of each model since its replicas started, for the statistics extension of the Open Inference Protocol.
 
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md
 """
@@ -11,22 +11,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# Stages of a request, by their names here and in the protocol.
 _STAGES = {"queue": "queue", "decode": "compute_input", "model": "compute_infer", "encode": "compute_output"}
-"""Stages of a request by the names of this service, and by those of the protocol."""
-
 _DURATIONS = ("success", "fail", *_STAGES.values(), "cache_hit", "cache_miss")
 
 
 @dataclass
 class ModelStatistics:
-    """Of one model; they cross process boundaries.
+    """Of one model.
 
     Attributes:
         last_inference: When its last batch ended, in milliseconds since 1970.
-        counts: How often each duration of the protocol was measured, in requests.
-        nanoseconds: Their sums.
-        batches: Batches by their size.
-        batch_nanoseconds: What those of each size took.
+        counts, nanoseconds: Requests and the sum of their time, for each duration of the protocol.
+        batches, batch_nanoseconds: Batches and the sum of their time, by size.
     """
 
     last_inference: int = 0
@@ -40,14 +37,14 @@ class ModelStatistics:
         self.nanoseconds[duration] += int(seconds * 1e9)
 
     def add(self, other: ModelStatistics) -> None:
-        """Adds those of another replica."""
         self.last_inference = max(self.last_inference, other.last_inference)
         for name in ("counts", "nanoseconds", "batches", "batch_nanoseconds"):
             getattr(self, name).update(getattr(other, name))
 
     def described(self) -> dict[str, Any]:
-        """Returns the numbers of a $model_stat of the protocol."""
+        """Returns a $model_stat of the protocol, without name and version."""
         sizes = sorted(self.batches)
+        unmeasured = {"count": 0, "ns": 0}  # for batches; requests have it
         return {
             "last_inference": self.last_inference,
             "inference_count": sum(size * self.batches[size] for size in sizes),
@@ -58,9 +55,9 @@ class ModelStatistics:
             "batch_stats": [
                 {
                     "batch_size": size,
-                    "compute_input": {"count": 0, "ns": 0},  # which requests have alone
+                    "compute_input": unmeasured,
                     "compute_infer": {"count": self.batches[size], "ns": self.batch_nanoseconds[size]},
-                    "compute_output": {"count": 0, "ns": 0},
+                    "compute_output": unmeasured,
                 }
                 for size in sizes
             ],
@@ -68,7 +65,7 @@ class ModelStatistics:
 
 
 class Statistics:
-    """Those of a replica, by the versions of its models."""
+    """The statistics of a replica, by the versions of its models."""
 
     def __init__(self) -> None:
         self._models: dict[str, ModelStatistics] = {}
@@ -76,13 +73,11 @@ class Statistics:
     def observe_request(
         self, version: str, seconds: float, stages: Iterable[tuple[str, float]], *, is_success: bool
     ) -> None:
-        """Counts a request that a model was chosen for.
+        """Counts a request by the version of its model.
 
         Args:
-            version: Of the model.
-            seconds: What the whole request took.
-            stages: And each of its stages; of one that its videos went through side by side, the longest counts.
-            is_success: Whether it was answered.
+            seconds: Of the whole request.
+            stages: Pairs of a stage and its seconds; if a stage occurs more than once, the longest counts.
         """
         statistics = self._of(version)
         if not is_success:
@@ -97,18 +92,16 @@ class Statistics:
                 statistics.observe(duration, longest[stage])
 
     def observe_batch(self, version: str, size: int, seconds: float) -> None:
-        """Counts a batch that went through a model."""
         statistics = self._of(version)
         statistics.last_inference = int(time.time() * 1e3)
         statistics.batches[size] += 1
         statistics.batch_nanoseconds[size] += int(seconds * 1e9)
 
     def keep(self, versions: Iterable[str]) -> None:
-        """Forgets the models that do not answer any more."""
+        """Drops the models that no longer answer."""
         self._models = {version: self._of(version) for version in versions}
 
     def snapshot(self) -> dict[str, ModelStatistics]:
-        """Returns the numbers as they are, for other replicas."""
         return dict(self._models)
 
     def _of(self, version: str) -> ModelStatistics:

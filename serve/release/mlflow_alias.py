@@ -1,4 +1,4 @@
-"""A service that follows an alias of MLflow: when the alias moves, its model is promoted."""
+"""Follows an alias of MLflow: when it moves, its model is promoted."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from serve.release.plan import BusyError, RefusedError, ReleasePlan, Slot
+from serve.operations.changes import RefusedError
+from serve.release.plan import BusyError, ReleasePlan, Slot
 
 logger = logging.getLogger("ray.serve.yt8m")
 
 
 async def follow_alias(plan: ReleasePlan, resolve: Callable[[str], str], interval_s: float) -> None:
-    """Promotes what the plan's configured alias points to whenever it has moved, for good.
+    """Promotes what the plan's configured alias points to whenever it has moved; never returns.
 
-    What was refused is not tried again until the alias moves; what an operator promotes stays until then too.
+    A refused model is not retried until the alias moves, and a model that an operator promotes stays until then.
 
     Args:
-        plan: Of an alias.
-        resolve: Returns what it points to, or raises ValueError or OSError; called in a thread.
-        interval_s: How often.
+        plan: Of a service that is deployed with an alias.
+        resolve: Returns what the alias points to, or raises ValueError or OSError; called in a thread.
+        interval_s: Between two calls of `resolve`.
     """
-    seen, complaint = plan.release.followed, ""
+    seen, last_error = plan.release.followed, ""
     while True:
         await asyncio.sleep(interval_s)
         try:
             uri = await asyncio.to_thread(resolve, plan.configured)
         except (ValueError, OSError) as error:
-            if str(error) != complaint:  # once, and not at each interval
+            if str(error) != last_error:  # once, and not at each interval
                 logger.warning("%s: %s; the models stay as they are", plan.configured, error)
-            complaint = str(error)
+            last_error = str(error)
             continue
-        complaint = ""
+        last_error = ""
         if uri == seen:
             continue
         try:

@@ -1,7 +1,7 @@
 """Which models the replicas answer with, and how that changes without a failed request.
 
-A change has two phases. First every living replica loads the new model beside the old one and lets it answer its golden
-videos; then all switch. One that cannot refuses the change for all, and nothing has happened.
+A change has two phases: every live replica loads the new model beside the old one and checks it on its golden videos,
+then all switch. If one replica cannot load it, the change is refused for all.
 """
 
 from __future__ import annotations
@@ -15,32 +15,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve.operations.changes import Canary, Change, Promote, RefusedError
 from serve.operations.statistics import ModelStatistics
 
 logger = logging.getLogger("ray.serve.yt8m")
 
 REPORT_INTERVAL_S = 0.5
-"""How often a replica reports and is told what to do."""
-
-LIVING_S = 5.0
-"""A replica that has not reported for so long is not waited for."""
-
+LIVING_S = 5.0  # a change does not wait for a replica that has not reported for longer
 LOADING_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A model that was asked for once: asked for again, the same place is loaded anew.
+    """One request for a model: a second request for the same place loads it again.
 
     Attributes:
         uri: Its place.
         name: What an operator calls it.
-        id: Tells the requests for one place apart, whoever made them: a manager that is made anew counts on nothing.
-        version: Of the files that have to be there; empty takes what is found.
+        version: That its files must have; empty accepts any.
     """
 
     uri: str
     name: str
+    # Random and no counter: a manager that Ray restarts does not know which numbers were used.
     id: int = field(default_factory=lambda: secrets.randbits(48))
     version: str = ""
 
@@ -51,11 +48,9 @@ class Release:
 
     Attributes:
         number: Grows with each change.
-        current: Answers.
-        canary: Answers `share` of the requests instead, where there is one.
-        share: 0 to 1.
+        canary, share: It answers this share of the requests, 0 to 1, in place of `current`.
         previous: What a rollback goes back to.
-        followed: What the alias stood for, of the last change that came from one.
+        followed: What the alias pointed to at the last change that came from it.
     """
 
     number: int
@@ -67,21 +62,21 @@ class Release:
 
     @property
     def slots(self) -> list[Slot]:
-        """All that have to be loaded."""
+        """All models that must be loaded."""
         return [self.current] if self.canary is None else [self.current, self.canary]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a replica says.
+    """The state of a replica.
 
     Attributes:
         configured: The model that it was deployed with.
         release: What it answers with now.
-        versions: Of the models that it has loaded, by the id of their slot.
-        failures: Why others could not be loaded, by the id of theirs.
-        metrics: Its numbers in Prometheus' text form.
-        statistics: What its models have done, by their versions.
+        versions: Of the loaded models, by slot id.
+        failures: Why others could not be loaded, by slot id.
+        metrics: In Prometheus' text form.
+        statistics: By model version.
     """
 
     configured: str
@@ -94,34 +89,27 @@ class Report:
 
 @dataclass(frozen=True)
 class Orders:
-    """What a replica is told: the release to answer with, and a model to have ready."""
+    """What a replica does next: answer with a release, and load a candidate."""
 
     release: Release
     candidate: Slot | None = None
 
     @property
     def slots(self) -> list[Slot]:
-        """All that have to be loaded."""
+        """All models that must be loaded."""
         return [*self.release.slots, *([] if self.candidate is None else [self.candidate])]
 
 
-class RefusedError(Exception):
-    """A change that did not happen; the message says why."""
-
-
 class BusyError(RefusedError):
-    """A change that did not happen because of another one; it may be asked for again."""
+    """A change that was refused because another one is under way; it can be retried."""
 
 
 class ReleasePlan:
-    """The one place where releases are decided.
-
-    Its state is that of its replicas too: one that is made anew takes over the newest release that a replica of the
-    same configuration reports.
+    """Decides releases. A new plan takes over the newest release that a replica of its configuration reports.
 
     Args:
         configured: The model that the replicas are deployed with.
-        current: What `configured` stands for now, such as a version for an alias.
+        current: What `configured` resolves to now, such as a version for an alias.
     """
 
     def __init__(self, configured: str, current: Slot, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -135,13 +123,13 @@ class ReleasePlan:
         self._now = now
 
     def report(self, replica_id: str, report: Report) -> Orders:
-        """Takes what a replica says and returns its orders; one of another configuration goes on as it is."""
+        """Records a replica's state and returns its orders; a replica of another configuration stays as it is."""
         if report.configured != self.configured:
             return Orders(report.release)
         self._reports[replica_id] = (self._now(), report)
         self._reports = {each: entry for each, entry in self._reports.items() if self._is_living(entry[0])}
         number, mine = report.release.number, self.release.number
-        # As long as no replica answers with it, a plan's own release is no more than a guess of what they answer with.
+        # Until a replica answers with it, a plan's own release only guesses what the replicas answer with.
         if number > mine or (number == mine and not self._is_confirmed):
             self.release = report.release
             self._is_confirmed = True
@@ -152,60 +140,72 @@ class ReleasePlan:
 
     @property
     def living(self) -> dict[str, Report]:
-        """The replicas that have reported lately."""
+        """The last reports of the replicas that are alive."""
         return {replica_id: report for replica_id, (seen, report) in self._reports.items() if self._is_living(seen)}
 
-    async def promote(self, slot: Slot, *, followed: str | None = None) -> Release:
-        """Makes a model the current one, everywhere.
-
-        Args:
-            slot: The model.
-            followed: What an alias stands for now, where that is why.
+    async def make(self, change: Change) -> dict[str, object]:
+        """Makes a change on all replicas and returns the status after it.
 
         Raises:
-            RefusedError: another change is under way, or a replica cannot load it.
+            RefusedError: another change is under way, there is nothing to change, or a replica cannot load the model.
         """
+        match change:
+            case Promote(model=None):
+                await self.finish_canary()
+            case Promote(model=str(name), uri=uri):
+                await self.promote(Slot(uri, name))
+            case Canary(model=None, share=share):
+                await self.set_share(share)
+            case Canary(model=str(name), uri=uri, share=share):
+                await self.set_canary(Slot(uri, name), share)
+            case _:
+                await self.roll_back()
+        return self.status()
+
+    async def promote(self, slot: Slot, *, followed: str | None = None) -> Release:
+        """Makes a model the current one; `followed` is what an alias points to now, if that is the reason."""
         noted = {} if followed is None else {"followed": followed}
-        return await self._change(slot, lambda old: {"current": slot, "previous": self._before(old, slot), **noted})
+        return await self._set_current(slot, candidate=slot, **noted)
 
     async def set_canary(self, slot: Slot, share: float) -> Release:
-        """Lets a model answer a share of the requests; see `promote`."""
         return await self._change(slot, lambda _: {"canary": slot, "share": share})
 
     async def set_share(self, share: float) -> Release:
         """Changes the share of the canary; 0 ends it."""
-        if self.release.canary is None:
-            raise RefusedError("there is no canary")
-        if share == 0:
-            return await self._change(None, lambda _: {})
-        canary = self.release.canary
-        return await self._change(None, lambda _: {"canary": canary, "share": share})
+        canary = self._present_canary()
+        return await self._change(None, lambda _: {"canary": canary, "share": share} if share else {})
 
     async def finish_canary(self) -> Release:
-        """Makes the canary the current model."""
-        canary = self.release.canary
-        if canary is None:
-            raise RefusedError("there is no canary")
-        return await self._change(None, lambda old: {"current": canary, "previous": self._before(old, canary)})
+        return await self._set_current(self._present_canary(), candidate=None)
 
     async def roll_back(self) -> Release:
-        """Ends a canary, or goes back to the model before the current one: refused if its files are others by now."""
+        """Ends a canary, or goes back to the previous model; refused if its files have changed since."""
         if self.release.canary is not None:
             return await self._change(None, lambda _: {})
         previous = self.release.previous
         if previous is None:
             raise RefusedError("there is no earlier model to go back to")
         slot = Slot(previous.uri, previous.name, version=previous.version)
-        return await self._change(slot, lambda old: {"current": slot, "previous": self._before(old, slot)})
+        return await self._set_current(slot, candidate=slot)
+
+    def _present_canary(self) -> Slot:
+        if self.release.canary is None:
+            raise RefusedError("there is no canary")
+        return self.release.canary
+
+    async def _set_current(self, slot: Slot, *, candidate: Slot | None, **noted: str) -> Release:
+        return await self._change(
+            candidate, lambda old: {"current": slot, "previous": self._before(old, slot), **noted}
+        )
 
     def _before(self, old: Release, slot: Slot) -> Slot | None:
-        """Returns what a rollback goes back to once `slot` answers: never to the same model once more."""
+        """Returns what a rollback goes back to once `slot` answers: a model of another version."""
         current = self._kept(old.current)
         is_same = current.version != "" and current.version == self._kept(slot).version
         return old.previous if is_same else current
 
     def _kept(self, slot: Slot) -> Slot:
-        """Returns a slot with the version that is loaded of it now: its place may hold another one later."""
+        """Returns a slot with its loaded version, since its place may hold other files later."""
         versions = [report.versions[slot.id] for report in self.living.values() if slot.id in report.versions]
         return dataclasses.replace(slot, version=versions[0] if versions else "")
 
@@ -244,7 +244,7 @@ class ReleasePlan:
             raise RefusedError(f"{slot.name}: replicas found different files: {', '.join(sorted(versions))}")
 
     async def _wait(self, is_done: Callable[[Report], bool]) -> bool:
-        """Waits until all living replicas, of which there has to be one, say so; returns whether they did in time."""
+        """Waits until at least one replica is alive and all live ones are done; returns False after the timeout."""
         deadline = self._now() + LOADING_TIMEOUT_S
         while self._now() < deadline:
             living = self.living
@@ -254,7 +254,6 @@ class ReleasePlan:
         return False
 
     def status(self) -> dict[str, object]:
-        """Returns what an operator is shown."""
         return {
             "configured": self.configured,
             "release": dataclasses.asdict(self.release),
@@ -266,13 +265,5 @@ class ReleasePlan:
             },
         }
 
-    def metrics(self, *, without: str) -> list[str]:
-        """Returns the numbers that each living replica but one has reported last."""
-        return [report.metrics for report in self._others(without)]
-
-    def statistics(self, *, without: str) -> list[Mapping[str, ModelStatistics]]:
-        """Returns what the models of each living replica but one had done when it reported last."""
-        return [report.statistics for report in self._others(without)]
-
-    def _others(self, without: str) -> list[Report]:
-        return [report for replica_id, report in sorted(self.living.items()) if replica_id != without]
+    def other_reports(self, replica_id: str) -> list[Report]:
+        return [report for other, report in sorted(self.living.items()) if other != replica_id]

@@ -1,4 +1,4 @@
-"""What a replica does with the orders of the release manager: load, report, switch, drop."""
+"""A replica's side of releases: it loads models, reports, switches and drops models as the manager orders."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from serve.release.plan import REPORT_INTERVAL_S, Orders, Release, Report, Slot
 
 logger = logging.getLogger("ray.serve.yt8m")
 
-_NUMBERS_INTERVAL_S = 2.0
-"""How old the numbers of a report may be: writing them takes a millisecond, in which no request is answered."""
+# How old the metrics of a report may be: writing them takes a millisecond, in which no request is answered.
+_METRICS_INTERVAL_S = 2.0
 
 
-class AwayError(Exception):
-    """The release manager did not answer; models stay as they are."""
+class ManagerUnavailableError(Exception):
+    """The release manager did not answer; the models stay as they are."""
 
 
 class ReplicaReleases:
@@ -29,20 +29,20 @@ class ReplicaReleases:
 
     Args:
         configured: The model that the replica is deployed with.
-        ask: Takes a report to the release manager and brings its orders, or raises AwayError.
-        load: Returns the model of a place after its checks; called in a thread.
-        metrics: Told which models answer, and reported.
+        send: Sends a report to the release manager and returns its orders, or raises ManagerUnavailableError.
+        load: Returns the model at a place after its checks; called in a thread.
+        metrics: Of the replica.
     """
 
     def __init__(
         self,
         configured: str,
-        ask: Callable[[Report], Awaitable[Orders]],
+        send: Callable[[Report], Awaitable[Orders]],
         load: Callable[[str], HostedModel],
         metrics: Metrics,
     ) -> None:
         self._configured = configured
-        self._ask = ask
+        self._send = send
         self._load = load
         self._metrics = metrics
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
@@ -51,84 +51,83 @@ class ReplicaReleases:
         self._failures: dict[int, str] = {}
         self._host: ModelHost | None = None
         self._following: asyncio.Task[None] | None = None
-        self._is_away = False
-        self._numbers, self._numbers_due = "", 0.0
+        self._metrics_text, self._metrics_due = "", 0.0
         self._statistics: dict[str, ModelStatistics] = {}
 
     @property
     def host(self) -> ModelHost:
-        """The models that answer."""
-        assert self._host is not None, "no request comes before `start` is through"
+        assert self._host is not None, "no request comes before `start` has returned"
         return self._host
 
     @property
     def is_following(self) -> bool:
-        """Whether models are loaded and orders are taken."""
+        """Whether models are loaded and orders are followed."""
         return self._following is not None and not self._following.done()
 
     async def start(self) -> None:
-        """Loads what the other replicas answer with, or what is configured, and follows from then on.
+        """Loads what the other replicas answer with, or the configured model, and follows orders from then on.
 
         Raises:
-            AwayError: there is no release manager.
+            ManagerUnavailableError: there is no release manager.
             ValueError, OSError, RuntimeError: a model cannot be loaded.
         """
         loop = asyncio.get_running_loop()
-        release = (await self._ask(self._report())).release
+        release = (await self._send(self._report())).release
         for slot in release.slots:
             self._loaded[slot.id] = await loop.run_in_executor(self._loader, self._load, slot.uri)
         self._host = ModelHost(self._loaded[release.current.id])
-        self._take(release)
+        self._switch_to(release)
         self._following = asyncio.create_task(self._follow())
 
     def check(self) -> None:
-        """Raises RuntimeError where the replica does not follow any more."""
+        """Raises RuntimeError if orders are no longer followed."""
         if self._following is not None and self._following.done():
             cause = None if self._following.cancelled() else self._following.exception()
             raise RuntimeError(f"the replica does not follow the releases any more: {cause}") from cause
 
     async def stop(self) -> None:
-        """Follows no more; what answers goes on."""
+        """Stops following orders; the current models go on answering."""
         if self._following is not None:
             self._following.cancel()
             await asyncio.wait([self._following])
         self._loader.shutdown(wait=False, cancel_futures=True)
 
     async def _follow(self) -> None:
+        is_available = True
         while True:
             await asyncio.sleep(REPORT_INTERVAL_S)
             try:
-                orders = await self._ask(self._report())
-            except AwayError as error:
-                if not self._is_away:
+                orders = await self._send(self._report())
+            except ManagerUnavailableError as error:
+                if is_available:  # once, and not at each interval
                     logger.warning("the release manager does not answer, models stay as they are: %s", error)
-                self._is_away = True
+                is_available = False
                 continue
-            self._is_away = False
-            await self._obey(orders)
+            is_available = True
+            await self._follow_orders(orders)
 
-    async def _obey(self, orders: Orders) -> None:
+    async def _follow_orders(self, orders: Orders) -> None:
         for slot in orders.slots:
-            await self._have(slot)
-        self._take(orders.release)
+            await self._load_slot(slot)
+        self._switch_to(orders.release)
         for slot in orders.release.slots:
             if slot.id in self._failures:
-                # A candidate is refused for all; this one the others answer with. A replica made anew may manage it.
+                # A candidate is refused for all, but with this one the others answer. A new replica may load it.
                 raise RuntimeError(f"{slot.uri}, which the others answer with, cannot be loaded")
         wanted = {slot.id for slot in (*orders.slots, *self._release.slots)}
         self._loaded = {slot_id: model for slot_id, model in self._loaded.items() if slot_id in wanted}
         self._failures = {slot_id: why for slot_id, why in self._failures.items() if slot_id in wanted}
 
-    async def _have(self, slot: Slot) -> None:
-        """Loads a model, or notes why not, and goes on reporting meanwhile: the manager has to know that this lives."""
+    async def _load_slot(self, slot: Slot) -> None:
+        """Loads a model, or records why it cannot be loaded."""
         if slot.id in self._loaded or slot.id in self._failures:
             return
         loading = asyncio.get_running_loop().run_in_executor(self._loader, self._load, slot.uri)
         while not loading.done():
             await asyncio.wait([loading], timeout=REPORT_INTERVAL_S)
-            with contextlib.suppress(AwayError):
-                await self._ask(self._report())
-        # Whatever is wrong with a bundle is a reason to stay at the old one, and none to fail.
+            with contextlib.suppress(ManagerUnavailableError):
+                await self._send(self._report())  # the manager must know that this replica is alive
+        # Whatever is wrong with a bundle, the replica keeps its old model and does not fail.
         error = loading.exception()
         if error is not None:
             is_expected = isinstance(error, ValueError | OSError | RuntimeError)
@@ -139,7 +138,7 @@ class ReplicaReleases:
         else:
             self._loaded[slot.id] = loading.result()
 
-    def _take(self, release: Release) -> None:
+    def _switch_to(self, release: Release) -> None:
         """Answers with a release from the next request on, if all of it is loaded."""
         if any(slot.id not in self._loaded for slot in release.slots):
             return
@@ -153,8 +152,8 @@ class ReplicaReleases:
 
     def _report(self) -> Report:
         versions = {slot_id: model.version for slot_id, model in self._loaded.items()}
-        if time.monotonic() >= self._numbers_due:
-            self._numbers, self._numbers_due = self._metrics.text(), time.monotonic() + _NUMBERS_INTERVAL_S
+        if time.monotonic() >= self._metrics_due:
+            self._metrics_text, self._metrics_due = self._metrics.text(), time.monotonic() + _METRICS_INTERVAL_S
             self._statistics = self._metrics.statistics.snapshot()
         failures = dict(self._failures)
-        return Report(self._configured, self._release, versions, failures, self._numbers, self._statistics)
+        return Report(self._configured, self._release, versions, failures, self._metrics_text, self._statistics)

@@ -13,8 +13,9 @@ import yaml
 
 from tests.e2e.processes import ROOT
 from yt8m_ray.data.format.features import FeatureSpec
-from yt8m_ray.data.format.tfrecord import open_shard, read_payloads
+from yt8m_ray.data.format.tfrecord import read_payloads
 from yt8m_ray.data.pipeline.shard_reader import read_rows
+from yt8m_ray.data.storage.filesystem import open_stream
 from yt8m_ray.schema import FRAME_FEATURES
 
 
@@ -47,7 +48,7 @@ def ask(port: int, shard: str, top_k: int) -> tuple[dict[str, Any], dict[str, An
     _, video = next(read_rows(shard, FeatureSpec(FRAME_FEATURES, num_classes=3862)))
     rgb, audio = video.frames[:, : FRAME_FEATURES["rgb"]], video.frames[:, FRAME_FEATURES["rgb"] :]
     features = {name: base64.b64encode(part.tobytes()).decode() for name, part in (("rgb", rgb), ("audio", audio))}
-    with open_shard(shard) as stream:
+    with open_stream(shard) as stream:
         record = bytes(next(iter(read_payloads(stream, path=shard)))[2])
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         answers = (

@@ -129,7 +129,7 @@ CASES = {
     "export: a text file": Case(EXPORT + "data.validation={glob}", TEXT, 1, write_text),
     "export: a missing checkpoint": Case(EXPORT + "members.0.checkpoint=no", NO_MODEL, 2),
     "distill: the best entries as published": Case(
-        "distill {model} {good} --output {output} --format tfrecord --top 3", r"--top: the published format holds .*", 2
+        "distill {model} {good} --output {output} --format tfrecord --top 3", r"top: the published format holds .*", 2
     ),
     "boost: a file of another kind": Case(
         "boost {model} {good} --output {output}/w.csv", r"--output: expected a local name that ends in \.parquet, .*", 2

@@ -80,5 +80,5 @@ def test_keys_may_follow_the_flags(
 
 def test_a_folder_that_cannot_be_written_is_a_wrong_argument(config: str, variables: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"--output: .*/file/lstm: cannot be written: "):
+    with pytest.raises(ConfigError, match=r"output: .*/file/lstm: cannot be written: "):
         main([config, variables, "--output", f"{tmp_path}/file/lstm"])

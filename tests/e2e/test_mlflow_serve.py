@@ -49,11 +49,11 @@ def test_a_registered_bundle_answers_over_mlflows_own_http(run_verb: RunVerb, tm
         refused = httpx.post(f"http://127.0.0.1:{port}/invocations", json=body, timeout=60)
 
     assert refused.status_code == 400
-    assert "row 0: rgb: expected 1 to 6 frames of 8 bytes each, found 3 bytes" in refused.json()["message"]
+    assert "row 0.rgb: expected a multiple of 8 bytes (8 a frame), found 3" in refused.json()["message"]
     assert "Traceback" not in refused.text
     assert answer.status_code == 200, answer.text
     (row,) = answer.json()["predictions"]
-    best = predictor.predict_packed(make_inputs(predictor.spec, 1), 7)
+    best = predictor.predict(make_inputs(predictor.spec, 1), 7)
     assert row["video_id"] == table["video_id"][0]
     assert row["class_ids"] == best.class_ids[0].tolist()
     assert row["names"] == [predictor.vocabulary.name(class_id) for class_id in row["class_ids"]]

@@ -10,6 +10,7 @@ import pytest
 
 from jobs.release import main
 from serve.http.api import build_api
+from serve.operations.changes import Canary, Change, Promote, Rollback
 from tests.e2e.conftest import RunVerb
 from tests.support.local_service import LocalService, administered_service
 from tests.support.servers import running
@@ -37,11 +38,11 @@ def token(service: LocalService, monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "changes"),
     [
         (["status"], []),
-        (["promote", "b"], [("promote", "b", 0.0)]),
-        (["canary", "b", "--share", "0.1"], [("canary", "b", 0.1)]),
-        (["canary", "--share", "0"], [("canary", None, 0.0)]),
-        (["finish"], [("promote", None, 0.0)]),
-        (["rollback"], [("rollback", None, 0.0)]),
+        (["promote", "b"], [Promote("b")]),
+        (["canary", "b", "--share", "0.1"], [Canary("b", 0.1)]),
+        (["canary", "--share", "0"], [Canary()]),
+        (["finish"], [Promote()]),
+        (["rollback"], [Rollback()]),
     ],
 )
 def test_stdout_is_the_releases_after_the_change(
@@ -49,7 +50,7 @@ def test_stdout_is_the_releases_after_the_change(
     url: str,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
-    changes: list[tuple[str, str | None, float]],
+    changes: list[Change],
 ) -> None:
     main([*arguments, "--url", url])
     assert json.loads(capsys.readouterr().out) == {"release": {"number": len(changes)}}

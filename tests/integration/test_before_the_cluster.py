@@ -184,7 +184,7 @@ RUN = ["run.name=x", "model.name=logistic", "data.train=*.tfrecord"]
         (find_lr.main, [*RUN, "--min", "1", "--max", "0.1"], "--min, --max: expected 0 < min < max"),
         (find_lr.main, [*RUN, "data.train=b*"], r"data\.train: no file matches 'b\*'"),
         (average.main, ["nothing", "one", "--output", "mean"], "nothing: no checkpoint: there is no such folder"),
-        (average.main, ["one", "one", "--output", "one"], "--output: one: expected a folder that does not exist"),
+        (average.main, ["one", "one", "--output", "one"], "output: one: expected a folder that does not exist"),
         (average.main, ["one", "one", "--output", "mean", "--weights", "1"], "--weights: expected one a checkpoint"),
         (predict.main, ["nothing", "*.tfrecord", "--output", "p.csv"], "nothing: expected a checkpoint's folder"),
         (

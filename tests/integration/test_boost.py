@@ -68,7 +68,7 @@ def test_videos_are_weighed_by_their_errors_round_by_round(shards: Shards, tmp_p
 
 
 def test_previous_weights_that_are_not_there_are_a_wrong_argument(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--previous: .*nowhere"):
+    with pytest.raises(ConfigError, match=r"previous: .*nowhere"):
         boost_videos(tmp_path, [], str(tmp_path / "w.parquet"), previous=str(tmp_path / "nowhere"))
 
 

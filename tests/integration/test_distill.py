@@ -13,11 +13,12 @@ from tests.integration.test_predict import NUM_CLASSES, save_model, write_shard
 from yt8m_ray.artifacts.checkpoint import save_checkpoint
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.format.example import decode_record, encode_sequence_example
-from yt8m_ray.data.format.tfrecord import open_shard, read_payloads, write_records
+from yt8m_ray.data.format.tfrecord import read_payloads, write_records
 from yt8m_ray.data.labels.soft_label_files import SoftLabelIndex
 from yt8m_ray.data.labels.soft_labels import SoftLabels
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks, read_rows
+from yt8m_ray.data.storage.filesystem import open_stream
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.batch.distill import choose_format, label_shards
 from yt8m_ray.inference.predictor import Predictor
@@ -38,7 +39,7 @@ def videos_of(shards: list[str], teacher: Path) -> PackedVideos:
 
 
 def scores_of(teacher: Path, videos: PackedVideos) -> np.ndarray:
-    best = Predictor.from_path(teacher).predict_packed(videos, NUM_CLASSES)
+    best = Predictor.from_path(teacher).predict(videos, NUM_CLASSES)
     scores: np.ndarray = torch.zeros(len(videos), NUM_CLASSES).scatter(1, best.class_ids, best.scores).numpy()
     return scores
 
@@ -119,7 +120,7 @@ def test_the_published_form_carries_the_same_frames_and_the_teacher_s_scores(tmp
     index = label_shards(teacher, [shard], tmp_path / "soft", label_format="tfrecord")
 
     path = tmp_path / "soft" / index.shards[0].file
-    with open_shard(str(path)) as stream:
+    with open_stream(str(path)) as stream:
         found = [decode_record(bytes(payload)) for _, _, payload in read_payloads(stream, path=str(path))]
     assert [fields.context["video_id"] for fields in found] == [[b"v0"], [b"v1"], [b"v2"]]
     assert [np.array(fields.context["labels"]).tolist() for fields in found] == [[0, 5], [1, 5], [2, 5]]
@@ -134,7 +135,7 @@ def test_the_published_form_carries_the_same_frames_and_the_teacher_s_scores(tmp
 
 def test_the_published_form_is_refused_at_video_level(tmp_path: Path) -> None:
     teacher, shard = save_model(tmp_path / "teacher", seed=1), write_shard(tmp_path / "a.tfrecord", 0, 2)
-    with pytest.raises(ConfigError, match=r"--format tfrecord: expected a teacher of frames, found one of mean_rgb"):
+    with pytest.raises(ConfigError, match=r"format tfrecord: expected a teacher of frames, found one of mean_rgb"):
         label_shards(teacher, [str(shard)], tmp_path / "soft", label_format="tfrecord")
     assert not (tmp_path / "soft").exists()
 
@@ -144,9 +145,9 @@ def test_the_options_choose_a_format() -> None:
     assert choose_format("arrow", top=7, dense=False) == ("top", 7)
     assert choose_format("arrow", top=None, dense=True)[0] == "dense"
     assert choose_format("tfrecord", top=None, dense=True)[0] == "tfrecord"
-    with pytest.raises(ConfigError, match=r"--top: expected at least 1, found 0"):
+    with pytest.raises(ConfigError, match=r"top: expected at least 1, found 0"):
         choose_format("arrow", top=0, dense=False)
-    with pytest.raises(ConfigError, match=r"--top: the published format holds all classes"):
+    with pytest.raises(ConfigError, match=r"top: the published format holds all classes"):
         choose_format("tfrecord", top=5, dense=False)
 
 
@@ -163,8 +164,8 @@ def test_the_verb_prints_the_folder_and_nothing_else(tmp_path: Path, capsys: pyt
     ("options", "message"),
     [
         (["--num-workers", "0"], r"--num-workers: expected at least 1"),
-        (["--top", "0"], r"--top: expected at least 1, found 0"),
-        (["--output", "s3://bucket/soft"], r"--output: expected a local folder, found s3://bucket/soft"),
+        (["--top", "0"], r"top: expected at least 1, found 0"),
+        (["--output", "s3://bucket/soft"], r"output: expected a local folder, found s3://bucket/soft"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_its_name(tmp_path: Path, options: list[str], message: str) -> None:

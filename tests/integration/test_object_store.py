@@ -14,7 +14,7 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from tests.support.object_store import BUCKET, ENVIRONMENT, ObjectStore
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow
-from yt8m_ray.data.format.tfrecord import open_shard, read_payloads, write_records
+from yt8m_ray.data.format.tfrecord import read_payloads, write_records
 from yt8m_ray.data.labels.soft_label_files import LabelledShard, SoftLabelIndex, to_label_table, write_labels
 from yt8m_ray.data.labels.soft_labels import SoftLabels
 from yt8m_ray.data.labels.video_weights import VideoWeights, save_weights
@@ -70,7 +70,7 @@ def read(path: str) -> bytes:
 
 
 def test_a_shard_comes_back_as_it_was_stored(store: ObjectStore) -> None:
-    with open_shard(f"s3://{BUCKET}/{KEY}") as stream:
+    with open_stream(f"s3://{BUCKET}/{KEY}") as stream:
         payloads = [bytes(payload) for _, _, payload in read_payloads(stream, path=KEY)]
 
     assert payloads == PAYLOADS

@@ -20,9 +20,10 @@ from tests.support.messages import SPECS, Messages, assert_read_as_decoded, deco
 from yt8m_ray.data.errors import RecordError
 from yt8m_ray.data.format.example import Fields, decode_record, encode_example, encode_sequence_example
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow, to_row
-from yt8m_ray.data.format.tfrecord import open_shard, read_payloads, write_records
+from yt8m_ray.data.format.tfrecord import read_payloads, write_records
 from yt8m_ray.data.labels.soft_label_files import encode_published
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions
+from yt8m_ray.data.storage.filesystem import open_stream
 
 TESTS = Path(__file__).resolve().parents[1]
 GOLDEN = TESTS / "golden" / "tensorflow_shards"
@@ -47,7 +48,7 @@ def list_fields(fields: Fields) -> dict[str, Any]:
 
 
 def read_here(shard: str | Path) -> list[dict[str, Any]]:
-    with open_shard(str(shard)) as stream:
+    with open_stream(str(shard)) as stream:
         return [list_fields(decode_record(payload)) for _, _, payload in read_payloads(stream, path=str(shard))]
 
 
@@ -171,7 +172,7 @@ def test_real_shards_are_read_as_tensorflow_reads_them(yt8m_data: Path, tmp_path
 
 
 def test_damaged_payloads_give_the_values_of_tensorflow_or_an_error(tmp_path: Path) -> None:
-    with open_shard(str(GOLDEN / "frame.none.tfrecord")) as stream:
+    with open_stream(str(GOLDEN / "frame.none.tfrecord")) as stream:
         payloads = [bytes(payload) for _, _, payload in read_payloads(stream, path="golden")]
     mutants = [mutate(random.Random(seed), payloads[seed % len(payloads)]) for seed in range(NUM_MUTANTS)]
     (tmp_path / "payloads.json").write_text(json.dumps([mutant.hex() for mutant in mutants]))

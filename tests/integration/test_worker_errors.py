@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
@@ -22,9 +23,9 @@ from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.format.example import encode_example
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.format.tfrecord import write_records
-from yt8m_ray.inference.batch.evaluate import BlockEvaluator, evaluation_config
 from yt8m_ray.inference.batch.worker_pool import map_videos
 from yt8m_ray.inference.predictions.writer import CSV_HEADER
+from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.models import build_model
 from yt8m_ray.topk import NaNScoresError
 
@@ -112,12 +113,11 @@ def test_what_a_models_worker_raises_is_one_message(case: Case, tmp_path: Path, 
 
 def test_a_model_that_cannot_be_loaded_by_a_worker_is_one_message(case: Case, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(case.model, tmp_path / "model"))
-    config = evaluation_config(broken)
     (broken / "model.safetensors").unlink()  # between the checks of the command and those of its worker
-    spec = FeatureSpec({"mean_rgb": SIZE}, NUM_CLASSES)
+    spec, load = FeatureSpec({"mean_rgb": SIZE}, NUM_CLASSES), functools.partial(Predictor.from_path, broken)
 
     with pytest.raises(ValueError) as caught:
-        next(map_videos([case.sound], spec, BlockEvaluator, (broken, config.loss), num_workers=1))
+        next(map_videos([case.sound], spec, load, Predictor.predict, num_workers=1))
 
     assert "\n" not in str(caught.value) and "model.safetensors" in str(caught.value)
 

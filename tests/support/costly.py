@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from yt8m_ray.data.format.wire import encode_delimited as field
+from tests.support.wire import field
 
 STEP = b"\x0a\x00"
 """A step without a feature: two bytes of which a decoder makes an object."""

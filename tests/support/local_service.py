@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from serve.errors import RequestError
 from serve.http.intake import Intake
 from serve.http.tokens import TokenFile
-from serve.model.batching import Answer, Batcher
+from serve.model.batching import Batcher
 from serve.model.hosted_model import HostedModel, ModelHost
+from serve.operations.changes import Change
 from serve.operations.metrics import Metrics, merge_expositions
 from serve.operations.statistics import ModelStatistics, merge_statistics
 from serve.settings import Limits, ServeArgs
 from tests.support.tiny import save_checkpoint_of
-from yt8m_ray.data.format.features import VideoRow
 from yt8m_ray.inference.predictor import Predictor
 
 
 class LocalService:
-    """What a replica is to the HTTP application; changes of releases are only written down."""
+    """What a replica is to the HTTP application; changes of releases are only recorded."""
 
-    def __init__(self, model: Predictor, limits: Limits | None = None, args: ServeArgs | None = None) -> None:
+    def __init__(
+        self,
+        model: Predictor,
+        limits: Limits | None = None,
+        args: ServeArgs | None = None,
+        batcher: type[Batcher] = Batcher,
+    ) -> None:
         self.host = ModelHost(HostedModel("model", model))
         self.metrics = Metrics("local")
         args = args or ServeArgs()
@@ -31,9 +36,10 @@ class LocalService:
         self.limits = limits or Limits()
         self.intake = Intake(lambda: self.limits)
         self.client_tokens = TokenFile(self.args.tokens_file)
-        self.admin_tokens = TokenFile(self.args.admin_tokens_file)
-        self.changes: list[tuple[str, str | None, float]] = []
+        self.admin_tokens = TokenFile(self.args.admin_tokens_file, role="an operator")
+        self.changes: list[Change] = []
         self.ready = True
+        self._batcher_type = batcher
         self._batchers: dict[asyncio.AbstractEventLoop, Batcher] = {}
 
     @property
@@ -43,20 +49,17 @@ class LocalService:
         if loop not in self._batchers:
             for ended in [each for each in self._batchers if each.is_closed()]:
                 self._batchers.pop(ended).close()
-            self._batchers[loop] = Batcher(lambda: self.limits, self.metrics.observe_batch)
+            self._batchers[loop] = self._batcher_type(lambda: self.limits, self.metrics.observe_batch)
             self.metrics.watch_queue(lambda: self._batchers[loop].num_queued)
         return self._batchers[loop]
 
     def is_ready(self) -> bool:
         return self.ready
 
-    def ask(self, model: HostedModel, rows: Sequence[VideoRow], top_k: int) -> list[asyncio.Future[Answer]]:
-        return self.batcher.ask(model, rows, top_k)
-
-    async def change(self, what: str, name: str | None, share: float) -> dict[str, Any]:
-        if name == "broken":
+    async def change(self, change: Change) -> dict[str, Any]:
+        if getattr(change, "model", None) == "broken":
             raise RequestError(409, "refused, nothing was changed: broken: no such folder")
-        self.changes.append((what, name, share))
+        self.changes.append(change)
         return await self.status()
 
     async def status(self) -> dict[str, Any]:

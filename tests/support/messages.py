@@ -12,6 +12,7 @@ from random import Random
 
 import numpy as np
 
+from tests.support.wire import varint
 from yt8m_ray.data.errors import UNLABELLED, RecordError
 from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import FeatureSpec, LabelPolicy, VideoRow, to_row
@@ -41,16 +42,6 @@ UNKNOWN = (
     b"\x12\x00",
     b"\x15" + bytes(4),
 )
-
-
-def varint(value: int, num_bytes: int = 1) -> bytes:
-    """Returns a varint of at least so many bytes: leading zeros are legal."""
-    value %= 1 << 64
-    groups = [value & 0x7F]
-    while value := value >> 7:
-        groups.append(value & 0x7F)
-    groups += [0] * (num_bytes - len(groups))
-    return bytes([group | 0x80 for group in groups[:-1]] + groups[-1:])
 
 
 _FLOATS = (0.0, -1.5, 3e38, -3e38, 1e-45, 0.25)

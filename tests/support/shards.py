@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.support.wire import field
 from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.format.example import decode_record, encode_sequence_example
 from yt8m_ray.data.format.features import FeatureSpec, to_row
 from yt8m_ray.data.format.tfrecord import frame_record
-from yt8m_ray.data.format.wire import encode_delimited
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos, Rejection, ShardEnd
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
 
@@ -27,7 +27,7 @@ def clip(name: str, num_frames: int, labels: list[int]) -> bytes:
 
 
 def padded(payload: bytes, size: int) -> bytes:
-    return payload + encode_delimited(15, bytes(size - len(payload) - 2))
+    return payload + field(15, bytes(size - len(payload) - 2))
 
 
 # One flipped bit makes 360 the length 376, 78 01: the first bytes of a ZLIB stream.

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.support.batch import make_batch
 from yt8m_ray.artifacts.checkpoint import save_checkpoint
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.format.features import VideoRow
-from yt8m_ray.data.pipeline.batches import make_batch
 from yt8m_ray.inference.bundle.golden_answers import make_inputs
 from yt8m_ray.inference.ensemble.members import QualityMeter, assemble, ensembles, load_members
 from yt8m_ray.models import build_model

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from yt8m_ray.json_document import parse_json
+from yt8m_ray.json_document import append_json_line, parse_json, read_json_lines
 
 
 def test_a_document_is_what_json_says() -> None:
@@ -37,3 +38,15 @@ def test_a_document_that_could_mislead_or_exhaust_is_refused_by_name(content: by
 
 def test_nan_is_read_where_a_program_may_have_written_it() -> None:
     assert str(parse_json('{"loss": NaN}', where="manifest.json", nan=True)["loss"]) == "nan"
+
+
+def test_a_list_keeps_its_whole_lines_after_a_kill_and_takes_more(tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    assert read_json_lines(path) == []
+    for number in range(2):
+        append_json_line(path, {"number": number})
+    path.write_text(path.read_text()[:-4])
+
+    assert read_json_lines(path) == [{"number": 0}]
+    append_json_line(path, {"number": 2})
+    assert read_json_lines(path) == [{"number": 0}, {"number": 2}]

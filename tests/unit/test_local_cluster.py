@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -10,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from yt8m_ray.local_cluster import LOOPBACK, import_environment, local_environment, private_folder, token_file
+from yt8m_ray.local_cluster import (
+    LOOPBACK,
+    configure_environment,
+    import_environment,
+    local_environment,
+    private_folder,
+    token_file,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +156,24 @@ def test_only_a_cluster_of_this_machine_is_kept_to_loopback(
 
     assert ("RAY_AUTH_MODE" in variables) == is_local
     assert (variables.items() >= LOOPBACK.items()) == is_loopback
+
+
+def test_a_variable_that_the_user_has_set_is_not_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+
+    configure_environment({"RAY_AUTH_MODE": "token"}, {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10"})
+
+    assert (os.environ["RAY_AUTH_MODE"], os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == ("disabled", "10")
+
+
+def test_no_import_sets_a_variable() -> None:
+    root = Path(__file__).resolve().parents[2]
+    for path in [path for folder in ("yt8m_ray", "jobs", "serve") for path in (root / folder).rglob("*.py")]:
+        # What stands below `if` at the top of a module is for programs: `python -m jobs.VERB`.
+        definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.If | ast.ImportFrom
+        top = [node for node in ast.parse(path.read_text()).body if not isinstance(node, definitions)]
+        assert not [node for node in top if re.search(r"os\.environ|configure_environment\(", ast.unparse(node))], path
 
 
 def test_a_shell_can_take_the_variables_over(home: Path) -> None:

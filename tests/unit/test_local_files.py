@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs
 import pytest
 
 from serve.http.tokens import TokenFile
@@ -18,21 +17,19 @@ from yt8m_ray.artifacts.folder_manifest import read_manifest
 from yt8m_ray.artifacts.tensor_file import read_tensor_entries
 from yt8m_ray.config.document import load_document
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.format.tfrecord import open_shard
 from yt8m_ray.data.inspection.dataset_manifest import load_manifest
 from yt8m_ray.data.labels.soft_label_files import SoftLabelIndex
 from yt8m_ray.data.labels.video_weights import VideoWeights
 from yt8m_ray.data.labels.vocabulary import Vocabulary
-from yt8m_ray.data.storage.filesystem import read_bytes
+from yt8m_ray.data.storage.filesystem import open_stream, read_bytes
 from yt8m_ray.inference.predictions.reader import open_predictions
 from yt8m_ray.interop.variables import read_variables
 from yt8m_ray.local_files import NotAFileError, read_document
 from yt8m_ray.losses.class_weights import read_class_counts
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    "shard": lambda path: open_shard(str(path)),
-    "shard by a URI": lambda path: open_shard(f"file://{path}"),
-    "shard on a filesystem": lambda path: open_shard(str(path), pyarrow.fs.LocalFileSystem()),
+    "shard": lambda path: open_stream(str(path)),
+    "shard by a URI": lambda path: open_stream(f"file://{path}"),
     "small file": lambda path: read_bytes(str(path)),
     "config": lambda path: load_document(path, TrainConfig),
     "manifest of shards": load_manifest,

@@ -86,9 +86,6 @@ def unpacked_folder(path: str | Path) -> Path:
     The folder is named by the contents of the manifest. A tar is compared with it, file by file, when it is unpacked,
     and again when its size or time of change is another; the folder itself is compared whenever it is loaded.
 
-    Args:
-        path: A path or URI.
-
     Raises:
         NoSuchFolderError: there is no such file.
         CheckpointError: it is no tar, or not exactly the files of its manifest; nothing of it is kept.
@@ -155,7 +152,6 @@ class _Headers:
 
     Args:
         file: Of which no more than `_MOST_HEADER_BYTES` are read.
-        num_bytes: Its size.
     """
 
     def __init__(self, file: BinaryIO, num_bytes: int) -> None:

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import safetensors
@@ -63,12 +63,10 @@ def save_checkpoint(
     """Writes a checkpoint into an existing folder; the manifest, over everything in it, comes last.
 
     Args:
-        folder: Where to write.
         config: The run, with every default.
         model: Its weights and statistics are saved on the CPU.
         state: What training needs to continue, by name.
         facts: What else the manifest keeps: `metrics` measured at this point, `mlflow_run_id`.
-        average: A model whose weights are the moving average.
         details: Of the validation at this point, if there was one: `Evaluation.details`.
     """
     folder = Path(folder)
@@ -117,43 +115,59 @@ def load_config(folder: str | Path) -> TrainConfig:
     return validate(read_yaml(path), TrainConfig, where=str(path))
 
 
-def load_model(folder: str | Path, *, ema: bool | None = None) -> tuple[Model, TrainConfig]:
-    """Returns (model in eval mode on the CPU, its config) of a checkpoint whose files are intact.
+class Checkpoint(NamedTuple):
+    """A loaded checkpoint: the model in eval mode on the CPU, its config, and its manifest."""
+
+    model: Model
+    config: TrainConfig
+    manifest: dict[str, object]
+
+
+def load_checkpoint(folder: str | Path, *, ema: bool | None = None) -> Checkpoint:
+    """Returns a checkpoint whose files are intact; each is hashed once.
 
     Args:
-        folder: The checkpoint.
         ema: Whether to take the moving average of the weights; None takes what the run was validated with.
 
     Raises:
         CheckpointError: the folder is no intact checkpoint, has no moving average, or weights that are not finite or
             not those of the model in its config.
     """
-    path, config = weights_path(folder, ema=ema)
+    path, config, manifest = _find_weights(folder, ema)
     sizes, num_classes = config.data.feature_sizes, config.data.num_classes
     model = build_model_for_weights(config.model, feature_sizes=sizes, num_classes=num_classes)
     weights = read_weights(path, model.state_dict())
     model.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)  # maps no file
-    return model.eval(), config
+    return Checkpoint(model.eval(), config, manifest)
+
+
+def load_model(folder: str | Path, *, ema: bool | None = None) -> tuple[Model, TrainConfig]:
+    """Returns (model in eval mode on the CPU, its config); arguments and errors as in `load_checkpoint`."""
+    model, config, _ = load_checkpoint(folder, ema=ema)
+    return model, config
 
 
 def weights_path(folder: str | Path, *, ema: bool | None = None) -> tuple[Path, TrainConfig]:
-    """Returns (file with the weights of an intact checkpoint, its config); arguments and errors as in `load_model`."""
-    read_manifest(folder, kind="checkpoint")
+    """Returns (file with the weights, config) of an intact checkpoint; arguments and errors as in `load_checkpoint`."""
+    path, config, _ = _find_weights(folder, ema)
+    return path, config
+
+
+def _find_weights(folder: str | Path, ema: bool | None) -> tuple[Path, TrainConfig, dict[str, object]]:
+    manifest = read_manifest(folder, kind="checkpoint")
     config = load_config(folder)
     has_average = (Path(folder) / EMA_FILE).is_file()
     if ema and not has_average:
         raise CheckpointError(f"{folder}: has no moving average of its weights (ema.* was not set when it was trained)")
     is_average = ema if ema is not None else has_average and config.ema.evaluate
-    return Path(folder) / (EMA_FILE if is_average else MODEL_FILE), config
+    return Path(folder) / (EMA_FILE if is_average else MODEL_FILE), config, manifest
 
 
 def initialize(model: torch.nn.Module, folder: str | Path, *, ema: bool | None = None) -> list[str]:
-    """Copies what fits of a checkpoint's weights into `model`, and returns the names of the weights that start anew.
+    """Copies the weights of a checkpoint that fit into `model`, and returns the names of its other weights.
 
     Args:
         model: Any model; a weight fits where name and shape are the same.
-        folder: The checkpoint.
-        ema: As in `load_model`.
 
     Raises:
         CheckpointError: the folder is no intact checkpoint, nothing of it fits, or what fits is not finite.
@@ -179,7 +193,6 @@ def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
     """Returns a safetensors file's tensors, which are mapped from it.
 
     Args:
-        path: The file.
         expected: Tensors of the names, shapes and types that it must have, of any device, `meta` too.
 
     Raises:

@@ -45,7 +45,7 @@ class NoSuchFolderError(CheckpointError, ConfigError):
 def check_new(folder: Path) -> None:
     """Checks that a command may write `folder`: ConfigError where something is there already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--output: {folder}: expected a folder that does not exist yet, or is empty")
+        raise ConfigError(f"output: {folder}: expected a folder that does not exist yet, or is empty")
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def written_aside(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside_folder = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
     except OSError as error:
-        raise ConfigError(f"--output: {folder}: cannot be written: {error}") from None
+        raise ConfigError(f"output: {folder}: cannot be written: {error}") from None
     with aside_folder as aside:
         written = Path(aside) / folder.name
         written.mkdir()
@@ -103,7 +103,6 @@ def parse_manifest(content: bytes, *, where: str, kind: str) -> dict[str, object
     """Returns a manifest whose form is right: its version, its kind, and files that lie inside the folder.
 
     Args:
-        content: Of the file.
         where: The folder or archive that it is in, for messages.
         kind: `checkpoint` or `bundle`.
 
@@ -185,7 +184,7 @@ def local_folder(path: str | Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Returns where copies of what lies in object stores are kept."""
+    """Returns the folder for copies of what is in object stores."""
     return Path(os.environ.get("YT8M_CACHE", "~/.cache/yt8m_ray")).expanduser().absolute()
 
 

@@ -10,45 +10,35 @@ from yt8m_ray.errors import ConfigError
 
 
 class ServiceError(RuntimeError):
-    """A service did not do what it was asked; the message is its own sentence, or says that there was no answer."""
+    """A request that a service refused or did not answer; the message says why, in the service's own words if any."""
 
 
 class ServiceClient:
     """A service and the token of an operator.
 
     Args:
-        url: Where it is, such as http://127.0.0.1:8000.
-        token: Sent to that place alone: redirections are not followed.
-        timeout_s: To wait for an answer.
-
-    Raises:
-        ConfigError: the URL is none of HTTP.
+        url: Such as http://127.0.0.1:8000; ConfigError if it is not one of HTTP.
+        token: Sent to that host alone: redirections are not followed.
+        timeout_s: For each answer.
     """
 
     def __init__(self, url: str, token: str, *, timeout_s: float) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"--url: expected http://... or https://..., found {url!r}")
+            raise ConfigError(f"url: expected http://... or https://..., found {url!r}")
         self._url = url.rstrip("/")
         self._headers = {"authorization": f"Bearer {token}"}
         self._timeout_s = timeout_s
 
     def releases(self) -> dict[str, Any]:
-        """Returns which models answer.
-
-        Raises:
-            ServiceError: the service refused, or does not answer.
-        """
+        """Returns which models answer; ServiceError if the service refuses or does not answer."""
         return self._ask("GET", "releases", None)
 
     def change(self, what: str, fields: dict[str, object]) -> dict[str, Any]:
-        """Makes a change and returns which models answer then.
+        """Makes a change and returns which models answer after it; ServiceError as of `releases`.
 
         Args:
             what: promote, canary or rollback.
-            fields: `model` and `share`, as far as they are given.
-
-        Raises:
-            ServiceError: the service refused, or does not answer.
+            fields: `model` and `share`, if they are given.
         """
         return self._ask("POST", what, fields)
 

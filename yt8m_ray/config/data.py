@@ -9,10 +9,10 @@ from pydantic import Field, NonNegativeFloat
 
 from yt8m_ray.data.format.features import FeatureSpec, Normalization
 from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy, ReadOptions
-from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
+from yt8m_ray.registry import Config, LocalPath, NonNegativeInt, PositiveInt
 from yt8m_ray.schema import MAX_FRAMES, MOST_FRAMES, NUM_CLASSES_2018, VIDEO_FEATURES
 
-Shards = str | list[str] | None
+Shards = LocalPath | list[LocalPath] | None
 """A path, a glob, or a list of them; local, `s3://` or `gs://`."""
 
 
@@ -51,17 +51,17 @@ class DataConfig(Config):
     fold: NonNegativeInt = 0
     split_seed: NonNegativeInt = 0
     bagging: NonNegativeInt | None = None
-    video_weights: str | None = None
-    manifest: str | None = None
+    video_weights: LocalPath | None = None
+    manifest: LocalPath | None = None
     features: dict[str, PositiveInt] = Field(default=dict(VIDEO_FEATURES), min_length=1)
     num_classes: PositiveInt = NUM_CLASSES_2018
     max_frames: Annotated[PositiveInt, Field(le=MOST_FRAMES)] = MAX_FRAMES
     normalize: Normalization = "l2"
     shuffle_window: NonNegativeInt = 1024
-    vocabulary: str | None = None
+    vocabulary: LocalPath | None = None
     verify_checksums: bool = True
     on_corrupt: OnCorruptPolicy = "fail"
-    cache: str | None = None
+    cache: LocalPath | None = None
 
     @property
     def spec(self) -> FeatureSpec:

@@ -10,11 +10,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.models import MODELS, Model
 from yt8m_ray.models.cost import representation_dim
-from yt8m_ray.registry import ComponentConfig, Config
+from yt8m_ray.registry import ComponentConfig, Config, LocalPath
 
 OptionalModel = Annotated[
     pydantic.SerializeAsAny[ComponentConfig] | None,
-    pydantic.BeforeValidator(lambda value: None if value is None else MODELS.parse(value)),
+    pydantic.BeforeValidator(lambda value, info: None if value is None else MODELS.validate(value, info)),
 ]
 
 
@@ -29,8 +29,8 @@ class DistillationConfig(Config):
             gradients keep their size.
     """
 
-    labels: str | None = None
-    teacher: str | None = None
+    labels: LocalPath | None = None
+    teacher: LocalPath | None = None
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     temperature: PositiveFloat = 1.0
 
@@ -65,7 +65,7 @@ class TeacherConfig(Config):
     """
 
     model: OptionalModel = None
-    checkpoint: str | None = None
+    checkpoint: LocalPath | None = None
     representation_weight: NonNegativeFloat = 1.0
     prediction_weight: NonNegativeFloat = 1.0
     label_weight: NonNegativeFloat = 1.0

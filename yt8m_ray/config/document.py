@@ -1,7 +1,4 @@
-"""YAML documents <-> typed configs: load, override by dotted key, save.
-
-Order of precedence: defaults in the type < YAML < `section.key=value` on the command line.
-"""
+"""YAML documents <-> typed configs. Defaults in the type < YAML < `section.key=value` on the command line."""
 
 from __future__ import annotations
 
@@ -23,12 +20,7 @@ _MOST_CHARACTERS = 2000
 
 
 def load_document(path: str | Path | None, config_type: type[C], overrides: Sequence[str] = ()) -> C:
-    """Returns the typed config of a YAML file with `key=value` overrides applied.
-
-    Args:
-        path: The file; None starts from the type's defaults.
-        config_type: What the document must be.
-        overrides: `section.key=value` strings; the value is read as YAML, or as text where it is not YAML (a glob).
+    """Returns the typed config of a YAML file, or of the type's defaults, with `section.key=value` overrides applied.
 
     Raises:
         ConfigError: the file is missing or malformed, or a key or value is refused; names the dotted key.
@@ -41,7 +33,7 @@ def load_document(path: str | Path | None, config_type: type[C], overrides: Sequ
 
 
 def validate(tree: Mapping[str, Any], config_type: type[C], *, where: str | None) -> C:
-    """Returns `tree` as `config_type`; a ConfigError lists each refused dotted key, one a line, behind `where`."""
+    """Returns `tree` as `config_type`; a ConfigError lists the refused dotted keys, one a line, after `where`."""
     try:
         return config_type.model_validate(tree)
     except pydantic.ValidationError as error:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import pydantic
 from pydantic import Field
 
 from yt8m_ray.config.data import Shards
+from yt8m_ray.config.train import LossField
 from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy
 from yt8m_ray.losses import LOSSES
-from yt8m_ray.registry import ComponentConfig, Config, PositiveInt
+from yt8m_ray.registry import Config, PositiveInt
 
 
 class EvaluateDataConfig(Config):
@@ -41,8 +39,6 @@ class EvaluateConfig(Config):
     """
 
     data: EvaluateDataConfig = EvaluateDataConfig()
-    loss: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(LOSSES.parse)] = Field(
-        default_factory=lambda: LOSSES.parse({"name": "cross_entropy"})
-    )
+    loss: LossField = Field(default_factory=lambda: LOSSES.parse({"name": "cross_entropy"}))
     ema: bool | None = None
     scaling: EvaluateScalingConfig = EvaluateScalingConfig()

@@ -58,7 +58,7 @@ class WeightingConfig(ComponentConfig):
             (coordinate ascent on GAP, from the best of the others and of the best member alone).
         shards: What shares, members and transforms are chosen on: a glob, or a list of globs. No video of it may be in
             `data.validation`, which reports what the choice is worth, and no member may have been trained on it.
-        folds: What the choice is worth on other videos is measured on it too, by cross-fitting in so many folds.
+        folds: Of `shards`, by which cross-fitting measures what the choice is worth on other videos.
         top_k: Best classes of each member that are kept of a video while shares are sought; GAP counts 20.
     """
 
@@ -118,15 +118,12 @@ class ExportConfig(Config):
     def trials(self, index: int) -> ExportConfig:
         """Returns an export of one member in all the ways that it may be stored, as trained first."""
         names = dict.fromkeys(("none", *self.transform.of))
-        ways = [self.members[index].model_copy(update={"transform": name}) for name in names]
-        return self.model_copy(update={"members": tuple(ways)})
+        return self._with_members([self.members[index].model_copy(update={"transform": name}) for name in names])
 
     def with_transforms(self, names: Sequence[TransformName | None]) -> ExportConfig:
         """Returns the same with a transform for each member."""
-        members = [
-            member.model_copy(update={"transform": name}) for member, name in zip(self.members, names, strict=True)
-        ]
-        return self.model_copy(update={"members": tuple(members)})
+        pairs = zip(self.members, names, strict=True)
+        return self._with_members([member.model_copy(update={"transform": name}) for member, name in pairs])
 
     def weights(self) -> list[float]:
         """Returns the members' weights, scaled to the sum 1."""
@@ -135,12 +132,11 @@ class ExportConfig(Config):
 
     def chosen(self, shares: Sequence[float]) -> ExportConfig:
         """Returns the same for the members that have a share, with it as their weight."""
-        members = [
-            member.model_copy(update={"weight": share})
-            for member, share in zip(self.members, shares, strict=True)
-            if share > 0
-        ]
-        # A copy, not a new document: what was found is not given.
+        pairs = [(member, share) for member, share in zip(self.members, shares, strict=True) if share > 0]
+        return self._with_members([member.model_copy(update={"weight": share}) for member, share in pairs])
+
+    def _with_members(self, members: Sequence[MemberConfig]) -> ExportConfig:
+        # A copy, not a new document: `_check_weighting` refuses given weights, and these were found.
         return self.model_copy(update={"members": tuple(members)})
 
     @pydantic.model_validator(mode="after")

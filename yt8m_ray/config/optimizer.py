@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
 
+# Keys that only some values of another key use; elsewhere they keep their default
 _USED_BY = {
     "decay_factor": ("schedule", ("staircase",)),
     "decay_examples": ("schedule", ("staircase",)),
@@ -21,7 +22,6 @@ _USED_BY = {
     "momentum": ("name", ("sgd",)),
     "nesterov": ("name", ("sgd",)),
 }
-"""Keys that only some values of another key use; elsewhere they keep their default."""
 
 
 class OptimizerConfig(Config):
@@ -88,7 +88,7 @@ class OptimizerConfig(Config):
         if not self.clip_gradient_norm:
             self.check_unused("clip", why="clip_gradient_norm is 0, nothing is clipped")
         if self.schedule == "triangular" and not self.final_fraction:
-            # Each cycle rises by itself, and before the first the rate would be 0 throughout.
+            # A cycle begins with a rise of its own, and before the first one the rate would be 0 throughout.
             self.check_unused("warm_up_examples", why="schedule triangular needs a final_fraction above 0 with it")
         if self.schedule == "triangular" and self.cycle_examples is None:
             raise ValueError("cycle_examples: schedule triangular needs the examples of a cycle")
@@ -102,7 +102,7 @@ class EMAConfig(Config):
 
     Attributes:
         decay: What is kept of the average at each step.
-        half_life_steps: After so many steps half of the average is newer.
+        half_life_steps: Steps after which half of the average is newer.
         mean_lifetime_steps: Mean age of the weights in the average: decay 1 - 1 / steps, the published flag
             `ema_halflife`.
         warm_up: The decay is at most (1 + steps) / (10 + steps), so that the average soon forgets the initial weights;

@@ -12,6 +12,7 @@ from yt8m_ray.registry import ComponentConfig
 PUBLISHED_MIN_ELEMENTS = 17_000
 """Variables with more elements than this were quantized by the 2018 systems; smaller ones are not worth it."""
 
+# Transforms that read a key; under others alone it does nothing
 _READ_BY = {
     "min_elements": ("int8", "int4", "float16", "bfloat16", "uniform", "quantile", "kmeans"),
     "group_size": ("int4",),
@@ -19,7 +20,6 @@ _READ_BY = {
     "of": ("smallest",),
     "max_gap_loss": ("smallest",),
 }
-"""Transforms that read a key; under others alone it does nothing."""
 
 
 TransformName = Literal["int8", "int4", "float16", "bfloat16", "uniform", "quantile", "kmeans", "none"]

@@ -1,4 +1,4 @@
-"""The space of a search: which dotted keys of a train config it changes, and to what."""
+"""The space of a search: the dotted keys of a train config that it changes, and their values."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ KINDS = ("choice", "uniform", "loguniform", "quniform", "integer", "loginteger")
 
 Number = float | int
 Range = tuple[Number, Number]
-Params = dict[str, Any]
-"""Values by dotted key."""
+Params = dict[str, Any]  # values by dotted key
 
 
 class Parameter(Config):
-    """What a key may be: one of the first six, and when.
+    """The values of a key, one of the first six, and its condition.
 
     Attributes:
-        choice: One of these values, of whatever type; also whole sections.
+        choice: One of these values of any type, also whole sections.
         uniform: Any number from the first to the second.
         loguniform: The same, equally likely in each decade; both above 0.
         quniform: [first, last, step]: first, first + step and so on; whole numbers where all three are.
         integer: A whole number from the first to the last.
         loginteger: The same, equally likely in each decade.
-        when: The key is only searched where other keys have these values, or one of these; elsewhere it stays as it is
-            in the document.
+        when: The key is searched only where other keys have these values, or one of a list; elsewhere it keeps the
+            document's value.
     """
 
     choice: list[Any] | None = None
@@ -54,12 +53,12 @@ class Parameter(Config):
 
     @property
     def kind(self) -> str:
-        """Which of the kinds it is."""
+        """The one of `KINDS` that is set."""
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
     @property
     def bounds(self) -> Range:
-        """The lowest and the highest number; not of a choice."""
+        """The lowest and the highest number of all but a choice."""
         low, high = getattr(self, self.kind)[:2]
         return low, high
 
@@ -76,9 +75,9 @@ class Parameter(Config):
         return int((high - low) // step)
 
     def at(self, number: int) -> Number:
-        """Returns the value of a `quniform` behind so many steps, as it is written: 0.3, not 0.1 + 2 * 0.1."""
+        """Returns the value of a `quniform` after so many steps."""
         low, _, step = self._decimals
-        value = low + number * step
+        value = low + number * step  # in decimals: 0.3, where floats of 0.1 + 2 * 0.1 are not
         return int(value) if all(isinstance(one, int) for one in self.quniform or ()) else float(value)
 
     @property
@@ -88,7 +87,7 @@ class Parameter(Config):
 
     @property
     def values(self) -> list[Any] | None:
-        """Every value there is, None where they cannot be counted: those of a grid."""
+        """Every value, for a grid; None where they cannot be counted."""
         if self.choice is not None:
             return list(self.choice)
         if self.quniform is not None:
@@ -97,7 +96,7 @@ class Parameter(Config):
 
     @property
     def probes(self) -> list[Any]:
-        """Values that the document's types have to accept: all, or both ends and one between."""
+        """Values to check against the document's types: all, or both ends and one between."""
         if self.choice is not None:
             return list(self.choice)
         low, high = self.bounds
@@ -150,7 +149,7 @@ def allowed_values(condition: Any) -> list[Any]:
 
 
 def encode(value: Any) -> str:
-    """Returns a text that is the same for equal values alone: sections, lists and numbers can be told apart by it."""
+    """Returns a text that is the same for equal values only, also for sections and lists."""
     return json.dumps(_plain(value), sort_keys=True)
 
 
@@ -164,7 +163,7 @@ def _plain(value: Any) -> Any:
 
 
 def flatten_space(node: Any) -> Any:
-    """Returns the space by dotted key; a document may nest what it likes, and null takes a key out again."""
+    """Returns the space by dotted key; a document may nest sections, and null removes a key."""
     if not isinstance(node, Mapping) or not node:
         return node
 
@@ -175,7 +174,7 @@ def flatten_space(node: Any) -> Any:
         else:
             yield prefix, child
 
-    # Pairs, since an override comes behind what it replaces.
+    # Pairs, since an override comes after what it replaces.
     flat: dict[str, Any] = {}
     for key, child in walk("", node):
         flat.pop(key, None)
@@ -188,11 +187,7 @@ Space = Annotated[dict[str, Parameter], pydantic.BeforeValidator(flatten_space)]
 
 
 def ordered(space: Mapping[str, Parameter]) -> list[str]:
-    """Returns the keys, each behind those that it depends on: its sections, and the keys of its `when`.
-
-    Raises:
-        ConfigError: they depend on one another in a circle.
-    """
+    """Returns the keys, each after its sections and the keys of its `when`; ConfigError for a circle."""
     left, done = dict(space), list[str]()
     while left:
         ready = [key for key, parameter in left.items() if not _waits_for(key, parameter, left)]
@@ -211,13 +206,13 @@ def _waits_for(key: str, parameter: Parameter, others: Mapping[str, Parameter]) 
 
 
 def lies_in(key: str, other: str) -> bool:
-    """Returns whether `other` is a section around a key, or the name of one: there is the key only if that has it."""
+    """Returns whether `other` is a section around a key, or that section's name, which decides whether it exists."""
     section = other.removesuffix(".name")
     return key != other and key.startswith(f"{section}.")
 
 
 def look_up(tree: Mapping[str, Any], key: str) -> Any:
-    """Returns the value at a dotted key of a document, None where there is none."""
+    """Returns the value at a dotted key of a document, or None."""
     node: Any = tree
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
@@ -227,23 +222,23 @@ def look_up(tree: Mapping[str, Any], key: str) -> Any:
 
 
 def choose(space: Mapping[str, Parameter], base: TrainConfig, pick: Any) -> Params:
-    """Returns one choice of all keys whose conditions hold: `pick(key, parameter)` is asked for each in order."""
+    """Returns `pick(key, parameter)` of all keys whose conditions hold, called in order."""
     tree, params = base.model_dump(mode="json"), Params()
     for key in ordered(space):
         if space[key].is_met(tree):
             params[key] = pick(key, space[key])
             _put(tree, base, key, params[key])
             if any(lies_in(one, key) for other in space.values() for one in other.when):
-                with contextlib.suppress(ConfigError):  # a condition may be on a default of the section that was chosen
+                with contextlib.suppress(ConfigError):  # for conditions on defaults of the chosen section
                     tree = validate(tree, TrainConfig, where=None).model_dump(mode="json")
     return params
 
 
 def apply(base: TrainConfig, params: Mapping[str, Any], *, where: str | None = "tune.space") -> TrainConfig:
-    """Returns `base` with a choice; where the choice names another model, its section begins with that one's defaults.
+    """Returns `base` with a choice; another name in a section resets it to that component's defaults.
 
     Raises:
-        ConfigError: the whole is no train config.
+        ConfigError: the result is no train config.
     """
     tree = base.model_dump(mode="json")
     for key in ordered(dict.fromkeys(params, _ANY)):
@@ -271,11 +266,7 @@ _ANY = Parameter(choice=[None])
 
 
 def grid(space: Mapping[str, Parameter], base: TrainConfig) -> list[Params]:
-    """Returns every choice there is, each once, the last key changing fastest.
-
-    Raises:
-        ConfigError: a key has no end of values.
-    """
+    """Returns every choice once, the last key changing fastest; ConfigError for a key with infinitely many values."""
     for key, parameter in space.items():
         if parameter.values is None:
             raise ConfigError(f"tune.space.{key}: a grid needs values that can be counted: choice, quniform or integer")

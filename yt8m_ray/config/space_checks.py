@@ -1,4 +1,4 @@
-"""Whether a space can be searched: found out when its document loads, not in trial 7."""
+"""Checks a space when its document loads, not in trial 7."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ _SAME_VIDEOS = (
 
 
 def check_space(space: Mapping[str, Parameter], base: TrainConfig) -> None:
-    """Checks that every value that a key may have is one that a train config takes there.
-
-    Raises:
-        ConfigError: for each wrong key one line, that names it.
-    """
+    """Checks that a train config accepts every value of every key; ConfigError with a line for each wrong key."""
     faults = [fault for key in space for fault in [_fault_of(key, space, base)] if fault is not None]
     if faults:
         raise ConfigError("\n".join(faults))
@@ -41,7 +37,7 @@ def _fault_of(key: str, space: Mapping[str, Parameter], base: TrainConfig) -> st
     for context in _contexts(key, space):
         lines = _faults(context, base)
         in_context.append(next(filter(None, (_about(other, lines) for other in context)), None))
-        if in_context[-1] is not None:  # what is wrong with others is theirs
+        if in_context[-1] is not None:  # a fault of another key, which is reported there
             continue
         for value in space[key].probes:
             fault = _about(key, _faults({**context, key: value}, base))
@@ -51,12 +47,12 @@ def _fault_of(key: str, space: Mapping[str, Parameter], base: TrainConfig) -> st
 
 
 def _touches(key: str, others: Sequence[str]) -> bool:
-    """Returns whether a key is one of others, in one of them, or a section with one."""
+    """Returns whether a key is one of others, inside one of them, or a section around one."""
     return any(f"{key}.".startswith(f"{one}.") or one.startswith(f"{key}.") for one in others)
 
 
 def _never_met(parameter: Parameter, space: Mapping[str, Parameter], base: TrainConfig) -> str | None:
-    """Returns what is wrong with a condition on a key that has none of its values, neither in `base` nor searched."""
+    """Returns the fault of a condition that no value in `base` or in the space meets."""
     tree = base.model_dump(mode="json")
     for other, condition in parameter.when.items():
         values = allowed_values(condition)
@@ -77,7 +73,7 @@ def _faults(params: Params, base: TrainConfig) -> list[str]:
 
 
 def _about(key: str, faults: Sequence[str]) -> str | None:
-    """Returns what is wrong with a key by itself; that it goes ill with others is another matter."""
+    """Returns the fault of a key alone, not one of its combination with others."""
     for line in faults:
         place, _, reason = line.partition(": ")
         is_above = key.startswith(f"{place}.") and ("unknown key" in reason or "found {" in reason)
@@ -91,7 +87,7 @@ def _about(key: str, faults: Sequence[str]) -> str | None:
 
 
 def _contexts(key: str, space: Mapping[str, Parameter]) -> Iterator[Params]:
-    """Yields the choices of other keys that decide whether there is this one: its conditions, its sections' names."""
+    """Yields the choices of other keys that decide whether this one exists: its conditions, its sections' names."""
     deciding: dict[str, list[Any]] = {}
     waiting = [key]
     while waiting:

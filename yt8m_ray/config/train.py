@@ -10,11 +10,14 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from yt8m_ray.config.data import AugmentationConfig, DataConfig
 from yt8m_ray.config.distillation import DistillationConfig, TeacherConfig, check_pair
+from yt8m_ray.config.document import flatten
 from yt8m_ray.config.optimizer import EMAConfig, OptimizerConfig
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import MODELS, build_empty_model
-from yt8m_ray.registry import ComponentConfig, Config, NonNegativeInt, PositiveInt
+from yt8m_ray.registry import ComponentConfig, Config, LocalPath, NonNegativeInt, PositiveInt
+
+LossField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(LOSSES.validate)]
 
 
 class RunConfig(Config):
@@ -39,12 +42,12 @@ class LoopConfig(Config):
     Attributes:
         batch_size: Videos a step over all workers together.
         max_steps: Ends the run early; null trains all epochs.
-        init_from: A checkpoint whose weights the run starts from. Those that do not fit the model, as those of a head
-            for other classes, start anew and are named.
+        init_from: A checkpoint whose weights the run starts from. Weights that do not fit the model, such as those of
+            a head for other classes, are initialised as usual and named.
         accumulation: Parts that a worker's share of a batch is cut into, one after the other, for what does not fit the
             memory at once; the step is that of the whole batch, but batch norm sees parts.
         precision: `bfloat16` runs the model under autocast; weights and loss stay float32. A CPU without instructions
-            for it takes float32, which is faster there, and says so.
+            for it takes float32, which is faster there, with a warning.
         regularization_penalty: Weight of the model's own L2 terms.
         sync_batch_norm: Statistics over the global batch, so that results do not depend on the number of workers.
         warm_up_batch_norm: Moving statistics follow fast in the first steps, so that short runs can be evaluated; false
@@ -61,7 +64,7 @@ class LoopConfig(Config):
     batch_size: PositiveInt = 1024
     num_epochs: PositiveInt = 5
     max_steps: PositiveInt | None = None
-    init_from: str | None = None
+    init_from: LocalPath | None = None
     accumulation: PositiveInt = 1
     precision: Precision = "float32"
     regularization_penalty: NonNegativeFloat = 1.0
@@ -75,7 +78,7 @@ class LoopConfig(Config):
     log_every_steps: PositiveInt = 10
 
     def is_reached(self, *, epoch: int, step: int) -> bool:
-        """Returns whether a run with so many whole epochs and steps behind it is at its end."""
+        """Returns whether a run is at its end after `epoch` whole epochs and `step` steps."""
         return epoch >= self.num_epochs or (self.max_steps is not None and step >= self.max_steps)
 
 
@@ -83,7 +86,7 @@ class CheckpointConfig(Config):
     """When checkpoints are written; one is written after every epoch in any case.
 
     Attributes:
-        every_steps: Also every so many steps inside an epoch.
+        every_steps: Steps between two checkpoints inside an epoch.
         num_to_keep: Best checkpoints by validation GAP to keep; the last one is kept too.
         on_write_error: What a checkpoint that cannot be written does (a full disk): `stop` ends the run, `continue`
             trains on and tries again at the next one. The earlier ones stay whole.
@@ -142,7 +145,7 @@ class TrackingConfig(Config):
         system_metrics: Whether load and memory of rank 0's processor and GPU are logged with each interval.
     """
 
-    uri: str | None = None
+    uri: LocalPath | None = None
     experiment: str = "yt8m_ray"
     system_metrics: bool = True
 
@@ -150,13 +153,11 @@ class TrackingConfig(Config):
 class TrainConfig(Config):
     """One training run, complete: `fit` needs nothing else."""
 
-    output: str = "runs"
+    output: LocalPath = "runs"
     run: RunConfig
     data: DataConfig = DataConfig()
-    model: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(MODELS.parse)]
-    loss: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(LOSSES.parse)] = Field(
-        default_factory=lambda: LOSSES.parse({"name": "cross_entropy"})
-    )
+    model: Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(MODELS.validate)]
+    loss: LossField = Field(default_factory=lambda: LOSSES.parse({"name": "cross_entropy"}))
     augmentation: AugmentationConfig = AugmentationConfig()
     distillation: DistillationConfig = DistillationConfig()
     teacher: TeacherConfig = TeacherConfig()
@@ -196,3 +197,13 @@ class TrainConfig(Config):
         except ValueError as error:
             raise ValueError(f"model: {error}") from None
         return self
+
+
+def changes(before: TrainConfig, after: TrainConfig) -> list[tuple[str, Any, Any]]:
+    """Returns (dotted key, old value, new value) of what differs between two configs, sorted."""
+    old, new = flatten(before), flatten(after)
+    if list(before.data.features) != list(after.data.features):
+        # Two dicts are equal in any order, but features are concatenated in theirs.
+        old["data.features"], new["data.features"] = dict(before.data.features), dict(after.data.features)
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) or key == "data.features")
+    return [(key, old.get(key), new.get(key)) for key in keys]

@@ -16,6 +16,7 @@ from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
 
 Cost = Literal["int8_bytes", "macs", "latency_ms"]
 
+# Keys that only some schedulers use; with others they keep their default.
 _USED_BY = {
     "grace_epochs": ("asha", "median"),
     "reduction_factor": ("asha", "hyperband"),
@@ -27,19 +28,18 @@ _USED_BY = {
     "resample_probability": ("pbt",),
     "synchronous": ("pbt",),
 }
-"""Keys that only some schedulers use; elsewhere they keep their default."""
 
+# What may change in a trial that continues with its weights; of the model, dropout alone.
 _MAY_CHANGE = ("augmentation.", "optimizer.", "distillation.", "loss.", "train.batch_size")
-"""What may change in a trial that goes on with weights that it has; of the model, dropout alone."""
 
 
 class SearcherConfig(Config):
-    """What chooses the next configuration.
+    """The choice of the next configuration.
 
     Attributes:
         name: `tpe`: tree-structured Parzen estimators (Bergstra et al. 2011; Optuna's, over all keys jointly); `gp`: a
             Gaussian process (Optuna's); `random`; `grid`: every configuration once.
-        seed: Of what is drawn; null takes `run.seed`, which the trials' training has too.
+        seed: Null takes `run.seed`, the seed of the trials' training.
         num_random: Random configurations before `tpe` and `gp` begin to model.
     """
 
@@ -55,23 +55,22 @@ class SearcherConfig(Config):
 
 
 class SchedulerConfig(Config):
-    """What stops trials that fall behind.
+    """The rule that stops trials early.
 
     Attributes:
-        name: `asha`: at epochs grace, grace * factor and so on a trial goes on where it is among the best 1 / factor of
-            those that were there (arXiv:1810.05934); `hyperband`: brackets of trials that wait for one another
+        name: `asha`: at epochs grace, grace * factor and so on a trial continues if it is among the best 1 / factor of
+            those that came there (arXiv:1810.05934); `hyperband`: brackets of trials that wait for one another
             (arXiv:1603.06560); `median`: stops below the median of the others' means; `pbt`: population based training
-            (arXiv:1711.09846), in which the worst go on with the weights of the best and other rates; `fifo`: none.
-        grace_epochs: A trial is not stopped before.
-        reduction_factor: See above.
+            (arXiv:1711.09846), in which the worst continue with the weights of the best and other rates; `fifo`: none.
+        grace_epochs: Epochs before a trial may be stopped.
         brackets: Of `asha`: each further one begins to stop a factor later.
-        min_trials: Of `median`: trials with a result before anything is stopped.
-        perturbation_epochs: Of `pbt`: epochs between two looks at the population.
+        min_trials: Of `median`: trials with a result before any is stopped.
+        perturbation_epochs: Of `pbt`: epochs between two comparisons of the population.
         perturb: Of `pbt`: keys of the space that change in a trial, such as the learning rate and dropout.
         quantile: Of `pbt`: share of the population that counts as best, and as worst.
-        resample_probability: Of `pbt`: how often a key is drawn anew instead of multiplied by 0.8 or 1.2.
-        synchronous: Of `pbt`: whether trials wait until all have come as far; otherwise each is compared with what the
-            others have reached so far, and those that begin first are compared with few.
+        resample_probability: Of `pbt`: how often a key is drawn instead of multiplied by 0.8 or 1.2.
+        synchronous: Of `pbt`: whether trials wait for one another; otherwise those that begin first are compared with
+            few others.
     """
 
     name: Literal["asha", "hyperband", "median", "pbt", "fifo"] = "asha"
@@ -96,12 +95,12 @@ class SchedulerConfig(Config):
 
 
 class BudgetConfig(Config):
-    """When the search ends; the first that is reached counts. A grid also ends behind its last configuration.
+    """When the search ends, whichever comes first. A grid also ends after its last configuration.
 
     Attributes:
-        trials: Configurations that are trained, without those over a limit; null is as many as the others allow.
-        epochs: Epochs of training, of all trials together.
-        wall_s: Seconds, of all starts of the search together.
+        trials: Trained configurations; null is as many as the others allow.
+        epochs: Of all trials together.
+        wall_s: Of all starts of the search together.
     """
 
     trials: PositiveInt | None = 20
@@ -110,13 +109,12 @@ class BudgetConfig(Config):
 
 
 class LimitsConfig(Config):
-    """What a model may cost; a configuration that costs more is noted and not trained.
+    """The most that a model may cost; a configuration beyond is recorded and not trained.
 
     Attributes:
         int8_bytes: Of the weights as `jobs.export` stores them.
         macs: Multiply-accumulates of a clip of `data.max_frames` frames.
-        latency_ms: Median milliseconds of one such clip's forward pass, float32, one thread of the machine's CPU that
-            the search was started on.
+        latency_ms: Median of one such clip's forward pass, float32, on one thread of the CPU where the search started.
     """
 
     int8_bytes: PositiveFloat | None = None
@@ -125,21 +123,21 @@ class LimitsConfig(Config):
 
 
 class SearchConfig(Config):
-    """What is searched, and how.
+    """A search: its space, searcher and scheduler, budget and limits.
 
     Attributes:
         space: By dotted key of the train config: see `yt8m_ray.config.space.Parameter`.
-        metric: The validation metric that is maximised, the best of a trial's epochs.
-        pareto: A cost that is minimised beside it: the result is a front, of which the best is the one with the highest
-            metric. No trial is stopped early then.
+        metric: The validation metric to maximise, the best of a trial's epochs.
+        pareto: A cost to minimise too: the result is a front, whose best is the one with the highest metric, and no
+            trial is stopped early.
         max_epochs: Of a trial; null is the train config's `train.num_epochs`. The winner's config keeps that.
-        max_concurrent: Trials at once; null is as many as the cluster has room for.
-        start_with: Configurations to try first, by dotted key; keys that are left out are chosen.
+        max_concurrent: Trials at once; null is as many as fit the cluster.
+        start_with: Configurations to try first, by dotted key; the searcher chooses missing keys.
         warm_start: Earlier searches that `tpe` and `gp` learn from: their folders, or `mlflow:RUN_ID`, a parent run in
             the store of `tracking.uri`.
-        keep_checkpoints: Trials whose checkpoints stay when the search is over: the best ones.
+        keep_checkpoints: Number of best trials whose checkpoints stay after the search.
         max_failures: How often a trial whose process or node is lost starts again from its last checkpoint.
-        retrain: What `jobs.tune --retrain` and `best/config.yaml` change besides, by dotted key.
+        retrain: Further changes of `jobs.tune --retrain` and `best/config.yaml`, by dotted key.
         dashboard_port: Of the web page on 127.0.0.1; 0 takes a free one, null shows none.
     """
 
@@ -161,7 +159,7 @@ class SearchConfig(Config):
 
     @property
     def costs(self) -> list[Cost]:
-        """The costs that every trial is measured by: all but the latency, which takes a second, and that if asked."""
+        """The costs to measure of every trial: latency, which takes a second, only where it is used."""
         has_latency = self.limits.latency_ms is not None or self.pareto == "latency_ms"
         return ["int8_bytes", "macs", *(["latency_ms"] if has_latency else [])]  # type: ignore[list-item]
 
@@ -189,14 +187,14 @@ class SearchConfig(Config):
 
 
 def trial_config(base: TrainConfig, params: Params, *, max_epochs: int | None) -> TrainConfig:
-    """Returns the train config of a trial, but for its name and place; ConfigError where there is none."""
+    """Returns the train config of a trial, without its name and output; ConfigError for an invalid choice."""
     config = apply(base, params)
     num_epochs = min(config.train.num_epochs, max_epochs or config.train.num_epochs)
     return config.model_copy(update={"train": config.train.model_copy(update={"num_epochs": num_epochs})})
 
 
 class TuneConfig(TrainConfig):
-    """A search: every section of a train config, and `tune`. `run.name` and `output` are the search's own folder."""
+    """A search: a train config with the section `tune`; `run.name` and `output` are those of the search's folder."""
 
     tune: SearchConfig
 
@@ -214,7 +212,7 @@ class TuneConfig(TrainConfig):
         return max(int(value) for value in searched.choice or searched.bounds)
 
     def trial_config(self, params: Params) -> TrainConfig:
-        """Returns the train config of a trial, but for its name and place; ConfigError where there is none."""
+        """Returns `trial_config` of this search."""
         return trial_config(self.base, params, max_epochs=self.tune.max_epochs)
 
     @pydantic.model_validator(mode="after")

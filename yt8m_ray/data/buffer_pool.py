@@ -1,4 +1,4 @@
-"""Memory that is used again as soon as nobody looks at it: a fresh page costs more than the bytes written to it."""
+"""Memory that is used again once no view of it is left: a fresh page costs more than the bytes written to it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,7 @@ _MOST_BYTES_KEPT = 512 << 20
 
 
 class BufferPool:
-    """Hands out uint8 arrays, and hands one out again when every view of it is gone.
-
-    The Python object of an array counts its views: slices, memoryviews and Arrow buffers each hold a reference to it.
-    Threads may share a pool.
-
-    Args:
-        num_bytes: Size of an array.
-    """
+    """Provides uint8 arrays, and reuses one when every view of it is gone. Threads may share a pool."""
 
     def __init__(self, num_bytes: int) -> None:
         self.num_bytes = num_bytes
@@ -32,6 +25,7 @@ class BufferPool:
         """Returns an array [num_bytes] of arbitrary content, aligned to 64 bytes, that nothing else refers to."""
         with self._lock:
             for array in self._arrays:
+                # An array's object counts its views: slices, memoryviews and Arrow buffers each hold a reference.
                 if sys.getrefcount(array) == _UNUSED:
                     return self._aligned(array)
             array = np.empty(self.num_bytes + _ALIGNMENT, np.uint8)

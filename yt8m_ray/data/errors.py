@@ -13,12 +13,7 @@ UNLABELLED = "unlabelled"
 
 
 class RecordError(ValueError):
-    """A record's bytes or fields are bad; raised where the path and the position are not known.
-
-    Attributes:
-        reason: What was expected and what was found.
-        cause: The kind of fault, for counters.
-    """
+    """A record's bytes or fields are bad; raised where the path and the position are not known."""
 
     def __init__(self, reason: str, cause: Cause = "parse") -> None:
         super().__init__(reason, cause)
@@ -38,10 +33,7 @@ class CorruptRecordError(ValueError):
 
     Attributes:
         path: The shard as the caller named it.
-        record: Index of the record in the shard.
         offset: First byte of the record, counted in the uncompressed stream.
-        reason: What was expected and what was found.
-        cause: The kind of fault, for counters.
     """
 
     def __init__(self, path: str, record: int, offset: int, reason: str, cause: Cause) -> None:

@@ -25,7 +25,8 @@ from yt8m_ray.inference.bundle.folder import load_bundle
 from yt8m_ray.inference.bundle.golden_answers import TOLERANCE, GoldenAnswers
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
-from yt8m_ray.topk import TopK, check_scores, top_k
+from yt8m_ray.topk import TopK, check_scores
+from yt8m_ray.topk import top_k as best_classes
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,10 @@ class Predictor:
     Attributes:
         model: In eval mode, on `device`.
         spec: What a row must hold.
-        normalize: How batches are normalized.
-        vocabulary_path: Table of the classes; None means the published one where the number of classes allows.
+        vocabulary_path: None means the published vocabulary where the number of classes allows.
         version: A short hash of the exact files that were loaded.
-        device: Where batches go.
-        golden: Videos and their answers, where the model has some: `self_check` asks again.
-        document: What a bundle says of itself; None for a checkpoint.
+        golden: What `self_check` compares with; None for a checkpoint and for a bundle of version 1.
+        document: Of a bundle; None for a checkpoint.
     """
 
     model: Model
@@ -58,11 +57,11 @@ class Predictor:
 
         Args:
             path: The folder, or a bundle's tar; either may be in an object store.
-            device: Where it computes.
             ema: Whether to take a checkpoint's moving average of the weights; None takes what its run was validated
-                with. A bundle has the weights that it was made of.
+                with.
 
         Raises:
+            ConfigError: `ema` is given for a bundle, which has one set of weights.
             NoSuchFolderError: there is neither a bundle nor a checkpoint.
             ValueError: its files are damaged or of an unknown version, or there is no such average.
         """
@@ -71,10 +70,10 @@ class Predictor:
         document: BundleDocument | None = None
         if is_bundle(path):
             if ema is not None:
-                raise ConfigError(f"--ema: {path} is a bundle, which has the weights that it was made of")
+                raise ConfigError(f"ema: {path} is a bundle, which has the weights that it was made of")
             bundle = load_bundle(path, device=device)
             model, golden, document = bundle.model, bundle.golden, bundle.document
-            spec, normalize = document.spec, document.normalize
+            spec, normalize = document.spec, document.input.normalize
             vocabulary_path: str | None = str(path / VOCABULARY_FILE)
         else:
             model, config = load_model(path, ema=ema)
@@ -92,49 +91,45 @@ class Predictor:
         """
         return load_vocabulary(self.vocabulary_path, self.spec)
 
-    def predict(self, videos: Sequence[VideoRow] | Batch, top_k: int = 20) -> TopK:
-        """Returns the `top_k` best classes of each video, on the CPU.
-
-        Args:
-            videos: Rows that fit `spec`, or a batch on `device` that is normalized already.
-            top_k: Classes a video; more than there are gives all.
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Returns the logits of a normalized batch on `device`, float32 [B, C].
 
         Raises:
             NaNScoresError: scores of a video are not numbers.
         """
-        if isinstance(videos, Batch):
-            return self._best(videos, top_k)
-        return self.predict_packed(PackedVideos.from_rows(videos, self.spec), top_k)
+        with torch.inference_mode():
+            logits: torch.Tensor = self.model(batch.frames, batch.num_frames)
+        check_scores(logits, batch.video_ids)
+        return logits.float()
 
-    def predict_packed(self, videos: PackedVideos, top_k: int = 20) -> TopK:
-        """Returns the same as `predict` for packed videos."""
-        batch = to_batch(videos, spec=self.spec, normalize=self.normalize, device=self.device, labelled=False)
-        return self._best(batch, top_k)
-
-    def self_check(self, *, tolerance: float = TOLERANCE) -> int:
-        """Compares answers with those that the bundle gave when it was written, and returns of how many videos.
+    def predict(self, videos: Sequence[VideoRow] | PackedVideos | Batch, top_k: int = 20) -> TopK:
+        """Returns the `top_k` best classes of each video, on the CPU.
 
         Args:
-            tolerance: Of each score, relative to what it was.
-
-        Returns:
-            0 for a checkpoint, and for a bundle of version 1, which have no such answers.
+            videos: Rows or packed videos that fit `spec`, or a normalized batch on `device`.
+            top_k: More classes than there are give all.
 
         Raises:
-            ValueError: this is not the same model any more; names the video, the class and both scores.
+            NaNScoresError: scores of a video are not numbers.
+        """
+        if not isinstance(videos, (PackedVideos, Batch)):
+            videos = PackedVideos.from_rows(videos, self.spec)
+        if isinstance(videos, PackedVideos):
+            videos = to_batch(videos, spec=self.spec, normalize=self.normalize, device=self.device, labelled=False)
+        best = best_classes(self.logits(videos), top_k)
+        return TopK(class_ids=best.class_ids.cpu(), scores=best.scores.cpu())
+
+    def self_check(self, *, tolerance: float = TOLERANCE) -> int:
+        """Returns of how many videos the answers are those that the bundle gave when it was written; 0 without such.
+
+        Raises:
+            ValueError: a score differs by more than its share `tolerance`; names the video, the class and both scores.
         """
         if self.golden is None:
             return 0
         videos = self.golden.videos
-        self.golden.compare(self.predict_packed(videos, self.spec.num_classes), tolerance=tolerance)
+        self.golden.compare(self.predict(videos, self.spec.num_classes), tolerance=tolerance)
         return len(videos)
-
-    def _best(self, batch: Batch, k: int) -> TopK:
-        with torch.inference_mode():
-            logits = self.model(batch.frames, batch.num_frames)
-            check_scores(logits, batch.video_ids)
-            best = top_k(logits, k)
-        return TopK(class_ids=best.class_ids.cpu(), scores=best.scores.cpu())
 
 
 def locate_model(path: str | Path) -> Path:
@@ -172,13 +167,7 @@ def read_spec(folder: Path) -> FeatureSpec:
 
 
 def check_fit(folder: Path, shards: Sequence[str], *, labels: LabelPolicy, on_corrupt: OnCorruptPolicy) -> None:
-    """Checks that the first videos of shards fit the model in a folder; takes a moment, before a cluster is started.
-
-    Args:
-        folder: From `locate_model`.
-        shards: Paths.
-        labels: Whether videos need labels.
-        on_corrupt: What a bad record does.
+    """Checks in a moment, before a cluster is started, that the first videos of shards fit the model in a folder.
 
     Raises:
         ValueError, OSError: as `check_first_videos`.

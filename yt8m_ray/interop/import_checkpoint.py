@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from yt8m_ray.artifacts.checkpoint import save_checkpoint
-from yt8m_ray.artifacts.folder_manifest import (
-    check_new,
-    written_aside,
-)
+from yt8m_ray.artifacts.folder_manifest import check_new, written_aside
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.interop.tensorflow import load_published

@@ -22,7 +22,6 @@ class Part:
     """Some published variables, and what they become.
 
     Attributes:
-        shapes: Of the variables, by name.
         convert: Makes entries of the model's state dict of their arrays.
     """
 

@@ -47,7 +47,6 @@ def match_variables(
     """Returns (the name in the checkpoint of each expected variable that is there, what is wrong by kind).
 
     Args:
-        names: All names of the checkpoint.
         expected: Names without scopes.
         ema: Whether a variable's moving average stands for it where there is one.
 

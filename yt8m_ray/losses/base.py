@@ -1,4 +1,4 @@
-"""What a loss is, the registry of all, and the arithmetic that several share."""
+"""The contract of a loss, the registry that builds one, and shared arithmetic."""
 
 from __future__ import annotations
 
@@ -11,43 +11,39 @@ from torch.nn import functional as F
 
 from yt8m_ray.registry import ComponentConfig, Registry
 
-INFINITE_LOGIT = 1e4
-"""What an infinite logit counts as: a wrong certainty costs this much instead of infinity."""
-
-MIN_SUM = 1e-7
-"""What a sum that is a divisor counts as at least, as in the published softmax loss."""
+INFINITE_LOGIT = 1e4  # in place of infinity: what a wrong certainty costs
+MIN_SUM = 1e-7  # the smallest divisor, as in the published softmax loss
 
 
 class Loss(nn.Module):
     """A loss; clips without labels count, and an empty batch gives 0.0 with a graph."""
 
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns the scalar loss: the terms of all elements, weighted and summed, over the number of clips.
+        """Returns the scalar loss: the weighted sum of all elements' terms over the number of clips B.
 
         Args:
             logits: [B, C].
             labels: Float [B, C] in 0..1, multi-hot or soft.
-            weights: Float, what each element's term is multiplied by: [B, 1] for weights of videos, [B, C] for a mask
-                of rated labels. The divisor stays B, so that weights with a mean of 1 keep the loss's size.
+            weights: Float, factors of the terms: [B, 1] for weights of videos, [B, C] for a mask of rated labels.
         """
         raise NotImplementedError
 
     def check_num_classes(self, num_classes: int) -> None:
-        """Does nothing where the loss fits so many classes.
-
-        Raises:
-            ValueError: its config speaks of another number of them.
-        """
+        """Raises ValueError where the loss is configured for another number of classes."""
 
 
 LOSSES: Registry[Loss] = Registry("loss")
 
 
 def build_loss(config: Mapping[str, Any] | ComponentConfig) -> Loss:
-    """Returns the loss that a config such as `{"name": "cross_entropy"}` describes.
+    """Returns the loss of a config such as `{"name": "cross_entropy"}`.
 
     Raises:
-        ValueError: the config is invalid, or the file that it names.
+        ValueError: the config, or a file that it names, is invalid.
         OSError: that file cannot be read.
     """
     return LOSSES.build(config)

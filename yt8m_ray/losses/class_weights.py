@@ -1,4 +1,4 @@
-"""How many videos each class has -> how much each class counts in a loss."""
+"""The weight of each class in a loss, from its number of videos."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 
 from yt8m_ray.local_files import regular_only
 
+# Class id and count in the published vocabulary and in the table of `jobs.inspect`.
 _COUNT_COLUMNS = (("Index", "TrainVideoCount"), ("class_id", "num_videos"))
-"""Class id and count, in the published vocabulary and in the table that `jobs.inspect` writes."""
 
 
 def read_class_counts(path: str | Path) -> np.ndarray:
-    """Returns how many videos have each class, int64 [C], from a CSV file with one row a class in their order.
+    """Returns the videos of each class, int64 [C], from a CSV file with a row a class, in order.
 
     Raises:
-        ValueError: it has other columns, a class is missing or out of order, or a count is no number.
+        ValueError: other columns, a class that is missing or out of order, or a count that is no number.
         OSError: it cannot be read.
     """
     try:
@@ -47,16 +47,13 @@ def _read_counts(file: TextIO, path: str | Path) -> np.ndarray:
 
 
 def class_weights(counts: np.ndarray, *, most: float) -> np.ndarray:
-    """Returns the weight of each class, min(most, s / count), float64 [C].
-
-    s is such that the mean weight over all label occurrences is 1: positive labels keep their size in the loss, each
-    class has the same share of it, and only those have less that would have to weigh more than `most`. A class without
-    videos weighs `most`.
+    """Returns the weight of each class, min(most, s / count), float64 [C]; their mean over all labels is 1.
 
     Args:
-        counts: int64 [C], videos of each class; one at least has some.
+        counts: int64 [C], videos of each class, not all 0.
         most: At least 1, which gives every class the weight 1.
     """
+    # The mean of 1 keeps the size of the positive labels in the loss; all classes below `most` have the same share.
     # With the counts ascending, the k rarest classes at `most` and all others at s / count:
     #   most * sum of the k rarest + (C - k) s = sum of all.
     # s(k) is right for the first k whose next class, count_k, is not above `most` any more: s(k) <= most * count_k.

@@ -10,21 +10,21 @@ from torch.nn import functional as F
 
 from yt8m_ray.losses.base import LOSSES, Loss, bounded, cross_entropy, weighted
 from yt8m_ray.losses.class_weights import class_weights, read_class_counts
-from yt8m_ray.registry import ComponentConfig
+from yt8m_ray.registry import ComponentConfig, LocalPath
 
 
 class BinaryConfig(ComponentConfig):
-    """What the losses of independent classes share.
+    """The fields of losses of independent classes.
 
     Attributes:
-        label_smoothing: s, by which labels move towards one half: y (1 - s) + s / 2, arXiv:1512.00567 for two outcomes.
-        class_weights: A CSV file with a count for each class, from which each class gets a weight: the published
-            vocabulary (`Index`, `TrainVideoCount`) or `class_histogram.csv` of `jobs.inspect`; null weighs all alike.
-        max_class_weight: Most that a class weighs; see `yt8m_ray.losses.class_weights`.
+        label_smoothing: s in y (1 - s) + s / 2, arXiv:1512.00567 for two outcomes.
+        class_weights: A CSV file with a count for each class: the published vocabulary (`Index`, `TrainVideoCount`) or
+            `class_histogram.csv` of `jobs.inspect`; null weighs all classes alike.
+        max_class_weight: The largest weight; see `yt8m_ray.losses.class_weights`.
     """
 
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
-    class_weights: str | None = None
+    class_weights: LocalPath | None = None
     max_class_weight: float = pydantic.Field(default=10.0, ge=1)
 
     @pydantic.model_validator(mode="after")
@@ -38,9 +38,7 @@ class BinaryLoss(Loss):
     """A sum over independent classes, with label smoothing and weights of classes."""
 
     def __init__(self, config: BinaryConfig) -> None:
-        super().__init__()
-        self._smoothing = config.label_smoothing
-        self._path = config.class_weights
+        super().__init__(config)
         # No buffer: those of a criterion would have to be where DistributedDataParallel has the model's.
         self._class_weights: torch.Tensor | None = None
         if config.class_weights is not None:
@@ -49,8 +47,8 @@ class BinaryLoss(Loss):
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         logits, labels = logits.float(), labels.float()
-        if self._smoothing:
-            labels = labels * (1 - self._smoothing) + self._smoothing / 2
+        if smoothing := self.config.label_smoothing:
+            labels = labels * (1 - smoothing) + smoothing / 2
         if self._class_weights is not None:
             self.check_num_classes(logits.shape[1])
             self._class_weights = self._class_weights.to(logits.device)
@@ -60,7 +58,9 @@ class BinaryLoss(Loss):
     def check_num_classes(self, num_classes: int) -> None:
         found = num_classes if self._class_weights is None else len(self._class_weights)
         if found != num_classes:
-            raise ValueError(f"loss.class_weights: {self._path} counts {found} classes, expected {num_classes}")
+            raise ValueError(
+                f"loss.class_weights: {self.config.class_weights} counts {found} classes, expected {num_classes}"
+            )
 
     def _total(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         raise NotImplementedError
@@ -70,8 +70,8 @@ class CrossEntropyConfig(BinaryConfig):
     """The cross-entropy of independent classes.
 
     Attributes:
-        published_epsilon: 0 is the exact cross-entropy of the logits; the published systems add 1e-5 to the arguments
-            of both logarithms, which bounds the loss of a class at 11.5 and lets gradients of certain errors vanish.
+        published_epsilon: Added to the arguments of both logarithms, by published systems 1e-5, which bounds the loss
+            of a class at 11.5 and lets gradients of certain errors vanish; 0 is the exact cross-entropy.
     """
 
     name: Literal["cross_entropy"] = "cross_entropy"
@@ -82,9 +82,10 @@ class CrossEntropyConfig(BinaryConfig):
 class CrossEntropy(BinaryLoss):
     """-(y log(p + epsilon) + (1 - y) log(1 - p + epsilon)), summed over classes, averaged over clips."""
 
-    def __init__(self, config: CrossEntropyConfig) -> None:
-        super().__init__(config)
-        self.epsilon = config.published_epsilon
+    @property
+    def epsilon(self) -> float:
+        """Added to both probabilities."""
+        return float(self.config.published_epsilon)
 
     def _total(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         if self.epsilon == 0:
@@ -95,11 +96,11 @@ class CrossEntropy(BinaryLoss):
 
 
 class FocalConfig(BinaryConfig):
-    """The focal loss (arXiv:1708.02002), by which elements that are right already count less.
+    """The focal loss (arXiv:1708.02002).
 
     Attributes:
-        gamma: 0 is the cross-entropy; the paper takes 2.
-        alpha: Weight of positive labels, 1 - alpha that of negative ones (the paper takes 0.25); null weighs both 1.
+        gamma: 0 is the cross-entropy; 2 in the paper.
+        alpha: Weight of positive labels, 1 - alpha of negative ones (0.25 in the paper); null weighs both 1.
     """
 
     name: Literal["focal"] = "focal"
@@ -114,15 +115,11 @@ class Focal(BinaryLoss):
     For labels of 0 and 1 that is the paper's loss; soft ones weigh its two cases.
     """
 
-    def __init__(self, config: FocalConfig) -> None:
-        super().__init__(config)
-        self._gamma = config.gamma
-        self._positive, self._negative = (1.0, 1.0) if config.alpha is None else (config.alpha, 1 - config.alpha)
-
     def _total(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-        logits = bounded(logits)
+        gamma, alpha, logits = self.config.gamma, self.config.alpha, bounded(logits)
+        positive_weight, negative_weight = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
         log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
         # Powers of a probability as exp of its logarithm: at 0 a power below 1 has an infinite slope.
-        positive = self._positive * labels * torch.exp(self._gamma * log_not_p) * log_p
-        negative = self._negative * (1 - labels) * torch.exp(self._gamma * log_p) * log_not_p
+        positive = positive_weight * labels * torch.exp(gamma * log_not_p) * log_p
+        negative = negative_weight * (1 - labels) * torch.exp(gamma * log_p) * log_not_p
         return -weighted(positive + negative, weights).sum()

@@ -13,11 +13,7 @@ from yt8m_ray.registry import ComponentConfig
 
 
 class HingeConfig(ComponentConfig):
-    """The published hinge loss.
-
-    Attributes:
-        margin: b.
-    """
+    """The published hinge loss; `margin` is b."""
 
     name: Literal["hinge"] = "hinge"
     margin: float = pydantic.Field(default=1.0, gt=0)
@@ -27,13 +23,9 @@ class HingeConfig(ComponentConfig):
 class Hinge(Loss):
     """max(0, b - (2 y - 1) p) on probabilities, summed over classes, averaged over clips."""
 
-    def __init__(self, config: HingeConfig) -> None:
-        super().__init__()
-        self.margin = config.margin
-
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         signs = 2 * labels.float() - 1
-        total = weighted(F.relu(self.margin - signs * torch.sigmoid(logits.float())), weights).sum()
+        total = weighted(F.relu(self.config.margin - signs * torch.sigmoid(logits.float())), weights).sum()
         return total / max(logits.shape[0], 1)
 
 
@@ -49,9 +41,6 @@ class Softmax(Loss):
 
     A clip without labels costs nothing.
     """
-
-    def __init__(self, config: SoftmaxConfig) -> None:
-        super().__init__()
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         labels = labels.float()

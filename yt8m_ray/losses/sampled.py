@@ -17,8 +17,8 @@ class SampledConfig(ComponentConfig):
 
     Attributes:
         positive_weight: Of a rated label that is 1.
-        negative_weight: Of a rated label that is 0: as coded; the paper prints 1.
-        unrated_weight: Of the mean over classes that nothing speaks for.
+        negative_weight: Of a rated label that is 0, as coded; the paper prints 1.
+        unrated_weight: Of the mean over unrated negatives.
     """
 
     name: Literal["sampled"] = "sampled"
@@ -34,11 +34,6 @@ class Sampled(Loss):
     (1 / B) sum over rated (0.5 + y) BCE(z, y) + 0.5 sum(m softplus(z)) / sum(m), with m the mask of the negatives.
     """
 
-    def __init__(self, config: SampledConfig) -> None:
-        super().__init__()
-        self._positive, self._negative = config.positive_weight, config.negative_weight
-        self._unrated = config.unrated_weight
-
     def forward(
         self,
         logits: torch.Tensor,
@@ -46,21 +41,22 @@ class Sampled(Loss):
         weights: torch.Tensor | None = None,
         negatives: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Returns the loss; arguments as in `Loss`.
+        """Returns the loss.
 
         Args:
             logits: [B, C].
-            labels: [B, C]; what they say where `weights` is 0 does not matter.
+            labels: [B, C], ignored where `weights` is 0.
             weights: Mask of the rated labels, one class a clip as published; None means that all are rated.
-            negatives: Mask [B, C] of the classes that count as negative though nobody rated them: neither among the
-                labels of the video nor among the rated ones of any of its segments. None leaves that term out.
+            negatives: Mask [B, C] of unrated negatives: neither labels of the video nor rated in any of its segments.
+                None leaves that term out.
         """
         logits, labels = logits.float(), labels.float()
-        sides = self._negative + (self._positive - self._negative) * labels
+        positive, negative = self.config.positive_weight, self.config.negative_weight
+        sides = negative + (positive - negative) * labels
         rated = cross_entropy(logits, labels, sides if weights is None else sides * weights.float())
         total = rated / max(logits.shape[0], 1)
         if negatives is not None:
             mask = negatives.float()
             unrated = (mask * F.softplus(bounded(logits))).sum() / mask.sum().clamp(min=MIN_SUM)
-            total = total + self._unrated * unrated
+            total = total + self.config.unrated_weight * unrated
         return total

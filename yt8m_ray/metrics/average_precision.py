@@ -1,14 +1,4 @@
-"""Average precision over pooled (score, hit) pairs, the core of GAP and of mAP.
-
-Ties: the published code orders equal scores by a fixed pseudo-random permutation, so that its value depends on the
-order of the videos. Here a group of equal scores counts by its expectation over all its orders. A group of n pairs with
-k hits that follows R pairs with P hits adds
-
-    sum over i = 1..n of (k / n) * (P + 1 + (i - 1) * (k - 1) / (n - 1)) / (R + i)
-
-because the pair at place i of the group is a hit with probability k / n, and then the i - 1 pairs before it hold
-(i - 1) * (k - 1) / (n - 1) of the other k - 1 hits on average. Without ties this is the published value.
-"""
+"""Average precision over pooled (score, hit) pairs, the core of GAP and mAP; ties count by their expectation."""
 
 from __future__ import annotations
 
@@ -32,12 +22,10 @@ def precision_sums(
 ) -> Array:
     """Returns, for each class, the sum over its hits of the precision at the hit's rank, float64 [num_classes].
 
-    Each list holds the pairs in parts of any length, in any order: they are ranked together.
-
     Args:
-        scores: float32 or float64 [N] each.
+        scores: Parts of any length in any order, float32 or float64 [N] each.
         hits: bool [N] each.
-        class_ids: [N] each, the ranking that each pair belongs to; None for one ranking.
+        class_ids: [N] each, the ranking of each pair; None for one ranking.
         num_classes: Number of rankings, below 2**31.
     """
     pairs = _packed(scores, hits, class_ids)
@@ -48,23 +36,18 @@ def precision_sums(
 
 
 def score_keys(scores: Array, hits: Array) -> Array:
-    """Returns (score, hit) pairs as integers that sort like the scores: what `precision_sum` takes, in its parts.
+    """Returns (score, hit) pairs as integers for `precision_sum`, uint64 [N].
 
     Args:
-        scores: float64 [N], from 0 on, so that the bit of the sign is free.
+        scores: float64 [N], at least 0.
         hits: bool [N].
-
-    Returns:
-        uint64 [N].
     """
+    # The bits of numbers that are not negative sort like them, and the sign's bit is free for the hit.
     return scores.view(np.uint64) << _ONE | hits
 
 
 def precision_sum(keys: Sequence[Array]) -> float:
-    """Returns the sum over all hits of the precision at the hit's rank, in one ranking of exact float64 scores.
-
-    It takes 8 bytes a pair besides the keys, uint64 [N] each.
-    """
+    """Returns the sum over all hits of the precision at the hit's rank, in one ranking of parts of `score_keys`."""
     pairs = np.concatenate([np.empty(0, np.uint64), *keys])
     pairs.sort()
     _rank(pairs)
@@ -74,10 +57,8 @@ def precision_sum(keys: Sequence[Array]) -> float:
 
 
 def _packed(scores: Sequence[Array], hits: Sequence[Array], class_ids: Sequence[Array] | None) -> Array:
-    """Returns the pairs as integers in the order of their scores: 32 bits of rank, 31 of class id, 1 of hit.
-
-    One sort of integers, for which NumPy has vector instructions, then serves for all rankings.
-    """
+    """Returns the pairs as integers that sort by score: 32 bits of rank, 31 of class id, 1 of hit."""
+    # NumPy sorts integers with vector instructions, and one sort serves all rankings.
     pairs = np.empty(sum(map(len, scores)), dtype=np.uint64)
     first = 0
     for index, keys in enumerate(_ordered_keys(scores)):
@@ -92,7 +73,7 @@ def _packed(scores: Sequence[Array], hits: Sequence[Array], class_ids: Sequence[
 
 
 def _ordered_keys(scores: Sequence[Array]) -> Iterable[Array]:
-    """Returns, part by part, an integer below 2**32 for each score: in their order, and equal for equal scores."""
+    """Returns, part by part, an integer below 2**32 for each score, in their order."""
     if all(part.dtype == np.float32 for part in scores):
         return map(_float32_keys, scores)
     ranks = np.unique(np.concatenate(scores), return_inverse=True)[1]
@@ -100,14 +81,14 @@ def _ordered_keys(scores: Sequence[Array]) -> Iterable[Array]:
 
 
 def _float32_keys(scores: Array) -> Array:
-    """Returns the bits of the scores, of negative ones the complement: so they sort like the numbers."""
+    """Returns the bits of the scores, of negative ones the complement, which sort like the numbers."""
     bits = (scores + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0, which it equals
     return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
 
 
 @compiled
 def _rank(keys: np.ndarray) -> None:
-    """Makes sorted keys of `score_keys` what `_packed` gives: the rank of the score among all, class 0, the hit."""
+    """Turns sorted keys of `score_keys` into those of `_packed`, with class 0."""
     rank = before = np.uint64(0)
     for index in range(len(keys)):
         score, hit = keys[index] >> _ONE, keys[index] & _ONE
@@ -119,7 +100,18 @@ def _rank(keys: np.ndarray) -> None:
 
 @compiled
 def _close_group(class_id: Any, groups: np.ndarray, before: np.ndarray) -> float:
-    """Returns the formula above for a class with [n, k] in `groups` and [R, P] in `before`, and empties the group."""
+    """Returns what the open group of equal scores adds to a class, and empties it.
+
+    Args:
+        class_id: The class.
+        groups: [C, 2], size n and hits k of each open group.
+        before: [C, 2], pairs R and hits P ahead of it.
+    """
+    # The published code orders equal scores by a fixed pseudo-random permutation, so that its value depends on the
+    # order of the videos. Here a group counts by its expectation over all its orders:
+    #   sum over i = 1..n of (k / n) * (P + 1 + (i - 1) * (k - 1) / (n - 1)) / (R + i)
+    # The pair at place i is a hit with probability k / n, and then the i - 1 pairs before it hold
+    # (i - 1) * (k - 1) / (n - 1) of the other k - 1 hits on average. Without ties this is the published value.
     size, num_hits = groups[class_id, 0], groups[class_id, 1]
     pairs_before, hits_before = before[class_id, 0], before[class_id, 1]
     total = 0.0
@@ -134,7 +126,7 @@ def _close_group(class_id: Any, groups: np.ndarray, before: np.ndarray) -> float
 
 @compiled
 def _add_precisions(pairs: np.ndarray, sums: np.ndarray) -> None:
-    """Adds to `sums` what the sorted pairs of `_packed` give, with one open group of equal scores for each class."""
+    """Adds the precisions of the sorted pairs of `_packed` to `sums`, by class."""
     num_classes = len(sums)
     open_scores = np.zeros(num_classes, np.uint64)
     groups, before = np.zeros((num_classes, 2), np.int64), np.zeros((num_classes, 2), np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -12,15 +13,14 @@ import numpy.typing as npt
 import torch
 
 from yt8m_ray.metrics.selection import MAX_SELECTED, find_hits, find_labels, select_best
-from yt8m_ray.registry import Registry
+from yt8m_ray.registry import ComponentConfig, Registry
 
 Array = npt.NDArray[Any]
 
-Values = npt.ArrayLike | torch.Tensor
-"""NumPy, torch or nested lists."""
+Values = npt.ArrayLike | torch.Tensor  # NumPy, torch or nested lists
 
+# Fewest classes a video that are selected, so that GAP@20 and the other metrics share one selection.
 SHARED_DEPTH = 20
-"""Classes a video that are selected at least, so that GAP@20 and all other metrics of a batch share one selection."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class TopPairs:
 
 
 class RankedBatch:
-    """Scores and labels of B videos, with what several metrics want to know about them computed once.
+    """Scores and labels of B videos, with what several metrics need of them computed once.
 
     Args:
         scores: [B, C] probabilities.
@@ -90,7 +90,8 @@ class RankedBatch:
         best_scores = np.empty((num_videos, k), dtype=self.scores.dtype)
         class_ids = np.empty((num_videos, k), dtype=id_type)
         if k > MAX_SELECTED:
-            class_ids[:] = _best_of_many(self.scores, k)
+            # The bound of `select_best` keeps too many candidates here. A stable sort leaves ties in the order of ids.
+            class_ids[:] = np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
             best_scores[:] = np.take_along_axis(self.scores, class_ids.astype(np.int64), axis=1)
         else:
             nan_row = select_best(self.scores, best_scores, class_ids)
@@ -99,28 +100,6 @@ class RankedBatch:
         hits = np.empty((num_videos, k), dtype=bool)
         find_hits(class_ids, self._label_ids, self._label_ends, hits)
         return TopPairs(best_scores, class_ids, hits)
-
-
-def _best_of_many(scores: Array, k: int) -> Array:
-    """Returns the k best classes of each video, best first, for a k beyond MAX_SELECTED."""
-    num_videos, num_classes = scores.shape
-    threshold = np.partition(scores, num_classes - k, axis=1)[:, num_classes - k : num_classes - k + 1]
-    selected = scores >= threshold
-    if np.count_nonzero(selected) > num_videos * k:
-        _keep_first_ties(selected, scores, threshold, k)
-    class_ids = (np.flatnonzero(selected) % num_classes).reshape(num_videos, k)
-    # Class ids ascend here, so that a stable sort leaves equal scores in their order.
-    order = np.argsort(-np.take_along_axis(scores, class_ids, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(class_ids, order, axis=1)
-
-
-def _keep_first_ties(selected: Array, scores: Array, threshold: Array, k: int) -> None:
-    """Drops from `selected` what ties at the threshold bring beyond k classes a row, the higher class ids."""
-    rows = np.flatnonzero(np.count_nonzero(selected, axis=1) > k)
-    above = scores[rows] > threshold[rows]
-    equal = scores[rows] == threshold[rows]
-    room = k - np.count_nonzero(above, axis=1, keepdims=True)
-    selected[rows] = above | (equal & (np.cumsum(equal, axis=1) <= room))
 
 
 def _float_array(scores: Values) -> Array:
@@ -135,11 +114,9 @@ def _float_array(scores: Values) -> Array:
 
 
 def _label_array(labels: Values) -> Array:
-    """Returns the labels, positive where there is one, as float32 or uint8, the types that the loops are compiled for.
-
-    Labels on a device become bytes there: a quarter of what has to be copied.
-    """
+    """Returns the labels as float32 or uint8, the types that the loops are compiled for."""
     if isinstance(labels, torch.Tensor):
+        # On a device they become bytes first: a quarter of the copy.
         is_ready = labels.device.type == "cpu" and labels.dtype in (torch.float32, torch.bool)
         labels = (labels.detach() if is_ready else labels > 0).cpu().numpy()
     array = np.asarray(labels)
@@ -149,10 +126,7 @@ def _label_array(labels: Values) -> Array:
 
 
 class Metric(abc.ABC):
-    """A number about scored videos, exact however the videos are split into batches and over workers.
-
-    State is plain NumPy arrays and numbers, to be pickled, sent and merged. `compute` is NaN before any video.
-    """
+    """A number about scored videos, exact however they are split into batches and over workers; picklable."""
 
     def update(self, scores: Values, labels: Values) -> None:
         """Adds the videos of a batch: `scores` [B, C] probabilities, `labels` [B, C] multi-hot; B = 0 is legal."""
@@ -160,7 +134,7 @@ class Metric(abc.ABC):
 
     @abc.abstractmethod
     def update_ranked(self, batch: RankedBatch) -> None:
-        """Adds the videos of a batch that other metrics read too; see `update_all`."""
+        """Adds the videos of a batch that several metrics share."""
 
     @abc.abstractmethod
     def merge(self, other: Self) -> None:
@@ -168,7 +142,31 @@ class Metric(abc.ABC):
 
     @abc.abstractmethod
     def compute(self) -> float:
-        """Returns the metric over every video seen so far."""
+        """Returns the metric over every video seen so far; NaN without any."""
+
+
+class VideoMean(Metric):
+    """A mean over videos."""
+
+    def __init__(self, config: ComponentConfig) -> None:
+        self._sum = 0.0
+        self._num_videos = 0
+
+    @abc.abstractmethod
+    def of_videos(self, batch: RankedBatch) -> Array:
+        """Returns the value of each video of a batch, [B]; B > 0."""
+
+    def update_ranked(self, batch: RankedBatch) -> None:
+        if len(batch):
+            self._sum += float(self.of_videos(batch).sum())
+            self._num_videos += len(batch)
+
+    def merge(self, other: Self) -> None:
+        self._sum += other._sum
+        self._num_videos += other._num_videos
+
+    def compute(self) -> float:
+        return self._sum / self._num_videos if self._num_videos else math.nan
 
 
 METRICS: Registry[Metric] = Registry("metric")
@@ -180,7 +178,7 @@ def build_metric(name: str, **options: Any) -> Metric:
 
 
 def update_all(metrics: Iterable[Metric], scores: Values, labels: Values) -> None:
-    """Adds a batch to several metrics, which share the selection of its best classes, most of their time."""
+    """Adds a batch to several metrics, which share the selection of its best classes."""
     batch = RankedBatch(scores, labels)
     for metric in metrics:
         metric.update_ranked(batch)

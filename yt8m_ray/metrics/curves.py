@@ -1,4 +1,4 @@
-"""Curves over the pairs that a mean AP keeps: precision against recall of some classes, and calibration."""
+"""Precision-recall curves and calibration from the pairs of a mean AP."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ import numpy as np
 from yt8m_ray.metrics.base import Array
 from yt8m_ray.metrics.mean_ap import MeanAP
 
-NUM_POINTS = 200
-"""Most points of a curve."""
-
-NUM_CLASSES = 5
-"""Best classes, and worst classes, that have a curve."""
+NUM_POINTS = 200  # at most, of a curve
+NUM_CLASSES = 5  # with a curve, of the best and of the worst
 
 _LEAST_VIDEOS = 10  # the average precision of a class with fewer is chance
 _NUM_BINS = 20
 
 
 def class_arrays(metric: MeanAP) -> dict[str, Array]:
-    """Returns what is known of each class, and the curves of the best and the worst ones.
+    """Returns the AP of each class, and the curves of the best and the worst ones.
 
     Returns:
         class_ap float32 [C] (NaN where no video has the label), class_num_videos int32 [C]; curve_class_ids int32 [K]
-        by falling AP, curve_recall and curve_precision float32 [K, NUM_POINTS] with NaN behind.
+        by falling AP, curve_recall and curve_precision float32 [K, NUM_POINTS], padded with NaN.
     """
     precisions, counts = metric.average_precisions(), metric.class_counts
     chosen = best_and_worst(precisions, counts)
@@ -46,10 +43,7 @@ def class_arrays(metric: MeanAP) -> dict[str, Array]:
 
 
 def best_and_worst(precisions: Array, counts: Array) -> Array:
-    """Returns the NUM_CLASSES best and as many worst classes, best first; of few classes each once.
-
-    Classes with fewer than ten videos do not count where there are enough others.
-    """
+    """Returns the NUM_CLASSES best and as many worst classes, best first, those with ten videos if there are enough."""
     candidates = np.flatnonzero(counts >= _LEAST_VIDEOS)
     if len(candidates) < 2 * NUM_CLASSES:
         candidates = np.flatnonzero(counts > 0)
@@ -60,10 +54,9 @@ def best_and_worst(precisions: Array, counts: Array) -> Array:
 
 
 def precision_recall(scores: Array, hits: Array, num_videos: int) -> Array:
-    """Returns recall and precision at the distinct scores, highest first, [2, up to NUM_POINTS].
+    """Returns recall and precision at the distinct scores, highest first, [2, up to NUM_POINTS], evenly by rank.
 
-    Where there are more scores than points, points are taken evenly by rank, the last among them. Recall ends below 1
-    where videos with the label do not have the class among their best.
+    Recall ends below 1 where videos with the label do not have the class among their best.
     """
     order = np.argsort(-scores, kind="stable")
     is_last = np.append(np.diff(scores[order]) != 0, True)[: len(order)]
@@ -75,7 +68,7 @@ def precision_recall(scores: Array, hits: Array, num_videos: int) -> Array:
 
 
 def calibration(metric: MeanAP) -> dict[str, Array]:
-    """Returns how often classes with a score are labels, over the pairs among the best 20 classes of each video.
+    """Returns how often a score is a label, over the best 20 classes of each video.
 
     Returns:
         calibration_num_pairs int64, calibration_score and calibration_frequency float32 (means; NaN without pairs), all

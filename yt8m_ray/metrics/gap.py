@@ -23,13 +23,13 @@ class GAPConfig(ComponentConfig):
 class GAP(Metric):
     """Average precision of the (video, class) pairs of all videos' best `top_k` classes, in one ranking by score.
 
-    The denominator is the number of all labels, also of those outside the best classes. Ties: see `average_precision`;
-    at the cut to `top_k` the lower class id wins. Without any label it is 0. Holds 5 bytes a pair (float32 scores),
-    which a mean AP of the same batches shares.
+    The denominator is the number of all labels, also of those outside the best classes; without any, GAP is 0. At the
+    cut to `top_k` the lower class id wins.
     """
 
     def __init__(self, config: GAPConfig) -> None:
         self.top_k = config.top_k
+        # 5 bytes a pair of float32 scores, views that a mean AP of the same batches shares.
         self._scores: list[Array] = []
         self._hits: list[Array] = []
         self._num_labels = 0

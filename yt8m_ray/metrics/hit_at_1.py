@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
-from yt8m_ray.metrics.base import METRICS, Metric, RankedBatch
+from yt8m_ray.metrics.base import METRICS, Array, RankedBatch, VideoMean
 from yt8m_ray.registry import ComponentConfig
 
 
@@ -16,20 +15,8 @@ class HitAt1Config(ComponentConfig):
 
 
 @METRICS.register("hit_at_1", HitAt1Config)
-class HitAt1(Metric):
+class HitAt1(VideoMean):
     """The share of videos whose most probable class is among their labels; of equal scores the lower id counts."""
 
-    def __init__(self, config: HitAt1Config) -> None:
-        self._num_hits = 0
-        self._num_videos = 0
-
-    def update_ranked(self, batch: RankedBatch) -> None:
-        self._num_hits += int(batch.top(1).hits.sum())
-        self._num_videos += len(batch)
-
-    def merge(self, other: HitAt1) -> None:
-        self._num_hits += other._num_hits
-        self._num_videos += other._num_videos
-
-    def compute(self) -> float:
-        return self._num_hits / self._num_videos if self._num_videos else math.nan
+    def of_videos(self, batch: RankedBatch) -> Array:
+        return batch.top(1).hits

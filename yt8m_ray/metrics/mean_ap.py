@@ -25,18 +25,18 @@ class MeanAP(Metric):
     """Average precision of each class over the videos that have it among their best `top_k`, averaged over classes.
 
     The denominator of a class is the number of all its videos, also of those outside its ranking. As in the starter
-    code, classes without any video do not count; where none has one, the mean is 0. Ties as in GAP. Holds 7 bytes a
-    pair (float32 scores, up to 65,536 classes).
+    code, classes without any video do not count; where none has one, the mean is 0.
     """
 
     def __init__(self, config: MeanAPConfig) -> None:
         self.top_k = config.top_k
+        # 7 bytes a pair of float32 scores, for up to 65,536 classes.
         self._scores: list[Array] = []
         self._class_ids: list[Array] = []
         self._hits: list[Array] = []
         self._class_counts: Array = np.zeros(0, dtype=np.int64)
         self._num_videos = 0
-        self._precisions: Array | None = None  # of the classes, for what was seen so far
+        self._precisions: Array | None = None  # until the next batch
 
     @property
     def class_counts(self) -> Array:

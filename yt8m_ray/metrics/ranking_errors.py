@@ -1,4 +1,4 @@
-"""Logits and labels -> how wrong a model is about each video."""
+"""How wrong a model is about each video."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import torch
 
 
 def ranking_errors(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Returns how badly each video's labels are ranked, float32 [B]: 1 - its average precision over all classes.
-
-    It is 0 where all labels stand before all other classes, and where there is no label. What GAP counts is ranks, too,
-    so that weights follow what is measured and not how sure the model is. Equal logits are in any order.
+    """Returns 1 - each video's average precision over all classes, float32 [B]; 0 without labels.
 
     Args:
-        logits: [B, C].
+        logits: [B, C]; equal ones rank in any order.
         labels: Multi-hot [B, C].
     """
+    # Ranks, as in GAP: weights made of these errors follow what is measured, not how sure the model is.
     hits = labels.gather(1, logits.argsort(dim=1, descending=True)).float()
     ranks = torch.arange(1, labels.shape[1] + 1, device=labels.device)
     num_labels = hits.sum(dim=1)

@@ -1,8 +1,4 @@
-"""Compiled loops over the scores and the labels of a batch: each video's best classes, and the labels it has.
-
-Each loop goes over a row in the order in which it lies, with nothing but comparisons in the loops over all classes, so
-that the compiler turns them into vector instructions; what is left for each video are some twenty candidates.
-"""
+"""Compiled loops over the scores and the labels of a batch: each video's best classes, and the labels it has."""
 
 from __future__ import annotations
 
@@ -15,15 +11,16 @@ from yt8m_ray.compiled import compiled
 
 Array = npt.NDArray[Any]
 
+# Loops over all classes hold nothing but comparisons, in the order of memory: the compiler turns them into vector
+# instructions. They leave some twenty candidates a video to the other loops.
+
+# Groups of classes: at least k classes reach the k-th best of their maxima, and few more for k < NUM_LANES / 3.
 NUM_LANES = 64
-"""Groups that the classes are dealt into to find a bound: the k-th best of the groups' best scores is reached by at
-least k classes, and for k up to a third of the groups by few more."""
 
+# Most classes a video for which `select_best` is fast; with more, the bound leaves too many candidates.
 MAX_SELECTED = 48
-"""Most classes a video that `select_best` is fast for: beyond, the bound leaves ever more candidates."""
 
-_WORD = 8
-"""Flags, of a byte each, that are looked at together."""
+_WORD = 8  # flags of a byte that one comparison tests
 
 
 @compiled
@@ -94,7 +91,7 @@ def select_best(scores: np.ndarray, best_scores: np.ndarray, best_ids: np.ndarra
             flags[class_id] = row[class_id] >= bound
         num_candidates = _flagged(flags, words, candidates)
         num_kept = 0
-        # Class ids ascend here: a candidate that goes behind its equals leaves them in their order.
+        # Class ids ascend here: inserting a candidate after its equals keeps them in order.
         for candidate in candidates[:num_candidates]:
             score = row[candidate]
             if num_kept < k:

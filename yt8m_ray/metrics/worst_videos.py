@@ -17,13 +17,10 @@ class WorstVideo:
     """One of them; they sort by these values, the worst first.
 
     Attributes:
-        average_precision: Of the video's own ranking: the mean over its labels of the precision at the label's rank,
-            0 for labels that are not among the best 20 classes.
-        doubt: 1 less the best score: of two that are equally wrong, the surer one is worse.
-        video_id: Its id.
-        labels: Class ids of its labels.
-        class_ids: Its best classes, best first.
-        scores: Theirs.
+        average_precision: Mean over the labels of the precision at the label's rank, 0 beyond the best 20 classes.
+        doubt: 1 less the best score: of two equally wrong predictions, the surer is worse.
+        labels: Class ids.
+        class_ids: The best classes, best first, with their `scores`.
     """
 
     average_precision: float
@@ -35,12 +32,7 @@ class WorstVideo:
 
 
 class WorstVideos:
-    """The `num_kept` videos with the lowest average precision among the labelled ones seen so far; mergeable.
-
-    Args:
-        num_kept: How many to keep at most.
-        num_classes: How many labels, and how many predictions, to keep of each.
-    """
+    """The `num_kept` labelled videos with the lowest average precision, with `num_classes` labels and predictions."""
 
     def __init__(self, num_kept: int = 50, num_classes: int = 10) -> None:
         self._num_kept = num_kept
@@ -89,8 +81,8 @@ class WorstVideos:
         """Returns the videos, worst first.
 
         Returns:
-            video_ids uint8 [N, L] (UTF-8, zeros behind), average_precision float32 [N], labels and class_ids
-            int32 [N, num_classes] with -1 behind, scores float32 [N, num_classes].
+            video_ids uint8 [N, L] (UTF-8, padded with 0), average_precision float32 [N], labels and class_ids
+            int32 [N, num_classes] (padded with -1), scores float32 [N, num_classes].
         """
         shape = (len(self.videos), self._num_classes)
         encoded = [video.video_id.encode() for video in self.videos]

@@ -14,26 +14,25 @@ from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, Regularized, mask_frames
 from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
 from yt8m_ray.registry import ComponentConfig, Registry
 
+# `criterion(logits, labels)`, both [B, C], to the mean loss over the clips.
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""`criterion(logits, labels)`, both [B, C], to the mean loss over the clips."""
 
 
 class Model(nn.Module):
     """A classifier of clips: frames in, one logit a class out.
 
     A family writes `represent` and sets `head`; those with more than one classifier write `forward` and `loss`.
-    What every model promises, and the contract tests check for each name in `MODELS`:
+    The contract, which tests check for each name in `MODELS`:
 
-    - Logits depend on a clip's real frames alone: not on the values in its padding, not on the padding's length and, in
-      eval mode, not on the other clips of the batch. Eval mode is deterministic.
+    - Logits depend on a clip's real frames alone: not on the padding's values or length and, in eval mode, not on the
+      other clips of the batch. Eval mode is deterministic.
     - A clip of one frame (a video-level record), a clip without frames and a batch without clips are legal. A batch
       without clips gives logits [0, C] and zero gradients, so that a worker without rows can take part in a step.
     - Logits are finite for finite frames.
 
     Attributes:
-        feature_sizes: The sizes of the features that are concatenated in a frame, in order; they add up to D.
+        feature_sizes: Of the features that a frame concatenates, in order; they add up to D.
         num_classes: C.
-        head: The classifier on top of the representation.
     """
 
     head: Head
@@ -45,7 +44,7 @@ class Model(nn.Module):
 
     @property
     def frame_dim(self) -> int:
-        """D, the values of a frame."""
+        """D."""
         return sum(self.feature_sizes)
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
@@ -59,19 +58,18 @@ class Model(nn.Module):
         return logits
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        """Returns what the head classifies, one vector a clip [B, R]; arguments as those of `forward`."""
+        """Returns the input of the head [B, R]; arguments as those of `forward`."""
         raise NotImplementedError
 
     def loss(
         self, frames: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor, criterion: Criterion
     ) -> torch.Tensor:
-        """Returns what training minimizes, a scalar: `criterion` of the logits, and what else an architecture asks for.
+        """Returns the scalar that training minimizes: `criterion` of the logits, and further terms of an architecture.
 
         Args:
             frames, num_frames: As those of `forward`.
             labels: float [B, C].
-            criterion: The configured loss. Its first call is with the logits that `forward` returns; other classifiers
-                of an architecture come after.
+            criterion: The configured loss, called with the logits of `forward` first.
         """
         return criterion(self(frames, num_frames).float(), labels)
 
@@ -82,12 +80,10 @@ class Model(nn.Module):
 
 
 class FrameModelFields(ComponentConfig):
-    """What models of single frames are configured by; each family adds its own.
+    """The fields of models of single frames.
 
     Attributes:
-        batch_norm_momentum: Share of a batch in the moving statistics, also in those of a head that normalizes.
-        sampling: Which frames of a clip are read.
-        head: What classifies the representation.
+        batch_norm_momentum: Share of a batch in the moving statistics, those of the head too.
     """
 
     batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
@@ -96,11 +92,7 @@ class FrameModelFields(ComponentConfig):
 
 
 class FrameModel(Model):
-    """A model of a clip's sampled frames, with a head of its config's.
-
-    Attributes:
-        sampler: What chooses the frames.
-    """
+    """A model of a clip's sampled frames."""
 
     def __init__(self, config: FrameModelFields, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
@@ -131,9 +123,9 @@ def build_model(
     """Returns a new model, in training mode, with the published initial weights; moving statistics warm up.
 
     Args:
-        config: `{"name": "moe", "num_mixtures": 4}` or the typed config; the name is one of `MODELS.names()`.
-        feature_sizes: The sizes of the features that are concatenated in a frame, in order, such as (1024, 128).
-        num_classes: The size of the vocabulary.
+        config: Such as `{"name": "moe", "num_mixtures": 4}`; the name is one of `MODELS.names()`.
+        feature_sizes: Of the features that a frame concatenates, in order, such as (1024, 128).
+        num_classes: Of the vocabulary.
 
     Raises:
         ValueError: the name is unknown, or a field is unknown or out of range.
@@ -147,13 +139,7 @@ def build_model(
 def build_empty_model(
     config: Mapping[str, Any] | ComponentConfig, *, feature_sizes: Sequence[int], num_classes: int
 ) -> Model | None:
-    """Returns a model whose tensors have names, shapes and types but no storage (torch's device `meta`).
-
-    Args:
-        config: As that of `build_model`, as are the others.
-
-    Returns:
-        None where a model from outside this package needs storage while it is built.
+    """Returns a model without storage (torch's device `meta`), or None for one of another package that needs storage.
 
     Raises:
         ValueError: as `build_model`, or a tensor would be larger than there can be.
@@ -163,17 +149,17 @@ def build_empty_model(
         with torch.device("meta"):
             return build_model(config, feature_sizes=feature_sizes, num_classes=num_classes)
     except (RuntimeError, TypeError, OverflowError) as error:
-        if "overflow" in str(error).lower():  # torch has no one error for a size beyond 64 bits
+        if "overflow" in str(error).lower():  # torch has several errors for a size beyond 64 bits
             raise ValueError(f"{config.name}: a tensor would be too large: {str(error).splitlines()[0]}") from None
         if type(config).__module__.partition(".")[0] == __name__.partition(".")[0]:
-            raise  # ours need none
+            raise  # our models need no storage, so the error is a fault
         return None
 
 
 def build_model_for_weights(
     config: Mapping[str, Any] | ComponentConfig, *, feature_sizes: Sequence[int], num_classes: int
 ) -> Model:
-    """Returns a model whose state dict is to be assigned: without storage, unless one from outside needs it."""
+    """Returns a model to which weights are assigned: without storage where possible."""
     model = build_empty_model(config, feature_sizes=feature_sizes, num_classes=num_classes)
     if model is None:
         model = build_model(config, feature_sizes=feature_sizes, num_classes=num_classes)

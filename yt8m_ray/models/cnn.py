@@ -17,22 +17,16 @@ from yt8m_ray.registry import ComponentConfig
 
 
 class Branch(NamedTuple):
-    """One convolution: which frames it sees, and how it moves over them.
+    """One convolution: the frames that it reads, and how it moves over them."""
 
-    Attributes:
-        num_frames: Consecutive frames that are cut out of the clip.
-        every: Interval at which frames of these are kept.
-        kernel_size, stride: Of the convolution, in kept frames.
-    """
-
-    num_frames: int
-    every: int
-    kernel_size: int
+    num_frames: int  # consecutive, cut out of the clip
+    every: int  # interval of those that are kept
+    kernel_size: int  # in kept frames, as the stride
     stride: int
 
 
+# As published; each of them once with mean and once with max pooling.
 BRANCHES = (Branch(20, 1, 1, 1), Branch(33, 3, 5, 2), Branch(50, 5, 3, 1), Branch(20, 1, 5, 3))
-"""As published; each of them once with mean and once with max pooling."""
 
 INITIAL_STD = 0.1
 INITIAL_BIAS = 0.1
@@ -51,9 +45,9 @@ class CNNConfig(ComponentConfig):
 
 
 class PooledConvolution(nn.Module):
-    """A convolution over the frames of a random cut, in eval mode of the clip's middle, pooled over time.
+    """A convolution over a random cut, in eval mode the clip's middle, pooled over time.
 
-    Clips that are shorter than the cut repeat their last frame, as published.
+    Shorter clips repeat their last frame, as published.
     """
 
     def __init__(self, frame_dim: int, num_channels: int, branch: Branch, *, pooling: Literal["mean", "max"]) -> None:
@@ -69,7 +63,7 @@ class PooledConvolution(nn.Module):
         """Returns the pooled channels [B, num_channels]; zeros stand for the frames of a clip without any."""
         cut, num_cut = self.cut(frames, num_frames)
         if not cut.shape[1]:
-            cut = frames.new_zeros(len(frames), self.cut.num_frames, frames.shape[2])
+            cut = frames.new_zeros(len(frames), self.cut.config.num_frames, frames.shape[2])
         cut = cut.masked_fill((num_cut == 0)[:, None, None], 0.0)[:, :: self.every]
         units = F.relu(self.convolution(cut.transpose(1, 2)))
         return units.mean(dim=2) if self.pooling == "mean" else units.amax(dim=2)

@@ -1,4 +1,4 @@
-"""What a model costs: its size, and the arithmetic of one clip, without computing any of it."""
+"""The size of a model and the arithmetic of one clip, from shapes alone."""
 
 from __future__ import annotations
 
@@ -21,15 +21,10 @@ def num_parameters(model: torch.nn.Module) -> int:
 
 
 def count_macs(model: Model, *, num_frames: int) -> int:
-    """Returns the multiply-accumulates of one clip's forward pass in eval mode.
+    """Returns the multiply-accumulates of the forward pass of a clip of `num_frames` real frames in eval mode.
 
-    Counted are matrix products and convolutions, those inside recurrent cells too, of the frames that the model's
-    sampling takes; not what is done element by element. Nothing is computed and no weight is looked at: the model may
-    be one without storage (`torch.device("meta")`), and stays as it is.
-
-    Args:
-        model: Of any device.
-        num_frames: Frames of the clip, all of them real.
+    They are those of matrix products and convolutions, inside recurrent cells too, on the frames that the model's
+    sampling takes; element-wise operations do not count. The model may be without storage.
     """
     with _counter() as counter:
         _run_without_values(model, model, num_frames)
@@ -37,7 +32,7 @@ def count_macs(model: Model, *, num_frames: int) -> int:
 
 
 def representation_dim(model: Model) -> int:
-    """Returns how many values the model's head classifies, R of `represent`; computes nothing, as `count_macs`."""
+    """Returns R of the model's `represent`, from shapes alone."""
     representation: torch.Tensor = _run_without_values(model, _Represent(model), 1)
     return representation.shape[1]
 
@@ -52,11 +47,11 @@ class _Represent(torch.nn.Module):
 
 
 def _run_without_values(model: Model, module: torch.nn.Module, num_frames: int) -> Any:
-    """Returns what `module`, which is or holds `model`, gives for one clip in eval mode: a tensor without values."""
+    """Returns the output, without values, of `module`, which is or holds `model`, for one clip in eval mode."""
     was_training = model.training
     module.eval()
     try:
-        # Tensors that know their shape alone. Those of the meta device would do, if autocast knew it.
+        # Tensors that have shapes alone; autocast does not know those of the meta device.
         with FakeTensorMode(), torch.no_grad():
             tensors = itertools.chain(module.named_parameters(), module.named_buffers())
             state = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu") for name, tensor in tensors}

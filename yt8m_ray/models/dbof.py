@@ -20,18 +20,17 @@ Activation = Literal["sigmoid", "relu6"]
 ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {"sigmoid": torch.sigmoid, "relu6": F.relu6}
 
 
-class DBoFConfig(FrameModelFields):
-    """The starter code's DbofModel with its defaults, but on all frames for 30 random ones; others always have relu6.
+class BagFields(FrameModelFields):
+    """The fields of a deep bag of frames.
 
     Attributes:
         num_clusters: K, the units that every frame is projected to.
-        hidden_dim: Units behind the pooling.
-        pooling: What is kept of a unit over the frames.
-        activation: Of the units before and of those behind the pooling.
+        hidden_dim: Units after the pooling.
+        pooling: Over the frames, of each unit.
+        activation: Of the units before and after the pooling.
         batch_norm: Whether frames, clusters and hidden units are batch-normalized; else the latter two have biases.
     """
 
-    name: Literal["dbof"] = "dbof"
     num_clusters: int = pydantic.Field(default=8192, ge=1)
     hidden_dim: int = pydantic.Field(default=1024, ge=1)
     pooling: Pooled = "max"
@@ -39,34 +38,26 @@ class DBoFConfig(FrameModelFields):
     batch_norm: bool = True
 
 
-class DBoF(nn.Module):
-    """Projects every frame to K units, pools each unit over the frames, and projects the result.
+class DBoFConfig(BagFields):
+    """The starter code's DbofModel with its defaults, but on all frames; other systems have relu6."""
 
-    Attributes:
-        input_bn, cluster_bn, hidden_bn: Batch norms of the frames, the units and the hidden units, where configured.
-        cluster_weights, hidden_weights: The two linear layers; they have biases where there is no batch norm.
-    """
+    name: Literal["dbof"] = "dbof"
+
+
+class DBoF(nn.Module):
+    """Projects every frame to K units, pools each unit over the frames, and projects the result."""
 
     normalized_by: ClassVar[NormalizedBy] = {"cluster_weights": "cluster_bn", "hidden_weights": "hidden_bn"}
 
-    def __init__(
-        self,
-        input_dim: int,
-        *,
-        num_clusters: int,
-        hidden_dim: int,
-        pooling: Pooled,
-        activation: Activation,
-        batch_norm: bool,
-        batch_norm_momentum: float,
-    ) -> None:
+    def __init__(self, input_dim: int, config: BagFields) -> None:
         super().__init__()
-        self.pooling = pooling
-        self.activation = ACTIVATIONS[activation]
+        self.pooling = config.pooling
+        self.activation = ACTIVATIONS[config.activation]
+        num_clusters, hidden_dim, batch_norm = config.num_clusters, config.hidden_dim, config.batch_norm
         std = 1 / math.sqrt(input_dim)
 
         def norm(dim: int) -> BatchNorm | None:
-            return BatchNorm(dim, momentum=batch_norm_momentum) if batch_norm else None
+            return BatchNorm(dim, momentum=config.batch_norm_momentum) if batch_norm else None
 
         self.input_bn = norm(input_dim)
         self.cluster_weights = normal_linear(input_dim, num_clusters, std=std, bias_std=None if batch_norm else std)
@@ -101,15 +92,7 @@ class DBoFModel(FrameModel):
 
     def __init__(self, config: DBoFConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
-        self.bag = DBoF(
-            self.frame_dim,
-            num_clusters=config.num_clusters,
-            hidden_dim=config.hidden_dim,
-            pooling=config.pooling,
-            activation=config.activation,
-            batch_norm=config.batch_norm,
-            batch_norm_momentum=config.batch_norm_momentum,
-        )
+        self.bag = DBoF(self.frame_dim, config)
         self.head = self.build_head(config, config.hidden_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ class DeepCombineChainConfig(ComponentConfig):
     Attributes:
         num_layers: Classifiers before the last one, L.
         relu_dim: Units that a classifier's predictions are compressed to for the following ones.
-        support_weight: Share of the loss that falls to the L classifiers together; the last one has the rest.
+        support_weight: Share of the L classifiers in the loss; the last one has the rest.
         head: Every classifier of the chain.
     """
 
@@ -35,13 +35,9 @@ class DeepCombineChainConfig(ComponentConfig):
 
 @MODELS.register("deep_combine_chain", DeepCombineChainConfig)
 class DeepCombineChain(Model):
-    """Classifiers in a row, each of which reads the clip's mean frame and what all before it predict.
+    """Classifiers in a row, each of which reads the clip's mean frame and the predictions of all before it.
 
-    A prediction [B, C] is passed on as l2(relu(p W + b)) [B, relu_dim].
-
-    Attributes:
-        supports: The classifiers before the last one, which is `head`.
-        compressions: What their probabilities pass through.
+    A prediction [B, C] is passed on as l2(relu(p W + b)) [B, relu_dim]; `head` is the last classifier.
     """
 
     def __init__(self, config: DeepCombineChainConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:

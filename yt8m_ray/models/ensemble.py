@@ -1,4 +1,4 @@
-"""A weighted ensemble, which is a model: evaluated, quantized, distilled from and served like one."""
+"""A weighted ensemble of models, itself a model."""
 
 from __future__ import annotations
 
@@ -11,21 +11,14 @@ from torch import nn
 from yt8m_ray.models.base import Model
 from yt8m_ray.models.layers import mixture_logits
 
-WEIGHT_TOLERANCE = 1e-4
-"""How far the sum of the weights may lie from 1 (the 2018 ensembles allowed the same)."""
+WEIGHT_TOLERANCE = 1e-4  # of the weights' sum to 1, as in the 2018 ensembles
 
 
 class Ensemble(Model):
-    """The arithmetic mean of the members' probabilities, weighted, returned as logits.
-
-    A mixture of experts whose gates are constant, so it is computed from log p and log(1 - p) like one.
-
-    Members share the batch, which was decoded, normalized and padded once, and run one after the other: torch divides
-    every operation among the threads of the process already, and threads for members would have no other cores. Where
-    a process has one thread, replicas and workers run side by side.
+    """The weighted mean of the members' probabilities, as logits.
 
     Args:
-        members: Models of the same inputs and classes, run one after the other.
+        members: Models of the same inputs and classes.
         weights: One positive share a member; their sum is 1.
     """
 
@@ -46,10 +39,12 @@ class Ensemble(Model):
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
         """Returns logits [B, C] of the mean probability."""
+        # One after the other: torch divides every operation among the process's threads already.
         return self.combine([member(frames, num_frames) for member in self.members])
 
     def combine(self, member_logits: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Returns what `forward` returns, from the members' logits."""
+        """Returns the logits of the mean probability from the members' logits."""
         if len(member_logits) == 1:
             return member_logits[0]
+        # A mixture of experts whose gates are constant.
         return mixture_logits(self.log_weights, torch.stack(list(member_logits), dim=-1))

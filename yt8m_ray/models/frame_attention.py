@@ -14,17 +14,15 @@ from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
 from yt8m_ray.models.heads import HeadField, LogisticHeadConfig
 from yt8m_ray.models.layers import LOG_OF_NOTHING, BatchNorm, glorot_linear
 
-EXPANSION = 2
-"""Units of a feature for each of its dimensions."""
+EXPANSION = 2  # units for each dimension of a feature
 
 
 class FrameAttentionConfig(FrameModelFields):
     """The 2018 winner's attention_frames_v0.
 
     Attributes:
-        attend_to_padding: Whether every clip counts as `max_frames` frames, zeros behind its own, as published; weights
-            that were trained so need it, and `load_published` switches it on. Otherwise padding has no weight.
-        max_frames: Frames of such a clip.
+        attend_to_padding: Whether every clip counts as `max_frames` frames, padded with zeros, as published; published
+            weights need it, and `load_published` switches it on. Otherwise padding has no weight.
     """
 
     name: Literal["frame_attention"] = "frame_attention"
@@ -36,12 +34,8 @@ class FrameAttentionConfig(FrameModelFields):
 class FrameAttention(nn.Module):
     """One feature's frames [B, T, D] -> their attention-weighted mean [B, 2 * D].
 
-    A frame's weight is the softmax over time of one linear unit on its batch-normalized values; what is averaged is
+    A frame's weight is the softmax over time of one linear unit on its batch-normalized values; the mean is that of
     relu6(BN(x W)).
-
-    Attributes:
-        input_bn, unit_bn: Batch norms of the frames and of the units.
-        units, gate: Linear layers without biases.
     """
 
     def __init__(self, feature_dim: int, *, momentum: float) -> None:
@@ -62,11 +56,7 @@ class FrameAttention(nn.Module):
 
 @MODELS.register("frame_attention", FrameAttentionConfig)
 class FrameAttentionModel(FrameModel):
-    """Attention a feature, the means side by side, and a head.
-
-    Attributes:
-        attend_to_padding: As configured; weights that were trained so need it.
-    """
+    """Attention a feature, the means concatenated, and a head."""
 
     def __init__(self, config: FrameAttentionConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)

@@ -31,9 +31,9 @@ class GatedDBoF2019Config(FrameModelFields):
 
     Attributes:
         num_clusters: Units that each frame is projected to.
-        hidden_dim: Units of the layer on what is pooled.
-        dropout: Share of the pooled units that a training step leaves out.
-        frame_se_reduction: How many times narrower than a frame's units the middle of their gate is; null is no gate.
+        hidden_dim: Units after the pooling.
+        dropout: Of the pooled units.
+        frame_se_reduction: How much narrower the middle of the gate on a frame's units is; null is no gate.
         se_reduction: The same for the hidden layer.
     """
 
@@ -50,12 +50,10 @@ class GatedDBoF2019Config(FrameModelFields):
 
 @MODELS.register("gated_dbof_2019", GatedDBoF2019Config)
 class GatedDBoF2019Model(FrameModel):
-    """Gated relu units of each frame, their maximum and mean over real frames, a gated hidden layer and a head.
+    """Gated relu units of each frame, their maximum and mean over real frames, a gated hidden layer and a head."""
 
-    The published mean divides by the length of the batch's padding, so that a clip's companions change it; this one
-    divides by the clip's own length. The published scales of batch norms start uniform in (0, 1), the default of torch
-    before 1.2, which halves what each layer passes on and has no other use; these start at 1.
-    """
+    # Published otherwise: the mean divides by the padded length of the batch, so that other clips change it; scales of
+    # batch norms start uniform in (0, 1), the default of torch before 1.2, which only halves each layer's output.
 
     def __init__(self, config: GatedDBoF2019Config, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
@@ -63,7 +61,7 @@ class GatedDBoF2019Model(FrameModel):
         self.frame_linear = kaiming_linear(self.frame_dim, config.num_clusters)
         self.frame_gate = None
         if config.frame_se_reduction is not None:
-            # Convolutions there, which keep torch's own initial weights.
+            # Published as convolutions, which keep torch's own initial weights.
             self.frame_gate = BatchNormSEGate(
                 config.num_clusters, reduction=config.frame_se_reduction, batch_norm=batch_norm, linear=nn.Linear
             )

@@ -11,11 +11,8 @@ from torch.nn import functional as F
 
 from yt8m_ray.models.layers import BatchNorm, NormalizedBy, kaiming_linear, variance_scaling_linear
 
-BatchNormFactory = Callable[[int], BatchNorm]
-"""From a number of channels to a batch normalization, which fixes its momentum and epsilon."""
-
-LinearFactory = Callable[[int, int], nn.Linear]
-"""From numbers of inputs and outputs to a linear layer with biases, which fixes its initial weights."""
+BatchNormFactory = Callable[[int], BatchNorm]  # from a number of channels
+LinearFactory = Callable[[int, int], nn.Linear]  # from numbers of inputs and outputs
 
 
 class SEGate(nn.Module):
@@ -49,6 +46,6 @@ class BatchNormSEGate(nn.Module):
         self.excite = linear(squeezed_dim, dim)
 
     def forward(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns the gated inputs; rows of [B, T, dim] outside `mask` [B, T] count in no statistic."""
+        """Returns the gated inputs; rows of [B, T, dim] outside `mask` [B, T] are in no statistic."""
         squeezed = F.relu(self.squeeze(self.input_bn(inputs, mask)))
         return inputs * torch.sigmoid(self.excite(self.squeeze_bn(squeezed, mask)))

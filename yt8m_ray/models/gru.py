@@ -79,7 +79,7 @@ class BranchedGRUConfig(FrameModelFields):
 
 
 class GRUBranch(nn.Module):
-    """One feature's way: batch norm, a linear layer, batch norm, relu6, and a bidirectional GRU of as many cells."""
+    """One feature's branch: batch norm, a linear layer, batch norm, relu6, and a bidirectional GRU of as many cells."""
 
     def __init__(self, feature_dim: int, *, batch_norm_momentum: float) -> None:
         super().__init__()
@@ -99,10 +99,7 @@ class GRUBranch(nn.Module):
 
 @MODELS.register("branched_gru", BranchedGRUConfig)
 class BranchedGRUModel(FrameModel):
-    """A normalized GRU branch a feature, concatenated and optionally gated, and a head.
-
-    Batch normalization counts real frames alone; the published one counts the padding, too.
-    """
+    """A GRU branch a feature, concatenated and optionally gated, and a head; its batch norms do not count padding."""
 
     def __init__(self, config: BranchedGRUConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)

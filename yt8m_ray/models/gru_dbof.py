@@ -8,28 +8,23 @@ from typing import Literal
 import pydantic
 import torch
 
-from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
-from yt8m_ray.models.dbof import Activation, DBoF, Pooled
+from yt8m_ray.models.base import MODELS, FrameModel
+from yt8m_ray.models.dbof import Activation, BagFields, DBoF
 from yt8m_ray.models.gru import BidirectionalGRU
 from yt8m_ray.models.layers import mask_frames
 
 
-class GRUDBoFConfig(FrameModelFields):
+class GRUDBoFConfig(BagFields):
     """You8M's GRU_DBoF_hybrid.
 
     Attributes:
         cell_dim: Of the GRU over both directions; each of them has half as many.
-        num_clusters, hidden_dim, pooling, activation, batch_norm: Of the bag, as those of `dbof`.
         sampling: The frames in the bag, 30 random ones as published; the GRU reads all.
     """
 
     name: Literal["gru_dbof"] = "gru_dbof"
     cell_dim: int = pydantic.Field(default=1024, ge=2, multiple_of=2)
-    num_clusters: int = pydantic.Field(default=8192, ge=1)
-    hidden_dim: int = pydantic.Field(default=1024, ge=1)
-    pooling: Pooled = "max"
     activation: Activation = "relu6"
-    batch_norm: bool = True
 
 
 @MODELS.register("gru_dbof", GRUDBoFConfig)
@@ -39,15 +34,7 @@ class GRUDBoFModel(FrameModel):
     def __init__(self, config: GRUDBoFConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         self.gru = BidirectionalGRU(self.frame_dim, config.cell_dim)
-        self.bag = DBoF(
-            self.frame_dim,
-            num_clusters=config.num_clusters,
-            hidden_dim=config.hidden_dim,
-            pooling=config.pooling,
-            activation=config.activation,
-            batch_norm=config.batch_norm,
-            batch_norm_momentum=config.batch_norm_momentum,
-        )
+        self.bag = DBoF(self.frame_dim, config)
         self.head = self.build_head(config, config.cell_dim + config.hidden_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:

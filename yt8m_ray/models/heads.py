@@ -23,11 +23,9 @@ from yt8m_ray.models.layers import (
 )
 from yt8m_ray.registry import ComponentConfig, Registry
 
-L2 = 1e-8
-"""Weight of the l2 term in the starter code."""
+L2 = 1e-8  # weight of the l2 term in the starter code
 
-GATED_SHARE = 0.5
-"""What probability gating multiplies with before training: its batch norm centres the gate's logit at 0."""
+GATED_SHARE = 0.5  # probability gating before training: its batch norm centres the gate's logit at 0
 
 
 class Head(Regularized):
@@ -38,14 +36,14 @@ class Head(Regularized):
         raise NotImplementedError
 
     def set_class_prior(self, probabilities: torch.Tensor) -> None:
-        """Sets the biases so that an input that says nothing is given these probabilities [C], each in (0, 1)."""
+        """Sets the biases so that an input of zeros has these probabilities [C], each in (0, 1)."""
         raise NotImplementedError
 
 
 HEADS: Registry[Head] = Registry("head")
 
+# The type of a config field that holds any registered head.
 HeadField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(HEADS.parse)]
-"""The type of a config field that holds any registered head."""
 
 
 def half_sum_of_squares(weights: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -61,13 +59,13 @@ def _set_bias(linear: nn.Linear, probabilities: torch.Tensor) -> None:
 
 
 class LogisticFields(ComponentConfig):
-    """What a logistic classifier is configured by, as a head or as a whole model.
+    """The fields of a logistic classifier, as a head or as a whole model.
 
     Attributes:
         l2: Weight of the l2 term.
-        l2_on_biases: Whether the biases are in the l2 term, as NeXtVLAD's authors have it.
-        initial_probability: Probability of every class before training; None is the published start of 0.5, which takes
-            hundreds of steps to unlearn.
+        l2_on_biases: Whether the biases are in the l2 term, as with NeXtVLAD's authors.
+        initial_probability: Of every class before training; None is the published start of 0.5, which takes hundreds of
+            steps to unlearn.
     """
 
     l2: float = pydantic.Field(default=L2, ge=0)
@@ -113,16 +111,16 @@ class LogisticHead(Head):
 
 
 class MoEFields(ComponentConfig):
-    """What a mixture of experts is configured by, as a head or as a whole model.
+    """The fields of a mixture of experts, as a head or as a whole model.
 
     Attributes:
         num_mixtures: Experts a class, M; a dummy expert that predicts 0 joins them.
         low_rank: Rank of the gates' weights; None is full rank.
-        prob_gating: What the gate that multiplies the probabilities reads: nothing, the probabilities or the input.
+        prob_gating: The input of a gate on the probabilities: none, the probabilities or the head's input.
         prob_gating_remove_diagonal: Whether a class's own probability is kept out of its gate.
         l2: Weight of the l2 term on gates and experts.
-        initial_probability: Probability of every class before training, below M / (M + 1), what the dummy leaves (half
-            of it with probability gating); None is the published start, half of that bound.
+        initial_probability: Of every class before training, below the M / (M + 1) that the dummy leaves (half of it
+            with probability gating); None is the published start, half of that bound.
     """
 
     num_mixtures: int = pydantic.Field(default=2, ge=1)
@@ -134,7 +132,7 @@ class MoEFields(ComponentConfig):
 
     @property
     def expert_share(self) -> float:
-        """What the gates, before training, multiply an expert's probability with."""
+        """The factor of an expert's probability before training."""
         share = self.num_mixtures / (self.num_mixtures + 1)
         return share if self.prob_gating == "none" else share * GATED_SHARE
 
@@ -163,11 +161,6 @@ class MoEHead(Head):
     """A mixture of logistic experts a class, with a dummy expert and without gate biases.
 
     Columns are class-major: expert m of class c is column c * M + m, its gate c * (M + 1) + m.
-
-    Attributes:
-        gate_projection, gates: Linear layers to the gates' logits; the first one exists with `low_rank` only.
-        experts: Linear layer to the experts' logits.
-        prob_gate, prob_gate_bn: The gate of the probabilities, where configured.
     """
 
     normalized_by: ClassVar[NormalizedBy] = {"prob_gate": "prob_gate_bn"}

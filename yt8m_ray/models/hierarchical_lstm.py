@@ -9,22 +9,20 @@ import pydantic
 import torch
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
+from yt8m_ray.models.base import MODELS, FrameModel
+from yt8m_ray.models.lstm import StackedLSTMFields
 from yt8m_ray.models.recurrent import LSTM, full_state
 
 
-class HierarchicalLSTMConfig(FrameModelFields):
+class HierarchicalLSTMConfig(StackedLSTMFields):
     """HierarchicalLstmModel; the defaults are the teacher, and `every: 10, num_blocks: 5` is its student.
 
     Attributes:
-        cell_dim, num_layers: Of both LSTMs, the one over a block's frames and the one over the blocks.
         num_blocks: Blocks of a clip of `max_frames` frames; a longer clip has more of the same length.
         every: The frames 0, every, 2 * every, ... are read.
     """
 
     name: Literal["hierarchical_lstm"] = "hierarchical_lstm"
-    cell_dim: int = pydantic.Field(default=1024, ge=1)
-    num_layers: int = pydantic.Field(default=2, ge=1, le=100)
     num_blocks: int = pydantic.Field(default=20, ge=1, le=10_000)
     every: int = pydantic.Field(default=1, ge=1)
     max_frames: int = pydantic.Field(default=300, ge=1)

@@ -18,16 +18,14 @@ from yt8m_ray.models.layers import (
     normal_linear,
 )
 
-CLIPS_A_PART = 4
-"""Clips that a CPU pools at a time where no gradient is asked for: each needs megabytes for a moment, which some caches
-hold, and what exceeds 32 MB together is mapped anew by the C library each time, page by page."""
+CLIPS_A_PART = 4  # clips that a CPU pools at a time without a gradient
 
 
 class LateFusionFields(FrameModelFields):
-    """What every such model is configured by.
+    """The fields of every such model.
 
     Attributes:
-        num_clusters: K of the first feature; the following ones have a published fraction of it.
+        num_clusters: K of the first feature; the others have a published fraction of it.
         use_relu: Whether the hidden layer is relu6 of a batch norm; otherwise it is linear with a bias.
         batch_norm: Whether frames, clusters, hidden layer and gate are batch-normalized.
     """
@@ -41,8 +39,6 @@ class Assignment(nn.Module):
     """Soft assignment of frames to clusters: softmax(BN(x W)) over the clusters, with a bias where there is no BN.
 
     Attributes:
-        weights: Linear layer from frames to the clusters' logits.
-        bn: Their batch norm, where configured.
         shares_weights: Whether the pooling layer reads the weights too.
     """
 
@@ -66,11 +62,7 @@ class Assignment(nn.Module):
 
 
 class Pooling(nn.Module):
-    """A layer from one feature's frames to one vector: `forward(frames [B, T, D], mask [B, T]) -> [B, output_dim]`.
-
-    Attributes:
-        output_dim: Length of the vector.
-    """
+    """A layer from one feature's frames to one vector: `forward(frames [B, T, D], mask [B, T]) -> [B, output_dim]`."""
 
     output_dim: int
 
@@ -80,13 +72,13 @@ class Pooling(nn.Module):
 
 
 class LateFusionModel(FrameModel):
-    """Batch-normalized frames, a pooling layer a feature, the results side by side; hidden layer, gate and head on top.
+    """Batch-normalized frames, a pooling layer a feature, the results concatenated; hidden layer, gate and head on top.
 
     Args:
         config: The shared fields.
-        pools: One pooling layer a feature.
-        hidden_dim: Outputs of the hidden layer; None is no such layer.
-        gating: Whether a context gate follows the hidden layer.
+        pools: One a feature.
+        hidden_dim: None is no hidden layer.
+        gating: Whether a context gate follows.
         gating_remove_diagonal: Whether a hidden unit is kept out of its own gate.
     """
 
@@ -130,7 +122,7 @@ class LateFusionModel(FrameModel):
         self.head = self.build_head(config, output_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        # Nothing is kept there, and no statistic is that of a batch.
+        # Nothing is kept for a gradient, and no statistic is that of the batch.
         if frames.device.type == "cpu" and not (self.training or torch.is_grad_enabled()):
             pooled = self._pool_by_parts(frames, num_frames)
         else:
@@ -140,6 +132,8 @@ class LateFusionModel(FrameModel):
         return pooled if self.gating is None else self.gating(pooled)
 
     def _pool_by_parts(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        # A clip needs megabytes for a moment, which some caches hold. More than 32 MB together the C library maps anew
+        # each time, page by page.
         pooled = frames.new_empty(len(frames), self.pooled_dim, dtype=torch.float32)
         parts = (all_clips.split(CLIPS_A_PART) for all_clips in (frames, num_frames, pooled))
         for part, part_num_frames, part_pooled in zip(*parts, strict=True):
@@ -147,7 +141,7 @@ class LateFusionModel(FrameModel):
         return pooled
 
     def _pool(self, frames: torch.Tensor, num_frames: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the pooled features of clips, which belong side by side."""
+        """Returns the pooled features of clips, to be concatenated."""
         frames, _, mask = self.sample(frames, num_frames)
         if self.input_bn is not None:
             frames = self.input_bn(frames, mask)

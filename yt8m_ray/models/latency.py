@@ -1,4 +1,4 @@
-"""How long a model takes: measured on this machine, where `yt8m_ray.models.cost` counts."""
+"""The latency of a model on this machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ _TIMED_CLIPS = 15
 
 
 def clip_latency_ms(model: Model, *, num_frames: int) -> float:
-    """Returns the median milliseconds of one clip's forward pass in eval mode, on one thread of this machine's CPU.
-
-    Args:
-        model: On the CPU; its mode is put back afterwards.
-        num_frames: Frames of the clip, all of them real.
-    """
+    """Returns the median milliseconds of a clip of `num_frames` real frames on one CPU thread, in eval mode."""
     frames = torch.randn(1, num_frames, model.frame_dim)
     count = torch.tensor([num_frames])
     num_threads, was_training = torch.get_num_threads(), model.training

@@ -12,34 +12,30 @@ import torch.distributed
 from torch import nn
 from torch.nn import functional as F
 
-L2_NORMALIZE_EPSILON = 1e-12
-"""Smallest squared norm that TensorFlow's l2_normalize divides by."""
+L2_NORMALIZE_EPSILON = 1e-12  # smallest squared norm that TensorFlow's l2_normalize divides by
 
+# Defaults of slim.batch_norm, which no published TensorFlow system changes.
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.001
-"""Defaults of slim.batch_norm, which no published TensorFlow system changes."""
 
+# Defaults of torch.nn.BatchNorm1d, which the 2019 systems written in torch do not change.
 TORCH_BATCH_NORM_EPSILON = 1e-5
 TORCH_BATCH_NORM_MOMENTUM = 0.1
-"""Defaults of torch.nn.BatchNorm1d, which the 2019 systems written in torch do not change."""
 
 
+# TensorFlow's averages that count their updates take a share of 9 / (10 + n) where that is more than the plain one.
 WARM_UP = 9
-"""TensorFlow's averages that count their updates take a share of 9 / (10 + n) where that is more than the plain one."""
 
-SETTLED = 1 << 40
-"""Updates behind which no warm-up is left."""
+SETTLED = 1 << 40  # updates after which no warm-up is left
 
-LOG_OF_NOTHING = -1e30
-"""What the log of a gate of 0 counts as: beyond every logit, yet with a gradient where -inf has none."""
+LOG_OF_NOTHING = -1e30  # the log of a gate of 0: beyond every logit, with a gradient where -inf has none
 
-
+# `normalized_by` of a module: names of linear layers whose output only a batch norm reads, with its name.
 NormalizedBy = Mapping[str, str]
-"""What a module says of its linear layers in `normalized_by`: names of those that a batch norm alone reads, and its."""
 
 
 class Regularized(nn.Module):
-    """A layer whose weights carry a published l2 term; `Model.regularization` adds up those of all its layers."""
+    """A layer with a published l2 term, which `Model.regularization` adds up."""
 
     def regularization(self) -> torch.Tensor:
         """Returns l2 * 0.5 * sum(W^2) over the layer's regularized weights."""
@@ -47,7 +43,7 @@ class Regularized(nn.Module):
 
 
 def mask_frames(frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns `frames` [B, T, D] with padding zeroed, whatever stood there, and the mask bool [B, T] of real frames."""
+    """Returns `frames` [B, T, D] with padding zeroed, and the mask of real frames, bool [B, T]."""
     mask = torch.arange(frames.shape[1], device=frames.device) < num_frames.unsqueeze(1)
     if _lengths_can_be_read(frames) and bool(mask.all()):
         return frames, mask  # a single clip never has padding, and pays as much for the copy as for its frames
@@ -64,7 +60,7 @@ def masked_mean(frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
 
 
 def _lengths_can_be_read(frames: torch.Tensor) -> bool:
-    """Returns whether clips may be treated by their lengths: there are some, here and now, and no gradient is asked."""
+    """Returns whether Python may read the lengths: there are clips, on the CPU, neither compiled nor for a gradient."""
     here_and_now = type(frames) is torch.Tensor and frames.device.type == "cpu" and not torch.compiler.is_compiling()
     return here_and_now and not torch.is_grad_enabled() and len(frames) > 0
 
@@ -105,7 +101,7 @@ def kaiming_linear(input_dim: int, output_dim: int, *, bias: bool = True) -> nn.
 
 
 def variance_scaling_(weights: torch.Tensor, *, fan_in: int) -> torch.Tensor:
-    """Returns `weights` filled as slim.variance_scaling_initializer does: normal, truncated at two deviations."""
+    """Fills `weights` as slim.variance_scaling_initializer does: normal, truncated at two deviations."""
     std = math.sqrt(1.3 * 2 / fan_in)
     return nn.init.trunc_normal_(weights, std=std, a=-2 * std, b=2 * std)
 
@@ -120,13 +116,16 @@ def variance_scaling_linear(input_dim: int, output_dim: int, *, bias: bool = Tru
 
 
 def diagonal_of(linear: nn.Module) -> torch.Tensor:
-    """Returns the diagonal of a square linear layer's matrix, or of what a bundle has in its place."""
+    """Returns the diagonal of a square linear layer's matrix, or of a bundle's quantized layer."""
     diagonal: torch.Tensor = linear.weight.diagonal() if isinstance(linear, nn.Linear) else linear.diagonal  # type: ignore[assignment]
     return diagonal
 
 
 class _SumOverWorkers(torch.autograd.Function):
-    """The sum of a tensor over all workers; every worker's loss depends on it, so its gradient is such a sum too."""
+    """The sum of a tensor over all workers."""
+
+    # Every worker's loss depends on the sum, so its gradient is such a sum too. torch 2.13's own differentiable
+    # all_reduce is deprecated and cannot be compiled.
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor) -> torch.Tensor:  # noqa: ARG004, autograd's signature
@@ -149,22 +148,16 @@ def _sum_rows(inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization as slim.batch_norm has it, over all axes but the last, in float32.
+    """Batch normalization of slim.batch_norm, over all axes but the last, in float32.
 
     In training the statistics are those of the rows that `mask` keeps, and with `synchronized` those of the global
-    batch: sums over all workers, however unequal their numbers of rows (0 is legal). Normalizing uses the biased
-    variance. The moving variance receives the unbiased one, as TensorFlow's fused kernel does for inputs of rank 2,
-    unless `unbiased_moving_variance` is False (its other kernel, for rank 3).
-
-    The moving statistics follow the batches with the share `momentum`. With the published 0.001 they hold their
-    arbitrary start for some 7,000 steps, and a model that was trained for less cannot be evaluated. Those of a model
-    that `build_model` made warm up, therefore: see `set_batch_norm_updates`.
+    batch, however unequal the workers' numbers of rows (0 is legal). Normalizing uses the biased variance; the moving
+    variance receives the unbiased one unless `unbiased_moving_variance` is False.
 
     Attributes:
-        epsilon: Added to the variance.
         gamma, beta: Scale and shift [C].
-        moving_mean, moving_variance: What eval mode normalizes with [C].
-        synchronized: Whether to share statistics when several workers train; see `set_batch_norm_sync`.
+        moving_mean, moving_variance: The statistics of eval mode [C]; a batch has the share `momentum`.
+        synchronized: See `set_batch_norm_sync`.
     """
 
     moving_mean: torch.Tensor
@@ -181,6 +174,7 @@ class BatchNorm(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.epsilon = epsilon
+        # TensorFlow's fused kernel, for inputs of rank 2, has the unbiased variance; its other one, for rank 3, not.
         self.unbiased_moving_variance = unbiased_moving_variance
         self.synchronized = True
         self.gamma = nn.Parameter(torch.ones(dim))
@@ -192,15 +186,15 @@ class BatchNorm(nn.Module):
 
     @property
     def num_updates(self) -> int:
-        """How many updates the moving statistics have seen; their warm-up goes by it."""
+        """Updates of the moving statistics, from which their warm-up follows."""
         return int(self._num_updates)
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Says how many updates the moving statistics have seen; at 0 their warm-up begins."""
+        """Sets the number of updates; 0 begins a warm-up."""
         self._num_updates.fill_(num_updates)
 
     def forward(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns the normalized inputs [..., C]; of [B, T, C], rows outside `mask` [B, T] count nowhere."""
+        """Returns the normalized inputs [..., C]; rows of [B, T, C] outside `mask` [B, T] are in no statistic."""
         with torch.autocast(inputs.device.type, enabled=False):
             if self.training:
                 return self._normalize_by_batch(inputs.float(), mask)
@@ -231,7 +225,7 @@ class BatchNorm(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        if f"{prefix}moving_mean" in state_dict:  # else they start anew beside weights that do not
+        if f"{prefix}moving_mean" in state_dict:  # a state without them leaves them at their start, to warm up
             self.set_num_updates(SETTLED)
 
     def _sum_over_workers(self, values: torch.Tensor) -> torch.Tensor:
@@ -243,12 +237,12 @@ class BatchNorm(nn.Module):
 
 
 def set_batch_norm_updates(model: nn.Module, num_updates: int = SETTLED) -> None:
-    """Says for all batch normalizations of `model` how many updates their moving statistics have seen.
+    """Sets the number of updates of all batch normalizations: 0 for a new model, the default for no warm-up.
 
-    Update n, from 0, has the share max(momentum, 9 / (10 + n)), TensorFlow's rule for averages that count their
-    updates. 0 is what a new model begins with; the default leaves the plain, published share, as loading statistics
-    does. A continued run goes on with what `batch_norms` says of each.
+    Update n, from 0, has the share max(momentum, 9 / (10 + n)), TensorFlow's rule for averages that count updates.
     """
+    # With the published momentum of 0.001 alone, the arbitrary start is felt for some 7,000 steps, and a model that was
+    # trained for less cannot be evaluated.
     for module in batch_norms(model).values():
         module.set_num_updates(num_updates)
 
@@ -259,7 +253,7 @@ def batch_norms(model: nn.Module) -> dict[str, BatchNorm]:
 
 
 def set_batch_norm_sync(model: nn.Module, enabled: bool) -> None:
-    """Switches for all batch normalizations of `model` whether workers share their statistics (on when built)."""
+    """Sets whether workers share the statistics of all batch normalizations; a new model's do."""
     for module in batch_norms(model).values():
         module.synchronized = enabled
 
@@ -311,9 +305,6 @@ class HiddenLayer(nn.Module):
 def mixture_logits(log_gates: torch.Tensor, expert_logits: torch.Tensor) -> torch.Tensor:
     """Returns the logits of the probabilities sum_m gate_m * sigmoid(expert_m), in float32.
 
-    Computed from log p and log(1 - p), so that p next to 0 or 1 keeps its digits and its gradient. A common factor of
-    the gates appears in both and cancels: they need not add up to 1.
-
     Args:
         log_gates: [..., M], or [..., M + 1] with a last gate for the dummy expert, which predicts probability 0.
             Broadcast against the experts; -inf switches an expert off.
@@ -326,6 +317,8 @@ def mixture_logits(log_gates: torch.Tensor, expert_logits: torch.Tensor) -> torc
     num_experts = expert_logits.shape[-1]
     if log_gates.shape[-1] not in (num_experts, num_experts + 1):
         raise ValueError(f"{num_experts} experts need {num_experts} gates or one more, found {log_gates.shape[-1]}")
+    # From log p and log(1 - p), so that p next to 0 or 1 keeps its digits and its gradient. A common factor of the
+    # gates is in both and cancels: they need not add up to 1.
     # One contiguous plane an expert: on a CPU, sums over a last axis of 2 or 3 take ten times as long.
     leading = (1,) * (expert_logits.dim() - log_gates.dim())
     gates = log_gates.clamp(min=LOG_OF_NOTHING).reshape(*leading, *log_gates.shape).movedim(-1, 0).contiguous()

@@ -24,11 +24,10 @@ class LogitMoEHeadConfig(ComponentConfig):
     Attributes:
         num_mixtures: Experts a class, M; a dummy expert whose logit is 0 joins them.
         per_class: Whether each class has gates of its own.
-        batch_norm: Whether the input is batch-normalized, once for experts and once for gates; the 3rd place of 2019
-            does without.
-        dropout: Share of the input that a training step leaves out, drawn for experts and gates apart.
+        batch_norm: Whether experts and gates batch-normalize the input, each apart; not with the 3rd place of 2019.
+        dropout: Of the input, drawn for experts and gates apart.
         l2: Weight of the l2 term on gates and experts.
-        initial_probability: Probability of every class before training; None is the published start of 0.5.
+        initial_probability: Of every class before training; None is the published start of 0.5.
     """
 
     name: Literal["logit_moe"] = "logit_moe"
@@ -44,12 +43,8 @@ class LogitMoEHeadConfig(ComponentConfig):
 class LogitMoEHead(Head):
     """logit_c = sum_m gate_{c,m} * E_{c,m}, the gates a softmax of M + 1.
 
-    The last gate's logit is 0, so that it pulls towards a probability of one half; that of the published mixture of
-    experts predicts 0. Columns are class-major: expert m of class c is column c * M + m, its gate c * (M + 1) + m.
-
-    Attributes:
-        expert_bn, gate_bn: What normalizes the input, where configured.
-        experts, gates: Linear layers to the experts' and the gates' logits.
+    The last expert's logit is 0, which pulls towards a probability of one half; that of `moe` predicts 0. Columns are
+    class-major: expert m of class c is column c * M + m, its gate c * (M + 1) + m.
     """
 
     def __init__(

@@ -12,16 +12,17 @@ from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
 from yt8m_ray.models.recurrent import LSTM, full_state, shuffle_frames
 
 
-class LSTMConfig(FrameModelFields):
-    """The starter code's LstmModel.
+class StackedLSTMFields(FrameModelFields):
+    """The layers of an LSTM, and the units of each."""
 
-    Attributes:
-        cell_dim: Units a layer.
-    """
-
-    name: Literal["lstm"] = "lstm"
     num_layers: int = pydantic.Field(default=2, ge=1, le=100)
     cell_dim: int = pydantic.Field(default=1024, ge=1)
+
+
+class LSTMConfig(StackedLSTMFields):
+    """The starter code's LstmModel."""
+
+    name: Literal["lstm"] = "lstm"
 
 
 @MODELS.register("lstm", LSTMConfig)
@@ -40,16 +41,10 @@ class LSTMModel(FrameModel):
         return h
 
 
-class LSTMPairConfig(FrameModelFields):
-    """You8M's LstmModelPair.
-
-    Attributes:
-        num_layers, cell_dim: Of each of the two LSTMs.
-    """
+class LSTMPairConfig(StackedLSTMFields):
+    """You8M's LstmModelPair; both LSTMs have the same size."""
 
     name: Literal["lstm_pair"] = "lstm_pair"
-    num_layers: int = pydantic.Field(default=2, ge=1, le=100)
-    cell_dim: int = pydantic.Field(default=1024, ge=1)
 
 
 @MODELS.register("lstm_pair", LSTMPairConfig)
@@ -74,8 +69,7 @@ class BidirectionalLSTMConfig(FrameModelFields):
 
     Attributes:
         cell_dim: Units of the second layer; each direction of the first has half of them.
-        frame_shuffle: Whether training sees a clip's frames in a random order. The published code shuffles when it
-            evaluates, too.
+        frame_shuffle: Whether training sees a clip's frames in random order; the published code evaluates so, too.
     """
 
     name: Literal["bidirectional_lstm"] = "bidirectional_lstm"

@@ -1,7 +1,4 @@
-"""Mixtures of neural-network experts on video-level statistics, You8M's MoNN family (5th place of 2017).
-
-The statistics are computed from the frames: You8M wrote them to shards of their own.
-"""
+"""Mixtures of neural-network experts on statistics of the frames, You8M's MoNN family (5th place of 2017)."""
 
 from __future__ import annotations
 
@@ -18,14 +15,11 @@ from yt8m_ray.models.heads import L2, Head, half_sum_of_squares
 from yt8m_ray.models.layers import glorot_linear, mask_frames, mixture_logits
 from yt8m_ray.registry import ComponentConfig, PositiveInt
 
+# `mean`, `std` (population) and `cube_root_moment` (cube root of the mean cube) have one value a dimension, `std_all`
+# (over all frames and dimensions) one a feature, `num_frames` one.
 Statistic = Literal["mean", "cube_root_moment", "std", "num_frames", "std_all"]
-"""`mean`, `std` (population) and `cube_root_moment` (cube root of the mean cube) have one value a dimension,
-`std_all` (over all frames and dimensions) one a feature, `num_frames` one."""
 
-
-MIDDLE_NUM_FRAMES = 151
-NUM_FRAMES_SCALE = 300
-"""The published feature is (n - 151) / 300."""
+MIDDLE_NUM_FRAMES, NUM_FRAMES_SCALE = 151, 300  # the published feature is (n - 151) / 300
 
 
 class MoNNConfig(ComponentConfig):
@@ -35,7 +29,7 @@ class MoNNConfig(ComponentConfig):
         hidden_dims: Units of the experts' relu layers; published are MoNN2Lw (13830, 6915), MoNN3L (4096 three times),
             MoNN3Lw (18440, 2305, 9220) and MoNN4Ln (2048 four times).
         num_mixtures: Experts a class, M; a dummy expert that predicts 0 joins them.
-        statistics: What the frames are summarized to, in order.
+        statistics: The input, in order; You8M wrote them to shards.
         l2: Weight of the l2 term on all matrices.
     """
 
@@ -49,14 +43,7 @@ class MoNNConfig(ComponentConfig):
 def statistics_of(
     frames: torch.Tensor, num_frames: torch.Tensor, statistics: Sequence[Statistic], feature_sizes: Sequence[int]
 ) -> torch.Tensor:
-    """Returns the statistics of each clip's real frames [B, S], in float32; a clip without frames has zeros.
-
-    Args:
-        frames: [B, T, D].
-        num_frames: [B].
-        statistics: Which ones, in order.
-        feature_sizes: What `std_all` is separate for; they add up to D.
-    """
+    """Returns statistics of the real frames of `frames` [B, T, D] in order [B, S], in float32; zeros without frames."""
     frames, mask = mask_frames(frames.float(), num_frames)
     count = num_frames.clamp(min=1).unsqueeze(1)
     mean = frames.sum(dim=1) / count
@@ -94,15 +81,7 @@ def _std_of_all(feature: torch.Tensor, mask: torch.Tensor, count: torch.Tensor) 
 
 
 class MoNNHead(Head):
-    """A mixture whose gates read the statistics, and whose experts read relu layers on them.
-
-    Columns are class-major, as those of `MoEHead`.
-
-    Attributes:
-        layers: The relu layers.
-        gates: Linear layer to the gates' logits, without biases.
-        experts: Linear layer to the experts' logits.
-    """
+    """A mixture whose gates read the statistics, and its experts relu layers on them; columns as in `MoEHead`."""
 
     def __init__(self, config: MoNNConfig, *, input_dim: int, num_classes: int) -> None:
         super().__init__()

@@ -14,8 +14,7 @@ from yt8m_ray.models.base import MODELS
 from yt8m_ray.models.late_fusion import Assignment, LateFusionFields, LateFusionModel, Pooling
 from yt8m_ray.models.layers import l2_normalize
 
-MIN_DEVIATION = 1e-6
-"""What is added to the square of a learned deviation, as published."""
+MIN_DEVIATION = 1e-6  # added to the square of a learned deviation, as published
 
 
 class NetFVConfig(LateFusionFields):
@@ -40,15 +39,10 @@ class NetFVConfig(LateFusionFields):
 class NetFV(Pooling):
     """Aggregates one feature's frames [B, T, D] into first- and second-order statistics [B, 2 * D * K].
 
-    Both halves are D-major and l2-normalized; in the first one, each cluster is normalized before. Sums over frames are
-    matrix products, so that no [B, T, K, D] is ever held.
+    Both halves are D-major and l2-normalized; in the first one, each cluster is normalized before. The squares of
+    `deviations` [D, K] divide the differences to `centers` [D, K], which may be coupled to the assignment's weights.
 
     Shape letters: B clips, T frames, D feature dimensions, K clusters.
-
-    Attributes:
-        assignment: The soft assignment.
-        deviations: [D, K]; their squares, plus a little, divide the differences to the centres.
-        centers: [D, K], or None where they are coupled to the assignment's weights.
     """
 
     def __init__(self, feature_dim: int, num_clusters: int, config: NetFVConfig) -> None:

@@ -44,15 +44,10 @@ class LightVLADConfig(NetVLADFields):
 class NetVLAD(Pooling):
     """Aggregates one feature's frames [B, T, D] into residuals [B, D * K], l2-normalized.
 
-    Frames are assigned softly to clusters, and what is kept of a cluster is the sum of its frames' differences to its
-    centre; without `centers`, the sum of its frames. That sum is a matrix product, so that no [B, T, K, D] is ever
-    held. The result is D-major: element d * K + k is dimension d of cluster k.
+    Frames are assigned softly to clusters; a cluster's vector is the sum of its frames' differences to its centre, or
+    of its frames without `centers` [D, K]. The result is D-major: element d * K + k is dimension d of cluster k.
 
     Shape letters: B clips, T frames, D feature dimensions, K clusters.
-
-    Attributes:
-        assignment: The soft assignment.
-        centers: [D, K], not tied to the weights of the assignment, or None.
     """
 
     def __init__(self, feature_dim: int, num_clusters: int, fields: NetVLADFields, *, has_centers: bool) -> None:
@@ -65,17 +60,15 @@ class NetVLAD(Pooling):
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         assignment_BTK = self.assignment(frames, mask)
-        vlad_BDK = torch.bmm(frames.transpose(1, 2), assignment_BTK)
+        vlad_BDK = torch.bmm(frames.transpose(1, 2), assignment_BTK)  # no [B, T, K, D] is ever held
         if self.centers is not None:
             vlad_BDK = torch.addcmul(vlad_BDK, assignment_BTK.sum(dim=1, keepdim=True), self.centers, value=-1)
         return normalize_twice(vlad_BDK)
 
 
 def normalize_twice(vlad_BDK: torch.Tensor) -> torch.Tensor:
-    """Returns the clusters' vectors, each of norm 1, side by side [B, D * K], of norm 1 together, in float32.
-
-    As two calls of `l2_normalize` would, but the second finds its sum without another pass over all values.
-    """
+    """Returns the clusters' vectors of norm 1, concatenated [B, D * K] and scaled to norm 1 again, in float32."""
+    # As two calls of `l2_normalize`, but the second sum needs no pass over all values.
     vlad_BDK = vlad_BDK.float()
     squares_B1K = vlad_BDK.square().sum(dim=1, keepdim=True)
     scale_B1K = torch.rsqrt(squares_B1K.clamp(min=L2_NORMALIZE_EPSILON))

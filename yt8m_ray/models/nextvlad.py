@@ -22,19 +22,19 @@ from yt8m_ray.models.layers import (
     variance_scaling_linear,
 )
 
+# After the assignment's linear layer: a batch norm of G * K channels, one of K shared by groups, or a bias.
 ClusterNormalization = Literal["batch_norm", "shared_batch_norm", "bias"]
-"""What follows the assignment's linear layer: a batch norm of G * K channels, one of K shared by groups, or a bias."""
 
 
 class NeXtVLADFields(FrameModelFields):
-    """What one NeXtVLAD is configured by, alone or as a branch of a mixture.
+    """The fields of one NeXtVLAD, alone or as a branch of a mixture.
 
     Attributes:
-        num_clusters: K of the first feature; the following ones have K // 2 clusters.
-        groups: G of the first feature; the following ones have G // 2 groups.
-        expansion: How many times wider than a feature its frames are made before they are cut into groups.
-        dropout: Share of the descriptors that a training step leaves out.
-        gating_reduction: How many times narrower than the hidden layer the middle of its gate is.
+        num_clusters: K of the first feature; the others have K // 2 clusters.
+        groups: G of the first feature; the others have G // 2 groups.
+        expansion: How many times a feature's frames are widened before they are cut into groups.
+        dropout: Of the descriptors.
+        gating_reduction: How much narrower than the hidden layer the middle of its gate is.
     """
 
     num_clusters: int = pydantic.Field(default=128, ge=2)
@@ -57,8 +57,8 @@ class MixNeXtVLADConfig(NeXtVLADFields):
 
     Attributes:
         num_branches: NeXtVLADs in the mixture.
-        temperature: Logits are divided by it before branches are compared with the mixture.
-        kl_weight: Weight of that comparison in the loss; the square of the temperature where it was published.
+        temperature: Divides the logits before branches are compared with the mixture.
+        kl_weight: Of that comparison in the loss; published is the square of the temperature.
     """
 
     name: Literal["mix_nextvlad"] = "mix_nextvlad"
@@ -72,19 +72,12 @@ class MixNeXtVLADConfig(NeXtVLADFields):
 class NeXtVLAD(nn.Module):
     """Aggregates one feature's frames [B, T, D] into residuals [B, d * K].
 
-    Frames are widened to W values and cut into G groups of d = W / G; each group of each frame is assigned softly to
-    the K clusters, which the groups share, and weighs as much as its attention says. Frames and groups are one axis of
-    the matrix product [B, d, P] x [B, P, K] that sums over them, so that no [B, T, G, K, d] is ever held. The result
-    is d-major: element i * K + k is dimension i of cluster k.
+    Frames are widened to W values and cut into G groups; each group of each frame is assigned softly to the K clusters,
+    which the groups share, and weighed by its attention. The result is d-major: element i * K + k is dimension i of
+    cluster k; `cluster_weights`, W to G * K, is group-major.
 
     Shape letters: B clips, T frames, D feature and W widened dimensions, G groups, P = T * G pieces, K clusters,
     d = W / G.
-
-    Attributes:
-        widen: Linear layer from D to W.
-        attention: Linear layer from W to G.
-        cluster_weights: Linear layer from W to G * K, group-major.
-        centers: [d, K].
     """
 
     def __init__(
@@ -119,17 +112,18 @@ class NeXtVLAD(nn.Module):
 
     @property
     def output_dim(self) -> int:
-        """How many values a descriptor has, d * K."""
+        """D * K."""
         return self.centers.numel()
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Returns the descriptors [B, d * K]; rows of `frames` outside `mask` [B, T] count nothing."""
+        """Returns the descriptors [B, d * K]; rows of `frames` outside `mask` [B, T] do not count."""
         num_clips, num_pieces = mask.shape[0], mask.shape[1] * self.groups  # a piece is one group of one frame
         wide_BTW = self.widen(frames)
         attention_BTG = torch.sigmoid(self.attention(wide_BTW)) * mask.unsqueeze(2)
         assignment_BPK = torch.softmax(self._assign(wide_BTW, mask), dim=2)
         assignment_BPK = assignment_BPK * attention_BTG.reshape(num_clips, num_pieces, 1)
         pieces_BPd = wide_BTW.reshape(num_clips, num_pieces, self.centers.shape[0])
+        # Frames and groups are one axis of the product that sums over them: no [B, T, G, K, d] is ever held.
         vlad_BdK = torch.bmm(pieces_BPd.transpose(1, 2), assignment_BPK)
         vlad_BdK = vlad_BdK - assignment_BPK.sum(dim=1, keepdim=True) * self.centers
         descriptors: torch.Tensor = self.bn(l2_normalize(vlad_BdK, dim=1).flatten(1))
@@ -202,9 +196,9 @@ class NeXtVLADModel(FrameModel):
 
 @MODELS.register("mix_nextvlad", MixNeXtVLADConfig)
 class MixNeXtVLADModel(FrameModel):
-    """Several NeXtVLADs; a clip's mean frame says how much each one's logits weigh in the mixture.
+    """Several NeXtVLADs, whose logits are mixed with weights of the clip's mean frame.
 
-    The mean is that of the real frames. The published one divides by 300 whatever the clip's length.
+    The mean is that of the real frames; the published one divides by 300 whatever the clip's length.
 
     Shape letters: B clips, M branches, C classes.
     """
@@ -226,10 +220,10 @@ class MixNeXtVLADModel(FrameModel):
     def loss(
         self, frames: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor, criterion: Criterion
     ) -> torch.Tensor:
-        """Returns what training minimizes: `criterion` of the mixture and of each branch, and the branches' distance.
+        """Returns `criterion` of the mixture and of each branch, and the Kullback-Leibler divergence of the branches.
 
-        The distance is the Kullback-Leibler divergence of a branch from the mixture, both as one distribution over all
-        classes, added up over branches and averaged over clips. The mixture learns from it too, as published.
+        The divergence from the mixture, as distributions over all classes, is summed over branches and averaged over
+        clips. The mixture learns from it too, as published.
         """
         mixture_BC, branches_BMC = self._mix(frames, num_frames)
         total = criterion(mixture_BC, labels)

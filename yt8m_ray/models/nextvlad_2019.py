@@ -1,9 +1,4 @@
-"""The NeXtVLAD model of the 7th place of 2019 (ceshine/yt8m-2019).
-
-Its layer is that of `yt8m_ray.models.nextvlad`. The published code reads the assignment's logits in another order than
-it normalizes them in, so that each softmax there runs over all groups and only some of the clusters; here it runs over
-the clusters.
-"""
+"""The NeXtVLAD model of the 7th place of 2019 (ceshine/yt8m-2019)."""
 
 from __future__ import annotations
 
@@ -30,20 +25,19 @@ from yt8m_ray.models.logit_moe import LogitMoEHeadConfig
 from yt8m_ray.models.nextvlad import NeXtVLAD
 from yt8m_ray.models.sampling import SamplingField, TrimmedFramesConfig
 
-ALPHA = 100.0
-"""Sharpness of the first assignments: they start as softmax(-ALPHA * squared distance to the centre)."""
+ALPHA = 100.0  # the first assignments are softmax(-ALPHA * squared distance to the centre)
 
 
 class NeXtVLAD2019Config(FrameModelFields):
     """The defaults are the run that was published as nextvlad-2.
 
     Attributes:
-        num_clusters: K of the first feature; the following ones have K // 2 clusters.
+        num_clusters: K of the first feature; the others have K // 2 clusters.
         groups: G of every feature.
-        expansion: How many times wider than a feature its frames are made before they are cut into groups.
+        expansion: How many times a feature's frames are widened before they are cut into groups.
         cluster_bn: Whether a batch norm of K channels, shared by groups, precedes the assignment, or a bias.
-        dropout: Share of the clusters, all dimensions of each, that a training step leaves out; half of the head's.
-        se_reduction: How many times narrower than the hidden layer the middle of its gate is; null is no gate.
+        dropout: Of whole clusters.
+        se_reduction: How much narrower than the hidden layer the middle of its gate is; null is no gate.
     """
 
     name: Literal["nextvlad_2019"] = "nextvlad_2019"
@@ -62,6 +56,9 @@ class NeXtVLAD2019Config(FrameModelFields):
 @MODELS.register("nextvlad_2019", NeXtVLAD2019Config)
 class NeXtVLAD2019Model(FrameModel):
     """A NeXtVLAD of the l2-normalized frames of each feature, a relu layer, a gate and a head on top."""
+
+    # The published code reads the assignment's logits in another order than it normalizes them in, so that its softmax
+    # runs over all groups and some of the clusters; that of `NeXtVLAD` runs over the clusters.
 
     def __init__(self, config: NeXtVLAD2019Config, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
@@ -106,12 +103,9 @@ class NeXtVLAD2019Model(FrameModel):
 
 @torch.no_grad()
 def _initialize(vlad: NeXtVLAD) -> None:
-    """Gives the layer the published start; scales of batch norms start at 1.
-
-    The published scales start uniform in (0, 1), the default of torch before 1.2 (all but those of the assignment):
-    it halves what each such layer passes on and has no other use. The published bias of the assignment is the norm of
-    the centre where distances need its square.
-    """
+    """Sets the published initial weights."""
+    # Published otherwise: scales of batch norms start uniform in (0, 1), the default of torch before 1.2, which only
+    # halves each layer's output; the assignment's bias is the norm of the centre, where distances need its square.
     for linear in (vlad.widen, vlad.attention):
         nn.init.kaiming_normal_(linear.weight)
     nn.init.uniform_(vlad.centers)

@@ -1,15 +1,10 @@
-"""Recurrent layers that the model families share: the LSTM and the GRU of TensorFlow 1, over clips of any length.
-
-Neither packs nor reverses clips. In the padding both cells are shut by their gates, exactly: the state that a clip ends
-with stays as it is to the end of the batch, and the backward direction begins its real frames in the zero state. That
-keeps whole batches in one call of oneDNN or cuDNN, asks the device for no length, and makes clips without frames legal.
-"""
+"""Recurrent layers that the model families share: the LSTM and the GRU of TensorFlow 1, over clips of any length."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -17,8 +12,11 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-SHUT = 1e30
-"""What is added to a gate in the padding: beyond every sum of inputs, so that its sigmoid is exactly 1 or 0."""
+# Neither layer packs or reverses clips. In the padding the gates shut both cells exactly: the state at a clip's end
+# stays to the end of the batch, and the backward direction begins its real frames in the zero state. That keeps whole
+# batches in one call of oneDNN or cuDNN, asks the device for no length, and makes clips without frames legal.
+
+SHUT = 1e30  # added to a gate in the padding: beyond every sum of inputs, so that its sigmoid is exactly 1 or 0
 
 
 def shuffle_frames(frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
@@ -35,10 +33,8 @@ def full_state(state: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
 
 
 def _at_least_one(frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the batch with a clip without frames, or a frame of padding, where it had no clip or no frame.
-
-    What comes of them is cut off again, which gives every parameter a gradient of zeros.
-    """
+    """Returns the batch, with an empty clip where it has no clip, and a frame of padding where it has no frame."""
+    # Callers cut their results off again, which gives every parameter a gradient of zeros.
     no_clip, no_frame = int(frames.shape[0] == 0), int(frames.shape[1] == 0)
     if not (no_clip or no_frame):
         return frames, num_frames
@@ -50,7 +46,8 @@ def _is_padding(frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
 
 
 def _num_padding_columns(inputs: torch.Tensor) -> int:
-    """Returns how many columns mark the padding: on a GPU, products of rows of odd lengths take three times as long."""
+    """Returns how many columns mark the padding."""
+    # On a GPU, products of rows of odd lengths take three times as long.
     return 1 + (-(inputs.shape[2] + 1) % 8 if inputs.is_cuda else 0)
 
 
@@ -71,11 +68,9 @@ class LSTMCellWeights(nn.Module):
         self.bias = nn.Parameter(torch.zeros(4 * cell_dim))
 
     def with_padding_columns(self, num_columns: int) -> list[torch.Tensor]:
-        """Returns what torch's LSTM takes, for inputs with so many values more: all 1 in the padding, else 0.
-
-        The first of them shuts the cell: there i = 0 and f = 1 keep the state c, and o = 0 makes the output 0. The
-        others do nothing.
-        """
+        """Returns the weights of torch's LSTM for inputs with so many more columns, 1 in the padding, else 0."""
+        # The first column shuts the cell: i = 0 and f = 1 keep the state c, and o = 0 makes the output 0. The others do
+        # nothing.
         cell_dim = self.weight_hh.shape[1]
         # Filled where they are: a list of numbers would be sent to a GPU, and waited for.
         columns, forget = self.bias.new_zeros(4, cell_dim, num_columns), self.bias.new_zeros(4, cell_dim)
@@ -128,7 +123,7 @@ class LSTM(nn.Module):
     def _run_layer(
         self, weights: list[torch.Tensor], inputs: torch.Tensor, columns: torch.Tensor, num_frames: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns the outputs [B, T, H] and the last c and h [B, H]; `columns` are what marks the padding."""
+        """Returns the outputs [B, T, H] and the last c and h [B, H]; `columns` mark the padding."""
         is_cuda_autocast = inputs.is_cuda and torch.is_autocast_enabled("cuda")
         if is_cuda_autocast:
             # Left to autocast, cuDNN's LSTM runs in float16 whatever the precision asked for: SHUT is infinite there.
@@ -205,11 +200,6 @@ class GRU(nn.Module):
             return states, last
 
 
-def _steps(num_steps: int, backward_in_time: bool) -> list[int]:
-    steps = list(range(num_steps))
-    return steps[::-1] if backward_in_time else steps
-
-
 def _scan(
     gates: torch.Tensor,
     candidates: torch.Tensor,
@@ -221,8 +211,8 @@ def _scan(
     """Returns the states [T, B, H] and the last one; overwrites `gates` and `candidates` with their values.
 
     Args:
-        gates, candidates: What the inputs and the biases contribute, [T, B, 2 * H] and [T, B, H].
-        gates_kernel, candidate_kernel: What multiplies the state, [H, 2 * H] and [H, H].
+        gates, candidates: The shares of the inputs and the biases, [T, B, 2 * H] and [T, B, H].
+        gates_kernel, candidate_kernel: Of the state, [H, 2 * H] and [H, H].
         padding: bool [T, B].
         backward_in_time: Whether the last step comes first.
     """
@@ -273,32 +263,19 @@ class _GRUScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, states_gradient: torch.Tensor | None, last_gradient: torch.Tensor | None) -> Any:
-        gates, candidates, states, gates_kernel, candidate_kernel = ctx.saved_tensors
-        with torch.autocast(states.device.type, enabled=False):
-            gradients = _gru_gradients(
-                gates,
-                candidates,
-                states,
-                gates_kernel,
-                candidate_kernel,
-                states_gradient,
-                last_gradient,
-                ctx.backward_in_time,
-            )
+        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+            gradients = _gru_gradients(ctx.saved_tensors, states_gradient, last_gradient, ctx.backward_in_time)
         return *gradients, None, None
 
 
 def _gru_gradients(
-    gates: torch.Tensor,
-    candidates: torch.Tensor,
-    states: torch.Tensor,
-    gates_kernel: torch.Tensor,
-    candidate_kernel: torch.Tensor,
+    saved: Sequence[torch.Tensor],
     states_gradient: torch.Tensor | None,
     last_gradient: torch.Tensor | None,
     backward_in_time: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns the gradients of `_scan`'s first four arguments, from what it left behind."""
+    """Returns the gradients of `_scan`'s first four arguments, from what its forward pass saved."""
+    gates, candidates, states, gates_kernel, candidate_kernel = saved
     num_steps, _, cell_dim = candidates.shape
     before = torch.zeros_like(states)  # the state that each step began with
     if backward_in_time:
@@ -314,7 +291,7 @@ def _gru_gradients(
     gradient = torch.zeros_like(states[0]) if last_gradient is None else last_gradient.clone()
     d_reset_state = torch.empty_like(gradient)
     to_state, to_reset_state = gates_kernel.t(), candidate_kernel.t()
-    for step in _steps(num_steps, not backward_in_time):
+    for step in range(num_steps) if backward_in_time else reversed(range(num_steps)):
         if states_gradient is not None:
             gradient += states_gradient[step]
         d_candidate, d_gate = d_candidates[step].mul_(gradient), d_gates[step]

@@ -1,12 +1,8 @@
-"""Frame sampling: which frames of a clip a model looks at.
-
-In training a sampler may draw (from torch's generator); in eval mode every sampler is a function of the clip alone, so
-that evaluation repeats itself.
-"""
+"""Frame sampling: which frames of a clip a model reads."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import torch
@@ -17,7 +13,14 @@ from yt8m_ray.schema import MAX_FRAMES
 
 
 class Sampler(nn.Module):
-    """A choice of frames: [B, T, D] to [B, S, D]; a clip without frames stays without."""
+    """A choice of frames: [B, T, D] to [B, S, D]; a clip without frames stays without.
+
+    Training may draw, from torch's generator; eval mode is a function of the clip alone, so that evaluation repeats.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the sampled frames and how many of them are real, the first ones."""
@@ -26,12 +29,12 @@ class Sampler(nn.Module):
 
 SAMPLERS: Registry[Sampler] = Registry("sampling")
 
+# The type of a config field that holds any registered sampling.
 SamplingField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(SAMPLERS.parse)]
-"""The type of a config field that holds any registered sampling."""
 
 
 class AllFramesConfig(ComponentConfig):
-    """Every frame, once, in order."""
+    """`all` has no options."""
 
     name: Literal["all"] = "all"
 
@@ -39,9 +42,6 @@ class AllFramesConfig(ComponentConfig):
 @SAMPLERS.register("all", AllFramesConfig)
 class AllFrames(Sampler):
     """Every frame, once, in order."""
-
-    def __init__(self, config: AllFramesConfig) -> None:
-        super().__init__()
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return frames, num_frames
@@ -58,18 +58,14 @@ class RandomFramesConfig(ComponentConfig):
 class RandomFrames(Sampler):
     """`num_frames` frames drawn with replacement (SampleRandomFrames); in eval mode as many, evenly spaced."""
 
-    def __init__(self, config: RandomFramesConfig) -> None:
-        super().__init__()
-        self.num_frames = config.num_frames
-
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        clip_lengths = num_frames.unsqueeze(1)
+        clip_lengths, num_taken = num_frames.unsqueeze(1), self.config.num_frames
         if self.training:
-            drawn = torch.rand(num_frames.shape[0], self.num_frames, device=frames.device)
+            drawn = torch.rand(num_frames.shape[0], num_taken, device=frames.device)
             indices = (drawn * clip_lengths).long()
         else:
-            middles = 2 * torch.arange(self.num_frames, device=frames.device) + 1
-            indices = (middles * clip_lengths) // (2 * self.num_frames)
+            middles = 2 * torch.arange(num_taken, device=frames.device) + 1
+            indices = (middles * clip_lengths) // (2 * num_taken)
         return _take(frames, num_frames, indices)
 
 
@@ -87,18 +83,14 @@ class FrameSequence(Sampler):
     A shorter clip is taken whole, and its last frame repeated, as published.
     """
 
-    def __init__(self, config: FrameSequenceConfig) -> None:
-        super().__init__()
-        self.num_frames = config.num_frames
-
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        last_starts = (num_frames - self.num_frames).clamp(min=0).unsqueeze(1)
+        last_starts = (num_frames - self.config.num_frames).clamp(min=0).unsqueeze(1)
         if self.training:
             drawn = torch.rand(num_frames.shape[0], 1, device=frames.device)
             starts = torch.minimum((drawn * (last_starts + 1)).long(), last_starts)
         else:
             starts = last_starts // 2
-        return _take(frames, num_frames, starts + torch.arange(self.num_frames, device=frames.device))
+        return _take(frames, num_frames, starts + torch.arange(self.config.num_frames, device=frames.device))
 
 
 class UniformFramesConfig(ComponentConfig):
@@ -112,12 +104,8 @@ class UniformFramesConfig(ComponentConfig):
 class UniformFrames(Sampler):
     """The frames 0, every, 2 * every, ..."""
 
-    def __init__(self, config: UniformFramesConfig) -> None:
-        super().__init__()
-        self.every = config.every
-
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return frames[:, :: self.every], (num_frames + self.every - 1) // self.every
+        return frames[:, :: self.config.every], (num_frames + self.config.every - 1) // self.config.every
 
 
 class SampleAllConfig(ComponentConfig):
@@ -131,31 +119,21 @@ class SampleAllConfig(ComponentConfig):
 class SampleAll(Sampler):
     """Every frame once, in order, at most `num_frames`; in training, frames drawn at random fill the slots left over.
 
-    The 2018 winner fills at inference too. Pooling that weighs frames alike gives the same in expectation with and
-    without the filler, so eval mode goes without.
+    The 2018 winner fills at inference too.
     """
 
-    def __init__(self, config: SampleAllConfig) -> None:
-        super().__init__()
-        self.num_frames = config.num_frames
-
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # Pooling that weighs frames alike gives the same in expectation with and without the filler.
         if not self.training:
-            return frames[:, : self.num_frames], num_frames.clamp(max=self.num_frames)
+            return frames[:, : self.config.num_frames], num_frames.clamp(max=self.config.num_frames)
         clip_lengths = num_frames.unsqueeze(1)
-        slots = torch.arange(self.num_frames, device=frames.device)
-        filler = (torch.rand(num_frames.shape[0], self.num_frames, device=frames.device) * clip_lengths).long()
+        slots = torch.arange(self.config.num_frames, device=frames.device)
+        filler = (torch.rand(num_frames.shape[0], self.config.num_frames, device=frames.device) * clip_lengths).long()
         return _take(frames, num_frames, torch.where(slots < clip_lengths, slots, filler))
 
 
 class TrimmedFramesConfig(ComponentConfig):
-    """A clip without its beginning and its end, and at most `num_frames` of what is left.
-
-    Attributes:
-        start: Frames left out at a clip's beginning.
-        end: Frames left out at its end.
-        num_frames: At most so many are taken.
-    """
+    """At most `num_frames` frames of a clip without its first `start` and last `end`."""
 
     name: Literal["trimmed"] = "trimmed"
     start: int = pydantic.Field(default=30, ge=0)
@@ -171,10 +149,6 @@ class TrimmedFrames(Sampler):
     too short to be trimmed is taken whole. The 7th place of 2019 cuts the batch's padding in place of a clip's end, and
     draws one set of frames for a whole batch, with replacement, in evaluation too.
     """
-
-    def __init__(self, config: TrimmedFramesConfig) -> None:
-        super().__init__()
-        self.config = config
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         config = self.config

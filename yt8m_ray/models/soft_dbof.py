@@ -15,11 +15,11 @@ from yt8m_ray.models.layers import BatchNorm, NormalizedBy, l2_normalize, normal
 
 
 class SoftDBoFFields(LateFusionFields):
-    """What both bags are configured by; the defaults are the winner's DBoF1 but for `use_relu`, its flag's default.
+    """The fields of both bags; the defaults are the winner's DBoF1 but for `use_relu`, its flag's default.
 
     Attributes:
-        num_clusters: K of the first feature; the following ones have K // 8, at least 2.
-        hidden_dim: Outputs of the hidden layer; null or 0 is none (the flag `fc_dimred` off).
+        num_clusters: K of the first feature; the others have K // 8, at least 2.
+        hidden_dim: Null or 0 is no hidden layer (the flag `fc_dimred` off).
         max_pool: Whether the largest shares stand beside the sums; the gated bag of the first feature ignores it.
     """
 
@@ -59,12 +59,7 @@ class SoftDBoF(Pooling):
 
 
 class GatedDBoF(Pooling):
-    """The sums of the shares [B, K], gated by their maxima and l2-normalized.
-
-    Attributes:
-        gate_projection, gate: Linear layers K -> D -> K, without biases and with nothing in between.
-        gate_bn: Batch norm of the gate's logits, where configured; else `gate` has a bias.
-    """
+    """The sums of the shares [B, K], gated by their maxima through linear layers K -> D -> K, and l2-normalized."""
 
     normalized_by: ClassVar[NormalizedBy] = {"gate": "gate_bn"}
 

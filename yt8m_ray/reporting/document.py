@@ -1,4 +1,4 @@
-"""How a report becomes files: report.html, which needs no other file, and report.md with its pictures beside it."""
+"""Writes a report as report.html, with its pictures inside, and as report.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yt8m_ray.reporting.pictures import replace_file
+from yt8m_ray.local_files import replace_file
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #202124; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -23,27 +23,18 @@ td { overflow-wrap: break-word; }
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, and under it a text, a table, a picture, or several of them.
-
-    Attributes:
-        title: The heading.
-        text: One paragraph.
-        header: Of the table.
-        rows: Of the table.
-        picture: A file beside the report.
-        is_wide: Whether the table or the picture needs more room than a text.
-    """
+    """A heading over one paragraph, a table, a picture, or several of them."""
 
     title: str
     text: str = ""
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    picture: str = ""
-    is_wide: bool = False
+    picture: str = ""  # a file beside the report
+    is_wide: bool = False  # whether the table or the picture needs more room than a text
 
 
 def write_document(folder: Path, title: str, sections: Sequence[Section]) -> Path:
-    """Writes report.html and report.md into a folder that has their pictures, and returns the path of report.html."""
+    """Writes both files beside their pictures, and returns the path of report.html."""
     markdown, document = _to_markdown(title, sections), _to_html(title, sections, folder)
     replace_file(folder / "report.md", lambda aside: _write(aside, markdown))
     replace_file(folder / "report.html", lambda aside: _write(aside, document))

@@ -1,8 +1,7 @@
-"""How the pictures of this package look, and how they get into a file."""
+"""The look of pictures, and files that are replaced at once."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,24 +11,26 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from yt8m_ray.local_files import replace_file
+
 BLUE = "#2f6db3"
 GREY = "#5f6368"
 GRID = "#e3e5e8"
 SIZE_INCHES = (8.0, 4.8)
 
-_DPI = 150
+DPI = 150
 
 
 def save_picture(path: Path, draw: Callable[[Figure], None], *, size: tuple[float, float] = SIZE_INCHES) -> None:
-    """Writes the PNG that `draw` makes of an empty figure of `size` inches."""
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    """Writes the PNG of a figure of `size` inches that `draw` fills."""
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)  # never a window, whatever the user's settings say
     draw(figure)
     replace_file(path, lambda aside: figure.savefig(aside, format="png"))
 
 
 def label_axes(axes: Axes, *, title: str, subtitle: str, x: str, y: str) -> None:
-    """Gives axes their texts and a grid, and takes away what is not needed."""
+    """Sets the texts and the grid of axes."""
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=24)
     axes.annotate(
         subtitle, (0, 1), xycoords="axes fraction", xytext=(0, 9), textcoords="offset points", fontsize=9, color=GREY
@@ -46,13 +47,3 @@ def count_in_thousands(*axes: Axis) -> None:
     for axis in axes:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.set_minor_formatter(NullFormatter())
-
-
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` make a file aside, which then takes its place."""
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        write(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -1,7 +1,4 @@
-"""What a run measured, line by line in `metrics.jsonl` of its folder: the source of MLflow's curves, bar and report.
-
-The driver appends what rank 0 measures; nobody waits for anybody. A line that a crash cut short is passed over.
-"""
+"""What a run measured, line by line in `metrics.jsonl` of its folder: the source of MLflow's curves, bar and report."""
 
 from __future__ import annotations
 
@@ -27,13 +24,11 @@ _BYTES_A_READ = 1 << 18
 
 @dataclass(frozen=True)
 class Entry:
-    """One line.
+    """One line: finite metrics at a step.
 
     Attributes:
         time_ms: Milliseconds since 1970.
-        step: Steps done then.
-        metrics: Finite values by name.
-        progress: How far the run is, for the bar; empty where nothing changed since.
+        progress: How far the run is, for the bar; empty where that has not changed.
     """
 
     time_ms: int
@@ -43,21 +38,17 @@ class Entry:
 
 
 class History:
-    """The end of a run's history, to write to.
-
-    Args:
-        run_path: The run's folder.
-    """
+    """The history in a run's folder, to append to."""
 
     def __init__(self, run_path: Path) -> None:
         self._path = run_path / HISTORY_FILE
         self._num_lost = 0
 
     def append(self, metrics: Mapping[str, float], step: int, progress: Mapping[str, float] | None = None) -> None:
-        """Adds the finite values; where the disk has no room it says so once and the run goes on."""
+        """Adds the finite values; on a full disk it logs one warning, and the run goes on."""
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         entry = Entry(int(time.time() * 1000), step, finite, dict(progress or {}))
-        # It begins with the end of a line, in case that the line before was cut short.
+        # A line that a crash or a full disk cut short is ended first; readers pass over it.
         line = "\n" * (self._num_lost > 0 or not self._is_whole()) + json.dumps(vars(entry)) + "\n"
         try:
             with self._path.open("a", encoding="utf-8") as file:
@@ -78,16 +69,14 @@ class History:
 
 
 def read_history(run_path: Path, offset: int = 0) -> tuple[list[Entry], int]:
-    """Returns (some entries behind byte `offset`, the byte behind them); no entries where there are no more.
-
-    What is read at once is bounded, so that a long history never is in memory as a whole.
-    """
+    """Returns (some entries from byte `offset` on, the byte after them); none where there are no more."""
     path = run_path / HISTORY_FILE
     entries: list[Entry] = []
     if not path.exists():
         return entries, offset
     with open(path, "rb", opener=regular_only) as file:
         file.seek(offset)
+        # A bounded number of bytes at once: a long history is never in memory as a whole.
         while not entries and (lines := file.readlines(_BYTES_A_READ)):
             if not lines[-1].endswith(b"\n"):  # it is being written
                 lines.pop()
@@ -99,7 +88,7 @@ def read_history(run_path: Path, offset: int = 0) -> tuple[list[Entry], int]:
 
 
 def read_curves(run_path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns (steps, values) of each metric. Steps that were taken again after a restart count the second time."""
+    """Returns (steps, values) of each metric; of steps that were taken again after a restart, the later values."""
     curves: dict[str, dict[int, float]] = {}
     offset, last_step = 0, 0
     while True:

@@ -1,4 +1,4 @@
-"""Models of runs, and versions of registered models. Beside `tracking` the only module that talks to a store."""
+"""Models of MLflow's runs, and versions of registered models."""
 
 from __future__ import annotations
 
@@ -55,16 +55,10 @@ def check_names(name: str, alias: str) -> None:
 
 
 def log_model(tracker: Tracker, folder: Path, *, name: str, tags: Mapping[str, str]) -> str:
-    """Makes a folder that MLflow can load the model of a run; returns its id, as in `models:/ID`.
-
-    Args:
-        tracker: The run.
-        folder: What is copied; it has a file MLmodel.
-        name: Shown in the user interface.
-        tags: Of the model.
+    """Makes a copy of a folder with a file MLmodel the model of a run; returns its id, as in `models:/ID`.
 
     Raises:
-        TrackingError: MLflow does not take it.
+        TrackingError: MLflow refuses it, or does not answer.
     """
     with tracking_errors(tracker.uri), longer_timeout():
         client = open_client(tracker.uri)
@@ -101,14 +95,14 @@ def register_model(uri: str, model_id: str, *, name: str, alias: str, tags: Mapp
 
     Args:
         uri: Tracking server or SQLite store.
-        model_id: The model, from `log_model`.
+        model_id: From `log_model`.
         name: The registered model, made if it is missing.
-        alias: What points to this version from now on.
+        alias: Points to this version from now on.
         tags: Of the version.
 
     Raises:
         ConfigError: MLflow has no store of that kind.
-        TrackingError: it does not do it.
+        TrackingError: MLflow refuses it, or does not answer.
     """
     with tracking_errors(uri):
         client = open_client(uri)
@@ -126,17 +120,7 @@ def register_folder(
 ) -> str:
     """Makes any folder, copied into a run's artifacts, the newest version of a registered model; returns that version.
 
-    Args:
-        uri: Tracking server or SQLite store.
-        run_id: The run that it comes from.
-        folder: What is registered.
-        name: The model, made if it is missing.
-        alias: What points to this version from now on.
-        tags: Of the version.
-
-    Raises:
-        ConfigError: MLflow has no store of that kind.
-        TrackingError: it does not do it.
+    Arguments and errors as in `register_model`.
     """
     place = f"registered/{uuid.uuid4().hex[:12]}"  # each version has its own
     Tracker(uri, run_id).log_artifacts(folder, artifact_path=place)
@@ -217,7 +201,7 @@ def _copy(tracking_uri: str, uri: str) -> Path:
     name, _, version = _parse_uri(uri)
     with tracking_errors(tracking_uri):
         found = open_client(tracking_uri).get_model_version(name, version)
-        # A name that was deleted and registered anew has the same numbers again.
+        # A name that was deleted and registered again has the same version numbers.
         key = f"{tracking_uri} {uri} {found.source} {found.creation_timestamp}"
         parent = cache_folder() / "mlflow" / hashlib.sha256(key.encode()).hexdigest()[:16]
         folder = parent / "model"

@@ -15,15 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 import requests
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # copies within one disk
-# By MLflow's own settings a call to a server that is gone takes four minutes to fail. Its client reads these at each
-# call, and this module is the only one that has such a client; what a user sets counts.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
@@ -31,8 +22,19 @@ from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from yt8m_ray.errors import ConfigError
+from yt8m_ray.local_cluster import configure_environment
 
 logger = logging.getLogger(__name__)
+
+# MLflow reads these at each call; `open_client` sets them before the first.
+_MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # copies within one disk
+    # By MLflow's own settings a call to a server that is gone takes four minutes to fail.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -53,10 +55,10 @@ _REASON = re.compile(r"""Caused by \w+\(['"](?:\w+\(.*?\): )?([^'"]*)['"]""")
 
 
 class TrackingError(ConnectionError):
-    """MLflow did not do what it was asked; the message names its address.
+    """MLflow refused a call or did not answer; the message names its address.
 
     Attributes:
-        is_temporary: Whether the same call may succeed later: no answer, a server that cannot, a locked store.
+        is_temporary: Whether the same call may succeed later: no answer, a failing server, a locked store.
     """
 
     def __init__(self, message: str, *, is_temporary: bool) -> None:
@@ -70,12 +72,7 @@ def default_uri(output: str | Path) -> str:
 
 
 class Tracker:
-    """One MLflow run.
-
-    Args:
-        uri: Tracking server or SQLite store.
-        run_id: The run.
-    """
+    """One MLflow run, on a tracking server or in an SQLite store."""
 
     def __init__(self, uri: str, run_id: str) -> None:
         self.uri = uri
@@ -97,13 +94,13 @@ class Tracker:
         """Returns a new run with `params` logged.
 
         Args:
-            uri: Tracking server or SQLite store; a store is created here, under a lock, so that nobody races for it.
+            uri: Tracking server or SQLite store, which is created if missing.
             experiment: Created if missing.
             run_name: Shown in the user interface.
             params: By dotted key.
             artifact_path: Folder for artifacts of a store without a server.
-            key: Any text that no other run has. A call that was made before with it, and whose answer did not arrive,
-                is then continued: there is one run in the end.
+            key: Any text that no other run has: a second call with it, where the answer to the first did not arrive,
+                continues the same run.
             tags: Of the run.
 
         Raises:
@@ -150,7 +147,7 @@ class Tracker:
         self.log_history([(int(time.time() * 1000), step, metrics)])
 
     def log_history(self, entries: Iterable[tuple[int, int, Mapping[str, float]]]) -> None:
-        """Logs the finite values of (milliseconds since 1970, step, metrics); what is there already changes nothing."""
+        """Logs the finite values of (milliseconds since 1970, step, metrics); those that are there already stay."""
         metrics = [
             Metric(name, float(value), time_ms, step)
             for time_ms, step, values in entries
@@ -200,13 +197,11 @@ def child_runs(uri: str, parent_run_id: str, *, metrics: Sequence[str]) -> list[
         experiment_id = client.get_run(parent_run_id).info.experiment_id
         query = f"tags.`{PARENT_TAG}` = '{parent_run_id}'"
         found: list[Run] = []
-        token = None
-        while True:
+        token: str | None = ""
+        while token is not None:
             page = client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"], page_token=token)
             found += page
-            token = page.token
-            if not token:
-                break
+            token = page.token or None
         views = []
         for run in found:
             curves = {}
@@ -229,7 +224,7 @@ def set_tags(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def tracking_errors(uri: str) -> Iterator[None]:
-    """Makes a TrackingError of all that MLflow, its HTTP client and its database raise."""
+    """Raises a TrackingError in place of all that MLflow, its HTTP client and its database raise."""
     try:
         yield
     except ConfigError:
@@ -249,14 +244,14 @@ def _is_temporary(error: BaseException) -> bool:
         return status >= 500 or status == _TRIED_AGAIN
     if isinstance(error, OperationalError | OSError):  # a locked database, no room on the disk, a broken connection
         return True
-    # MLflow tells of these in an error of its own, with the same code as of an answer that is no JSON.
+    # MLflow wraps them into an error of its own, whose code an answer that is no JSON has too.
     inner = error.__cause__ or error.__context__
     return inner is not None and not isinstance(inner, requests.exceptions.InvalidURL) and _is_temporary(inner)
 
 
 @contextlib.contextmanager
 def longer_timeout() -> Iterator[None]:
-    """Lets a server take its time to store a large file."""
+    """Gives a server more time for its answers while the `with` block runs: it stores a large file."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ[name]
     os.environ[name] = str(max(int(before), _ARTIFACT_TIMEOUT_S))
@@ -272,7 +267,7 @@ def _find_run(client: MlflowClient, experiment_id: str, key: str) -> str | None:
 
 
 def _creation_lock(uri: str) -> AbstractContextManager[object]:
-    """Returns a lock on an SQLite store's file; two first starts at once would both create its tables."""
+    """Returns a lock on an SQLite store's file: two first starts at once would both create its tables."""
     if not uri.startswith(_SQLITE):
         return nullcontext()
     path = Path(uri.removeprefix(_SQLITE))
@@ -281,8 +276,9 @@ def _creation_lock(uri: str) -> AbstractContextManager[object]:
 
 
 def open_client(uri: str) -> MlflowClient:
-    """Returns a client of a server or store, whose errors are told once; ConfigError where MLflow has no such kind."""
-    # Both tell of each error that they raise as well, and at each of many attempts.
+    """Returns a client of a server or store; ConfigError where MLflow has none of that kind."""
+    configure_environment(_MLFLOW_ENVIRONMENT)
+    # Both log each error that they raise as well, at each of many attempts.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").addFilter(_is_not_about_mlflow)
     try:
@@ -299,7 +295,7 @@ def _is_not_about_mlflow(record: logging.LogRecord) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    """Returns what an error says first; of a connection's error the innermost reason, not the whole chain."""
+    """Returns the first line of an error; of a connection's error the innermost reason, not the whole chain."""
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(_SQLALCHEMY_ADVICE)]
     line = lines[0] if lines else type(error).__name__
     reason = _REASON.search(line)

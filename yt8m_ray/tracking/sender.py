@@ -1,14 +1,14 @@
-"""Brings what a run has measured to MLflow, beside the run: training never waits for it and never fails by it.
+"""Sends what a run has measured to MLflow, beside the run: training never waits for it and never fails by it.
 
-The run's own folder is what counts: `metrics.jsonl` holds every value, and `mlflow.json` how much of it MLflow has, so
-that whatever is missing is sent when MLflow answers again, at the end of the run, or at its next start.
+`metrics.jsonl` of the run's folder has every value, and `mlflow.json` how much of it MLflow has: the rest is sent when
+MLflow answers again, at the end of the run, or at its next start.
 """
 
 from __future__ import annotations
 
+import enum
 import json
 import logging
-import os
 import socket
 import threading
 import time
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.json_document import parse_json
-from yt8m_ray.local_files import read_document
+from yt8m_ray.local_files import read_document, replace_file
 from yt8m_ray.tracking.history import HISTORY_FILE, read_history
 from yt8m_ray.tracking.runs import Status, Tracker, TrackingError
 
@@ -28,15 +28,41 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "mlflow.json"
 
-_IDLE_S = 1.0
-_FIRST_WAIT_S = 2.0
-_LONGEST_WAIT_S = 15.0
-_SERVER_WAIT_S = 10.0
-_STORE_WAIT_S = 120.0  # to make an SQLite store takes seconds, and starts at the same time wait for one another
-_CLOSE_WAIT_S = 30.0
-_CLOSE_RETRY_S = 10.0  # a server that is started again takes five seconds
-_STOP_WAIT_S = 8.0  # who stops a run, or takes its machine away, does not wait for long
-_ARTIFACTS_WAIT_S = 600.0
+
+@dataclass(frozen=True)
+class RetryLimits:
+    """How long a sender waits, in seconds.
+
+    Attributes:
+        idle_s: Between two looks at the history; after a failure twice as long, and so on.
+        longest_s: Between two tries.
+        server_s: For the first answer of a server.
+        store_s: For an SQLite store.
+        close_s: For the end of a run that is over to arrive.
+        close_retry_s: For that to be tried again.
+        stop_s: For the end of a run that was stopped to arrive.
+        artifacts_s: For artifacts that are on their way then.
+    """
+
+    idle_s: float = 1.0
+    longest_s: float = 15.0
+    server_s: float = 10.0
+    store_s: float = 120.0  # to make one takes seconds, and starts at the same time wait for one another
+    close_s: float = 30.0
+    close_retry_s: float = 10.0  # a server that is started again takes five seconds
+    stop_s: float = 8.0  # who stops a run, or takes its machine away, does not wait for long
+    artifacts_s: float = 600.0
+
+
+class _Connection(enum.Enum):
+    """What the sender knows of MLflow."""
+
+    UNTRIED = enum.auto()
+    ANSWERS = enum.auto()
+    UPLOADING = enum.auto()  # it answers, and takes its time for a large file
+    AWAY = enum.auto()  # a warning was logged
+    REFUSED = enum.auto()  # nothing is sent any more
+    ENDED = enum.auto()  # it has all of the run, and how it ended
 
 
 @dataclass
@@ -63,10 +89,7 @@ class State:
     def load(cls, run_path: Path, uri: str, run_id: str) -> State:
         """Returns the state that a run left; for another store a new one, and everything is sent there.
 
-        Args:
-            run_path: The run's folder.
-            uri: The store.
-            run_id: The run there, as far as is known without this file.
+        `run_id` is the run there, as far as is known without this file.
         """
         try:
             found = parse_json(read_document(run_path / STATE_FILE), where=STATE_FILE)
@@ -80,9 +103,8 @@ class State:
 
     def save(self, run_path: Path) -> None:
         """Writes the state aside and renames it."""
-        aside = run_path / f"{STATE_FILE}.tmp"
-        aside.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        os.replace(aside, run_path / STATE_FILE)
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        replace_file(run_path / STATE_FILE, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -101,26 +123,34 @@ class Sender:
 
     Args:
         uri: Tracking server or SQLite store.
-        run_path: The run's folder; nobody else sends from it.
+        run_path: The run's folder; no other process sends from it.
         facts: What the run is made with.
         run_id: The run that is continued, where it is known.
+        limits: How long it waits.
     """
 
-    def __init__(self, uri: str, run_path: Path, facts: RunFacts, *, run_id: str = "") -> None:
+    def __init__(
+        self,
+        uri: str,
+        run_path: Path,
+        facts: RunFacts,
+        *,
+        run_id: str = "",
+        limits: RetryLimits = RetryLimits(),
+    ) -> None:
         self.uri = uri
         self._run_path = run_path
         self._facts = facts
+        self._limits = limits
         self._state = State.load(run_path, uri, run_id)
-        self._state.status = None
+        self._is_new = not self._state.run_id
         self._tracker: Tracker | None = None
-        self._error: TrackingError | None = None
-        self._refusal: ConfigError | None = None
-        self._is_first = not self._state.run_id
-        self._is_closing = self._is_told = False
+        self._error: TrackingError | ConfigError | None = None
+        self._connection = _Connection.UNTRIED
+        self._deadline: float | None = None  # until then it is tried to send the end of the run; None before the end
+        # Not MLflow's own queue (`log_metrics(synchronous=False)`): that is in memory alone, and drops a batch whose
+        # retries are over, and with it what an outage was to keep (MLflow 3.17).
         self._changed = threading.Condition()
-        self._tried = threading.Event()
-        self._is_sent = self._is_uploading = False
-        self._deadline_s = 0.0
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     @property
@@ -129,45 +159,52 @@ class Sender:
         return self._state.run_id
 
     def start(self) -> None:
-        """Starts to send; returns when MLflow has the run, or as soon as it is clear that it cannot be had now.
+        """Starts to send; returns when MLflow has the run, or when it does not answer now.
 
         Raises:
             ConfigError: MLflow has no store of that kind, or no host has the name in a new run's address.
             TrackingError: what answers a new run is no MLflow, or does not let us in.
         """
-        if self._is_first:
+        self._state.status = None
+        if self._is_new:
             _check_host(self.uri)
         self._thread.start()
-        wait_s = _SERVER_WAIT_S if self.uri.startswith("http") else _STORE_WAIT_S
-        self._tried.wait(wait_s)
-        if self._refusal is not None:
-            raise self._refusal
-        if self._error is not None and self._is_first and not self._error.is_temporary:
-            self._stop()
-            raise self._error
-        if self._tracker is not None:
-            logger.info("MLflow: run %s in %s", self.run_id, self.uri)
-        elif self._error is None:
-            self._tell(f"tracking.uri: {self.uri}: no answer within {wait_s:.0f} s")
+        wait_s = self._limits.server_s if self.uri.startswith("http") else self._limits.store_s
+        with self._changed:
+            self._changed.wait_for(lambda: self._connection is not _Connection.UNTRIED, wait_s)
+            if self._connection is _Connection.REFUSED and self._error is not None:
+                raise self._error
+            if self._tracker is not None:
+                logger.info("MLflow: run %s in %s", self.run_id, self.uri)
+            elif self._error is None:
+                self._set_away(f"tracking.uri: {self.uri}: no answer within {wait_s:.0f} s")
+
+    def send_the_rest(self) -> None:
+        """Sends what an ended run still has for MLflow, and how it ended; instead of `start` and `close`."""
+        status, has_artifacts = self._state.status, bool(self._state.artifacts)
+        if status is not None or has_artifacts:
+            self.start()
+            self.close(status or "FINISHED")
 
     def add_artifacts(self, path: Path, *, artifact_path: str | None = None) -> None:
-        """Lets a file or a folder be sent, which has to stay where it is."""
+        """Sends a file or a folder, which has to stay where it is."""
         with self._changed:
             self._state.artifacts.append((str(path), artifact_path))
             self._save()
-            self._changed.notify()
+            self._changed.notify_all()
 
     def close(self, status: Status) -> None:
-        """Says how the run ended; waits while there is something to send that MLflow takes, but not for long."""
+        """Sends how the run ended; waits while there is something to send that MLflow takes, but not for long."""
+        is_stopped, limits = status == "KILLED", self._limits
         with self._changed:
             self._state.status = status
-            self._deadline_s = time.monotonic() + (0.0 if status == "KILLED" else _CLOSE_RETRY_S)
+            self._deadline = time.monotonic() + (0.0 if is_stopped else limits.close_retry_s)
             self._save()
-        self._stop()
-        self._thread.join(_STOP_WAIT_S if status == "KILLED" else _CLOSE_WAIT_S)
-        if self._is_uploading and status != "KILLED":
-            self._thread.join(_ARTIFACTS_WAIT_S)
-        if not self._is_sent:
+            self._changed.notify_all()
+        self._thread.join(limits.stop_s if is_stopped else limits.close_s)
+        if self._connection is _Connection.UPLOADING and not is_stopped:
+            self._thread.join(limits.artifacts_s)
+        if self._connection is not _Connection.ENDED:
             logger.warning(
                 "MLflow at %s does not have all of this run: %s. The rest is kept in %s, and is sent when the same "
                 "command is started again",
@@ -176,53 +213,60 @@ class Sender:
                 self._run_path / HISTORY_FILE,
             )
 
-    def _stop(self) -> None:
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify()
-
     def _work(self) -> None:
-        wait_s = _FIRST_WAIT_S
+        """Sends until the run is closed and all of it is sent, or its time for that is over."""
+        wait_s = self._limits.idle_s
         while True:
-            is_last = self._is_closing  # what came before it is sent now, or kept
+            deadline = self._deadline  # as it is before the try: what was added before it is sent now, or kept
             try:
                 self._send()
-            except ConfigError as error:
-                self._refusal = error
-                self._tried.set()
-                return
-            except TrackingError as error:
-                self._error = error
-                if self._tried.is_set() or not self._is_first or error.is_temporary:
-                    self._tell(str(error))
-                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+            except (ConfigError, TrackingError) as error:
+                self._note(error)
+                if self._connection is _Connection.REFUSED:
+                    return
+                wait_s = min(2 * wait_s, self._limits.longest_s)
             else:
-                if self._is_told:
-                    logger.info("MLflow at %s answers again: run %s", self.uri, self.run_id)
-                self._error, self._is_told = None, False
-                wait_s = _IDLE_S
-            self._tried.set()
-            if is_last and (self._is_sent or time.monotonic() >= self._deadline_s):
-                return
-            if is_last:
-                time.sleep(_IDLE_S)
+                self._note(None)
+                wait_s = self._limits.idle_s
+            if deadline is not None:
+                if self._connection is _Connection.ENDED or time.monotonic() >= deadline:
+                    return
+                time.sleep(self._limits.idle_s)
             with self._changed:
-                self._changed.wait_for(lambda: self._is_closing, timeout=wait_s)
+                self._changed.wait_for(lambda: self._deadline is not None, timeout=wait_s)
 
-    def _tell(self, reason: str) -> None:
-        """Warns once for each time that MLflow is away."""
-        if not self._is_told:
+    def _note(self, error: TrackingError | ConfigError | None) -> None:
+        """Notes how a try ended; a warning is logged once for each time that MLflow is away."""
+        with self._changed:
+            before, self._error = self._connection, error
+            if error is None:
+                if before is _Connection.AWAY:
+                    logger.info("MLflow at %s answers again: run %s", self.uri, self.run_id)
+                is_over = self._deadline is not None and self._state.status is None
+                self._connection = _Connection.ENDED if is_over else _Connection.ANSWERS
+            elif isinstance(error, ConfigError) or (
+                # `start` still waits and raises it; a run that trains already goes on.
+                before is _Connection.UNTRIED and self._is_new and not error.is_temporary
+            ):
+                self._connection = _Connection.REFUSED
+            else:
+                self._set_away(str(error))
+            self._changed.notify_all()
+
+    def _set_away(self, reason: str) -> None:
+        if self._connection is not _Connection.AWAY:
             logger.warning(
                 "MLflow does not answer, the run goes on without it: %s. What it logs is kept in %s, and is sent when "
                 "MLflow answers",
                 reason,
                 self._run_path / HISTORY_FILE,
             )
-        self._is_told = True
+        self._connection = _Connection.AWAY
 
     def _send(self) -> None:
         """Sends all there is; a TrackingError leaves the rest for the next time."""
         state = self._state
+        # Each part is saved as sent after MLflow took it: what is sent twice changes nothing, and nothing is lost.
         tracker = self._tracker = self._tracker or self._connect()
         while True:
             entries, end = read_history(self._run_path, state.num_sent_bytes)
@@ -234,11 +278,11 @@ class Sender:
         while state.artifacts:
             path, artifact_path = state.artifacts[0]
             if Path(path).exists():  # a later start may have removed what an earlier one wanted to send
-                self._is_uploading = True
+                before, self._connection = self._connection, _Connection.UPLOADING
                 try:
                     tracker.log_artifacts(path, artifact_path=artifact_path)
                 finally:
-                    self._is_uploading = False
+                    self._connection = before
             with self._changed:
                 state.artifacts.remove((path, artifact_path))
             self._save()
@@ -247,7 +291,6 @@ class Sender:
             with self._changed:
                 state.status = None
             self._save()
-            self._is_sent = True
 
     def _connect(self) -> Tracker:
         state, facts = self._state, self._facts
@@ -268,19 +311,8 @@ class Sender:
             logger.debug("%s: %s", self._run_path / STATE_FILE, error)
 
 
-def send_the_rest(uri: str, run_path: Path, facts: RunFacts, *, run_id: str = "") -> str:
-    """Sends what an ended run still has for MLflow, and returns the run's id there."""
-    state = State.load(run_path, uri, run_id)
-    if state.status is None and not state.artifacts:
-        return state.run_id
-    sender = Sender(uri, run_path, facts, run_id=run_id)
-    sender.start()
-    sender.close(state.status or "FINISHED")
-    return sender.run_id
-
-
 def _check_host(uri: str) -> None:
-    """Refuses an address whose host no one knows; a server that is down is another thing, and may come up."""
+    """Refuses an address whose host has no name service entry; a server that is down may come up."""
     host = urllib.parse.urlsplit(uri).hostname if uri.startswith("http") else None
     if host is None:
         return

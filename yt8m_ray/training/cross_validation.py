@@ -1,4 +1,4 @@
-"""All folds of a run, beside one another on the cluster, and what each predicts of the videos that it has not seen."""
+"""All folds of a run, in parallel on the cluster, and what each predicts of the videos that it has not seen."""
 
 from __future__ import annotations
 
@@ -32,21 +32,17 @@ PREDICTIONS_FILE = "out_of_fold.parquet"
 LOG_FILE = "folds.log"
 
 _TASK_CPUS = 0.01  # a fold's own process waits for the workers that it starts
+# Seconds that interrupted folds have to write their last checkpoints
 _GRACE_S = STOP_TIMEOUT_S + 15.0
-"""How long interrupted folds have to write their last checkpoints."""
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """What became of a fold.
+    """The outcome of a fold: either `error`, or the rest.
 
     Attributes:
-        fold: Its number.
-        run_name: Its run.
-        error: Why it failed; None where it did not, and only then there is the rest.
-        checkpoint: Its best checkpoint.
-        predictions: What that says of the videos held out, a Parquet file.
-        evaluation: How good that is.
+        checkpoint: The best one.
+        predictions: Its predictions of the videos held out, a Parquet file.
     """
 
     fold: int
@@ -58,7 +54,7 @@ class FoldResult:
 
 
 def folds_of(config: TrainConfig) -> list[TrainConfig]:
-    """Returns the runs NAME-fold0 and so on of `data.folds`; `data.fold` is left out of account.
+    """Returns the runs NAME-fold0 and so on of `data.folds`, whatever `data.fold` is.
 
     Raises:
         ConfigError: there are no folds, or there is no local folder for what they predict.
@@ -77,13 +73,10 @@ def folds_of(config: TrainConfig) -> list[TrainConfig]:
 
 
 def cross_validate(folds: Sequence[TrainConfig], *, num_parallel: int | None = None) -> dict[str, Any]:
-    """Trains the runs that `folds_of` returned, beside one another, and returns what `report_of` says of them.
+    """Trains the runs that `folds_of` returned, and returns the document of `report_of`.
 
     A fold that fails does not stop the others. The same call continues: finished folds are not trained again.
-
-    Args:
-        folds: The runs.
-        num_parallel: Folds at once; None takes as many as the cluster has CPUs for, at least one.
+    `num_parallel` None takes as many at once as the cluster has CPUs for.
     """
     name = folds[0].run.name.removesuffix("-fold0")
     folder = Path(folds[0].output) / f"{name}-folds"
@@ -113,36 +106,28 @@ def most_at_once(config: TrainConfig) -> int:
 
 
 def run_fold(config: TrainConfig, *, folder: Path) -> FoldResult:
-    """Trains a fold and predicts its held-out shards by its best checkpoint; what is there already is not done again.
-
-    Its log lines go to a file of `folder`: it runs in a process of its own, which nobody listens to.
-    """
+    """Trains a fold, and predicts its held-out shards by its best checkpoint; what is there is not done again."""
+    # In a process of its own: its log lines reach the driver through a file.
     with logging_to(folder / LOG_FILE, prefix=f"fold {config.data.fold}: "):
         checkpoint = fit(config).checkpoint
         held_out = splits_of(config.data)["validation"]
-        # The file has the checkpoint's contents in its name: where the run was continued, or made again, it is too.
+        # The contents of the checkpoint are in the name: a run that was continued, or made again, predicts again.
         predictions = folder / f"fold{config.data.fold}-{checkpoint.name}-{folder_version(checkpoint)}.parquet"
         if not predictions.exists():
             predict_shards(checkpoint, held_out, str(predictions), on_corrupt=config.data.on_corrupt)
         evaluation, _ = evaluation_of(checkpoint, held_out, evaluation_config(checkpoint))
-        return FoldResult(
-            config.data.fold,
-            config.run.name,
-            checkpoint=checkpoint,
-            predictions=predictions,
-            evaluation=evaluation,
-        )
+        return FoldResult(config.data.fold, config.run.name, None, checkpoint, predictions, evaluation)
 
 
 def report_of(results: list[FoldResult], folder: Path) -> dict[str, Any]:
     """Writes the joined predictions where all folds have theirs, and returns the document of all folds.
 
     Returns:
-        folds: Of each its `fold`, `run`, `checkpoint`, `predictions` and metrics, or its `error`.
+        folds: The `fold`, `run`, `checkpoint`, `predictions` and metrics of each, or its `error`.
         mean_gap, gap_standard_deviation: Over the folds that did not fail.
         out_of_fold: Metrics over the predictions of all those together.
         predictions: The file of all of them; None where a fold failed.
-        num_failed: How many did.
+        num_failed: Folds that failed.
     """
     whole, folds, gaps = Evaluation(), [], []
     for result in results:

@@ -1,8 +1,4 @@
-"""The learning-rate range test (arXiv:1506.01186): which rates a run learns at, found in a few hundred steps.
-
-The run's own loop takes steps at a rate that rises from one to the next, until the loss diverges. One process, without
-Ray; shards are read as often as it takes.
-"""
+"""The learning-rate range test (arXiv:1506.01186): steps at a rate that rises until the loss diverges. Without Ray."""
 
 from __future__ import annotations
 
@@ -16,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from yt8m_ray.config.document import override
@@ -26,6 +21,7 @@ from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.read_position import epoch_order
 from yt8m_ray.data.pipeline.shard_reader import read_blocks
 from yt8m_ray.errors import ConfigError
+from yt8m_ray.reporting.pictures import BLUE, GREY, label_axes, save_picture
 from yt8m_ray.training.steps.build_loop import build_loop
 from yt8m_ray.training.steps.loop import TrainingLoop
 
@@ -35,14 +31,13 @@ TABLE_FILE = "learning_rate.csv"
 PICTURE_FILE = "learning_rate.png"
 
 SMOOTHING = 0.9
-"""What the smoothed loss keeps of itself at each step."""
+"""Share of the smoothed loss that stays at each step."""
 
 DIVERGED = 4.0
-"""The test ends where the smoothed loss is so many times its lowest."""
+"""The test ends where the smoothed loss is this many times its lowest."""
 
 _LEAST_STEPS = 10
 _SETTLING_STEPS = 5  # the first smoothed losses are too few to have a slope
-_COLOUR, _GREY = "#2f6db3", "#9aa0a6"
 _MARKS = {"steepest_descent": "#c5221f", "tenth_of_minimum": "#188038"}
 
 
@@ -58,13 +53,13 @@ class RatePoint:
 
 @dataclass(frozen=True)
 class RateRange:
-    """Where the test goes.
+    """The rates of a test: each is a constant factor above the one before.
 
     Attributes:
-        lowest, highest: The rates of its first and its last step; each is a constant factor above the one before.
-        num_steps: How many it has.
+        lowest, highest: Of its first and its last step.
+        num_steps: From one to the other.
         warm_up_steps: Steps before it, at the run's own rate. A model that begins with a score of one half for
-            thousands of classes first learns how rare they are, at any rate; behind that the test says more.
+            thousands of classes first learns, at any rate, how rare they are; the test says more after that.
     """
 
     lowest: float = 1e-6
@@ -88,20 +83,20 @@ class RateRange:
 def find_learning_rate(
     config: TrainConfig, shards: Sequence[str], rates: RateRange, folder: str | Path, *, device: torch.device
 ) -> dict[str, Any]:
-    """Tests `rates` on the run that `config` describes, writes the table and the picture and returns what they say.
+    """Tests `rates` on the run that `config` describes; writes a table and a picture.
 
     Args:
         config: Whose model, loss and batches; its schedule is left out, its factors by parameter are kept.
-        shards: What to train on, in passes as many as are needed.
-        rates: Where to look.
+        shards: What to train on, in as many passes as are needed.
+        rates: The rates to try.
         folder: Made where it is missing; the files of an earlier test in it are replaced.
         device: Where to compute.
 
     Returns:
         steepest_descent: The rate at which the smoothed loss falls fastest.
-        tenth_of_minimum: A tenth of the rate at which it is lowest; a good base rate as a rule.
-        diverged_at: The rate that the test ended at before its last step, else None.
-        num_steps, table, picture: How many were taken, and the files.
+        tenth_of_minimum: A tenth of the rate at which it is lowest; as a rule a good base rate.
+        diverged_at: The rate at which the test ended before its last step, else None.
+        num_steps, table, picture: The steps taken, and the files.
 
     Raises:
         ValueError, OSError: a shard cannot be read, or the first steps diverge already.
@@ -115,7 +110,7 @@ def find_learning_rate(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_table(folder / TABLE_FILE, points)
-    _draw(folder / PICTURE_FILE, points, suggestion, title=f"{config.run.name}: learning-rate range test")
+    _draw(folder / PICTURE_FILE, points, suggestion, title=config.run.name)
     is_whole = len(points) == rates.num_steps and not _has_diverged(points)
     if is_whole and points[-1].smoothed_loss == min(point.smoothed_loss for point in points):
         logger.warning("--max: the loss still falls at %g; its minimum lies beyond", rates.highest)
@@ -137,7 +132,7 @@ def run_rates(
     loop, _ = build_loop(config, device=device, shards=shards)
 
     def set_rates(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        # Behind `prepare_step`, which has set each group to its factor of the base rate 1.
+        # After `prepare_step`, which has set each group to its factor of the base rate 1.
         for group in optimizer.param_groups:
             step = loop.progress.step - num_before
             group["lr"] *= rates.at(step) if step >= 0 else own_rate
@@ -222,20 +217,19 @@ def _write_table(path: Path, points: Sequence[RatePoint]) -> None:
 
 
 def _draw(path: Path, points: Sequence[RatePoint], suggestion: dict[str, float], *, title: str) -> None:
-    figure = Figure(figsize=(8.0, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
     rates = [point.learning_rate for point in points]
     smoothed = [point.smoothed_loss for point in points]
-    axes.semilogx(rates, [point.loss for point in points], color=_GREY, linewidth=0.8, label="loss of each batch")
-    axes.semilogx(rates, smoothed, color=_COLOUR, linewidth=2, label="smoothed")
-    for name, rate in suggestion.items():
-        axes.axvline(rate, color=_MARKS[name], linestyle="--", label=f"{name.replace('_', ' ')}: {rate:.2g}")
     lowest, highest = min(smoothed), max(smoothed[: np.argmin(smoothed) + 1])
     margin = 0.05 * (highest - lowest) or 1.0
-    axes.set_ylim(lowest - margin, highest + 4 * margin)  # the divergence leaves the picture
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel("loss")
-    axes.set_title(title, loc="left")
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.semilogx(rates, [point.loss for point in points], color=GREY, linewidth=0.8, label="loss of each batch")
+        axes.semilogx(rates, smoothed, color=BLUE, linewidth=2, label="smoothed")
+        for name, rate in suggestion.items():
+            axes.axvline(rate, color=_MARKS[name], linestyle="--", label=f"{name.replace('_', ' ')}: {rate:.2g}")
+        axes.set_ylim(lowest - margin, highest + 4 * margin)  # the divergence leaves the picture
+        axes.legend(frameon=False)
+        label_axes(axes, title=title, subtitle="learning-rate range test", x="learning rate", y="loss")
+
+    save_picture(path, draw)

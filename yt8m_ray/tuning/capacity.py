@@ -1,4 +1,4 @@
-"""How many trials a cluster has room for at once: numbers alone."""
+"""How many trials a cluster has room for at once."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.driver.scaling import Node, gpu_places
 
-TRIAL_CPUS = 0.001
-"""Logical CPUs of the process that drives a trial: it waits for the workers that it starts."""
+TRIAL_CPUS = 0.001  # logical CPUs of a trial's driver, which only waits for its workers
 
 _ROUNDING = 1e-6
 
-
+# Schedulers whose trials wait for one another, so that more have begun than train at a time.
 _WAITING = ("pbt", "hyperband")
-"""Schedulers that let trials wait for one another: more have begun than train at a time."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,7 @@ class Capacity:
     """Trials at once, and what each of their workers takes.
 
     Attributes:
-        is_limit: Whether no more trials may have begun at a time; otherwise some wait, and what the others take is what
-            keeps them waiting.
+        is_limit: Whether no more trials may begin; otherwise others begin, and wait for lack of room.
     """
 
     num_trials: int
@@ -36,13 +33,12 @@ class Capacity:
 
 
 def plan_trials(config: TuneConfig, nodes: Sequence[Node], *, reader_cpus: float) -> Capacity:
-    """Returns as many trials at once as have room, two readers beside the workers of each, or as many as are asked for.
-
-    Ray would start a trial whose workers find no room, and wait for ever with all others that have some.
+    """Returns the configured number of trials at once, or as many as fit with two readers each.
 
     Raises:
-        ConfigError: not even one fits, or not as many as are asked for; with the numbers.
+        ConfigError: fewer fit than configured, or none.
     """
+    # Ray would start a trial whose workers do not fit, and wait for them for ever.
     scaling, wanted = config.scaling, config.tune.max_concurrent
     num_workers, share = scaling.most_workers, scaling.gpus_per_worker
     if scaling.least_workers != num_workers:
@@ -77,7 +73,7 @@ def plan_trials(config: TuneConfig, nodes: Sequence[Node], *, reader_cpus: float
 
 
 def _keeping_others_out(each: float, num_trials: int, cpus: float, reader_cpus: float) -> float:
-    """Returns so many CPUs a trial that one more finds no room, where that leaves a reader some."""
+    """Returns the CPUs of a trial with which one more does not fit, if that leaves a reader its share."""
     enough = math.ceil(1000 * cpus / (num_trials + 1) + 1) / 1000
     return max(each, enough) if num_trials * max(each, enough) + reader_cpus <= cpus else each
 
@@ -92,7 +88,7 @@ def _check_all_at_once(config: TuneConfig, num_trials: int) -> None:
 
 
 def _most_trials(nodes: Sequence[Node], num_workers: int, each: float, reader_cpus: float) -> int:
-    """Returns how many trials fit where workers of one may be on several nodes, and readers wherever there is room."""
+    """Returns how many trials fit; a trial's workers and readers may be on several nodes."""
     cpus = sum(node.cpus for node in nodes)
     places = sum(math.floor(node.cpus / each + _ROUNDING) for node in nodes)
     by_cpus = math.floor(cpus / (num_workers * each + 2 * reader_cpus + TRIAL_CPUS) + _ROUNDING)

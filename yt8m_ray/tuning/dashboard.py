@@ -1,8 +1,4 @@
-"""The optuna-dashboard web page of a search, for looking on and for stopping trials.
-
-The study is the only record of a search, and the page would let anybody change it. So a guard stands in front: it
-answers only who names this machine, and of all that writes it lets through notes and the end of a running trial.
-"""
+"""The optuna-dashboard web page of a search, behind a guard: it shows trials, takes notes and stops running trials."""
 
 from __future__ import annotations
 
@@ -35,13 +31,12 @@ _LOCK_TIMEOUT_S = 10.0
 _MAX_BODY_BYTES = 1_000_000
 _NOTE = re.compile(r"/api/studies/\d+(/\d+)?/note")
 _TELL = re.compile(r"/api/trials/(\d+)/tell")
+# Long attributes would push the button that stops a trial out of sight and make table rows as high as the window.
 _STYLE = b"""<style>
 main, main .MuiBox-root:last-child { min-width: 0; }
 main .MuiBox-root:last-child p { white-space: normal; overflow-wrap: break-word; }
 td:nth-child(n+3) { max-width: 16rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 </style></head>"""
-"""What the search knows of a trial is long. It would push the button that stops a trial out of sight, to the right, and
-make the rows of the table as high as the window."""
 
 _READ_ONLY = (
     "The study is the only record of the search, so this page changes nothing in it but notes and, to Fail, the state "
@@ -50,11 +45,7 @@ _READ_ONLY = (
 
 
 class Dashboard:
-    """A page that is served until it is closed.
-
-    Attributes:
-        url: Opens the page of the study.
-    """
+    """A page that is served until `close`; `url` opens the study."""
 
     def __init__(self, server: _Server, storage: optuna.storages.RDBStorage, url: str) -> None:
         self.url = url
@@ -72,15 +63,15 @@ class Dashboard:
 
 
 def start_dashboard(folder: Path, *, port: int = 0, host: str = "127.0.0.1") -> Dashboard:
-    """Serves the page of the search in a folder from a thread of this process, and returns at once.
+    """Serves the page of the search in a folder from a thread; the search may run in any process.
 
     Args:
-        folder: Of the search, which may be running, in this process or in any other.
+        folder: Of the search.
         port: 0 takes a free one.
         host: An address or name of this machine.
 
     Raises:
-        ConfigError: there is no search, or the place is taken or not this machine's.
+        ConfigError: there is no search, or the port is taken, or the host is not this machine's.
     """
     path = folder / STUDY_FILE
     if not path.is_file():
@@ -97,7 +88,11 @@ def start_dashboard(folder: Path, *, port: int = 0, host: str = "127.0.0.1") -> 
 
 
 class _Guard:
-    """The WSGI application in front of optuna-dashboard's."""
+    """The WSGI application in front of optuna-dashboard's.
+
+    The study is the only record of a search, and optuna-dashboard lets anybody change it. The guard answers requests
+    that name this machine as host; of those that write it passes on notes and the end of a running trial.
+    """
 
     def __init__(self, storage: optuna.storages.RDBStorage, host: str) -> None:
         self._storage = storage
@@ -111,31 +106,29 @@ class _Guard:
                 status, sentence = refusal
                 return _answer(start_response, status, {"reason": sentence})
             if environ["PATH_INFO"] in ("", "/"):
-                place = f"/dashboard/studies/{self._storage.get_all_studies()[0]._study_id}"
+                (name, *_) = optuna.get_all_study_names(self._storage)
+                place = f"/dashboard/studies/{self._storage.get_study_id_from_name(name)}"
                 start_response("302 Found", [("Location", place), ("Content-Length", "0")])
                 return [b""]
             is_amended = environ["REQUEST_METHOD"] != "GET" or environ["PATH_INFO"].startswith("/dashboard")
             return (self._amended if is_amended else self._app)(environ, start_response)
         finally:
-            self._storage.remove_session()  # it is this thread's, and the thread ends with the answer
+            self._storage.remove_session()  # the session is this thread's, which ends with the answer
 
     def _amended(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answers with our style in a page, and with a document where there is none.
-
-        The page of optuna-dashboard 0.21 takes every answer for JSON: of an empty one it says that the stop has failed.
-        """
+        """Answers with our style in a page, and with an empty document instead of none."""
         begun: list[Any] = []
         chunks = self._app(environ, lambda *arguments: begun.append(arguments))  # type: ignore[arg-type]
         content = b"".join(chunks).replace(b"</head>", _STYLE)
         status, headers, *_ = begun[0]
-        if status.startswith("204"):
+        if status.startswith("204"):  # optuna-dashboard 0.21 parses every answer as JSON, or shows a failure
             return _answer(start_response, "200 OK", {})
         others = [(name, value) for name, value in headers if name.lower() != "content-length"]
         start_response(status, [*others, ("Content-Length", str(len(content)))])
         return [content]
 
     def _refuse(self, environ: WSGIEnvironment) -> tuple[str, str] | None:
-        """Returns (status, sentence) for what is not to be answered, None for the rest."""
+        """Returns (status, sentence) for a request that is refused, None for others."""
         address = environ.get("HTTP_HOST", "")
         if not self._is_ours(address):
             ours = ", ".join(dict.fromkeys(("localhost", "127.0.0.1", self._host)))
@@ -163,7 +156,7 @@ class _Guard:
         return None
 
     def _is_ours(self, address: str) -> bool:
-        """Returns whether a Host header names this machine; one of a page elsewhere, made to lead here, does not."""
+        """Returns whether a Host header names this machine; DNS rebinding brings other names here."""
         with contextlib.suppress(ValueError):
             name = urllib.parse.urlsplit(f"//{address}").hostname or ""
             if name in ("localhost", self._host.lower()):
@@ -173,7 +166,7 @@ class _Guard:
 
 
 def _read_state(environ: WSGIEnvironment) -> str | None:
-    """Returns the state that a request wants a trial to have; its body can be read again behind it."""
+    """Returns the state that a request sets a trial to, and leaves its body to be read again."""
     with contextlib.suppress(ValueError):
         length = int(environ.get("CONTENT_LENGTH") or 0)
         if length <= _MAX_BODY_BYTES:

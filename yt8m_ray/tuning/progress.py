@@ -1,4 +1,4 @@
-"""A search as its user sees it: one live table on a terminal, a line for each event elsewhere."""
+"""The progress of a search: a live table on a terminal, a log line for each event elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -28,14 +29,14 @@ def describe_params(params: dict[str, Any]) -> str:
 
 
 def describe_end(record: TrialRecord) -> str:
-    """Returns in one line how a trial has ended."""
+    """Returns how a trial ended, in one line."""
     best = "" if math.isnan(record.best_score) else f" best {record.best_score:.4f} in epoch {record.best_epoch}"
     cause = f": {record.cause}" if record.cause else ""
     return f"trial {record.number} {record.status}{cause};{best or ' no epoch'} of {record.num_epochs}"
 
 
 def shown(value: Any) -> str:
-    """Returns a value as a cell shows it."""
+    """Returns a value as short as a cell needs."""
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, dict):
@@ -44,7 +45,7 @@ def shown(value: Any) -> str:
 
 
 def trials_table(records: Sequence[TrialRecord], *, metric: str, title: str = "") -> Table:
-    """Returns the table of a search: running trials first, then those that ended, the best first."""
+    """Returns the table of a search: running trials first, then those that ended, by score."""
     keys = searched_keys(records)
     short = _short_names(keys)
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="dim")
@@ -70,10 +71,8 @@ def trials_table(records: Sequence[TrialRecord], *, metric: str, title: str = ""
 
 
 def headline(records: Sequence[TrialRecord], *, metric: str) -> str:
-    """Returns how far a search is: trials by status, epochs, the best."""
-    counts: dict[str, int] = {}
-    for record in records:
-        counts[record.status] = counts.get(record.status, 0) + 1
+    """Returns the trials by status, the epochs and the best score in one line."""
+    counts = Counter(record.status for record in records)
     numbers = ", ".join(f"{count} {status}" for status, count in counts.items())
     scored = [record for record in records if record.scores and record.status != "failed"]
     best = max(scored, key=lambda record: (record.best_score, -record.number), default=None)
@@ -83,41 +82,24 @@ def headline(records: Sequence[TrialRecord], *, metric: str) -> str:
     )
 
 
-class LiveTable:
-    """The table at the foot of a terminal.
-
-    Args:
-        metric: The score's name.
-        live: Where it is drawn; None where there is no terminal.
-    """
-
-    def __init__(self, metric: str, live: Live | None) -> None:
-        self._metric = metric
-        self._live = live
-
-    def show(self, records: Sequence[TrialRecord]) -> None:
-        """Draws the trials as they are now."""
-        if self._live is not None:
-            title = headline(records, metric=self._metric)
-            self._live.update(trials_table(records, metric=self._metric, title=title))
-
-
 @contextlib.contextmanager
-def live_table(metric: str) -> Iterator[LiveTable]:
-    """Yields a table where stderr is a terminal, above which log lines go on; elsewhere one that shows nothing."""
+def live_table(metric: str) -> Iterator[Callable[[Sequence[TrialRecord]], None]]:
+    """Yields a function that shows the trials in a table at the foot of a terminal; without one, it does nothing."""
     if not sys.stderr.isatty():
-        yield LiveTable(metric, None)
+        yield lambda _: None
         return
     console = Console(stderr=True)
     root = logging.getLogger()
     before = root.handlers
-    # The table says what the lines of single epochs say.
+    # The log goes on above the table, without the lines that say the same.
     handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False, markup=False)
     handler.addFilter(lambda record: _EPOCH_LINE.match(record.getMessage()) is None)
     root.handlers = [handler]
     try:
         with Live(console=console, refresh_per_second=2, transient=True) as live:
-            yield LiveTable(metric, live)
+            yield lambda records: live.update(
+                trials_table(records, metric=metric, title=headline(records, metric=metric))
+            )
     finally:
         root.handlers = before
 
@@ -130,7 +112,7 @@ def _rows(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Returns the last part of each key, or as many parts as tell it from the others."""
+    """Returns the last part of each key, or as many parts as distinguish it."""
     names = {}
     for key in keys:
         parts = key.split(".")

@@ -1,4 +1,4 @@
-"""What is known of the trials of a search: the one thing that tables, reports and the choice of the best look at."""
+"""The records of a search's trials, from which tables, reports and the winner come, and their CSV file."""
 
 from __future__ import annotations
 
@@ -11,32 +11,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yt8m_ray.config.space import encode
-from yt8m_ray.reporting.pictures import replace_file
+from yt8m_ray.local_files import replace_file
 
+# `completed`: trained to its last epoch. `pruned`: the scheduler stopped it. `stopped`: a user or the budget did.
+# `infeasible`: over a limit, so it was not trained. `invalid`: its keys do not go together, so it was not trained.
 TrialStatus = Literal["running", "completed", "pruned", "stopped", "failed", "infeasible", "invalid"]
-"""`completed`: trained to its last epoch. `pruned`: the scheduler stopped it. `stopped`: a user or the budget did.
-`infeasible`: over a limit, so it was not trained. `invalid`: its keys do not go together, so it was not trained."""
 
+# The statuses of trials that have ended with a checkpoint, if they came to the end of an epoch.
 TRAINED: tuple[TrialStatus, ...] = ("completed", "pruned", "stopped")
-"""The statuses of trials that have ended with a checkpoint, if they came to the end of an epoch."""
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial.
+    """One trial; with population based training its params and run are the latest.
 
     Attributes:
-        number: Its number in the search, from 0.
-        params: What was chosen, by dotted key; of population based training the latest.
-        status: See `TrialStatus`.
+        params: By dotted key.
         scores: The metric by epoch, from 1.
         metrics: All validation metrics at its best epoch.
-        costs: `int8_bytes`, `macs` and, where it was asked for, `latency_ms`.
-        run_name: The folder of its run under `trials`; of population based training the latest.
+        run_name: The folder of its run under `trials`.
         cause: Why it failed, or was not trained.
-        seconds: Of its training, over all its starts.
+        seconds: Of training, over all its starts.
         videos_per_s: At its last epoch.
-        started_s, ended_s: Seconds since 1970; None where it has not.
+        started_s, ended_s: Since 1970.
     """
 
     number: int
@@ -59,23 +56,23 @@ class TrialRecord:
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch with that score, 0 before the first."""
+        """The first epoch with that score; 0 without any."""
         return max(self.scores, key=lambda epoch: (self.scores[epoch], -epoch), default=0)
 
     @property
     def num_epochs(self) -> int:
-        """Epochs that it was trained for."""
+        """Epochs of training."""
         return max(self.scores, default=0)
 
 
 def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Returns the trials that have a score and did not fail, the best first; the earlier of two that are equal."""
+    """Returns the trials that have a score and did not fail, by falling score, then by number."""
     scored = [record for record in records if record.status in TRAINED and record.scores]
     return sorted(scored, key=lambda record: (-record.best_score, record.number))
 
 
 def pareto_front(records: Iterable[TrialRecord], cost: str) -> list[TrialRecord]:
-    """Returns the trials than which no other has both a higher score and a lower cost, the cheapest first."""
+    """Returns the trials that no other beats in both score and cost, the cheapest first."""
     by_cost = sorted(ranked(records), key=lambda record: (record.costs[cost], -record.best_score))
     front: list[TrialRecord] = []
     for record in by_cost:
@@ -85,21 +82,17 @@ def pareto_front(records: Iterable[TrialRecord], cost: str) -> list[TrialRecord]
 
 
 def searched_keys(records: Sequence[TrialRecord]) -> list[str]:
-    """Returns every key that was chosen in some trial, in the order in which they come."""
+    """Returns every key that some trial has, in the order of appearance."""
     return list(dict.fromkeys(key for record in records for key in record.params))
 
 
 def total_epochs(records: Iterable[TrialRecord]) -> int:
-    """Returns the epochs that all trials together were trained for."""
+    """Returns the epochs of all trials together."""
     return sum(record.num_epochs for record in records)
 
 
 def write_trials(path: Path, records: Sequence[TrialRecord], metric: str) -> None:
-    """Writes a CSV file with a row for each trial, by number; a cell is empty where there is nothing to say.
-
-    The metrics are those of a trial's best epoch, times are UTC. Texts stand as they are; any other value of a searched
-    key is JSON, so that a null that was chosen differs from a key that was not.
-    """
+    """Writes a CSV file with a row a trial, by number: metrics of its best epoch, times in UTC, gaps empty."""
     metrics = [name for name in _names(record.metrics for record in records) if name != metric]
     costs, keys = _names(record.costs for record in records), searched_keys(records)
     header = ["number", "status", metric, "best_epoch", "num_epochs", *metrics, *costs, "seconds", "videos_per_s"]
@@ -142,7 +135,7 @@ def _number(value: float | None) -> float | str:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else encode(value)
+    return value if isinstance(value, str) else encode(value)  # JSON's null is a choice, an empty cell is none
 
 
 def _time(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Ray Tune's schedulers, built from a config and told what an earlier start of the search has seen."""
+"""Ray Tune's schedulers, built from a config and the results of earlier starts of the search."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from yt8m_ray.tuning.trial import EPOCH, SCORE, trial_name
 
 
 class _MedianStopping(MedianStoppingRule):
-    """Leaves results without a score out, those of trials that failed; takes some from an earlier start."""
+    """Ray's rule, without the results of trials that failed, which have no score."""
 
     def remember(self, trial: Any, results: Sequence[dict[str, Any]]) -> None:
         self._results[trial].extend(results)
@@ -35,17 +35,11 @@ class _MedianStopping(MedianStoppingRule):
 
 
 class _Population(PopulationBasedTraining):
-    """Lets a searcher draw the first population. Ray refuses that, since searchers do not hear how trials change."""
+    """Lets a searcher draw the first population."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        # Ray 2.60 refuses a searcher here, since it does not learn how trials change; our study does.
         super().on_trial_add(cast(Any, SimpleNamespace(search_alg=None)), trial)
-
-
-class _EarlierTrial:
-    """A trial of an earlier start, as much of it as a scheduler needs to tell it from others: its name."""
-
-    def __init__(self, record: TrialRecord) -> None:
-        self.trial_id = f"earlier_{trial_name(record.number)}"
 
 
 def build_scheduler(config: TuneConfig, earlier: Sequence[TrialRecord] = ()) -> TrialScheduler:
@@ -53,13 +47,19 @@ def build_scheduler(config: TuneConfig, earlier: Sequence[TrialRecord] = ()) -> 
 
     Args:
         config: The search.
-        earlier: What an earlier start of the search has trained; ASHA and the median rule compare new trials with it.
-            HyperBand and population based training begin anew with the trials that go on.
+        earlier: Trials of earlier starts, with which ASHA and the median rule compare new ones. HyperBand and
+            population based training start again with the trials that continue.
     """
     options = config.tune.scheduler
     common: dict[str, Any] = {"time_attr": EPOCH, "metric": SCORE, "mode": "max"}
+    # The schedulers know a trial by its id alone.
     ended: list[tuple[Any, list[dict[str, Any]]]] = [
-        (_EarlierTrial(record), _results(record)) for record in earlier if record.status in TRAINED
+        (
+            SimpleNamespace(trial_id=f"earlier_{trial_name(record.number)}"),
+            [{EPOCH: epoch, SCORE: score} for epoch, score in sorted(record.scores.items())],
+        )
+        for record in earlier
+        if record.status in TRAINED
     ]
     if options.name == "asha":
         asha = AsyncHyperBandScheduler(
@@ -69,7 +69,7 @@ def build_scheduler(config: TuneConfig, earlier: Sequence[TrialRecord] = ()) -> 
             reduction_factor=options.reduction_factor,
             brackets=options.brackets,
         )
-        nobody: Any = None  # it asks no controller for anything
+        nobody: Any = None  # ASHA does not use its controller
         for trial, results in ended:
             asha.on_trial_add(nobody, trial)
             for result in results:
@@ -90,10 +90,6 @@ def build_scheduler(config: TuneConfig, earlier: Sequence[TrialRecord] = ()) -> 
     if options.name == "pbt":
         return _population(config, common)
     return FIFOScheduler()
-
-
-def _results(record: TrialRecord) -> list[dict[str, Any]]:
-    return [{EPOCH: epoch, SCORE: score} for epoch, score in sorted(record.scores.items())]
 
 
 def _population(config: TuneConfig, common: dict[str, Any]) -> PopulationBasedTraining:

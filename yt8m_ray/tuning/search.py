@@ -1,4 +1,4 @@
-"""search(config) -> SearchResult: the trials, and what a search leaves in its folder and in MLflow."""
+"""A whole search: its trials, and what it leaves in its folder and in MLflow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from yt8m_ray.config.space import Params
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking import runs as tracking
-from yt8m_ray.tracking.history import History, read_history
+from yt8m_ray.tracking.history import History, read_curves
 from yt8m_ray.tracking.runs import TrackingError, default_uri
 from yt8m_ray.tracking.sender import RunFacts, Sender
 from yt8m_ray.training.driver.interruptible import run_interruptibly
@@ -45,23 +45,16 @@ CONFIG_FILE, TRIALS_FILE = "config.yaml", "trials.csv"
 MLFLOW_SOURCE = "mlflow:"
 
 _TABLE_INTERVAL_TICKS = 5
+# What a continued search may not change; the study checks space and metric.
 _FIXED = ("data.", "model.", "loss.", "distillation.", "teacher.", "run.seed")
-"""What a search that goes on may not change; its space and its metric have a check of their own."""
 
+# What it may change without a warning.
 _FREE_TO_CHANGE = ("output", "run.resume", "tracking.", "scaling.", "checkpoint.", "tune.")
-"""What it may change without a word."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The outcome of a search.
-
-    Attributes:
-        folder: Of the search; `best/`, `trials.csv` and `report/` are in it.
-        best: The best trial.
-        records: All trials.
-        tracking_uri, mlflow_run_id: Where MLflow has the search.
-    """
+    """The outcome of a search; its folder has `best/`, `trials.csv` and `report/`."""
 
     folder: Path
     best: TrialRecord
@@ -74,8 +67,8 @@ def search(config: TuneConfig) -> SearchResult:
     """Runs, or continues, the search that `config` describes, on the Ray cluster this process is connected to.
 
     Raises:
-        ConfigError: the config cannot be run here, or the folder holds another search.
-        CheckpointError: no trial has ended with a score.
+        ConfigError: the config cannot run here, or the folder holds another search.
+        CheckpointError: no trial ended with a score.
         KeyboardInterrupt, SystemExit: a signal came; the same call continues.
     """
     config = with_absolute_paths(config)
@@ -90,7 +83,7 @@ def search(config: TuneConfig) -> SearchResult:
 
 
 def preview(config: TuneConfig, num_samples: int) -> list[Params]:
-    """Returns the first configurations that a search without results would try; one that is over a limit is none."""
+    """Returns the first configurations that a search without results would train."""
     with tempfile.TemporaryDirectory(prefix="yt8m_tune_") as folder:
         study = _open_study(config, Path(folder))
         suggestions = [study.next() for _ in range(num_samples)]
@@ -98,7 +91,7 @@ def preview(config: TuneConfig, num_samples: int) -> list[Params]:
 
 
 def _check(config: TuneConfig) -> Path:
-    """Checks what can be checked before anything starts, and returns the search's folder."""
+    """Checks what needs no trial, and returns the search's folder."""
     if "://" in config.output:
         raise ConfigError(f"output: a search keeps its study in a folder that all nodes share, found {config.output}")
     shards = splits_of(config.data)
@@ -119,8 +112,8 @@ def _check(config: TuneConfig) -> Path:
 
 
 def _check_same_base(config: TuneConfig, path: Path) -> None:
-    """Refuses to go on with other data or another model than the trials of before; other changes are logged."""
-    if not path.exists():  # the first start was killed before
+    """Raises ConfigError for other data or another model than before; logs other changes."""
+    if not path.exists():  # the first start was killed before it wrote the file
         return
     before, after = flatten(load_document(path, TuneConfig)), flatten(config)
     changed = sorted(
@@ -142,12 +135,7 @@ def _open_study(config: TuneConfig, folder: Path) -> SearchStudy:
 
 
 class _Search:
-    """One start of a search.
-
-    Args:
-        config: The search, with absolute paths.
-        folder: Of the search.
-    """
+    """One start of a search; the config has absolute paths."""
 
     def __init__(self, config: TuneConfig, folder: Path) -> None:
         self._config = config
@@ -172,10 +160,10 @@ class _Search:
         )
 
     def run(self, capacity: Capacity) -> SearchResult:
-        """Runs the trials, and writes everything down however they end."""
+        """Runs the trials, and records the outcome however they end."""
         remove_leftovers(self._folder)
         (self._folder / TRIALS_FOLDER).mkdir(exist_ok=True)
-        self._take_up()
+        self._recover_epochs()
         self._learn_from_earlier()
         self._sender.start()
         RunRecord("running", self._sender.run_id).save(self._folder)
@@ -207,14 +195,14 @@ class _Search:
             capacity.cpus_per_worker,
         )
         ticks = 0
-        with live_table(self._config.tune.metric) as table:
+        with live_table(self._config.tune.metric) as show:
 
             def tick() -> None:
                 nonlocal ticks
                 ticks += 1
                 if ticks % _TABLE_INTERVAL_TICKS == 1:
                     state.tick()
-                    table.show(self._study.records())
+                    show(self._study.records())
 
             run_interruptibly(
                 lambda: run_trials(self._config, state, capacity, mlflow_run_id=self._sender.run_id),
@@ -261,10 +249,10 @@ class _Search:
             metrics[f"best/{self._config.tune.metric}"] = best[0].best_score
         self._history.append(metrics, len(ended))
         self._write_trials()
-        self._tagger.submit(self._tag, record)  # an MLflow that is away keeps nobody waiting
+        self._tagger.submit(self._tag, record)  # aside: an MLflow that does not answer would hold up the trials
 
     def _tag(self, record: TrialRecord) -> None:
-        """Says in MLflow how a trial has ended."""
+        """Tags a trial's run in MLflow with its end."""
         run = RunRecord.load(self._folder / TRIALS_FOLDER / (record.run_name or trial_name(record.number)))
         if run is None or not run.mlflow_run_id:
             return
@@ -276,8 +264,8 @@ class _Search:
         except TrackingError as error:
             logger.debug("trial %d: %s", record.number, error)
 
-    def _take_up(self) -> None:
-        """Brings trials that a killed start has left running up to what their runs have measured."""
+    def _recover_epochs(self) -> None:
+        """Reports epochs that a trial's run has logged and a killed start has not."""
         for record in self._study.records():
             if record.status == "running" and record.run_name:
                 for epoch, metrics in _validations(self._folder / TRIALS_FOLDER / record.run_name, record):
@@ -290,7 +278,7 @@ class _Search:
             logger.info("tune.warm_start: %d of %d trials of %s lie in this space", num_added, len(records), source)
 
     def _write_trials(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk: the study has them
+        with contextlib.suppress(OSError):  # such as a full disk: the study has all trials
             write_trials(self._folder / TRIALS_FILE, self._study.records(), self._config.tune.metric)
 
     def _headline(self) -> str:
@@ -298,30 +286,19 @@ class _Search:
 
 
 def _validations(run: Path, record: TrialRecord) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yields (epoch, validation metrics) of a run's history that its trial does not know yet."""
-    offset, by_step = 0, dict[int, dict[str, float]]()
-    while True:
-        entries, offset = read_history(run, offset)
-        if not entries:
-            break
-        for entry in entries:
-            if "validation/gap" in entry.metrics:
-                by_step[entry.step] = {
-                    name.removeprefix("validation/"): value
-                    for name, value in entry.metrics.items()
-                    if name.startswith("validation/")
-                }
-    for epoch, (_, metrics) in enumerate(sorted(by_step.items()), start=1):
+    """Yields (epoch, validation metrics) of a run's history that are missing in its trial."""
+    curves = {
+        name.removeprefix("validation/"): dict(zip(steps.tolist(), values.tolist(), strict=True))
+        for name, (steps, values) in read_curves(run).items()
+        if name.startswith("validation/")
+    }
+    for epoch, step in enumerate(sorted(curves.get("gap", {})), start=1):
         if epoch > record.num_epochs:
-            yield epoch, metrics
+            yield epoch, {name: points[step] for name, points in curves.items() if step in points}
 
 
 def earlier_records(source: str, config: TuneConfig) -> list[TrialRecord]:
-    """Returns the trials of an earlier search: of a folder, or of `mlflow:RUN_ID`, its run in MLflow.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """Returns the trials of an earlier search, in a folder or in MLflow as `mlflow:RUN_ID`; ConfigError without one."""
     if not source.startswith(MLFLOW_SOURCE):
         return read_records(Path(source))[0]
     assert config.tracking.uri is not None
@@ -341,21 +318,16 @@ def earlier_records(source: str, config: TuneConfig) -> list[TrialRecord]:
     return records
 
 
-@contextlib.contextmanager
-def _dashboard(config: TuneConfig, folder: Path) -> Iterator[None]:
-    """Shows the search's web page while the `with` block runs; a port that is taken does not end the search."""
-    port = config.tune.dashboard_port
-    if port is None:
-        yield
-        return
-    from yt8m_ray.tuning.dashboard import start_dashboard  # a web framework, which a search without a page needs not
+def _dashboard(config: TuneConfig, folder: Path) -> contextlib.AbstractContextManager[object]:
+    """Starts the search's web page, and returns what closes it; a port that is taken does not end the search."""
+    if config.tune.dashboard_port is None:
+        return contextlib.nullcontext()
+    from yt8m_ray.tuning.dashboard import start_dashboard  # late: it imports a web framework
 
     try:
-        dashboard = start_dashboard(folder, port=port)
+        dashboard = start_dashboard(folder, port=config.tune.dashboard_port)
     except ConfigError as error:
         logger.warning("no dashboard: %s", error)
-        yield
-        return
+        return contextlib.nullcontext()
     logger.info("Search dashboard: %s", dashboard.url)
-    with contextlib.closing(dashboard):
-        yield
+    return contextlib.closing(dashboard)

@@ -1,7 +1,4 @@
-"""The trials of a search in `study.db` of its folder: an Optuna study, which every searcher and scheduler feeds.
-
-The study is the truth about a search: what Ray Tune knows of it goes with the process.
-"""
+"""The trials of a search in `study.db` of its folder, an Optuna study that every searcher and scheduler feeds."""
 
 from __future__ import annotations
 
@@ -34,19 +31,18 @@ from yt8m_ray.tuning.study_file import (
     stored_value,
     suggest,
     to_record,
+    trial_of,
     without_experimental_warnings,
 )
 
 logger = logging.getLogger(__name__)
 
-MAX_REFUSED = 200
-"""Configurations in a row that may be invalid or over a limit before the search gives up."""
+MAX_REFUSED = 200  # invalid or too costly configurations in a row after which the search gives up
 
 _SPACE_KEY, _WALL_KEY = "space", "wall_s"
 _MOST_COUNTED = 5000
 
-_MAX_BLIND = 3
-"""Configurations in a row that may be refused before chance, instead of a model, chooses the next."""
+_MAX_BLIND = 3  # refused configurations in a row after which the next is random
 
 _STATES: dict[TrialStatus, TrialState] = {
     "completed": TrialState.COMPLETE,
@@ -62,13 +58,7 @@ Measure = Callable[[TrainConfig], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A configuration to train.
-
-    Attributes:
-        number: Of the trial.
-        params: By dotted key.
-        is_continued: Whether it was begun by an earlier start of the search.
-    """
+    """A configuration to train; `is_continued` where an earlier start of the search began it."""
 
     number: int
     params: Params
@@ -76,12 +66,7 @@ class Suggestion:
 
 
 class SearchStudy:
-    """The study of one search.
-
-    Args:
-        folder: Of the search.
-        config: The search.
-        measure: Tells what a configuration costs, before it is trained.
+    """The study of one search; `measure` returns the costs of a config that is not trained yet.
 
     Raises:
         ConfigError: the folder holds a search of another space.
@@ -100,17 +85,17 @@ class SearchStudy:
             metrics=[config.tune.metric, *costs],
             directions=["maximize", *minimized],
         )
-        self._storage = self._study._storage
+        self._running: dict[int, optuna.Trial] = {}
         _check_same(self._study, config, folder)
         begun = [self._frozen(record.number) for record in self.records() if record.status == "running"]
         self._continued = [frozen.number for frozen in begun if "costs" in frozen.user_attrs]
-        # A start was killed between asking for those and knowing what they cost.
-        self._unmeasured = [frozen._trial_id for frozen in begun if "costs" not in frozen.user_attrs]
+        # An earlier start was killed between asking for those and measuring their costs.
+        self._unmeasured = [frozen.number for frozen in begun if "costs" not in frozen.user_attrs]
         if not self._study.get_trials(deepcopy=False):
             self._enqueue_first()
 
     def records(self) -> list[TrialRecord]:
-        """Returns all trials of the search that were handed out, by number."""
+        """Returns all trials that were handed out, by number."""
         with self._lock:
             return records_of(self._study)
 
@@ -120,12 +105,10 @@ class SearchStudy:
             return to_record(self._frozen(number))
 
     def next(self) -> Suggestion | None:
-        """Returns the configuration to train next, those first that an earlier start has begun; None at the end.
-
-        What is invalid or over a limit is written down and passed over.
+        """Returns the configuration to train next, first those that an earlier start began; None at the end.
 
         Raises:
-            ConfigError: that was so of MAX_REFUSED configurations in a row.
+            ConfigError: MAX_REFUSED configurations in a row were invalid or over a limit, which the study records.
         """
         with self._lock:
             if self._continued:
@@ -148,29 +131,28 @@ class SearchStudy:
             )
 
     def report(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Writes down the validation metrics of an epoch of a running trial; a metric that is NaN is left out."""
+        """Records the validation metrics of an epoch of a running trial, without those that are not finite."""
         score = metrics.get(self._config.tune.metric, math.nan)
         with self._lock:
             before = self.record(number)
             if before.status != "running" or math.isnan(score):
                 return
-            if self._config.tune.pareto is None:
-                self._storage.set_trial_intermediate_value(self._frozen(number)._trial_id, epoch, score)
+            if not self._is_front:  # Optuna takes no intermediate values of several objectives
+                self._trial(number).report(score, epoch)
             scores = before.scores | {epoch: score}
             if score >= max(scores.values()):
                 self.note(number, metrics={name: value for name, value in metrics.items() if math.isfinite(value)})
             self.note(number, scores={str(epoch): value for epoch, value in scores.items()})
 
     def note(self, number: int, **facts: Any) -> None:
-        """Writes facts of a trial down: fields of `TrialRecord`. One that has ended is left alone."""
+        """Records facts of a trial, fields of `TrialRecord`; does nothing after its end."""
         with self._lock:
-            frozen = self._frozen(number)
-            if not frozen.state.is_finished():
+            if not self._frozen(number).state.is_finished():
                 for name, value in facts.items():
-                    self._storage.set_trial_user_attr(frozen._trial_id, name, value)
+                    self._trial(number).set_user_attr(name, value)
 
     def tell(self, number: int, status: TrialStatus, cause: str = "") -> TrialRecord:
-        """Writes down how a trial has ended, and returns all of it. One that a user has ended keeps that end."""
+        """Records how a trial ended, unless it has ended before, and returns its record."""
         with self._lock:
             record = self.record(number)
             if record.status != "running":
@@ -180,31 +162,33 @@ class SearchStudy:
                 state = TrialState.FAIL  # it has nothing to learn from
             self.note(number, status=status, **({"cause": cause} if cause else {}))
             values = None
+            # A pruned trial counts in Optuna by its intermediate values, which a front does not have.
             if state is TrialState.COMPLETE or (state is TrialState.PRUNED and self._is_front and record.scores):
                 state = TrialState.COMPLETE
                 pareto = self._config.tune.pareto
                 values = [record.best_score, *([] if pareto is None else [record.costs[pareto]])]
             self._study.tell(number, values, state)
+            self._running.pop(number, None)
             return self.record(number)
 
     def stop_requests(self) -> list[int]:
-        """Returns the trials that were ended in the dashboard, whether or not they train still."""
+        """Returns the trials that a user ended in the dashboard, which writes no status."""
         with self._lock:
-            found = [frozen for frozen in self._study.get_trials(deepcopy=False) if frozen.state is TrialState.FAIL]
+            found = self._study.get_trials(deepcopy=False, states=[TrialState.FAIL])
             return [frozen.number for frozen in found if is_own(frozen) and "status" not in frozen.user_attrs]
 
     @property
     def wall_s(self) -> float:
-        """Seconds that the search has taken, as it was last written down."""
+        """Seconds of the search as last recorded."""
         return float(self._study.user_attrs.get(_WALL_KEY, 0.0))
 
     def set_wall(self, seconds: float) -> None:
-        """Writes down how many seconds the search has taken."""
+        """Records the seconds of the search."""
         with self._lock:
             self._study.set_user_attr(_WALL_KEY, seconds)
 
     def add_earlier(self, records: Iterable[TrialRecord], source: str) -> int:
-        """Lets the searcher learn from trials of another search; returns how many lie in this space."""
+        """Adds trials of another search for the searcher to learn from, once; returns how many are in this space."""
         num_added = 0
         with self._lock:
             known = self._study.user_attrs.get(EARLIER_KEY, [])
@@ -224,34 +208,31 @@ class SearchStudy:
 
     def _is_spent(self) -> bool:
         num_trials = self._config.tune.budget.trials
-        if num_trials is None:
-            return False
         counted = [one for one in self.records() if one.status not in ("infeasible", "invalid")]
-        return len(counted) - len(self._unmeasured) >= num_trials
+        return num_trials is not None and len(counted) - len(self._unmeasured) >= num_trials
 
     def _enqueue_first(self) -> None:
         search = self._config.tune
-        first = search.start_with
-        if search.searcher.name == "grid":
-            first = grid(search.space, self._config.base)
-        for params in first:
+        is_grid = search.searcher.name == "grid"
+        for params in grid(search.space, self._config.base) if is_grid else search.start_with:
             self._enqueue(params)
 
     def _ask(self) -> tuple[int, Params] | None:
-        """Returns (number, params) of a new trial; None where a grid has no more."""
+        """Returns (number, params) of a new trial; None after the last of a grid."""
         search, trials = self._config.tune, self._study.get_trials(deepcopy=False)
         num_waiting = sum(trial.state is TrialState.WAITING for trial in trials)
         if search.searcher.name == "grid" and not num_waiting and not self._unmeasured:
             return None
         base_seed = self._config.run.seed if search.searcher.seed is None else search.searcher.seed
-        # A sampler of its own for each trial: a search that was interrupted goes on as if it had not been.
+        # A sampler a trial, seeded by its number: an interrupted search continues as if it had not been interrupted.
         num_asked = len(trials) - num_waiting - len(self._unmeasured)
         seed = np.random.SeedSequence([base_seed, num_asked]).generate_state(1)[0]
         is_lost = self._is_lost()
         if is_lost and self._size is not None and not num_waiting and not self._unmeasured:
             self._enqueue_untried(int(seed))
         self._study.sampler = _sampler(self._config, int(seed), is_lost=is_lost)
-        trial = optuna.Trial(self._study, self._unmeasured.pop(0)) if self._unmeasured else self._study.ask()
+        trial = trial_of(self._study, self._unmeasured.pop(0)) if self._unmeasured else self._study.ask()
+        self._running[trial.number] = trial
 
         def pick(key: str, parameter: Parameter) -> Any:
             return chosen_value(parameter, suggest(trial, key, distribution_of(parameter)))
@@ -261,12 +242,13 @@ class SearchStudy:
         return trial.number, params
 
     def _tried(self) -> list[TrialRecord]:
-        """Returns the trials whose configuration is not to be tried again; a population changes its own."""
-        is_population = self._config.tune.scheduler.name == "pbt"
-        return [] if is_population else [one for one in self.records() if one.status != "invalid"]
+        """Returns the trials whose configuration is not tried again."""
+        if self._config.tune.scheduler.name == "pbt":  # a population changes its configurations
+            return []
+        return [one for one in self.records() if one.status != "invalid"]
 
     def _enqueue_untried(self, seed: int) -> None:
-        """Puts a configuration first in line that was not tried yet, where there is one."""
+        """Enqueues a random configuration that was not tried yet, if there is one."""
         tried = [one.params for one in self.records()]
         untried = [params for params in grid(self._config.tune.space, self._config.base) if params not in tried]
         if untried:
@@ -277,14 +259,15 @@ class SearchStudy:
         self._study.enqueue_trial({key: stored_value(space[key], value) for key, value in params.items()})
 
     def _is_lost(self) -> bool:
-        """Returns whether the last configurations were refused; a Gaussian process does not hear of such trials."""
+        """Returns whether the last configurations were refused."""
+        # Optuna's Gaussian process does not see such trials, and would suggest the same configuration for ever.
         last = [record.status for record in self.records()[-_MAX_BLIND:]]
         return len(last) == _MAX_BLIND and all(status in ("infeasible", "invalid") for status in last)
 
     def _refuse(self, number: int, params: Params) -> str | None:
-        """Returns why a configuration is not trained, which is written down; None where it is."""
+        """Returns why a configuration is not trained, and records it; None for one that is."""
         twin = next((one.number for one in self._tried() if one.number != number and one.params == params), None)
-        if twin is not None:  # it would be trained to the same end again
+        if twin is not None:  # the same seed would lead to the same end
             return self.tell(number, "invalid", cause=f"the same as trial {twin}").cause
         try:
             costs = self._measure(self._config.trial_config(params))
@@ -293,8 +276,7 @@ class SearchStudy:
         self.note(number, costs=dict(costs))
         limits = {name: limit for name, limit in vars(self._config.tune.limits).items() if limit is not None}
         for name, limit in limits.items():
-            frozen = self._frozen(number)
-            self._storage.set_trial_system_attr(frozen._trial_id, f"constraints:{name}", costs[name] / limit - 1)
+            self._trial(number).set_constraint(name, costs[name] / limit - 1)
         over = [f"{name} {costs[name]:,.6g} > {limit:,.6g}" for name, limit in limits.items() if costs[name] > limit]
         return self.tell(number, "infeasible", cause=", ".join(over)).cause if over else None
 
@@ -319,9 +301,15 @@ class SearchStudy:
     def _frozen(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
 
+    def _trial(self, number: int) -> optuna.Trial:
+        if number not in self._running:  # begun by an earlier start, with values that need no sampler
+            self._study.sampler = optuna.samplers.RandomSampler()
+            self._running[number] = trial_of(self._study, number)
+        return self._running[number]
+
 
 def _num_configurations(config: TuneConfig) -> int | None:
-    """Returns how many configurations there are, None where they are very many or cannot be counted."""
+    """Returns how many configurations there are; None for more than some thousands or infinitely many."""
     values = [parameter.values for parameter in config.tune.space.values()]
     counts = [len(one) for one in values if one is not None]
     if len(counts) < len(values) or math.prod(counts) > _MOST_COUNTED:
@@ -344,15 +332,13 @@ def _check_same(study: optuna.Study, config: TuneConfig, folder: Path) -> None:
 
 def _sampler(config: TuneConfig, seed: int, *, is_lost: bool) -> optuna.samplers.BaseSampler:
     searcher = config.tune.searcher
-    if is_lost:
+    if is_lost or searcher.name not in ("tpe", "gp"):
         return optuna.samplers.RandomSampler(seed=seed)
     with without_experimental_warnings():
         if searcher.name == "tpe":
             return optuna.samplers.TPESampler(
                 n_startup_trials=searcher.num_random, multivariate=True, group=True, constant_liar=True, seed=seed
             )
-        if searcher.name == "gp":
-            return optuna.samplers.GPSampler(
-                n_startup_trials=searcher.num_random, seed=seed, warn_independent_sampling=False
-            )
-        return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.GPSampler(
+            n_startup_trials=searcher.num_random, seed=seed, warn_independent_sampling=False
+        )

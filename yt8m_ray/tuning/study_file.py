@@ -1,4 +1,4 @@
-"""`study.db` of a search's folder: an Optuna study that can be looked at while it is written."""
+"""`study.db` in a search's folder: an Optuna study that others can read while the search writes it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from yt8m_ray.tuning.records import TrialRecord
 
 STUDY_FILE = "study.db"
 
-EARLIER_KEY = "earlier"
-"""An attribute of trials of other searches, which this one learns from."""
+EARLIER_KEY = "earlier"  # user attribute of trials that come from other searches
 
 Direction = Literal["maximize", "minimize"]
 
@@ -30,7 +29,7 @@ _LOCK_TIMEOUT_S = 60.0
 
 
 def read_records(folder: Path) -> tuple[list[TrialRecord], str, list[str]]:
-    """Returns (trials, metric, costs of the front) of the search in a folder; nothing is changed.
+    """Returns (trials, metric, costs of the front) of the search in a folder, which it only reads.
 
     Raises:
         ConfigError: there is none.
@@ -48,16 +47,16 @@ def read_records(folder: Path) -> tuple[list[TrialRecord], str, list[str]]:
 
 
 def open_study(folder: Path, *, name: str, metrics: list[str], directions: list[Direction]) -> optuna.Study:
-    """Returns the study in a folder, made where there is none.
+    """Opens or creates the study in a folder.
 
     Raises:
-        ConfigError: there is one of other metrics.
+        ConfigError: the folder holds one of other metrics.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = folder / STUDY_FILE
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        # Aside: whoever looks on would make tables too, and get in the way of this.
+        # In a folder aside: a reader that opens the file early would create the tables too, and one of both fails.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".study-") as aside:
             storage = study_storage(Path(aside) / STUDY_FILE)
             _create(storage, name, metrics, directions)
@@ -83,7 +82,11 @@ def _create(storage: optuna.storages.RDBStorage, name: str, metrics: list[str], 
 
 
 def study_storage(path: Path, *, timeout_s: float = _LOCK_TIMEOUT_S) -> optuna.storages.RDBStorage:
-    """Returns the store in a file, which waits for others that write; ConfigError where it holds something else."""
+    """Returns the storage in a file, which waits up to `timeout_s` for other writers.
+
+    Raises:
+        ConfigError: the file is no study.
+    """
     try:
         return optuna.storages.RDBStorage(
             f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": timeout_s}}
@@ -94,14 +97,14 @@ def study_storage(path: Path, *, timeout_s: float = _LOCK_TIMEOUT_S) -> optuna.s
 
 @contextlib.contextmanager
 def without_experimental_warnings() -> Iterator[None]:
-    """Keeps Optuna from warning of what it calls experimental."""
+    """Silences Optuna's warnings about what it calls experimental."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
 
 
 def is_own(frozen: FrozenTrial) -> bool:
-    """Returns whether a trial was handed out by this search, and is not one that it learns from."""
+    """Returns whether this search handed a trial out; others wait, or come from earlier searches."""
     return frozen.state is not TrialState.WAITING and EARLIER_KEY not in frozen.user_attrs
 
 
@@ -110,10 +113,16 @@ def records_of(study: optuna.Study) -> list[TrialRecord]:
     return [to_record(frozen) for frozen in study.get_trials(deepcopy=False) if is_own(frozen)]
 
 
+def trial_of(study: optuna.Study, number: int) -> optuna.Trial:
+    """Returns a running trial to write to; its constructor lets `study.sampler` sample."""
+    # Optuna 5.0 has no public way to a trial that another process asked for: `Study.ask` alone returns one.
+    return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+
+
 def to_record(frozen: FrozenTrial) -> TrialRecord:
-    """Returns what a trial of the study says."""
+    """Returns the record of a trial."""
     facts = frozen.user_attrs
-    # Who ends a trial in the dashboard writes no status.
+    # The dashboard ends a trial without a status.
     status = facts.get("status", "stopped" if frozen.state.is_finished() else "running")
     return TrialRecord(
         number=frozen.number,
@@ -132,7 +141,7 @@ def to_record(frozen: FrozenTrial) -> TrialRecord:
 
 
 def distribution_of(parameter: Parameter) -> BaseDistribution:
-    """Returns the distribution that a key is drawn from."""
+    """Returns the distribution that the searcher draws a key from."""
     if parameter.choice is not None:
         return CategoricalDistribution([stored_value(parameter, value) for value in parameter.choice])
     low, high = parameter.bounds
@@ -147,7 +156,7 @@ def distribution_of(parameter: Parameter) -> BaseDistribution:
 
 
 def suggest(trial: optuna.Trial, key: str, distribution: BaseDistribution) -> Any:
-    """Lets the sampler of a trial draw a key, and returns what Optuna keeps of it."""
+    """Draws a key with the trial's sampler, and returns the value as Optuna stores it."""
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(key, distribution.choices)
     if isinstance(distribution, IntDistribution):
@@ -158,12 +167,12 @@ def suggest(trial: optuna.Trial, key: str, distribution: BaseDistribution) -> An
 
 
 def stored_value(parameter: Parameter, value: Any) -> Any:
-    """Returns what Optuna keeps of a value: sections and lists, which it does not know, as their text."""
+    """Returns a value as Optuna stores it: sections and lists, which it does not support, as JSON."""
     return encode(value) if parameter.choice is not None and isinstance(value, dict | list) else value
 
 
 def chosen_value(parameter: Parameter, stored: Any) -> Any:
-    """Returns the value that `stored_value` was made of."""
+    """Returns the value for what `stored_value` or `suggest` returned."""
     if parameter.choice is not None:
         return next(value for value in parameter.choice if stored_value(parameter, value) == stored)
     if parameter.quniform is not None:

@@ -1,4 +1,4 @@
-"""One trial at a time, in a process of its own on the cluster: a training run, epoch by epoch."""
+"""The process of a trial on the cluster: a training run, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -30,14 +30,12 @@ from yt8m_ray.training.run.hooks import RunHooks
 from yt8m_ray.training.run.log_files import logging_to
 from yt8m_ray.training.run.run_folder import best_checkpoint, wait_until_free
 
-SEARCH_KEY = "search"
-"""Where the config that Ray Tune hands on has what is the same for all trials; the rest are the trial's own values."""
+SEARCH_KEY = "search"  # the key of `TrialFacts` in a trial's config; the other keys are its params
 
 TRIALS_FOLDER, DONORS_FOLDER = "trials", "donors"
 STOP_FILE, LOG_FILE = "stop", "search.log"
 
-SCORE, EPOCH = "score", "epoch"
-"""What Ray's schedulers look at."""
+SCORE, EPOCH = "score", "epoch"  # the keys of a result that Ray's schedulers read
 
 _STATE_FILE = "trial.json"
 _END_TIMEOUT_S = STOP_TIMEOUT_S + 15.0
@@ -49,7 +47,7 @@ Result = dict[str, Any]
 
 
 def trial_name(number: int) -> str:
-    """Returns the name of a trial, and of its run's folder."""
+    """Returns the name of a trial and of its run's folder."""
     return f"trial_{number:04d}"
 
 
@@ -61,9 +59,8 @@ class TrialFacts:
         base: The train config that they change, as a document.
         folder: The search's.
         max_epochs: Of a trial; None leaves that to its config.
-        metric: The validation metric that is its score.
-        cpus_per_worker: What the search has planned with.
-        mlflow_run_id: The search's own run in MLflow, empty where there is none.
+        metric: The validation metric that is the score.
+        mlflow_run_id: The search's run in MLflow, or empty.
     """
 
     base: dict[str, Any]
@@ -76,7 +73,7 @@ class TrialFacts:
 
 @dataclass(frozen=True)
 class _End:
-    """How a run has ended: its status, the message of its failure, and its best metrics."""
+    """How a run ended."""
 
     status: str
     cause: str = ""
@@ -84,11 +81,11 @@ class _End:
 
 
 class _Run(RunHooks):
-    """A training run in a thread, whose epochs can be waited for.
+    """A training run in a thread, whose epochs the caller waits for.
 
     Args:
         config: The run.
-        stop_file: A file that ends the run when it appears.
+        stop_file: Ends the run when it appears.
         tags: Of the run in MLflow.
         metric: The validation metric that is its score.
     """
@@ -114,7 +111,7 @@ class _Run(RunHooks):
         self._may_go_on.clear()
         self._events.put(result)
         if self.is_in_process and result[EPOCH] < self._config.train.num_epochs:
-            # No trial trains on while it is decided whether it is to; workers elsewhere do.
+            # The run waits while the scheduler decides; a run with workers in other processes does not.
             while not self._may_go_on.wait(_POLL_S) and not self.should_stop():
                 pass
 
@@ -122,7 +119,7 @@ class _Run(RunHooks):
         return self._is_stopping.is_set() or self._stop_file.exists()
 
     def next(self) -> Result:
-        """Waits for the next epoch, or for the end of the run; with the last epoch comes the end."""
+        """Waits for the next epoch or the end of the run; the last epoch's result is the end's."""
         self._may_go_on.set()
         event = self._events.get()
         while isinstance(event, dict):
@@ -133,19 +130,19 @@ class _Run(RunHooks):
         if isinstance(event, BaseException):
             raise event
         result = self._last | {"done": True, "status": event.status, "cause": event.cause}
-        if event.metrics is not None and not self._last[EPOCH]:  # it was finished before
+        if event.metrics is not None and not self._last[EPOCH]:  # an earlier start had finished the run
             result |= _to_result(event.metrics, self._metric)
         return result
 
     def stop(self) -> None:
-        """Asks the run to end, and waits until it has; one that does not takes this process with it."""
+        """Stops the run and waits for its end; ends this process where it does not come."""
         self._is_stopping.set()
         self._thread.join(_END_TIMEOUT_S)
         if self._thread.is_alive():
-            os._exit(1)  # two runs would be in each other's way; Ray Tune starts another process
+            os._exit(1)  # two runs would share a process; Ray Tune starts another
         if self.is_in_process and torch.cuda.is_available():
             gc.collect()
-            torch.cuda.empty_cache()  # for the next trial, and for those that share the GPU
+            torch.cuda.empty_cache()  # the next trial may have another size, and others share the GPU
 
     def _work(self) -> None:
         try:
@@ -156,7 +153,7 @@ class _Run(RunHooks):
             self._events.put(_End("stopped"))
         except (ValueError, OSError, FloatingPointError, WorkersLostError) as error:
             self._events.put(_End("failed", cause=_cause(error)))
-        except BaseException as error:  # noqa: BLE001 - what it leaves behind in this process, or on its GPU, nobody knows
+        except BaseException as error:  # noqa: BLE001 - `next` raises it, so that Ray Tune replaces this process
             self._events.put(error)
         else:
             self._events.put(_End("completed", metrics=result.metrics))
@@ -165,8 +162,8 @@ class _Run(RunHooks):
 class TrialRunner(tune.Trainable):
     """Trials, one after the other, each a run of `fit`; a step is an epoch.
 
-    What Ray Tune keeps as a checkpoint names the run's own latest one, copied aside: a trial that is to go on from
-    another's (population based training) begins a new run there, one that was paused continues its run.
+    Ray Tune's checkpoint names a copy of the run's latest one. A trial that continues another's weights (population
+    based training) begins a new run with it; a paused trial continues its run.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -232,7 +229,7 @@ class TrialRunner(tune.Trainable):
         return override(trial_config(base, self._params, max_epochs=self._search.max_epochs), changes)
 
     def _put_aside(self, checkpoint: Path) -> Path:
-        """Returns a copy that stays when the run goes on; the last two of a trial do."""
+        """Returns a copy, since the run replaces its checkpoints; the last two copies of a trial stay."""
         donors: Path = self._folder / DONORS_FOLDER / self.trial_name
         donor = donors / f"{self._run_name}-{checkpoint.name}"
         if not donor.exists():
@@ -242,7 +239,7 @@ class TrialRunner(tune.Trainable):
         return donor
 
     def _go_on_from(self, donor: Path, name: str) -> None:
-        """Begins a new run of this trial with the weights and the progress of another's."""
+        """Begins a new run of this trial with the weights and the progress of another."""
         stem, _, number = self._run_name.partition(".")
         self._run_name = f"{stem}.{int(number or 0) + 1}"
         run_folder = self._folder / TRIALS_FOLDER / self._run_name
@@ -262,11 +259,7 @@ def _cause(error: BaseException) -> str:
 
 
 def best_of_trial(folder: Path, name: str) -> tuple[Path, dict[str, float]]:
-    """Returns (checkpoint, its metrics) of the best checkpoint of all runs of a trial.
-
-    Raises:
-        CheckpointError: it has none.
-    """
+    """Returns (checkpoint, metrics) of a trial's best checkpoint; CheckpointError where it has none."""
     runs = [run for run in (folder / TRIALS_FOLDER).glob(f"{name}*") if run.name.partition(".")[0] == name]
     return max((best_checkpoint(run) for run in runs), key=lambda found: found[1].get("validation/gap", -math.inf))
 
@@ -281,6 +274,6 @@ def _to_result(metrics: Mapping[str, float], metric: str) -> Result:
         "videos_per_s": metrics.get("train/videos_per_s", math.nan),
         "epoch_seconds": metrics.get("seconds", math.nan),
     }
-    if not math.isnan(validation[metric]):  # without a label there is no score, and no scheduler looks at it
+    if not math.isnan(validation[metric]):  # NaN without any label; schedulers ignore results without a score
         result[SCORE] = validation[metric]
     return result

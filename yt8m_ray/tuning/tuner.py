@@ -1,4 +1,4 @@
-"""Ray Tune at work on the study of a search: which trial starts, goes on and ends."""
+"""Runs the trials of a study with Ray Tune, and records their epochs and ends in it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# Read when Ray Tune is imported, or at its start; what a user sets counts.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # CSV, JSON and TensorBoard files of their own
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial that fails has no score
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # boxes on stdout
-os.environ.setdefault("TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S", "600")
-
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from yt8m_ray.config.tune import TuneConfig
+from yt8m_ray.local_cluster import configure_environment
 from yt8m_ray.tuning.capacity import TRIAL_CPUS, Capacity
 from yt8m_ray.tuning.progress import describe_end, describe_params
 from yt8m_ray.tuning.records import TrialStatus, total_epochs
@@ -35,6 +29,14 @@ from yt8m_ray.tuning.trial import EPOCH, SEARCH_KEY, STOP_FILE, TRIALS_FOLDER, T
 
 logger = logging.getLogger(__name__)
 
+# Ray Tune reads these when a search starts.
+_TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of their own
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails has no score
+    "RAY_AIR_NEW_OUTPUT": "0",  # boxes on stdout
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "600",
+}
 _FOLDER = "tune"
 _PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 _MOST_WAITING = 81  # a bracket of HyperBand with factor 3
@@ -42,23 +44,14 @@ _WALL_INTERVAL_S = 5.0
 
 
 class SearchState:
-    """How far a search is, and whether it is over; shared by all that Ray Tune asks.
-
-    Args:
-        config: The search.
-        study: Its trials.
-        folder: Its folder.
-        on_end: Called with each trial that has ended.
-    """
+    """The state of a search that Ray Tune's callbacks share; `on_end` is called with each trial that has ended."""
 
     def __init__(self, config: TuneConfig, study: SearchStudy, folder: Path, on_end: Any) -> None:
         self.study = study
         self.folder = folder
         self.on_end = on_end
-        self.numbers: dict[str, int] = {}
-        """Number of a trial by what Ray calls it."""
-        self.continued: set[int] = set()
-        """Trials that an earlier start of the search has begun."""
+        self.numbers: dict[str, int] = {}  # by Ray's trial id
+        self.continued: set[int] = set()  # begun by an earlier start of the search
         self._budget = config.tune.budget
         self._reason = ""
         self._is_interrupted = False
@@ -68,12 +61,12 @@ class SearchState:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray Tune writes down whatever it is given, to continue by itself; here the study is what continues."""
+        # Ray Tune pickles its callbacks to restore a run, which it does without the weights. Here the study continues.
         return {}
 
     @property
     def reason(self) -> str:
-        """Why the search is over, empty while it is not, or where there is nothing left to try."""
+        """Why the search is over; empty while it runs, and where nothing is left to try."""
         if self._is_interrupted:
             return "interrupted"
         if not self._reason:
@@ -86,7 +79,7 @@ class SearchState:
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether the search is to be continued later."""
+        """Whether a later start continues the search."""
         return self._is_interrupted
 
     @property
@@ -95,13 +88,13 @@ class SearchState:
         return self._spent_s + time.monotonic() - self._started
 
     def interrupt(self) -> bool:
-        """Ends all trials in order; the same search goes on with them later."""
+        """Ends all trials in order; a later start continues them."""
         self._is_interrupted = True
         self._stop_all()
         return True
 
     def finish(self) -> None:
-        """Writes down, behind the last trial, how those ended that Ray Tune has left without a word."""
+        """Records the end of trials that Ray Tune has stopped without a callback."""
         for record in self.study.records():
             if record.status == "running" and not self._is_interrupted:
                 self.on_end(self.study.tell(record.number, "stopped", self.reason or "left over"))
@@ -109,7 +102,7 @@ class SearchState:
             logger.info("the search is over: %s", self.reason)
 
     def tick(self) -> None:
-        """Does what is to be done once a second: ends trials that a user has ended, and all when the search is over."""
+        """Stops trials that a user has ended, and all when the search is over; called once a second."""
         for number in self.study.stop_requests():
             self._stop(number)
         if self.reason:
@@ -130,12 +123,12 @@ class SearchState:
                 return
             self._asked.add(number)
         place = self.folder / TRIALS_FOLDER / trial_name(number)
-        with contextlib.suppress(OSError):  # it has not begun
+        with contextlib.suppress(OSError):  # without a folder the trial has not begun
             (place / STOP_FILE).touch()
 
 
 class _StudySearcher(Searcher):
-    """Hands out what the study says."""
+    """Suggests what the study suggests."""
 
     def __init__(self, state: SearchState, facts: Mapping[str, Any]) -> None:
         super().__init__(metric="score", mode="max")
@@ -149,7 +142,7 @@ class _StudySearcher(Searcher):
             return Searcher.FINISHED
         try:
             suggestion = state.study.next()
-        except Exception as error:  # noqa: BLE001 - carried over to the caller of `run_trials`
+        except Exception as error:  # noqa: BLE001 - `run_trials` raises it
             self.error = error
             return Searcher.FINISHED
         if suggestion is None:
@@ -161,7 +154,7 @@ class _StudySearcher(Searcher):
         return {**suggestion.params, SEARCH_KEY: self._facts}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        pass  # the recorder tells the study
+        pass  # the recorder does that
 
     def save(self, checkpoint_path: str) -> None:
         pass  # the study is on the disk
@@ -171,7 +164,7 @@ class _StudySearcher(Searcher):
 
 
 class _Recorder(tune.Callback):
-    """Writes down in the study what becomes of trials."""
+    """Records the epochs and ends of trials in the study."""
 
     def __init__(self, state: SearchState) -> None:
         self._state = state
@@ -179,7 +172,7 @@ class _Recorder(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = self._state.numbers[trial.trial_id]
-        if number not in self._started:  # it may be paused and start again
+        if number not in self._started:  # a paused trial starts again
             self._started.add(number)
             verb = "goes on" if number in self._state.continued else "starts"
             params = self._state.study.record(number).params
@@ -206,7 +199,7 @@ class _Recorder(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         result = trial.last_result or {}
-        # Where the trial has not ended by itself, the scheduler has ended it, or the end of the search.
+        # Without a status of its run, the scheduler has stopped the trial, or the end of the search has.
         status: TrialStatus = result.get("status", "stopped" if self._state.reason else "pruned")
         self._tell(trial, status, result.get("cause", ""))
 
@@ -221,7 +214,7 @@ class _Recorder(tune.Callback):
         state = self._state
         number = state.numbers[trial.trial_id]
         if status == "stopped" and state.is_interrupted:
-            return  # it goes on with the search
+            return  # a later start continues it
         if status == "stopped" and not cause:
             cause = state.reason or "by a user"
         record = state.study.tell(number, status, cause)
@@ -255,8 +248,9 @@ def run_trials(config: TuneConfig, state: SearchState, capacity: Capacity, *, ml
         mlflow_run_id=mlflow_run_id,
     )
     searcher = _StudySearcher(state, vars(facts))
+    configure_environment(_TUNE_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    # On the shared disk: trials that go on elsewhere find their state there.
+    # On the shared disk, where a trial that moves to another node finds its state.
     with tempfile.TemporaryDirectory(dir=state.folder, prefix=f".{_FOLDER}-") as notes:
         tuner = tune.Tuner(
             tune.with_resources(TrialRunner, _resources(config, capacity)),
@@ -289,7 +283,7 @@ def run_trials(config: TuneConfig, state: SearchState, capacity: Capacity, *, ml
 
 @contextlib.contextmanager
 def _pending_trials(config: TuneConfig, capacity: Capacity) -> Iterator[None]:
-    """Lets as many trials begin as a scheduler compares, although they wait; Ray would begin one at a time."""
+    """Lets as many trials begin as a scheduler compares, although some wait; Ray's default is one at a time."""
     if capacity.is_limit:
         yield
         return
@@ -301,7 +295,7 @@ def _pending_trials(config: TuneConfig, capacity: Capacity) -> Iterator[None]:
 
 
 def _resources(config: TuneConfig, capacity: Capacity) -> dict[str, float]:
-    """Returns what the process of a trial takes: all that its one worker needs, or next to nothing beside several."""
+    """Returns what the process of a trial takes: what its one worker needs, or almost nothing beside several."""
     if config.scaling.most_workers > 1:
         return {"CPU": TRIAL_CPUS}
     gpus = {"GPU": capacity.gpus_per_worker} if capacity.gpus_per_worker else {}
@@ -309,6 +303,6 @@ def _resources(config: TuneConfig, capacity: Capacity) -> dict[str, float]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what a search that was killed has left of Ray Tune's own files."""
+    """Removes Ray Tune's own files of a search that was killed."""
     for path in folder.glob(f".{_FOLDER}-*"):
         shutil.rmtree(path, ignore_errors=True)

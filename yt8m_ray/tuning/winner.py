@@ -1,4 +1,4 @@
-"""What a search leaves to go on with: `best/config.yaml`, a train config, and `best/checkpoint`."""
+"""The winner of a search: `best/config.yaml`, a train config, and `best/checkpoint`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,7 @@ CONFIG_FILE, CHECKPOINT_FOLDER = "config.yaml", "checkpoint"
 
 
 def write_best(folder: Path, config: TuneConfig, records: list[TrialRecord]) -> TrialRecord:
-    """Writes `best/` of a search's folder, and returns the trial that it is.
-
-    Raises:
-        CheckpointError: no trial has an intact checkpoint.
-    """
+    """Writes `best/` and returns its trial, the best with an intact checkpoint; CheckpointError where none has one."""
     for record in ranked(records):
         try:
             checkpoint, _ = best_of_trial(folder, trial_name(record.number))
@@ -43,7 +39,7 @@ def write_best(folder: Path, config: TuneConfig, records: list[TrialRecord]) -> 
 
 
 def best_config(config: TuneConfig, trial: TrainConfig) -> TrainConfig:
-    """Returns the config of a trial as a run of its own: at full length, and where and how the search's config says."""
+    """Returns the config of a trial as a run of its own at full length, with the search's output, scaling and so on."""
     base = config.base.model_dump(mode="json")
     num_epochs = trial.train.num_epochs if "train.num_epochs" in config.tune.space else config.train.num_epochs
     changes = {
@@ -58,7 +54,7 @@ def best_config(config: TuneConfig, trial: TrainConfig) -> TrainConfig:
 
 
 def retrain(folder: Path) -> FitResult:
-    """Trains `best/config.yaml`, or continues that, and puts the best checkpoint of the run into `best/`."""
+    """Trains `best/config.yaml`, or continues its run, and replaces `best/checkpoint` with the run's best."""
     path = folder / BEST_FOLDER / CONFIG_FILE
     config = load_document(path, TrainConfig)
     logger.info("training the best configuration at full length: %s", config.run.name)
@@ -68,11 +64,11 @@ def retrain(folder: Path) -> FitResult:
 
 
 def register(folder: Path, uri: str, run_id: str, *, name: str, alias: str) -> str:
-    """Puts `best/` into MLflow's model registry under an alias; returns the model's URI there.
+    """Registers `best/` in MLflow under an alias and returns the model's URI.
 
     Raises:
-        ConfigError: MLflow does not have the run of the search.
-        TrackingError: it does not do what it is asked.
+        ConfigError: MLflow does not have the search's run.
+        TrackingError: MLflow fails.
     """
     manifest = read_manifest(folder / BEST_FOLDER / CHECKPOINT_FOLDER, kind="checkpoint")
     if not run_id:

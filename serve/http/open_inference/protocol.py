@@ -1,6 +1,6 @@
-"""The Open Inference Protocol, version 2, without HTTP: bytes -> rows, answers -> bytes, metadata.
+"""The Open Inference Protocol, version 2, without HTTP: bytes -> rows, answers -> bytes.
 
-The protocol: https://github.com/kserve/open-inference-protocol, its extension for binary data:
+https://github.com/kserve/open-inference-protocol and, for binary data,
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 """
 
@@ -26,18 +26,18 @@ from serve.http.open_inference.tensors import (
     read_tensors,
     rows_of,
 )
-from serve.http.video_input import check_top_k, checked_json, invalid_json, shorten
+from serve.http.video_input import ModelInput, check_top_k, checked_json, parameter_top_k, validate_json
 from serve.model.batching import Answer
 from serve.settings import Limits
-from yt8m_ray.data.format.features import FeatureSpec, VideoRow
+from yt8m_ray.data.format.features import FeatureSpec
 
 CLASS_IDS, SCORES, NAMES = "class_ids", "scores", "names"
 _OUTPUT_TYPES = {CLASS_IDS: "INT64", SCORES: "FP32", NAMES: "BYTES"}
 
-_MISUNDERSTOOD = ("classification", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
-"""Parameters that would change what an answer means; any other that is unknown is passed over, as servers do."""
+# Parameters that would change what an answer means. Other unknown ones are ignored, as servers do.
+_REFUSED = ("classification", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
-_MOST_TENSORS = 16
+_MAX_TENSORS = 16
 
 
 class OutputRequest(ProtocolPart):
@@ -49,9 +49,9 @@ class InferenceRequest(ProtocolPart):
     """One tensor a feature, over all videos; `num_frames` where videos of a batch are padded to one length."""
 
     id: str | None = Field(default=None, max_length=200, description="Returned as it is")
-    inputs: list[InputTensor] = Field(min_length=1, max_length=_MOST_TENSORS)
+    inputs: list[InputTensor] = Field(min_length=1, max_length=_MAX_TENSORS)
     outputs: list[OutputRequest] | None = Field(
-        default=None, max_length=_MOST_TENSORS, description="None gives class_ids and scores"
+        default=None, max_length=_MAX_TENSORS, description="None gives class_ids and scores"
     )
     parameters: Parameters = Field(default_factory=dict, description="top_k; binary_data_output")
 
@@ -85,66 +85,52 @@ class InferenceResponse(pydantic.BaseModel):
 
 
 @dataclass(frozen=True)
-class Inference:
+class Inference(ModelInput):
     """A request that can be answered.
 
     Attributes:
-        id: As given; empty where none is.
-        rows: One a video.
-        top_k: 1 to the number of classes.
-        outputs: Names of the outputs, and whether each is sent as bytes.
+        id: As given, or empty.
+        outputs: By name, whether it is sent as bytes.
     """
 
     id: str
-    rows: list[VideoRow]
-    top_k: int
     outputs: dict[str, bool]
 
 
 def output_metadata() -> list[TensorMetadata]:
-    """Returns the tensors that every model gives; `names` only where a request names it."""
+    """Returns the tensors of an answer; `names` is one of them only if a request names it."""
     return [TensorMetadata(name=name, datatype=datatype, shape=[-1, -1]) for name, datatype in _OUTPUT_TYPES.items()]
 
 
 def decode_inference(body: bytes, json_bytes: int | None, spec: FeatureSpec, limits: Limits) -> Inference:
-    """Returns the input of a request.
+    """Returns the input of a body; RequestError if it cannot be read or does not fit the model.
 
     Args:
-        body: JSON, then the binary data of those inputs that have some, without gaps.
-        json_bytes: Where the JSON ends; None takes all of it for JSON.
-        spec, limits: What is taken.
-
-    Raises:
-        RequestError: the body cannot be read, or does not fit the model.
+        body: JSON, then the binary data of the inputs, without gaps.
+        json_bytes: Length of the JSON; None stands for all of the body.
+        spec, limits: Of the model.
     """
     end = len(body) if json_bytes is None else json_bytes
     if end > len(body):
         raise RequestError(400, f"inference-header-content-length: {end} is beyond the body of {len(body)} bytes")
     text = memoryview(body)[:end].tobytes() if end < len(body) else body
-    text = checked_json(text, spec, limits)
-    try:
-        request = InferenceRequest.model_validate_json(text)
-    except pydantic.ValidationError as error:
-        raise invalid_json(error) from None
+    request = validate_json(InferenceRequest, checked_json(text, spec, limits))
     _check_parameters(request)
     tensors = read_tensors(request.inputs, memoryview(body)[end:], spec)
     rows = rows_of(tensors, spec, limits)
-    asked = request.parameters.get("top_k")
-    if asked is not None and type(asked) is not int:
-        raise RequestError(422, f"parameters.top_k: expected a whole number, found {shorten(asked)}")
-    top_k = check_top_k(asked, len(rows), spec, limits)
-    return Inference(request.id or "", rows, top_k, _outputs(request))
+    top_k = check_top_k(parameter_top_k(request.parameters), len(rows), spec, limits)
+    return Inference(rows, top_k, request.id or "", _outputs(request))
 
 
 def encode_inference(
     inference: Inference, answers: Sequence[Answer], head: Mapping[str, str], name_of: Callable[[int], str | None]
 ) -> tuple[dict[str, Any], list[bytes]]:
-    """Returns the answer as JSON to be, and the binary data that follows it.
+    """Returns the answer's JSON document, and the binary data that follows it.
 
     Args:
-        inference, answers: What was asked, and the answers in its order.
-        head: What stands before the outputs.
-        name_of: Takes a class id; a class without a name is the empty string.
+        inference, answers: One answer for each row.
+        head: The fields before the outputs.
+        name_of: Returns the name of a class; None becomes the empty string.
     """
     outputs, parts = [], list[bytes]()
     for name, is_binary in inference.outputs.items():
@@ -180,13 +166,13 @@ def _check_parameters(request: InferenceRequest) -> None:
     parts = [(part.name, part.parameters) for part in request.inputs]
     parts += [(part.name, part.parameters) for part in request.outputs or ()]
     for tensor, parameters in parts:
-        for name in _MISUNDERSTOOD:
+        for name in _REFUSED:
             if name in parameters:
                 raise RequestError(422, f"{tensor[:60]}: {name} is not offered here")
 
 
 def _outputs(request: InferenceRequest) -> dict[str, bool]:
-    """Returns the outputs in the order asked for, and whether each is sent as bytes."""
+    """Returns the outputs in the order of the request, and whether each is sent as bytes."""
     is_binary: Any = request.parameters.get("binary_data_output", False)
     outputs: dict[str, Any] = {}
     for output in request.outputs or ():

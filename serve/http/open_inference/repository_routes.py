@@ -1,7 +1,7 @@
-"""Which models there are and what they have done: two extensions of the Open Inference Protocol, as Triton has them.
+"""The index of models and their statistics: two extensions of the Open Inference Protocol by Triton.
 
-https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md, of which an
-operator's part is not offered here: see `serve.http.operator_routes`.
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md without loading
+and unloading, for which operators have `serve.http.operator_routes`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from serve.http.open_inference.routes import TAG, check_name
-from serve.http.plain_routes import add_protocol_route
-from serve.http.requests import check_token, read_json
+from serve.http.openapi import JSON_TYPE, protocol_refusals
+from serve.http.plain_routes import add_plain_route
+from serve.http.requests import read_json
 from serve.http.service import Service
-from serve.model.hosted_model import HostedModel
 from serve.operations.statistics import ModelStatistics
 
-_MOST_BYTES = 4096
-"""Of a request for the index."""
+_MAX_INDEX_BYTES = 4096  # of a request for the index
 
 
 class IndexRequest(pydantic.BaseModel):
@@ -36,7 +35,7 @@ class IndexEntry(pydantic.BaseModel):
 
 
 class Index(pydantic.RootModel[list[IndexEntry]]):
-    """One entry for each version: the current model, then a canary."""
+    """One entry for each version: the current model, then the canary."""
 
 
 class Duration(pydantic.BaseModel):
@@ -62,7 +61,7 @@ class ModelStatisticsEntry(pydantic.BaseModel):
 
 
 class StatisticsResponse(pydantic.BaseModel):
-    """Over all replicas, since each has started; those of others are at most 3 seconds old."""
+    """Over all replicas, since each has started; those of other replicas are up to 3 seconds old."""
 
     model_stats: list[ModelStatisticsEntry]
 
@@ -71,48 +70,40 @@ def add_repository_routes(api: FastAPI, service: Service) -> None:
     """Adds the routes; before those of the models, of which one could be called `stats`."""
 
     async def index(request: Request) -> Response:
-        check_token(request, service)
-        asked = await read_json(request, service, IndexRequest, max_bytes=_MOST_BYTES)
+        service.client_tokens.check(request)
+        asked = await read_json(request, service, IndexRequest, max_bytes=_MAX_INDEX_BYTES)
         return JSONResponse(_index(service, only_ready=bool(asked.ready)))
 
     async def statistics(request: Request) -> Response:
-        check_token(request, service)
-        models = _models_of(request, service)
+        service.client_tokens.check(request)
+        versions = _versions(request, service)
         known = await service.statistics()
         entries = [
             {"name": service.args.name, "version": version, **known.get(version, ModelStatistics()).described()}
-            for version in dict.fromkeys(model.version for model in models)
+            for version in versions
         ]
         return JSONResponse({"model_stats": entries})
 
-    add = functools.partial(add_protocol_route, api, tag=TAG)
-    listed = "The models of this service"
-    add(
-        "/v2/repository/index",
-        index,
-        summary=listed,
-        answer=Index,
-        statuses=[400, 401],
-        body={"application/json": IndexRequest.model_json_schema()},
-    )
-    add("/v2/repository/index", index, summary=listed, answer=Index, statuses=[401])
+    add = functools.partial(add_plain_route, api, tag=TAG)
+    add_index = functools.partial(add, "/v2/repository/index", index, summary="The models of this service")
+    body = {JSON_TYPE: IndexRequest.model_json_schema()}
+    add_index(answer=Index, responses=protocol_refusals(400, 401), body=body)
+    add_index(answer=Index, responses=protocol_refusals(401))
     for path in ("/v2/models/stats", "/v2/models/{name}/stats", "/v2/models/{name}/versions/{version}/stats"):
-        statuses = [401, 404] if "{" in path else [401]
-        add(path, statistics, summary="What the models have done", answer=StatisticsResponse, statuses=statuses)
+        refusals = protocol_refusals(401, 404) if "{" in path else protocol_refusals(401)
+        add(path, statistics, summary="What the models have done", answer=StatisticsResponse, responses=refusals)
 
 
-def _models_of(request: Request, service: Service) -> list[HostedModel]:
+def _versions(request: Request, service: Service) -> list[str]:
     if "name" in request.path_params:
         check_name(request, service)
     version = request.path_params.get("version")
-    return service.host.models if version is None else [service.host.choose(version)]
+    return service.host.versions if version is None else [service.host.choose(version).version]
 
 
 def _index(service: Service, *, only_ready: bool) -> list[dict[str, Any]]:
-    is_ready = service.is_ready()
+    is_ready, name = service.is_ready(), service.args.name
     if only_ready and not is_ready:
         return []
     state, reason = ("READY", "") if is_ready else ("UNAVAILABLE", "see the log of the service")
-    versions = dict.fromkeys(model.version for model in service.host.models)
-    name = service.args.name
-    return [{"name": name, "version": version, "state": state, "reason": reason} for version in versions]
+    return [{"name": name, "version": each, "state": state, "reason": reason} for each in service.host.versions]

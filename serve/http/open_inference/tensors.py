@@ -13,27 +13,23 @@ import pydantic
 from pydantic import Field
 
 from serve.errors import RequestError
-from serve.http.video_input import check_row, shorten
+from serve.http.video_input import refusals
 from serve.settings import Limits
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow
+from yt8m_ray.data.format.video_input import checked_row, shorten
 
 Array = npt.NDArray[Any]
 
-DTYPES = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}
-"""The protocol's names of types, as NumPy calls them."""
+DTYPES = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}  # the protocol's names -> NumPy's
 
-BINARY_SIZE = "binary_data_size"
-"""The parameter that says how many bytes behind the JSON are a tensor's."""
-
+BINARY_SIZE = "binary_data_size"  # parameter: how many of the bytes after the JSON belong to a tensor
 _NUM_FRAMES = "num_frames"
 
 
 def _given(parameters: object) -> object:
-    """Returns the parameters that are given."""
-    if parameters is None:
-        return {}
+    # null stands for a parameter that is not given: the types of MLServer send it.
     if not isinstance(parameters, dict):
-        return parameters
+        return {} if parameters is None else parameters
     return {name: value for name, value in parameters.items() if value is not None}
 
 
@@ -41,10 +37,9 @@ Parameters = Annotated[dict[str, Any], pydantic.BeforeValidator(_given, json_sch
 
 
 class ProtocolPart(pydantic.BaseModel):
-    """What a client sends."""
+    """A part of a request."""
 
-    # Clients add keys of their own servers: what is unknown is passed over, what is known has to be right. null is what
-    # is not given, as the types of MLServer send it.
+    # Clients add keys of their own servers, which are ignored.
     model_config = pydantic.ConfigDict(extra="ignore", strict=True, frozen=True, protected_namespaces=())
 
 
@@ -52,7 +47,7 @@ class InputTensor(ProtocolPart):
     name: str = Field(max_length=100)
     datatype: str = Field(max_length=20)
     shape: list[Annotated[int, Field(ge=1, le=2**31 - 1)]] = Field(min_length=1, max_length=3)
-    parameters: Parameters = Field(default_factory=dict, description="binary_data_size: bytes behind the JSON")
+    parameters: Parameters = Field(default_factory=dict, description="binary_data_size: bytes after the JSON")
     data: list[Any] | None = Field(default=None, description="Nested, or all values in one list")
 
 
@@ -63,7 +58,7 @@ class TensorMetadata(pydantic.BaseModel):
 
 
 def input_metadata(spec: FeatureSpec) -> list[TensorMetadata]:
-    """Returns the tensors that a model takes; `num_frames` is optional, and INT32 is taken too."""
+    """Returns the tensors that a model takes; `num_frames` is optional, and may be INT32 too."""
     if spec.is_video_level:
         return [TensorMetadata(name=name, datatype="FP32", shape=[-1, size]) for name, size in spec.sizes.items()]
     frames = [TensorMetadata(name=name, datatype="UINT8", shape=[-1, -1, size]) for name, size in spec.sizes.items()]
@@ -71,7 +66,7 @@ def input_metadata(spec: FeatureSpec) -> list[TensorMetadata]:
 
 
 def read_tensors(inputs: Sequence[InputTensor], binary: memoryview, spec: FeatureSpec) -> dict[str, Array]:
-    """Returns the inputs by name in the shapes they say; those with binary data are views of it."""
+    """Returns the inputs by name, in their shapes; those with binary data are views of it."""
     datatypes: dict[str, tuple[str, ...]] = {each.name: (each.datatype,) for each in input_metadata(spec)}
     if _NUM_FRAMES in datatypes:
         datatypes[_NUM_FRAMES] = ("INT64", "INT32")
@@ -95,23 +90,22 @@ def read_tensors(inputs: Sequence[InputTensor], binary: memoryview, spec: Featur
 
 
 def _from_binary(tensor: InputTensor, binary: memoryview) -> tuple[Array, memoryview]:
-    """Returns a tensor and the binary data behind it."""
-    dtype, told = np.dtype(DTYPES[tensor.datatype]), tensor.parameters.get(BINARY_SIZE)
-    if told is None:
-        raise RequestError(422, f"{tensor.name}: expected data, or {BINARY_SIZE} and as many bytes behind the JSON")
+    """Returns a tensor and the binary data after it."""
+    dtype, announced = np.dtype(DTYPES[tensor.datatype]), tensor.parameters.get(BINARY_SIZE)
+    if announced is None:
+        raise RequestError(422, f"{tensor.name}: expected data, or {BINARY_SIZE} and as many bytes after the JSON")
     size = math.prod(tensor.shape) * dtype.itemsize
-    if type(told) is not int or told != size:
-        raise RequestError(
-            422, f"{tensor.name}: shape {tensor.shape} has {size} bytes, {BINARY_SIZE} is {shorten(told)}"
-        )
+    if type(announced) is not int or announced != size:
+        found = f"{BINARY_SIZE} is {shorten(announced)}"
+        raise RequestError(422, f"{tensor.name}: shape {tensor.shape} has {size} bytes, {found}")
     if size > len(binary):
-        raise RequestError(400, f"{tensor.name}: {size} bytes promised, {len(binary)} found behind the JSON")
+        raise RequestError(400, f"{tensor.name}: {size} bytes promised, {len(binary)} found after the JSON")
     return np.frombuffer(binary[:size], dtype).reshape(tensor.shape), binary[size:]
 
 
 def _from_list(tensor: InputTensor) -> Array:
     flat, shape = tensor.data or [], tensor.shape
-    if flat and isinstance(flat[0], list):  # nested: each level has to have the size that the shape says
+    if flat and isinstance(flat[0], list):  # nested: each level must have the size in the shape
         if len(flat) != shape[0]:
             raise RequestError(422, f"{tensor.name}: shape {shape} and {len(flat)} lists of data do not match")
         for size in shape[1:]:
@@ -120,18 +114,18 @@ def _from_list(tensor: InputTensor) -> Array:
             flat = list(itertools.chain.from_iterable(flat))
     if len(flat) != math.prod(shape):
         raise RequestError(422, f"{tensor.name}: shape {shape} has {math.prod(shape)} values, found {len(flat)}")
-    types: tuple[type, ...] = (int, float) if tensor.datatype == "FP32" else (int,)
+    types: tuple[type, ...] = (int, float) if tensor.datatype == "FP32" else (int,)  # exactly: True is no 1
     if not set(map(type, flat)) <= set(types):
         raise RequestError(422, f"{tensor.name}: expected {' or '.join(each.__name__ for each in types)} values alone")
     try:
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and `check_row` refuses it
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, which is refused later
             return np.array(flat, DTYPES[tensor.datatype]).reshape(shape)
     except OverflowError:
         raise RequestError(422, f"{tensor.name}: expected values that fit {tensor.datatype}") from None
 
 
 def rows_of(tensors: Mapping[str, Array], spec: FeatureSpec, limits: Limits) -> list[VideoRow]:
-    """Returns the videos; each is copied once, from the body into its row."""
+    """Returns the videos, each copied once, from the body into its row."""
     missing = ", ".join(name for name in spec.sizes if name not in tensors)
     if missing:
         raise RequestError(422, f"inputs: this model needs {', '.join(spec.sizes)}; {missing} is missing")
@@ -146,15 +140,13 @@ def rows_of(tensors: Mapping[str, Array], spec: FeatureSpec, limits: Limits) -> 
     if not 1 <= len(first) <= limits.max_videos:
         raise RequestError(422, f"inputs: expected 1 to {limits.max_videos} videos a request, found {len(first)}")
     if spec.is_video_level:
-        return [
-            check_row({name: values[index] for name, values in features.items()}, {}, spec, f"inputs[{index}]")
-            for index in range(len(first))
-        ]
-    lengths = _lengths(tensors.get(_NUM_FRAMES), len(first), first.shape[1])
-    return [
-        check_row({}, {name: values[index, :length] for name, values in features.items()}, spec, f"inputs[{index}]")
-        for index, length in enumerate(lengths)
-    ]
+        means = [{name: values[index] for name, values in features.items()} for index in range(len(first))]
+        with refusals():
+            return [checked_row(video, {}, spec, f"inputs[{index}]") for index, video in enumerate(means)]
+    lengths = enumerate(_lengths(tensors.get(_NUM_FRAMES), len(first), first.shape[1]))
+    frames = [{name: values[index, :length] for name, values in features.items()} for index, length in lengths]
+    with refusals():
+        return [checked_row({}, video, spec, f"inputs[{index}]") for index, video in enumerate(frames)]
 
 
 def _lengths(given: Array | None, num_videos: int, num_frames: int) -> list[int]:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import time
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from serve.errors import RequestError
-from serve.http.access_log import NOTES, note_model, note_stage
+from serve.http import openapi
+from serve.http.access_log import note_model
 from serve.http.error_handlers import request_id
-from serve.http.plain_routes import PlainRoute
-from serve.http.predict.shard_stream import NDJSON_TYPE, TFRECORD_TYPE, ShardAnswer
-from serve.http.requests import check_token, deadline_of, decode_body, query_parameters, wait_for
-from serve.http.schemas import ErrorResponse, PredictResponse
+from serve.http.openapi import BINARY_TYPE, JSON_TYPE, TFRECORD_TYPE
+from serve.http.plain_routes import add_plain_route
+from serve.http.predict.shard_stream import ShardAnswer
+from serve.http.requests import ask_model, encode, query_parameters, wait_for
+from serve.http.schemas import PredictResponse
 from serve.http.service import Service
 from serve.http.video_input import PredictionInput, decode_binary, decode_json, decode_ordinary, is_json, parse_top_k
 from serve.model.batching import Answer
@@ -26,23 +25,20 @@ from serve.model.label_json import WINDOW_S, count_labels, dump, timeline_text
 from serve.settings import Limits
 from yt8m_ray.data.format.features import VideoRow
 
-JSON_TYPE = "application/json"
-BINARY_TYPE = "application/octet-stream"
 _TYPES = (JSON_TYPE, BINARY_TYPE, TFRECORD_TYPE)
-
-_PARAMETERS = ("top_k", "threshold", "names", "timeline", "version")
+_PARAMETERS = tuple(parameter["name"] for parameter in openapi.PREDICT_PARAMETERS)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the query asks for.
+    """The query.
 
     Attributes:
-        top_k: Classes a video; None is the service's default.
+        top_k: Classes a video; None takes the service's default.
         threshold: Least score of a label.
         names: Whether labels have names.
-        timeline: Whether the labels are scored by windows too.
-        version: Of the model, None for whichever answers.
+        timeline: Whether the labels are also scored by windows.
+        version: Of the model; None lets the service choose.
     """
 
     top_k: int | None
@@ -53,32 +49,25 @@ class Options:
 
 
 def add_predict_routes(api: FastAPI, service: Service) -> None:
-    """Adds the route."""
-
     async def predict(request: Request) -> Response:
-        check_token(request, service)
+        service.client_tokens.check(request)
         content_type = _content_type(request)
         options = _options(request)
         model = service.host.choose(options.version)
         note_model(request, model.version)
-        deadline = deadline_of(request, service)
         if content_type == TFRECORD_TYPE:
             return _answer_shard(service, model, options, request)
-        service.batcher.check_room()  # before its body is read: a refusal must cost next to nothing
-        decode = functools.partial(_decode, content_type, options, model, service.limits)
-        decode_at_once = functools.partial(_decode_ordinary, content_type, options, model, service.limits)
-        asked = await decode_body(request, service, deadline, decode, decode_at_once)
-        return Response(await _answer(service, model, asked, options, request, deadline), media_type=JSON_TYPE)
+        return await _predict(request, service, model, content_type, options)
 
-    api.router.add_api_route(
+    add_plain_route(
+        api,
         "/v1/predict",
         predict,
-        methods=["POST"],
         summary="The best classes of each video",
-        response_model=PredictResponse,
-        responses=_RESPONSES,
-        openapi_extra=_REQUEST_BODY,
-        route_class_override=PlainRoute,
+        answer=PredictResponse,
+        responses=openapi.PREDICT_RESPONSES,
+        parameters=openapi.PREDICT_PARAMETERS,
+        body=openapi.PREDICT_BODY,
     )
 
 
@@ -93,25 +82,30 @@ def _answer_shard(service: Service, model: HostedModel, options: Options, reques
     return ShardAnswer(service, model, options.top_k, describe, request)
 
 
-async def _answer(
-    service: Service, model: HostedModel, asked: PredictionInput, options: Options, request: Request, deadline: float
-) -> str:
-    """Returns a PredictResponse as JSON.
-
-    Raises:
-        RequestError: there is no room in the queue, or the deadline passed.
-    """
-    request.scope[NOTES]["videos"] = len(asked.rows)
-    answers = await wait_for(service, model, asked.rows, asked.top_k, deadline, request)
-    timelines = None
+async def _predict(
+    request: Request, service: Service, model: HostedModel, content_type: str, options: Options
+) -> Response:
+    decode = functools.partial(_decode, content_type, options, model, service.limits)
+    decode_at_once = functools.partial(_decode_ordinary, content_type, options, model, service.limits)
+    asked, answers, deadline = await ask_model(request, service, model, decode, decode_at_once)
+    num_labels, timelines = len(answers) * asked.top_k, None
     if options.timeline:
         timelines = await _timelines(service, model, asked.rows, answers, deadline, request)
-    started = time.perf_counter()
-    write = functools.partial(_write, service, model, asked.video_ids, answers, timelines, options, request_id(request))
-    is_short = len(answers) * asked.top_k <= 1000 and timelines is None
-    text = write() if is_short else await asyncio.to_thread(write)
-    note_stage(request, "encode", time.perf_counter() - started)
-    return text
+        num_labels += sum(map(len, timelines)) * asked.top_k
+
+    def write() -> str:
+        predictions = []
+        for index, (video_id, answer) in enumerate(zip(asked.video_ids, answers, strict=True)):
+            fields = _prediction_fields(model, video_id, answer, options)
+            if timelines is not None:
+                num_kept = count_labels(answer, options.threshold)
+                fields = f'{fields},"timeline":{timeline_text(answer, timelines[index], num_kept)}'
+            predictions.append(f"{{{fields}}}")
+        name, version, identity = service.args.name, model.version, request_id(request)
+        head = dump({"model_name": name, "model_version": version, "request_id": identity})
+        return f'{head[:-1]},"predictions":[{",".join(predictions)}]}}'
+
+    return Response(await encode(request, write, num_labels=num_labels), media_type=JSON_TYPE)
 
 
 async def _timelines(
@@ -122,7 +116,7 @@ async def _timelines(
     deadline: float,
     request: Request,
 ) -> list[list[list[float]]]:
-    """Returns for each video the scores of its labels, window by window."""
+    """Returns the scores of each video's labels, window by window."""
     timelines = []
     num_classes = model.predictor.spec.num_classes
     for row, answer in zip(rows, answers, strict=True):
@@ -135,7 +129,7 @@ async def _timelines(
 
 
 def _content_type(request: Request) -> str:
-    """Returns one of the three types, or the empty string where the request names none."""
+    """Returns one of the three types, or the empty string if the request names none."""
     given = request.headers.get("content-type", "")
     content_type = given.partition(";")[0].strip().lower()
     if content_type not in (*_TYPES, ""):
@@ -187,64 +181,8 @@ def _has_json(content_type: str, body: bytes) -> bool:
     return content_type == JSON_TYPE or (not content_type and is_json(body))
 
 
-def _write(
-    service: Service,
-    model: HostedModel,
-    video_ids: list[str],
-    answers: list[Answer],
-    timelines: list[list[list[float]]] | None,
-    options: Options,
-    identity: str,
-) -> str:
-    """Returns a PredictResponse as JSON."""
-    predictions = []
-    for index, (video_id, answer) in enumerate(zip(video_ids, answers, strict=True)):
-        fields = _prediction_fields(model, video_id, answer, options)
-        if timelines is not None:
-            num_labels = count_labels(answer, options.threshold)
-            fields = f'{fields},"timeline":{timeline_text(answer, timelines[index], num_labels)}'
-        predictions.append(f"{{{fields}}}")
-    head = dump({"model_name": service.args.name, "model_version": model.version, "request_id": identity})
-    return f'{head[:-1]},"predictions":[{",".join(predictions)}]}}'
-
-
 def _prediction_fields(model: HostedModel, video_id: str, answer: Answer, options: Options) -> str:
-    """Returns the id and the labels of a Prediction, without the braces around them."""
+    """Returns a Prediction as JSON without the braces around it."""
     num_labels = count_labels(answer, options.threshold)
     labels = model.label_texts.labels(answer, num_labels=num_labels, names=options.names)
     return f'"video_id":{dump(video_id)},"labels":{labels}'
-
-
-def _parameter(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": "query", "description": description, "schema": schema}
-
-
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": f"For {TFRECORD_TYPE} one line a record, in order: a Prediction or an error, with its `record`.",
-        "content": {NDJSON_TYPE: {"schema": {"$ref": "#/components/schemas/RecordLine"}}},
-    },
-    **{status: {"model": ErrorResponse} for status in (400, 401, 404, 408, 413, 415, 422, 503, 504)},
-}
-
-_REQUEST_BODY: dict[str, Any] = {
-    "parameters": [
-        _parameter(
-            "top_k",
-            "Classes a video; the field of that name in a JSON body goes before it.",
-            {"type": "integer", "minimum": 1},
-        ),
-        _parameter("threshold", "Least score of a label.", {"type": "number", "minimum": 0, "maximum": 1}),
-        _parameter("names", "Whether labels have names.", {"type": "boolean", "default": True}),
-        _parameter("timeline", "Whether labels are scored every 5 seconds too.", {"type": "boolean", "default": False}),
-        _parameter("version", "The model's version; without it, whichever answers.", {"type": "string"}),
-    ],
-    "requestBody": {
-        "required": True,
-        "content": {
-            JSON_TYPE: {"schema": {"$ref": "#/components/schemas/PredictRequest"}},
-            BINARY_TYPE: {"schema": {"type": "string", "format": "binary"}},
-            TFRECORD_TYPE: {"schema": {"type": "string", "format": "binary"}},
-        },
-    },
-}

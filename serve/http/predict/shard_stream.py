@@ -1,15 +1,14 @@
-"""A whole shard as the body of a request: answered line by line while it arrives, with no more memory for a longer one.
+"""A whole shard as the body of a request: answered line by line while it arrives, in memory of bounded size.
 
-One task reads, decodes and asks the model, another sends the answers in the order of the records. At most some
-`2 * max_batch_size` videos are between them, so a model that is slower than the client holds up reading, and a client
-that takes no answers holds up both.
+One task reads, decodes and asks the model, another sends the answers in the order of the records. Between them are at
+most some `2 * max_batch_size` videos: a model that is slower than the client stops the reading, and a client that takes
+no answers stops both.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -25,37 +24,39 @@ from serve.http.access_log import HAS_LEFT, NOTES
 from serve.http.encodings import DEFLATE, GZIP, IDENTITY, content_encoding
 from serve.http.error_handlers import error_detail, error_response
 from serve.http.intake import INLINE_BYTES
+from serve.http.openapi import NDJSON_TYPE
 from serve.http.requests import check_announced, seconds_for
 from serve.http.service import Service
 from serve.http.video_input import PredictionInput, check_top_k, decode_binary, decode_ordinary
 from serve.model.batching import Answer
 from serve.model.hosted_model import HostedModel
+from serve.model.label_json import dump
 from yt8m_ray.data.errors import CorruptRecordError, RecordTooLargeError
 from yt8m_ray.data.format.framing import Records
 from yt8m_ray.data.format.incremental_reader import ArrivingShard
 from yt8m_ray.data.storage.byte_stream import Compression
 
-TFRECORD_TYPE = "application/x-tfrecord"
-NDJSON_TYPE = "application/x-ndjson"
+# By content encoding. Without one the reader looks whether the shard itself is packed.
+_COMPRESSIONS: dict[str, Compression] = {IDENTITY: "auto", GZIP: "gzip", DEFLATE: "deflate"}
 
-_MOST_LINES_AT_ONCE = 32
+_MAX_LINES_AT_ONCE = 32
+_QUEUE_POLL_S = 0.01
 
-Describe = Callable[[str, Answer], str]
-"""Takes a video's id and its answer, and returns what its line says, as JSON without the braces around it."""
+Describe = Callable[[str, Answer], str]  # video id and answer -> the fields of a line, as JSON without the braces
 
 
 class ShardAnswer(Response):
-    """The answer to a shard, which is read while it is sent.
+    """The answer to a shard, which is read while the answer is sent.
 
     Args:
         service: The replica.
-        model: Answers all records.
-        top_k: Classes a video; None is the service's default.
+        model: Answers all records, even if another one is promoted meanwhile.
+        top_k: Classes a video; None takes the service's default.
         describe: Makes the lines.
-        request: Its body has not been read.
+        request: Nothing of its body has been read.
 
     Raises:
-        RequestError: it cannot be answered at all.
+        RequestError: the shard cannot be answered at all.
     """
 
     def __init__(
@@ -67,14 +68,13 @@ class ShardAnswer(Response):
         check_announced(request, service.limits.max_stream_bytes)
         checked_top_k = check_top_k(top_k, 1, model.predictor.spec, service.limits)
         self._service = service
-        self._model = model
         self._describe = describe
         self._request = request
         seconds, encoding = seconds_for(request, service), content_encoding(request)
         self._reader = LineReader(service, model, checked_top_k, seconds, encoding)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers, until the end, an error after which nothing can be read, or the client's departure."""
+        """Answers until the shard ends, an error ends it, or the client disconnects."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 receiving = tasks.create_task(self._reader.receive(receive))
@@ -86,17 +86,17 @@ class ShardAnswer(Response):
                     await self._give_up(send, error.record)
                 receiving.cancel()
                 reading.cancel()
-        except* ClientDisconnect:  # nobody is left to be told
+        except* ClientDisconnect:
             scope[HAS_LEFT] = True
         finally:
             self._reader.stop()
             scope[NOTES]["videos"] = self._reader.num_records
 
     async def _write(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the lines, those that are ready together."""
+        """Sends the lines, all that are ready at once."""
         lines = self._reader.lines
         line = await lines.get()
-        if line.is_last and line.error is not None:  # nothing has been said yet, so the status can say it
+        if line.is_last and line.error is not None:  # nothing has been sent yet, so the status can be the error's
             error = line.error
             response = error_response(self._request, error.status, error.message, headers=CLOSE)
             await response(scope, receive, send)
@@ -107,7 +107,7 @@ class ShardAnswer(Response):
         while True:
             texts.append(await self._text_of(line))
             following = None if lines.empty() else lines.get_nowait()
-            if following is None or not following.is_ready or len(texts) == _MOST_LINES_AT_ONCE:
+            if following is None or not following.is_ready or len(texts) == _MAX_LINES_AT_ONCE:
                 body = "".join(texts).encode()
                 texts.clear()
                 if not await self._is_taken(send, body, more_body=not line.is_last):
@@ -118,7 +118,7 @@ class ShardAnswer(Response):
             line = following or await lines.get()
 
     async def _text_of(self, line: Line) -> str:
-        """Returns a line with its end, which says what the answer or the error is; nothing for the sound end."""
+        """Returns the text of a line: an answer, an error, or nothing at the end of a sound shard."""
         try:
             if line.error is not None:
                 raise line.error
@@ -138,7 +138,7 @@ class ShardAnswer(Response):
 
     def _error_text(self, record: int, error: RequestError, *, is_last: bool) -> str:
         content: dict[str, Any] = {"record": record, "error": error_detail(self._request, error.status, error.message)}
-        return _dump({**content, "is_last": True} if is_last else content)
+        return dump({**content, "is_last": True} if is_last else content) + "\n"
 
     async def _is_taken(self, send: Send, body: bytes, *, more_body: bool) -> bool:
         """Sends a part of the answer, and returns whether the connection had room for it in time."""
@@ -150,20 +150,15 @@ class ShardAnswer(Response):
         return True
 
     async def _give_up(self, send: Send, record: int) -> None:
-        """Ends the answer to a client that takes none of it.
-
-        Most such clients read only when they have sent everything. Closing the connection would not reach them, so the
-        rest of the body is dropped until they do.
-
-        Raises:
-            ClientDisconnect: the client does not send on either, or without end.
-        """
+        """Ends the answer to a client that takes none of it; ClientDisconnect if it does not send on either."""
         self._reader.stop()
         limits = self._service.limits
         error = RequestError(
             408, f"answer: none of it was taken for {limits.body_timeout_s:g} s; read it while you send"
         )
         last = self._error_text(record, error, is_last=True).encode()
+        # Most such clients read only after they have sent everything, and closing the connection would not reach them:
+        # the rest of the body is dropped until they read, as long as bytes arrive and the limit of a stream allows.
         num_bytes = -1
         while num_bytes < self._reader.num_bytes <= limits.max_stream_bytes:
             num_bytes = self._reader.num_bytes
@@ -180,27 +175,14 @@ class _NotTakenError(Exception):
         self.record = record
 
 
-def _dump(line: dict[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
-
-
-_LOOKS_FOR_ROOM_S = 0.01
-
-
-_COMPRESSIONS: dict[str, Compression] = {IDENTITY: "auto", GZIP: "gzip", DEFLATE: "deflate"}
-"""What the reader of shards calls the content encodings; without one it looks whether the shard itself is packed."""
-
-
 @dataclass
 class Line:
-    """What will be one line, or the end.
+    """A line of the answer, or its end.
 
     Attributes:
         record: Index in the shard.
-        video_id: As the record gives it.
-        answer: To be, where the model was asked.
         deadline: Of the answer, on the clock of the event loop.
-        error: Why it was not asked.
+        error: Why the model was not asked.
         is_last: Whether nothing follows; without an error such a line is empty.
     """
 
@@ -213,22 +195,21 @@ class Line:
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is nothing to wait for."""
         return self.answer is None or self.answer.done()
 
 
 class LineReader:
-    """Reads a shard, and asks the model of each record.
+    """Reads a shard, and asks the model for each record.
 
     Args:
-        service, model: Who answers; the model stays the same, even when another one is promoted meanwhile.
-        top_k: Classes a video, as many as the model has at most.
-        seconds: What the answer to each record may take, from the moment that it has arrived.
-        encoding: How the body is packed, beside the packing of the shard itself.
+        service, model: As of `ShardAnswer`.
+        top_k: Classes a video, 1 to the number of classes.
+        seconds: For the answer to each record, from when it has arrived.
+        encoding: Of the body; the shard may be packed itself.
 
     Attributes:
-        lines: Takes what is read; while it is full, nothing is read.
-        num_records: So far.
+        lines: The lines; while it is full, nothing is read.
+        num_records: Read so far.
         num_bytes: That have arrived, read or dropped.
     """
 
@@ -247,28 +228,26 @@ class LineReader:
         self.num_records = self.num_bytes = 0
 
     def stop(self) -> None:
-        """Drops the rest of the body, and spares the model what it has not begun."""
+        """Drops the rest of the body, and cancels what the model has not begun."""
         self._drop_rest()
         self._hold.release()
         for answer in list(self._in_flight):
             answer.cancel()
 
     async def receive(self, receive: Receive) -> None:
-        """Takes the body's messages, one ahead of what is read, until it is cancelled.
-
-        Raises:
-            ClientDisconnect: the client has gone; one ahead, so that it is noticed while the model is waited for.
-        """
+        """Receives the body's messages until it is cancelled; ClientDisconnect when the client disconnects."""
+        # One message ahead of what is read, so that a disconnect is noticed while the model computes.
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             self.num_bytes += len(message.get("body", b""))
-            if not self._is_read:  # what follows is dropped: a client whose sending is held up would not read the end
+            if not self._is_read:  # the rest is dropped: a client that cannot send on would not read the answer's end
                 await self._messages.put(message)
 
     async def read(self) -> None:
         """Puts a line for each record, and a last one."""
+        last = None
         try:
             async for records in self._records():
                 view = records.data.data.toreadonly()
@@ -276,11 +255,10 @@ class LineReader:
                     await self.lines.put(await self._line_of(view[start:end]))
         except CorruptRecordError as error:
             status = 413 if isinstance(error.__cause__, RecordTooLargeError) else 400
-            await self.lines.put(Line(error.record, error=RequestError(status, str(error)), is_last=True))
+            last = Line(error.record, error=RequestError(status, str(error)), is_last=True)
         except RequestError as error:
-            await self.lines.put(Line(self.num_records, error=error, is_last=True))
-        else:
-            await self.lines.put(Line(self.num_records, is_last=True))
+            last = Line(self.num_records, error=error, is_last=True)
+        await self.lines.put(last or Line(self.num_records, is_last=True))
         self._drop_rest()
 
     def _drop_rest(self) -> None:
@@ -299,7 +277,7 @@ class LineReader:
             if not has_more:
                 shard.finish()
             while (records := await self._next_records(shard)) is not None:
-                self._hold.release()  # less than a part is left over of them
+                self._hold.release()  # less than one part of them is left
                 self._check_size(records.offset + len(records.data))
                 yield records
 
@@ -310,7 +288,7 @@ class LineReader:
         return shard.next_records()
 
     async def _next_part(self) -> tuple[bytes, bool]:
-        """Returns bytes and whether others may follow."""
+        """Returns bytes of the body, and whether more may follow."""
         seconds = self._limits.body_timeout_s
         try:
             async with asyncio.timeout(seconds):
@@ -325,7 +303,7 @@ class LineReader:
             raise RequestError(413, f"body: at most {self._limits.max_stream_bytes} bytes, found more")
 
     async def _line_of(self, payload: memoryview) -> Line:
-        """Returns the line of a record that the model has been asked for, or that cannot be answered."""
+        """Returns the line of a record, after the model was asked for it."""
         record = self.num_records
         self.num_records += 1
         try:
@@ -347,13 +325,14 @@ class LineReader:
         return asked
 
     async def _ask(self, asked: PredictionInput, deadline: float) -> asyncio.Future[Answer]:
-        """Asks the model as soon as half of the queue is free: the other half is for those who would be refused."""
+        """Asks the model as soon as half of the queue is free; OverloadedError after the deadline."""
+        # The other half is for requests that would be refused, while a stream can wait.
         batcher, most = self._service.batcher, self._service.limits.max_queued_videos // 2
         while batcher.num_queued > most:
             if asyncio.get_running_loop().time() >= deadline:
                 raise OverloadedError("the queue did not become free before the deadline", retry_after_s=1)
-            await asyncio.sleep(_LOOKS_FOR_ROOM_S)
-        (answer,) = self._service.ask(self._model, asked.rows, asked.top_k)
+            await asyncio.sleep(_QUEUE_POLL_S)
+        (answer,) = batcher.ask(self._model, asked.rows, asked.top_k)
         self._in_flight.add(answer)
         answer.add_done_callback(self._in_flight.discard)
         return answer

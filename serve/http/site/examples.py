@@ -1,4 +1,4 @@
-"""The videos that the page offers to try: the first of a shard, or those that the model checks itself with."""
+"""GET /v1/examples: videos to try, the first of a shard or the golden videos of the model."""
 
 from __future__ import annotations
 
@@ -7,15 +7,64 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import pydantic
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from pydantic import Field
 
+from serve.errors import RequestError
+from serve.http.openapi import BINARY_ANSWER, BINARY_TYPE, refusals
+from serve.http.plain_routes import add_plain_route
+from serve.http.service import Service
 from serve.model.hosted_model import HostedModel
 from yt8m_ray.data.format.example import Fields, decode_record
-from yt8m_ray.data.format.features import FeatureSpec, VideoRow
-from yt8m_ray.data.format.tfrecord import open_shard, read_payloads
+from yt8m_ray.data.format.features import VideoRow
+from yt8m_ray.data.format.tfrecord import read_payloads
 from yt8m_ray.data.pipeline.single_record import encode_row
+from yt8m_ray.data.storage.filesystem import open_stream
 from yt8m_ray.schema import ID_KEYS
 
 NUM_EXAMPLES = 12
+
+
+class ExampleEntry(pydantic.BaseModel):
+    id: str
+    title: str
+    num_frames: int | None = Field(description="null for a video that has means alone")
+
+
+class ExampleList(pydantic.BaseModel):
+    is_made_up: bool = Field(description="Whether these are the inputs that the model checks itself with: noise")
+    examples: list[ExampleEntry]
+
+
+def add_example_routes(api: FastAPI, service: Service) -> None:
+    held = Examples(service.args.examples)
+
+    @api.get("/v1/examples", summary="Videos to try", responses=refusals(401))
+    async def examples(request: Request) -> ExampleList:
+        service.client_tokens.check(request)
+        found = await held.of(service.host.current)
+        entries = [ExampleEntry(id=key, title=each.title, num_frames=each.num_frames) for key, each in found.items()]
+        return ExampleList(is_made_up=service.args.examples is None, examples=entries)
+
+    async def example(request: Request) -> Response:
+        service.client_tokens.check(request)
+        example_id = request.path_params["example_id"]
+        found = await held.of(service.host.current)
+        if example_id not in found:
+            valid = ", ".join(found) or "none"
+            raise RequestError(404, f"example: {example_id[:60]!r} is not one of them; valid: {valid}")
+        return Response(found[example_id].record, media_type=BINARY_TYPE)
+
+    add_plain_route(
+        api,
+        "/v1/examples/{example_id}",
+        example,
+        summary="One of them, a serialized SequenceExample or Example",
+        responses={**BINARY_ANSWER, **refusals(401, 404)},
+        response_class=Response,
+    )
 
 
 @dataclass(frozen=True)
@@ -23,8 +72,8 @@ class ExampleVideo:
     """A video to try.
 
     Attributes:
-        title: For people: the video's id.
-        num_frames: None where it has means alone.
+        title: The video's id.
+        num_frames: None if it has means alone.
         record: The serialized Example or SequenceExample.
     """
 
@@ -34,10 +83,10 @@ class ExampleVideo:
 
 
 class Examples:
-    """The examples of a replica, read on the first use and kept.
+    """The examples of a replica, read at the first use and kept.
 
     Args:
-        path: A shard, here or in an object store; None takes the golden videos of whichever model is asked.
+        path: A shard, local or in an object store; None takes the golden videos of the model.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -46,21 +95,21 @@ class Examples:
         self._of_shard: dict[str, ExampleVideo] | None = None
 
     async def of(self, model: HostedModel) -> dict[str, ExampleVideo]:
-        """Returns the examples by their ids, in order; none where there are neither a shard nor golden videos.
+        """Returns the examples by id, in order; none if there are neither a shard nor golden videos.
 
         Raises:
             ValueError, OSError: the shard cannot be read.
         """
         if self._path is None:
             return await asyncio.to_thread(_golden_examples, model)
-        async with self._lock:  # requests that come meanwhile do not read it once more
+        async with self._lock:  # requests that come meanwhile do not read it again
             if self._of_shard is None:
                 self._of_shard = await asyncio.to_thread(_read_examples, self._path)
             return self._of_shard
 
 
 def _read_examples(path: str) -> dict[str, ExampleVideo]:
-    with open_shard(path) as stream:
+    with open_stream(path) as stream:
         payloads = [bytes(each) for _, _, each in itertools.islice(read_payloads(stream, path=path), NUM_EXAMPLES)]
     return {str(index): _example(payload, index) for index, payload in enumerate(payloads, 1)}
 
@@ -82,11 +131,9 @@ def _golden_examples(model: HostedModel) -> dict[str, ExampleVideo]:
     golden, spec = model.predictor.golden, model.predictor.spec
     if golden is None:
         return {}
-    videos = golden.videos
-    clips = np.split(videos.frames, np.cumsum(videos.num_frames)[:-1])
-    return {str(index): _made_up_example(f"made-up-{index}", clip, spec) for index, clip in enumerate(clips, 1)}
-
-
-def _made_up_example(title: str, clip: np.ndarray, spec: FeatureSpec) -> ExampleVideo:
-    record = encode_row(VideoRow(title, clip, np.empty(0, np.int32)), spec)
-    return ExampleVideo(title, None if spec.is_video_level else len(clip), record)
+    videos, examples = golden.videos, {}
+    for index, clip in enumerate(np.split(videos.frames, np.cumsum(videos.num_frames)[:-1]), 1):
+        record = encode_row(VideoRow(f"made-up-{index}", clip, np.empty(0, np.int32)), spec)
+        num_frames = None if spec.is_video_level else len(clip)
+        examples[str(index)] = ExampleVideo(f"made-up-{index}", num_frames, record)
+    return examples

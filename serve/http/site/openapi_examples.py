@@ -1,20 +1,22 @@
-"""Examples in the OpenAPI document: bodies that the model takes, by its own names, and what comes back."""
+"""Examples in the OpenAPI document: bodies with the current model's features, answers and errors."""
 
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from serve.errors import CODES
-from serve.http.video_input import missing_feature
+from serve.model.batching import Answer
+from serve.model.label_json import LabelTexts
 from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.format.video_input import missing_feature
 from yt8m_ray.inference.predictor import Predictor
 
 _REQUEST_ID = "5f0c9f5e-5a0b-4c55-9d3c-0c2f3a5f2f10"
-_MIDDLE = 128
-"""The byte that stands for a value of about zero."""
+_MIDDLE = 128  # the byte that stands for a value of about zero
 
 _CLASS_IDS, _SCORES = (3, 9), (0.9125, 0.4375)
 
@@ -28,7 +30,7 @@ def request_examples(spec: FeatureSpec) -> dict[str, Any]:
     flat = {name: [_MIDDLE] * size for name, size in spec.sizes.items()}
     nested = {name: [[_MIDDLE] * size] * min(2, spec.max_frames) for name, size in spec.sizes.items()}
     return {
-        # One frame is the shortest base64 that a model takes: "Try it out" then works.
+        # One frame is the shortest base64 that a model takes, so "Try it out" works.
         "one frame": {
             "summary": "A video of one frame, as base64",
             "value": _request({"video_id": "abcd", **one}, top_k=1),
@@ -42,20 +44,11 @@ def request_examples(spec: FeatureSpec) -> dict[str, Any]:
 
 def answer_examples(predictor: Predictor) -> dict[str, Any]:
     """Returns answers of POST /v1/predict, each with a summary."""
-    vocabulary, version = predictor.vocabulary, predictor.version
     class_ids = [class_id for class_id in _CLASS_IDS if class_id < predictor.spec.num_classes] or [0]
-    labels = [
-        {
-            "class_id": class_id,
-            "knowledge_graph_id": vocabulary.knowledge_graph_id(class_id),
-            "name": vocabulary.name(class_id),
-            "vertical": next(iter(vocabulary.verticals(class_id)), None),
-            "score": score,
-        }
-        for class_id, score in zip(class_ids, _SCORES, strict=False)
-    ]
-    prediction = {"video_id": "abcd", "labels": labels}
-    answer = {"model_name": "yt8m", "model_version": version, "request_id": _REQUEST_ID}
+    best = Answer(class_ids, list(_SCORES[: len(class_ids)]), 0.0, 0.0)
+    labels = LabelTexts(predictor.vocabulary).labels(best, num_labels=len(class_ids), names=True)
+    prediction = {"video_id": "abcd", "labels": json.loads(labels)}
+    answer = {"model_name": "yt8m", "model_version": predictor.version, "request_id": _REQUEST_ID}
     scores = [list(window[: len(class_ids)]) for window in ((0.75, 0.5), (0.9375, 0.25))]
     timeline = {"window_s": 5, "class_ids": class_ids, "scores": scores}
     return {
@@ -68,7 +61,7 @@ def answer_examples(predictor: Predictor) -> dict[str, Any]:
 
 
 def messages(predictor: Predictor) -> Mapping[int, str]:
-    """Returns a sentence for each status with which POST /v1/predict refuses."""
+    """Returns the message of each status with which POST /v1/predict refuses."""
     names = list(predictor.spec.sizes)
     missing = missing_feature(names[-1], predictor.spec, names[:-1])
     return {
@@ -79,7 +72,7 @@ def messages(predictor: Predictor) -> Mapping[int, str]:
         413: "body: at most 33554432 bytes, found 1073741824",
         415: "content-encoding: expected gzip or deflate once, or none, found 'br'",
         422: f"videos[0]: {missing}",
-        503: "256 videos wait already, some 2.0 s; come again in 2 s",
+        503: "256 videos wait already, some 2.0 s; retry in 2 s",
         504: "the deadline passed before the model had answered",
     }
 
@@ -87,13 +80,9 @@ def messages(predictor: Predictor) -> Mapping[int, str]:
 def inference_example(spec: FeatureSpec) -> dict[str, Any]:
     """Returns a body of POST /v2/models/NAME/infer: one video."""
     datatype, value = ("FP32", 0.0) if spec.is_video_level else ("UINT8", _MIDDLE)
+    head = [1] if spec.is_video_level else [1, 1]
     inputs = [
-        {
-            "name": name,
-            "datatype": datatype,
-            "shape": [1, size] if spec.is_video_level else [1, 1, size],
-            "data": [value] * size,
-        }
+        {"name": name, "datatype": datatype, "shape": [*head, size], "data": [value] * size}
         for name, size in spec.sizes.items()
     ]
     return {"inputs": inputs, "parameters": {"top_k": 1}}
@@ -106,25 +95,21 @@ def instances_example(spec: FeatureSpec) -> dict[str, Any]:
 
 
 def add_examples(document: dict[str, Any], predictor: Predictor) -> None:
-    """Adds the examples to an OpenAPI document."""
     for path, described in document["paths"].items():
         example = {"infer": inference_example, "predict": instances_example}.get(re.split("[/:]", path)[-1])
         if example is not None and path != "/v1/predict":
             described["post"]["requestBody"]["content"]["application/json"]["example"] = example(predictor.spec)
     operation = document["paths"]["/v1/predict"]["post"]
     operation["requestBody"]["content"]["application/json"]["examples"] = request_examples(predictor.spec)
-    told = messages(predictor)
+    refusals = messages(predictor)
     for status, response in operation["responses"].items():
         content = response["content"]["application/json"]
         if status == "200":
             content["examples"] = answer_examples(predictor)
-        elif int(status) in told:
-            content["example"] = _error(int(status), told[int(status)])
+        elif int(status) in refusals:
+            detail = {"code": CODES[int(status)], "message": refusals[int(status)], "request_id": _REQUEST_ID}
+            content["example"] = {"error": detail}
 
 
 def _request(*videos: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {"videos": list(videos), **fields}
-
-
-def _error(status: int, message: str) -> dict[str, Any]:
-    return {"error": {"code": CODES[status], "message": message, "request_id": _REQUEST_ID}}

@@ -1,4 +1,4 @@
-"""The page at / and what it is made of: files of this folder, and a policy under which a browser loads nothing else."""
+"""The page at / and its files, under a policy by which a browser loads nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-FOLDER = Path(__file__).parent / "page"
+FOLDER = Path(__file__).parents[2] / "page"
 ASSETS_PATH = "/page"
 
 _MEDIA_TYPES = {
@@ -29,7 +29,7 @@ HEADERS = {
 
 
 def add_page_routes(api: FastAPI) -> None:
-    """Adds the routes; the files are read once, now. They ask for no token: the page itself asks for one."""
+    """Adds a route for each file, which is read now. They need no token: the page itself asks for one."""
     for path in sorted(path for path in FOLDER.iterdir() if path.suffix in _MEDIA_TYPES):
         route = "/" if path.name == "index.html" else f"{ASSETS_PATH}/{path.name}"
         _add_file(api, route, path.read_bytes(), _MEDIA_TYPES[path.suffix])

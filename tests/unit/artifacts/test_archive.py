@@ -88,9 +88,9 @@ def test_a_tar_has_the_version_and_the_answers_of_its_folder(folder: Path, archi
     from_tar, from_folder = Predictor.from_path(archive), Predictor.from_path(folder)
 
     assert from_tar.golden is not None
-    found = from_tar.predict_packed(from_tar.golden.videos)
+    found = from_tar.predict(from_tar.golden.videos)
     assert from_tar.version == from_folder.version
-    assert torch.equal(found.scores, from_folder.predict_packed(from_tar.golden.videos).scores)
+    assert torch.equal(found.scores, from_folder.predict(from_tar.golden.videos).scores)
 
 
 def test_an_export_to_a_name_in_tar_is_one_file(write_tiny_bundle: Write, tmp_path: Path) -> None:

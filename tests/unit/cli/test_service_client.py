@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from serve.http.api import build_api
+from serve.operations.changes import Canary
 from tests.support.local_service import LocalService, administered_service
 from tests.support.servers import running
 from yt8m_ray.cli.service_client import ServiceClient, ServiceError
@@ -29,7 +30,7 @@ def test_releases_are_told_and_changed(service: LocalService, url: str) -> None:
     before = client.releases()
     after = client.change("canary", {"model": "b", "share": 0.25})
     assert after["release"]["number"] == before["release"]["number"] + 1
-    assert service.changes[-1] == ("canary", "b", 0.25)
+    assert service.changes[-1] == Canary("b", 0.25)
 
 
 def test_a_refusal_is_the_services_own_sentence(url: str) -> None:
@@ -72,5 +73,5 @@ def test_a_service_that_does_not_answer_is_one_sentence() -> None:
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "file:///etc/passwd", ""])
 def test_another_kind_of_url_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="--url: expected http"):
+    with pytest.raises(ConfigError, match=r"^url: expected http"):
         ServiceClient(url, "t", timeout_s=1)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tests.support.shards import FAIL, FRAMED, ROWS, SKIP, SPEC, assert_delivers, clip, read
+from tests.support.wire import field
 from yt8m_ray.data.format.example import decode_record, encode_example, encode_sequence_example
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow, to_row
 from yt8m_ray.data.format.tfrecord import frame_record
-from yt8m_ray.data.format.wire import encode_delimited
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 
@@ -41,11 +41,11 @@ def video(context: dict[str, Any] | None = None, **lists: Any) -> bytes:
 
 def entry(name: bytes, feature: bytes) -> bytes:
     """A context with one more feature, in the bytes of the wire."""
-    return encode_delimited(1, encode_delimited(1, encode_delimited(1, name) + encode_delimited(2, feature)))
+    return field(1, field(1, field(1, name) + field(2, feature)))
 
 
 def text(value: bytes) -> bytes:
-    return encode_delimited(1, encode_delimited(1, value))
+    return field(1, field(1, value))
 
 
 DEFAULT = VideoRow("v", np.repeat(np.array([[7, 9]], np.uint8), (8, 3), axis=1).repeat(2, axis=0), np.array([3]))
@@ -112,7 +112,7 @@ CONTENT: dict[str, tuple[bytes, VideoRow | str]] = {
     ),
     "a key in parts of a name": (video({"i": [b"x"], "idd": [b"y"], "label": np.array([1])}, rg=of(1)["rgb"]), row()),
     "an unknown field of each kind": (
-        b"\x78\x05\x79" + bytes(8) + video() + encode_delimited(15, b"x") + b"\x7b\x08\x01\x7c" + b"\x7d" + bytes(4),
+        b"\x78\x05\x79" + bytes(8) + video() + field(15, b"x") + b"\x7b\x08\x01\x7c" + b"\x7d" + bytes(4),
         row(),
     ),
     "unknown features": (video({"x": [b"1", b""], "y": np.ones(2, np.float32), "z": np.array([-1])}, w=[]), row()),

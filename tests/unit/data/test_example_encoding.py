@@ -19,7 +19,7 @@ def test_an_example_is_encoded_as_protobuf_does() -> None:
     message.features.feature["mean_rgb"].float_list.value.extend(FLOATS)
     message.features.feature["e"].bytes_list.SetInParent()
 
-    payload = encode_example(dict(sorted(features.items())))
+    payload = encode_example(features)
 
     assert payload == message.SerializeToString(deterministic=True)
 
@@ -36,8 +36,14 @@ def test_frames_are_encoded_as_protobuf_does(shape: tuple[int, int]) -> None:
     assert encode_sequence_example({"id": [b"v"]}, {"rgb": frames}) == message.SerializeToString(deterministic=True)
 
 
-def test_features_keep_the_order_in_which_they_are_given() -> None:
-    assert list(decode_record(encode_example({"b": [b""], "a": [b""]})).context) == ["b", "a"]
+def test_features_are_encoded_in_the_order_of_their_names() -> None:
+    assert list(decode_record(encode_example({"b": [b""], "a": [b""]})).context) == ["a", "b"]
+
+
+def test_features_are_decoded_in_the_order_in_which_they_stand() -> None:
+    first, second = encode_example({"b": [b""]}), encode_example({"a": [b""]})
+
+    assert list(decode_record(first + second).context) == ["b", "a"]
 
 
 @pytest.mark.parametrize("values", [np.zeros((2, 2), np.float32), np.array(1.0), np.array(["text"]), np.array([True])])

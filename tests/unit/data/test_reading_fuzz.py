@@ -19,7 +19,6 @@ from tests.support.messages import SPECS, Messages, assert_read_as_decoded, deco
 from yt8m_ray.data.format.features import FeatureSpec, LabelPolicy
 from yt8m_ray.data.pipeline.fast_decode import DONE, UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions
-from yt8m_ray.schema import ID_KEYS, LABELS_KEY
 
 POLICIES = get_args(LabelPolicy)
 ROOT = Path(__file__).resolve().parents[3]
@@ -55,8 +54,7 @@ def pack(data: bytes, start: int, end: int, spec: FeatureSpec, *, num_rows: int,
     """Returns all that packing one record writes, into room for so many frames and labels."""
     size = np.dtype(spec.dtype).itemsize
     reading = reading_of(
-        (*ID_KEYS, LABELS_KEY, *spec.sizes),
-        (np.cumsum([0, *spec.sizes.values()]) * size).tolist(),
+        spec.sizes,
         max_frames=spec.max_frames,
         num_classes=spec.num_classes,
         labels="optional",
@@ -105,7 +103,7 @@ def test_no_index_leaves_its_array(tmp_path: Path, how: str) -> None:
     """Compiled code checks no index; these two do. A cache of its own keeps the checks out of the usual one."""
     environment = {**os.environ, **COMPILED_OTHERWISE[how], "NUMBA_CACHE_DIR": str(tmp_path)}
     del environment["YT8M_SOAK"]  # the quick counts: without compilation a record takes milliseconds
-    files = ["test_reading_fuzz.py", "test_tfrecord.py", "test_reader.py"]
+    files = ["test_reading_fuzz.py", "format/test_tfrecord.py", "pipeline/test_shard_reader.py"]
     files += ["test_corruption.py"] if how == "bounds checked" else []
     command = [sys.executable, "-m", "pytest", "-q", *(f"tests/unit/data/{name}" for name in files)]
 

@@ -16,9 +16,9 @@ from serve.http.v1.instances import decode_instances
 from serve.http.video_input import decode_binary, decode_json, decode_ordinary
 from serve.settings import Limits
 from tests.support.costly import costly_json, costly_records, empty_steps, num_calls
+from tests.support.wire import field
 from yt8m_ray.data.format.example import encode_example
 from yt8m_ray.data.format.features import FeatureSpec
-from yt8m_ray.data.format.wire import encode_delimited as field
 from yt8m_ray.data.pipeline.single_record import OrdinaryRecords
 from yt8m_ray.schema import FRAME_FEATURES, VIDEO_FEATURES
 

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from serve.operations.changes import RefusedError
 from serve.release import plan as releases
-from serve.release.plan import RefusedError, Release, ReleasePlan, Slot
+from serve.release.plan import Release, ReleasePlan, Slot
 from tests.support.replicas import Cluster, run
 
 

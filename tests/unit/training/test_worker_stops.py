@@ -19,7 +19,7 @@ from yt8m_ray.data.format.tfrecord import write_records
 from yt8m_ray.data.pipeline.packed_videos import Block
 from yt8m_ray.data.pipeline.read_position import Position
 from yt8m_ray.data.pipeline.shard_reader import read_blocks
-from yt8m_ray.training.driver.worker import Worker, WorkerPorts
+from yt8m_ray.training.driver.worker import Worker
 from yt8m_ray.training.run.checkpoints import LocalCheckpoints
 from yt8m_ray.training.run.run_folder import is_finished
 
@@ -68,20 +68,6 @@ class Run:
 
     def start(self, before_block: Callable[[str, int, threading.Event], None] = lambda *_: None) -> None:
         """Trains until the end or a stop; `before_block(split, number, stop)` is called before each block is there."""
-        stop, position = threading.Event(), Position()
-
-        def start_epoch(begin: Position) -> None:
-            nonlocal position
-            position = begin
-
-        def read(split: str) -> Iterator[Block]:
-            skip = position.records(0) if split == "train" else np.empty(0, np.int64)
-            path, options = self.shards[split][0], self.config.data.read_options
-            blocks = read_blocks(path, self.config.data.spec, options, shard=0, skip=skip)
-            for number, block in enumerate(blocks):
-                before_block(split, number, stop)
-                yield block
-
         Worker(
             self.config,
             self.folder / "run",
@@ -89,15 +75,7 @@ class Run:
             shards=self.shards,
             num_records={},
             device=torch.device("cpu"),
-            ports=WorkerPorts(
-                read,
-                LocalCheckpoints(self.folder / "run", num_to_keep=9),
-                report=self.reported.append,
-                start_epoch=start_epoch,
-                should_stop=stop.is_set,
-                log=lambda *_: None,
-                run_id="",
-            ),
+            coordinator=Coordinator(self, before_block),
         ).run()
 
     def checkpoints(self) -> list[str]:
@@ -105,6 +83,36 @@ class Run:
 
     def has_validation(self, name: str) -> bool:
         return "validation/gap" in read_manifest(self.folder / "run" / name, kind="checkpoint")["metrics"]  # type: ignore[operator]
+
+
+class Coordinator:
+    """The run around its one worker."""
+
+    mlflow_run_id = ""
+
+    def __init__(self, run: Run, before_block: Callable[[str, int, threading.Event], None]) -> None:
+        self.checkpoints = LocalCheckpoints(run.folder / "run", num_to_keep=9)
+        self.checkpoint_written = run.reported.append
+        self._run = run
+        self._before_block = before_block
+        self._stop, self._position = threading.Event(), Position()
+
+    def start_epoch(self, position: Position) -> None:
+        self._position = position
+
+    def should_stop(self) -> bool:
+        return self._stop.is_set()
+
+    def log(self, metrics: dict[str, float], step: int, progress: dict[str, float]) -> None:
+        pass
+
+    def read(self, split: str) -> Iterator[Block]:
+        config = self._run.config
+        skip = self._position.records(0) if split == "train" else np.empty(0, np.int64)
+        path, options = self._run.shards[split][0], config.data.read_options
+        for number, block in enumerate(read_blocks(path, config.data.spec, options, shard=0, skip=skip)):
+            self._before_block(split, number, self._stop)
+            yield block
 
 
 def stop_and_block(split: str) -> Callable[[str, int, threading.Event], None]:

@@ -132,8 +132,8 @@ def test_the_headline_is_above_the_table() -> None:
 def test_without_a_terminal_there_is_no_table_and_the_log_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     handlers = list(logging.getLogger().handlers)
 
-    with live_table("gap") as table:
-        table.show([record(0, 0.5)])
+    with live_table("gap") as show:
+        show([record(0, 0.5)])
         assert logging.getLogger().handlers == handlers
 
     assert capsys.readouterr() == ("", "")

@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib import pyplot
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from yt8m_ray.config.space import Parameter
 from yt8m_ray.tuning.records import TrialRecord, TrialStatus
@@ -180,8 +183,23 @@ def test_a_space_says_how_a_key_is_laid_out() -> None:
         dimensions_of(records, space) for space in (None, {"rate": Parameter(loguniform=(1e-4, 1e-2))})
     )
 
-    assert (guessed.scale, guessed.low, guessed.high) == ("linear", 0.001, 0.002)
-    assert (known.scale, known.position(1e-3)) == ("log", pytest.approx(0.5))
+    assert guessed.distribution == FloatDistribution(0.001, 0.002)
+    assert known.distribution == FloatDistribution(1e-4, 1e-2, log=True)
+
+
+def test_numbers_of_many_sizes_are_laid_out_by_decade_and_whole_ones_stay_whole() -> None:
+    records = [trial(number, size=10 ** (1 + number)) for number in range(3)]
+
+    assert dimensions_of(records)[1].distribution == IntDistribution(10, 1000, log=True)
+
+
+def test_numbers_to_choose_from_stand_in_their_order() -> None:
+    space = {"size": Parameter(choice=[512, 1024, 256])}
+
+    _, size = dimensions_of([trial(0, size=1024)], space)
+
+    assert size.distribution == CategoricalDistribution((256, 512, 1024))
+    assert size.stored(1024.0) == 1024
 
 
 def test_sections_are_named_by_what_they_differ_in() -> None:
@@ -189,7 +207,8 @@ def test_sections_are_named_by_what_they_differ_in() -> None:
 
     (_, loss) = dimensions_of(records)
 
-    assert loss.labels == ("cross_entropy, smoothing 0", "cross_entropy, smoothing 0.1")
+    assert loss.distribution == CategoricalDistribution(("cross_entropy, smoothing 0", "cross_entropy, smoothing 0.1"))
+    assert loss.stored(records[1].params["loss"]) == "cross_entropy, smoothing 0.1"
 
 
 def test_texts_that_would_look_the_same_are_numbered() -> None:
@@ -197,4 +216,13 @@ def test_texts_that_would_look_the_same_are_numbered() -> None:
 
     (_, path) = dimensions_of(records)
 
-    assert [label[:4] for label in path.labels] == ["1: x", "2: x"]
+    assert [path.stored(record.params["path"])[:4] for record in records] == ["1: x", "2: x"]
+
+
+def test_optunas_pictures_leave_the_settings_of_other_pictures_alone(tmp_path: Path) -> None:
+    backend, settings = matplotlib.get_backend(), dict(matplotlib.rcParams)
+
+    text_of(tmp_path, [trial(0), trial(1, 0.6, x=1)])
+
+    assert (matplotlib.get_backend(), dict(matplotlib.rcParams)) == (backend, settings)
+    assert pyplot.get_fignums() == []

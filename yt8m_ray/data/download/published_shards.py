@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import logging
 import queue
 import re
@@ -29,7 +28,7 @@ from tqdm import tqdm
 
 from yt8m_ray.data.download.transfer import PART_SUFFIX, Progress, StoppedError, Transfer, TransferError, md5_of
 from yt8m_ray.errors import NoShardsError
-from yt8m_ray.json_document import parse_json
+from yt8m_ray.json_document import append_json_line, parse_json, read_json_lines
 from yt8m_ray.registry import Config
 
 logger = logging.getLogger(__name__)
@@ -103,15 +102,7 @@ class DownloadError(OSError):
 
 @dataclass
 class Report:
-    """What a download did.
-
-    Attributes:
-        num_files: Files of the part that was asked for.
-        num_present: Those that were there, and right.
-        num_fetched: Those that were fetched.
-        num_bytes: What came over the network.
-        failures: Why a file is missing, by its name.
-    """
+    """What a download did."""
 
     num_files: int
     num_present: int = 0
@@ -266,19 +257,13 @@ class _Download:
         else:
             report.num_present += outcome == "present"
             report.num_fetched += outcome == "fetched"
-            with open(self._output / STATE_FILE, "a", encoding="utf-8") as file:
-                file.write(json.dumps(self._facts(name)) + "\n")
+            append_json_line(self._output / STATE_FILE, self._facts(name))
 
     def _without_known(self, names: Sequence[str]) -> list[str]:
         """Returns the names without those whose files are as they were when their md5 was right."""
-        path = self._output / STATE_FILE
-        if self._config.verify or not path.exists():
+        if self._config.verify:
             return list(names)
-        known: dict[str, Any] = {}
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # the last line of a run that was killed may be cut
-                facts = json.loads(line)
-                known[facts["name"]] = facts
+        known = {facts["name"]: facts for facts in read_json_lines(self._output / STATE_FILE)}
         return [name for name in names if name not in known or known[name] != self._facts(name)]
 
     def _facts(self, name: str) -> dict[str, Any]:

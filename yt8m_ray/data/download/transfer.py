@@ -48,20 +48,12 @@ class Transfer:
     """Fetches files, from any number of threads.
 
     Args:
-        num_connections: Connections that are kept open.
         num_attempts: How often a request, or a body that is cut or wrong, is tried before the file fails.
         backoff_s: The pause before the third attempt; each further one is twice as long, up to a minute.
         timeout_s: How long a server may be silent.
     """
 
-    def __init__(
-        self,
-        *,
-        num_connections: int,
-        num_attempts: int,
-        backoff_s: float,
-        timeout_s: float,
-    ) -> None:
+    def __init__(self, *, num_connections: int, num_attempts: int, backoff_s: float, timeout_s: float) -> None:
         self._num_attempts = num_attempts
         self._backoff_s = backoff_s
         self._timeout_s = timeout_s
@@ -114,8 +106,6 @@ class Transfer:
         """Puts the file at `url` in place as `target`, continuing `target`.part where that exists.
 
         Args:
-            url: Where it is.
-            target: Where it is wanted.
             md5: What it has to have, as hexadecimal digits.
             report: Called with (bytes that are here, size or None) whenever that changes.
 
@@ -137,8 +127,8 @@ class Transfer:
                     return
                 part.unlink(missing_ok=True)
                 fault = f"{url}: expected md5 {md5}, found {found}"
-            # Attempts that get further do not count: a bad line may cut a large file often. A server that begins anew
-            # each time gets no further than it once was.
+            # Attempts that get further do not count: a bad line may cut a large file often. A server that always starts
+            # from the first byte gets no further than before.
             size = _size(part)
             if size >= furthest + _GAIN_BYTES:
                 attempt = 1
@@ -245,11 +235,7 @@ _LINE_INTERVAL_S = 10.0
 
 
 class Progress:
-    """Counts files and bytes; the bytes of files that have not begun are estimated from those that have.
-
-    Args:
-        num_files: How many there are to fetch.
-    """
+    """Counts files and bytes; the bytes of files that have not begun are estimated from those that have."""
 
     def __init__(self, num_files: int) -> None:
         self._num_files = num_files
@@ -276,7 +262,7 @@ class Progress:
         return self._num_received
 
     def report(self, name: str, num_bytes: int, size: int | None) -> None:
-        """Says that `num_bytes` of a file are here; fewer than before where it began anew."""
+        """Notes that `num_bytes` of a file are here; fewer than before where it was started again."""
         with self._lock:
             is_new = name not in self._sizes
             change = num_bytes - self._here.get(name, 0)
@@ -290,7 +276,7 @@ class Progress:
             self._show(change)
 
     def finish_file(self) -> None:
-        """Says that one more file has succeeded or failed."""
+        """Notes that one more file has succeeded or failed."""
         with self._lock:
             self._num_finished += 1
             self._show(0)

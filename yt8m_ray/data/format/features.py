@@ -44,7 +44,6 @@ class FeatureSpec:
 
     Attributes:
         sizes: Values a frame of each feature, by name, in the order in which they are concatenated.
-        num_classes: Valid class ids are 0..num_classes - 1.
         max_frames: Frames after so many are dropped, as the published readers do.
     """
 
@@ -106,8 +105,6 @@ def to_row(fields: Fields, spec: FeatureSpec, *, labelled: bool = True) -> Video
     At video level a record without `mean_rgb` but with the list `rgb` gets the mean of its dequantized frames.
 
     Args:
-        fields: The record.
-        spec: What is read of it.
         labelled: Whether labels are read too; they may be of another vocabulary where they are not.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where the records of a stream of bytes lie, how the stream is packed, and how to go on behind a bad record."""
+"""The records of a stream of bytes: where they are, how the stream is packed, how to continue behind a bad one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ class Records:
         data: uint8 [N], the bytes that hold them; valid for as long as it is kept, and not to be written to.
         starts: int64 [R], where the payloads start in `data`.
         ends: int64 [R], where they end.
-        first: Index of the first record in the shard.
         offset: Where `data` begins in the uncompressed stream.
     """
 
@@ -69,7 +68,7 @@ def masked_crc(data: bytes | memoryview) -> int:
 
 
 class Framing:
-    """Where the records of a stream lie, and how to go on behind one that is bad.
+    """Finds the records of a stream, and continues behind one that is bad.
 
     Args:
         stream, path, compression, on_corrupt: As in `read_records`.
@@ -99,7 +98,7 @@ class Framing:
         self._at_end = False
 
     def reject(self, record: int, offset: int, error: RecordError) -> None:
-        """Tells of a bad record, or raises its error where nobody is to be told."""
+        """Passes a bad record to `on_corrupt`, or raises its error where there is no such function."""
         corrupt = CorruptRecordError(self._path, record, offset, error.reason, error.cause)
         if self._on_corrupt is None:
             raise corrupt from error
@@ -193,7 +192,7 @@ class Framing:
             self._offset += len(self._window.take(skipped))
             try:
                 found = self._window.fill(_SEARCH_BYTES)
-            except RecordError:  # the stream breaks off, which is told where a record is looked for there
+            except RecordError:  # the stream breaks off; `_find` says so where it looks for a record there
                 found = self._window.fill(0)
             position = find_header(self._window.peek(found))
             if position >= 0:

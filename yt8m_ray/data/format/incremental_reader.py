@@ -1,4 +1,4 @@
-"""A shard whose bytes are handed over as they arrive, for a reader that cannot wait for them, such as an event loop."""
+"""A shard that is fed with bytes as they arrive, for a reader that cannot wait for them, such as an event loop."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from yt8m_ray.data.storage.byte_stream import Compression
 class ArrivingShard:
     """Bytes in, whole records out; holds one record, a window of some megabytes, and what was fed since.
 
-    GZIP and ZLIB are unpacked as in a shard that lies on a disk. The first bad record ends it; nothing is searched for
-    behind it.
+    GZIP and ZLIB are unpacked as in a file. The first bad record ends it.
 
     Args:
-        name: What errors call it.
         max_record_bytes: Longest payload that is taken.
         compression: How it is packed; "auto" looks at its first bytes.
     """
@@ -82,11 +80,7 @@ class ArrivingShard:
 
 
 class _Arrived(io.RawIOBase):
-    """The bytes that were fed and not read yet.
-
-    Attributes:
-        is_finished: Whether none follow.
-    """
+    """The bytes that were fed and not read yet."""
 
     def __init__(self) -> None:
         super().__init__()

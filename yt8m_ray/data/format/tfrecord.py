@@ -14,35 +14,13 @@ from typing import IO
 
 import crc32c
 import numpy as np
-import pyarrow.fs
 
 from yt8m_ray.data.errors import RecordError
-from yt8m_ray.data.format.framing import (
-    LENGTH,
-    Framing,
-    OnCorrupt,
-    Records,
-    masked_crc,
-)
+from yt8m_ray.data.format.framing import LENGTH, Framing, OnCorrupt, Records, masked_crc
 from yt8m_ray.data.format.record_scan import FOOTER_BYTES
 from yt8m_ray.data.storage.byte_stream import WINDOW_BITS, ByteStream, Compression
-from yt8m_ray.data.storage.filesystem import open_stream
 
 _CHECKSUM = struct.Struct("<I")
-
-
-def open_shard(path: str, filesystem: pyarrow.fs.FileSystem | None = None) -> ByteStream:
-    """Returns the shard's bytes as an unbuffered stream, never decompressed.
-
-    Args:
-        path: A local path, or a URI such as `s3://bucket/train0001.tfrecord`; with `filesystem`, a path inside it.
-        filesystem: Where `path` is, if that is known already.
-
-    Raises:
-        FileNotFoundError, IsADirectoryError, NotAFileError, PermissionError: with the path.
-        OSError: the object store cannot be reached, or fails in every attempt.
-    """
-    return open_stream(path, filesystem)
 
 
 def read_records(
@@ -59,12 +37,10 @@ def read_records(
 
     Args:
         stream: The shard from its first byte; the caller closes it.
-        path: The shard's name, for errors.
         compression: How the stream is packed; "auto" looks at its first bytes.
-        verify_crc: False skips the checksums of the payloads. Those of the lengths are verified always.
-        on_corrupt: Is told of each bad record, which is then left out. No bad record's length is trusted: the search
-            for the next sound header begins right behind its own, and what lies between counts as one record. None
-            raises the error instead.
+        verify_crc: False skips the checksums of the payloads, not those of the lengths.
+        on_corrupt: Called with each bad record, which is left out: up to the next sound header behind its own, whatever
+            its length says. None raises the error instead.
 
     Raises:
         CorruptRecordError: with the record that could not be read; all before it have been yielded.
@@ -112,7 +88,6 @@ def write_records(path: str, payloads: Iterable[bytes], *, compression: Compress
 
     Args:
         path: A local path; it is replaced when the last record is written.
-        payloads: The records, at least one.
         compression: "none", "gzip" or "zlib"; the bytes depend on the payloads alone.
     """
     aside = Path(path + ".tmp")

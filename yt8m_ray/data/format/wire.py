@@ -1,6 +1,6 @@
-"""The protobuf wire format: tags, varints and the fields of a message, without a schema.
+"""The fields of a protobuf message, without a schema: where each lies, what is wrong with one, and how many there are.
 
-Source: https://protobuf.dev/programming-guides/encoding/
+protobuf itself reads all of a message or says that it cannot. Source: https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
@@ -8,9 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
+
 from yt8m_ray.data.errors import RecordError
 
-VARINT, FIXED64, DELIMITED, START_GROUP, END_GROUP, FIXED32 = range(6)
+_VARINT, _FIXED64, _DELIMITED, _START_GROUP, _END_GROUP, _FIXED32 = range(6)
+FIELD_1, FIELD_2, FIELD_3 = (number << 3 | _DELIMITED for number in (1, 2, 3))
+"""Tags of the fields that hold messages, texts, or packed values."""
 
 _MAX_VARINT_BYTES = 10
 _MAX_SIZE_BYTES = 5
@@ -35,8 +40,95 @@ class Budget:
 UNLIMITED = Budget(math.inf)
 
 
-def read_varint(data: memoryview, position: int, end: int, max_bytes: int = _MAX_VARINT_BYTES) -> tuple[int, int]:
-    """Returns the unsigned 64-bit integer at `position` and the position behind it."""
+def iterate_fields(data: memoryview, start: int, end: int, budget: Budget) -> Iterator[tuple[int, int, int]]:
+    """Yields (tag, start, end) of each field of the message in `data[start:end]`, in the order of the bytes.
+
+    The tag is `field number << 3 | wire type`; start and end enclose the value without its length. Groups, which no
+    current message has, are passed over whole.
+
+    Raises:
+        RecordError: the bytes are no message: a length reaches beyond its end, a tag is not legal, a group stays open;
+            or the budget is spent.
+    """
+    position = start
+    open_groups: list[int] = []
+    while position < end or open_groups:
+        budget.spend()
+        # Nearly all tags and lengths are one byte: no call for those.
+        if position < end and data[position] < 0x80:
+            tag, tag_end = data[position], position + 1
+        else:
+            tag, tag_end = _read_varint(data, position, end, _MAX_SIZE_BYTES)
+        field, wire_type = tag >> 3, tag & 7
+        if not 1 <= field < 1 << 29:
+            raise RecordError(f"byte {position} of the record holds field number {field}, valid are 1 to {2**29 - 1}")
+        position = tag_end
+        if wire_type == _START_GROUP:
+            open_groups.append(field)
+            continue
+        if wire_type == _END_GROUP and open_groups:
+            if open_groups.pop() != field:
+                raise RecordError(f"the group that ends before byte {position} of the record was not begun")
+            continue
+        if wire_type == _DELIMITED:
+            if position < end and data[position] < 0x80:
+                size, position = data[position], position + 1
+            else:
+                size, position = _read_varint(data, position, end, _MAX_SIZE_BYTES)
+            behind = position + size
+            if behind > end:
+                raise RecordError(f"{size} bytes promised at byte {position} of the record, {end - position} found")
+        elif wire_type == _VARINT:
+            behind = _read_varint(data, position, end, _MAX_VARINT_BYTES)[1]
+        elif wire_type in (_FIXED64, _FIXED32):
+            behind = position + (8 if wire_type == _FIXED64 else 4)
+            if behind > end:
+                raise RecordError(f"a number is cut off at byte {end} of the record")
+        else:
+            raise RecordError(f"wire type {wire_type} before byte {position} of the record is not legal there")
+        if not open_groups:
+            yield tag, position, behind
+        position = behind
+
+
+def check_feature(data: memoryview, start: int, end: int, budget: Budget) -> None:
+    """Checks the Feature in `data[start:end]`, whose fields 1, 2 and 3 are lists of strings, floats and integers.
+
+    Raises:
+        RecordError: it is none, or the budget is spent.
+    """
+    for kind, list_start, list_end in iterate_fields(data, start, end, budget):
+        if kind not in (FIELD_1, FIELD_2, FIELD_3):
+            continue
+        for tag, position, value_end in iterate_fields(data, list_start, list_end, budget):
+            if tag == FIELD_1 and kind == FIELD_2 and (value_end - position) % 4:
+                raise RecordError(f"a float list at byte {position} of the record ends within a value")
+            while tag == FIELD_1 and kind == FIELD_3 and position < value_end:
+                budget.spend()
+                _, position = _read_varint(data, position, value_end, _MAX_VARINT_BYTES)
+
+
+def view_frames(data: memoryview, start: int, end: int) -> npt.NDArray[np.uint8] | None:
+    """Returns the frames of a FeatureList as a view [T, size], None unless all have the first one's exact layout."""
+    # Step, bytes list and value are three nested fields 1. Where each of the three ends the step, and every step begins
+    # with the same tags and lengths, the steps repeat with a constant stride, and the bytes can mean nothing else.
+    position, step_end, behind = start, None, end
+    for _ in range(3):
+        tag, position, behind = next(iterate_fields(data, position, behind, UNLIMITED), (0, 0, 0))
+        step_end = behind if step_end is None else step_end
+        if tag != FIELD_1 or behind != step_end:
+            return None
+    stride, header = behind - start, bytes(data[start:position])
+    if (end - start) % stride:
+        return None
+    rows = np.frombuffer(data, np.uint8, end - start, start).reshape(-1, stride)
+    if rows[:, : len(header)].tobytes() != header * len(rows):
+        return None
+    return rows[:, len(header) :]
+
+
+def _read_varint(data: memoryview, position: int, end: int, max_bytes: int) -> tuple[int, int]:
+    """Returns the unsigned integer at `position` and the position behind it."""
     value = shift = 0
     limit = min(end, position + max_bytes)
     while position < limit:
@@ -44,121 +136,8 @@ def read_varint(data: memoryview, position: int, end: int, max_bytes: int = _MAX
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, position
+            return value, position
         shift += 7
     if position == end:
         raise RecordError(f"an integer is cut off at byte {end} of the record")
     raise RecordError(f"an integer before byte {position} of the record has more than {max_bytes} bytes")
-
-
-def read_size(data: memoryview, position: int, end: int) -> tuple[int, int]:
-    """Returns the length at `position` and the position behind it, where the content starts."""
-    return read_varint(data, position, end, _MAX_SIZE_BYTES)
-
-
-def iterate_fields(
-    data: memoryview, start: int, end: int, budget: Budget = UNLIMITED
-) -> Iterator[tuple[int, int, int]]:
-    """Yields (tag, start, end) of each field of the message in `data[start:end]`, in the order of the bytes.
-
-    The tag is `field number << 3 | wire type`; start and end enclose the value without its length. Groups, which no
-    current message has, are skipped whole.
-
-    Raises:
-        RecordError: the bytes are no message: a length reaches beyond its end, a tag is not legal, a group stays open;
-            or the budget is spent.
-    """
-    position = start
-    while position < end:
-        budget.spend()
-        tag = data[position]
-        if 8 <= tag < 0x80:
-            position += 1
-        else:
-            tag, position = _read_tag(data, position, end)
-        if tag & 7 == DELIMITED:
-            size = data[position] if position < end else 0x80
-            if size < 0x80:
-                position += 1
-            else:
-                size, position = read_size(data, position, end)
-            behind = position + size
-            if behind > end:
-                raise RecordError(f"{size} bytes promised at byte {position} of the record, {end - position} found")
-            yield tag, position, behind
-        elif tag & 7 == START_GROUP:
-            behind = _skip_group(data, position, end, tag >> 3, budget)
-        else:
-            behind = _skip_scalar(data, position, end, tag)
-            yield tag, position, behind
-        position = behind
-
-
-def content_start(data: memoryview, start: int, end: int, tag: int) -> int:
-    """Returns where the content of field `tag` starts if that one field fills `data[start:end]`, else -1.
-
-    The common case of `iterate_fields`, several times faster: most messages of a record hold a single field.
-    """
-    if end - start < 2 or data[start] != tag:
-        return -1
-    size, position = data[start + 1], start + 2
-    if size >= 0x80:
-        size, position = read_size(data, start + 1, end)
-    return position if position + size == end else -1
-
-
-def encode_varint(value: int) -> bytes:
-    """Returns the varint of an integer in -2^63..2^64 - 1; a negative one takes ten bytes."""
-    value &= 0xFFFFFFFFFFFFFFFF
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def encode_delimited(field: int, content: bytes) -> bytes:
-    """Returns a length-delimited field: tag, length, content."""
-    return b"".join((encode_varint(field << 3 | DELIMITED), encode_varint(len(content)), content))
-
-
-def _read_tag(data: memoryview, position: int, end: int) -> tuple[int, int]:
-    tag, behind = read_varint(data, position, end, _MAX_SIZE_BYTES)
-    if not 8 <= tag < 1 << 32:
-        raise RecordError(f"byte {position} of the record holds field number {tag >> 3}, valid are 1 to {2**29 - 1}")
-    return tag, behind
-
-
-def _skip_scalar(data: memoryview, position: int, end: int, tag: int) -> int:
-    """Returns the position behind a varint or a fixed-size number."""
-    wire_type = tag & 7
-    if wire_type == VARINT:
-        return read_varint(data, position, end)[1]
-    if wire_type not in (FIXED64, FIXED32):
-        raise RecordError(f"wire type {wire_type} before byte {position} of the record is not legal there")
-    behind = position + (8 if wire_type == FIXED64 else 4)
-    if behind > end:
-        raise RecordError(f"a number is cut off at byte {end} of the record")
-    return behind
-
-
-def _skip_group(data: memoryview, position: int, end: int, field: int, budget: Budget) -> int:
-    """Returns the position behind the end of a group whose start has been read."""
-    open_groups = [field]
-    while open_groups:
-        budget.spend()
-        tag, position = _read_tag(data, position, end)
-        if tag & 7 == START_GROUP:
-            open_groups.append(tag >> 3)
-        elif tag & 7 == END_GROUP:
-            if open_groups.pop() != tag >> 3:
-                raise RecordError(f"the group that ends before byte {position} of the record was not begun")
-        elif tag & 7 == DELIMITED:
-            size, position = read_size(data, position, end)
-            if size > end - position:
-                raise RecordError(f"{size} bytes promised at byte {position} of the record, {end - position} found")
-            position += size
-        else:
-            position = _skip_scalar(data, position, end, tag)
-    return position

@@ -18,7 +18,7 @@ from pydantic import NonNegativeInt
 
 from yt8m_ray.data.storage.filesystem import file_sizes
 from yt8m_ray.json_document import parse_json
-from yt8m_ray.local_files import read_document
+from yt8m_ray.local_files import read_document, replace_file
 from yt8m_ray.registry import Config, first_fault
 
 _COUNTS = ("bytes", "num_records", "num_videos", "num_frames")
@@ -30,9 +30,7 @@ class ShardEntry(Config):
 
     Attributes:
         path: In the file relative to its folder where the shard lies below that; in memory absolute, or a URI.
-        bytes: Size of the file.
         num_records: Records present, good and bad.
-        num_videos: Records that are videos.
         num_frames: Their frames; 0 at video level.
         crc32c: CRC-32C of the whole file, 8 hexadecimal digits.
     """
@@ -63,12 +61,7 @@ class _Document(Config):
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as the manifest says.
-
-    Attributes:
-        path: The shard.
-        message: The shard, what was expected and what was found.
-    """
+    """One thing that is not as the manifest says."""
 
     path: str
     message: str
@@ -78,7 +71,6 @@ class Manifest:
     """The entries of a manifest.
 
     Args:
-        path: Its file.
         entries: One for each shard, with absolute paths or URIs.
 
     Attributes:
@@ -108,12 +100,7 @@ class Manifest:
         totals = {"num_shards": len(entries)} | {name: sum(entry[name] for entry in entries) for name in _COUNTS}
         lines = ",\n".join(f"    {json.dumps(entry)}" for entry in entries)
         text = f'{{\n  "version": 1,\n  "totals": {json.dumps(totals)},\n  "shards": [\n{lines}\n  ]\n}}\n'
-        aside = Path(self.path + ".tmp")
-        try:
-            aside.write_text(text, encoding="utf-8")
-            os.replace(aside, self.path)
-        finally:
-            aside.unlink(missing_ok=True)
+        replace_file(Path(self.path), lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def load_manifest(path: str | Path) -> Manifest:
@@ -169,8 +156,6 @@ def check_num_records(shards: Sequence[str], expected: Sequence[int], found: Map
     """Checks the records that were counted while the shards were read.
 
     Args:
-        shards: Paths.
-        expected: What the manifest says of each.
         found: By the shard's number in the list.
 
     Raises:

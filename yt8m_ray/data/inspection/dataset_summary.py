@@ -14,14 +14,7 @@ from yt8m_ray.data.inspection.dataset_manifest import Difference, ShardEntry
 from yt8m_ray.data.inspection.duplicates import Duplicates, find_duplicates
 from yt8m_ray.data.inspection.shard_counts import Remark, ShardSurvey, Survey
 from yt8m_ray.data.pipeline.read_position import CAUSES
-from yt8m_ray.schema import (
-    FRAME_FEATURES,
-    ID_KEYS,
-    MAX_FRAMES,
-    NUM_CLASSES_2017,
-    NUM_CLASSES_2018,
-    VIDEO_FEATURES,
-)
+from yt8m_ray.schema import FRAME_FEATURES, ID_KEYS, MAX_FRAMES, NUM_CLASSES_2017, NUM_CLASSES_2018, VIDEO_FEATURES
 
 _REMARKS: dict[Remark, str] = {
     "unlabelled": "videos without labels among labelled ones; training and evaluation leave them out",
@@ -38,7 +31,6 @@ class Failure:
     """What is wrong with a shard.
 
     Attributes:
-        shard: Its path.
         causes: How many records are refused, by cause; else `unreadable` or `manifest`, once.
         first: Of the first fault: the shard, its place, what was expected and what was found.
     """
@@ -64,12 +56,9 @@ class Summary:
     Attributes:
         shards: All paths, in the order of the data set.
         sizes: The features that every record had to have.
-        num_classes: Valid class ids are 0..num_classes - 1.
         is_detected: Whether the features were found in the records, and not given.
-        counts: The sum.
         entries: What a manifest says of each shard that could be read.
         differences: In what the data set is not as its manifest says.
-        seconds: What the survey took.
     """
 
     shards: Sequence[str]

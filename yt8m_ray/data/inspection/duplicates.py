@@ -33,7 +33,6 @@ class Duplicates:
     """All of them.
 
     Attributes:
-        num_ids: Ids that several videos have.
         num_videos: Videos that have an id which one before them has.
         num_ids_within_shards: Of the ids, those that occur more than once in some one shard.
         num_ids_across_shards: Of the ids, those that occur in more than one shard.

@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from yt8m_ray.data.inspection.shard_counts import Survey
 from yt8m_ray.data.labels.vocabulary import Vocabulary
-from yt8m_ray.reporting.pictures import BLUE, GREY, count_in_thousands, label_axes, replace_file, save_picture
+from yt8m_ray.local_files import replace_file
+from yt8m_ray.reporting.pictures import BLUE, GREY, count_in_thousands, label_axes, save_picture
 
 CLASS_TABLE = "class_histogram.csv"
 CLASS_PICTURE = "class_histogram.png"
@@ -28,9 +29,7 @@ def write_histograms(counts: Survey, folder: str | Path, *, features: Iterable[s
     """Writes what there is to draw into a folder: classes where a video has a label, lengths at frame level.
 
     Args:
-        counts: Of the whole data set.
         folder: Made where it is missing; earlier files in it are replaced.
-        features: Names of what a video has.
         num_classes: The table has a row for each class, with its name where these are the published ones.
     """
     folder = Path(folder)

@@ -1,4 +1,4 @@
-"""A data set is surveyed shard by shard, in parallel on Ray, while a bar or lines on stderr say how far it is."""
+"""The survey of a data set: its shards in parallel on Ray, with a bar or lines on stderr for the progress."""
 
 from __future__ import annotations
 
@@ -79,13 +79,7 @@ class InspectionConfig(Config):
 
 
 def inspect_shards(config: InspectionConfig, shards: Sequence[str], *, manifest: Manifest | None = None) -> Summary:
-    """Returns what the shards hold and what is wrong with them; nothing that is wrong stops it.
-
-    Args:
-        config: What to expect of them.
-        shards: Paths.
-        manifest: What they are meant to be.
-    """
+    """Returns what the shards hold and what is wrong with them; nothing that is wrong stops it."""
     started = time.monotonic()
     # Where no record has any features, what the published ones lack says so of each shard.
     sizes = (detect_features(shards) or VIDEO_FEATURES) if config.features is None else config.features
@@ -115,7 +109,7 @@ def _write(config: InspectionConfig, summary: Summary) -> None:
 
 
 def _log(summary: Summary) -> None:
-    """Says in a few lines what an operator acts on; the document has all of it."""
+    """Logs what an operator acts on; the document has all of it."""
     for warning in summary.warnings:
         count = "" if warning["num_videos"] is None else f"{warning['num_videos']} "
         place = "" if warning["first"] is None else f"; the first: {warning['first']}"
@@ -142,12 +136,7 @@ def _log(summary: Summary) -> None:
 
 
 class _Progress:
-    """Shards, bytes and videos a second: a bar on a terminal, a line now and then elsewhere.
-
-    Args:
-        num_shards: How many there are.
-        num_bytes: Their size together.
-    """
+    """Shards, bytes and videos a second: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, num_shards: int, num_bytes: int) -> None:
         self._num_shards = num_shards

@@ -16,8 +16,9 @@ from yt8m_ray.data.errors import CorruptRecordError, RecordError
 from yt8m_ray.data.format.example import Fields, Values, decode_record
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow, may_be_feature, to_row
 from yt8m_ray.data.format.framing import detect_compression
-from yt8m_ray.data.format.tfrecord import open_shard, read_payloads
+from yt8m_ray.data.format.tfrecord import read_payloads
 from yt8m_ray.data.storage.byte_stream import ChecksummedStream
+from yt8m_ray.data.storage.filesystem import open_stream
 from yt8m_ray.data.video_keys import id_keys
 from yt8m_ray.schema import FRAME_FEATURES, LABELS_KEY, MAX_FRAMES, MEAN_PREFIX, VIDEO_FEATURES
 
@@ -37,19 +38,15 @@ class Survey:
     """Counts over records; `merge` adds those of other records.
 
     Attributes:
-        num_bytes: Size of the files.
         num_records: Records present, good and bad.
         num_videos: Records that are videos; all below, but for `rejected`, `keys` and `max_class_id`, is of these.
         num_frames: Their frames; 0 at video level.
         clips: How many have so many frames, by that number; empty at video level.
         labels: How many have so many labels, by that number; 0 is an empty list.
-        num_unlabelled: How many have no list of labels.
         class_counts: int64 [highest class id + 1], how many have each label.
         max_class_id: Highest class id of any record, -1 where there is none; beyond the valid ones too.
         keys: Of each feature how many records have it, and the least and the most of its values (in the context) or of
             its bytes a frame (in the sequences).
-        rejected: Records refused, by cause.
-        compressions: How many files are packed how.
         remarks: How many videos each concerns, and the place of the first in the first shard.
     """
 
@@ -101,7 +98,6 @@ class ShardSurvey:
     """What one shard holds.
 
     Attributes:
-        path: As given.
         counts: What was counted; nothing where the shard is unreadable.
         crc32c: Checksum of the file as it stands, 8 hexadecimal digits.
         first_rejection: Record, byte offset and reason of the first record that was refused.
@@ -123,14 +119,12 @@ def survey_shard(path: str, sizes: Mapping[str, int], *, num_classes: int) -> Sh
     """Returns what a shard holds; its bytes are read once, and its records neither kept nor trusted.
 
     Args:
-        path: As in `open_shard`.
         sizes: The features that every record must have, and their values a frame.
-        num_classes: Valid class ids are 0..num_classes - 1.
     """
     spec = FeatureSpec(sizes, num_classes, max_frames=sys.maxsize)  # frames that readers drop are counted too
     surveyor = _Surveyor(path, spec)
     try:
-        with ChecksummedStream(open_shard(path)) as stream:
+        with ChecksummedStream(open_stream(path)) as stream:
             payloads = read_payloads(stream, path=path, on_corrupt=surveyor.reject)
             for record, offset, payload in payloads:
                 surveyor.add(record, offset, payload)
@@ -148,7 +142,7 @@ def detect_features(paths: Iterable[str]) -> dict[str, int] | None:
     """
     for path in paths:
         try:
-            with open_shard(path) as stream:
+            with open_stream(path) as stream:
                 payloads = read_payloads(stream, path=path, on_corrupt=lambda _: None)
                 for _, _, payload in itertools.islice(payloads, _SAMPLE_RECORDS):
                     if sizes := _sizes_of(payload):

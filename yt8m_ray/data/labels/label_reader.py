@@ -15,9 +15,9 @@ from yt8m_ray.data.errors import CorruptRecordError, RecordError
 from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import id_and_labels
 from yt8m_ray.data.format.framing import OnCorrupt, Records
-from yt8m_ray.data.format.tfrecord import open_shard, read_records
+from yt8m_ray.data.format.tfrecord import read_records
 from yt8m_ray.data.pipeline.fast_decode import UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
-from yt8m_ray.schema import ID_KEYS, LABELS_KEY
+from yt8m_ray.data.storage.filesystem import open_stream
 
 _MOST_LABELS = 1 << 16
 
@@ -27,7 +27,6 @@ class VideoLabels:
     """The labels of N videos.
 
     Attributes:
-        video_ids: N ids.
         num_labels: int64 [N].
         labels: int32 [sum of num_labels], class ids, ascending within a video.
         num_unlabelled: How many other videos have no list of labels; one of no class has an empty list.
@@ -43,18 +42,14 @@ def read_labels(path: str, *, num_classes: int, on_corrupt: OnCorrupt | None = N
     """Yields the labels of a shard's labelled videos in order, a block at a time.
 
     Args:
-        path: As in `open_shard`.
-        num_classes: Valid class ids are 0..num_classes - 1.
-        on_corrupt: Is told of each bad record, which is then left out; None raises the error instead.
+        on_corrupt: Called with each bad record, which is left out; None raises the error instead.
 
     Raises:
         CorruptRecordError: with the record that could not be read.
         OSError: the shard cannot be opened or read.
     """
-    reading = reading_of(
-        (*ID_KEYS, LABELS_KEY), [0], max_frames=1, num_classes=num_classes, labels="optional", video_level=True
-    )
-    with open_shard(path) as stream:
+    reading = reading_of({}, max_frames=1, num_classes=num_classes, labels="optional", video_level=True)
+    with open_stream(path) as stream:
         for records in read_records(stream, path=path, on_corrupt=on_corrupt):
             yield _read(records, path, reading, num_classes, on_corrupt)
 

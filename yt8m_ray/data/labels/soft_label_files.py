@@ -24,7 +24,9 @@ from pydantic import NonNegativeInt, PositiveInt
 from yt8m_ray.data.format.example import encode_sequence_example
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.storage.filesystem import read_bytes
+from yt8m_ray.data.storage.folders import is_remote, join_uri
 from yt8m_ray.json_document import parse_json
+from yt8m_ray.local_files import replace_file
 from yt8m_ray.registry import Config, first_fault
 
 INDEX_FILE = "index.json"
@@ -40,9 +42,7 @@ class LabelledShard(Config):
     Attributes:
         name: Of the shard, without folder.
         file: In the folder of the index.
-        bytes: Size of the file.
         num_records: Records of the shard, good and bad.
-        num_videos: Videos in the file.
     """
 
     name: str
@@ -56,10 +56,8 @@ class SoftLabelJob(Config):
     """What all files of a folder have in common.
 
     Attributes:
-        version: Of this description.
         teacher: The version of the teacher, a hash of its files.
         format: `top`, `dense`, or `tfrecord`: the published one, which this module does not read.
-        num_classes: Of the teacher.
         num_entries: Entries a video; all classes unless the format is `top`.
     """
 
@@ -79,9 +77,8 @@ class SoftLabelIndex(SoftLabelJob):
         """Writes the index aside and renames it; each shard is a line."""
         facts = json.dumps(self.model_dump(exclude={"shards"}))
         lines = ",\n".join(f"    {shard.model_dump_json()}" for shard in self.shards)
-        aside = folder / f"{INDEX_FILE}.tmp"
-        aside.write_text(f'{facts[:-1]}, "shards": [\n{lines}\n]}}\n', encoding="utf-8")
-        os.replace(aside, folder / INDEX_FILE)
+        text = f'{facts[:-1]}, "shards": [\n{lines}\n]}}\n'
+        replace_file(folder / INDEX_FILE, lambda aside: aside.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, folder: str) -> SoftLabelIndex:
@@ -121,10 +118,7 @@ def label_file(name: str, label_format: LabelFormat) -> str:
 
 def join(folder: str, name: str) -> str:
     """Returns the path of a file in a folder; a URI keeps its query."""
-    if "://" not in folder:
-        return os.path.join(folder, name)
-    place, mark, query = folder.partition("?")
-    return f"{place.rstrip('/')}/{name}{mark}{query}"
+    return join_uri(folder, name) if is_remote(folder) else os.path.join(folder, name)
 
 
 def to_label_table(
@@ -134,7 +128,6 @@ def to_label_table(
 
     Args:
         records: int32 [N].
-        video_ids: N ids.
         scores: float16 [N, K].
         class_ids: uint16 or uint32 [N, K]; [N, 0] where the scores are of all classes in order.
     """
@@ -150,10 +143,12 @@ def write_labels(path: Path, parts: Sequence[pa.Table]) -> None:
     """Writes the rows of a shard aside, as one piece in the order of their records, and renames the file."""
     table = pa.concat_tables(parts).combine_chunks()
     table = table.take(np.argsort(table["record"].to_numpy(), kind="stable")).combine_chunks()
-    aside = path.with_name(path.name + ".tmp")
-    with pa.ipc.new_file(str(aside), table.schema) as writer:
-        writer.write_table(table)
-    os.replace(aside, path)
+
+    def write(aside: Path) -> None:
+        with pa.ipc.new_file(str(aside), table.schema) as writer:
+            writer.write_table(table)
+
+    replace_file(path, write)
 
 
 def encode_published(
@@ -166,7 +161,6 @@ def encode_published(
         frames: uint8 [T, D], the bytes as they were in the shard.
         labels: Class ids; None leaves their key out.
         scores: float32 [C], under the key `predictions`.
-        spec: How D is divided.
     """
     ends = np.cumsum(list(spec.sizes.values()))
     lists = dict(zip(spec.sizes, np.split(frames, ends[:-1], axis=1), strict=True))

@@ -37,7 +37,6 @@ class SoftLabels:
     Args:
         folder: What `jobs.distill` wrote; local, `s3://` or `gs://`.
         shards: The paths that the videos' shard numbers speak of. Only their names count: the data may have moved.
-        num_classes: Of the student.
 
     Raises:
         ValueError: the labels are of other classes or in a format for others, a shard has none, or two shards have one

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from yt8m_ray.data.storage.filesystem import read_bytes
+from yt8m_ray.local_files import replace_file
 
 _SCHEMA = pa.schema([("video_id", pa.string()), ("weight", pa.float32())])
 _HASH_BYTES = 8
@@ -23,9 +23,7 @@ class VideoWeights:
     """The weights of videos, 12 bytes each.
 
     Args:
-        video_ids: Each once.
         weights: Float [N], of a mean of 1 where the loss is to keep its size.
-        path: Where they are from, for messages.
 
     Raises:
         ValueError: an id is there twice, or a weight is negative or no number.
@@ -88,14 +86,10 @@ class VideoWeights:
 
 def save_weights(path: str | Path, video_ids: Sequence[str], weights: np.ndarray) -> None:
     """Writes weights aside and renames the file."""
-    aside = Path(f"{path}.tmp")
-    aside.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table([pa.array(video_ids, pa.string()), pa.array(weights, pa.float32())], schema=_SCHEMA)
-    try:
-        pq.write_table(table, aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    replace_file(path, lambda aside: pq.write_table(table, aside))
 
 
 def boost(weights: np.ndarray, errors: np.ndarray, *, most: float | None = None) -> np.ndarray:
@@ -105,7 +99,6 @@ def boost(weights: np.ndarray, errors: np.ndarray, *, most: float | None = None)
     and, for weights of 1, of the monkeytyping team of 2017.
 
     Args:
-        weights: [N], those that the model was trained with.
         errors: [N], in 0..1.
         most: Larger ones are cut to this before they are divided by their mean.
 

@@ -48,7 +48,6 @@ class Vocabulary:
         """Returns the table of a CSV file with the published columns, the published table itself by default.
 
         Args:
-            path: The file.
             num_classes: How many classes it must have at least.
 
         Raises:
@@ -80,7 +79,6 @@ class Vocabulary:
         Args:
             features: Names of what its videos have. Fewer than the published 3,862 classes are the first of them only
                 where these are the published ones too: the 527 classes of AudioSet are others.
-            num_classes: How many classes it has.
         """
         if num_classes == NUM_CLASSES_2018 or set(features) <= {*FRAME_FEATURES, *VIDEO_FEATURES}:
             return cls.for_num_classes(num_classes)

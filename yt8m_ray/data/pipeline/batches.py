@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from yt8m_ray.data.buffer_pool import shared_pool
-from yt8m_ray.data.format.features import FeatureSpec, Normalization, VideoRow
+from yt8m_ray.data.format.features import FeatureSpec, Normalization
 from yt8m_ray.data.pipeline.normalize import normalize as normalize_frames
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.schema import DEQUANTIZATION_OFFSET, DEQUANTIZATION_SCALE, Batch
@@ -24,7 +24,7 @@ from yt8m_ray.schema import DEQUANTIZATION_OFFSET, DEQUANTIZATION_SCALE, Batch
 T = TypeVar("T")
 
 _LOOK_INTERVAL_S = 0.2
-"""How often one who waits for a batch asks whether it is still wanted."""
+"""How often a reader that waits for a batch asks `should_stop`."""
 
 
 def batches_of(
@@ -38,12 +38,9 @@ def batches_of(
     """Yields batches of exactly `batch_size` videos; only the last may be smaller, and no video is lost.
 
     Args:
-        blocks: Videos in reading order.
-        batch_size: Videos a batch.
         shuffle_window: So many videos are gathered and dealt out at random, then the next ones (fewer at the end); 0
             keeps the order.
-        seed: Seeds the draws.
-        pin_memory: Puts the frames where a GPU fetches them by itself.
+        pin_memory: Puts the frames into page-locked memory, which a GPU reads directly.
     """
     rng = np.random.default_rng(list(seed)) if shuffle_window else None
     allocate = _allocator(pin_memory)
@@ -63,7 +60,7 @@ def batches_of(
 def prefetch(batches: Iterable[T], *, depth: int = 1, should_stop: Callable[[], bool] = lambda: False) -> Iterator[T]:
     """Yields the same, prepared by another thread up to `depth` ahead; its errors are raised here.
 
-    Where the next batch is not ready and `should_stop()` is true, it is not waited for: the batches end there.
+    The batches end where the next one is not ready and `should_stop()` is true.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     is_closed = threading.Event()
@@ -154,11 +151,6 @@ def to_batch(
     """Returns the videos on `device`, padded to their longest clip; B = 0 gives frames [0, 1, D].
 
     Args:
-        videos: The videos.
-        spec: Their features.
-        normalize: How their frames are normalized, on the device.
-        device: Where to.
-        labelled: Whether labels go with them.
         transfer: Stored bytes go to the device as they are, or as floats.
     """
     device = torch.device(device)
@@ -178,19 +170,6 @@ def to_batch(
         rows = np.repeat(np.arange(num_videos), videos.num_labels)
         labels[_send(rows, device), _send(videos.labels.astype(np.int64), device)] = 1.0
     return Batch(frames, num_frames, labels, tuple(videos.video_ids))
-
-
-def make_batch(
-    rows: Sequence[VideoRow],
-    spec: FeatureSpec,
-    *,
-    normalize: Normalization = "l2",
-    device: torch.device | str = "cpu",
-    labelled: bool = True,
-) -> Batch:
-    """Returns rows as one batch: the short way for a request or a test."""
-    packed = PackedVideos.from_rows(rows, spec)
-    return to_batch(packed, spec=spec, normalize=normalize, device=device, labelled=labelled)
 
 
 def _to_float(frames: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -1,14 +1,14 @@
 """Compiled loops over payloads: the frames, labels and ids of ordinary records, copied straight into a block.
 
-They read the layout that nearly every record of the data set has, some ten times faster than Python. A record that is
-laid out otherwise, or has a fault, is UNUSUAL: `yt8m_ray.data.format.example` reads it, or says what is wrong with it.
+They read the layout that nearly every record has, some ten times faster than Python. A record of another layout, or
+with a fault, is UNUSUAL: `yt8m_ray.data.format.example` reads it, or says what is wrong with it.
 """
 
 # ruff: noqa: SIM110 - generator expressions are slower here, or not to be compiled
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from yt8m_ray.compiled import compiled
 from yt8m_ray.data.format.features import LabelPolicy
 from yt8m_ray.data.format.finite import are_finite
 from yt8m_ray.data.pipeline.nontemporal_copy import copy_rows, finish_copies
+from yt8m_ray.schema import ID_KEYS, LABELS_KEY
 
 _IGNORED, _OPTIONAL, _REQUIRED = range(3)
 _POLICIES: dict[LabelPolicy, int] = {"ignored": _IGNORED, "optional": _OPTIONAL, "required": _REQUIRED}
@@ -25,23 +26,22 @@ DONE, UNUSUAL, FULL = range(3)
 """Why `pack_records` stopped: no further record, one for the slow decoder, or no room for the next one's frames."""
 
 _ID, _OTHER_ID, _LABELS = range(3)
-NUM_FIXED_KEYS = 3
+NUM_FIXED_KEYS = len(ID_KEYS) + 1
 """Keys before those of the features, in this order: two spellings of the id, and the labels."""
 
 _MOST_KEYS = 63
 """Bits of a set of keys."""
 
 _MOST_ENTRIES = 1024
-"""Features of a record: what has more is left to the decoder, which can be told where to give up.
-
-A map of entries without names or values, six bytes each, would take ten milliseconds a megabyte here.
+"""Features of a record: what has more is left to the decoder, which has a limit of its own. A map of empty entries, six
+bytes each, would take ten milliseconds a megabyte here.
 """
 
 _UNKNOWN = -1
 _NONE = (-1, -1)
 
 VIDEO_COLUMNS = ("id_start", "id_end", "num_frames", "num_labels", "seen")
-"""What `pack_records` tells of a video: where its id lies in the data, and counts; -1 labels where it has no list."""
+"""What `pack_records` returns of a video: the place of its id in the data, and counts; -1 labels without a list."""
 
 _ID_START, _ID_END, _NUM_FRAMES, _NUM_LABELS, _SEEN = range(len(VIDEO_COLUMNS))
 
@@ -344,9 +344,7 @@ def pack_records(
         ends: int64 [R], the bytes behind them.
         reading: What is read, from `reading_of`.
         frames: uint8 [rows, bytes a frame], filled from `first_row` on.
-        first_row: See above.
         labels: int32 [room], filled from `first_label` on.
-        first_label: See above.
         videos: int64 [R, 5], filled with what `VIDEO_COLUMNS` names.
 
     Returns:
@@ -368,31 +366,20 @@ def pack_records(
 
 
 def reading_of(
-    keys: Sequence[str],
-    columns: Sequence[int],
-    *,
-    max_frames: int,
-    num_classes: int,
-    labels: LabelPolicy,
-    video_level: bool,
+    sizes: Mapping[str, int], *, max_frames: int, num_classes: int, labels: LabelPolicy, video_level: bool
 ) -> tuple[Any, ...]:
-    """Returns the description of what `pack_records` reads.
+    """Returns the description of what `pack_records` reads; a video that lacks labels it needs is unusual.
 
-    Args:
-        keys: Two spellings of the id, the labels, then the features in order.
-        columns: First byte of each feature in a frame, and the bytes of a frame.
-        max_frames: Frames kept of a video.
-        num_classes: Valid class ids are below.
-        labels: Whether a video needs labels; one that lacks them is unusual.
-        video_level: Whether features are float lists in the context, else byte strings in the feature lists.
+    `sizes` has the values a frame of each feature: float lists in the context at video level, else byte strings in the
+    feature lists.
     """
+    keys = [key.encode() for key in (*ID_KEYS, LABELS_KEY, *sizes)]
     if len(keys) > _MOST_KEYS:
-        raise ValueError(f"features: {len(keys) - NUM_FIXED_KEYS} are more than {_MOST_KEYS - NUM_FIXED_KEYS}")
-    encoded = [key.encode() for key in keys]
+        raise ValueError(f"features: {len(sizes)} are more than {_MOST_KEYS - NUM_FIXED_KEYS}")
     return (
-        np.frombuffer(b"".join(encoded), np.uint8),
-        np.cumsum([len(key) for key in encoded]),
-        np.array(columns, np.int64),
+        np.frombuffer(b"".join(keys), np.uint8),
+        np.cumsum([len(key) for key in keys]),
+        np.cumsum([0, *sizes.values()]) * (4 if video_level else 1),  # the first byte of each feature in a frame
         max_frames,
         num_classes,
         _POLICIES[labels],

@@ -1,7 +1,7 @@
-"""Stores that go past the processor's caches: a block is larger than they are, and nobody reads it at once.
+"""Copies that bypass the processor's caches: a block is larger than they are, and is not read at once.
 
-An ordinary store first fetches the line that it is about to overwrite; these do not, which halves the time of copying
-frames into a block. Where LLVM or the processor knows no such store, it is an ordinary one.
+An ordinary store first fetches the line that it overwrites; these do not, which halves the time of copying frames into
+a block. Where LLVM or the processor has no such store, it is an ordinary one.
 """
 
 # ruff: noqa: ARG001 - Numba calls these functions with what it has

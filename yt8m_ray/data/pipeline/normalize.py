@@ -27,7 +27,6 @@ def normalize(frames: torch.Tensor, features: Mapping[str, int], kind: Normaliza
 
     Args:
         frames: float32, the features side by side.
-        features: Their sizes by name, in order.
         kind: `l2` divides a frame by its norm over all features, as the published systems do. `unwhitened` multiplies
             rgb by the fourth root of its PCA eigenvalues, then divides each feature by its own norm, and all by the
             root of their number. `reverse_whitened` multiplies rgb, less half a quantization step, by the square root

@@ -35,7 +35,6 @@ class PackedVideos:
     Attributes:
         shards: int32 [N], index of the shard in the list that is read.
         records: int32 [N], index of the record in its shard.
-        video_ids: N ids.
         num_frames: int64 [N].
         frames: uint8 or float32 [sum of num_frames, D].
         num_labels: int64 [N].

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from yt8m_ray.data.errors import CorruptRecordError, RecordError
 from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow, to_row
-from yt8m_ray.data.format.tfrecord import open_shard, read_payloads
+from yt8m_ray.data.format.tfrecord import read_payloads
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 from yt8m_ray.data.pipeline.unlabelled import unlabelled_message
+from yt8m_ray.data.storage.filesystem import open_stream
 
 MOST_SHARDS = 8
 MOST_RECORDS = 64
@@ -20,13 +21,10 @@ MOST_RECORDS = 64
 def check_first_videos(shards: Sequence[str], spec: FeatureSpec, options: ReadOptions, *, key: str) -> None:
     """Checks that the shards hold a video that fits `spec`, with labels where they are required.
 
-    One record is read as a rule. More are, of shards spread over the list, where bad ones are skipped or labels are
-    missing. Only where these are all there is, or none of them has the features, is it clear that nothing can be done.
+    Usually one record is read; more, of shards spread over the list, where bad ones are skipped or labels are missing.
+    It fails only where these are all records, or none of them has the features.
 
     Args:
-        shards: Paths.
-        spec: What is read of each video.
-        options: How.
         key: Where the shards come from (`data.train`), for messages.
 
     Raises:
@@ -67,7 +65,7 @@ def _first_videos(
             raise error
         errors.append(error)
 
-    with open_shard(shard) as stream:
+    with open_stream(shard) as stream:
         payloads = read_payloads(stream, path=shard, verify_crc=options.verify_checksums, on_corrupt=reject)
         for record, offset, payload in itertools.islice(payloads, MOST_RECORDS + 1):
             try:

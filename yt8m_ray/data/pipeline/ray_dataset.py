@@ -22,17 +22,17 @@ from ray.data.datasource import Datasource, ReadTask
 
 from yt8m_ray.cluster import READ_CPUS, root_cause
 from yt8m_ray.data.format.features import FeatureSpec
-from yt8m_ray.data.format.tfrecord import open_shard, read_payloads
+from yt8m_ray.data.format.tfrecord import read_payloads
 from yt8m_ray.data.pipeline.packed_videos import Block, PackedVideos, ShardEnd, to_table
 from yt8m_ray.data.pipeline.read_position import Position, epoch_order
 from yt8m_ray.data.pipeline.shard_cache import read_tables
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions
-from yt8m_ray.data.storage.filesystem import total_bytes
+from yt8m_ray.data.storage.filesystem import open_stream, total_bytes
 from yt8m_ray.errors import CarriedError, ClusterTooSmallError
 
 _BLOCKS_A_PART = 20
 _LEAST_BLOCK_BYTES = 2**10
-_GPU_ROWS = 256  # videos handed at once to a worker with a GPU; whole blocks Ray gives only to those without
+_GPU_ROWS = 256  # videos of a call of a worker with a GPU; Ray gives whole blocks only to workers without
 _SAMPLE_RECORDS = 32
 _FRAMING_BYTES = 16
 
@@ -41,7 +41,7 @@ def estimate_num_videos(shards: Sequence[str], options: ReadOptions = ReadOption
     """Returns about how many videos the shards hold, from their sizes and the first records; for progress alone."""
     skip = None if options.on_corrupt == "fail" else lambda _: None
     for shard in shards:
-        with open_shard(shard) as stream:
+        with open_stream(shard) as stream:
             records = read_payloads(stream, path=shard, verify_crc=options.verify_checksums, on_corrupt=skip)
             sizes = [len(payload) + _FRAMING_BYTES for _, _, payload in itertools.islice(records, _SAMPLE_RECORDS)]
         if sizes:
@@ -54,9 +54,8 @@ class ShardSource(Datasource):
 
     Args:
         shards: Paths; a row's `shard` column is the index in this list.
-        spec: The features to read.
         options: How to read them; workers share out whole blocks.
-        shuffle_seed: Permutes the shards anew in each epoch; None keeps their order.
+        shuffle_seed: Permutes the shards in each epoch; None keeps their order.
         position: Returns the `Position` to continue from, asked at the start of each epoch, by a process of Ray's;
             records that it marks are left out. None reads all.
         cache: A folder on each node for decoded shards; None keeps none.
@@ -126,13 +125,8 @@ def read_dataset(
     """Returns the shards as a Dataset whose blocks `packed.from_table` understands; see `ShardSource`.
 
     Args:
-        shards: As in `ShardSource`.
-        spec: As in `ShardSource`.
         options: As in `ShardSource`; `block_bytes` is the largest size of a block, which follows that of the data.
-        num_parts: Among how many the blocks are shared out: the last ones of a pass should keep nobody waiting.
-        shuffle_seed: As in `ShardSource`.
-        position: As in `ShardSource`.
-        cache: As in `ShardSource`.
+        num_parts: Readers of the blocks; more of them make blocks smaller, which shortens the wait for the last ones.
     """
     num_blocks = _BLOCKS_A_PART * (2 * num_parts - 1)
     block_bytes = max(min(total_bytes(shards) // num_blocks, options.block_bytes), _LEAST_BLOCK_BYTES)
@@ -142,8 +136,8 @@ def read_dataset(
         source,
         override_num_blocks=len(shards),
         num_cpus=READ_CPUS,
-        # Ray keeps as many idle processes as there are CPUs and ends any others: more readers would be started anew,
-        # which takes seconds, all the time.
+        # Ray keeps as many idle processes as there are CPUs and ends any others: more readers would be started
+        # again and again, which takes seconds.
         concurrency=max(int(ray.cluster_resources().get("CPU", 1)), 1),
     )
     # Ray merges what a read task yields up to this size. Its default of 128 MB would make a shard one block, and the
@@ -168,12 +162,7 @@ def split_dataset(dataset: ray.data.Dataset, num_parts: int) -> list[ray.data.Da
 
 
 def map_blocks(
-    dataset: ray.data.Dataset,
-    worker: type,
-    arguments: Sequence[Any],
-    *,
-    num_workers: int,
-    cpus_per_worker: float,
+    dataset: ray.data.Dataset, worker: type, arguments: Sequence[Any], *, num_workers: int, cpus_per_worker: float
 ) -> Iterator[pa.Table]:
     """Yields `worker(*arguments, device=...)(block)` for every block, in order, computed by a pool of actors.
 
@@ -186,7 +175,7 @@ def map_blocks(
             f"{num_workers} workers of {cpus_per_worker:g} CPUs and a reader of {READ_CPUS} do not fit the cluster's "
             f"{cpus:g} logical CPUs; ask for fewer workers"
         )
-    # Told, not found out: Ray hides no GPU from a worker that asked for none.
+    # Passed to the workers: Ray hides no GPU from one that asked for none, so it cannot find out.
     has_gpus = ray.cluster_resources().get("GPU", 0.0) >= num_workers
     keep_order(dataset)
     mapped = dataset.map_batches(

@@ -33,11 +33,7 @@ def read_tables(
     """Yields the blocks of a shard as tables, from `folder` where it holds them; else it holds them afterwards.
 
     Args:
-        path: As in `read_blocks`.
-        spec: As in `read_blocks`.
-        options: As in `read_blocks`.
         folder: Where decoded shards are kept on this node; None keeps none.
-        shard: As in `read_blocks`.
         skip: As in `read_blocks`; with records to skip a shard is read from the folder, but not put there.
 
     Raises:

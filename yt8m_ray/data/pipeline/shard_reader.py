@@ -1,7 +1,7 @@
 """A shard -> blocks of packed videos, at the speed of memory: the reader of training, evaluation and prediction.
 
-Ordinary records go from the bytes of the shard into a block by compiled loops (`yt8m_ray.data.pipeline.fast_decode`);
-any other goes through `decode_record` and `to_row`, one by one, and so does what is wrong.
+Compiled loops (`yt8m_ray.data.pipeline.fast_decode`) copy ordinary records into a block; `decode_record` and `to_row`
+read the others one by one, and say what is wrong.
 """
 
 from __future__ import annotations
@@ -12,25 +12,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pyarrow.fs
 
 from yt8m_ray.data.buffer_pool import shared_pool
 from yt8m_ray.data.errors import UNLABELLED, CorruptRecordError, RecordError
 from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import FeatureSpec, LabelPolicy, VideoRow, describe_unlabelled, to_row
 from yt8m_ray.data.format.framing import Records
-from yt8m_ray.data.format.tfrecord import open_shard, read_records
-from yt8m_ray.data.pipeline.fast_decode import (
-    FULL,
-    NUM_FIXED_KEYS,
-    UNUSUAL,
-    VIDEO_COLUMNS,
-    pack_records,
-    reading_of,
-)
+from yt8m_ray.data.format.tfrecord import read_records
+from yt8m_ray.data.pipeline.fast_decode import FULL, UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
 from yt8m_ray.data.pipeline.packed_videos import Block, PackedVideos, Rejection, ShardEnd
 from yt8m_ray.data.storage.byte_stream import Compression
-from yt8m_ray.schema import ID_KEYS, LABELS_KEY
+from yt8m_ray.data.storage.filesystem import open_stream
 
 OnCorruptPolicy = Literal["fail", "skip"]
 """What a bad record does: stops everything with its place, or is left out and counted."""
@@ -65,7 +57,6 @@ def read_blocks(
     *,
     shard: int = 0,
     skip: np.ndarray | None = None,
-    filesystem: pyarrow.fs.FileSystem | None = None,
     compression: Compression = "auto",
 ) -> Iterator[Block]:
     """Yields the videos of a shard in order, in blocks; the last holds its `ShardEnd`.
@@ -74,13 +65,7 @@ def read_blocks(
     are kept.
 
     Args:
-        path: As in `open_shard`.
-        spec: What is read of each video.
-        options: How.
-        shard: Its number, for the blocks.
         skip: Indexes of records to leave out, ascending.
-        filesystem: As in `open_shard`.
-        compression: As in `read_records`.
 
     Raises:
         CorruptRecordError: with the record that could not be read; all before it have been yielded.
@@ -88,7 +73,7 @@ def read_blocks(
     """
     packer = _Packer(path, spec, options, shard=shard, skip=np.empty(0, np.int64) if skip is None else skip)
     try:
-        with open_shard(path, filesystem) as stream:
+        with open_stream(path) as stream:
             chunks = read_records(
                 stream,
                 path=path,
@@ -106,11 +91,7 @@ def read_blocks(
 
 
 def read_rows(
-    path: str,
-    spec: FeatureSpec,
-    options: ReadOptions = ReadOptions(),
-    *,
-    skip: np.ndarray | None = None,
+    path: str, spec: FeatureSpec, options: ReadOptions = ReadOptions(), *, skip: np.ndarray | None = None
 ) -> Iterator[tuple[int, VideoRow]]:
     """Yields (record index, video) of each video of a shard, one by one; arguments and errors of `read_blocks`."""
     for block in read_blocks(path, spec, options, skip=skip):
@@ -130,7 +111,13 @@ class _Packer:
         self._width = spec.dim * np.dtype(spec.dtype).itemsize
         self._block_rows = max(options.block_bytes // self._width, 1)
         self._pool = shared_pool((self._block_rows + spec.max_frames) * self._width)
-        self._reading = _reading(spec, options.labels)
+        self._reading = reading_of(
+            spec.sizes,
+            max_frames=spec.max_frames,
+            num_classes=spec.num_classes,
+            labels=options.labels,
+            video_level=spec.is_video_level,
+        )
         self._num_records = 0
         self._causes: Counter[str] = Counter()
         self._first_message = ""
@@ -172,7 +159,7 @@ class _Packer:
         self._rejections.append(Rejection(self._shard, error.record, error.cause, str(error)))
 
     def take(self, *, is_last: bool = False) -> Block:
-        """Returns what has been packed, and starts anew."""
+        """Returns what has been packed, and starts the next block."""
         bytes_taken = self._frames[: self._row].reshape(-1)
         labels = [*self._labels, np.empty(0, np.int32)]
         num_labels = np.concatenate([*self._num_labels, np.empty(0, np.int64)])  # -1 where there is no list
@@ -252,17 +239,3 @@ class _Packer:
             f"{self._path}: {self._causes.total()} of {self._num_records} records left out ({counts}); "
             f"the first: {self._first_message.removeprefix(self._path + ': ')}"
         )
-
-
-def _reading(spec: FeatureSpec, labels: LabelPolicy) -> tuple[object, ...]:
-    keys = (*ID_KEYS, LABELS_KEY)
-    assert len(keys) == NUM_FIXED_KEYS
-    size = np.dtype(spec.dtype).itemsize
-    return reading_of(
-        (*keys, *spec.sizes),
-        (np.cumsum([0, *spec.sizes.values()]) * size).tolist(),
-        max_frames=spec.max_frames,
-        num_classes=spec.num_classes,
-        labels=labels,
-        video_level=spec.is_video_level,
-    )

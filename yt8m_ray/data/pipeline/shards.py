@@ -23,7 +23,6 @@ def split_folds(shards: Sequence[str], *, num_folds: int, fold: int, seed: int) 
 
     Args:
         shards: Sorted, each once.
-        num_folds: At least 2.
         fold: 0..num_folds - 1.
         seed: Permutes the shards before they are dealt out.
 

@@ -1,4 +1,4 @@
-"""Single records by the compiled loops of `yt8m_ray.data.pipeline.fast_decode`, for whoever gets them one at a time."""
+"""Single records by the compiled loops of `yt8m_ray.data.pipeline.fast_decode`, such as a service gets them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,20 @@ import numpy as np
 from yt8m_ray.data.format.example import encode_example, encode_sequence_example
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow
 from yt8m_ray.data.pipeline.fast_decode import DONE, VIDEO_COLUMNS, pack_records, reading_of
-from yt8m_ray.schema import ID_KEYS, LABELS_KEY
+from yt8m_ray.schema import ID_KEYS
 
 _NO_LABELS = np.empty(0, np.int32)
 
 
 class OrdinaryRecords:
-    """Reads records that are laid out as usual; labels are passed over.
-
-    Args:
-        spec: What is read of each video.
-    """
+    """Reads records that are laid out as usual; labels are passed over."""
 
     def __init__(self, spec: FeatureSpec) -> None:
         self._spec = spec
         self._width = spec.dim * np.dtype(spec.dtype).itemsize
         self._max_frames = spec.max_frames + 1  # so that a longer video can be told from a whole one
         self._reading = reading_of(
-            (*ID_KEYS, LABELS_KEY, *spec.sizes),
-            (np.cumsum([0, *spec.sizes.values()]) * np.dtype(spec.dtype).itemsize).tolist(),
+            spec.sizes,
             max_frames=self._max_frames,
             num_classes=spec.num_classes,
             labels="ignored",

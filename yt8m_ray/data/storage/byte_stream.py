@@ -64,7 +64,6 @@ class ChecksummedStream:
     Attributes:
         start: The first bytes, 64 at most.
         crc: CRC-32C of the bytes so far.
-        num_bytes: How many.
     """
 
     def __init__(self, stream: ByteStream) -> None:

@@ -1,7 +1,7 @@
-"""Where shards are: a path or URI -> the filesystem it lies on, opened once a process, and what lies there.
+"""A path or URI -> its filesystem, opened once a process, and the files there.
 
-Every read of a file is a GET of its own range. The AWS SDK repeats it as a whole when the server refuses it, falls
-silent or cuts it in the middle, so nothing of that has to be resumed here.
+Every read of a file is a GET of its own range, which the AWS SDK repeats when the server refuses it, falls silent or
+cuts it.
 """
 
 from __future__ import annotations
@@ -80,20 +80,14 @@ def from_uri(path: str) -> tuple[FileSystem, str]:
         return _open_s3(place, _connection(path)), rest
 
 
-def open_stream(path: str, filesystem: FileSystem | None = None) -> ByteStream:
-    """Returns a file's bytes as they stand; those of an object store are read ahead in large pieces.
-
-    Args:
-        path: A path or URI; with `filesystem`, a path inside it.
-        filesystem: Where `path` is, if that is known already.
+def open_stream(path: str) -> ByteStream:
+    """Returns the bytes of a path or URI as they stand; those of an object store are read ahead in large pieces.
 
     Raises:
         FileNotFoundError, IsADirectoryError, NotAFileError, PermissionError: with the path.
         OSError: as `explained` says.
     """
-    location = path
-    if filesystem is None:
-        filesystem, location = from_uri(path)
+    filesystem, location = from_uri(path)
     if isinstance(filesystem, LocalFileSystem):
         try:
             return LocalFile(location)
@@ -193,11 +187,10 @@ def total_bytes(paths: Sequence[str]) -> int:
 
 
 class _ReadAhead:
-    """A file of an object store; `readinto` returns what is there, and asks for much where nothing is.
+    """A file of an object store that is requested in pieces of READ_AHEAD_BYTES.
 
-    Two faults pyarrow does not see for what they are, and they are asked again here. A sound answer that is short of
-    what was asked for it takes for whole: the rest of the buffer stays as it was, so the buffer's end is marked before
-    each request. An error whose text is longer than the buffer fails for good, though it may be a passing one.
+    pyarrow misses two faults, and their requests are repeated here: it takes an answer that is too short for a whole
+    one, and does not retry an error whose text is longer than the buffer.
     """
 
     def __init__(self, file: Any, path: str, size: int) -> None:
@@ -231,7 +224,8 @@ class _ReadAhead:
         return wanted
 
     def _has_read(self, wanted: memoryview) -> bool:
-        mark = os.urandom(_MARK_BYTES)[: len(wanted)]  # anew each time: no bytes of a file are like it twice
+        # A short answer leaves the rest of the buffer as it was: its end is marked, to see whether it was overwritten.
+        mark = os.urandom(_MARK_BYTES)[: len(wanted)]  # drawn each time: no bytes of a file equal it twice
         wanted[-len(mark) :] = mark
         self._file.seek(self._offset)
         try:

@@ -1,4 +1,4 @@
-"""Folders in an object store: their names, their files up and down. One is whole when its last file is there."""
+"""Folders in an object store: listed, uploaded, downloaded, removed. One is complete when its last file is there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from pyarrow.fs import FileSelector, FileType
 
-from yt8m_ray.data.storage.filesystem import explaining, from_uri, split_query
+from yt8m_ray.data.storage.filesystem import explaining, from_uri, read_bytes, split_query
 
 
 def is_remote(path: str) -> bool:
@@ -16,7 +16,7 @@ def is_remote(path: str) -> bool:
 
 
 def join_uri(uri: str, *names: str) -> str:
-    """Returns the URI of what lies below another; both have the same query."""
+    """Returns the URI of a file or folder in the folder `uri`, with the same query."""
     place, query = split_query(uri)
     return "/".join([place.rstrip("/"), *names]) + query
 
@@ -25,15 +25,12 @@ def read_file(uri: str) -> bytes | None:
     """Returns a whole file, None where there is none.
 
     Raises:
-        OSError: as `storage_errors.explained` says; so do the other functions.
+        OSError: as `store_errors.explained` says; so do the other functions.
     """
-    with explaining(uri):
-        filesystem, path = from_uri(uri)
-        if filesystem.get_file_info(path).type != FileType.File:
-            return None
-        with filesystem.open_input_file(path) as file:
-            content: bytes = file.read()
-            return content
+    try:
+        return read_bytes(uri)
+    except (FileNotFoundError, IsADirectoryError):
+        return None
 
 
 def write_file(content: bytes, uri: str) -> None:

@@ -1,9 +1,9 @@
 """A process that makes videos whose labels are known to be learnable, and the scorer that knows the process.
 
-Every class has one or several prototypes, directions in feature space. A label shows one of them strongly in its own
-few consecutive frames. A distractor, a class that is no label, shows one of its own weakly in all frames, so that both
-add the same to the mean over the clip. Whoever averages the frames first sees a label and a distractor alike; whoever
-looks at single frames tells them apart. All of it lies in white noise.
+Every class has one or several prototypes, directions in feature space. A label shows one of them strongly in a few
+consecutive frames. A distractor, a class that is no label, shows one weakly in all frames, so that both add the same to
+the mean over the clip: a model that averages frames first cannot tell them apart, one that looks at single frames can.
+White noise is added to all frames.
 """
 
 from __future__ import annotations

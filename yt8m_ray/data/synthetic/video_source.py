@@ -118,7 +118,6 @@ class VideoSource(abc.ABC):
 
     Attributes:
         class_probabilities: [C], what is known of a video before it is looked at.
-        provenance: What is real and what is not.
     """
 
     class_probabilities: npt.NDArray[np.float64]

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Ranking(Protocol):
-    """What is asked of the metric that is handed in: higher scores come first."""
+    """The metric of the scorers; higher scores come first."""
 
     def update(self, scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
         """Adds videos: `scores` [B, C], `labels` bool [B, C]."""
@@ -39,19 +39,13 @@ class Ranking(Protocol):
 
 
 def synthesize(
-    config: SynthesisConfig,
-    output: str | Path,
-    *,
-    source_shards: Sequence[str] = (),
-    new_gap: Callable[[], Ranking],
+    config: SynthesisConfig, output: str | Path, *, source_shards: Sequence[str] = (), new_gap: Callable[[], Ranking]
 ) -> dict[str, Any]:
     """Writes the data set as the folder `output` and returns what its `dataset.json` says.
 
     Args:
-        config: The data set.
         output: A folder that does not exist or is empty; it appears when the last shard is written.
         source_shards: The shards that `config.from_video_level` matches, in the order in which they are used.
-        new_gap: Makes the metric that the scorers are measured by.
 
     Raises:
         ValueError: `output` holds something, or the source holds too few videos.

@@ -2,49 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from yt8m_ray.data.labels.video_weights import VideoWeights, boost, save_weights
-from yt8m_ray.data.pipeline.batches import batches_of, to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy, ReadOptions
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.batch.worker_pool import BATCH_SIZE, map_videos
+from yt8m_ray.inference.batch.worker_pool import batches_on_device, map_videos
 from yt8m_ray.inference.predictor import Predictor, read_spec
 from yt8m_ray.metrics.ranking_errors import ranking_errors
-from yt8m_ray.topk import check_scores
 
 logger = logging.getLogger(__name__)
 
 
-class BlockJudge:
-    """Finds the errors of the videos of a block: what each worker runs.
-
-    Args:
-        path: A checkpoint or a bundle, at the same place on every node.
-        device: Where the model runs.
-    """
-
-    def __init__(self, path: Path, *, device: str) -> None:
-        self._predictor = Predictor.from_path(path, device=device)
-
-    def __call__(self, videos: PackedVideos) -> tuple[list[str], np.ndarray]:
-        """Returns the ids and the errors [N] of N videos in the same order."""
-        predictor, errors = self._predictor, [np.empty(0, np.float32)]
-        for part in batches_of([videos], batch_size=BATCH_SIZE):
-            batch = to_batch(part, spec=predictor.spec, normalize=predictor.normalize, device=predictor.device)
-            assert batch.labels is not None
-            with torch.inference_mode():
-                logits = predictor.model(batch.frames, batch.num_frames).float()
-            check_scores(logits, batch.video_ids)
-            found = ranking_errors(logits, batch.labels)
-            errors.append(found.cpu().numpy())
-        return videos.video_ids.tolist(), np.concatenate(errors)
+def _errors(predictor: Predictor, videos: PackedVideos) -> tuple[list[str], np.ndarray]:
+    """Returns the ids and the errors [N] of the N videos of a block."""
+    errors = [np.empty(0, np.float32)]
+    for batch in batches_on_device(videos, predictor, predictor.device):
+        assert batch.labels is not None
+        errors.append(ranking_errors(predictor.logits(batch), batch.labels).cpu().numpy())
+    return videos.video_ids.tolist(), np.concatenate(errors)
 
 
 def boost_videos(
@@ -60,13 +42,11 @@ def boost_videos(
     """Writes the weights of the videos of the shards and returns their number; one that is there twice counts once.
 
     Args:
-        model_path: A checkpoint or a bundle, absolute, from `locate_model`.
+        model_path: From `locate_model`.
         shards: Paths of what it was trained on, labelled.
-        output: The Parquet file.
+        output: A Parquet file.
         previous: The weights that it was trained with; None where it was trained without.
         max_weight: Larger weights are cut to this before they are divided by their mean.
-        num_workers: Processes that compute.
-        on_corrupt: What a bad record does.
 
     Raises:
         ConfigError: there are no such previous weights.
@@ -76,11 +56,15 @@ def boost_videos(
     try:
         weights_before = None if previous is None else VideoWeights.load(previous)
     except FileNotFoundError as error:
-        raise ConfigError(f"--previous: {error}") from None
-    options = ReadOptions(labels="required", on_corrupt=on_corrupt)
+        raise ConfigError(f"previous: {error}") from None
     error_of: dict[str, float] = {}
     for answer in map_videos(
-        shards, read_spec(model_path), BlockJudge, (model_path,), num_workers=num_workers, options=options
+        shards,
+        read_spec(model_path),
+        functools.partial(Predictor.from_path, model_path),
+        _errors,
+        num_workers=num_workers,
+        options=ReadOptions(labels="required", on_corrupt=on_corrupt),
     ):
         video_ids, found = answer.result
         error_of.update(zip(video_ids, found.tolist(), strict=True))
@@ -88,11 +72,6 @@ def boost_videos(
     before = np.ones(len(video_ids)) if weights_before is None else weights_before.lookup(video_ids).astype(np.float64)
     weights = boost(before, errors, most=max_weight)
     save_weights(output, video_ids, weights)
-    logger.info(
-        "%d videos: mean error %.4f, weights %.3f to %.3f",
-        len(weights),
-        np.average(errors, weights=before),
-        weights.min(),
-        weights.max(),
-    )
+    mean_error, least, most = np.average(errors, weights=before), weights.min(), weights.max()
+    logger.info("%d videos: mean error %.4f, weights %.3f to %.3f", len(weights), mean_error, least, most)
     return len(weights)

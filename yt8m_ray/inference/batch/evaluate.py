@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -11,45 +12,25 @@ from typing import Any
 from yt8m_ray.artifacts.checkpoint import load_config
 from yt8m_ray.config.evaluate import EvaluateConfig, EvaluateDataConfig
 from yt8m_ray.data.errors import UNLABELLED
-from yt8m_ray.data.pipeline.batches import batches_of, to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.preflight import check_first_videos
 from yt8m_ray.data.pipeline.read_position import CAUSES
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.evaluation import Evaluation, evaluate
-from yt8m_ray.inference.batch.worker_pool import BATCH_SIZE, map_videos
+from yt8m_ray.inference.batch.worker_pool import batches_on_device, map_videos
 from yt8m_ray.inference.predictor import Predictor, is_bundle, read_spec
 from yt8m_ray.losses import build_loss
 from yt8m_ray.registry import ComponentConfig
 
 
-class BlockEvaluator:
-    """Evaluates the videos of a block: what each worker runs.
-
-    Args:
-        path: A checkpoint or a bundle, at the same place on every node.
-        loss: The loss to report.
-        ema: As in `Predictor.from_path`.
-        device: Where the model runs.
-    """
-
-    def __init__(self, path: Path, loss: ComponentConfig, ema: bool | None = None, *, device: str) -> None:
-        self._predictor = Predictor.from_path(path, device=device, ema=ema)
-        self._loss = build_loss(loss).to(device)
-
-    def __call__(self, videos: PackedVideos) -> Evaluation:
-        """Returns the evaluation of the block."""
-        predictor = self._predictor
-        batches = (
-            to_batch(part, spec=predictor.spec, normalize=predictor.normalize, device=predictor.device)
-            for part in batches_of([videos], batch_size=BATCH_SIZE)
-        )
-        return evaluate(predictor.model, batches, self._loss)
+def _evaluate(predictor: Predictor, videos: PackedVideos, *, loss: ComponentConfig) -> Evaluation:
+    batches = batches_on_device(videos, predictor, predictor.device)
+    return evaluate(predictor.model, batches, build_loss(loss).to(predictor.device))
 
 
 def evaluation_config(model_path: Path) -> EvaluateConfig:
-    """Returns how a checkpoint or a bundle is evaluated unless it is said otherwise: as its training was validated."""
+    """Returns how a checkpoint or a bundle is evaluated by default: as its training was validated."""
     if is_bundle(model_path):
         return EvaluateConfig()
     config = load_config(model_path)
@@ -61,8 +42,7 @@ def evaluation_config(model_path: Path) -> EvaluateConfig:
 def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> dict[str, Any]:
     """Returns num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss, counts of records, videos_per_s.
 
-    The counts are num_unlabelled, videos that could not be scored, num_rejected, and `rejected` by cause. Arguments and
-    errors are those of `evaluation_of`.
+    The counts are num_unlabelled, num_rejected, and `rejected` by cause. Arguments and errors as in `evaluation_of`.
     """
     started = time.monotonic()
     evaluation, left_out = evaluation_of(model_path, shards, config)
@@ -73,7 +53,7 @@ def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateCon
 
 
 def shards_of(model_path: Path, config: EvaluateConfig) -> list[str]:
-    """Returns the shards that an evaluation reads, after it was checked that their first videos fit the model.
+    """Returns the shards that an evaluation reads, whose first videos fit the model.
 
     Raises:
         NoShardsError: there is none.
@@ -92,10 +72,7 @@ def _read_options(config: EvaluateConfig) -> ReadOptions:
 def evaluation_of(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> tuple[Evaluation, Counter[str]]:
     """Returns the evaluation of every labelled video, which others can be added to, and what was left out by cause.
 
-    Args:
-        model_path: A checkpoint or a bundle, absolute, from `locate_model`.
-        shards: From `shards_of`.
-        config: How to evaluate it.
+    The path is from `locate_model`, the shards from `shards_of`.
 
     Raises:
         ValueError, OSError: the model or a shard cannot be read, or the shards hold no video with labels.
@@ -104,8 +81,8 @@ def evaluation_of(model_path: Path, shards: Sequence[str], config: EvaluateConfi
     answers = map_videos(
         shards,
         read_spec(model_path),
-        BlockEvaluator,
-        (model_path, config.loss, config.ema),
+        functools.partial(Predictor.from_path, model_path, ema=config.ema),
+        functools.partial(_evaluate, loss=config.loss),
         num_workers=config.scaling.num_workers,
         options=_read_options(config),
         key="data.test",

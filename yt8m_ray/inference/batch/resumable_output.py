@@ -1,49 +1,101 @@
-"""Predictions of many shards, one part a shard: what is finished survives a kill, and is not predicted again."""
+"""Predictions and soft labels of many shards: what is finished survives a kill, and is not made again."""
 
 from __future__ import annotations
 
+import abc
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import pyarrow as pa
+
+from yt8m_ray.data.labels.soft_label_files import (
+    INDEX_FILE,
+    LabelledShard,
+    SoftLabelIndex,
+    SoftLabelJob,
+    label_file,
+    shard_name,
+    write_labels,
+)
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictions.writer import SubmissionWriter, join_submissions
+from yt8m_ray.json_document import append_json_line, parse_json, read_json_lines
+from yt8m_ray.local_files import read_document
 from yt8m_ray.topk import TopK
 
-_JOB_FILE = "job.json"
-_DONE_FILE = "done.jsonl"
+
+class ResumableOutput(abc.ABC):
+    """A folder in which a job makes one file a shard, with `job.json` and, a line for each file, `done.jsonl`."""
+
+    def __init__(self, folder: Path, job: Mapping[str, Any], *, contents: str) -> None:
+        self._folder, self._job, self._contents = folder, dict(job), contents
+        self._job_file, self._done_file = folder / "job.json", folder / "done.jsonl"
+
+    @property
+    @abc.abstractmethod
+    def done(self) -> list[int]:
+        """Shards that are finished, ascending."""
+
+    @abc.abstractmethod
+    def write(self, shard: int, videos: Any) -> None:
+        """Adds videos, in order, to the file of a shard."""
+
+    @abc.abstractmethod
+    def finish(self, shard: int, num_records: int, rejected: Counter[str]) -> None:
+        """Closes the file of a shard, which from now on is not made again; bad records by cause."""
+
+    @abc.abstractmethod
+    def abandon(self) -> None:
+        """Removes what is unfinished; the folder too where nothing is finished."""
+
+    def _begin(self, *, completed: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Returns the entries of the files that earlier calls finished; `completed` is the job of a complete folder.
+
+        Raises:
+            ConfigError: the folder holds the files of another job.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        found, is_new = completed, completed is None and not self._job_file.exists()
+        if found is None:
+            found = self._job if is_new else parse_json(read_document(self._job_file), where=str(self._job_file))
+        if found != self._job:
+            raise ConfigError(
+                f"output: {self._folder} holds {self._contents} of {found}; these are of {self._job}; remove it, or "
+                "choose another"
+            )
+        if is_new:
+            aside = self._job_file.with_suffix(".tmp")
+            aside.write_text(json.dumps(self._job) + "\n", encoding="utf-8")
+            os.replace(aside, self._job_file)
+        return read_json_lines(self._done_file)
 
 
-class PredictionParts:
-    """The finished parts of a prediction file, and those being written.
-
-    Args:
-        output: The file to make, `.csv`, `.csv.gz` or `.parquet`.
-        model_version: What predicts.
-        shards: What is predicted, in the order of the file.
-        top_k: Classes a video.
+class PredictionParts(ResumableOutput):
+    """The parts of a prediction file, in the folder `OUTPUT.parts`.
 
     Raises:
         ConfigError: the folder holds parts of another prediction, or the name ends otherwise.
     """
 
     def __init__(self, output: str, *, model_version: str, shards: Sequence[str], top_k: int) -> None:
-        self._output = output
-        self._folder = Path(f"{output}.parts")
-        self._suffix = SubmissionWriter(output).suffix.removesuffix(".gz")  # the whole is packed, not each part
-        self._shards = list(shards)
-        self._open: dict[int, SubmissionWriter] = {}
-        self._counts: dict[int, Counter[str]] = {}
         digest = hashlib.sha256("\n".join(shards).encode()).hexdigest()
-        self._begin({"model": model_version, "shards": len(shards), "sha256_of_shards": digest, "top_k": top_k})
+        job = {"model": model_version, "shards": len(shards), "sha256_of_shards": digest, "top_k": top_k}
+        super().__init__(Path(f"{output}.parts"), job, contents="predictions")
+        self._output, self._num_shards = output, len(shards)
+        self._suffix = SubmissionWriter(output).suffix.removesuffix(".gz")  # the whole is packed, not each part
+        self._open: dict[int, SubmissionWriter] = {}
+        self._counts = {entry.pop("shard"): Counter(entry) for entry in self._begin()}
+        self._counts = {shard: counts for shard, counts in self._counts.items() if Path(self._part(shard)).exists()}
 
     @property
     def done(self) -> list[int]:
-        """Shards whose parts are finished."""
         return sorted(self._counts)
 
     @property
@@ -51,22 +103,19 @@ class PredictionParts:
         """`num_videos` and rejected records by cause, over all finished parts."""
         return sum(self._counts.values(), Counter())
 
-    def write(self, shard: int, video_ids: Sequence[str], predictions: TopK) -> None:
-        """Adds videos to a shard's part."""
-        self._writer(shard).write(video_ids, predictions)
+    def write(self, shard: int, videos: tuple[Sequence[str], TopK]) -> None:
+        """Adds the ids of videos and their best classes."""
+        if videos[0]:
+            self._writer(shard).write(*videos)
 
-    def finish(self, shard: int, rejected: Counter[str]) -> None:
-        """Closes a shard's part, which from now on is not predicted again."""
+    def finish(self, shard: int, num_records: int, rejected: Counter[str]) -> None:
         writer = self._writer(shard)
         writer.finish()
         del self._open[shard]
-        counts = Counter({"num_videos": writer.num_videos}) + rejected
-        with (self._folder / _DONE_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"shard": shard, **counts}) + "\n")
-        self._counts[shard] = counts
+        self._counts[shard] = Counter({"num_videos": writer.num_videos}) + rejected
+        append_json_line(self._done_file, {"shard": shard, **self._counts[shard]})
 
     def abandon(self) -> None:
-        """Drops what is unfinished; the folder goes too where nothing is finished."""
         for writer in self._open.values():
             writer.discard()
         self._open = {}
@@ -75,32 +124,8 @@ class PredictionParts:
 
     def join(self) -> None:
         """Makes the file of all parts, in the order of the shards, and removes them."""
-        join_submissions([self._part(shard) for shard in range(len(self._shards))], self._output)
+        join_submissions([self._part(shard) for shard in range(self._num_shards)], self._output)
         shutil.rmtree(self._folder)
-
-    def _begin(self, job: dict[str, object]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / _JOB_FILE
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found != job:
-                raise ConfigError(
-                    f"--output: {self._folder} holds parts of another prediction ({found}); this one is {job}; remove "
-                    "it, or choose another name"
-                )
-        else:
-            aside = path.with_suffix(".tmp")
-            aside.write_text(json.dumps(job) + "\n", encoding="utf-8")
-            os.replace(aside, path)
-        done = self._folder / _DONE_FILE
-        text = done.read_text(encoding="utf-8") if done.exists() else ""
-        if text and not text.endswith("\n"):  # a kill cut it short: the next line is not to be added to it
-            done.write_text(text + "\n", encoding="utf-8")
-        for line in text.splitlines():
-            entry = _parse(line)
-            if entry and Path(self._part(entry["shard"])).exists():
-                shard = entry.pop("shard")
-                self._counts[shard] = Counter(entry)
 
     def _writer(self, shard: int) -> SubmissionWriter:
         if shard not in self._open:
@@ -111,10 +136,94 @@ class PredictionParts:
         return str(self._folder / f"{shard:06d}{self._suffix}")
 
 
-def _parse(line: str) -> dict[str, int]:
-    """Returns a line of the list of finished parts; nothing for one that a kill cut short."""
-    try:
-        entry: dict[str, int] = json.loads(line)
-    except json.JSONDecodeError:
-        return {}
-    return entry
+class SoftLabelParts(ResumableOutput):
+    """The files of a soft-label data set; one that is complete takes more shards from the same teacher.
+
+    Raises:
+        ConfigError: the folder holds labels of another teacher or in another form, or the shards themselves, or two
+            shards have one name.
+    """
+
+    def __init__(self, folder: Path, job: SoftLabelJob, shards: Sequence[str]) -> None:
+        super().__init__(folder, job.model_dump(), contents="labels")
+        self._format = job.format
+        self._names = [shard_name(path) for path in shards]
+        self._check(shards)
+        self._tables: dict[int, list[pa.Table]] = {}
+        self._files: dict[int, tuple[BinaryIO, int]] = {}
+        index = SoftLabelIndex.load(str(folder)) if (folder / INDEX_FILE).exists() else None
+        entries = self._begin(completed=None if index is None else index.model_dump(exclude={"shards"}))
+        known = [*([] if index is None else index.shards), *map(LabelledShard.model_validate, entries)]
+        # A file that was changed or removed since then is made again.
+        self._done = {
+            entry.name: entry
+            for entry, path in ((entry, folder / entry.file) for entry in known)
+            if path.exists() and path.stat().st_size == entry.bytes
+        }
+
+    @property
+    def done(self) -> list[int]:
+        return [index for index, name in enumerate(self._names) if name in self._done]
+
+    @property
+    def num_videos(self) -> int:
+        """Videos of all finished files."""
+        return sum(entry.num_videos for entry in self._done.values())
+
+    def write(self, shard: int, videos: pa.Table | Sequence[bytes]) -> None:
+        """Adds rows, or framed records in their order."""
+        if isinstance(videos, pa.Table):
+            self._tables.setdefault(shard, []).append(videos)
+        else:
+            file, count = self._files.get(shard) or (open(self._aside(shard), "wb"), 0)  # noqa: SIM115 - until finish
+            file.writelines(videos)
+            self._files[shard] = (file, count + len(videos))
+
+    def finish(self, shard: int, num_records: int, rejected: Counter[str]) -> None:
+        path, name = self._path(shard), self._names[shard]
+        if self._format == "tfrecord":
+            file, num_videos = self._files.pop(shard)
+            file.close()
+            os.replace(self._aside(shard), path)
+        else:
+            tables = self._tables.pop(shard)
+            num_videos = sum(map(len, tables))
+            write_labels(path, tables)
+        self._done[name] = LabelledShard(
+            name=name, file=path.name, bytes=path.stat().st_size, num_records=num_records, num_videos=num_videos
+        )
+        append_json_line(self._done_file, self._done[name].model_dump())
+
+    def abandon(self) -> None:
+        for shard, (file, _) in self._files.items():
+            file.close()
+            self._aside(shard).unlink(missing_ok=True)
+        self._files, self._tables = {}, {}
+        if not self._done:
+            self._job_file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds something else
+                self._folder.rmdir()
+
+    def complete(self) -> SoftLabelIndex:
+        """Writes the index of all that is finished, by earlier calls too, and returns it."""
+        index = SoftLabelIndex.model_validate(
+            {**self._job, "shards": [self._done[name].model_dump() for name in sorted(self._done)]}
+        )
+        index.save(self._folder)
+        self._job_file.unlink(missing_ok=True)
+        self._done_file.unlink(missing_ok=True)
+        return index
+
+    def _check(self, shards: Sequence[str]) -> None:
+        paths: dict[str, str] = {}
+        for name, path in zip(self._names, shards, strict=True):
+            if paths.setdefault(name, path) != path:
+                raise ConfigError(f"shards: {paths[name]} and {path} have one name, by which labels are found")
+            if os.path.realpath(os.path.dirname(path)) == os.path.realpath(self._folder):
+                raise ConfigError(f"output: {self._folder} holds {path}, which is to be labelled; choose another")
+
+    def _path(self, shard: int) -> Path:
+        return self._folder / label_file(self._names[shard], self._format)
+
+    def _aside(self, shard: int) -> Path:
+        return self._folder / f"{self._path(shard).name}.tmp"

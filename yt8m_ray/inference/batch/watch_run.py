@@ -34,16 +34,15 @@ _RUN_FILE = "run.json"
 def watch(run: str, changes: Mapping[str, object]) -> Iterator[dict[str, object]]:
     """Yields the scores of each intact checkpoint of a run, oldest first and each once, until the run has ended.
 
-    Args:
-        run: The run's folder, on which all nodes agree, or its URI.
-        changes: To the way in which each would be evaluated, by dotted key; `data.test` among them.
+    They are `checkpoint` (its name), `step`, and what `evaluate_shards` returns.
 
-    Yields:
-        `checkpoint` (its name), `step`, and what `evaluate_shards` returns.
+    Args:
+        run: The run's folder, at one place on all nodes, or its URI.
+        changes: To how each would be evaluated, by dotted key.
 
     Raises:
         NoSuchFolderError: there is no such run.
-        ConfigError, ValueError, OSError: as `evaluate_shards` says.
+        ConfigError, ValueError, OSError: as in `evaluate_shards`.
     """
     if not is_remote(run):
         run = str(Path(run).absolute())
@@ -53,7 +52,7 @@ def watch(run: str, changes: Mapping[str, object]) -> Iterator[dict[str, object]
         expand_shards(override(EvaluateConfig(), changes).data.test, key="data.test")  # or refused now, not later
     scored: set[str] = set()
     while True:
-        # Asked before the look: what is written between the two is not missed. Checkpoints alone are no run at work.
+        # Asked before the look, so that what is written between the two is not missed.
         is_last_look = _status(run) != "running"
         for name in _names(run):
             if name not in scored and (scores := _score(run, name, changes)) is not None:
@@ -83,14 +82,12 @@ def _score(run: str, name: str, changes: Mapping[str, object]) -> dict[str, obje
 
 
 def _names(run: str) -> list[str]:
-    """Returns the names of the checkpoints of a run, oldest first."""
     if is_remote(run):
         return list_folders(run, CHECKPOINT_PATTERN, last=MANIFEST_FILE)
     return sorted(path.name for path in Path(run).glob(CHECKPOINT_PATTERN))
 
 
 def _status(run: str) -> str | None:
-    """Returns what a run says of itself, None where it says nothing."""
     place = join_uri(run, _RUN_FILE)
     content = read_file(place)
     if content is None:

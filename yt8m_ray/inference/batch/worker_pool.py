@@ -6,21 +6,30 @@ import functools
 import logging
 import pickle
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import torch
 
+from yt8m_ray.config.data import DataConfig
 from yt8m_ray.data.format.features import FeatureSpec
+from yt8m_ray.data.pipeline.batches import batches_of, to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos, Rejection, ShardEnd, from_table
 from yt8m_ray.data.pipeline.ray_dataset import map_blocks, read_dataset
 from yt8m_ray.data.pipeline.read_position import Position
 from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy, ReadOptions
 from yt8m_ray.data.pipeline.unlabelled import check_labelled
 from yt8m_ray.errors import CarriedError
+from yt8m_ray.inference.batch.resumable_output import ResumableOutput
+from yt8m_ray.inference.predictor import Predictor
+from yt8m_ray.schema import Batch
 from yt8m_ray.topk import NaNScoresError
+
+M = TypeVar("M")
 
 logger = logging.getLogger(__name__)
 
@@ -33,24 +42,17 @@ CPUS_PER_WORKER = 0.5
 PROGRESS_INTERVAL_S = 5.0
 
 
-class BlockWorker(Protocol):
-    """What a worker runs; it is made with `device=...` besides its arguments."""
-
-    def __call__(self, videos: PackedVideos) -> Any:
-        """Returns anything that can be pickled; it stays within the cluster."""
-
-
 @dataclass(frozen=True)
 class Answer:
     """What a worker made of a block.
 
     Attributes:
-        result: What the `BlockWorker` returned.
-        shards: int32 [N], which shard each of its videos is from.
-        records: int32 [N], and which record.
+        result: What `compute` returned.
+        shards: int32 [N], the shard of each of its videos.
+        records: int32 [N], the record in the shard.
         rejections: Records that were left out.
         ends: Shards that end with this block.
-        messages: What is said of records that were left out.
+        messages: About the records that were left out.
     """
 
     result: Any
@@ -61,30 +63,46 @@ class Answer:
     messages: list[str]
 
 
-class _Pooled:
-    """A block worker as Ray runs it: tables in, tables out."""
+def batches_on_device(
+    videos: PackedVideos,
+    reads: Predictor | DataConfig,
+    device: torch.device | str,
+    *,
+    labelled: bool = True,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[Batch]:
+    """Yields the videos of a block in batches on `device`, normalized as a model `reads` them."""
+    for part in batches_of([videos], batch_size=batch_size):
+        yield to_batch(part, spec=reads.spec, normalize=reads.normalize, device=device, labelled=labelled)
+
+
+class _Worker(Generic[M]):
+    """What Ray runs in each process: tables in, tables out."""
 
     def __init__(
         self,
-        worker: Callable[..., BlockWorker],
-        arguments: Sequence[Any],
+        load: Callable[..., M],
+        compute: Callable[[M, PackedVideos], Any],
         spec: FeatureSpec,
         shards: Sequence[str],
         on_corrupt: OnCorruptPolicy,
         *,
         device: str,
     ) -> None:
-        self._make = functools.partial(worker, *arguments, device=device)
+        self._load, self._compute_block, self._device = load, compute, device
         self._spec, self._shards, self._on_corrupt = spec, shards, on_corrupt
 
     @functools.cached_property
-    def _compute(self) -> BlockWorker:
-        # Made with the first block: of what an actor's constructor raises, Ray keeps the text alone.
-        return self._make()
+    def _model(self) -> M:
+        # Loaded with the first block: of what an actor's constructor raises, Ray keeps the text alone.
+        return self._load(device=self._device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         with CarriedError.carrying():
             return pa.table({"answer": pa.array([pickle.dumps(self._answer(table))], pa.large_binary())})
+
+    def _compute(self, videos: PackedVideos) -> Any:
+        return self._compute_block(self._model, videos)
 
     def _answer(self, table: pa.Table) -> Answer:
         block = from_table(table, self._spec)
@@ -92,7 +110,7 @@ class _Pooled:
         try:
             result = self._compute(videos)
         except NaNScoresError:
-            # Features that are finite, and so large that a model's sums are not: like any other value that is not one.
+            # Features that are finite, and so large that a model's sums are not: a bad record like any other.
             found = self._nan_scores(videos)
             rejections += found.values()
             messages += [rejection.message for rejection in found.values()]
@@ -102,12 +120,9 @@ class _Pooled:
         return Answer(result, videos.shards, videos.records, rejections, block.ends, messages)
 
     def _nan_scores(self, videos: PackedVideos) -> dict[int, Rejection]:
-        """Returns a rejection for each video whose scores are NaN, by its row; raises the first where none is skipped.
-
-        The videos are asked about one by one: those of one batch share an error.
-        """
+        """Returns the rejections of videos whose scores are NaN, by row; raises the first where none is skipped."""
         found: dict[int, Rejection] = {}
-        for row in range(len(videos)):
+        for row in range(len(videos)):  # one by one: the videos of a batch share an error
             video = videos.select(np.array([row]))
             try:
                 self._compute(video)
@@ -124,8 +139,8 @@ class _Pooled:
 def map_videos(
     shards: Sequence[str],
     spec: FeatureSpec,
-    worker: Callable[..., BlockWorker],
-    arguments: Sequence[Any],
+    load: Callable[..., M],
+    compute: Callable[[M, PackedVideos], Any],
     *,
     num_workers: int,
     options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
@@ -138,10 +153,9 @@ def map_videos(
     Args:
         shards: Paths.
         spec: What is read of each video.
-        worker: Made once in each process: `worker(*arguments, device=...)`.
-        arguments: Paths among them are absolute: a worker's working directory is its own.
-        num_workers: Processes.
-        options: How the shards are read.
+        load: `load(device=...)` returns a model, once in each process; paths in it are absolute, as each process has a
+            working directory of its own.
+        compute: Called with the model and the videos of a block; its result can be pickled.
         key: Where the shards come from, for messages.
 
     Raises:
@@ -151,8 +165,8 @@ def map_videos(
     started = reported = time.monotonic()
     done = Position()
     dataset = read_dataset(shards, spec, options, num_parts=num_workers)
-    pooled = (worker, tuple(arguments), spec, list(shards), options.on_corrupt)
-    for table in map_blocks(dataset, _Pooled, pooled, num_workers=num_workers, cpus_per_worker=CPUS_PER_WORKER):
+    arguments = (load, compute, spec, list(shards), options.on_corrupt)
+    for table in map_blocks(dataset, _Worker, arguments, num_workers=num_workers, cpus_per_worker=CPUS_PER_WORKER):
         for state in table["answer"].to_pylist():
             answer: Answer = pickle.loads(state)
             done.add(answer.shards, answer.records)
@@ -166,3 +180,42 @@ def map_videos(
             logger.info("%d videos, %.0f videos/s", num_videos, num_videos / (reported - started))
     done.check_complete(shards)
     check_labelled(key, done)
+
+
+def write_missing(
+    output: ResumableOutput,
+    shards: Sequence[str],
+    spec: FeatureSpec,
+    load: Callable[..., M],
+    compute: Callable[[M, PackedVideos], Any],
+    *,
+    take: Callable[[Any, np.ndarray], Any],
+    num_workers: int,
+    options: ReadOptions,
+) -> None:
+    """Writes what the workers make of the shards that `output` has not finished; after an error it keeps the others.
+
+    Args:
+        shards: All shards of the output.
+        take: Returns what `output.write` takes of a result: the videos of its rows, int64 [N].
+    """
+    done = set(output.done)
+    left = [index for index in range(len(shards)) if index not in done]
+    if done:
+        logger.info("continuing: %d of %d shards were done", len(done), len(shards))
+    if not left:
+        return
+    paths = [shards[index] for index in left]
+    rejected: dict[int, Counter[str]] = defaultdict(Counter)
+    try:
+        for answer in map_videos(paths, spec, load, compute, num_workers=num_workers, options=options):
+            for rejection in answer.rejections:
+                rejected[rejection.shard][rejection.cause] += 1
+            # A shard that ends here may have no video in this block, or none at all.
+            for shard in sorted({*answer.shards.tolist(), *(end.shard for end in answer.ends)}):
+                output.write(left[shard], take(answer.result, np.flatnonzero(answer.shards == shard)))
+            for end in answer.ends:
+                output.finish(left[end.shard], end.num_records, rejected.pop(end.shard, Counter()))
+    except BaseException:
+        output.abandon()
+        raise

@@ -1,4 +1,4 @@
-"""What a bundle says of how its members and their weights were chosen. Nothing here computes."""
+"""How the members of a bundle and their weights were chosen, as its document says it. Nothing here computes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ class Candidate(Config):
 
     Attributes:
         name: Its architecture.
-        checkpoint: The folder that it came from.
-        ema: As `members[].ema` had it.
+        checkpoint: Its folder.
         transform: How it is stored; null where an older version did not write it down.
         weight: Its share; 0 where it was left out.
         gap: GAP alone.
@@ -36,11 +35,7 @@ class WeightingReport(Config):
     Attributes:
         name: The rule: `given`, `equal`, `nnls` or `gap`.
         shards: What was chosen on; no video of it is among those that `quality` was measured on.
-        num_videos: Its videos.
-        folds: Of the cross-fitting.
-        max_bytes: The limit of the selection, if there was one.
-        max_latency_ms: Likewise.
-        gap_cross_fitted: Of every video's mean by the rule applied to the other folds: the honest figure.
+        gap_cross_fitted: Of every video's mean by the rule applied to the other folds: an unbiased estimate.
         gap_in_sample: Of the mean by the rule applied to all videos; higher by what fits chance.
         gap_equal: Of equal shares of all candidates, whatever they cost.
         num_uncertain: Videos of which the chosen mean's best 20 may have classes outside the union that was kept.
@@ -60,36 +55,8 @@ class WeightingReport(Config):
     candidates: list[Candidate]
 
 
-def format_weighting(report: WeightingReport) -> list[str]:
-    """Returns lines of text: GAP by the ways to weigh, and the candidates that were left out."""
-    rows = [
-        (f"weights by {report.name}, cross-fitted in {report.folds} folds", report.gap_cross_fitted),
-        (f"weights by {report.name}, in sample", report.gap_in_sample),
-        ("equal weights of all candidates", report.gap_equal),
-        ("best candidate alone", max(candidate.gap for candidate in report.candidates)),
-    ]
-    lines = [f"chosen on {report.num_videos} videos of {len(report.shards)} other shards:"]
-    lines += [f"{text:<42} {gap:.6f}" for text, gap in rows]
-    for candidate in report.candidates:
-        if not candidate.weight:
-            ema = "" if candidate.ema is None else f", ema: {str(candidate.ema).lower()}"
-            cost = f"{candidate.num_bytes / 1e6:.2f} MB"
-            if candidate.transform is not None:
-                cost += f" as {candidate.transform}"
-            if candidate.latency_ms is not None:
-                cost += f", {candidate.latency_ms:.1f} ms"
-            lines.append(f"left out: {candidate.name} (GAP {candidate.gap:.6f}, {cost}) of {candidate.checkpoint}{ema}")
-    return lines
-
-
 class Trial(Config):
-    """A member, stored in one way.
-
-    Attributes:
-        transform: The way.
-        gap: Its GAP@20 alone.
-        num_bytes: Of its weights.
-    """
+    """A member stored in one way: its GAP@20 alone, and the bytes of its weights."""
 
     transform: TransformName
     gap: float
@@ -97,15 +64,7 @@ class Trial(Config):
 
 
 class TriedMember(Config):
-    """A member, and the ways that it may be stored.
-
-    Attributes:
-        name: Its architecture.
-        checkpoint: The folder that it came from.
-        ema: As `members[].ema` had it.
-        transform: The way that was taken.
-        trials: All ways; the first is `none`, as trained.
-    """
+    """A member, the way that was taken to store it, and all that were tried; the first is `none`, as trained."""
 
     name: str
     checkpoint: str
@@ -118,8 +77,6 @@ class TransformReport(Config):
     """What was tried, on videos of which none is among those that `quality` was measured on.
 
     Attributes:
-        shards: Their shards.
-        num_videos: How many they are.
         max_gap_loss: The limit, as the export had it.
         members: All whose transform was not given, also those that weights or limits left out later.
     """
@@ -130,6 +87,25 @@ class TransformReport(Config):
     members: list[TriedMember]
 
 
+def format_weighting(report: WeightingReport) -> list[str]:
+    """Returns lines of text: GAP by each rule, and the candidates that were left out."""
+    rows = [
+        (f"weights by {report.name}, cross-fitted in {report.folds} folds", report.gap_cross_fitted),
+        (f"weights by {report.name}, in sample", report.gap_in_sample),
+        ("equal weights of all candidates", report.gap_equal),
+        ("best candidate alone", max(candidate.gap for candidate in report.candidates)),
+    ]
+    lines = [f"chosen on {report.num_videos} videos of {len(report.shards)} other shards:"]
+    lines += [f"{text:<42} {gap:.6f}" for text, gap in rows]
+    for candidate in report.candidates:
+        if not candidate.weight:
+            cost = f"{candidate.num_bytes / 1e6:.2f} MB"
+            cost += "" if candidate.transform is None else f" as {candidate.transform}"
+            cost += "" if candidate.latency_ms is None else f", {candidate.latency_ms:.1f} ms"
+            lines.append(f"left out: {candidate.name} (GAP {candidate.gap:.6f}, {cost}) of {_source(candidate)}")
+    return lines
+
+
 def format_trials(report: TransformReport) -> list[str]:
     """Returns lines of text: what each way costs and loses, and which was taken."""
     lines = [
@@ -137,11 +113,14 @@ def format_trials(report: TransformReport) -> list[str]:
         f"on {report.num_videos} videos of {len(report.shards)} other shards:",
     ]
     for member in report.members:
-        ema = "" if member.ema is None else f", ema: {str(member.ema).lower()}"
-        lines += [f"{member.name} of {member.checkpoint}{ema}", f"  {'':<10} {'GAP':>9} {'loss':>10} {'MB':>9}"]
+        lines += [f"{member.name} of {_source(member)}", f"  {'':<10} {'GAP':>9} {'loss':>10} {'MB':>9}"]
         for trial in sorted(member.trials, key=lambda trial: trial.num_bytes):
             loss = member.trials[0].gap - trial.gap
             taken = "  taken" if trial.transform == member.transform else ""
             size = trial.num_bytes / 1e6
             lines.append(f"  {trial.transform:<10} {trial.gap:9.6f} {loss:z10.6f} {size:9.2f}{taken}")
     return lines
+
+
+def _source(model: Candidate | TriedMember) -> str:
+    return model.checkpoint if model.ema is None else f"{model.checkpoint}, ema: {str(model.ema).lower()}"

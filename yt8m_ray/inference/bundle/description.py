@@ -7,18 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from yt8m_ray.artifacts.archive import open_folder
-from yt8m_ray.artifacts.folder_manifest import CONFIG_FILE, NoSuchFolderError, folder_version
+from yt8m_ray.artifacts.folder_manifest import folder_version
 from yt8m_ray.artifacts.tensor_file import TensorEntry, read_tensor_entries
-from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.bundle.choice_reports import format_trials, format_weighting
 from yt8m_ray.inference.bundle.document import (
-    DOCUMENT_FILE,
     FORMAT_VERSION,
     VOCABULARY_FILE,
     BundleDocument,
     MemberEntry,
-    read_document,
+    open_bundle,
     weights_name,
 )
 
@@ -27,12 +24,12 @@ _UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Description:
-    """What can be said of a bundle without loading it.
+    """What is known of a bundle without loading it.
 
     Attributes:
         path: As it was asked for.
         version: The short hash of its contents.
-        document: What it says of itself.
+        document: Its bundle.yaml.
         tensors: Of each member, in the order of their names.
     """
 
@@ -43,31 +40,15 @@ class Description:
 
 
 def describe(path: str | Path) -> Description:
-    """Returns the description of a bundle whose files are intact.
-
-    Args:
-        path: Its folder or tar, here or in an object store.
-
-    Raises:
-        ConfigError: it is a checkpoint, or nothing that this program knows.
-        ValueError, OSError: it is damaged, of an unknown version, or cannot be read.
-    """
-    folder = open_folder(path)
-    if not (folder / DOCUMENT_FILE).is_file():
-        if (folder / CONFIG_FILE).is_file():
-            raise ConfigError(
-                f"{path}: expected a bundle, found a checkpoint; jobs.export makes a bundle of checkpoints"
-            )
-        raise NoSuchFolderError(f"{path}: expected a bundle's folder (has {DOCUMENT_FILE}) or tar")
-    document = read_document(folder)
+    """Returns the description of a bundle; errors as in `open_bundle`."""
+    folder, document = open_bundle(path)
     tensors = [read_tensor_entries(folder / weights_name(index)) for index in range(len(document.members))]
     return Description(str(path), folder_version(folder), document, tensors)
 
 
 def format_table(document: BundleDocument) -> str:
     """Returns the measured GAP and the size of each member and of the ensemble, and how they were chosen, as text."""
-    sections = [_table(document), *(lines for _, lines in _choices(document))]
-    return "\n\n".join("\n".join(lines) for lines in sections)
+    return _joined([_table(document), *(lines for _, lines in _choices(document))])
 
 
 def to_text(description: Description, *, with_tensors: bool = False) -> str:
@@ -82,12 +63,18 @@ def to_text(description: Description, *, with_tensors: bool = False) -> str:
         [line for index, entry in enumerate(document.members) for line in _member(index, entry)],
     ]
     if with_tensors:
-        sections.append(list(_tensors(description.tensors)))
-    return "\n\n".join("\n".join(section) for section in sections)
+        lines = [f"{'member':>6} {'bytes':>12} {'dtype':<6} tensor"]
+        lines += [
+            f"{index:6d} {entry.num_bytes:12d} {entry.dtype:<6} {entry.name} {entry.shape}"
+            for index, entries in enumerate(description.tensors)
+            for entry in entries
+        ]
+        sections.append(lines)
+    return _joined(sections)
 
 
 def to_json(description: Description, *, with_tensors: bool = False) -> str:
-    """Returns one JSON document: the path, the version, the sizes, and bundle.yaml as a bundle of today has it."""
+    """Returns one JSON document: the path, the version, the sizes, and bundle.yaml in its current format."""
     document = description.document
     tree: dict[str, object] = {
         "path": description.path,
@@ -98,29 +85,33 @@ def to_json(description: Description, *, with_tensors: bool = False) -> str:
         "migrated_from": document.migrated_from,
     }
     if with_tensors:
-        tree["tensors"] = [[_facts(entry) for entry in member] for member in description.tensors]
+        members = description.tensors
+        tree["tensors"] = [[asdict(entry) | {"num_bytes": entry.num_bytes} for entry in member] for member in members]
     return json.dumps(tree, indent=2, ensure_ascii=False)
+
+
+def _joined(sections: Sequence[Sequence[str]]) -> str:
+    return "\n\n".join("\n".join(section) for section in sections)
 
 
 def _table(document: BundleDocument) -> list[str]:
     transforms, quality = document.transforms, document.quality
     is_mixed = len(set(transforms)) > 1
     stored_as = "stored" if is_mixed else transforms[0]
-    header = ("model", "weight", "GAP float32", f"GAP {stored_as}", "MB float32", f"MB {stored_as}")
     rows = [
         (f"{index} {e.model['name']}", e.weight, e.gap_before, e.gap_after, e.float32_bytes, e.stored_bytes)
         for index, e in enumerate(document.members)
     ]
     rows.append(("ensemble", 1.0, quality.gap_before, quality.gap_after, document.float32_bytes, document.stored_bytes))
+    header = ("model", "weight", "GAP float32", f"GAP {stored_as}", "MB float32", f"MB {stored_as}")
     lines = ["{:<20} {:>7} {:>12} {:>12} {:>11} {:>11}".format(*header)]
-    for name, weight, before, after, trained, stored in rows:
-        sizes = f"{_megabytes(trained):>11} {_megabytes(stored):>11}"
-        lines.append(f"{name:<20} {weight:7.4f} {before:12.6f} {after:12.6f} {sizes}")
+    for name, weight, before, after, *sizes in rows:
+        trained, stored = ("-" if size is None else f"{size / 1e6:.2f}" for size in sizes)
+        lines.append(f"{name:<20} {weight:7.4f} {before:12.6f} {after:12.6f} {trained:>11} {stored:>11}")
     if is_mixed:
         last = ["  stored as", *(f"  {name}" for name in transforms), ""]
         lines = [line + end for line, end in zip(lines, last, strict=True)]
-    lines.append(f"on {quality.num_videos} videos of {len(quality.split)} shards")
-    return lines
+    return [*lines, f"on {quality.num_videos} videos of {len(quality.split)} shards"]
 
 
 def _choices(document: BundleDocument) -> Iterator[tuple[list[str], list[str]]]:
@@ -133,24 +124,22 @@ def _choices(document: BundleDocument) -> Iterator[tuple[list[str], list[str]]]:
 
 def _head(description: Description) -> list[str]:
     document, provenance = description.document, description.document.provenance
-    old = document.migrated_from
-    version_found = f"{FORMAT_VERSION}" if old is None else f"{old}, read as {FORMAT_VERSION}"
+    old, transform = document.migrated_from, document.transform
+    stored_as = ", ".join(dict.fromkeys(document.transforms))
+    if transform.name == "smallest":
+        stored_as += (
+            f" (the smallest of {', '.join(transform.of)} that loses at most {transform.max_gap_loss:g} of GAP)"
+        )
+    if {"int8", "int4"} & set(document.transforms):
+        stored_as += f"; activations {transform.activations}"
     return [
         f"bundle {description.path}",
-        f"version {description.version}, format {version_found}",
+        f"version {description.version}, format {'' if old is None else f'{old}, read as '}{FORMAT_VERSION}",
         f"written {provenance.created} by yt8m_ray {provenance.package_version}, commit "
         f"{provenance.git_commit or _UNKNOWN}",
         f"golden answers: {document.num_golden_inputs or 'none'}",
-        f"transform: {_transform(document)}",
+        f"transform: {stored_as}",
     ]
-
-
-def _transform(document: BundleDocument) -> str:
-    transform = document.transform
-    text = ", ".join(dict.fromkeys(document.transforms))
-    if transform.name == "smallest":
-        text += f" (the smallest of {', '.join(transform.of)} that loses at most {transform.max_gap_loss:g} of GAP)"
-    return f"{text}; activations {transform.activations}" if {"int8", "int4"} & set(document.transforms) else text
 
 
 def _shards(split: Sequence[str]) -> list[str]:
@@ -159,24 +148,22 @@ def _shards(split: Sequence[str]) -> list[str]:
 
 def _input(document: BundleDocument) -> list[str]:
     schema = document.input
-    is_video_level = schema.level == "video"
-    most, each = ("", "video") if is_video_level else (f" at most {schema.max_frames} frames,", "frame")
-    lines = [f"input: {schema.level} level,{most} normalized here: {schema.normalize}"]
-    lines += [f"  {feature.name:<12} {feature.size:5d} {feature.dtype} a {each}" for feature in schema.features]
-    lines += [f"  {'video id':<12} {schema.video_id}", f"  {'num_frames':<12} {schema.num_frames}"]
-    return [*lines, f"output: {document.num_classes} classes, named in {VOCABULARY_FILE}"]
+    most, each = ("", "video") if schema.level == "video" else (f" at most {schema.max_frames} frames,", "frame")
+    return [
+        f"input: {schema.level} level,{most} normalized here: {schema.normalize}",
+        *(f"  {feature.name:<12} {feature.size:5d} {feature.dtype} a {each}" for feature in schema.features),
+        f"  {'video id':<12} {schema.video_id}",
+        f"  {'num_frames':<12} {schema.num_frames}",
+        f"output: {document.num_classes} classes, named in {VOCABULARY_FILE}",
+    ]
 
 
 def _licence(document: BundleDocument) -> list[str]:
     if document.licence is None:
         return [f"licence: {_UNKNOWN}"]
-    return [
-        f"licence of the weights: {document.licence.weights}",
-        *(
-            f"  {part.part}: {part.title}, {part.holder}, {part.licence}, {part.source}"
-            for part in document.licence.attributions
-        ),
-    ]
+    parts = document.licence.attributions
+    lines = [f"  {part.part}: {part.title}, {part.holder}, {part.licence}, {part.source}" for part in parts]
+    return [f"licence of the weights: {document.licence.weights}", *lines]
 
 
 def _member(index: int, entry: MemberEntry) -> list[str]:
@@ -189,18 +176,3 @@ def _member(index: int, entry: MemberEntry) -> list[str]:
         f"  MLflow run     {entry.mlflow_run_id or 'none'}",
         f"  data manifest  {data}",
     ]
-
-
-def _facts(entry: TensorEntry) -> dict[str, object]:
-    return asdict(entry) | {"num_bytes": entry.num_bytes}
-
-
-def _tensors(members: Sequence[Sequence[TensorEntry]]) -> Iterator[str]:
-    yield f"{'member':>6} {'bytes':>12} {'dtype':<6} tensor"
-    for index, entries in enumerate(members):
-        for entry in entries:
-            yield f"{index:6d} {entry.num_bytes:12d} {entry.dtype:<6} {entry.name} {entry.shape}"
-
-
-def _megabytes(num_bytes: int | None) -> str:
-    return "-" if num_bytes is None else f"{num_bytes / 1e6:.2f}"

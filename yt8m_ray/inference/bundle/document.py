@@ -1,10 +1,8 @@
-"""bundle.yaml, what a bundle says of itself: its types, its versions, and the way from an old version to the present.
-
-Imports no torch, so that a bundle is described in less than a second.
-"""
+"""bundle.yaml: its types, its versions, and how an old version is read. Imports no torch, which takes a second."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,11 +10,21 @@ import pydantic
 from pydantic import Field
 
 from yt8m_ray import local_files
-from yt8m_ray.artifacts.folder_manifest import MANIFEST_FILE, MODEL_FILE, CheckpointError, files_of, read_manifest
+from yt8m_ray.artifacts.archive import open_folder
+from yt8m_ray.artifacts.folder_manifest import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    CheckpointError,
+    NoSuchFolderError,
+    files_of,
+    read_manifest,
+)
 from yt8m_ray.config.document import parse_yaml, validate
 from yt8m_ray.config.quantization import TransformConfig, TransformName
 from yt8m_ray.data.format.features import FeatureSpec, Normalization
 from yt8m_ray.data.labels.vocabulary import Vocabulary
+from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.bundle.choice_reports import TransformReport, WeightingReport
 from yt8m_ray.inference.bundle.input_schema import NUM_FRAMES, InputSchema, Level
 from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
@@ -29,12 +37,7 @@ GOLDEN_FILE = "golden.safetensors"
 
 
 class DataManifest(Config):
-    """The manifest of the shards that a member was trained on.
-
-    Attributes:
-        path: As training named it.
-        sha256: Of the file when the bundle was made; None where it was gone by then.
-    """
+    """The manifest of the shards that a member was trained on, and its SHA-256 if it was still there."""
 
     path: str
     sha256: str | None = None
@@ -44,17 +47,14 @@ class MemberEntry(Config):
     """One model of a bundle; None is what an older version did not write down.
 
     Attributes:
-        model: The model's config, as its checkpoint had it.
+        model: The config of the model, as its checkpoint had it.
         weight: Its share of the averaged probabilities.
         transform: How its weights are stored.
         checkpoint: The folder that it came from, for the record; nothing reads it.
-        checkpoint_version: The short hash of exactly that checkpoint.
+        checkpoint_version: The short hash of that checkpoint.
         mlflow_run_id: The run that trained it, if it was tracked.
-        data_manifest: What it was trained on, if training had a manifest.
-        gap_before: GAP alone, with the weights as trained.
-        gap_after: GAP alone, with the weights as stored here.
-        float32_bytes: Its tensors as trained.
-        stored_bytes: Its tensors as stored here.
+        gap_before: GAP alone, with the weights as trained; `gap_after` with those stored here.
+        float32_bytes: Its tensors as trained; `stored_bytes` as stored here.
     """
 
     model: dict[str, Any]
@@ -87,15 +87,7 @@ class Quality(Config):
 
 
 class Attribution(Config):
-    """Something in a bundle that is somebody else's.
-
-    Attributes:
-        part: Which file, or what of it.
-        title: The work.
-        holder: Whose it is.
-        licence: Under which SPDX licence.
-        source: Where it is from.
-    """
+    """A `part` of a bundle that is others' work: its title, holder, SPDX licence and source."""
 
     part: str
     title: str
@@ -105,12 +97,7 @@ class Attribution(Config):
 
 
 class Licence(Config):
-    """Under which licences a bundle may be used.
-
-    Attributes:
-        weights: SPDX expression for the weights.
-        attributions: What is others' work.
-    """
+    """Under which licences a bundle may be used: an SPDX expression for the weights, and what is others' work."""
 
     weights: str
     attributions: tuple[Attribution, ...] = ()
@@ -128,10 +115,10 @@ class BundleDocument(Config):
     """bundle.yaml.
 
     Attributes:
-        licence: None where an older version did not write it down.
-        transform: As the export had it; how a member is stored it says itself.
+        transform: As the export had it; each member says how it is stored itself.
         weighting: How the members and their weights were chosen; None where they were given.
         trials: What the members' transforms were chosen by; None where they were given.
+        licence: None where an older version did not write it down.
         num_golden_inputs: Videos whose answers are kept, so that a loaded bundle can check itself.
         migrated_from: The version of the file, where it was an older one; never written.
     """
@@ -152,12 +139,7 @@ class BundleDocument(Config):
     @property
     def spec(self) -> FeatureSpec:
         """Returns what the members read."""
-        return FeatureSpec(self.features, num_classes=self.num_classes, max_frames=self.input.max_frames)
-
-    @property
-    def features(self) -> dict[str, int]:
-        """Sizes by name, in the order in which they are concatenated."""
-        return self.input.sizes
+        return FeatureSpec(self.input.sizes, num_classes=self.num_classes, max_frames=self.input.max_frames)
 
     @property
     def transforms(self) -> list[str]:
@@ -165,19 +147,14 @@ class BundleDocument(Config):
         return [entry.transform or self.transform.name for entry in self.members]
 
     @property
-    def normalize(self) -> Normalization:
-        """How batches are normalized."""
-        return self.input.normalize
-
-    @property
     def float32_bytes(self) -> int | None:
         """Tensors of all members as trained, None where an older version did not count them."""
-        return _sum([entry.float32_bytes for entry in self.members])
+        return _sum(entry.float32_bytes for entry in self.members)
 
     @property
     def stored_bytes(self) -> int | None:
         """Tensors of all members as stored, None where an older version did not count them."""
-        return _sum([entry.stored_bytes for entry in self.members])
+        return _sum(entry.stored_bytes for entry in self.members)
 
 
 class _DocumentV1(Config):
@@ -200,8 +177,23 @@ def weights_name(index: int) -> str:
     return f"members/{index}/{MODEL_FILE}"
 
 
+def open_bundle(path: str | Path) -> tuple[Path, BundleDocument]:
+    """Returns (folder, document) of a bundle's folder or tar, here or in an object store, whose files are intact.
+
+    Raises:
+        ConfigError: it is a checkpoint, or nothing that this program knows.
+        ValueError, OSError: it is damaged, of an unknown version, or cannot be read.
+    """
+    folder = open_folder(path)
+    if (folder / DOCUMENT_FILE).is_file():
+        return folder, read_document(folder)
+    if (folder / CONFIG_FILE).is_file():
+        raise ConfigError(f"{path}: expected a bundle, found a checkpoint; jobs.export makes a bundle of checkpoints")
+    raise NoSuchFolderError(f"{path}: expected a bundle's folder (has {DOCUMENT_FILE}) or tar")
+
+
 def read_document(folder: str | Path) -> BundleDocument:
-    """Returns what a bundle says of itself, after its files were compared with the manifest.
+    """Returns the document of a bundle, after its files were compared with the manifest.
 
     Raises:
         ValueError: there is no bundle, a file is missing, changed or malformed, or the format version is unknown.
@@ -257,9 +249,9 @@ def _migrated(old: _DocumentV1, where: str) -> BundleDocument:
     )
 
 
-def _sum(counts: list[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+def _sum(counts: Iterable[int | None]) -> int | None:
+    known = list(counts)
+    return None if None in known else sum(filter(None, known))
 
 
 YOUTUBE_8M = Attribution(
@@ -272,12 +264,7 @@ YOUTUBE_8M = Attribution(
 
 
 def licence_of(weights: str, vocabulary: Vocabulary) -> Licence:
-    """Returns the licences of a bundle; names of classes that are the published ones are attributed.
-
-    Args:
-        weights: SPDX expression for the weights.
-        vocabulary: The bundle's.
-    """
+    """Returns the licences of a bundle; names of classes that are the published ones are attributed."""
     published = Vocabulary.load()
     shared = range(min(len(published), len(vocabulary)))
     is_published = any(vocabulary.name(index) and vocabulary.name(index) == published.name(index) for index in shared)

@@ -1,12 +1,10 @@
 """The bundle, the one folder or tar that is served: models, weights, vocabulary, and what was measured of them.
 
-    bundle.yaml                    BundleDocument
-    members/<n>/model.safetensors  weights of one member, quantized or not
-    vocabulary.csv
-    golden.safetensors             some videos and their answers: what the bundle checks itself with
-    manifest.json                  size and SHA-256 of each file, written last
-
-It is built aside and renamed, so that it is always whole.
+bundle.yaml                    BundleDocument
+members/<n>/model.safetensors  weights of one member, quantized or not
+vocabulary.csv
+golden.safetensors             some videos and their answers: what the bundle checks itself with
+manifest.json                  size and SHA-256 of each file, written last
 """
 
 from __future__ import annotations
@@ -45,14 +43,8 @@ from yt8m_ray.registry import first_fault
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle: the model is in eval mode and multiplies integers where it can.
+    """A loaded bundle: the model is in eval mode and multiplies integers where it can; version 1 has no `golden`."""
 
-    Attributes:
-        folder: Where its files are; of a tar, where it was unpacked.
-        golden: What it answered when it was written, None in bundles that do not know.
-    """
-
-    folder: Path
     document: BundleDocument
     model: Model
     vocabulary: Vocabulary
@@ -76,7 +68,7 @@ def write_bundle(
     output = Path(output)
     if output.exists():
         raise FileExistsError(f"{output}: exists already; a bundle is never written over, choose another output")
-    aside = output.with_name(output.name + ".tmp")
+    aside = output.with_name(output.name + ".tmp")  # renamed at the end: a bundle is always whole
     shutil.rmtree(aside, ignore_errors=True)
     try:
         for index, state in enumerate(states):
@@ -87,7 +79,7 @@ def write_bundle(
         (aside / DOCUMENT_FILE).write_text(to_yaml(document), encoding="utf-8")
         if document.num_golden_inputs:
             videos = make_inputs(document.spec, document.num_golden_inputs)
-            answers = answer(_load_model(document, aside), videos, document.spec, document.normalize)
+            answers = answer(_load_model(document, aside), videos, document.spec, document.input.normalize)
             answers.save(aside / GOLDEN_FILE)
         write_manifest(aside, {"kind": "bundle"})
         if is_archive(output):
@@ -109,7 +101,6 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
     folder = open_folder(path)
     document = read_document(folder)
     return Bundle(
-        folder=folder,
         document=document,
         model=_load_model(document, folder, device),
         vocabulary=Vocabulary.load(folder / VOCABULARY_FILE, num_classes=document.num_classes),
@@ -130,7 +121,7 @@ def _load_model(document: BundleDocument, folder: Path, device: str = "cpu") -> 
 
 
 def _load_member(entry: MemberEntry, document: BundleDocument, path: Path, device: str) -> Model:
-    sizes, num_classes = list(document.features.values()), document.num_classes
+    sizes, num_classes = list(document.input.sizes.values()), document.num_classes
     try:
         config = MODELS.parse(entry.model)
         wrong = check_stored(config, read_tensor_entries(path), feature_sizes=sizes, num_classes=num_classes)

@@ -1,7 +1,4 @@
-"""Golden answers: a few made-up videos and what a bundle answered for them when it was written.
-
-A bundle that was loaded elsewhere, by another version or on another device, is asked the same and compared.
-"""
+"""Golden answers: made-up videos and what a bundle answered when it was written, for it to check itself elsewhere."""
 
 from __future__ import annotations
 
@@ -36,25 +33,16 @@ _MEAN_STD = 0.3
 
 @dataclass(frozen=True)
 class GoldenAnswers:
-    """N videos and the K best classes of each.
-
-    Attributes:
-        videos: Unlabelled.
-        best: What was answered.
-    """
+    """N unlabelled videos, and the K best classes of each as they were answered."""
 
     videos: PackedVideos
     best: TopK
 
     def save(self, path: Path) -> None:
         """Writes the tensors frames, num_frames, class_ids and scores."""
-        tensors = {
-            "frames": torch.from_numpy(self.videos.frames),
-            "num_frames": torch.from_numpy(self.videos.num_frames.astype(np.int64)),
-            "class_ids": self.best.class_ids,
-            "scores": self.best.scores,
-        }
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        tensors = {name: torch.from_numpy(getattr(self.videos, name)) for name in ("frames", "num_frames")}
+        tensors |= {"class_ids": self.best.class_ids, "scores": self.best.scores}
+        save_file({name: tensor.to(_DTYPES.get(name)).contiguous() for name, tensor in tensors.items()}, path)
 
     @classmethod
     def load(cls, path: Path, spec: FeatureSpec) -> Self:
@@ -69,35 +57,31 @@ class GoldenAnswers:
             best = TopK(class_ids=tensors["class_ids"].clone(), scores=tensors["scores"].clone())
         except KeyError as error:
             raise CheckpointError(f"{path}: expected the tensor {error}, found {sorted(tensors)}") from None
+
+        def check(is_right: bool, message: str) -> None:
+            if not is_right:
+                raise CheckpointError(f"{path}: {message}")
+
         for name, dtype in _DTYPES.items():
-            if tensors[name].dtype != dtype:
-                raise CheckpointError(f"{path}: {name}: expected {dtype}, found {tensors[name].dtype}")
-        if frames.ndim != 2 or tensors["num_frames"].ndim != 1 or best.scores.ndim != 2:
-            raise CheckpointError(f"{path}: expected frames and scores with two axes, and one of num_frames")
-        if len(frames) != sum(counts) or frames.shape[1:] != (spec.dim,) or frames.dtype != spec.dtype:
-            raise CheckpointError(
-                f"{path}: expected {spec.dtype} frames of {spec.dim} values, {sum(counts)} in all, found "
-                f"{frames.dtype} {list(frames.shape)}"
-            )
-        if any(not 1 <= count <= spec.max_frames for count in counts):
-            raise CheckpointError(f"{path}: expected 1 to {spec.max_frames} frames a video, found {counts}")
-        if not ((best.class_ids >= 0) & (best.class_ids < spec.num_classes)).all():
-            raise CheckpointError(f"{path}: expected class ids below {spec.num_classes}")
-        if best.class_ids.shape != best.scores.shape or len(best.scores) != len(counts):
-            raise CheckpointError(f"{path}: expected class ids and scores of {len(counts)} videos alike")
+            check(tensors[name].dtype == dtype, f"{name}: expected {dtype}, found {tensors[name].dtype}")
+        axes = (frames.ndim, tensors["num_frames"].ndim, best.scores.ndim)
+        check(axes == (2, 1, 2), "expected frames and scores with two axes, and one of num_frames")
+        check(
+            len(frames) == sum(counts) and frames.shape[1:] == (spec.dim,) and frames.dtype == spec.dtype,
+            f"expected {spec.dtype} frames of {spec.dim} values, {sum(counts)} in all, found {frames.dtype} "
+            f"{list(frames.shape)}",
+        )
+        is_in_range = all(1 <= count <= spec.max_frames for count in counts)
+        check(is_in_range, f"expected 1 to {spec.max_frames} frames a video, found {counts}")
+        are_classes = bool(((best.class_ids >= 0) & (best.class_ids < spec.num_classes)).all())
+        check(are_classes, f"expected class ids below {spec.num_classes}")
+        are_alike = best.class_ids.shape == best.scores.shape and len(best.scores) == len(counts)
+        check(are_alike, f"expected class ids and scores of {len(counts)} videos alike")
         ends = np.cumsum(counts)[:-1]
         return cls(_pack([part.copy() for part in np.split(frames, ends)], spec), best)
 
     def compare(self, found: TopK, *, tolerance: float) -> None:
-        """Checks the answers of today.
-
-        Args:
-            found: All classes of each video.
-            tolerance: Of each score, relative to what it was.
-
-        Raises:
-            ValueError: a class has another score, or one is among the best that was not.
-        """
+        """Checks the present answers, of all classes; ValueError where a score, or one among the best, differs."""
         expected = self.best
         by_class = torch.zeros_like(found.scores).scatter(1, found.class_ids, found.scores)
         k = expected.scores.shape[1]

@@ -21,13 +21,7 @@ NUM_FRAMES: dict[Level, str] = {
 
 
 class InputFeature(Config):
-    """One feature of a video.
-
-    Attributes:
-        name: In records and in requests.
-        dtype: Of its values on the wire: bytes as stored in the shards, or the floats of a mean.
-        size: Values a frame.
-    """
+    """One feature of a video: `size` values a frame, as they are sent: the bytes of the shards, or floats of a mean."""
 
     name: str
     dtype: Literal["uint8", "float32"]
@@ -39,15 +33,14 @@ class InputSchema(Config):
 
     Attributes:
         level: Whether a video is many frames (`frame`) or one mean over them (`video`).
-        features: In the order in which they are concatenated: a list, since tools sort mappings.
-        max_frames: Most frames of a video.
+        features: In the order in which they are concatenated.
         normalize: What becomes of the dequantized frames, by name; the client does none of it.
         video_id: What the id of a video means.
         num_frames: What the number of its frames means.
     """
 
     level: Level
-    features: tuple[InputFeature, ...] = Field(min_length=1)
+    features: tuple[InputFeature, ...] = Field(min_length=1)  # not a mapping, which tools sort
     max_frames: Annotated[PositiveInt, Field(le=MOST_FRAMES)]
     normalize: Normalization
     video_id: str = _VIDEO_ID

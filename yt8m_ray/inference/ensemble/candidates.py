@@ -2,72 +2,61 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
+from collections.abc import Sequence
 
 import torch
 
-from yt8m_ray.artifacts.checkpoint import load_config, load_model
+from yt8m_ray.cluster import Shared
 from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.export import ExportConfig
-from yt8m_ray.data.pipeline.batches import batches_of, to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
-from yt8m_ray.inference.batch.worker_pool import map_videos
+from yt8m_ray.inference.batch.worker_pool import batches_on_device, map_videos
 from yt8m_ray.inference.bundle.choice_reports import TransformReport, Trial, TriedMember
 from yt8m_ray.inference.ensemble.choose_members import check_labelled, smallest_within
 from yt8m_ray.inference.ensemble.member_scores import Array, MemberScores
-from yt8m_ray.inference.ensemble.members import load_member
+from yt8m_ray.inference.ensemble.members import Member, StoredModel
 from yt8m_ray.inference.ensemble.weights import equal_shares
-from yt8m_ray.inference.quantization.quantize import channel_axes, stored_bytes
+from yt8m_ray.models.ensemble import Ensemble
 
 logger = logging.getLogger(__name__)
 
 
-class BlockScorer:
-    """Finds what the candidates, with the weights as stored, say of the videos of a block: what each worker runs.
-
-    Args:
-        config: The export; its checkpoints lie at the same place on every node.
-        device: Where the models run.
-    """
-
-    def __init__(self, config: ExportConfig, *, device: str) -> None:
-        self._config = config
-        self._data = load_config(config.members[0].checkpoint).data
-        self._device = device
-        # One after the other: their weights as trained are large, and nothing here reads them.
-        self._models = [load_member(config, index, device=device).restored for index in range(len(config.members))]
-
-    def __call__(self, videos: PackedVideos) -> list[MemberScores]:
-        """Returns what they say of the block's batches, in order."""
-        parts = []
-        for part in batches_of([videos], batch_size=self._config.data.batch_size):
-            batch = to_batch(part, spec=self._data.spec, normalize=self._data.normalize, device=self._device)
-            assert batch.labels is not None
-            with torch.inference_mode():
-                logits = [model(batch.frames, batch.num_frames) for model in self._models]
-                top_k = self._config.weighting.top_k
-                parts.append(MemberScores.from_logits(logits, batch.labels, batch.video_ids, top_k=top_k))
-        return parts
+def restore_ensemble(stored: Sequence[Shared[StoredModel]], weights: Sequence[float], *, device: str) -> Ensemble:
+    """Returns the ensemble in a worker, with the weights as stored, in eval mode."""
+    # One after the other, so that no more than one model has its weights in memory twice.
+    models = [each.get().restore(device) for each in stored]
+    return Ensemble(models, weights).to(device).eval()
 
 
-def score_members(config: ExportConfig, data: DataConfig, *, num_workers: int) -> MemberScores:
-    """Returns what the candidates say of all videos of `config.weighting.shards`.
+def _score(
+    ensemble: Ensemble, videos: PackedVideos, *, data: DataConfig, batch_size: int, top_k: int
+) -> list[MemberScores]:
+    parts = []
+    for batch in batches_on_device(videos, data, ensemble.log_weights.device, batch_size=batch_size):
+        assert batch.labels is not None
+        with torch.inference_mode():
+            logits = [model(batch.frames, batch.num_frames) for model in ensemble.members]
+            parts.append(MemberScores.from_logits(logits, batch.labels, batch.video_ids, top_k=top_k))
+    return parts
 
-    Args:
-        config: From `resolve`.
-        data: How its members read.
-        num_workers: Processes.
+
+def score_members(config: ExportConfig, members: Sequence[Member], *, num_workers: int) -> MemberScores:
+    """Returns what members, with their weights as stored, say of all videos of `config.weighting.shards`.
 
     Raises:
         ValueError, OSError: a shard cannot be read, or holds no video.
     """
-    shards = config.weighting.shards
+    data, shards = members[0].config.data, config.weighting.shards
     assert isinstance(shards, list)
+    stored, equal = [Shared(member.stored) for member in members], [1 / len(members)] * len(members)
     answers = map_videos(
         shards,
         data.spec,
-        BlockScorer,
-        (config,),
+        functools.partial(restore_ensemble, stored, equal),
+        functools.partial(_score, data=data, batch_size=config.data.batch_size, top_k=config.weighting.top_k),
         num_workers=num_workers,
         options=data.read_options,
         key="weighting.shards",
@@ -78,60 +67,46 @@ def score_members(config: ExportConfig, data: DataConfig, *, num_workers: int) -
     return MemberScores.concatenate(parts)
 
 
-def choose_transforms(config: ExportConfig, *, num_workers: int) -> tuple[ExportConfig, TransformReport, Array]:
-    """Measures the ways in which each member may be stored, and takes the smallest one that loses little enough.
+def choose_transforms(
+    config: ExportConfig, members: Sequence[Member], *, num_workers: int
+) -> tuple[ExportConfig, list[Member], TransformReport, Array]:
+    """Measures the ways in which a member may be stored, and takes the smallest one that loses little enough.
 
-    One member after the other, so that no more than one is in memory in all its ways.
+    Members whose transform is given stay as they are.
 
     Returns:
-        `config` with a transform for each member, what was measured, and the keys of the videos that it was measured
-        on, uint64 [N, 2].
+        `config` with a transform for each member, the members as they are to be stored, what was measured, and the keys
+        of the videos that it was measured on, uint64 [N, 2].
 
     Raises:
         ValueError, OSError: a shard cannot be read, none of its videos has a label, or a way cannot hold the weights.
     """
-    data = load_config(config.members[0].checkpoint).data
-    tried = {}
-    for index in [index for index, member in enumerate(config.members) if member.transform is None]:
-        ways = config.trials(index)
-        logger.info("members.%d: trying %s", index, ", ".join(str(way.transform) for way in ways.members))
-        scores = score_members(ways, data, num_workers=num_workers)
-        check_labelled(scores)
-        tried[index] = _tried(config, index, scores)
-        taken, limit = tried[index].transform, config.transform.max_gap_loss
-        logger.info("members.%d: %s is the smallest that loses at most %g of GAP", index, taken, limit)
-    names = [tried[index].transform if index in tried else each.transform for index, each in enumerate(config.members)]
-    shards = config.weighting.shards
+    limit, shards = config.transform.max_gap_loss, config.weighting.shards
     assert isinstance(shards, list)
-    report = TransformReport(
-        shards=shards,
-        num_videos=len(scores),
-        max_gap_loss=config.transform.max_gap_loss,
-        members=list(tried.values()),
-    )
-    return config.with_transforms(names), report, scores.video_keys
-
-
-def _tried(config: ExportConfig, index: int, scores: MemberScores) -> TriedMember:
-    """Returns what the ways of storing a member cost, and the one to take.
-
-    Args:
-        config: The export.
-        index: Of the member.
-        scores: What it says, as stored in each way of `config.trials(index)`.
-    """
-    member = config.members[index]
-    model, trained = load_model(member.checkpoint, ema=member.ema)
-    state, axes = model.state_dict(), channel_axes(model)
-    trials = []
-    for number, way in enumerate(config.trials(index).members):
-        transform = config.transform_of(way)
-        gap = scores.gap(equal_shares([number], scores.num_members))
-        trials.append(Trial(transform=transform.name, gap=gap, num_bytes=stored_bytes(state, axes, transform)))
-    return TriedMember(
-        name=trained.model.name,
-        checkpoint=member.checkpoint,
-        ema=member.ema,
-        transform=smallest_within(trials, config.transform.max_gap_loss).transform,
-        trials=trials,
-    )
+    names, chosen, tried = [asked.transform for asked in config.members], list(members), []
+    # One member after the other, so that no more than one is in memory in all its ways.
+    for index, asked in enumerate(config.members):
+        if asked.transform is not None:
+            continue
+        transforms = [config.transform_of(way) for way in config.trials(index).members]
+        logger.info("members.%d: trying %s", index, ", ".join(transform.name for transform in transforms))
+        ways = [dataclasses.replace(members[index], transform=transform) for transform in transforms]
+        scores = score_members(config, ways, num_workers=num_workers)
+        check_labelled(scores)
+        trials = [
+            Trial(
+                transform=way.transform.name,
+                gap=scores.gap(equal_shares([number], len(ways))),
+                num_bytes=way.stored.num_bytes,
+            )
+            for number, way in enumerate(ways)
+        ]
+        taken = smallest_within(trials, limit)
+        chosen[index] = ways[trials.index(taken)]
+        name = members[index].config.model.name
+        tried.append(
+            TriedMember(name=name, checkpoint=asked.checkpoint, ema=asked.ema, transform=taken.transform, trials=trials)
+        )
+        logger.info("members.%d: %s is the smallest that loses at most %g of GAP", index, taken.transform, limit)
+    report = TransformReport(shards=shards, num_videos=len(scores), max_gap_loss=limit, members=tried)
+    return config.with_transforms(names), chosen, report, scores.video_keys

@@ -35,14 +35,8 @@ class Costs:
 
 
 def check_limits(config: ExportConfig, costs: Costs) -> None:
-    """Checks that some member fits each limit of `config.selection`.
-
-    Raises:
-        ConfigError: names the limit, and the member that needs least.
-    """
-    if config.selection is None:
-        return
-    limits = config.selection
+    """Checks that some member fits each limit; ConfigError names the limit and the member that needs least."""
+    limits = config.selection or SelectionConfig()
     for key, limit, values in (
         ("max_bytes", limits.max_bytes, costs.num_bytes),
         ("max_latency_ms", limits.max_latency_ms, costs.latency_ms),
@@ -55,12 +49,7 @@ def check_limits(config: ExportConfig, costs: Costs) -> None:
 
 
 class WeightingStrategy:
-    """How shares come from scores: of all members, or of those that a greedy search takes within limits.
-
-    Args:
-        config: The export.
-        costs: Of its members.
-    """
+    """How shares come from scores: of all members, or of those that a greedy search takes within limits."""
 
     def __init__(self, config: ExportConfig, costs: Costs) -> None:
         self._name = config.weighting.name
@@ -114,20 +103,19 @@ def _best(scores: MemberScores, proposals: Sequence[Array]) -> tuple[Array, floa
 def choose(
     config: ExportConfig, names: Sequence[str], scores: MemberScores, costs: Costs
 ) -> tuple[Array, WeightingReport]:
-    """Returns the shares [M] of the candidates, 0 for those left out, and what is to be said of them.
-
-    Args:
-        config: The export.
-        names: The candidates' architectures.
-        scores: What the candidates say of the videos of `config.weighting.shards`.
-        costs: What they cost.
+    """Returns the shares [M] of the candidates, 0 for those left out, and the report; `names` are architectures.
 
     Raises:
         ConfigError: no candidate fits all limits.
         ValueError: the videos have no labels, or too few for the folds.
     """
     weighting, limits = config.weighting, config.selection or SelectionConfig()
-    _check_labels(scores, weighting.folds)
+    check_labelled(scores)
+    if len(np.unique(folds_of(scores.video_keys[scores.num_labels > 0], weighting.folds))) < 2:
+        raise ValueError(
+            f"weighting.folds: expected labelled videos in two of {weighting.folds} folds at least, found "
+            f"{len(scores)} videos; choose by more of them"
+        )
     rule = WeightingStrategy(config, costs)
     shares = rule(scores)
     logger.info("%d of %d models chosen; cross-fitting in %d folds", (shares > 0).sum(), len(shares), weighting.folds)
@@ -144,52 +132,29 @@ def choose(
         gap_in_sample=scores.gap(shares),
         gap_equal=scores.gap(equal_shares(range(len(shares)), len(shares))),
         num_uncertain=len(scores) - scores.num_certain(shares),
-        candidates=_candidates(config, names, scores, costs, shares),
+        candidates=[
+            Candidate(
+                name=names[index],
+                checkpoint=member.checkpoint,
+                ema=member.ema,
+                transform=config.transform_of(member).name,
+                weight=float(shares[index]),
+                gap=scores.gap(equal_shares([index], len(shares))),
+                num_bytes=costs.num_bytes[index],
+                latency_ms=None if costs.latency_ms is None else costs.latency_ms[index],
+            )
+            for index, member in enumerate(config.members)
+        ],
     )
 
 
 def check_labelled(scores: MemberScores) -> None:
-    """Checks that some video has a label.
-
-    Raises:
-        ValueError: none has; GAP of anything would be 0.
-    """
+    """Checks that some video has a label, without which GAP of anything is 0; else ValueError."""
     if not scores.num_labels.any():
         raise ValueError(f"weighting.shards: none of its {len(scores)} videos has a label to choose by")
 
 
-def _check_labels(scores: MemberScores, num_folds: int) -> None:
-    check_labelled(scores)
-    is_labelled = scores.num_labels > 0
-    if len(np.unique(folds_of(scores.video_keys[is_labelled], num_folds))) < 2:
-        raise ValueError(
-            f"weighting.folds: expected labelled videos in two of {num_folds} folds at least, found {len(scores)} "
-            "videos; choose by more of them"
-        )
-
-
-def _candidates(
-    config: ExportConfig, names: Sequence[str], scores: MemberScores, costs: Costs, shares: Array
-) -> list[Candidate]:
-    return [
-        Candidate(
-            name=names[index],
-            checkpoint=member.checkpoint,
-            ema=member.ema,
-            transform=config.transform_of(member).name,
-            weight=float(shares[index]),
-            gap=scores.gap(equal_shares([index], len(shares))),
-            num_bytes=costs.num_bytes[index],
-            latency_ms=None if costs.latency_ms is None else costs.latency_ms[index],
-        )
-        for index, member in enumerate(config.members)
-    ]
-
-
 def smallest_within(trials: Sequence[Trial], max_gap_loss: float) -> Trial:
-    """Returns the way with the fewest bytes that loses no more than `max_gap_loss` on the first one, as trained.
-
-    Of equally many bytes it is the one that is named first; the first one itself loses nothing.
-    """
+    """Returns the trial of the fewest bytes, the first of equals, that loses at most so much on the first trial."""
     trained = trials[0].gap
     return min((trial for trial in trials if trained - trial.gap <= max_gap_loss), key=lambda trial: trial.num_bytes)

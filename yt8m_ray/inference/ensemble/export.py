@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,70 +10,66 @@ from pathlib import Path
 import numpy as np
 
 from yt8m_ray.artifacts.archive import open_folder
-from yt8m_ray.artifacts.checkpoint import load_config
+from yt8m_ray.artifacts.checkpoint import load_config, load_model
 from yt8m_ray.artifacts.folder_manifest import CheckpointError, local_folder
+from yt8m_ray.cluster import Shared
 from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.document import flatten
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.pipeline.batches import batches_of, to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.preflight import check_first_videos
 from yt8m_ray.data.pipeline.shards import bootstrap, expand_shards, split_folds
 from yt8m_ray.data.video_keys import id_keys
 from yt8m_ray.errors import ConfigError, NoShardsError
-from yt8m_ray.inference.batch.worker_pool import map_videos
+from yt8m_ray.inference.batch.worker_pool import batches_on_device, map_videos
 from yt8m_ray.inference.bundle.document import BundleDocument
-from yt8m_ray.inference.ensemble.candidates import choose_transforms, score_members
+from yt8m_ray.inference.ensemble.candidates import choose_transforms, restore_ensemble, score_members
 from yt8m_ray.inference.ensemble.choose_members import Costs, check_limits, choose
 from yt8m_ray.inference.ensemble.held_out import SeenVideos, check_apart
 from yt8m_ray.inference.ensemble.members import (
     Member,
     QualityMeter,
+    StoredModel,
     assemble,
     check_agreement,
     check_vocabularies,
-    ensembles,
     load_members,
-    member_bytes,
 )
 from yt8m_ray.inference.mlflow_model.registration import finishing, log_bundle
 from yt8m_ray.inference.predictor import load_vocabulary
+from yt8m_ray.models.ensemble import Ensemble
 from yt8m_ray.models.latency import clip_latency_ms
 from yt8m_ray.tracking.runs import Tracker, TrackingError, default_uri
 
 logger = logging.getLogger(__name__)
 
 
-class BlockMeter:
-    """Measures the videos of a block before and after the transform: what each worker runs.
+_Pair = tuple[Ensemble, Ensemble]  # as trained, as stored
 
-    Args:
-        config: The export; its checkpoints lie at the same place on every node.
-        device: Where the models run.
-    """
 
-    def __init__(self, config: ExportConfig, *, device: str) -> None:
-        members = load_members(config, device=device)
-        self._data = members[0].config.data
-        self._batch_size = config.data.batch_size
-        self._device = device
-        self._ensembles = [ensemble.to(device) for ensemble in ensembles(config, members)]
+def _load_pair(config: ExportConfig, stored: Sequence[Shared[StoredModel]], *, device: str) -> _Pair:
+    # Weights as trained are read from the checkpoints, as Ray's store has no room for all of them in float32.
+    trained = [load_model(member.checkpoint, ema=member.ema)[0] for member in config.members]
+    weights = config.weights()
+    return Ensemble(trained, weights).to(device).eval(), restore_ensemble(stored, weights, device=device)
 
-    def __call__(self, videos: PackedVideos) -> tuple[list[QualityMeter], np.ndarray]:
-        """Returns the block's two meters, and its videos' ids as `id_keys` gives them."""
-        meters = [QualityMeter(len(ensemble.members)) for ensemble in self._ensembles]
-        for part in batches_of([videos], batch_size=self._batch_size):
-            batch = to_batch(part, spec=self._data.spec, normalize=self._data.normalize, device=self._device)
-            for meter, ensemble in zip(meters, self._ensembles, strict=True):
-                meter.update(ensemble, batch)
-        return meters, id_keys(videos.video_ids.tolist())
+
+def _measure(
+    pair: _Pair, videos: PackedVideos, *, data: DataConfig, batch_size: int
+) -> tuple[list[QualityMeter], np.ndarray]:
+    """Returns the meters of the two ensembles, and the ids of the videos as `id_keys` gives them."""
+    meters = [QualityMeter(len(ensemble.members)) for ensemble in pair]
+    for batch in batches_on_device(videos, data, pair[0].log_weights.device, batch_size=batch_size):
+        for meter, ensemble in zip(meters, pair, strict=True):
+            meter.update(ensemble, batch)
+    return meters, id_keys(videos.video_ids.tolist())
 
 
 def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
     """Returns (`config` with absolute paths, the shards to measure on), after every check that needs no cluster.
 
-    Where members, weights or transforms are chosen, `weighting.shards` of what is returned are all of its shards.
+    Where members, weights or transforms are chosen, its `weighting.shards` are a list of paths.
 
     Raises:
         ConfigError: the output exists already, a member is no checkpoint, or weights would be found on shards that a
@@ -105,15 +102,14 @@ def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
 
 
 def check_records(config: ExportConfig, shards: Sequence[str]) -> None:
-    """Checks that the first videos of all shards fit the members and are labelled; both arguments are from `resolve`.
+    """Checks that the first videos of all shards fit the members and are labelled; arguments are from `resolve`.
 
     Raises:
         ValueError, OSError: as `check_first_videos`.
     """
     data = load_config(config.members[0].checkpoint).data
     check_first_videos(shards, data.spec, data.read_options, key="data.validation")
-    if config.needs_scores or config.needs_transforms:
-        assert isinstance(config.weighting.shards, list)
+    if isinstance(config.weighting.shards, list):
         check_first_videos(config.weighting.shards, data.spec, data.read_options, key="weighting.shards")
 
 
@@ -146,15 +142,15 @@ def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1)
             them too.
     """
     asked, report, trials, seen = config, None, None, None
-    if config.needs_transforms:
-        config, trials, video_keys = choose_transforms(config, num_workers=num_workers)
-        seen = SeenVideos(video_keys)
     members = load_members(config)
+    if config.needs_transforms:
+        config, members, trials, video_keys = choose_transforms(config, members, num_workers=num_workers)
+        seen = SeenVideos(video_keys)
     if config.needs_scores:
         costs = _costs(config, members)
         check_limits(config, costs)  # before minutes are spent on what cannot end well
         logger.info("asking %d models about the videos of weighting.shards", len(members))
-        scores = score_members(config, members[0].config.data, num_workers=num_workers)
+        scores = score_members(config, members, num_workers=num_workers)
         seen = SeenVideos(scores.video_keys)
         names = [member.config.model.name for member in members]
         shares, report = choose(config, names, scores, costs)
@@ -166,8 +162,8 @@ def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1)
     answers = map_videos(
         shards,
         data.spec,
-        BlockMeter,
-        (config,),
+        functools.partial(_load_pair, config, [Shared(member.stored) for member in members]),
+        functools.partial(_measure, data=data, batch_size=config.data.batch_size),
         num_workers=num_workers,
         options=data.read_options,
         key="data.validation",
@@ -186,16 +182,16 @@ def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1)
 
 
 def _costs(config: ExportConfig, members: Sequence[Member]) -> Costs:
-    num_bytes = [member_bytes(member) for member in members]
+    num_bytes = [member.stored.num_bytes for member in members]
     if config.selection is None or config.selection.max_latency_ms is None:
         return Costs(num_bytes)
     data = members[0].config.data
     num_frames = 1 if data.spec.is_video_level else data.max_frames
-    return Costs(num_bytes, [clip_latency_ms(member.restored, num_frames=num_frames) for member in members])
+    return Costs(num_bytes, [clip_latency_ms(member.stored.restore(), num_frames=num_frames) for member in members])
 
 
 def _track(config: ExportConfig, trained: TrainConfig, path: Path, document: BundleDocument) -> None:
-    """Logs the bundle as the model of an MLflow run of its own; a local store that is gone is not made anew."""
+    """Logs the bundle as the model of an MLflow run of its own; a local store that is gone is not made again."""
     uri = config.tracking.uri or trained.tracking.uri or default_uri(trained.output)
     if config.tracking.uri is None and uri.startswith("sqlite:///") and not Path(uri[len("sqlite:///") :]).exists():
         logger.info("MLflow: %s does not exist here; name a store in tracking.uri to log the bundle", uri)

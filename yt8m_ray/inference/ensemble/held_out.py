@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections import defaultdict
@@ -18,14 +19,7 @@ _MOST_NAMED = 3
 
 
 def check_apart(shards: Sequence[str], others: Sequence[str], *, other_key: str) -> None:
-    """Checks that no shard of `weighting.shards` is among others: by its path, links followed, or by its content.
-
-    Contents are the same where sizes and first MB are; only shards of one size are opened.
-
-    Args:
-        shards: Absolute paths, or URIs.
-        others: Likewise.
-        other_key: Where the others come from.
+    """Checks that no shard of `weighting.shards` is among those of another key: by its path, or by its content.
 
     Raises:
         ConfigError: names the first one that is in both.
@@ -44,21 +38,13 @@ def check_apart(shards: Sequence[str], others: Sequence[str], *, other_key: str)
 
 
 class SeenVideos:
-    """The videos that weights were found on.
-
-    Args:
-        video_keys: uint64 [N, 2], from `id_keys`.
-    """
+    """The videos that weights were found on, by keys, uint64 [N, 2], from `id_keys`."""
 
     def __init__(self, video_keys: np.ndarray) -> None:
         self._keys = set(_as_bytes(video_keys))
 
     def check_new(self, video_keys: np.ndarray) -> None:
-        """Checks that none of some videos is among them.
-
-        Raises:
-            ValueError: names the first few that are.
-        """
+        """Checks that none of some videos is among them; ValueError names the first few that are."""
         seen = [row for row, key in enumerate(_as_bytes(video_keys)) if key in self._keys]
         if seen:
             named = ", ".join(repr(id_of(video_keys[row])) for row in seen[:_MOST_NAMED])
@@ -74,16 +60,11 @@ def _place(path: str) -> str:
 
 
 def _same_contents(shards: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns pairs of shards whose sizes and first MB are the same; only shards of one size are opened."""
     by_size = defaultdict(list)
     for path, size in file_sizes(others).items():
         by_size[size].append(path)
-    digests: dict[str, bytes] = {}
-
-    def digest(path: str) -> bytes:
-        if path not in digests:
-            digests[path] = _first_bytes(path)
-        return digests[path]
-
+    digest = functools.cache(_first_bytes)
     return [
         (path, other)
         for path, size in file_sizes(shards).items()

@@ -1,27 +1,14 @@
-"""What each member of an ensemble says of held-out videos, compact enough to measure any weighting of it in memory.
-
-Of each video the union of the members' own best k classes is kept, with every member's probability of each of them:
-4 M + 5 bytes a class, so some 2 kB a video for five members and 80 classes, where all 3,862 would take 77 kB.
-
-How exact GAP@20 of a weighted mean over the union is: a class outside it has, from each member m, at most b_m, the
-probability that m gives to its own k-th best class; its mean is at most sum_m w_m b_m. Where the 20th best mean within
-the union exceeds that, the mean's best 20 of all classes are those within the union, and the video counts exactly.
-`num_certain` counts these videos; with all of them certain, GAP is exact. That k is 20 or more does not suffice by
-itself: what all members rank 21st may have the best mean, where each prefers others.
-"""
+"""What each member of an ensemble says of held-out videos, compact enough to measure any weighting of it in memory."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 import torch
 
 from yt8m_ray.compiled import compiled
@@ -41,6 +28,9 @@ _UNBOUNDED = np.float32(-1)  # below any probability: no class is outside the un
 @dataclass(frozen=True)
 class MemberScores:
     """Probabilities of M members for N videos, of P pairs of a video and a class, video by video; picklable.
+
+    The classes of a video are the union of the members' own best k. A class takes 4 M + 5 bytes: some 2 kB a video for
+    five members and 80 classes, where all 3,862 would take 77 kB.
 
     Attributes:
         video_keys: uint64 [N, 2], the videos' ids as `id_keys` gives them.
@@ -69,7 +59,6 @@ class MemberScores:
         Args:
             member_logits: [B, C] of each member.
             labels: Multi-hot [B, C].
-            video_ids: B ids.
             top_k: Classes that each member adds to the union; more than there are keeps all.
 
         Raises:
@@ -100,23 +89,6 @@ class MemberScores:
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Returns what `save` wrote; ValueError where the file holds anything else."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        try:
-            found = safetensors.numpy.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path}: not a safetensors file: {error}") from None
-        if found.keys() != names:
-            raise ValueError(f"{path}: expected the arrays {sorted(names)}, found {sorted(found)}")
-        return cls(**found)
-
-    def save(self, path: str | Path) -> None:
-        """Writes the arrays into one safetensors file."""
-        arrays = {field.name: np.ascontiguousarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        safetensors.numpy.save_file(arrays, path)
-
     def __len__(self) -> int:
         return len(self.video_keys)
 
@@ -128,19 +100,14 @@ class MemberScores:
     def select(self, is_chosen: Array) -> MemberScores:
         """Returns the videos where a mask, bool [N], is set."""
         pairs = np.repeat(is_chosen, self.num_pairs)
-        of_pairs = {name: getattr(self, name)[pairs] for name in ("class_ids", "hits", "scores")}
-        of_videos = {
-            name: getattr(self, name)[is_chosen] for name in ("video_keys", "num_labels", "num_pairs", "bounds")
-        }
-        return MemberScores(**of_videos, **of_pairs)
+        names = [field.name for field in dataclasses.fields(self)]
+        masks = {name: pairs if name in ("class_ids", "hits", "scores") else is_chosen for name in names}
+        return MemberScores(**{name: getattr(self, name)[mask] for name, mask in masks.items()})
 
     def best_pairs(self, weights: Array) -> tuple[Array, Array]:
         """Returns (means, hits) of each video's best 20 classes by the weighted mean, float32 and bool [up to 20 N].
 
-        Of equal means the lower class id is the better one, as everywhere.
-
-        Args:
-            weights: One share a member, [M], of the sum 1.
+        Of equal means the lower class id is the better one, as everywhere. `weights` are shares [M] of the sum 1.
         """
         means, hits, _ = self._ranked(weights)
         return means, hits
@@ -150,7 +117,10 @@ class MemberScores:
         return pooled_gap([self.best_pairs(weights)], int(self.num_labels.sum()))
 
     def num_certain(self, weights: Array) -> int:
-        """Returns of how many videos the mean's best 20 of all classes are certainly in the union."""
+        """Returns of how many videos the mean's best 20 of all classes are certainly those in the union."""
+        # A class outside the union has from member m at most b_m, the probability of m's own k-th best class, and so a
+        # mean of at most sum_m w_m b_m; the 20th best mean in the union has to exceed it. That k is 20 or more does not
+        # suffice: what all members rank 21st may have the best mean, where each prefers others.
         last = self._ranked(weights)[2]
         most = (self.bounds.astype(np.float64) @ np.asarray(weights, np.float64)).astype(np.float32)
         return int(np.count_nonzero(last > most))
@@ -165,25 +135,14 @@ class MemberScores:
 
 
 def pooled_gap(ranked: Sequence[tuple[Array, Array]], num_labels: int) -> float:
-    """Returns GAP of several parts' `best_pairs` in one ranking; 0 without any label.
-
-    Args:
-        ranked: Means and hits of each part.
-        num_labels: Labels of all their videos.
-    """
+    """Returns GAP of several parts' `best_pairs` in one ranking; `num_labels` are those of all their videos."""
     sums = precision_sums([means for means, _ in ranked], [hits for _, hits in ranked], class_ids=None, num_classes=1)
     return float(sums[0]) / max(num_labels, 1)
 
 
 @compiled
 def _rank(
-    scores: np.ndarray,
-    hits: np.ndarray,
-    num_pairs: np.ndarray,
-    weights: np.ndarray,
-    best_means: np.ndarray,
-    best_hits: np.ndarray,
-    last_means: np.ndarray,
+    scores: Array, hits: Array, num_pairs: Array, weights: Array, best_means: Array, best_hits: Array, last_means: Array
 ) -> int:
     """Fills in the best weighted means of each video, best first, whether they are hits, and the last of them.
 

@@ -1,20 +1,22 @@
-"""The members of a bundle to be: checkpoints before and after their weights are transformed, measured side by side."""
+"""The members of a future bundle: checkpoints before and after their weights are transformed, measured side by side."""
 
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import itertools
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from yt8m_ray import __version__
-from yt8m_ray.artifacts.checkpoint import load_model
-from yt8m_ray.artifacts.folder_manifest import folder_version, read_manifest
+from yt8m_ray.artifacts.checkpoint import load_checkpoint
+from yt8m_ray.artifacts.folder_manifest import folder_version
 from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.quantization import TransformConfig
@@ -38,92 +40,93 @@ from yt8m_ray.inference.quantization.restore import restore_model
 from yt8m_ray.metrics import Metric, build_metric
 from yt8m_ray.models import Model
 from yt8m_ray.models.ensemble import Ensemble
+from yt8m_ray.registry import ComponentConfig
 from yt8m_ray.schema import Batch
 from yt8m_ray.topk import check_scores
 
 
 @dataclass(frozen=True)
-class Member:
-    """One model.
+class StoredModel:
+    """The weights of a model as a bundle stores them, and what else it takes to compute with them; picklable."""
 
-    Attributes:
-        checkpoint: Where it came from.
-        config: How it was trained.
-        transform: How it is stored.
-        mlflow_run_id: The run that trained it, if it was tracked.
-        model: With the weights as trained.
-        stored: The weights as a bundle stores them.
-        restored: The model that computes with the stored weights, as a bundle's does.
-    """
+    config: ComponentConfig
+    tensors: dict[str, torch.Tensor]
+    feature_sizes: Sequence[int]
+    num_classes: int
+    activations: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def restore(self, device: str = "cpu") -> Model:
+        """Returns the model that computes with the stored weights, as a bundle's does."""
+        return restore_model(
+            self.config,
+            dict(self.tensors),
+            feature_sizes=self.feature_sizes,
+            num_classes=self.num_classes,
+            activations=self.activations,
+            device=device,
+        )
+
+    # Pickle copies a tensor of torch several times; arrays of bytes go into Ray's store, and out of it, as they are.
+    def __getstate__(self) -> dict[str, Any]:
+        parts = self.tensors.items()
+        arrays = {name: (part.reshape(-1).view(torch.uint8).numpy(), part.dtype, part.shape) for name, part in parts}
+        return {**vars(self), "tensors": arrays}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        parts = state["tensors"].items()
+        # A copy: torch does not know memory that cannot be written to.
+        tensors = {name: torch.from_numpy(part.copy()).view(dtype).view(shape) for name, (part, dtype, shape) in parts}
+        vars(self).update(state, tensors=tensors)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model, read from its checkpoint once: as trained, on the CPU, and how it is to be stored."""
 
     checkpoint: str
     config: TrainConfig
     transform: TransformConfig
     mlflow_run_id: str | None
     model: Model
-    stored: dict[str, torch.Tensor]
-    restored: Model
+
+    @functools.cached_property
+    def stored(self) -> StoredModel:
+        """Its weights as a bundle stores them; ValueError where they cannot be stored in that way."""
+        model = self.model
+        tensors = quantize_state(model.state_dict(), channel_axes(model), self.transform)
+        sizes, num_classes = model.feature_sizes, model.num_classes
+        return StoredModel(self.config.model, tensors, sizes, num_classes, self.transform.activations)
 
 
-def load_members(config: ExportConfig, *, device: str = "cpu") -> list[Member]:
-    """Returns the members that `config` names, their models on `device`.
+def load_members(config: ExportConfig) -> list[Member]:
+    """Returns the members that `config` names.
 
     Raises:
         ValueError: a checkpoint cannot be read, or the members do not go together.
     """
-    members = [load_member(config, index, device=device) for index in range(len(config.members))]
+    members = []
+    for asked in config.members:
+        model, trained, manifest = load_checkpoint(asked.checkpoint, ema=asked.ema)
+        run_id = manifest.get("mlflow_run_id")
+        run_id = None if run_id is None else str(run_id)
+        members.append(Member(asked.checkpoint, trained, config.transform_of(asked), run_id, model))
     check_agreement([member.checkpoint for member in members], [member.config.data for member in members])
     return members
-
-
-def load_member(config: ExportConfig, index: int, *, device: str = "cpu") -> Member:
-    """Returns one of the members that `config` names, its models on `device`.
-
-    Raises:
-        ValueError: its checkpoint cannot be read, or its weights not be stored in that way.
-    """
-    asked = config.members[index]
-    transform = config.transform_of(asked)
-    model, trained = load_model(asked.checkpoint, ema=asked.ema)
-    run_id = read_manifest(asked.checkpoint, kind="checkpoint").get("mlflow_run_id")
-    stored = quantize_state(model.state_dict(), channel_axes(model), transform)
-    restored = restore_model(
-        trained.model,
-        dict(stored),
-        feature_sizes=model.feature_sizes,
-        num_classes=model.num_classes,
-        activations=transform.activations,
-        device=device,
-    )
-    return Member(
-        checkpoint=asked.checkpoint,
-        config=trained,
-        transform=transform,
-        mlflow_run_id=None if run_id is None else str(run_id),
-        model=model.to(device),
-        stored=stored,
-        restored=restored,
-    )
 
 
 def ensembles(config: ExportConfig, members: Sequence[Member]) -> tuple[Ensemble, Ensemble]:
     """Returns the ensemble of the members as trained and as stored."""
     before = Ensemble([member.model for member in members], config.weights())
-    return before.eval(), Ensemble([member.restored for member in members], config.weights()).eval()
-
-
-def member_bytes(member: Member) -> int:
-    """Returns the bytes of a member's weights as a bundle stores them."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in member.stored.values())
+    return before.eval(), Ensemble([member.stored.restore() for member in members], config.weights()).eval()
 
 
 class QualityMeter:
-    """GAP@20 of each member of an ensemble and of the whole; mergeable and picklable.
-
-    Attributes:
-        num_videos: Videos seen.
-        num_labels: Their labels.
-    """
+    """GAP@20 of each member of an ensemble and of the whole, of the videos seen so far; mergeable and picklable."""
 
     def __init__(self, num_members: int) -> None:
         self._metrics: list[Metric] = [build_metric("gap") for _ in range(num_members + 1)]
@@ -174,24 +177,37 @@ def assemble(
 
     Args:
         config: The export, with the members that were chosen and their weights.
-        members: From `load_members`.
-        before: What was measured of the weights as trained.
-        after: What was measured of the weights as stored.
+        members: Those members.
+        before: Of the weights as trained.
+        after: Of the weights as stored.
         split: The shards that both were measured on.
-        weighting: How members and weights were chosen, if they were.
-        trials: How their transforms were chosen, if they were.
     """
     data = members[0].config.data
-    gaps_before, gaps_after = before.compute(), after.compute()
+    (*gaps_before, gap_before), (*gaps_after, gap_after) = before.compute(), after.compute()
     vocabulary = load_vocabulary(data.vocabulary, data.spec)
     document = BundleDocument(
         input=InputSchema.of(data.spec, data.normalize),
         num_classes=data.num_classes,
-        members=_entries(members, config.weights(), gaps_before[:-1], gaps_after[:-1]),
+        members=[
+            MemberEntry(
+                model=member.config.model.model_dump(mode="json"),
+                weight=weight,
+                transform=member.transform.name,
+                checkpoint=member.checkpoint,
+                checkpoint_version=folder_version(member.checkpoint),
+                mlflow_run_id=member.mlflow_run_id,
+                data_manifest=_data_manifest(member.config.data.manifest),
+                gap_before=member_before,
+                gap_after=member_after,
+                float32_bytes=sum(tensor.nbytes for tensor in member.model.state_dict().values()),
+                stored_bytes=member.stored.num_bytes,
+            )
+            for member, weight, member_before, member_after in zip(
+                members, config.weights(), gaps_before, gaps_after, strict=True
+            )
+        ],
         transform=config.transform,
-        quality=Quality(
-            split=list(split), num_videos=before.num_videos, gap_before=gaps_before[-1], gap_after=gaps_after[-1]
-        ),
+        quality=Quality(split=list(split), num_videos=before.num_videos, gap_before=gap_before, gap_after=gap_after),
         weighting=weighting,
         trials=trials,
         licence=licence_of(config.licence, vocabulary),
@@ -202,28 +218,7 @@ def assemble(
             git_commit=_git_commit(),
         ),
     )
-    return write_bundle(config.output, document, [member.stored for member in members], vocabulary), document
-
-
-def _entries(
-    members: Sequence[Member], weights: Sequence[float], gaps_before: Sequence[float], gaps_after: Sequence[float]
-) -> list[MemberEntry]:
-    return [
-        MemberEntry(
-            model=member.config.model.model_dump(mode="json"),
-            weight=weight,
-            transform=member.transform.name,
-            checkpoint=member.checkpoint,
-            checkpoint_version=folder_version(member.checkpoint),
-            mlflow_run_id=member.mlflow_run_id,
-            data_manifest=_data_manifest(member.config.data.manifest),
-            gap_before=gap_before,
-            gap_after=gap_after,
-            float32_bytes=sum(tensor.nbytes for tensor in member.model.state_dict().values()),
-            stored_bytes=member_bytes(member),
-        )
-        for member, weight, gap_before, gap_after in zip(members, weights, gaps_before, gaps_after, strict=True)
-    ]
+    return write_bundle(config.output, document, [member.stored.tensors for member in members], vocabulary), document
 
 
 def _data_manifest(path: str | None) -> DataManifest | None:
@@ -235,25 +230,18 @@ def _data_manifest(path: str | None) -> DataManifest | None:
 
 def _git_commit() -> str | None:
     """Returns the commit of the working tree that this file belongs to, None where it was installed otherwise."""
-    path = Path(__file__)
-    output = ""
-    for arguments in (["ls-files", "--error-unmatch", path.name], ["rev-parse", "HEAD"]):
-        try:
-            done = subprocess.run(["git", "-C", path.parent, *arguments], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return None
-        if done.returncode:
-            return None
-        output = done.stdout.strip()
+    path, output = Path(__file__), ""
+    try:
+        for arguments in (["ls-files", "--error-unmatch", path.name], ["rev-parse", "HEAD"]):
+            command = ["git", "-C", str(path.parent), *arguments]
+            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or no file of a repository
+        return None
     return output
 
 
 def check_agreement(names: Sequence[str], data: Sequence[DataConfig]) -> None:
-    """Checks that all members read the same input and answer for the same classes.
-
-    Raises:
-        ValueError: names the first member that differs from the first one, and in what.
-    """
+    """Checks that all members read one input and answer for the same classes; ValueError names who differs in what."""
     for name, config in zip(names[1:], data[1:], strict=True):
         for key in ("features", "num_classes", "max_frames", "normalize"):
             expected, found = getattr(data[0], key), getattr(config, key)
@@ -265,11 +253,7 @@ def check_agreement(names: Sequence[str], data: Sequence[DataConfig]) -> None:
 
 
 def check_vocabularies(names: Sequence[str], vocabularies: Sequence[Vocabulary]) -> None:
-    """Checks that a class id means one class to all members, as far as their vocabularies tell.
-
-    Raises:
-        ValueError: names two members that differ, and the first class that they differ in.
-    """
+    """Checks that a class id means one class to all members; ValueError names two that differ, and in which class."""
     for (name, one), (other_name, other) in itertools.combinations(zip(names, vocabularies, strict=True), 2):
         class_id = one.first_difference(other)
         if class_id is not None:

@@ -1,7 +1,6 @@
-"""The shares of an ensemble's members: equal, by least squares, or by ascent on GAP; and what they are honestly worth.
+"""The shares of an ensemble's members, equal, by least squares or by ascent on GAP, and their worth on other videos.
 
-All of them are functions of `MemberScores`, deterministic, and give shares [M] of the sum 1. A share below
-MIN_SHARE is 0: such a member would cost its bytes and its time for nothing that can be measured.
+All are functions of `MemberScores`, deterministic, and give shares [M] of the sum 1.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Array = npt.NDArray[Any]
 Fit = Callable[[MemberScores], Array]
 
 MIN_SHARE = 1e-3
-"""The smallest share that a member keeps."""
+"""A smaller share is 0: the member would cost its bytes and its time for nothing that can be measured."""
 
 MIN_GAIN = 1e-6
 """The least by which GAP has to rise: what float32 means leave of it is no gain."""
@@ -38,10 +37,8 @@ def equal_shares(members: Sequence[int], num_members: int) -> Array:
 
 
 def moments(scores: MemberScores) -> Array:
-    """Returns all that least squares need of P pairs: the triangle R of their QR, float64 [up to M + 1, M + 1].
-
-    For the table A [P, M] of scores and y [P] of hits it is |A w - y| = |R[:, :M] w - R[:, M]| for every w.
-    """
+    """Returns all that least squares need of P pairs: the triangle R of their QR, float64 [up to M + 1, M + 1]."""
+    # For the table A [P, M] of scores and y [P] of hits it is |A w - y| = |R[:, :M] w - R[:, M]| for every w.
     triangle: Array = np.zeros((0, scores.num_members + 1))
     for start in range(0, len(scores.hits), _CHUNK_PAIRS):
         pairs = slice(start, start + _CHUNK_PAIRS)
@@ -53,9 +50,8 @@ def moments(scores: MemberScores) -> Array:
 def least_squares_shares(triangle: Array, members: Sequence[int]) -> Array:
     """Returns the shares of non-negative least squares: the mean of probabilities that is closest to the labels.
 
-    Over the pairs of the union; labels outside it, to which every member gives little, are not seen. The solution is
-    scaled to the sum 1, which changes no ranking. Members that say the same get the same; all do where none gives
-    anything to any label.
+    Labels outside the union, to which every member gives little, are not seen. Members that say the same get the same;
+    all do where none gives anything to any label.
 
     Args:
         triangle: From `moments`.
@@ -72,10 +68,10 @@ def least_squares_shares(triangle: Array, members: Sequence[int]) -> Array:
 
 
 def ascend(scores: MemberScores, start: Array, members: Sequence[int]) -> tuple[Array, float]:
-    """Returns (shares, their GAP) of coordinate ascent on GAP from `start`, never worse than it.
+    """Returns (shares, their GAP) of coordinate ascent on GAP from `start`, to a local maximum, never worse than it.
 
-    One member's share after another is raised or lowered by a step, the others scaled to fit, and kept where GAP rises;
-    the step is halved when no member's change helps. A local maximum to the last step, 1/128, and no more is found.
+    One share after another is raised or lowered by a step, the others scaled to fit, and kept where GAP rises; the step
+    is halved when no change helps.
 
     Args:
         scores: What GAP is measured on.
@@ -98,11 +94,9 @@ def ascend(scores: MemberScores, start: Array, members: Sequence[int]) -> tuple[
 
 
 def cross_fitted_gap(scores: MemberScores, fit: Fit, num_folds: int) -> float:
-    """Returns GAP of all videos' means, each with the shares that `fit` found on the other folds.
-
-    No video has a part in the weights of its own mean, so that this is what the rule is worth on videos like these;
-    GAP of the shares that were fitted on all of them is too high by what they fit to chance.
-    """
+    """Returns GAP of all videos' means, each with the shares that `fit` found on the other folds."""
+    # No video has a part in the weights of its own mean: this is what the rule is worth on videos like these, where GAP
+    # of shares that were fitted on all of them is too high by what they fit to chance.
     fold_of = folds_of(scores.video_keys, num_folds)
     ranked = []
     for fold in np.unique(fold_of).tolist():
@@ -112,12 +106,7 @@ def cross_fitted_gap(scores: MemberScores, fit: Fit, num_folds: int) -> float:
 
 
 def folds_of(video_keys: Array, num_folds: int) -> Array:
-    """Returns the fold of each video, int64 [N], by a hash of its id: whatever the order, and equal for equal ids.
-
-    Args:
-        video_keys: uint64 [N, 2], from `id_keys`.
-        num_folds: At least 2.
-    """
+    """Returns the fold of each video, int64 [N], by a hash of its key, uint64 [N, 2]: whatever the order."""
     # MurmurHash3's 64-bit finalizer: ids are text, whose bits by themselves are anything but evenly distributed.
     mixed = video_keys[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ video_keys[:, 1]
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
@@ -128,11 +117,10 @@ def folds_of(video_keys: Array, num_folds: int) -> Array:
 
 
 def _moved(shares: Array, member: int, change: float) -> Array | None:
-    """Returns the shares after one was changed, None where that changes nothing."""
     moved = shares.copy()
     moved[member] = max(moved[member] + change, 0.0)
     if moved[member] == shares[member] or not moved.any():
-        return None
+        return None  # it changes nothing
     moved = _normalized(moved)
     return None if np.array_equal(moved, shares) else moved
 

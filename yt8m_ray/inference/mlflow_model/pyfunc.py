@@ -1,9 +1,4 @@
-"""A bundle -> the folder of an MLflow model, which `mlflow.pyfunc.load_model` loads and `mlflow models serve` serves.
-
-Nothing in the folder is pickled: the model is a file of code, the bundle an artifact. The package goes along as code,
-since no index of packages has it: the model runs where only the requirements are installed, with the code that it was
-made with.
-"""
+"""A bundle -> the folder of an MLflow model for `mlflow.pyfunc.load_model` and `mlflow models serve`."""
 
 from __future__ import annotations
 
@@ -48,11 +43,7 @@ _CODE_FILE = Path(__file__).with_name("pyfunc_model.py")
 
 
 def save_pyfunc_model(bundle: Path, path: Path) -> None:
-    """Writes an MLflow model of a bundle into a new folder.
-
-    Args:
-        bundle: The bundle's folder; its files are copied.
-        path: The model's folder, which does not exist yet.
+    """Writes an MLflow model with a copy of a bundle into a new folder.
 
     Raises:
         ValueError, OSError: the bundle is damaged, or the folder cannot be written.
@@ -61,21 +52,22 @@ def save_pyfunc_model(bundle: Path, path: Path) -> None:
     model = Model(metadata={"yt8m_ray": yt8m_ray.__version__})
     mlflow.pyfunc.save_model(
         path=str(path),
-        python_model=str(_CODE_FILE),
+        python_model=str(_CODE_FILE),  # not an object, which MLflow would pickle
         artifacts={"bundle": str(bundle)},
+        # No index of packages has this one; and the model keeps the code that it was made with.
         code_paths=[str(Path(yt8m_ray.__file__).parent)],
         signature=signature(document.spec),
         input_example=input_example(document.spec),
         pip_requirements=requirements(),
         mlflow_model=model,
     )
-    # Loading takes the file of this name from the model's folder; where it lay here is nobody's business.
+    # Loading takes the file of this name from the folder of the model; MLflow wrote where it is on this machine.
     model.flavors[mlflow.pyfunc.FLAVOR_NAME]["model_code_path"] = _CODE_FILE.name
     model.save(str(path / "MLmodel"))
 
 
 def signature(spec: FeatureSpec) -> ModelSignature:
-    """Returns what goes in and comes out of a model, with the names of the service's requests and answers."""
+    """Returns the columns of a model's inputs and outputs, named as in the service's requests and answers."""
     inputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, ID_COLUMN, required=False)]
     for name in spec.sizes:
         if spec.is_video_level:

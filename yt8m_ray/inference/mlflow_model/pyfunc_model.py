@@ -18,10 +18,10 @@ BATCH_SIZE = 256
 
 
 class BundleModel(PythonModel):
-    """Answers tables of videos with the bundle that lies in the model's artifacts."""
+    """Answers tables of videos with the bundle in the artifacts of the model."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Loads the bundle; MLflow calls it by keyword, once a process."""
+        """Loads the bundle; MLflow calls it once a process, by keyword."""
         self._predictor = Predictor.from_path(context.artifacts["bundle"])
 
     def predict(
@@ -35,15 +35,14 @@ class BundleModel(PythonModel):
             params: `top_k`, classes a video; more than there are gives all.
 
         Raises:
-            MlflowException: a row does not fit the model; names row and column. Of any other error MLflow's server
-                tells its client the traceback.
+            MlflowException: a row does not fit the model; names row and column.
         """
         predictor, top_k = self._predictor, int((params or {}).get("top_k", 20))
         try:
             video_ids, rows = read_videos(model_input.to_dict(orient="records"), predictor.spec)
             if top_k < 1:
                 raise ValueError(f"top_k: expected at least 1, found {top_k}")
-        except ValueError as error:
+        except ValueError as error:  # of any other error MLflow's server sends its client the traceback
             raise MlflowException.invalid_parameter_value(str(error)) from None
         answers: list[dict[str, Any]] = []
         for start in range(0, len(rows), BATCH_SIZE):

@@ -8,11 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from yt8m_ray.artifacts.archive import open_folder
-from yt8m_ray.artifacts.folder_manifest import NoSuchFolderError, folder_version
+from yt8m_ray.artifacts.folder_manifest import folder_version
 from yt8m_ray.config.document import flatten
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.bundle.document import DOCUMENT_FILE, BundleDocument, read_document
+from yt8m_ray.inference.bundle.document import BundleDocument, open_bundle
 from yt8m_ray.inference.mlflow_model.pyfunc import save_pyfunc_model
 from yt8m_ray.tracking.models import check_names, find_model, log_model, register_model
 from yt8m_ray.tracking.runs import Tracker, TrackingError, default_uri
@@ -27,7 +26,7 @@ _SQLITE = "sqlite:///"
 
 
 def log_bundle(tracker: Tracker, folder: Path, document: BundleDocument) -> str:
-    """Logs what was measured of a bundle, and the bundle as a model of the run; returns the model's id.
+    """Logs what was measured of a bundle, and the bundle as a model of the run; returns the id of the model.
 
     Raises:
         TrackingError: MLflow does not take it.
@@ -47,15 +46,13 @@ def log_bundle(tracker: Tracker, folder: Path, document: BundleDocument) -> str:
 def register_bundle(path: str | Path, uri: str, *, name: str, alias: str, experiment: str) -> str:
     """Makes a bundle the newest version of a registered model, and returns that version.
 
-    A bundle that the experiment has already, from its export or from an earlier call, is not copied again; one that is
-    a version of the model already only gets the alias.
+    A bundle that the experiment has already is not copied again; one that is a version already only gets the alias.
 
     Args:
-        path: The bundle's folder or tar.
+        path: A folder or tar.
         uri: Tracking server or SQLite store.
         name: The registered model, made if it is missing.
-        alias: What points to this version from now on.
-        experiment: Where a bundle is looked for, and becomes a run if MLflow does not have it yet.
+        experiment: Where the bundle is looked for, and becomes a run if it is not there.
 
     Raises:
         ConfigError: MLflow takes no such name or alias, there is no such bundle, or MLflow has no store of that kind.
@@ -63,10 +60,7 @@ def register_bundle(path: str | Path, uri: str, *, name: str, alias: str, experi
         ValueError, OSError: the bundle is damaged.
     """
     check_names(name, alias)
-    folder = open_folder(path)
-    if not (folder / DOCUMENT_FILE).is_file():
-        raise NoSuchFolderError(f"{path}: expected a bundle's folder (has {DOCUMENT_FILE}) or tar")
-    document = read_document(folder)
+    folder, document = open_bundle(path)
     tags = {BUNDLE_TAG: folder_version(folder)}
     model_id = find_model(uri, experiment=experiment, tags=tags)
     if model_id is None:
@@ -98,13 +92,9 @@ def finishing(tracker: Tracker) -> Iterator[None]:
 
 
 def store_beside(bundle: Path) -> str:
-    """Returns the SQLite store that lies beside a bundle: where its members' runs have one output folder with it.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """Returns the SQLite store of the runs beside a bundle; ConfigError where there is none."""
     uri = default_uri(bundle.parent)
     store = uri.removeprefix(_SQLITE)
     if not Path(store).is_file():
-        raise ConfigError(f"--uri: {store} does not exist; name a server, or a store as sqlite:////absolute/mlflow.db")
+        raise ConfigError(f"uri: {store} does not exist; name a server, or a store as sqlite:////absolute/mlflow.db")
     return uri

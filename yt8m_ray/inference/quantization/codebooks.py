@@ -28,12 +28,8 @@ _MAX_STEPS = 200
 def codebook(weights: Array, name: CodebookName) -> tuple[Array, Array]:
     """Returns (codes uint8, shaped as `weights`; values float32 [256], ascending) of a tensor of finite weights.
 
-    A weight gets the nearest value, and the lower code where two are as near, by the squared distances in float64, as
-    the published program's vector quantization has it. Codes are of the values in float64, which are then rounded.
-
-    Args:
-        weights: float32 or float16, of any shape, at least one.
-        name: How the values are chosen.
+    A weight gets the nearest of the values in float64, and the lower code where two are as near, as in the published
+    program's vector quantization.
     """
     flat = np.ascontiguousarray(weights, dtype=np.float32).reshape(-1)
     values = _VALUES[name](flat)
@@ -49,25 +45,18 @@ def uniform_values(weights: Array) -> Array:
 
 def quantile_values(weights: Array) -> Array:
     """Returns the quantiles at 0, 1/255, ..., 1, float64 [256], to the bit those of pandas; some may be equal."""
-    ordered = np.sort(weights)
-    places = np.linspace(0, 1, NUM_CODES) * (len(ordered) - 1)
-    below = np.floor(places).astype(np.int64)
-    shares = places - below
-    first, last = ordered[below], ordered[np.minimum(below + 1, len(ordered) - 1)]
-    gaps = last - first  # in float32, and then from the nearer end, as NumPy has it
-    values: Array = np.where(shares < 0.5, first + gaps * shares, last - gaps * (1 - shares))
+    values: Array = np.quantile(weights, np.linspace(0, 1, NUM_CODES))
     return values
 
 
 def kmeans_values(weights: Array) -> Array:
     """Returns the float64 [256] values with the least sum of squared distances to the weights, ascending.
 
-    On a line, clusters are intervals of the sorted weights. The best borders among those of 8,192 cells of equal mass
-    are found exactly, by dynamic programming; Lloyd's steps on all weights, in which each costs two binary searches a
-    value, then move them to a local optimum. Sorting takes most of the time: seconds for 100 million weights.
-
     Where there are at most 256 different weights, each is a value, and the largest is repeated.
     """
+    # On a line, clusters are intervals of the sorted weights: the best borders among those of 8,192 cells are found
+    # exactly, and Lloyd's steps, each two binary searches a value, move them to a local optimum. Begun from the borders
+    # of 256 such cells, the steps end with 1.01 to 1.9 times the error. Sorting takes most of the time.
     ordered = np.sort(weights)
     sums = np.zeros(len(ordered) + 1)
     np.cumsum(ordered, dtype=np.float64, out=sums[1:])
@@ -92,10 +81,7 @@ _VALUES: dict[CodebookName, Callable[[Array], Array]] = {
 
 
 def _best_borders(ordered: Array, sums: Array) -> Array:
-    """Returns the borders [n + 1], n <= 256, of the intervals of sorted weights with the least squared error.
-
-    Each border is one of the cells'.
-    """
+    """Returns the borders [n + 1], n <= 256, of the intervals of cells with the least squared error."""
     edges = _cells(ordered, _NUM_CELLS)
     centre = sums[-1] / len(ordered)  # squares of what is centred cancel less
     masses = np.diff(edges).astype(np.float64)
@@ -108,11 +94,9 @@ def _best_borders(ordered: Array, sums: Array) -> Array:
 
 @compiled
 def _cells(ordered: Array, most: int) -> Array:
-    """Returns the borders of at most `most` cells of sorted weights, each between two different weights.
-
-    The best values lie with the density of the weights to the power 1/3 (Panter and Dite 1951), and so do the borders:
-    a gap between neighbours adds its length to the power 2/3, and there is one for each share of the sum.
-    """
+    """Returns the borders of at most `most` cells of sorted weights, each between two different weights."""
+    # The best values have the density of the weights to the power 1/3 (Panter and Dite 1951), and so do the borders: a
+    # gap between neighbours adds its length to the power 2/3, and there is one border for each share of the sum.
     total = 0.0
     for index in range(1, len(ordered)):
         total += np.cbrt((np.float64(ordered[index]) - np.float64(ordered[index - 1])) ** 2)
@@ -131,7 +115,7 @@ def _cells(ordered: Array, most: int) -> Array:
 
 @compiled
 def _squares(ordered: Array, edges: Array, centre: float) -> Array:
-    """Returns the sum of squared distances to `centre` of the weights of each cell, without a copy of them all."""
+    # Compiled for the sake of memory: NumPy would make a copy of all weights.
     sums = np.zeros(len(edges) - 1)
     for cell in range(len(sums)):
         for index in range(edges[cell], edges[cell + 1]):
@@ -149,10 +133,8 @@ def _interval_error(first: int, last: int, masses: Array, firsts: Array, seconds
 
 @compiled
 def _split(masses: Array, firsts: Array, seconds: Array, num_intervals: int) -> Array:
-    """Returns the borders, as indices into the tables, of the best `num_intervals` intervals of the cells.
-
-    Dynamic programming by divide and conquer: the best last border of a prefix moves right with the prefix.
-    """
+    """Returns the borders, as indices into the tables, of the best `num_intervals` intervals of the cells."""
+    # Dynamic programming by divide and conquer: the best last border of a prefix moves right with the prefix.
     num_cells = len(masses) - 1
     errors = np.empty(num_cells + 1)
     errors[0] = 0.0
@@ -189,7 +171,6 @@ def _split(masses: Array, firsts: Array, seconds: Array, num_intervals: int) -> 
 
 @compiled
 def _find_nearest(weights: Array, values: Array, middles: Array, codes: Array) -> None:
-    """Writes the code of the nearest value of each weight to `codes`."""
     for index in range(len(weights)):
         weight = np.float64(weights[index])
         code = np.searchsorted(middles, weight)  # the rounded middle decides nearly always; the distances have the say

@@ -14,21 +14,25 @@ from torch.nn import functional as F
 
 from yt8m_ray.compiled import compiled
 
-_PART_ELEMENTS = 1 << 20
-"""Values that are computed at a time on the way: 4 MB, which a cache holds."""
+LEVELS = 63
+"""Activations are -63..63: two products then fit the 16 bits in which a CPU without VNNI adds them up."""
 
-_GPU_MULTIPLE = 32
-"""cuBLAS multiplies 8-bit matrices of these multiples of rows and columns."""
+MIDDLE = 64
+"""Code of an activation of 0: codes are unsigned, as the engines for x86 want one of the two sides."""
+
+_PART_ELEMENTS = 1 << 20  # values that are expanded at a time: 4 MB, which a cache holds
+_GPU_MULTIPLE = 32  # cuBLAS multiplies 8-bit matrices of these multiples of rows and columns
+_TINY = float(np.finfo(np.float32).tiny)
+_MAGNITUDE_BITS = np.int32(0x7FFFFFFF)
+_INFINITE_BITS = np.int32(0x7F800000)
 
 Kernel = Literal["onednn", "fbgemm", "cublas", "float32"]
 
 
 class Int8Linear(nn.Module):
-    """What stands in the place of an `nn.Linear`: [..., in] -> [..., out] in float32, by sums of integers.
+    """Takes the place of an `nn.Linear`: [..., in] -> [..., out] in float32, by sums of integers.
 
-    Each row of the inputs has a scale of its own, its largest magnitude / 63: the logits of a clip do not depend on the
-    other clips of its batch, as they would with the one scale a batch of torch's and ONNX Runtime's dynamic
-    quantization. All kernels add up the same integers, and differ by the rounding of float32 alone.
+    All kernels add up the same integers, and differ by the rounding of float32 alone.
 
     Args:
         codes: int8 [out, in], -127..127; packed, or kept as they are.
@@ -64,65 +68,69 @@ class Int8Linear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Returns the outputs."""
+        # A scale for each row: the logits of a clip do not depend on the other clips of its batch, as they do with the
+        # one scale a batch of torch's and ONNX Runtime's dynamic quantization.
         codes, step = encode(inputs.reshape(-1, self.in_features).float())
         outputs = torch.addcmul(self.bias, self._multiply(codes), step)
         return outputs.view(*inputs.shape[:-1], self.out_features)
 
 
 def best_kernel(device: torch.device) -> Kernel:
-    """Returns what multiplies integers fastest on a device.
-
-    Measured with one thread on the shapes of a NetVLAD (docs/ensembles.md): with AVX-512 and later oneDNN, before it
-    FBGEMM.
-    """
+    """Returns what multiplies integers fastest on a device."""
     if device.type == "cuda":
         return "cublas"
+    # Measured with one thread on the shapes of a NetVLAD (docs/ensembles.md).
     if "AVX512" in torch.backends.cpu.get_cpu_capability() and torch.backends.mkldnn.is_available():
         return "onednn"
     return "fbgemm" if "fbgemm" in torch.backends.quantized.supported_engines else "float32"
 
 
-class _Multiplier:
-    """Codes of weights [out, in], as a kernel wants them, with their scales [out]; never changed, shared by copies."""
+class _Float32:
+    """Integers in float32, a few rows of the weights at a time: for all other machines.
+
+    The other kernels derive from it. Each holds codes of weights [out, in] in its own form, with their scales [out].
+    """
 
     def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
-        raise NotImplementedError
+        self._codes, self._scale = codes, scale
 
-    def __deepcopy__(self, memo: dict[int, object]) -> _Multiplier:
-        return self
+    def __deepcopy__(self, memo: dict[int, object]) -> _Float32:
+        return self  # never changed, so that copies of a model share it
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
         """Returns the sums [N, out] in float32 of activations [N, in] as codes, times the weights' scales."""
-        raise NotImplementedError
+        integers = activations.float().sub_(MIDDLE)
+        rows = max(_PART_ELEMENTS // self._codes.shape[1], 1)
+        sums = [F.linear(integers, part.float()) for part in self._codes.split(rows)]
+        return torch.cat(sums, dim=1).mul_(self._scale)
 
     def codes(self) -> torch.Tensor:
         """Returns the weights' codes again."""
-        raise NotImplementedError
+        return self._codes
 
 
-class _OneDNN(_Multiplier):
+class _OneDNN(_Float32):
     """The 8-bit kernels of oneDNN, by the operator that torch's compiler puts in for quantized layers."""
 
     def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
-        self._shape, self._scale = codes.shape, scale
-        self._packed = torch.ops.onednn.qlinear_prepack(codes, None)
+        super().__init__(torch.ops.onednn.qlinear_prepack(codes, None), scale)
         self._zeros = torch.zeros(len(codes), dtype=torch.int32)
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
         if not len(activations):
-            return self._scale.new_empty(0, self._shape[0])
+            return self._scale.new_empty(0, len(self._scale))
         codes = (activations, 1.0, MIDDLE)
-        weights = (self._packed, self._scale, self._zeros)
+        weights = (self._codes, self._scale, self._zeros)
         output = (1.0, 0, torch.float32)  # scale and middle of an output of integers count nothing for this type
         sums: torch.Tensor = torch.ops.onednn.qlinear_pointwise(*codes, *weights, None, *output, "none", [], "")
         return sums
 
     def codes(self) -> torch.Tensor:
-        codes: torch.Tensor = self._packed.to_dense()
+        codes: torch.Tensor = self._codes.to_dense()
         return codes.t()
 
 
-class _FBGEMM(_Multiplier):
+class _FBGEMM(_Float32):
     """The 8-bit kernels of torch for x86, by the operators behind its quantized modules."""
 
     def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
@@ -130,24 +138,24 @@ class _FBGEMM(_Multiplier):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch announces the end of its quantized tensors
             weights = torch._make_per_channel_quantized_tensor(codes, scale.double(), zeros, 0)
-            self._packed = torch.ops.quantized.linear_prepack(weights, None)
+            super().__init__(torch.ops.quantized.linear_prepack(weights, None), scale)
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
         multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        sums: torch.Tensor = multiply(activations.float().sub_(MIDDLE), 1.0, MIDDLE, self._packed)
+        sums: torch.Tensor = multiply(activations.float().sub_(MIDDLE), 1.0, MIDDLE, self._codes)
         return sums
 
     def codes(self) -> torch.Tensor:
-        codes: torch.Tensor = torch.ops.quantized.linear_unpack(self._packed)[0].int_repr()
+        codes: torch.Tensor = torch.ops.quantized.linear_unpack(self._codes)[0].int_repr()
         return codes
 
 
-class _CuBLAS(_Multiplier):
+class _CuBLAS(_Float32):
     """8-bit tensor cores; both sides are padded with zeros to the multiples that they ask for."""
 
     def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
-        self._shape, self._scale = codes.shape, scale
-        self._codes = _pad(codes)
+        super().__init__(_pad(codes), scale)
+        self._shape = codes.shape
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
         if not len(activations):
@@ -159,22 +167,7 @@ class _CuBLAS(_Multiplier):
         return self._codes[: self._shape[0], : self._shape[1]]
 
 
-class _Float32(_Multiplier):
-    """Integers in float32, a few rows of the weights at a time: for all other machines."""
-
-    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
-        self._codes, self._scale = codes, scale
-
-    def __call__(self, activations: torch.Tensor) -> torch.Tensor:
-        integers = activations.float().sub_(MIDDLE)
-        sums = [F.linear(integers, part.float()) for part in self._codes.split(_rows_a_part(self._codes))]
-        return torch.cat(sums, dim=1).mul_(self._scale)
-
-    def codes(self) -> torch.Tensor:
-        return self._codes
-
-
-_MULTIPLIERS: dict[Kernel, type[_Multiplier]] = {
+_MULTIPLIERS: dict[Kernel, type[_Float32]] = {
     "onednn": _OneDNN,
     "fbgemm": _FBGEMM,
     "cublas": _CuBLAS,
@@ -182,30 +175,9 @@ _MULTIPLIERS: dict[Kernel, type[_Multiplier]] = {
 }
 
 
-def _rows_a_part(matrix: torch.Tensor) -> int:
-    return max(_PART_ELEMENTS // matrix.shape[1], 1)
-
-
 def _pad(matrix: torch.Tensor) -> torch.Tensor:
     rows, columns = (-size % _GPU_MULTIPLE for size in matrix.shape)
     return F.pad(matrix, (0, columns, 0, rows)) if rows or columns else matrix
-
-
-LEVELS = 63
-"""Activations are -63..63: two products then fit the 16 bits in which a CPU without VNNI adds them up."""
-
-
-MIDDLE = 64
-"""Code of an activation of 0: codes are unsigned, as the engines for x86 want one of the two sides."""
-
-
-_TINY = float(np.finfo(np.float32).tiny)
-
-
-_MAGNITUDE_BITS = np.int32(0x7FFFFFFF)
-
-
-_INFINITE_BITS = np.int32(0x7F800000)
 
 
 def encode(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -216,14 +188,15 @@ def encode(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     rows = rows.detach()
     if rows.device.type != "cpu":
-        return _encode_by_torch(rows)
+        return encode_by_torch(rows)
     codes, step = torch.empty(rows.shape, dtype=torch.uint8), torch.empty(len(rows), 1)
     values = rows.contiguous().numpy()
     _encode_rows(values, values.view(np.int32), codes.numpy(), step[:, 0].numpy())
     return codes, step
 
 
-def _encode_by_torch(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_by_torch(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the same as `encode`, on any device."""
     step = rows.abs().amax(dim=1, keepdim=True) / LEVELS
     step = torch.where(step.isfinite(), step, torch.nan)
     factor = torch.where(step > _TINY, 1 / step, 0.0)

@@ -13,14 +13,15 @@ Whatever has no more than `min_elements` elements stays float32; of int8 and int
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal, cast
 
 import torch
 from torch import nn
 
 from yt8m_ray.artifacts.checkpoint import DTYPES, is_finite
 from yt8m_ray.artifacts.tensor_file import TensorEntry
-from yt8m_ray.config.quantization import TransformConfig
-from yt8m_ray.inference.quantization.codebooks import NUM_CODES, codebook
+from yt8m_ray.config.quantization import TransformConfig, TransformName
+from yt8m_ray.inference.quantization.codebooks import NUM_CODES, CodebookName, codebook
 from yt8m_ray.models.recurrent import LSTMCellWeights
 
 SCALE_SUFFIX = ".scale"
@@ -49,12 +50,9 @@ DEFAULT = TransformConfig()
 
 
 def channel_axes(model: nn.Module) -> dict[str, int]:
-    """Returns the axis of the output channels of every matrix in `model`, by its name in the state dict.
-
-    `nn.Linear` stores [out, in], `nn.Conv1d` [out, in, kernel], and the LSTM its weights as torch has them: their
-    channels are axis 0. A parameter that a model holds itself is multiplied from the left, [in, out] (centres, the
-    GRU's kernels): its channels are the last axis.
-    """
+    """Returns the axis of the output channels of every matrix in `model`, by its name in the state dict."""
+    # nn.Linear stores [out, in], nn.Conv1d [out, in, kernel], and the LSTM its weights as torch has them. A parameter
+    # that a model holds itself is multiplied from the left, [in, out]: centres, the GRU's kernels.
     axes = {}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -73,28 +71,28 @@ def quantize_state(
     its group's (largest magnitude / 7), plus float32 rounding.
 
     Args:
-        state: A model's state dict; it is not changed.
-        axes: The output-channel axis of each matrix, from `channel_axes`.
-        transform: How to store it.
+        state: Of a model; it is not changed.
+        axes: From `channel_axes`.
 
     Raises:
         ValueError: a tensor holds NaN or infinity, or what float16 cannot hold, or two names collide.
     """
     stored: State = {}
     for name, tensor in state.items():
-        if not tensor.is_floating_point() or tensor.numel() <= transform.min_elements or transform.name == "none":
+        kind = _kind(tensor, axes.get(name), transform)
+        if transform.name != "none" and not is_finite(tensor):
+            raise ValueError(f"{name}: weights must be finite to be quantized, found NaN or infinity")
+        if kind == "none":
             stored[name] = tensor.detach().clone()
             continue
         if taken := [name + suffix for suffix in SUFFIXES if name + suffix in state]:
             raise ValueError(f"{taken[0]}: the model's own variable has the name of the codes' values of {name}")
-        if not is_finite(tensor):
-            raise ValueError(f"{name}: weights must be finite to be quantized, found NaN or infinity")
-        stored.update(_store(name, tensor.detach(), axes.get(name), transform))
+        stored.update(_store(name, tensor.detach(), kind, axes.get(name, 0), transform.group_size))
     return stored
 
 
 def dequantize_state(stored: Mapping[str, torch.Tensor]) -> State:
-    """Returns the float32 state dict of a stored one; what was not transformed is copied: nothing maps a file."""
+    """Returns the float32 state dict of a stored one; nothing in it maps a file."""
     beside = {name + suffix for name in stored for suffix in SUFFIXES} & stored.keys()
     return {name: dequantize_tensor(stored, name) for name in stored if name not in beside}
 
@@ -122,7 +120,7 @@ def stored_faults(expected: Mapping[str, torch.Tensor], found: Mapping[str, Tens
     """Returns a sentence for each tensor of a file from which a model's would not come back.
 
     Args:
-        expected: The model's state dict, of any device, the meta device too.
+        expected: The model's state dict, of any device, `meta` too.
         found: The file's tensors by name.
     """
     needed: dict[str, _Form] = {}
@@ -140,14 +138,34 @@ def stored_faults(expected: Mapping[str, torch.Tensor], found: Mapping[str, Tens
 
 
 def stored_bytes(state: Mapping[str, torch.Tensor], axes: Mapping[str, int], transform: TransformConfig) -> int:
-    """Returns the bytes of the tensors that `quantize_state` would make of `state`; no value is looked at.
+    """Returns the bytes of what `quantize_state` would make of `state`, whose tensors may be on the device `meta`."""
+    total = 0
+    for name, tensor in state.items():
+        size = tensor.numel()
+        match _kind(tensor, axes.get(name), transform):
+            case "none":
+                total += size * tensor.element_size()
+            case "float16" | "bfloat16":
+                total += size * 2
+            case "int8":
+                total += size + tensor.shape[axes[name]] * _FLOAT_BYTES
+            case "int4":
+                total += size // 2 + size // transform.group_size * _FLOAT_BYTES
+            case _:
+                total += size + NUM_CODES * _FLOAT_BYTES
+    return total
 
-    Args:
-        state: Of any device, the meta device too.
-        axes: As in `quantize_state`.
-        transform: How to store it.
-    """
-    return sum(_tensor_bytes(tensor, axes.get(name), transform) for name, tensor in state.items())
+
+def _kind(tensor: torch.Tensor, axis: int | None, transform: TransformConfig) -> TransformName | Literal["smallest"]:
+    """Returns the transform of one tensor; `none` where it stays as it is."""
+    if not tensor.is_floating_point() or tensor.numel() <= transform.min_elements:
+        return "none"
+    if transform.name not in ("int8", "int4"):
+        return transform.name
+    if axis is None:
+        return "none"
+    is_linear = axis == 0 and tensor.ndim == 2
+    return transform.name if is_linear and tensor.shape[1] % transform.group_size == 0 else "int8"
 
 
 def _form(name: str, tensor: torch.Tensor, suffix: str, found: Mapping[str, TensorEntry]) -> dict[str, _Form]:
@@ -188,40 +206,18 @@ def quantize_channels(weights: torch.Tensor, axis: int) -> tuple[torch.Tensor, t
     return codes, scales
 
 
-def _store(name: str, tensor: torch.Tensor, axis: int | None, transform: TransformConfig) -> State:
-    match transform.name:
+def _store(name: str, tensor: torch.Tensor, kind: str, axis: int, group_size: int) -> State:
+    match kind:
         case "float16" | "bfloat16":
-            return {name: _to_half(name, tensor, _HALVES[transform.name])}
-        case "uniform" | "quantile" | "kmeans":
-            codes, values = codebook(tensor.float().numpy(), transform.name)
-            return {name: torch.from_numpy(codes), name + CODEBOOK_SUFFIX: torch.from_numpy(values)}
-    if axis is None:
-        return {name: tensor.clone()}
-    if _fits_int4(tensor, axis, transform):
-        packed, scale = _quantize_groups(tensor.float(), transform.group_size)
-        return {name: packed, name + GROUP_SUFFIX: scale}
-    codes_of_channels, scale = quantize_channels(tensor.float(), axis)
-    return {name: codes_of_channels, name + SCALE_SUFFIX: scale}
-
-
-def _tensor_bytes(tensor: torch.Tensor, axis: int | None, transform: TransformConfig) -> int:
-    size = tensor.numel()
-    is_kept = not tensor.is_floating_point() or size <= transform.min_elements or transform.name == "none"
-    match transform.name:
-        case "float16" | "bfloat16" if not is_kept:
-            return size * 2
-        case "uniform" | "quantile" | "kmeans" if not is_kept:
-            return size + NUM_CODES * _FLOAT_BYTES
-    if is_kept or axis is None:
-        return size * tensor.element_size()
-    if _fits_int4(tensor, axis, transform):
-        return size // 2 + size // transform.group_size * _FLOAT_BYTES
-    return size + tensor.shape[axis] * _FLOAT_BYTES
-
-
-def _fits_int4(tensor: torch.Tensor, axis: int, transform: TransformConfig) -> bool:
-    is_linear = axis == 0 and tensor.ndim == 2
-    return transform.name == "int4" and is_linear and tensor.shape[1] % transform.group_size == 0
+            return {name: _to_half(name, tensor, _HALVES[kind])}
+        case "int8":
+            codes, scale = quantize_channels(tensor.float(), axis)
+            return {name: codes, name + SCALE_SUFFIX: scale}
+        case "int4":
+            packed, scale = _quantize_groups(tensor.float(), group_size)
+            return {name: packed, name + GROUP_SUFFIX: scale}
+    numbers, values = codebook(tensor.float().numpy(), cast(CodebookName, kind))
+    return {name: torch.from_numpy(numbers), name + CODEBOOK_SUFFIX: torch.from_numpy(values)}
 
 
 def _to_half(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

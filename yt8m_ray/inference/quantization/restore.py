@@ -30,10 +30,9 @@ _ROWS_A_PART = 64
 
 
 class Folded(nn.Module):
-    """What is left of a batch norm that the layer before it does too."""
+    """Takes the place of a batch norm that is folded into the layer before it: returns its inputs."""
 
     def forward(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns the inputs."""
         return inputs
 
 
@@ -50,15 +49,10 @@ def restore_model(
 
     Linear layers stored as int8 or int4 multiply integers (see `TransformConfig.activations`); those of int4 do it as
     int8, rounded once more to a scale a channel. A batch norm that alone reads such a layer is folded into its scales.
-    The memory is that of the stored tensors and of what is expanded, with one layer twice while it is packed.
 
     Args:
-        config: The model's.
-        stored: From `quantize_state`; it is emptied, so that what is packed can be freed.
-        feature_sizes: As those of `build_model`.
-        num_classes: C.
-        activations: `int8` or `float32`, which expands all weights.
-        device: Where the model computes.
+        stored: From `quantize_state`; it is emptied, so that no more than one layer is in memory twice.
+        activations: `int8`, or `float32`, which expands all weights.
 
     Raises:
         RuntimeError: the tensors do not fit the model; torch lists names and shapes.
@@ -91,13 +85,7 @@ def check_stored(
     feature_sizes: Sequence[int],
     num_classes: int,
 ) -> list[str]:
-    """Returns a sentence for each tensor of a file that `restore_model` could not use, having read none of them.
-
-    Args:
-        config: The model's.
-        entries: What the file says of its tensors.
-        feature_sizes: As those of `build_model`.
-        num_classes: C.
+    """Returns a sentence for each tensor of a file that `restore_model` could not use, from the head of the file.
 
     Raises:
         ValueError: no machine has room for such a model.
@@ -133,9 +121,7 @@ def _take_codes(
 
 def _take_affine(stored: dict[str, torch.Tensor], name: str, norm: BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
     """Removes a batch norm from `stored` and returns what it multiplies with and adds in eval mode."""
-    gamma, beta, mean, variance = (dequantize_tensor(stored, f"{name}.{part}") for part in _AFFINE)
-    for part in _AFFINE:
-        del stored[f"{name}.{part}"]
+    gamma, beta, mean, variance = (dequantize_tensor({"w": stored.pop(f"{name}.{part}")}, "w") for part in _AFFINE)
     factor = gamma * torch.rsqrt(variance + norm.epsilon)
     return factor, beta - mean * factor
 

@@ -1,6 +1,6 @@
-"""What the driver of a run and its workers tell one another, wherever they are: a small actor on the driver's node.
+"""Messages between the driver of a run and its workers, through a small actor on the driver's node.
 
-All of it goes with the driver; what has to outlive it is in checkpoints.
+The actor dies with the driver; whatever has to outlive it is in checkpoints.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -17,183 +17,156 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from yt8m_ray.data.pipeline.read_position import Position
 
-Measured = tuple[Mapping[str, float], int, Mapping[str, float]]
-"""Metrics at a step, and how far the run is: what `History.append` takes."""
-
 Metrics = Mapping[str, float]
 
+Measured = tuple[Metrics, int, Metrics]
+"""Metrics at a step, and how far the run is: the arguments of `History.append`."""
 
-@dataclass(frozen=True)
+POLL_S = 0.5
+"""Seconds between two times that a worker asks whether it is to stop."""
+
+_ANSWER_TIMEOUT_S = 10.0
+
+
+@dataclass
 class Taken:
-    """What has come since the last look.
+    """What workers sent since the driver last looked.
 
     Attributes:
-        lines: Logged by workers.
+        lines: Log lines.
         measured: For the history.
         reported: Metrics of the checkpoints that were written.
         node_ids: The nodes where workers train; all of them, not the new ones alone.
     """
 
-    lines: Sequence[str] = ()
-    measured: Sequence[Measured] = ()
-    reported: Sequence[Metrics] = ()
+    lines: list[str] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+    reported: list[Metrics] = field(default_factory=list)
     node_ids: frozenset[str] = frozenset()
 
 
-POLL_S = 0.5
-"""Seconds between a worker's looks for a request to stop."""
-
-_ANSWER_TIMEOUT_S = 10.0
-
-
-class _CoordinatorActor:
-    """Keeps the messages; runs in a process of its own."""
+class Messages:
+    """The messages of a run; in the actor's process, or in the driver where that is the one worker."""
 
     def __init__(self) -> None:
         self._position = Position()
-        self._lines: list[str] = []
-        self._measured: list[Measured] = []
-        self._reported: list[Metrics] = []
-        self._node_ids: set[str] = set()
-        self._is_stopping = False
+        self._taken = Taken()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()  # in the driver, the worker is another thread
 
     def start_epoch(self, position: Position) -> None:
+        """Sets the records that the next passes over `train` leave out."""
         self._position = position
 
     def position(self) -> Position:
+        """Returns what `start_epoch` has set."""
         return self._position
 
     def join(self, node_id: str) -> None:
-        self._node_ids.add(node_id)
+        """Tells the driver on which node a worker trains."""
+        with self._lock:
+            self._taken.node_ids |= {node_id}
 
     def add_line(self, line: str) -> None:
-        self._lines.append(line)
+        """Sends a line of the log."""
+        self._taken.lines.append(line)
 
-    def add_measured(self, measured: Measured) -> None:
-        self._measured.append(measured)
+    def add_measured(self, metrics: Metrics, step: int, progress: Metrics) -> None:
+        """Sends what was measured at a step, and how far the run is."""
+        with self._lock:
+            self._taken.measured.append((metrics, step, progress))
 
     def add_reported(self, metrics: Metrics) -> None:
-        self._reported.append(metrics)
+        """Sends the metrics of a checkpoint that was written."""
+        self._taken.reported.append(metrics)
 
     def take(self) -> Taken:
-        taken = Taken(self._lines, self._measured, self._reported, frozenset(self._node_ids))
-        self._lines, self._measured, self._reported = [], [], []
+        """Returns what came since the last call."""
+        with self._lock:
+            taken, self._taken = self._taken, Taken(node_ids=self._taken.node_ids)
         return taken
 
     def request_stop(self) -> None:
-        self._is_stopping = True
+        """Asks the workers to end after the running step, with a checkpoint."""
+        self._stop.set()
 
     def is_stopping(self) -> bool:
-        return self._is_stopping
+        """Returns whether `request_stop` was called."""
+        return self._stop.is_set()
+
+    def stop_event(self) -> threading.Event:
+        """Returns an event that is set soon after a request to stop."""
+        return self._stop
 
 
 class Coordinator:
-    """The way to the box; may be sent to other processes, which share it."""
+    """`Messages` in an actor; a copy of this handle in another process talks to the same one."""
 
     def __init__(self) -> None:
+        # On the driver's own node: the loss of any other must not take the messages with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._box: Any = ray.remote(num_cpus=0)(_CoordinatorActor).options(scheduling_strategy=here).remote()
-        self._asked: Any = None  # what `take` has asked for and not got yet
+        self._actor: Any = ray.remote(num_cpus=0)(Messages).options(scheduling_strategy=here).remote()
+        self._asked: Any = None  # the answer to `take` that was late
         self._node_ids: frozenset[str] = frozenset()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_box": self._box, "_asked": None, "_node_ids": frozenset()}
+        return {**vars(self), "_asked": None}
 
     def start_epoch(self, position: Position) -> None:
-        """Says which records the next passes over `train` leave out."""
-        ray.get(self._box.start_epoch.remote(position))
+        ray.get(self._actor.start_epoch.remote(position))
 
     def position(self) -> Position:
-        """Returns what `start_epoch` said."""
-        position: Position = ray.get(self._box.position.remote())
+        position: Position = ray.get(self._actor.position.remote())
         return position
 
-    def join(self) -> None:
-        """Says on which node this worker trains."""
-        node_id = ray.get_runtime_context().get_node_id()
-        ray.get(self._box.join.remote(node_id))
+    def join(self, node_id: str) -> None:
+        ray.get(self._actor.join.remote(node_id))
 
-    def add_measured(self, metrics: Mapping[str, float], step: int, progress: Mapping[str, float]) -> None:
-        """Hands on what was measured at a step, and how far the run is."""
-        self._box.add_measured.remote((metrics, step, progress))
+    def add_measured(self, metrics: Metrics, step: int, progress: Metrics) -> None:
+        self._actor.add_measured.remote(metrics, step, progress)
 
     def add_reported(self, metrics: Metrics) -> None:
-        """Hands on the metrics of a checkpoint that was written."""
-        self._box.add_reported.remote(metrics)
+        self._actor.add_reported.remote(metrics)
 
     def take(self) -> Taken:
-        """Returns what has come since the last call."""
-        asked, self._asked = self._asked or self._box.take.remote(), None
+        """Returns what came since the last call; nothing where the actor is late or gone."""
+        asked, self._asked = self._asked or self._actor.take.remote(), None
         try:
             taken: Taken = ray.get(asked, timeout=_ANSWER_TIMEOUT_S)
-        except ray.exceptions.GetTimeoutError:  # a busy machine: what comes late is not lost
+        except ray.exceptions.GetTimeoutError:  # a busy machine: the next call takes the answer to this one
             self._asked = asked
             return Taken(node_ids=self._node_ids)
-        except ray.exceptions.RayError:  # gone with its node: the run itself says what is wrong
+        except ray.exceptions.RayError:  # gone with its node: the run itself fails, and says why
             return Taken()
         self._node_ids = taken.node_ids
         return taken
 
     def request_stop(self) -> None:
-        """Asks the workers to write a checkpoint behind the running step and to end."""
-        self._box.request_stop.remote()
+        self._actor.request_stop.remote()
 
     def stop_event(self) -> threading.Event:
-        """Returns an event that is set soon after a request to stop."""
         event = threading.Event()
         threading.Thread(target=self._watch, args=(event,), daemon=True).start()
         return event
 
     def log_handler(self) -> logging.Handler:
-        """Returns a handler that hands lines to the driver."""
-        return _LineHandler(self._box)
+        """Returns a handler that sends lines to the driver."""
+        return _LineHandler(self._actor)
 
     def _watch(self, event: threading.Event) -> None:
         while not event.is_set():
             time.sleep(POLL_S)
             try:
-                if ray.get(self._box.is_stopping.remote()):
+                if ray.get(self._actor.is_stopping.remote()):
                     event.set()
-            except ray.exceptions.RayError:  # the driver is gone, and its workers go too
+            except ray.exceptions.RayError:  # the driver is gone, and Ray ends its workers too
                 return
 
 
-class LocalCoordinator(Coordinator):
-    """The coordinator of a run whose worker is a thread of its driver: nothing leaves the process, nor its log."""
-
-    def __init__(self) -> None:
-        self._inner = _CoordinatorActor()
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-
-    def start_epoch(self, position: Position) -> None:
-        self._inner.start_epoch(position)
-
-    def position(self) -> Position:
-        return self._inner.position()
-
-    def join(self) -> None:
-        self._inner.join(ray.get_runtime_context().get_node_id())
-
-    def add_measured(self, metrics: Metrics, step: int, progress: Metrics) -> None:
-        with self._lock:
-            self._inner.add_measured((metrics, step, progress))
-
-    def take(self) -> Taken:
-        with self._lock:
-            return self._inner.take()
-
-    def request_stop(self) -> None:
-        self._stop.set()
-
-    def stop_event(self) -> threading.Event:
-        return self._stop
-
-
 class _LineHandler(logging.Handler):
-    def __init__(self, box: Any) -> None:
+    def __init__(self, actor: Any) -> None:
         super().__init__()
-        self._box = box
+        self._actor = actor
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._box.add_line.remote(self.format(record))
+        self._actor.add_line.remote(self.format(record))

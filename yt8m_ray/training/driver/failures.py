@@ -1,4 +1,4 @@
-"""Why a run of Ray Train failed: something that a restart mends, or the error to show."""
+"""Why a run of Ray Train failed: a loss, which a restart mends, or an error to show."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _LOSSES = (
     ray.exceptions.ObjectLostError,
     ray.exceptions.WorkerCrashedError,
 )
+# In the errors of gloo and NCCL where the other end of a collective died, or is silent for half an hour
 _LOST_PEER = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -23,15 +24,11 @@ _LOST_PEER = (
     "remote process exited",
     "Timed out waiting",
 )
-"""What gloo and NCCL say where the other end of a collective died, or is silent for half an hour."""
 
 
 def final_error(error: Exception) -> BaseException | None:
-    """Returns the error to show where a restart would not help, or None where a worker or node was lost.
-
-    Args:
-        error: What `TorchTrainer.fit` raised; `worker_failures` are the workers' own errors by rank.
-    """
+    """Returns the error to show where a restart would not help, or None where a worker or node was lost."""
+    # `worker_failures` of Ray's WorkerGroupError: the workers' own errors by rank.
     causes = list(getattr(error, "worker_failures", {}).values())
     if any(_is_loss(cause) for cause in causes) or _is_failed_start(error):
         return None
@@ -44,7 +41,7 @@ def final_error(error: Exception) -> BaseException | None:
 
 
 def _is_loss(cause: BaseException) -> bool:
-    """Returns whether a process or node is gone, by its own absence or by what the others say of it."""
+    """Returns whether a process or node is gone, by its own error or by that of a worker which waited for it."""
     is_gone = isinstance(cause, _LOSSES) or "HealthCheck" in type(cause).__name__
     return is_gone or (isinstance(cause, RuntimeError) and any(text in str(cause) for text in _LOST_PEER))
 
@@ -55,5 +52,5 @@ def _is_failed_start(error: BaseException) -> bool:
 
 
 def last_line(error: BaseException) -> str:
-    """Returns what an error of Ray says in the end, behind the tracebacks of all its processes."""
+    """Returns the last line of an error of Ray, which comes after the tracebacks of all its processes."""
     return str(error).strip().splitlines()[-1][:300]

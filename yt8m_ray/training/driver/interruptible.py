@@ -1,4 +1,4 @@
-"""A long call beside the main thread, which hears signals: the first asks the call to end, a second ends it."""
+"""A long call in a thread, while the main thread handles signals: the first asks the call to end, a second ends it."""
 
 from __future__ import annotations
 
@@ -30,19 +30,24 @@ class StopRequested(SystemExit):
 T = TypeVar("T")
 
 
-def run_interruptibly(call: Callable[[], T], *, tick: Callable[[], None], ask_to_stop: Callable[[], bool]) -> T:
-    """Runs `call` beside the main thread and returns what it does.
-
-    The main thread stays free for Ctrl-C; Ray's own handler, set where `fit` runs in it, would end with status 0.
+def run_interruptibly(
+    call: Callable[[], T],
+    *,
+    tick: Callable[[], None],
+    ask_to_stop: Callable[[], bool],
+    timeout_s: float = STOP_TIMEOUT_S,
+) -> T:
+    """Runs `call` in a thread of its own and returns or raises what it does.
 
     Args:
-        call: Runs in a thread of its own.
-        tick: Called several times a second meanwhile, and once more when it has ended.
-        ask_to_stop: Asks `call` to end soon; False where there is nothing to wait for.
+        call: The long call.
+        tick: Called several times a second meanwhile, and once more when the call has ended.
+        ask_to_stop: Asks the call to end soon; False where there is nothing to wait for.
+        timeout_s: Seconds that the call has for it.
 
     Raises:
         KeyboardInterrupt, SystemExit: a signal came, or `tick` raised StopRequested; `call` has ended since, or did not
-            in STOP_TIMEOUT_S, or a second signal came.
+            in time, or a second signal came.
     """
     results: list[T] = []
     failure: list[BaseException] = []
@@ -55,6 +60,7 @@ def run_interruptibly(call: Callable[[], T], *, tick: Callable[[], None], ask_to
         finally:
             done.set()
 
+    # The call is not in the main thread: Ray's own handler, set where `fit` runs there, would end with status 0.
     done = threading.Event()  # Thread.join, interrupted, takes a thread for dead that is not (bpo-45274)
     threading.Thread(target=run, daemon=True).start()
     signal: BaseException | None = None
@@ -66,16 +72,15 @@ def run_interruptibly(call: Callable[[], T], *, tick: Callable[[], None], ask_to
         except (KeyboardInterrupt, SystemExit) as error:
             if signal is not None or not ask_to_stop():
                 raise
-            signal, deadline = error, time.monotonic() + STOP_TIMEOUT_S
+            signal, deadline = error, time.monotonic() + timeout_s
             logger.warning(
-                "stopping behind this step with a checkpoint, within %g s; a second signal stops at once",
-                STOP_TIMEOUT_S,
+                "stopping behind this step with a checkpoint, within %g s; a second signal stops at once", timeout_s
             )
-    with contextlib.suppress(StopRequested):  # what has ended need not be asked
+    with contextlib.suppress(StopRequested):  # the call has ended already
         tick()
     if signal is not None:
         if not done.is_set():
-            logger.warning("no checkpoint was written in %g s", STOP_TIMEOUT_S)
+            logger.warning("no checkpoint was written in %g s", timeout_s)
         elif failure:
             text = str(failure[0]).strip() or repr(failure[0])
             logger.warning("the workers did not end in order: %s", text.splitlines()[-1])

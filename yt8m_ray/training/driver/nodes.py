@@ -1,4 +1,4 @@
-"""What a run asks its Ray cluster: which nodes are there and answer, which are to go, what they see of a folder."""
+"""The nodes of a run's Ray cluster: which are there and answer, which are to go, whether they share a folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PAUSE_S = 1.0
 
 
 def present_nodes() -> list[Node]:
-    """Returns the nodes that are alive as far as the cluster knows, but for those that are about to go."""
+    """Returns the nodes that are alive as far as Ray knows, without those that are about to go."""
     going = draining_nodes()
     return [
         Node(node["NodeID"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
@@ -38,13 +38,13 @@ def present_nodes() -> list[Node]:
 
 
 def draining_nodes() -> set[str]:
-    """Returns the nodes that were given notice: by a cloud that takes them back, or by `ray drain-node`."""
-    # Not public in 2.60; Ray Train's own watcher asks the same, but logs an error about itself at every start.
+    """Returns the nodes that were given notice, by a cloud that takes them back or by `ray drain-node`."""
+    # Not public in Ray 2.60. Its PreemptionWatcher asks the same, but logs an error about itself at every start.
     return set(ray._private.state.state.get_draining_nodes())
 
 
 def free_cpus() -> float:
-    """Returns the logical CPUs that nobody uses."""
+    """Returns the logical CPUs that are free."""
     return float(ray.available_resources().get("CPU", 0.0))
 
 
@@ -56,8 +56,6 @@ def fitting_workers(config: TrainConfig) -> Workers:
 def wait_for_workers(config: TrainConfig, *, wait_s: float = CLUSTER_WAIT_S) -> Workers:
     """Returns the workers that fit nodes which answer; waits for nodes where too few do.
 
-    A node that has just died counts as alive for some seconds; a start that counts on it fails after a minute.
-
     Raises:
         ConfigError: there is still too little room after `wait_s`.
     """
@@ -65,12 +63,12 @@ def wait_for_workers(config: TrainConfig, *, wait_s: float = CLUSTER_WAIT_S) -> 
     has_said = False
     while True:
         nodes = present_nodes()
-        silent = {node.node_id for node in nodes} - set(_ask_nodes(nodes, os.getpid))
+        # A node that has just died counts as alive for some seconds; a start that counts on it fails after a minute.
+        answers = _ask_nodes(nodes, os.getpid)
+        answering = [node for node in nodes if node.node_id in answers]
         try:
-            if not silent or time.monotonic() > deadline:
-                return plan_workers(
-                    config, [node for node in nodes if node.node_id not in silent], reader_cpus=READ_CPUS
-                )
+            if len(answering) == len(nodes) or time.monotonic() > deadline:
+                return plan_workers(config, answering, reader_cpus=READ_CPUS)
         except ConfigError as error:
             if time.monotonic() > deadline:
                 raise ConfigError(f"{error} (waited {wait_s:g} s for more)") from None
@@ -81,11 +79,7 @@ def wait_for_workers(config: TrainConfig, *, wait_s: float = CLUSTER_WAIT_S) -> 
 
 
 def check_shared(folder: Path) -> None:
-    """Checks that all nodes see the same folder.
-
-    Raises:
-        ConfigError: naming those that do not.
-    """
+    """Checks that all nodes see the same folder; a ConfigError names those that do not."""
     nodes = present_nodes()
     if len(nodes) < 2:
         return

@@ -1,4 +1,4 @@
-"""How the workers of a run find one another: torch's store, bound to the address of the node of rank 0."""
+"""The process group of a run's workers, whose store listens at the address of rank 0's node alone."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+# Of this process: a store serves as long as it is referenced
 _stores: list[TCPStore] = []
-"""Of this process; a store serves as long as somebody holds it."""
 
 
 @dataclasses.dataclass
 class BoundTorchConfig(TorchConfig):
-    """Ray Train's configuration of torch, but the store listens at one address.
+    """Ray Train's configuration of torch, but the store listens at one address."""
 
-    Whoever reaches the store can take a worker's place, and workers send one another pickled values. The one that torch
-    2.13 makes itself listens on all interfaces, whatever MASTER_ADDR says.
-    """
-
+    # A stranger who reaches the store can take a worker's place, and workers send one another pickled values. The store
+    # that torch 2.13 makes itself listens on all interfaces, whatever MASTER_ADDR says.
     @property
     def backend_cls(self) -> type[_TorchBackend]:
         return _Backend
@@ -53,7 +51,7 @@ class _Backend(_TorchBackend):
 
 
 def _start_store() -> tuple[str, int]:
-    """Starts the store in the process of rank 0 and returns where it listens."""
+    """Starts the store in the process of rank 0; returns its address and port."""
     address = ray.util.get_node_ip_address()
     listener = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
     port: int = listener.getsockname()[1]
@@ -63,5 +61,5 @@ def _start_store() -> tuple[str, int]:
 
 
 def _set_store(address: str, port: int) -> None:
-    """Makes the `env://` of this process connect to the store, and start none."""
+    # With the last variable, `env://` connects to the store and starts none.
     os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}

@@ -1,4 +1,4 @@
-"""How far a run is: one live bar on a terminal, the workers' lines elsewhere."""
+"""The progress of a run: one live bar on a terminal, the workers' lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,30 +20,19 @@ _PROGRESS_LINE = re.compile(r"epoch \d+/\d+ +\d+%  step \d+  loss ")
 
 
 def describe(metrics: Mapping[str, float], step: int, far: Mapping[str, float]) -> str:
-    """Returns the line of an interval.
-
-    Args:
-        metrics: Of the interval; `train/gap` may be missing.
-        step: Steps done.
-        far: num_epochs, epochs (done, with a fraction) and left_s.
-    """
+    """Returns the line of an interval; `far` has num_epochs, epochs (done, with a fraction) and left_s."""
     epoch, done = _epoch(far)
     where = f"epoch {epoch}/{far['num_epochs']:.0f} {100 * done:3.0f}%  step {step}"
     return f"{where}  {_figures(metrics)}  ETA {_clock(far['left_s'])}"
 
 
 def is_progress_line(line: str) -> bool:
-    """Returns whether a bar says what this line says."""
+    """Returns whether a line is one of `describe`, whose place a bar takes."""
     return _PROGRESS_LINE.match(line) is not None
 
 
 class ProgressBar:
-    """One line at the foot of a terminal, from the history of a run.
-
-    Args:
-        run_path: The run's folder.
-        terminal: Where to draw.
-    """
+    """One line at the foot of a terminal, from the history in a run's folder."""
 
     def __init__(self, run_path: Path, terminal: TextIO) -> None:
         self._run_path = run_path
@@ -75,7 +64,7 @@ class ProgressBar:
         self._bar.total = int(far["num_epochs"] * _PARTS)
         self._bar.n = min(int(far["epochs"] * _PARTS), self._bar.total)
         self._bar.set_description_str(f"epoch {epoch}/{far['num_epochs']:.0f}  step {step}", refresh=False)
-        # What a narrow terminal cuts off is what matters least.
+        # What matters least comes last: a narrow terminal cuts it off.
         self._bar.unit = f"ETA {_clock(far['left_s'])}  {_figures(metrics)}{self._gap}"
         self._bar.refresh()
 

@@ -1,4 +1,4 @@
-"""How many workers a cluster has room for: numbers alone; `yt8m_ray.training.driver.nodes` knows the cluster."""
+"""How many workers a cluster has room for. Without Ray: `yt8m_ray.training.driver.nodes` asks the cluster."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Workers:
 
 
 def plan_workers(config: TrainConfig, nodes: Sequence[Node], *, reader_cpus: float) -> Workers:
-    """Returns as many workers as the config wants and the nodes have room for, a reader beside them.
+    """Returns as many workers as the config wants and the nodes have room for, with a reader beside them.
 
     Raises:
         ConfigError: not even the fewest fit; with the numbers.
@@ -50,11 +50,9 @@ def plan_workers(config: TrainConfig, nodes: Sequence[Node], *, reader_cpus: flo
         each_of = "a GPU" if share == 1 else f"{share:g} GPUs"
         raise ConfigError(f"scaling.num_workers: {least} need {each_of} each, the cluster has {gpus:g}")
     each = wanted.cpus_per_worker or min(1.0, (cpus - 2 * reader_cpus) / least)
-    num = (
-        min(_room(nodes, each, share=share if use_gpu else None, reader_cpus=reader_cpus), most)
-        if each > _LEAST_CPUS
-        else 0
-    )
+    num = 0
+    if each > _LEAST_CPUS:
+        num = min(_room(nodes, each, share=share if use_gpu else None, reader_cpus=reader_cpus), most)
     if num < least:
         raise ConfigError(
             f"scaling: {least} workers of {each:g} CPUs and a reader of {reader_cpus} do not fit the cluster's "
@@ -64,14 +62,14 @@ def plan_workers(config: TrainConfig, nodes: Sequence[Node], *, reader_cpus: flo
 
 
 def gpu_places(node: Node, share: float) -> int:
-    """Returns how many workers find their share of GPUs on a node; a part of a GPU is a part of one."""
+    """Returns how many workers find their share of GPUs on a node; no worker has parts of two GPUs."""
     if share >= 1:
         return math.floor(node.gpus / share + _ROUNDING)
     return int(node.gpus) * math.floor(1 / share + _ROUNDING)
 
 
 def _room(nodes: Sequence[Node], each: float, *, share: float | None, reader_cpus: float) -> int:
-    """Returns how many workers fit where the node that suits best has the reader too."""
+    """Returns how many workers fit where one node, the one that suits best, has the reader too."""
 
     def fitting(node: Node, cpus: float) -> int:
         num = math.floor(cpus / each + _ROUNDING)

@@ -1,4 +1,4 @@
-"""What the driver of a run watches while its workers train: their log, and whether the cluster changes."""
+"""The driver's watch over one start of a run: the workers' log and metrics, and changes of the cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking.history import History
-from yt8m_ray.training.driver.coordinator import Coordinator, LocalCoordinator
+from yt8m_ray.training.driver.coordinator import Coordinator, Messages
 from yt8m_ray.training.driver.interruptible import StopRequested
 from yt8m_ray.training.driver.nodes import draining_nodes, fitting_workers, free_cpus
 from yt8m_ray.training.driver.progress import ProgressBar, is_progress_line
@@ -21,7 +21,7 @@ from yt8m_ray.training.run.run_folder import LOG_FILE
 logger = logging.getLogger(__name__)
 
 GROWTH_PAUSE_S = 30.0
-"""Seconds that a start with too few workers trains at least before it gives way to one with more."""
+"""Seconds that a start with too few workers trains, at least, before a start with more follows."""
 
 _LOOK_INTERVAL_S = 1.0
 
@@ -32,21 +32,18 @@ class Supervisor:
     Args:
         config: The run.
         workers: Those of this start.
-        folder: Of the run; its log gets the workers' lines, besides the log of this process, its history what they
-            measure.
-        hooks: Hears of the checkpoints, and may end the run.
+        folder: Of the run, whose log gets the workers' lines, and whose history what they measure.
+        hooks: Follow the checkpoints, and may end the run.
 
     Attributes:
-        workers: As given.
         coordinator: Of this start.
         reason: Why the workers were asked to stop; None where they were not.
         has_notice: Whether that is because a node of theirs is about to go.
-        hooks: As given.
     """
 
     def __init__(self, config: TrainConfig, workers: Workers, folder: Path, hooks: RunHooks) -> None:
         self.workers = workers
-        self.coordinator = LocalCoordinator() if hooks.is_in_process else Coordinator()
+        self.coordinator: Coordinator | Messages = Messages() if hooks.is_in_process else Coordinator()
         self.reason: str | None = None
         self.has_notice = False
         self._config = config
@@ -59,10 +56,7 @@ class Supervisor:
         self._training_since: float | None = None
 
     def tick(self, bar: ProgressBar | None = None) -> None:
-        """Passes on what the workers say, and looks at the cluster once a second.
-
-        Args:
-            bar: Stands for the lines that tell how far the run is.
+        """Handles what the workers sent, and looks at the cluster once a second; `bar` replaces progress lines.
 
         Raises:
             StopRequested: the hooks want the run to end; raised once.
@@ -95,7 +89,7 @@ class Supervisor:
     def ask_to_stop(self) -> bool:
         """Asks the workers to stop; returns whether that is worth waiting for."""
         self.coordinator.request_stop()
-        # Those that are not there yet end as soon as they are.
+        # Workers that are not there yet end as soon as they are.
         return bool(self._node_ids) or self._is_ending
 
     def _look(self, age_s: float) -> None:
@@ -106,7 +100,7 @@ class Supervisor:
         elif self.workers.num < self._config.scaling.most_workers and age_s > GROWTH_PAUSE_S:
             try:
                 num = fitting_workers(self._config).num
-            except ConfigError:  # it has shrunk instead; the run will notice where it needs to
+            except ConfigError:  # the cluster has shrunk instead, which the run notices where it lost a worker
                 return
             if num > self.workers.num and free_cpus() >= (num - self.workers.num) * self.workers.cpus_each:
                 self._restart(f"the cluster has room for {num} workers instead of {self.workers.num}")

@@ -11,12 +11,7 @@ _GB = 1e9
 
 
 class SystemMetrics:
-    """Reads `system/...` values, in percent and in 10^9 bytes.
-
-    Args:
-        device: The worker's; where it is a GPU, its load and memory are read too.
-        enabled: Else there is nothing to read.
-    """
+    """Reads `system/...` values, in percent and in 10^9 bytes; those of a GPU where `device` is one."""
 
     def __init__(self, device: torch.device, *, enabled: bool = True) -> None:
         self._device = device

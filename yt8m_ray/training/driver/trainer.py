@@ -1,7 +1,4 @@
-"""fit(config) -> FitResult on Ray Train. The only module that imports ray.train.
-
-What a worker does is in `yt8m_ray.training.driver.worker`.
-"""
+"""fit(config) -> FitResult on Ray Train. The only module that trains through ray.train."""
 
 from __future__ import annotations
 
@@ -24,9 +21,7 @@ from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.pipeline.packed_videos import Block, from_table
 from yt8m_ray.data.pipeline.ray_dataset import keep_order, read_dataset, split_dataset
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.tracking.runs import default_uri
-from yt8m_ray.tracking.sender import send_the_rest
-from yt8m_ray.training.driver.coordinator import Coordinator
+from yt8m_ray.training.driver.coordinator import Coordinator, Messages
 from yt8m_ray.training.driver.failures import final_error, last_line
 from yt8m_ray.training.driver.interruptible import TERMINATED, run_interruptibly
 from yt8m_ray.training.driver.nodes import CLUSTER_WAIT_S, check_shared, fitting_workers, wait_for_workers
@@ -34,7 +29,8 @@ from yt8m_ray.training.driver.process_group import BoundTorchConfig
 from yt8m_ray.training.driver.progress import progress_bar
 from yt8m_ray.training.driver.scaling import Workers
 from yt8m_ray.training.driver.supervisor import Supervisor
-from yt8m_ray.training.driver.worker import Worker, WorkerPorts
+from yt8m_ray.training.driver.validation import Metrics
+from yt8m_ray.training.driver.worker import Worker
 from yt8m_ray.training.run.checkpoints import CheckpointWriteError
 from yt8m_ray.training.run.hooks import RunHooks
 from yt8m_ray.training.run.inputs import RunInputs, prepare_inputs, splits_of
@@ -45,7 +41,7 @@ from yt8m_ray.training.run.outcome import (
     add_report,
     describe,
     describe_stop,
-    run_facts,
+    sender_of,
     start_tracking,
 )
 from yt8m_ray.training.run.run_folder import (
@@ -75,10 +71,6 @@ class NodeLeavingError(RuntimeError):
 def fit(config: TrainConfig, hooks: RunHooks | None = None) -> FitResult:
     """Trains, or continues, the run that `config` describes, on the Ray cluster this process is connected to.
 
-    Args:
-        config: The run.
-        hooks: What the caller wants to hear of it.
-
     Raises:
         ConfigError: the config cannot be run here, or another command is at work on the same run.
         ValueError, OSError, FloatingPointError: the data or the optimisation failed; the message says where.
@@ -95,13 +87,13 @@ def fit(config: TrainConfig, hooks: RunHooks | None = None) -> FitResult:
     if is_finished(config):
         return _finished(config, store, hooks)
     inputs = prepare_inputs(config, shards, is_new=continued is None)
-    fitting_workers(config)  # or it is refused, before anything is written
+    fitting_workers(config)  # a run that never fits is refused before anything is written
     with locked(store.folder):
         return _run(config, store, inputs, hooks)
 
 
 def _run(config: TrainConfig, store: RunStore, inputs: RunInputs, hooks: RunHooks) -> FitResult:
-    """Trains, and says in MLflow and in the run's folder how it ended."""
+    """Trains, and records in MLflow and in the run's folder how it ended."""
     folder, shards, manifest = store.folder, inputs.shards, inputs.manifest
     tracker = start_tracking(config, folder, hooks)
     store.push()
@@ -116,7 +108,7 @@ def _run(config: TrainConfig, store: RunStore, inputs: RunInputs, hooks: RunHook
             "num_records": {split: manifest.num_records_of(shards[split]) for split in shards} if manifest else {},
             "mlflow_run_id": tracker.run_id,
         }
-        _fit_with_restarts(config, store, shards, payload, hooks)
+        _fit_with_restarts(config, store, payload, hooks)
         checkpoint, metrics = best_checkpoint(folder)
         if hooks.has_uploads:
             tracker.add_artifacts(checkpoint, artifact_path="checkpoint")
@@ -137,8 +129,7 @@ def _run(config: TrainConfig, store: RunStore, inputs: RunInputs, hooks: RunHook
 
 
 def _finished(config: TrainConfig, store: RunStore, hooks: RunHooks) -> FitResult:
-    """Returns the outcome of a run that has nothing left to train, and says so."""
-    record = RunRecord.load(store.folder)
+    """Returns the outcome of a run that has nothing left to train, and logs it."""
     checkpoint, metrics = best_checkpoint(store.folder)
     place = store.place_of(checkpoint)
     logger.warning(
@@ -147,28 +138,21 @@ def _finished(config: TrainConfig, store: RunStore, hooks: RunHooks) -> FitResul
         config.run.name,
         describe(place, metrics),
     )
-    uri = config.tracking.uri or default_uri(config.output)
-    facts = run_facts(config, store.folder, hooks)
-    run_id = send_the_rest(uri, store.folder, facts, run_id=record.mlflow_run_id if record else "")
-    return FitResult(checkpoint, place, metrics, store.folder, uri, run_id)
+    sender = sender_of(config, store.folder, hooks)
+    sender.send_the_rest()
+    return FitResult(checkpoint, place, metrics, store.folder, sender.uri, sender.run_id)
 
 
-def _fit_with_restarts(
-    config: TrainConfig, store: RunStore, shards: dict[str, list[str]], payload: dict[str, Any], hooks: RunHooks
-) -> None:
-    """Trains until the run is at its end, over losses of workers and changes of the cluster.
-
-    Every start counts anew how many workers fit.
-    """
+def _fit_with_restarts(config: TrainConfig, store: RunStore, payload: dict[str, Any], hooks: RunHooks) -> None:
+    """Trains until the run is at its end, over losses of workers and changes of the cluster."""
     num_losses, workers = 0, fitting_workers(config)
-    folder = store.folder
     while True:
         if not store.is_remote:
-            check_shared(folder)
-        supervisor = Supervisor(config, workers, folder, hooks)
+            check_shared(store.folder)
+        supervisor = Supervisor(config, workers, store.folder, hooks)
         try:
             train = _train_here if hooks.is_in_process else _train
-            train(config, shards, payload, supervisor)
+            train(config, {**payload, "coordinator": supervisor.coordinator}, supervisor)
         except ray.train.TrainingFailedError as error:
             reason = final_error(error)
             if reason is not None:
@@ -182,36 +166,34 @@ def _fit_with_restarts(
             if is_finished(config):
                 return
             if supervisor.reason is None:
-                raise CheckpointWriteError(f"{folder}: the run's last checkpoint could not be written")
+                raise CheckpointWriteError(f"{store.folder}: the run's last checkpoint could not be written")
             if supervisor.has_notice and hooks.is_in_process:
                 raise NodeLeavingError(supervisor.reason)
             logger.info("%s; starting again from the last checkpoint", supervisor.reason)
         workers = _workers_again(config, supervisor)
 
 
-def _train(
-    config: TrainConfig,
-    shards: dict[str, list[str]],
-    payload: dict[str, Any],
-    supervisor: Supervisor,
-) -> None:
-    """Trains with the workers that `supervisor` watches until they end."""
-    folder = Path(payload["run_path"])
+def _train(config: TrainConfig, payload: dict[str, Any], supervisor: Supervisor) -> None:
+    """Trains with workers elsewhere until they end."""
+    workers, folder = supervisor.workers, Path(payload["run_path"])
+    resources = {"CPU": workers.cpus_each, **({"GPU": workers.gpus_each} if workers.use_gpu else {})}
     with tempfile.TemporaryDirectory(prefix="yt8m_train_") as notes:  # of Ray's own: checkpoints are ours
         trainer = ray.train.torch.TorchTrainer(
             _work,
             torch_config=BoundTorchConfig(),
-            train_loop_config={**payload, "coordinator": supervisor.coordinator},
-            scaling_config=_scaling(supervisor.workers),
+            train_loop_config=payload,
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers.num, use_gpu=workers.use_gpu, resources_per_worker=resources
+            ),
             run_config=ray.train.RunConfig(
                 name=folder.name,
                 storage_path=notes,
-                # Ray would also restart after an error in the data or the code, which no restart mends, and would wait
-                # for ever for a node that does not come back.
+                # Restarts and changes of size are ours: Ray's would restart after an error in the data or the code too,
+                # and would wait for ever for a node that does not come back (Ray 2.60).
                 failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),
-            datasets=_datasets(config, supervisor.coordinator, supervisor.workers.num, shards),
+            datasets=_datasets(config, payload, num_parts=workers.num),
             dataset_config=_SplitAll(),
         )
         with progress_bar(folder) as bar:
@@ -219,18 +201,13 @@ def _train(
             run_interruptibly(trainer.fit, tick=tick, ask_to_stop=supervisor.ask_to_stop)
 
 
-def _train_here(
-    config: TrainConfig,
-    shards: dict[str, list[str]],
-    payload: dict[str, Any],
-    supervisor: Supervisor,
-) -> None:
+def _train_here(config: TrainConfig, payload: dict[str, Any], supervisor: Supervisor) -> None:
     """Trains with this process as the one worker, in Ray Train's local mode."""
-    datasets = _datasets(config, supervisor.coordinator, 1, shards)
+    datasets = _datasets(config, payload, num_parts=1)
     for dataset in datasets.values():
-        keep_order(dataset)
+        keep_order(dataset)  # so that the same run gives the same weights
     trainer = ray.train.torch.TorchTrainer(
-        functools.partial(_work_here, {**payload, "coordinator": supervisor.coordinator}, supervisor),
+        functools.partial(_work_here, payload, supervisor),
         scaling_config=ray.train.ScalingConfig(num_workers=0, use_gpu=supervisor.workers.use_gpu),
         datasets=datasets,
     )
@@ -238,14 +215,6 @@ def _train_here(
         run_interruptibly(trainer.fit, tick=supervisor.tick, ask_to_stop=supervisor.ask_to_stop)
     except ray.exceptions.RayError as error:
         raise root_cause(error) from None
-
-
-def _work_here(payload: dict[str, Any], supervisor: Supervisor) -> None:
-    # Ray hides no GPU from a process that asked for none, and its local mode takes any that it finds.
-    device = torch.device("cuda" if supervisor.workers.use_gpu else "cpu")
-    with logging_to(Path(payload["run_path"]) / LOG_FILE, prefix=""):
-        supervisor.coordinator.join()
-        _run_worker(payload, device=device, on_checkpoint=supervisor.hooks.checkpoint_written)
 
 
 def _workers_again(config: TrainConfig, supervisor: Supervisor) -> Workers:
@@ -259,15 +228,14 @@ def _workers_again(config: TrainConfig, supervisor: Supervisor) -> Workers:
         raise SystemExit(TERMINATED) from None
 
 
-def _datasets(
-    config: TrainConfig, coordinator: Coordinator, num_parts: int, shards: dict[str, list[str]]
-) -> dict[str, Any]:
+def _datasets(config: TrainConfig, payload: dict[str, Any], *, num_parts: int) -> dict[str, Any]:
     def read(split: str, **order: Any) -> Any:
-        data, options = config.data, config.read_options(split)
-        return read_dataset(shards[split], data.spec, options, num_parts=num_parts, cache=data.cache, **order)
+        data, options, paths = config.data, config.read_options(split), payload["shards"][split]
+        return read_dataset(paths, data.spec, options, num_parts=num_parts, cache=data.cache, **order)
 
+    coordinator: Coordinator | Messages = payload["coordinator"]
     datasets = {"train": read("train", shuffle_seed=config.run.seed, position=coordinator.position)}
-    if "validation" in shards:
+    if "validation" in payload["shards"]:
         datasets["validation"] = read("validation")
     return datasets
 
@@ -275,33 +243,26 @@ def _datasets(
 def _work(payload: dict[str, Any]) -> None:
     """The function that Ray Train runs in each worker."""
     coordinator: Coordinator = payload["coordinator"]
-    coordinator.join()
-    # A process of its own, which jobs/ did not configure; the driver passes the lines on.
+    coordinator.join(ray.get_runtime_context().get_node_id())
+    # No verb has configured the log of this process; the driver passes the lines on.
     package_logger = logging.getLogger("yt8m_ray")
     package_logger.addHandler(coordinator.log_handler())
     package_logger.setLevel(logging.INFO)
     _run_worker(payload, device=ray.train.torch.get_device(), on_checkpoint=coordinator.add_reported)
 
 
-def _run_worker(
-    payload: dict[str, Any], *, device: torch.device, on_checkpoint: Callable[[dict[str, float]], None]
-) -> None:
-    """Trains as one of the run's workers, or as the only one."""
-    coordinator: Coordinator = payload["coordinator"]
+def _work_here(payload: dict[str, Any], supervisor: Supervisor) -> None:
+    # Ray hides no GPU from a process that asked for none, and its local mode takes any that it finds.
+    device = torch.device("cuda" if supervisor.workers.use_gpu else "cpu")
+    with logging_to(Path(payload["run_path"]) / LOG_FILE, prefix=""):
+        supervisor.coordinator.join(ray.get_runtime_context().get_node_id())
+        _run_worker(payload, device=device, on_checkpoint=supervisor.hooks.checkpoint_written)
+
+
+def _run_worker(payload: dict[str, Any], *, device: torch.device, on_checkpoint: Callable[[Metrics], None]) -> None:
+    """Trains as one of the run's workers."""
     config = TrainConfig.model_validate(payload["config"])
     torch.set_num_threads(max(1, int(float(os.environ.get("OMP_NUM_THREADS", "1")))))
-    spec = config.data.spec
-
-    def read(split: str) -> Iterator[Block]:
-        # All of it in the thread that takes the blocks: a pass begins when Ray Data has room for it.
-        for table in ray.train.get_dataset_shard(split).iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from_table(table, spec)
-
-    def report(metrics: dict[str, float]) -> None:
-        ray.train.report(metrics)
-        if rank() == 0:
-            on_checkpoint(metrics)
-
     folder = Path(payload["run_path"])
     folder.mkdir(parents=True, exist_ok=True)  # a copy of the run's folder is not on every node
     worker = Worker(
@@ -311,34 +272,41 @@ def _run_worker(
         shards=payload["shards"],
         num_records=payload["num_records"],
         device=device,
-        ports=WorkerPorts(
-            read,
-            payload["checkpoints"],
-            report,
-            coordinator.start_epoch,
-            coordinator.stop_event().is_set,
-            coordinator.add_measured,
-            run_id=payload["mlflow_run_id"],
-        ),
+        coordinator=_TrainCoordinator(config, payload, on_checkpoint),
     )
     worker.run()
 
 
+class _TrainCoordinator:
+    """A `WorkerCoordinator` in a worker of Ray Train."""
+
+    def __init__(self, config: TrainConfig, payload: dict[str, Any], on_checkpoint: Callable[[Metrics], None]) -> None:
+        coordinator: Coordinator | Messages = payload["coordinator"]
+        self.checkpoints = payload["checkpoints"]
+        self.mlflow_run_id: str = payload["mlflow_run_id"]
+        self.start_epoch = coordinator.start_epoch
+        self.should_stop = coordinator.stop_event().is_set
+        self.log = coordinator.add_measured
+        self._spec = config.data.spec
+        self._on_checkpoint = on_checkpoint
+
+    def read(self, split: str) -> Iterator[Block]:
+        # A generator: a pass waits for room in Ray Data, and is to wait in the thread that prepares batches, not in the
+        # one that asks whether the run is to stop.
+        for table in ray.train.get_dataset_shard(split).iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from_table(table, self._spec)
+
+    def checkpoint_written(self, metrics: Metrics) -> None:
+        ray.train.report(metrics)
+        if rank() == 0:
+            self._on_checkpoint(metrics)
+
+
 class _SplitAll(ray.train.DataConfig):
-    """Splits every dataset without dropping rows; Ray's own way drops the remainder to make the parts equal."""
+    """Splits every dataset without dropping rows; Ray's own split drops the remainder to make the parts equal."""
 
     def configure(
-        self,
-        datasets: dict[str, Any],
-        world_size: int,
-        worker_handles: Any,
-        worker_node_ids: Any,
-        **_: Any,
+        self, datasets: dict[str, Any], world_size: int, worker_handles: Any, worker_node_ids: Any, **_: Any
     ) -> list[dict[str, Any]]:
         splits = {name: split_dataset(dataset, world_size) for name, dataset in datasets.items()}
         return [{name: parts[rank] for name, parts in splits.items()} for rank in range(world_size)]
-
-
-def _scaling(workers: Workers) -> ray.train.ScalingConfig:
-    resources = {"CPU": workers.cpus_each, **({"GPU": workers.gpus_each} if workers.use_gpu else {})}
-    return ray.train.ScalingConfig(num_workers=workers.num, use_gpu=workers.use_gpu, resources_per_worker=resources)

@@ -1,4 +1,4 @@
-"""Where the checkpoints of a run are kept: each is there whole or not at all, the best and the last ones stay."""
+"""Where the checkpoints of a run are kept, each whole or not at all; the best and the last ones stay."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Checkpoints(Protocol):
     """The checkpoints of one run, by name."""
 
     def save(self, name: str, write: Callable[[Path], None]) -> None:
-        """Keeps what `write(folder)` writes under a name, and removes those that are neither the best nor the last.
+        """Keeps what `write(folder)` writes, and removes checkpoints that are neither the best nor the last.
 
         Raises:
-            CheckpointWriteError: it could not be kept; the others are as they were.
+            CheckpointWriteError: it cannot be written; the others are as they were.
         """
 
     def latest(self) -> str | None:
@@ -42,12 +42,7 @@ class Checkpoints(Protocol):
 
 
 class LocalCheckpoints:
-    """Those in a folder of this machine, or one that all machines share.
-
-    Args:
-        folder: The run's.
-        num_to_keep: Best checkpoints by validation GAP that stay, besides the last.
-    """
+    """Those in a folder of this machine, or one that all machines share; `num_to_keep` best ones stay, and the last."""
 
     def __init__(self, folder: Path, *, num_to_keep: int) -> None:
         self._folder = folder
@@ -90,17 +85,17 @@ class LocalCheckpoints:
     def _remove(self, name: str) -> None:
         away = self._folder / f"{_ASIDE}old-{name}"
         shutil.rmtree(away, ignore_errors=True)
-        (self._folder / name).rename(away)  # at once, for those who read meanwhile
+        (self._folder / name).rename(away)  # at once: a process that reads meanwhile finds all of it or nothing
         shutil.rmtree(away)
 
     def _clear_aside(self) -> None:
-        """Removes what a write left that was cut short."""
+        """Removes what writes left that were cut short."""
         for path in self._folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def score_of(metrics: Mapping[str, float]) -> float:
-    """Returns what checkpoints are ranked by: the validation GAP, and less than any where there is none or no label."""
+    """Returns what checkpoints are ranked by: the validation GAP, or -1 where there is none or no label."""
     gap = float(metrics.get("validation/gap", math.nan))
     return -1.0 if math.isnan(gap) else gap
 
@@ -117,7 +112,7 @@ def superfluous(metrics: dict[str, dict[str, float] | None], num_to_keep: int) -
 
 
 def metrics_of(manifest: bytes | None) -> dict[str, float] | None:
-    """Returns the metrics in a manifest, None where it is none."""
+    """Returns the metrics in a manifest, or None where it is not one of a checkpoint."""
     try:
         metrics = parse_json(manifest or b"null", where=MANIFEST_FILE, nan=True)["metrics"]
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What a caller of `fit` hears of a run, and how it ends it: what a search does with each of its trials."""
+"""Callbacks of a run, by which a search follows its trials and ends them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from collections.abc import Mapping
 
 
 class RunHooks:
-    """Hears nothing and lets the run go on; a caller overrides what it needs. All of it runs in the run's driver.
-
-    Where the run is in process, `checkpoint_written` is called by its worker, which goes on when it returns.
+    """Does nothing; a caller overrides what it needs. All of it runs in the run's driver.
 
     Attributes:
-        tags: What the run gets in MLflow.
+        tags: Of the run in MLflow.
         has_uploads: Whether MLflow gets the best checkpoint and the report.
-        is_in_process: Whether this process, which then has the CPUs and the GPU for it, is the run's one worker; no
-            other is started.
+        is_in_process: Whether this process, which then has the CPUs and the GPU for it, is the run's one worker.
     """
 
     tags: Mapping[str, str] = {}
@@ -22,8 +19,11 @@ class RunHooks:
     is_in_process: bool = False
 
     def checkpoint_written(self, metrics: Mapping[str, float]) -> None:
-        """Hears that a checkpoint is there; behind an epoch its metrics have `epoch` and `validation/...`."""
+        """Follows a checkpoint; after an epoch its metrics have `epoch` and `validation/...`.
+
+        Where the run is in process, its worker calls it, and trains on when it returns.
+        """
 
     def should_stop(self) -> bool:
-        """Returns whether the run is to stop behind its running step, with a checkpoint; asked again and again."""
+        """Returns whether the run is to stop after its running step, with a checkpoint; called about every second."""
         return False

@@ -18,12 +18,9 @@ from yt8m_ray.training.steps.teachers import check_paths
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run reads, checked.
+    """What a run reads: shards of `train` and perhaps `validation`, their manifest, the videos of `train`.
 
-    Attributes:
-        shards: Of `train` and, where there is one, of `validation`.
-        manifest: Of these shards, if there is one.
-        num_videos: Of `train`; estimated where there is no manifest.
+    Without a manifest, `num_videos` is an estimate.
     """
 
     shards: dict[str, list[str]]
@@ -32,7 +29,7 @@ class RunInputs:
 
 
 def prepare_inputs(config: TrainConfig, shards: dict[str, list[str]], *, is_new: bool = True) -> RunInputs:
-    """Returns what a run reads, after every check that needs no cluster; a run is refused here or not at all.
+    """Returns what a run reads, after every check that needs no cluster.
 
     Args:
         config: The run.
@@ -56,9 +53,7 @@ def prepare_inputs(config: TrainConfig, shards: dict[str, list[str]], *, is_new:
 
 
 def check_records(config: TrainConfig, shards: dict[str, list[str]]) -> None:
-    """Checks that the first videos of each split fit the model and are labelled where that matters.
-
-    It takes a moment, so that verbs ask before they start a cluster.
+    """Checks that the first videos of each split fit the model and have labels; a verb does before it starts a cluster.
 
     Raises:
         ValueError, OSError: as `check_first_videos`.
@@ -89,12 +84,9 @@ def splits_of(data: DataConfig) -> dict[str, list[str]]:
 
 def check_vocabulary(config: TrainConfig) -> None:
     """Checks that a vocabulary of the config's own names as many classes as the model has."""
-    path = config.data.vocabulary
-    if path is not None and len(Vocabulary.load(path)) != config.data.num_classes:
-        found = len(Vocabulary.load(path))
-        raise ConfigError(
-            f"data.vocabulary: {path} names {found} classes, data.num_classes is {config.data.num_classes}"
-        )
+    path, expected = config.data.vocabulary, config.data.num_classes
+    if path is not None and (found := len(Vocabulary.load(path))) != expected:
+        raise ConfigError(f"data.vocabulary: {path} names {found} classes, data.num_classes is {expected}")
 
 
 def check_loss(config: TrainConfig) -> None:
@@ -106,7 +98,7 @@ def check_loss(config: TrainConfig) -> None:
 
 
 def load_manifest_of(config: TrainConfig, shards: dict[str, list[str]]) -> Manifest | None:
-    """Returns the manifest of the shards, all of which it has and which have its sizes; None where none is given."""
+    """Returns the manifest of the config, after all shards were found in it in their sizes; None without one."""
     path = config.data.manifest
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""Log lines of processes that nobody listens to, through a file that they share with their driver."""
+"""Log lines of other processes, through a file that they share with their driver."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def logging_to(path: Path, *, prefix: str) -> Iterator[None]:
-    """Adds what this package logs while the `with` block runs to a file, each line behind a prefix."""
+    """Appends what this package logs while the `with` block runs to a file, each line with a prefix."""
     package_logger = logging.getLogger("yt8m_ray")
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
@@ -35,11 +35,11 @@ def lines_passed_on(path: Path) -> Iterator[None]:
         lines.seek(0, 2)
 
         def pass_on() -> None:
-            while not is_over.wait(0.5):
+            was_over = False
+            while not was_over:
+                was_over = is_over.wait(0.5)
                 for line in lines:
                     logger.info("%s", line.rstrip())
-            for line in lines:
-                logger.info("%s", line.rstrip())
 
         thread = threading.Thread(target=pass_on, daemon=True)
         thread.start()

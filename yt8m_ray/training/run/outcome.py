@@ -1,4 +1,4 @@
-"""What a run ends with: its result, its report, and what is said of it; and its place in MLflow."""
+"""What a run ends with: its result and its report; and its place in MLflow."""
 
 from __future__ import annotations
 
@@ -41,18 +41,13 @@ class FitResult:
     mlflow_run_id: str
 
 
-MLFLOW_STATUS: dict[Status, MLflowStatus] = {
-    "finished": "FINISHED",
-    "failed": "FAILED",
-    "stopped": "KILLED",
-}
+MLFLOW_STATUS: dict[Status, MLflowStatus] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
 def add_report(folder: Path, tracker: Sender) -> None:
     """Writes the run's report; a run does not fail by it."""
-    from yt8m_ray.training.run.run_report import (
-        write_report,  # its pictures take a second to import, which no worker needs
-    )
+    # Its pictures take a second to import, which no worker needs.
+    from yt8m_ray.training.run.run_report import write_report
 
     try:
         document = write_report(folder)
@@ -70,7 +65,7 @@ def describe(place: str, metrics: dict[str, float]) -> str:
 
 
 def describe_stop(store: RunStore) -> str:
-    """Returns where a run has stopped, for the one who will continue it."""
+    """Returns where a run has stopped, and how to continue it."""
     try:
         store.pull()
     except OSError as error:
@@ -86,25 +81,22 @@ def describe_stop(store: RunStore) -> str:
 
 def start_tracking(config: TrainConfig, folder: Path, hooks: RunHooks) -> Sender:
     """Begins, or continues, to send what a run measures to MLflow."""
-    record = RunRecord.load(folder)
-    sender = Sender(
-        config.tracking.uri or default_uri(config.output),
-        folder,
-        run_facts(config, folder, hooks),
-        run_id=record.mlflow_run_id if record else "",
-    )
+    sender = sender_of(config, folder, hooks)
     sender.start()
     folder.mkdir(parents=True, exist_ok=True)
     RunRecord("running", sender.run_id).save(folder)
     return sender
 
 
-def run_facts(config: TrainConfig, folder: Path, hooks: RunHooks) -> RunFacts:
-    """Returns what a run is made with in MLflow."""
-    return RunFacts(
+def sender_of(config: TrainConfig, folder: Path, hooks: RunHooks) -> Sender:
+    """Returns the sender of a run, not started."""
+    record = RunRecord.load(folder)
+    facts = RunFacts(
         experiment=config.tracking.experiment,
         run_name=config.run.name,
         params=flatten(config),
         artifact_path=folder.parent / "mlartifacts",
         tags=hooks.tags,
     )
+    uri = config.tracking.uri or default_uri(config.output)
+    return Sender(uri, folder, facts, run_id=record.mlflow_run_id if record else "")

@@ -19,7 +19,7 @@ _COLOURS = (BLUE, "#d9793a", "#3a9a5b", "#8a5fb3", "#c2a024")
 _WIDE = (10.0, 4.4)
 _HIGH = (8.0, 5.6)
 QUALITIES = {"gap": "GAP", "hit_at_1": "Hit@1", "perr": "PERR", "mean_ap": "mAP"}
-"""What readers call the metrics."""
+"""Labels of the metrics."""
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 Panel = Mapping[str, tuple[np.ndarray, np.ndarray] | None]
@@ -133,14 +133,8 @@ def draw_calibration(path: Path, details: Details) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
         has_pairs = num_pairs > 0
-        upper.plot(
-            details["calibration_score"][has_pairs],
-            details["calibration_frequency"][has_pairs],
-            color=BLUE,
-            marker="o",
-            markersize=5,
-            linewidth=1.5,
-        )
+        scores, frequencies = details["calibration_score"][has_pairs], details["calibration_frequency"][has_pairs]
+        upper.plot(scores, frequencies, color=BLUE, marker="o", markersize=5, linewidth=1.5)
         upper.set_ylim(-0.02, 1.02)
         label_axes(
             upper,

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +16,11 @@ import torch
 
 from yt8m_ray.artifacts.checkpoint import CHECKPOINT_PATTERN, latest_checkpoint, load_config, read_tensors
 from yt8m_ray.artifacts.folder_manifest import STATE_FILE, CheckpointError, cache_folder, read_manifest
-from yt8m_ray.config.document import flatten
-from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.config.train import TrainConfig, changes
 from yt8m_ray.data.storage.folders import is_remote
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.json_document import parse_json
-from yt8m_ray.local_files import read_document
+from yt8m_ray.local_files import read_document, replace_file
 from yt8m_ray.training.run.checkpoints import score_of
 
 logger = logging.getLogger(__name__)
@@ -33,16 +31,14 @@ LOG_FILE = "train.log"
 REPORT_FOLDER = "report"
 SHARDS_KEY = "shards.sha256"
 
-
+# Sections that a continued run may change; a change is logged
 _FREE_TO_CHANGE = (
     *("output", "run", "tracking", "scaling", "checkpoint", "optimizer", "train", "data"),
     *("augmentation", "distillation", "ema"),
 )
-"""Sections that a continued run may change; a change is logged."""
 
+# Keys of those sections that it may not
 _FIXED = ("data.features", "data.num_classes", "data.max_frames", "data.normalize")
-"""Keys of those sections that it may not."""
-
 
 Status = Literal["running", "finished", "failed", "stopped"]
 
@@ -61,9 +57,8 @@ class RunRecord:
 
     def save(self, run_path: Path) -> None:
         """Writes the record aside and renames it."""
-        aside = run_path / f"{RUN_FILE}.tmp"
-        aside.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        os.replace(aside, run_path / RUN_FILE)
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        replace_file(run_path / RUN_FILE, lambda aside: aside.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, run_path: Path) -> RunRecord | None:
@@ -86,9 +81,7 @@ def run_path(config: TrainConfig) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps a run's folder to this process while the `with` block runs; the lock goes with the process.
-
-    Where the block leaves nothing in a folder that was not there before, the folder goes too.
+    """Keeps a run's folder to this process while the `with` block runs, and removes it where the block left nothing.
 
     Raises:
         ConfigError: another command has it.
@@ -183,15 +176,15 @@ def _check_shards(checkpoint: Path, train_shards: Sequence[str]) -> None:
 
 
 def _check_changes(saved: TrainConfig, config: TrainConfig, checkpoint: Path) -> None:
-    before, after = flatten(saved), flatten(config)
-    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    if list(saved.data.features) != list(config.data.features):
-        changed.append("data.features")
-        before["data.features"], after["data.features"] = dict(saved.data.features), dict(config.data.features)
-    refused = [key for key in changed if key.split(".")[0] not in _FREE_TO_CHANGE or key.startswith(_FIXED)]
+    found = changes(saved, config)
+    refused = [
+        f"{key}: {old!r} in {checkpoint}, now {new!r}"
+        for key, old, new in found
+        if key.split(".")[0] not in _FREE_TO_CHANGE or key.startswith(_FIXED)
+    ]
     if refused:
-        lines = [f"{key}: {before.get(key)!r} in {checkpoint}, now {after.get(key)!r}" for key in refused]
-        raise ConfigError("\n".join([*lines, "a continued run keeps its model; choose another run.name to train anew"]))
-    for key in changed:
+        refused.append("a continued run keeps its model; choose another run.name to train anew")
+        raise ConfigError("\n".join(refused))
+    for key, old, new in found:
         if not key.startswith(("output", "run.", "tracking.", "scaling.")):
-            logger.warning("continued with a change: %s was %r, now %r", key, before.get(key), after.get(key))
+            logger.warning("continued with a change: %s was %r, now %r", key, old, new)

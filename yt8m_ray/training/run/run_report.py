@@ -1,4 +1,4 @@
-"""What a run's report says; its files are `yt8m_ray.reporting.document`'s."""
+"""The report of a run: its facts, curves and worst videos."""
 
 from __future__ import annotations
 
@@ -21,19 +21,14 @@ from yt8m_ray.training.run.run_folder import REPORT_FOLDER, best_checkpoint
 
 _MAX_VIDEOS = 20
 _MAX_NAMES = 5
-_METRICS = {
-    **pictures.QUALITIES,
-    "loss": "loss",
-    "num_videos": "videos",
-    "mean_ap_num_classes": "classes with a video",
-}
+_METRICS = {**pictures.QUALITIES, "loss": "loss", "num_videos": "videos", "mean_ap_num_classes": "classes with a video"}
 
 
 def write_report(path: str | Path, output: str | Path | None = None) -> Path:
     """Writes the report of a run's best checkpoint, or of the checkpoint given, and returns the path of report.html.
 
     Args:
-        path: The folder of a run or of a checkpoint. The curves are those of the run that a checkpoint lies in.
+        path: The folder of a run, or of a checkpoint in one.
         output: A folder, made where it is missing; `report` in the run's folder by default.
 
     Raises:
@@ -128,14 +123,9 @@ def _worst_videos(details: Mapping[str, np.ndarray], names: Sequence[str]) -> li
         labels = [names[class_id] for class_id in details["worst_labels"][row] if class_id >= 0]
         pairs = zip(details["worst_class_ids"][row], details["worst_scores"][row], strict=True)
         guesses = [f"{names[class_id]} {score:.2f}" for class_id, score in pairs if class_id >= 0]
-        rows.append(
-            (
-                encoded.tobytes().rstrip(b"\0").decode(errors="replace"),
-                f"{details['worst_average_precision'][row]:.3f}",
-                ", ".join(labels),
-                ", ".join(guesses[:_MAX_NAMES]),
-            )
-        )
+        video_id = encoded.tobytes().rstrip(b"\0").decode(errors="replace")
+        precision = f"{details['worst_average_precision'][row]:.3f}"
+        rows.append((video_id, precision, ", ".join(labels), ", ".join(guesses[:_MAX_NAMES])))
     return rows
 
 

@@ -1,8 +1,4 @@
-"""A run whose output is an object store: its checkpoints there, and a copy of its folder on the driver's machine.
-
-The copy is pulled before it is looked at and pushed when something in it has changed, so that everything else works
-on a folder. The lock on it holds on one machine only.
-"""
+"""A run whose output is an object store: its checkpoints there, and a copy of its folder on the driver's machine."""
 
 from __future__ import annotations
 
@@ -40,17 +36,12 @@ from yt8m_ray.training.run.run_folder import LOCK_FILE, LOG_FILE, REPORT_FOLDER,
 
 logger = logging.getLogger(__name__)
 
+# Files that a continued run adds to, on whichever machine it continues
 _GROWING = (LOG_FILE, HISTORY_FILE)
-"""Files that a continued run adds to, on whatever machine."""
 
 
 class StoredCheckpoints:
-    """Those in an object store; the manifest goes up last, so that a folder with one is whole.
-
-    Args:
-        uri: The run's folder.
-        num_to_keep: As of `LocalCheckpoints`.
-    """
+    """Those in an object store, below `uri`; `num_to_keep` best ones stay, and the last."""
 
     def __init__(self, uri: str, *, num_to_keep: int) -> None:
         self._uri = uri
@@ -61,6 +52,7 @@ class StoredCheckpoints:
         try:
             with tempfile.TemporaryDirectory(prefix="yt8m_checkpoint_") as aside:
                 write(Path(aside))
+                # The manifest last: a folder that has one is whole.
                 upload_folder(Path(aside), place, last=MANIFEST_FILE)
         except (OSError, safetensors.SafetensorError) as error:
             raise CheckpointWriteError(
@@ -89,13 +81,13 @@ class StoredCheckpoints:
 
 
 class RunStore:
-    """Where a run is kept.
+    """Where a run is kept: in a folder, or in an object store with a copy on this machine.
 
-    Args:
-        config: The run.
+    The copy is pulled before it is read and pushed when it has changed, so that all else works on a folder. The lock on
+    it holds on one machine only.
 
     Attributes:
-        folder: The run's folder, or its copy on this machine.
+        folder: The run's folder, or its copy.
 
     Raises:
         ConfigError: an object store is given, but no place for what MLflow keeps.
@@ -128,11 +120,7 @@ class RunStore:
         return str(checkpoint) if self._uri is None else join_uri(self._uri, checkpoint.name)
 
     def pull(self) -> None:
-        """Makes the copy what the store has.
-
-        Raises:
-            OSError: the store cannot be read.
-        """
+        """Makes the copy equal to the store; OSError where that cannot be read."""
         if self._uri is None:
             return
         names = list_folders(self._uri, CHECKPOINT_PATTERN, last=MANIFEST_FILE)
@@ -150,12 +138,12 @@ class RunStore:
             if old.name not in names:
                 shutil.rmtree(old)
         for name in names:
-            with contextlib.suppress(CheckpointError):  # `latest` says it
+            with contextlib.suppress(CheckpointError):  # `latest` logs it
                 copy = local_folder(join_uri(self._uri, name))
                 shutil.copytree(copy, self.folder / name, dirs_exist_ok=True)
 
     def record(self, record: RunRecord) -> None:
-        """Writes down how the run has ended; a failure is logged, since there may be a worse error to show."""
+        """Saves how the run has ended; a failure is logged, since there may be a worse error to show."""
         try:
             record.save(self.folder)
             self.push()
@@ -163,11 +151,7 @@ class RunStore:
             logger.error("that the run is %s cannot be written: %s", record.status, error)
 
     def push(self) -> None:
-        """Puts the folder's own files into the store: the record of the run, its log and curves, its report.
-
-        Raises:
-            OSError: the store cannot be written.
-        """
+        """Puts the run's record, log, curves and report into the store; OSError where that cannot be written."""
         if self._uri is None or not self.folder.is_dir():
             return
         for path in self.folder.iterdir():

@@ -1,8 +1,4 @@
-"""What training changes in its batches at random: crops in time, dropped frames, and mixtures of two videos.
-
-Everything happens on the batch's device and draws from torch's global generators. A changed batch obeys the contract
-of every other: real frames first, and what is behind them exactly 0.
-"""
+"""Random changes of training batches, on their device: crops in time, dropped frames, mixtures of two videos."""
 
 from __future__ import annotations
 
@@ -15,10 +11,7 @@ from yt8m_ray.schema import Batch
 
 
 def augment(batch: Batch, config: AugmentationConfig) -> Batch:
-    """Returns the batch as a random crop, dropped frames and MixUp in this order leave it.
-
-    It is the same object where the config asks for nothing, and no tensor of the given batch is changed.
-    """
+    """Returns the batch after a random crop, dropped frames and MixUp, in this order; no given tensor is changed."""
     if config.min_crop < 1 or config.frame_dropout:
         batch = _select_frames(batch, min_crop=config.min_crop, dropout=config.frame_dropout)
     if config.mixup_alpha and len(batch) > 1:
@@ -27,7 +20,7 @@ def augment(batch: Batch, config: AugmentationConfig) -> Batch:
 
 
 def _select_frames(batch: Batch, *, min_crop: float, dropout: float) -> Batch:
-    """Returns of each clip a stretch of frames without those dropped, in order; one at least where there is one."""
+    """Returns a stretch of each clip without the dropped frames, in order; of a clip with frames at least one stays."""
     frames, num_frames = batch.frames, batch.num_frames.unsqueeze(1)
     num_videos, longest = frames.shape[:2]
     times = torch.arange(longest, device=frames.device)
@@ -39,6 +32,7 @@ def _select_frames(batch: Batch, *, min_crop: float, dropout: float) -> Batch:
     luck = torch.rand(num_videos, longest, device=frames.device).masked_fill(~is_inside, -1.0)
     # The luckiest frame stays in any case; in a clip of no frames there is none.
     is_kept = is_inside & ((luck >= dropout) | (luck == luck.amax(dim=1, keepdim=True)))
+    # As in every batch the kept frames come first, and what follows them is exactly 0.
     order = torch.argsort(~is_kept, dim=1, stable=True)
     num_kept = is_kept.sum(dim=1)
     is_padding = times >= num_kept.unsqueeze(1)
@@ -47,7 +41,7 @@ def _select_frames(batch: Batch, *, min_crop: float, dropout: float) -> Batch:
 
 
 def _mix(batch: Batch, alpha: float) -> Batch:
-    """Returns each video mixed with the one that a permutation of the batch gives it, at least one half its own."""
+    """Returns each video mixed with another of the batch, by a share of its own of at least one half."""
     device = batch.frames.device
     concentration = torch.full((len(batch),), alpha, device=device)
     drawn = torch.distributions.Beta(concentration, concentration).sample()

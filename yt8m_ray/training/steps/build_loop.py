@@ -1,4 +1,4 @@
-"""A config -> the training loop: model, teachers, objective, starting weights, in the order that they need."""
+"""A config -> its training loop: model, teachers, objective and starting weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def build_loop(
         device: Where to compute.
         shards: Of `train`, which soft labels go by.
         num_videos: Estimated videos of an epoch.
-        checkpoint: Where to continue; None starts anew, or from `train.init_from`.
+        checkpoint: Where to continue; None begins with new weights, or those of `train.init_from`.
         teacher_outputs: What goes with the videos besides labels; None takes what the config names.
         should_stop: Whether the run is to stop.
 
@@ -74,7 +74,7 @@ def build_loop(
     if config.train.compile:
         objective.compile()
     if is_distributed():
-        # The statistics of batch norm synchronise themselves, or else are shared where they are used.
+        # Without forward_sync_buffers: batch norm synchronises its statistics, or they are shared where they are used.
         objective = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
     loop = TrainingLoop(
         objective,
@@ -105,7 +105,7 @@ def _continue(loop: TrainingLoop, checkpoint: Path) -> Position:
 
 
 def _initialize(model: Model, checkpoint: str) -> None:
-    """Starts from the weights of another run, and says which of them are new."""
+    """Starts from the weights of another run; logs which weights the model has of its own."""
     new = initialize(model, locate_model(checkpoint))
     if rank() == 0:
         names = f"; {len(new)} start anew: {', '.join(new[:8])}{', ...' * (len(new) > 8)}" if new else ""

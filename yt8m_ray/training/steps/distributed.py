@@ -1,21 +1,29 @@
-"""What the workers of a run tell one another: sums and gathered objects; one worker alone talks to itself."""
+"""Sums, gathered and merged values over the workers of a run; one worker alone has its own."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed
 
 from yt8m_ray.config.train import Precision
 
+logger = logging.getLogger(__name__)
+
+
+class _Mergeable(Protocol):
+    def merge(self, other: Any) -> None: ...
+
+
 T = TypeVar("T")
+M = TypeVar("M", bound=_Mergeable)
 
 
 def is_distributed() -> bool:
     """Returns whether there is more than this worker."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized() and world_size() > 1
+    return world_size() > 1
 
 
 def world_size() -> int:
@@ -47,6 +55,13 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def merge_over_workers(value: M, empty: M) -> M:
+    """Merges every worker's value into `empty`, and returns that on every worker."""
+    for one in gather(value):
+        empty.merge(one)
+    return empty
+
+
 def share_buffers(model: torch.nn.Module) -> None:
     """Gives every worker rank 0's statistics; collective. Equal already where batch norm is synchronised."""
     if is_distributed():
@@ -64,19 +79,14 @@ def from_rank_0(value: T) -> T:
     return received
 
 
-logger = logging.getLogger(__name__)
-
-
 def runs_in_bfloat16(precision: Precision, device: torch.device) -> bool:
-    """Returns whether the forward pass is to run under autocast to bfloat16; says so where float32 takes its place.
-
-    Without instructions for it, oneDNN leaves bfloat16 to loops in which a step took 25 times as long as in float32 (a
-    mixture on a CPU with AVX2 alone), to a result that is no better.
-    """
+    """Returns whether the forward pass runs under autocast to bfloat16; logs where float32 takes its place."""
     if precision == "float32":
         return False
     if device.type != "cpu":
         return True
+    # Without instructions for it, oneDNN leaves bfloat16 to plain loops: a step of a mixture took 25 times as long as
+    # in float32 on a CPU with AVX2 alone, to a result that is no better.
     if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return True
     if rank() == 0:

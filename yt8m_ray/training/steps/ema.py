@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 
@@ -10,10 +11,8 @@ import torch
 class MovingAverage:
     """The average of a model's state: average = decay * average + (1 - decay) * state, from the state it began with.
 
-    Integers, which have no average, are copied.
-
     Args:
-        model: The model; its current state is where the average starts, without correction, as published.
+        model: The model.
         decay: What is kept of the average at each update, in [0, 1).
         warm_up: Whether the decay is at most (1 + n) / (10 + n) after n updates, TensorFlow's rule.
 
@@ -22,6 +21,8 @@ class MovingAverage:
         num_updates: n.
     """
 
+    # torch.optim.swa_utils.AveragedModel is no shorter (torch 2.13): its first update copies the model, where the
+    # published average keeps its start; it averages integers too; and TensorFlow's warm-up needs a function of its own.
     def __init__(self, model: torch.nn.Module, *, decay: float, warm_up: bool = False) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay: expected 0 <= decay < 1, found {decay}")
@@ -31,15 +32,20 @@ class MovingAverage:
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.num_updates = 0
 
-    @torch.no_grad()
     def update(self) -> None:
         """Adds the model's current state; once a step, after the optimizer."""
         decay = self._decay
         if self._warm_up:
             decay = min(decay, (1 + self.num_updates) / (10 + self.num_updates))
-        state, average = self._model.state_dict(), self.average.state_dict()
-        floats = [name for name, tensor in average.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([average[name] for name in floats], [state[name] for name in floats], 1 - decay)
-        for name in average.keys() - set(floats):
-            average[name].copy_(state[name])
+        move_towards(self.average.state_dict(), self._model.state_dict(), 1 - decay)
         self.num_updates += 1
+
+
+@torch.no_grad()
+def move_towards(mean: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], share: float) -> None:
+    """Makes `mean` (1 - share) * mean + share * state in place; integers, which have no mean, are copied."""
+    floats = [name for name, tensor in mean.items() if tensor.is_floating_point()]
+    # One call for all tensors saves a kernel for each. Two equal tensors give exactly themselves.
+    torch._foreach_lerp_([mean[name] for name in floats], [state[name] for name in floats], share)
+    for name in mean.keys() - set(floats):
+        mean[name].copy_(state[name])

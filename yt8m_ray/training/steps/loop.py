@@ -1,8 +1,4 @@
-"""The training loop: batches in, optimizer steps out. Torch only; one process or many.
-
-Every worker takes the same number of steps. A worker without videos left takes part with an empty batch, until no
-worker has any; so nothing is dropped and nobody waits for ever.
-"""
+"""The training loop: batches in, optimizer steps out. Torch only; one process or many."""
 
 from __future__ import annotations
 
@@ -24,7 +20,13 @@ from yt8m_ray.data.pipeline.read_position import Position
 from yt8m_ray.metrics import Metric, build_metric
 from yt8m_ray.models import Model
 from yt8m_ray.models.layers import batch_norms, set_batch_norm_updates
-from yt8m_ray.training.steps.distributed import gather, runs_in_bfloat16, sum_over_workers, world_size
+from yt8m_ray.training.steps.distributed import (
+    gather,
+    merge_over_workers,
+    runs_in_bfloat16,
+    sum_over_workers,
+    world_size,
+)
 from yt8m_ray.training.steps.ema import MovingAverage
 from yt8m_ray.training.steps.objective import Objective
 from yt8m_ray.training.steps.optimizer import (
@@ -40,18 +42,18 @@ from yt8m_ray.training.steps.teachers import TeacherOutputs
 logger = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 10
-"""So many steps left out one after the other are no accident: the weights themselves are spoilt."""
+"""After more skipped steps in a row the run ends: the weights themselves are not finite."""
 
 _NAMED_VIDEOS = 8
 
 _SCORED_STEPS = 4
+# The GAP of an interval is over this many of its steps, and videos of each; over all of them it would slow training
 _SCORED_ROWS = 256
-"""The GAP of an interval is over so many of its steps, and so many of a step's videos: its cost is not felt."""
 
 
 @dataclass
 class Progress:
-    """How far a run is, the same on all workers except for the consumed records, of which each has its own.
+    """How far a run is; the same on all workers but for `position`, which has the records of each worker alone.
 
     Attributes:
         step: Steps done.
@@ -87,20 +89,20 @@ class TrainingLoop:
     """Steps of one run.
 
     Args:
-        objective: What computes the loss, its models on their device: an `Objective`, or the same wrapped in
-            DistributedDataParallel.
+        objective: An `Objective` on its device, or one wrapped in DistributedDataParallel.
         config: The run.
         spec: The features of the videos.
         device: Where the models are.
         progress: Where to continue.
         run_examples: Videos of all epochs, over which the learning rate falls where the config does not say.
         teacher_outputs: What goes with the videos besides labels.
-        should_stop: Whether the run is to stop; one worker that is told so is enough.
+        should_stop: Whether the run is to stop; all workers stop where one of them is to.
 
     Attributes:
         model: What learns.
         teacher: What is trained beside it, if anything.
         ema: The moving average of the model, if there is one.
+        optimizer: A hook before its step sees the rates that the schedule has set.
         progress: How far the run is.
         is_stopped: Whether the steps ended because of a stop, the same on all workers.
     """
@@ -137,7 +139,7 @@ class TrainingLoop:
         if self.teacher is not None:
             named |= {f"teacher.{name}": parameter for name, parameter in self.teacher.named_parameters()}
         self._names = {parameter: name for name, parameter in named.items()}
-        self._optimizer = build_optimizer(named, config.optimizer)
+        self.optimizer = build_optimizer(named, config.optimizer)
         self._interval = _Interval()
         self._last_finite = "none"
         self._skipped_in_a_row = 0
@@ -146,11 +148,6 @@ class TrainingLoop:
         if not config.train.warm_up_batch_norm:
             set_batch_norm_updates(inner)
         self._batch_norms = batch_norms(inner)
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """What takes the steps; a hook before its step sees the rates that the schedule has set."""
-        return self._optimizer
 
     @property
     def is_finished(self) -> bool:
@@ -180,6 +177,8 @@ class TrainingLoop:
             started = time.perf_counter()
             mine = next(videos, self._nothing)
             self._interval.wait_s += time.perf_counter() - started
+            # All workers take the same number of steps: one without videos left takes part with an empty batch until
+            # no worker has any, so that no video is dropped and none waits for ever in a collective.
             total, num_stops = sum_over_workers([len(mine), self._should_stop()], self._device)
             self.is_stopped = num_stops > 0  # this step is still taken: no batch was read for nothing
             if not total:
@@ -197,8 +196,7 @@ class TrainingLoop:
     def interval(self) -> dict[str, float]:
         """Returns loss, GAP, videos/s and the share of time spent waiting for input since the last call; collective.
 
-        The GAP is that of a part of the videos as they were trained on; none where labels are mixed. Without a step
-        since then it returns nothing.
+        The GAP is that of some videos as they were trained on; none where labels are mixed. Empty without a step.
         """
         if not self._interval.num_steps:
             return {}
@@ -213,10 +211,7 @@ class TrainingLoop:
             "train/input_wait_fraction": wait / world_size(),
             "train/learning_rate": self.learning_rate(),
         }
-        whole, *others = gather(mine.gap)
-        for other in others:
-            whole.merge(other)
-        gap = whole.compute()
+        gap = merge_over_workers(mine.gap, build_metric("gap")).compute()
         if not math.isnan(gap):
             metrics["train/gap"] = gap
         if self.progress.num_skipped:
@@ -225,19 +220,13 @@ class TrainingLoop:
 
     def state(self, position: Position) -> dict[str, torch.Tensor]:
         """Returns everything but the weights that a continued run needs; `position` covers all workers."""
-        counters = {
-            "step": self.progress.step,
-            "num_skipped": self.progress.num_skipped,
-            "num_examples": self.progress.num_examples,
-            "num_examples_in_epoch": self.progress.num_examples_in_epoch,
-            "is_validation_due": self.progress.is_validation_due,
-        }
+        counters = {name: value for name, value in vars(self.progress).items() if name != "position"}
         if self.ema is not None:
             counters["ema_updates"] = self.ema.num_updates
         return {
             **{f"progress.{name}": torch.tensor(value) for name, value in counters.items()},
             **{f"position.{name}": torch.from_numpy(array) for name, array in position.to_arrays().items()},
-            **{f"optimizer.{name}": tensor for name, tensor in optimizer_state(self._optimizer, self._names).items()},
+            **{f"optimizer.{name}": tensor for name, tensor in optimizer_state(self.optimizer, self._names).items()},
             **{f"batch_norm.{name}": torch.tensor(norm.num_updates) for name, norm in self._batch_norms.items()},
         }
 
@@ -256,17 +245,13 @@ class TrainingLoop:
             num_updates = _section(tensors, "batch_norm")
             for name, norm in self._batch_norms.items():
                 norm.set_num_updates(int(num_updates.get(name, tensors["progress.step"])))
-        load_optimizer_state(self._optimizer, self._names, _section(tensors, "optimizer"), self._config.optimizer)
+        load_optimizer_state(self.optimizer, self._names, _section(tensors, "optimizer"), self._config.optimizer)
 
     def _step(self, mine: PackedVideos, total: int) -> None:
         config = self._config
-        prepare_step(
-            self._optimizer,
-            config.optimizer,
-            step=self.progress.step + 1 - self.progress.num_skipped,
-            rate=self.learning_rate(),
-        )
-        self._optimizer.zero_grad(set_to_none=True)
+        update = self.progress.step + 1 - self.progress.num_skipped
+        prepare_step(self.optimizer, config.optimizer, step=update, rate=self.learning_rate())
+        self.optimizer.zero_grad(set_to_none=True)
         kept = self._buffers() if config.train.on_nonfinite == "skip" else {}
         loss, logits, labels = self._backward(mine, total)
         is_finite = clip_gradients(self._names, config.optimizer) & torch.isfinite(loss).to(self._device)
@@ -274,7 +259,7 @@ class TrainingLoop:
         if sum_over_workers([float(not bool(is_finite))], self._device)[0]:
             self._leave_out(mine, mean_loss, kept)
         else:
-            self._optimizer.step()
+            self.optimizer.step()
             if self.ema is not None:
                 self.ema.update()
             self._score(logits, labels)
@@ -283,15 +268,15 @@ class TrainingLoop:
         self._count(mine, total, mean_loss)
 
     def _backward(self, mine: PackedVideos, total: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Adds up the gradients of the step, part by part.
+        """Adds up the gradients of the step's parts.
 
-        Returns (the loss summed over this worker's videos, logits and labels of the last part's labelled videos).
+        Returns (sum of the videos' losses, logits and labels of the last part's labelled videos).
         """
         config, num_parts = self._config, self._config.train.accumulation
         loss_sum = torch.zeros((), device=self._device)
         is_sum = config.optimizer.gradient_reduction == "sum"
         num_summed = len(mine) if is_sum else total
-        # Also a part without videos is computed: workers that share statistics count on one another.
+        # A part without videos is computed too: workers that synchronise batch norm wait for one another.
         for number, rows in enumerate(np.array_split(np.arange(len(mine)), num_parts)):
             is_last = number == num_parts - 1
             videos = mine if num_parts == 1 else mine.select(rows)
@@ -332,7 +317,7 @@ class TrainingLoop:
         return {buffer: buffer.clone() for model in models for buffer in model.buffers()}
 
     def _leave_out(self, mine: PackedVideos, loss: float, kept: Mapping[torch.Tensor, torch.Tensor]) -> None:
-        """Leaves the step out, or raises; on all workers alike, of which one at least has something not finite."""
+        """Leaves the step out, or raises, on all workers alike; at least one has something that is not finite."""
         step = self.progress.step + 1
         whose = gather(_describe(mine, loss))
         # Where every loss is finite, it is a gradient that is not, of whichever video.
@@ -361,7 +346,7 @@ class TrainingLoop:
 
 
 def _describe(mine: PackedVideos, loss: float) -> tuple[bool, str]:
-    """Returns (whether a worker's loss is not finite, what is not finite in its part of a step and in which videos)."""
+    """Returns (whether this worker's loss is not finite, what of its part of the step is not, and in which videos)."""
     ids = [str(name) for name in mine.video_ids]
     first_ids = ", ".join(ids[:_NAMED_VIDEOS]) + (f" and {len(ids) - _NAMED_VIDEOS} more" * (len(ids) > _NAMED_VIDEOS))
     if math.isfinite(loss):

@@ -1,4 +1,4 @@
-"""What a step minimizes: the loss of labels, of a teacher's scores, and of a student that imitates its teacher."""
+"""What a step minimizes: the losses of labels, of a teacher's scores, and of a student that imitates its teacher."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Objective(torch.nn.Module):
 
     Args:
         model: What learns.
-        criterion: The configured loss of labels.
+        criterion: The loss of labels.
         distillation: How a teacher's scores weigh in.
         teaching: How a student imitates its teacher.
-        teacher: A teacher that is trained beside the model, on labels alone.
+        teacher: Trained beside the model, on labels alone.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ from yt8m_ray.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 _ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+# What each optimizer keeps of a parameter
 _STATE = {"adam": _ADAM_STATE, "adamw": _ADAM_STATE, "sgd": ("momentum_buffer",)}
-"""What each optimizer keeps of a parameter."""
 
 
 def build_optimizer(parameters: Mapping[str, torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -52,14 +52,7 @@ def freeze(parameters: Mapping[str, torch.nn.Parameter], config: OptimizerConfig
 
 
 def prepare_step(optimizer: torch.optim.Optimizer, config: OptimizerConfig, *, step: int, rate: float) -> None:
-    """Sets what depends on how far the run is.
-
-    Args:
-        optimizer: What `build_optimizer` returned.
-        config: Its config.
-        step: The update to be made, from 1.
-        rate: The learning rate of parameters whose factor is 1.
-    """
+    """Sets the learning rates of an update, `step` from 1; `rate` is that of parameters whose factor is 1."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
         if config.epsilon_hat:
@@ -69,14 +62,7 @@ def prepare_step(optimizer: torch.optim.Optimizer, config: OptimizerConfig, *, s
 
 
 def learning_rate(config: OptimizerConfig, num_examples: int, *, run_examples: float = math.inf) -> float:
-    """Returns the learning rate after so many examples: independent of the number of workers.
-
-    Args:
-        config: The optimizer.
-        num_examples: Examples seen.
-        run_examples: Examples of the whole run, over which `linear` and `cosine` fall unless the config says another
-            number.
-    """
+    """Returns the learning rate after `num_examples` of a run's `run_examples`; the number of workers plays no part."""
     rate, warm_up = config.learning_rate, config.warm_up_examples
     if num_examples < warm_up:
         # The first step does not stand still: it takes the rate of the example that follows it.
@@ -85,7 +71,7 @@ def learning_rate(config: OptimizerConfig, num_examples: int, *, run_examples: f
 
 
 def run_examples(config: TrainConfig, num_videos: float) -> float:
-    """Returns the examples of a whole run whose epochs have so many videos."""
+    """Returns the examples of a whole run whose epochs have `num_videos` each."""
     examples = num_videos * config.train.num_epochs
     return (
         examples if config.train.max_steps is None else min(examples, config.train.max_steps * config.train.batch_size)
@@ -93,7 +79,7 @@ def run_examples(config: TrainConfig, num_videos: float) -> float:
 
 
 def _shape(config: OptimizerConfig, num_examples: int, examples_left: float) -> float:
-    """Returns what the base rate is multiplied by after so many examples behind the warm-up."""
+    """Returns what the base rate is multiplied by, `num_examples` after the warm-up."""
     lowest = config.final_fraction
     if config.schedule == "staircase":
         return config.decay_factor ** (num_examples // config.decay_examples)
@@ -107,10 +93,8 @@ def _shape(config: OptimizerConfig, num_examples: int, examples_left: float) -> 
 
 
 def clip_gradients(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.Tensor:
-    """Scales gradients down to the bound on their norm, each or all together; returns whether all were finite, bool [].
-
-    Published systems clip every variable by itself, which is not `torch.nn.utils.clip_grad_norm_`.
-    """
+    """Scales gradients down to the bound on their norm, each or together; returns whether all were finite, bool []."""
+    # Not torch.nn.utils.clip_grad_norm_: published systems clip each variable's own norm.
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return torch.ones((), dtype=torch.bool)
@@ -143,7 +127,7 @@ def load_optimizer_state(
     tensors: Mapping[str, torch.Tensor],
     config: OptimizerConfig,
 ) -> None:
-    """Puts back what `optimizer_state` returned; where it was another optimizer's, the state starts anew."""
+    """Restores what `optimizer_state` returned; another optimizer's state is left out, with a warning."""
     kinds = _STATE[config.name]
     num_missing = 0
     for parameter, name in names.items():
@@ -166,7 +150,7 @@ def load_optimizer_state(
 
 
 def rate_factor(name: str, config: OptimizerConfig) -> float:
-    """Returns what the learning rate of a parameter is multiplied by: the last pattern that fits decides."""
+    """Returns what the learning rate of a parameter is multiplied by; the last pattern that fits decides."""
     factor = 1.0
     for pattern, value in config.learning_rate_factors.items():
         if fnmatch.fnmatchcase(name, pattern):

@@ -21,11 +21,8 @@ NUM_TRACED = 5
 
 
 def traced(steps: Iterator[int], path: Path, device: torch.device) -> Iterator[int]:
-    """Passes steps on, and writes a trace of steps 11 to 15 to `path`, whose name ends in .gz.
-
-    What is traced is all that happens between asking for a step and asking for the next one. Where there are fewer
-    steps, the trace is shorter, or is not written, which is logged.
-    """
+    """Passes steps on, and writes a trace of steps 11 to 15, as far as there are any, to `path`, which ends in .gz."""
+    # Its name ends in .gz too: that is what makes torch compress it.
     aside = path.with_name(f"aside.{path.name}")
 
     def save(profiler: profile) -> None:

@@ -1,4 +1,4 @@
-"""Frozen teachers: whose scores, or representations, a step learns from besides labels."""
+"""What a step learns from besides labels: soft labels, and the scores or representations of teachers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from yt8m_ray.artifacts.checkpoint import load_config, load_model, save_checkpoint
+from yt8m_ray.artifacts.checkpoint import load_config, save_checkpoint
 from yt8m_ray.config.data import AugmentationConfig
 from yt8m_ray.config.distillation import TeacherConfig
 from yt8m_ray.config.optimizer import EMAConfig
@@ -20,25 +20,19 @@ from yt8m_ray.data.labels.video_weights import VideoWeights
 from yt8m_ray.data.pipeline.batches import to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.bundle.document import read_document
-from yt8m_ray.inference.predictor import Predictor, is_bundle, locate_model
+from yt8m_ray.inference.predictor import Predictor, locate_model, read_spec
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.schema import Batch
 from yt8m_ray.training.steps.augmentation import augment
 from yt8m_ray.training.steps.objective import TeacherTargets
 
 TEACHER_FOLDER = "teacher"
-"""Where in a checkpoint the model lies that was trained beside it."""
+"""The folder in a checkpoint of the teacher that was trained beside its model."""
 
 
 @dataclass(frozen=True)
 class FrozenTeacher:
-    """A trained model that stays as it is.
-
-    Attributes:
-        model: In eval mode, on the device.
-        normalize: What it expects of its frames.
-    """
+    """A trained model in eval mode that stays as it is, and how its frames are normalized."""
 
     model: Model
     normalize: Normalization
@@ -73,12 +67,7 @@ class TeacherOutputs:
 
     @classmethod
     def load(cls, config: TrainConfig, shards: Sequence[str], device: torch.device) -> TeacherOutputs:
-        """Returns what `config` names.
-
-        Args:
-            config: The run.
-            shards: Of `train`.
-            device: Where teachers run.
+        """Returns what `config` names; `shards` are those of `train`, teachers go to `device`.
 
         Raises:
             ConfigError: a teacher reads other features or knows other classes than the student.
@@ -88,8 +77,8 @@ class TeacherOutputs:
         return cls(
             soft_labels=None if labels is None else SoftLabels(labels, shards, config.data.num_classes),
             video_weights=None if weights is None else VideoWeights.load(weights),
-            soft_teacher=load_soft_teacher(config, device),
-            frozen_teacher=load_frozen_teacher(config, device),
+            soft_teacher=_load_teacher("distillation.teacher", config.distillation.teacher, config, device),
+            frozen_teacher=_load_teacher("teacher.checkpoint", config.teacher.checkpoint, config, device),
         )
 
     def prepare(
@@ -97,12 +86,7 @@ class TeacherOutputs:
     ) -> tuple[Batch, TeacherTargets]:
         """Returns videos as an augmented batch, and what there is to learn from besides its labels.
 
-        Args:
-            videos: Of this step, on this worker.
-            config: The run.
-            spec: The features.
-            device: Where to.
-            total: `TeacherTargets.num_videos`.
+        `total` is `TeacherTargets.num_videos`.
         """
 
         def batch_in(normalize: Normalization) -> Batch:
@@ -127,32 +111,17 @@ class TeacherOutputs:
         return batch, TeacherTargets(soft_labels, batch.weights, representation, logits, total)
 
 
-def load_soft_teacher(config: TrainConfig, device: torch.device) -> FrozenTeacher | None:
-    """Returns the teacher of `distillation.teacher`, None without one.
-
-    Raises:
-        ConfigError: it reads other features or knows other classes than the student.
-        CheckpointError: it cannot be read.
-    """
-    path = config.distillation.teacher
+def _load_teacher(key: str, path: str | None, config: TrainConfig, device: torch.device) -> FrozenTeacher | None:
     if path is None:
         return None
-    predictor = Predictor.from_path(locate_model(path), device=str(device))
-    _check_input("distillation.teacher", config, predictor.spec)
-    _check_normalize("distillation.teacher", config, predictor.normalize)
-    return FrozenTeacher(predictor.model, predictor.normalize)
-
-
-def load_frozen_teacher(config: TrainConfig, device: torch.device) -> FrozenTeacher | None:
-    """Returns the teacher of `teacher.checkpoint`, None without one; raises as `load_soft_teacher` does."""
-    path = config.teacher.checkpoint
-    if path is None:
-        return None
-    model, of_teacher = load_model(locate_model(path))
-    data = of_teacher.data
-    _check_input("teacher.checkpoint", config, data.spec)
-    _check_normalize("teacher.checkpoint", config, data.normalize)
-    return FrozenTeacher(model.to(device).requires_grad_(False), data.normalize)
+    predictor = Predictor.from_path(path, device=str(device))
+    _check_input(key, config, predictor.spec)
+    if predictor.normalize != config.data.normalize and config.augmentation != AugmentationConfig():
+        raise ConfigError(
+            f"augmentation: a teacher sees the same frames as its student, but {key} normalizes them by "
+            f"{predictor.normalize}, data.normalize is {config.data.normalize}"
+        )
+    return FrozenTeacher(predictor.model.requires_grad_(False), predictor.normalize)
 
 
 def build_teacher(config: TrainConfig) -> Model | None:
@@ -175,13 +144,11 @@ def save_teacher(folder: Path, *, config: TrainConfig, model: Model) -> None:
 def check_paths(config: TrainConfig, shards: Sequence[str], *, is_new: bool = True) -> None:
     """Checks, before anything starts, that what a run names of other runs is there and goes with its model and shards.
 
-    Args:
-        config: The run.
-        shards: Of `train`.
-        is_new: Whether it starts from `train.init_from`, if from anything; a continued run has weights of its own.
+    A run that is not new has weights of its own, and does not start from `train.init_from`.
 
     Raises:
         ConfigError: a teacher, labels, weights, or what the run starts from, is not there or does not fit.
+        CheckpointError: a teacher is damaged.
     """
     labels, weights = config.distillation.labels, config.data.video_weights
     for key, load in (
@@ -195,11 +162,11 @@ def check_paths(config: TrainConfig, shards: Sequence[str], *, is_new: bool = Tr
     if is_new and config.train.init_from is not None:
         load_config(locate_model(config.train.init_from))
     if config.distillation.teacher is not None:
-        path = locate_model(config.distillation.teacher)
-        spec = read_document(path).spec if is_bundle(path) else load_config(path).data.spec
-        _check_input("distillation.teacher", config, spec)
+        _check_input("distillation.teacher", config, read_spec(locate_model(config.distillation.teacher)))
     if config.teacher.checkpoint is not None:
-        _check_input("teacher.checkpoint", config, load_config(locate_model(config.teacher.checkpoint)).data.spec)
+        folder = locate_model(config.teacher.checkpoint)
+        load_config(folder)  # a bundle has none, and its model no representation to imitate
+        _check_input("teacher.checkpoint", config, read_spec(folder))
 
 
 def _check_input(key: str, config: TrainConfig, spec: FeatureSpec) -> None:
@@ -208,11 +175,3 @@ def _check_input(key: str, config: TrainConfig, spec: FeatureSpec) -> None:
         raise ConfigError(f"{key}: reads {dict(spec.sizes)}, data.features are {dict(data.features)}")
     if spec.num_classes != data.num_classes:
         raise ConfigError(f"{key}: knows {spec.num_classes} classes, data.num_classes is {data.num_classes}")
-
-
-def _check_normalize(key: str, config: TrainConfig, normalize: Normalization) -> None:
-    if normalize != config.data.normalize and config.augmentation != AugmentationConfig():
-        raise ConfigError(
-            f"augmentation: a teacher sees the same frames as its student, but {key} normalizes them by {normalize}, "
-            f"data.normalize is {config.data.normalize}"
-        )

@@ -1,17 +1,18 @@
-"""The searched keys as axes: where a value lies on one, and what is written there."""
+"""The searched keys as Optuna's distributions, and the trials of a report as a study of Optuna's."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from yt8m_ray.config.space import Parameter, encode
 from yt8m_ray.tuning.records import TrialRecord, searched_keys
 
-_LOG_RATIO = 30.0
-"""Numbers whose largest is so many times the smallest are laid out by decade where no space says how."""
+_LOG_RATIO = 30.0  # without a space, numbers whose largest is this many times the smallest get a logarithmic axis
 
 _MAX_CHARACTERS = 48
 
@@ -21,41 +22,23 @@ class Dimension:
     """One searched key.
 
     Attributes:
-        key: By its dots.
-        scale: `category` has one place for each of `values`, which need not be numbers.
-        low, high: The ends of the other scales.
-        is_whole: Whether there are only whole numbers.
-        values: Of a `category`, in the order of their places.
-        labels: What to write there; no two are equal.
+        distribution: Where its values lie. A category that is not numeric has distinct labels as choices.
+        values: Of a category, in the order of its choices.
     """
 
     key: str
-    scale: Literal["linear", "log", "category"]
-    low: float = 0.0
-    high: float = 0.0
-    is_whole: bool = False
+    distribution: BaseDistribution
     values: tuple[Any, ...] = ()
-    labels: tuple[str, ...] = ()
 
-    def index(self, value: Any) -> int:
-        """Returns the place of a category."""
-        return [encode(one) for one in self.values].index(encode(value))
-
-    def position(self, value: Any) -> float:
-        """Returns where a value lies, from 0 to 1."""
-        if self.scale == "category":
-            return self.index(value) / (len(self.values) - 1) if len(self.values) > 1 else 0.5
-        place, low, high = (math.log(one) if self.scale == "log" else one for one in (value, self.low, self.high))
-        return (place - low) / (high - low) if high > low else 0.5
+    def stored(self, value: Any) -> Any:
+        """Returns the value, or the choice that stands for it."""
+        if not isinstance(self.distribution, CategoricalDistribution):
+            return value
+        return self.distribution.choices[[encode(one) for one in self.values].index(encode(value))]
 
 
 def dimensions_of(records: Sequence[TrialRecord], space: Mapping[str, Parameter] | None = None) -> list[Dimension]:
-    """Returns every key that was chosen in some trial, in the order in which they come.
-
-    Args:
-        records: The trials.
-        space: Says how a key is laid out and between what; where a key is missing, its values say it.
-    """
+    """Returns every key that some trial has, in the order of appearance; the scale comes from `space` or the values."""
     found = []
     for key in searched_keys(records):
         values = [record.params[key] for record in records if key in record.params]
@@ -63,30 +46,52 @@ def dimensions_of(records: Sequence[TrialRecord], space: Mapping[str, Parameter]
     return found
 
 
+def study_of(records: Sequence[TrialRecord], dimensions: Sequence[Dimension], cost: str | None = None) -> optuna.Study:
+    """Returns a study in memory of trials with a score, in their order; with `cost` its first objective."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(directions=["maximize"] if cost is None else ["minimize", "maximize"])
+    for record in records:
+        chosen = [dimension for dimension in dimensions if dimension.key in record.params]
+        trial = optuna.create_trial(
+            values=[*([] if cost is None else [record.costs[cost]]), record.best_score],
+            params={one.key: one.stored(record.params[one.key]) for one in chosen},
+            distributions={one.key: one.distribution for one in chosen},
+        )
+        study.add_trial(trial)
+    return study
+
+
 def _dimension(key: str, values: list[Any], parameter: Parameter | None) -> Dimension:
-    is_numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    if not is_numeric or (parameter is not None and parameter.choice is not None):
-        return _category(key, [*(parameter.choice or [] if parameter else []), *values])
+    choices = parameter.choice if parameter is not None else None
+    if choices is not None or not all(map(_is_number, values)):
+        different = list({encode(value): value for value in [*(choices or []), *values]}.values())
+        if all(map(_is_number, different)):
+            different.sort()
+            return Dimension(key, CategoricalDistribution(different), tuple(different))
+        return Dimension(key, CategoricalDistribution(_labels(different)), tuple(different))
     # Population based training may leave the range that the first generation was drawn from.
     ends = [*values, *(parameter.bounds if parameter is not None else ())]
     low, high = min(ends), max(ends)
-    is_log = parameter.kind.startswith("log") if parameter is not None else 0 < _LOG_RATIO * low < high
-    is_whole = all(isinstance(value, int) for value in ends)
-    return Dimension(key, "log" if is_log else "linear", low, high, is_whole)
+    log = parameter.kind.startswith("log") if parameter is not None else 0 < _LOG_RATIO * low < high
+    kind = IntDistribution if all(isinstance(value, int) for value in ends) else FloatDistribution
+    return Dimension(key, kind(low, high, log=log))
 
 
-def _category(key: str, values: list[Any]) -> Dimension:
-    different = list({encode(value): value for value in values}.values())
-    if all(isinstance(value, int | float) for value in different):
-        different.sort()
-    return Dimension(key, "category", values=tuple(different), labels=tuple(_labels(different)))
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _labels(values: list[Any]) -> list[str]:
-    """Returns a short text for each value: of sections what they differ in, and a number where that is not enough."""
+    """Returns a short, distinct text for each value; sections show what they differ in."""
     sections = [value for value in values if isinstance(value, dict)]
-    common = {name for section in sections for name in section if len(sections) > 1 and _is_common(name, sections)}
-    texts = [shown(_without(value, common - {"name"})) for value in values]
+    names = {name for section in sections for name in section} - {"name"}
+    common = {name for name in names if len({encode(section.get(name, "")) for section in sections}) == 1}
+    if len(sections) > 1:
+        values = [
+            {name: child for name, child in value.items() if name not in common} if isinstance(value, dict) else value
+            for value in values
+        ]
+    texts = [shown(value) for value in values]
     short = [text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 1] + "…" for text in texts]
     return [
         f"{short[: place + 1].count(text)}: {text}" if short.count(text) > 1 else text
@@ -94,16 +99,8 @@ def _labels(values: list[Any]) -> list[str]:
     ]
 
 
-def _without(value: Any, names: set[str]) -> Any:
-    return {name: child for name, child in value.items() if name not in names} if isinstance(value, dict) else value
-
-
-def _is_common(name: str, sections: Iterable[dict[str, Any]]) -> bool:
-    return len({encode(section.get(name, "")) for section in sections}) == 1
-
-
 def shown(value: Any) -> str:
-    """Returns a value as a reader wants it: numbers with four digits, lists and sections without quotes."""
+    """Returns a value for readers: numbers with four digits, lists and sections without quotes."""
     if isinstance(value, bool) or value is None:
         return encode(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""How much each searched key matters for being among the best trials, and how much of that is chance."""
+"""How much each searched key matters for being among the best trials, compared with chance."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
 
 from yt8m_ray.tuning.records import TrialRecord
-from yt8m_ray.tuning.report.dimensions import Dimension
+from yt8m_ray.tuning.report.dimensions import Dimension, study_of
 
 MIN_TRIALS = 15
-NUM_BEST = 5
-"""The evaluator's authors advise at least so many trials above its quantile."""
-
-BEST_SHARE = 0.25
-"""Optuna's own 0.1 makes of 60 trials 6, and too little is told from so few."""
+NUM_BEST = 5  # the evaluator's authors advise at least 5 trials above its quantile
+BEST_SHARE = 0.25  # Optuna's 0.1 is 6 of 60 trials, too few to learn from
 
 _NUM_SHUFFLES = 100
 _CHANCE_QUANTILE = 0.99
@@ -28,12 +24,11 @@ _CHANCE_QUANTILE = 0.99
 
 @dataclass(frozen=True)
 class Importance:
-    """Of one key.
+    """The importance of one key.
 
     Attributes:
-        key: By its dots.
         share: Of all keys' importance, from 0 to 1.
-        chance: What 99 of 100 random orders of the same scores stay below, in the same unit.
+        chance: The share that 99 of 100 random orders of the same scores stay below.
         num_trials: In which the key was chosen.
     """
 
@@ -49,10 +44,8 @@ class Importance:
 
 
 def countable(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Returns the trials that importance can be told from: completed, or stopped by the scheduler as not good enough.
-
-    Those that a user or the budget stopped say nothing about where they would have come.
-    """
+    """Returns the completed and pruned trials with a score."""
+    # A scheduler stops trials that are not good enough; a user or the budget may stop any.
     return [record for record in records if record.status in ("completed", "pruned") and record.scores]
 
 
@@ -62,18 +55,17 @@ def num_best(num_trials: int) -> int:
 
 
 def measure_importance(records: Sequence[TrialRecord], dimensions: Sequence[Dimension]) -> list[Importance]:
-    """Returns the importance of each key by PED-ANOVA, the highest first; nothing where it cannot be told.
+    """Returns the importance of each key by PED-ANOVA, the highest first; empty for too few or equal trials.
 
-    PED-ANOVA (arXiv:2304.10255, and arXiv:2601.20800 for keys with a condition) compares where the best trials lie with
-    where all were tried. Only the order of the scores counts: so a trial that was stopped early, because it was not
-    among the best, may be compared with those that were trained to the end.
+    Source: arXiv:2304.10255, and arXiv:2601.20800 for keys with a condition.
     """
+    # PED-ANOVA compares where the best trials lie with where all were tried. Only the order of scores counts, so a
+    # trial that was pruned as not among the best can be compared with completed ones.
     trials = countable(records)
     scores = np.array([record.best_score for record in trials])
     if len(trials) < MIN_TRIALS or np.ptp(scores) == 0:
         return []
-    different = [dimension for dimension in dimensions if dimension.low < dimension.high or len(dimension.values) > 1]
-    study = _study(trials, different)
+    study = study_of(trials, [dimension for dimension in dimensions if not dimension.distribution.single()])
     measured = _evaluate(study, scores)
     total = sum(measured.values())
     if total == 0:
@@ -91,36 +83,8 @@ def measure_importance(records: Sequence[TrialRecord], dimensions: Sequence[Dime
     ]
 
 
-def _study(records: Sequence[TrialRecord], dimensions: Sequence[Dimension]) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="minimize")
-    for record in records:
-        chosen = [dimension for dimension in dimensions if dimension.key in record.params]
-        trial = optuna.create_trial(
-            value=0.0,
-            params={one.key: _stored(one, record) for one in chosen},
-            distributions={one.key: _distribution(one) for one in chosen},
-        )
-        study.add_trial(trial)
-    return study
-
-
 def _evaluate(study: optuna.Study, scores: np.ndarray) -> dict[str, float]:
     evaluator = PedAnovaImportanceEvaluator(target_quantile=num_best(len(scores)) / len(scores))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it looks for low values, and that few trials have some key
         return evaluator.evaluate(study, target=lambda trial: -float(scores[trial.number]))
-
-
-def _stored(dimension: Dimension, record: TrialRecord) -> float:
-    value = record.params[dimension.key]
-    return dimension.index(value) if dimension.scale == "category" else value
-
-
-def _distribution(dimension: Dimension) -> BaseDistribution:
-    is_log = dimension.scale == "log"
-    if dimension.scale == "category":
-        return CategoricalDistribution(range(len(dimension.values)))
-    if dimension.is_whole:
-        return IntDistribution(int(dimension.low), int(dimension.high), log=is_log)
-    return FloatDistribution(dimension.low, dimension.high, log=is_log)

@@ -1,63 +1,62 @@
-"""The pictures of how a search went, and what all pictures of its report share."""
+"""The pictures of how a search went: the best score over time, curves by epoch, importance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from numpy.typing import ArrayLike
 
 from yt8m_ray.reporting.pictures import BLUE, GREY, label_axes, save_picture
-from yt8m_ray.tuning.records import TRAINED, TrialRecord, ranked
+from yt8m_ray.tuning.records import TRAINED, TrialRecord, TrialStatus, ranked
 from yt8m_ray.tuning.report.importance import Importance
 
 PROGRESS, EPOCHS, IMPORTANCE = "progress.png", "epochs.png", "importance.png"
 
-DARK = "#202124"
+_DARK = "#202124"
 _PALE = "#a9b8c9"
-ORANGE = "#d9793a"
-COLOURS = {"completed": BLUE, "pruned": _PALE, "stopped": "#c2a024", "running": "#3a9a5b"}
+_ORANGE = "#d9793a"
+_COLOURS: dict[TrialStatus, str] = {
+    "running": "#3a9a5b",
+    "failed": "#b3403a",
+    "stopped": "#c2a024",
+    "pruned": _PALE,
+    "completed": BLUE,
+}
+_STATUSES = list(_COLOURS)  # what is drawn later covers the rest
 _MAX_PAUSE_S = 600.0
 
 
 @dataclass(frozen=True)
 class View:
-    """The scores that a picture shows: without those far below the others, which would press the rest together.
-
-    Attributes:
-        low: The lowest score that is shown at its place; those below are drawn here.
-        high: The highest.
-    """
+    """The scores that a picture shows; its axes cut off those below `low`."""
 
     low: float
     high: float
 
     @classmethod
     def of(cls, scores: Sequence[float]) -> View:
-        """Returns the view of at least one score; its lower end is that of a box plot's whiskers."""
+        """Returns the view of at least one score."""
+        # A box plot's whisker: one score far below the others would press them together.
         quarter, three_quarters = np.quantile(scores, [0.25, 0.75])
         whisker = quarter - 1.5 * (three_quarters - quarter)
         return cls(min(score for score in scores if score >= whisker), max(scores))
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The ends of an axis, with room for markers below and a label above."""
+        """The ends of an axis, with room for a label above."""
         pad = 0.05 * (self.high - self.low) or 0.02 * abs(self.high) or 0.01
         return self.low - pad, self.high + 2 * pad
 
-    def clip(self, scores: ArrayLike) -> np.ndarray:
-        """Returns scores with those below at the lower end."""
-        return np.maximum(scores, self.low)
-
     def remark(self, scores: Sequence[float]) -> str:
-        """Returns what a subtitle says of the trials below, behind something else."""
+        """Returns the end of a subtitle that counts the trials below; empty where there are none."""
         count = sum(score < self.low for score in scores)
-        return f"; ▾ {count} trial{' lies' if count == 1 else 's lie'} further down" if count else ""
+        return f"; {count} trial{' lies' if count == 1 else 's lie'} further down" if count else ""
 
 
 def draw_progress(path: Path, records: Sequence[TrialRecord], label: str) -> bool:
@@ -77,14 +76,14 @@ def draw_progress(path: Path, records: Sequence[TrialRecord], label: str) -> boo
             label_axes(axes, title="", subtitle="", x=x, y="")
         subtitle = f"a dot is a trial at its end{view.remark(scores)}"
         label_axes(row[0], title=f"Best {label} so far", subtitle=subtitle, x=panels[0][1], y=label)
-        put_key_outside(row[-1])
+        _put_key_outside(row[-1])
 
     save_picture(path, draw, size=(11.0, 4.4))
     return True
 
 
 def _time_panel(ended: Sequence[TrialRecord]) -> tuple[np.ndarray, str]:
-    """Returns when trials ended, and the name of that axis. Time in which no trial ran does not count."""
+    """Returns when trials ended and the axis's name; hours between two starts of the search are cut out."""
     spans = sorted((record.started_s or 0.0, record.ended_s or 0.0) for record in ended)
     starts, pauses, last_end = [spans[0][0]], [spans[0][0]], spans[0][1]
     for start, end in spans:
@@ -104,15 +103,12 @@ _UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 def _draw_best_so_far(axes: Axes, ended: Sequence[TrialRecord], places: np.ndarray, view: View) -> None:
     scores = np.array([record.best_score for record in ended])
     best = np.maximum.accumulate(scores)
-    axes.step(places, view.clip(best), where="post", color=ORANGE, linewidth=2, label="best so far")
+    axes.step(places, best, where="post", color=_ORANGE, linewidth=2, label="best so far")
     for status in TRAINED:
-        chosen = np.array([record.status == status for record in ended])
-        for is_below, marker in ((False, "o"), (True, "v")):
-            found = chosen & ((scores < view.low) == is_below)
-            named = f"{status}, {int(chosen.sum())}" if not is_below and chosen.any() else None
-            if found.any() or named:
-                x, y, colour = places[found], view.clip(scores[found]), COLOURS[status]
-                axes.scatter(x, y, marker=marker, label=named, s=22, color=colour, linewidths=0, zorder=3)
+        found = np.array([record.status == status for record in ended])
+        if found.any():
+            label, colour = f"{status}, {int(found.sum())}", _COLOURS[status]
+            axes.scatter(places[found], scores[found], label=label, s=22, color=colour, linewidths=0, zorder=3)
     winner = ended.index(ranked(ended)[0])
     is_right = places[winner] > 0.6 * places[-1]
     axes.annotate(
@@ -123,21 +119,21 @@ def _draw_best_so_far(axes: Axes, ended: Sequence[TrialRecord], places: np.ndarr
         ha="right" if is_right else "left",
         fontsize=9,
         fontweight="bold",
-        color=DARK,
+        color=_DARK,
     )
     axes.set_xlim(0, 1.03 * places[-1] or 1.0)
     axes.set_ylim(*view.limits)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
-def put_key_outside(axes: Axes) -> None:
+def _put_key_outside(axes: Axes) -> None:
     """Gives axes a key that hides no point."""
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def draw_epochs(path: Path, records: Sequence[TrialRecord], label: str) -> bool:
-    """Draws each trial's scores by epoch over how many came so far; returns whether there is anything to draw."""
-    scored = [record for record in records if record.scores]
+    """Draws each trial's scores by epoch, and how many trials came there; returns whether there are any."""
+    scored = [record for record in records if record.scores and record.status in _COLOURS]
     if not scored:
         return False
     best = next(iter(ranked(scored)), None)
@@ -148,12 +144,16 @@ def draw_epochs(path: Path, records: Sequence[TrialRecord], label: str) -> bool:
 
     def draw(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-        for status in ("pruned", "stopped", "failed", "running", "completed"):
-            for record in (record for record in scored if record.status == status and record is not best):
-                _draw_curve(upper, record, view, color=COLOURS.get(status, "#b3403a"), linewidth=1.2, alpha=0.75)
+        for record in sorted(scored, key=lambda record: _STATUSES.index(record.status)):
+            if record is not best:
+                _draw_curve(upper, record, color=_COLOURS[record.status], linewidth=1.2, alpha=0.75)
         if best is not None:
-            _draw_curve(upper, best, view, color=ORANGE, linewidth=2.6)
-        _draw_key(upper, scored, best)
+            named = f"#{best.number}, the best: {best.best_score:.4f}"
+            _draw_curve(upper, best, color=_ORANGE, linewidth=2.6, label=named)
+        for status in _STATUSES[::-1]:
+            if count := sum(record.status == status for record in scored):
+                upper.plot([], [], color=_COLOURS[status], linewidth=1.5, label=f"{status}, {count}")
+        _put_key_outside(upper)
         upper.set_ylim(*view.limits)
         scores = [record.best_score for record in scored]
         subtitle = f"a line ends where its trial was stopped or failed{view.remark(scores)}"
@@ -173,23 +173,9 @@ def draw_epochs(path: Path, records: Sequence[TrialRecord], label: str) -> bool:
     return True
 
 
-def _draw_curve(axes: Axes, record: TrialRecord, view: View, **style: object) -> None:
-    epochs = sorted(record.scores)
-    scores = [record.scores[epoch] for epoch in epochs]
-    inside = np.where(np.array(scores) < view.low, np.nan, scores)
-    axes.plot(epochs, inside, **style)  # type: ignore[arg-type]
-    marker = "v" if scores[-1] < view.low else "o"
-    axes.plot(epochs[-1], view.clip(scores[-1:]), marker=marker, markersize=4, clip_on=False, **style)  # type: ignore[arg-type]
-
-
-def _draw_key(axes: Axes, scored: Sequence[TrialRecord], best: TrialRecord | None) -> None:
-    if best is not None:
-        axes.plot([], [], color=ORANGE, linewidth=2.6, label=f"#{best.number}, the best: {best.best_score:.4f}")
-    for status in ("completed", "pruned", "stopped", "failed", "running"):
-        count = sum(record.status == status for record in scored)
-        if count:
-            axes.plot([], [], color=COLOURS.get(status, "#b3403a"), linewidth=1.5, label=f"{status}, {count}")
-    put_key_outside(axes)
+def _draw_curve(axes: Axes, record: TrialRecord, **style: Any) -> None:
+    epochs, scores = zip(*sorted(record.scores.items()), strict=True)
+    axes.plot(epochs, scores, marker="o", markersize=4, markevery=[-1], **style)
 
 
 def draw_importance(path: Path, found: Sequence[Importance], num_trials: int) -> None:
@@ -200,8 +186,8 @@ def draw_importance(path: Path, found: Sequence[Importance], num_trials: int) ->
         axes = figure.add_subplot()
         colours = [BLUE if one.is_told else _PALE for one in found]
         axes.barh(places, [one.share for one in found], color=colours, height=0.62)
-        axes.vlines([one.chance for one in found], places - 0.4, places + 0.4, color=ORANGE, linewidth=2)
-        axes.plot([], [], color=ORANGE, linewidth=2, label="99 of 100 random orders stay left of this")
+        axes.vlines([one.chance for one in found], places - 0.4, places + 0.4, color=_ORANGE, linewidth=2)
+        axes.plot([], [], color=_ORANGE, linewidth=2, label="99 of 100 random orders stay left of this")
         names = [
             one.key if one.num_trials == num_trials else f"{one.key}\n(in {one.num_trials} trials)" for one in found
         ]

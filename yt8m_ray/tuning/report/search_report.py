@@ -1,4 +1,4 @@
-"""What a search's report says; its files are `yt8m_ray.reporting.document`'s."""
+"""The report of a search: its sections and pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from yt8m_ray.config.space import Parameter, encode
 from yt8m_ray.reporting.document import Section, write_document
@@ -15,12 +15,10 @@ from yt8m_ray.training.run.run_folder import REPORT_FOLDER
 from yt8m_ray.tuning.records import TrialRecord, TrialStatus, pareto_front, ranked, total_epochs
 from yt8m_ray.tuning.report import pictures as pictures
 from yt8m_ray.tuning.report.dimensions import Dimension, dimensions_of, shown
-from yt8m_ray.tuning.report.front_picture import COSTS, draw_front
 from yt8m_ray.tuning.report.importance import MIN_TRIALS, countable, measure_importance, num_best
-from yt8m_ray.tuning.report.parallel_coordinates import PARALLEL, draw_parallel
+from yt8m_ray.tuning.report.optuna_pictures import COSTS, PARALLEL, draw_front, draw_parallel
 
-MAX_ROWS = 100
-"""Of a table."""
+MAX_ROWS = 100  # of a table
 
 Facts = Sequence[tuple[str, str]]
 
@@ -35,16 +33,16 @@ def write_report(
     facts: Facts = (),
     space: Mapping[str, Parameter] | None = None,
 ) -> Path:
-    """Writes the report of a search into `report` of its folder, and returns the path of report.html.
+    """Writes the report into `report` of the search's folder, and returns the path of report.html.
 
     Args:
         folder: Of the search.
-        records: Its trials.
-        title: What the report is called.
-        metric: The one that was searched for.
-        pareto: The cost that was minimised beside it.
-        facts: More to say about the search, as (name, value).
-        space: Tells how keys are laid out; without it their values do.
+        records: All trials.
+        title: Of the report.
+        metric: The score's name.
+        pareto: The cost that was minimised too.
+        facts: Further rows (name, value) about the search.
+        space: Gives the keys' scales; without it their values do.
 
     Raises:
         OSError: the folder cannot be written.
@@ -71,7 +69,7 @@ def _best(records: Sequence[TrialRecord], metric: str, label: str, costs: Sequen
     if best is None:
         return [Section("Best trial", "No trial has ended with a result.")]
     others = {QUALITIES[name]: value for name, value in best.metrics.items() if name in QUALITIES and name != metric}
-    header = [label, *others, *(_cost_name(cost) for cost in costs)]
+    header = [label, *others, *(COSTS[cost].header for cost in costs)]
     values = [*(f"{value:.4f}" for value in (best.best_score, *others.values())), *_cost_cells(best, costs)]
     text = f"Trial #{best.number}, {best.status}, at epoch {best.best_epoch} of {best.num_epochs}."
     rows = [(key, shown(value)) for key, value in best.params.items()]
@@ -129,7 +127,7 @@ def _front(place: Path, records: Sequence[TrialRecord], cost: str, label: str) -
     if not draw_front(place / picture, records, cost, label):
         return []
     front = pareto_front([record for record in records if cost in record.costs], cost)
-    header = ("trial", label, _cost_name(cost), "configuration")
+    header = ("trial", label, COSTS[cost].header, "configuration")
     rows = [
         (f"#{record.number}", f"{record.best_score:.4f}", *_cost_cells(record, [cost]), _configuration(record))
         for record in front[::-1]
@@ -152,7 +150,7 @@ def _trials(records: Sequence[TrialRecord], label: str, costs: Sequence[str]) ->
         return []
     header = (
         *("trial", "status", label, "epoch"),
-        *(_cost_name(cost) for cost in costs),
+        *(COSTS[cost].header for cost in costs),
         *("minutes", "videos/s", "configuration"),
     )
     text = "The best first. Epoch: the best of those trained."
@@ -173,7 +171,7 @@ def _trial_row(record: TrialRecord, costs: Sequence[str]) -> list[str]:
 
 
 def _others(records: Sequence[TrialRecord]) -> list[Section]:
-    """Returns the table of those without a result, those first that something went wrong with."""
+    """Returns the table of trials without a result, failures first."""
     order = {"failed": 0, "stopped": 1, "pruned": 1, "completed": 1, "invalid": 2, "infeasible": 3}
     known = {record.number for record in ranked(records)}
     others = [record for record in records if record.status in order and record.number not in known]
@@ -194,16 +192,11 @@ def _left_out(rows: Sequence[object]) -> str:
 
 
 def _configuration(record: TrialRecord) -> str:
-    """Returns the choice as it would be typed behind a command."""
-    return "  ".join(f"{key}={_typed(value)}" for key, value in record.params.items())
-
-
-def _typed(value: Any) -> str:
-    return encode(value) if isinstance(value, dict | list) else shown(value)
-
-
-def _cost_name(cost: str) -> str:
-    return {"int8_bytes": "MB (int8)", "macs": "million MACs", "latency_ms": "ms a clip"}[cost]
+    """Returns the choice as arguments of a command."""
+    return "  ".join(
+        f"{key}={encode(value) if isinstance(value, dict | list) else shown(value)}"
+        for key, value in record.params.items()
+    )
 
 
 def _cost_cells(record: TrialRecord, costs: Sequence[str]) -> list[str]:

@@ -11,23 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfrecord import example_pb2
 
+from tests.support.wire import field, varint
 from yt8m_ray.data.errors import RecordError
 from yt8m_ray.data.format.example import Fields, decode_record, encode_example
 
 Bytes = st.SearchStrategy[bytes]
-
-
-def varint(value: int, num_bytes: int = 1) -> bytes:
-    """A varint of at least `num_bytes`: leading zeros are legal."""
-    groups = [value & 0x7F]
-    while value := value >> 7:
-        groups.append(value & 0x7F)
-    groups += [0] * (num_bytes - len(groups))
-    return bytes([group | 0x80 for group in groups[:-1]] + groups[-1:])
-
-
-def field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 def record(*features: tuple[str, bytes]) -> bytes:

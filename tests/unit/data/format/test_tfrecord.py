@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from yt8m_ray.data.errors import CorruptRecordError
-from yt8m_ray.data.format.tfrecord import frame_record, open_shard, read_payloads, write_records
+from yt8m_ray.data.format.tfrecord import frame_record, read_payloads, write_records
+from yt8m_ray.data.storage.filesystem import open_stream
 
 PAYLOADS = [b"first record", b"", bytes(range(256)), b"last"]
 SHARD = b"".join(frame_record(payload) for payload in PAYLOADS)
@@ -71,7 +71,7 @@ def test_payloads_survive_writing_and_reading(tmp_path: Path, compression: Any) 
 
     num_records = write_records(path, PAYLOADS, compression=compression)
 
-    with open_shard(path) as stream:
+    with open_stream(path) as stream:
         assert num_records == 4
         assert [bytes(payload) for _, _, payload in read_payloads(stream, path=path)] == PAYLOADS
     assert read(Path(path).read_bytes(), compression=compression) == PAYLOADS
@@ -269,7 +269,7 @@ def test_a_missing_shard_is_named(tmp_path: Path, scheme: str) -> None:
     path = f"{scheme}{tmp_path}/missing.tfrecord"
 
     with pytest.raises(FileNotFoundError) as caught:
-        open_shard(path)
+        open_stream(path)
 
     assert path in str(caught.value)
 
@@ -279,7 +279,7 @@ def test_a_folder_is_no_shard(tmp_path: Path, scheme: str) -> None:
     path = f"{scheme}{tmp_path}"
 
     with pytest.raises(IsADirectoryError) as caught:
-        open_shard(path)
+        open_stream(path)
 
     assert path in str(caught.value)
 
@@ -302,15 +302,15 @@ def test_a_shard_without_permission_is_named(tmp_path: Path) -> None:
     path.chmod(0)
 
     with as_nobody(), pytest.raises(PermissionError, match=r"s\.tfrecord"):
-        open_shard(str(path))
+        open_stream(str(path))
 
 
-@pytest.mark.parametrize("filesystem", [None, pyarrow.fs.LocalFileSystem()])
-def test_a_compressed_shard_is_opened_as_it_stands_on_any_filesystem(tmp_path: Path, filesystem: Any) -> None:
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_compressed_shard_is_opened_as_it_stands_on_any_filesystem(tmp_path: Path, scheme: str) -> None:
     path = str(tmp_path / "s.tfrecord.gz")
     write_records(path, PAYLOADS, compression="gzip")
 
-    with open_shard(path if filesystem else f"file://{path}", filesystem) as stream:
+    with open_stream(f"{scheme}{path}") as stream:
         payloads = [bytes(payload) for _, _, payload in read_payloads(stream, path=path, compression="gzip")]
 
     assert payloads == PAYLOADS

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.batch import make_batch
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow
-from yt8m_ray.data.pipeline.batches import batches_of, make_batch, prefetch, to_batch
+from yt8m_ray.data.pipeline.batches import batches_of, prefetch, to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 
 FRAMES = FeatureSpec({"rgb": 3, "audio": 2}, num_classes=6)

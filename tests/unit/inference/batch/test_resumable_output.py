@@ -22,8 +22,8 @@ def parts_of(folder: Path, **changes: object) -> PredictionParts:
 
 def predict(parts: PredictionParts, *shards: int) -> None:
     for shard in shards:
-        parts.write(shard, [f"video{shard}"], BEST)
-        parts.finish(shard, Counter({"crc": shard}))
+        parts.write(shard, ([f"video{shard}"], BEST))
+        parts.finish(shard, 1, Counter({"crc": shard}))
 
 
 def test_parts_become_a_file_in_the_order_of_the_shards(tmp_path: Path) -> None:
@@ -64,13 +64,13 @@ def test_a_line_that_a_kill_cut_short_costs_its_shard_alone(tmp_path: Path) -> N
 def test_parts_of_another_prediction_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
     predict(parts_of(tmp_path), 0)
 
-    with pytest.raises(ConfigError, match=r"--output: .*p.csv.parts holds parts of another prediction"):
+    with pytest.raises(ConfigError, match=r"^output: .*p.csv.parts holds predictions of \{.*'v1'.*; these are of \{"):
         parts_of(tmp_path, **change)
 
 
 def test_a_prediction_that_finished_nothing_leaves_nothing(tmp_path: Path) -> None:
     parts = parts_of(tmp_path)
-    parts.write(0, ["video0"], BEST)
+    parts.write(0, (["video0"], BEST))
 
     parts.abandon()
 
@@ -80,7 +80,7 @@ def test_a_prediction_that_finished_nothing_leaves_nothing(tmp_path: Path) -> No
 def test_a_prediction_that_fails_keeps_what_is_finished(tmp_path: Path) -> None:
     parts = parts_of(tmp_path)
     predict(parts, 1)
-    parts.write(2, ["video2"], BEST)
+    parts.write(2, (["video2"], BEST))
 
     parts.abandon()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from yt8m_ray.data.labels.soft_label_files import SoftLabelIndex, SoftLabelJob, to_label_table
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.batch.soft_label_parts import SoftLabelParts
+from yt8m_ray.inference.batch.resumable_output import SoftLabelParts
 
 JOB = SoftLabelJob(teacher="t", format="top", num_classes=9, num_entries=2)
 SHARDS = ["/data/a.tfrecord", "/data/b.tfrecord"]
@@ -23,7 +24,7 @@ def rows(first: int, count: int) -> pa.Table:
 
 def finish(parts: SoftLabelParts, shard: int, count: int = 3) -> None:
     parts.write(shard, rows(0, count))
-    parts.finish(shard, num_records=count + 1)
+    parts.finish(shard, count + 1, Counter())
 
 
 def test_finished_shards_are_kept_and_those_begun_are_made_again(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_labels_of_another_teacher_or_form_are_not_mixed(
     if is_finished:
         parts.complete()
     other = SoftLabelJob.model_validate({**JOB.model_dump(), **change})
-    with pytest.raises(ConfigError, match=r"--output: .* holds labels of \{.*'teacher': 't'"):
+    with pytest.raises(ConfigError, match=r"^output: .* holds labels of \{.*'teacher': 't'"):
         SoftLabelParts(tmp_path, other, SHARDS)
 
 
@@ -127,7 +128,7 @@ def test_framed_records_are_a_file_by_the_name_of_the_shard(tmp_path: Path) -> N
     parts = SoftLabelParts(tmp_path, records, SHARDS)
     for part in ([b"one", b"two"], [], [b"three"]):
         parts.write(1, part)
-    parts.finish(1, num_records=3)
+    parts.finish(1, 3, Counter())
     assert (tmp_path / "b.tfrecord").read_bytes() == b"onetwothree"
     index = json.loads((tmp_path / "done.jsonl").read_text())
     assert (index["name"], index["bytes"], index["num_videos"]) == ("b.tfrecord", 11, 3)

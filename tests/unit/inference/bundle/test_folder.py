@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.support.batch import make_batch
 from yt8m_ray.artifacts.folder_manifest import CheckpointError, NoSuchFolderError, write_manifest
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.quantization import TransformConfig
@@ -18,7 +19,6 @@ from yt8m_ray.data.format.example import encode_sequence_example
 from yt8m_ray.data.format.features import VideoRow
 from yt8m_ray.data.format.tfrecord import write_records
 from yt8m_ray.data.labels.vocabulary import Vocabulary
-from yt8m_ray.data.pipeline.batches import make_batch
 from yt8m_ray.data.pipeline.shard_reader import read_rows
 from yt8m_ray.inference.bundle.description import format_table
 from yt8m_ray.inference.bundle.document import BundleDocument

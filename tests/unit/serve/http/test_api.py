@@ -16,6 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serve.http.api import build_api
+from serve.model.batching import Batcher
 from serve.model.label_json import LabelTexts
 from serve.settings import Limits
 from tests.support.local_service import LocalService
@@ -320,19 +321,19 @@ def test_a_long_answer_is_written_off_the_event_loop(save_tiny_checkpoint: Calla
     threads: set[str] = set()
     loops: set[str] = set()
 
-    class Watched(LabelTexts):
+    class WatchedTexts(LabelTexts):
         def labels(self, *arguments: Any, **options: Any) -> str:
             threads.add(threading.current_thread().name)
             return super().labels(*arguments, **options)
 
-    class Loop(LocalService):
+    class Watched(Batcher):
         def ask(self, *arguments: Any) -> Any:
             loops.add(threading.current_thread().name)
             return super().ask(*arguments)
 
-    service = Loop(Predictor.from_path(save_tiny_checkpoint()))
+    service = LocalService(Predictor.from_path(save_tiny_checkpoint()), batcher=Watched)
     model = service.host.current
-    vars(model)["label_texts"] = Watched(model.predictor.vocabulary)
+    vars(model)["label_texts"] = WatchedTexts(model.predictor.vocabulary)
     response = post(TestClient(build_api(service)), *[video()] * 60, top_k=20)
     assert response.status_code == 200
     assert threads and not threads & loops

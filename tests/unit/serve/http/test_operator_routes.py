@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serve.http.api import build_api
+from serve.operations.changes import Canary, Change, Promote, Rollback
 from serve.settings import ServeArgs
 from tests.support.local_service import LocalService
 from tests.support.tiny import save_checkpoint_of
@@ -61,16 +62,16 @@ def test_a_change_needs_a_token_of_an_operator(
 @pytest.mark.parametrize(
     ("what", "body", "change"),
     [
-        ("promote", {"model": "b"}, ("promote", "b", 0.0)),
-        ("promote", {}, ("promote", None, 0.0)),
-        ("canary", {"model": "b", "share": 0.1}, ("canary", "b", 0.1)),
-        ("canary", {"share": 0}, ("canary", None, 0.0)),
-        ("rollback", None, ("rollback", None, 0.0)),
-        ("promote", {"model": "b", "share": None}, ("promote", "b", 0.0)),
+        ("promote", {"model": "b"}, Promote("b")),
+        ("promote", {}, Promote()),
+        ("canary", {"model": "b", "share": 0.1}, Canary("b", 0.1)),
+        ("canary", {"share": 0}, Canary()),
+        ("rollback", None, Rollback()),
+        ("promote", {"model": "b", "share": None}, Promote("b")),
     ],
 )
 def test_an_operator_changes_models(
-    client: TestClient, service: LocalService, what: str, body: Any, change: tuple[str, str | None, float]
+    client: TestClient, service: LocalService, what: str, body: Any, change: Change
 ) -> None:
     response = client.post(f"/v1/admin/{what}", json=body, headers=OPERATOR)
     assert response.status_code == 200 and response.json() == {"release": {"number": 1}}
@@ -118,7 +119,7 @@ def test_a_change_may_be_packed_and_marked_as_other_bodies_may(
 ) -> None:
     headers = {**OPERATOR, "content-encoding": "gzip"} if content[:1] == b"\x1f" else OPERATOR
     assert client.post("/v1/admin/promote", content=content, headers=headers).status_code == 200
-    assert service.changes == [("promote", "b", 0.0)]
+    assert service.changes == [Promote("b")]
     bomb = gzip.compress(bytes(2**20))
     response = client.post("/v1/admin/promote", content=bomb, headers={**OPERATOR, "content-encoding": "gzip"})
     assert "at most 65536 bytes once it is unpacked" in message(response, 413)

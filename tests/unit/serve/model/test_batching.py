@@ -255,7 +255,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
         futures = batcher.ask(model, rows(0), 1)
         await begin(model)
         futures += batcher.ask(model, rows(1, 2), 1)
-        with pytest.raises(OverloadedError, match=r"2 videos wait already, some .* s; come again in 1 s") as refusal:
+        with pytest.raises(OverloadedError, match=r"2 videos wait already, some .* s; retry in 1 s") as refusal:
             batcher.ask(model, rows(3, 4), 1)
         assert (refusal.value.status, refusal.value.headers) == (503, {"retry-after": "1"})
         futures += batcher.ask(model, rows(5), 1)

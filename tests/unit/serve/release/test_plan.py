@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 
 import pytest
 
+from serve.operations.changes import Canary, Promote, RefusedError, Rollback
 from serve.release import plan as releases
-from serve.release.plan import BusyError, Orders, RefusedError, Release, ReleasePlan, Report, Slot
+from serve.release.plan import BusyError, Orders, Release, ReleasePlan, Report, Slot
 from tests.support.replicas import Clock, Cluster, Replica, run
 
 
@@ -28,6 +30,31 @@ def test_a_promotion_changes_every_replica_and_rollback_goes_back() -> None:
         assert cluster.versions == ["vb", "vb", "vb"]
 
     run(test, "r1", "r2", "r3")
+
+
+def test_what_an_operator_asks_for_is_the_change_that_is_made() -> None:
+    async def test(cluster: Cluster) -> None:
+        plan = cluster.plan
+        await plan.make(Canary("B", 0.25, "b"))
+        assert (plan.release.canary.uri, plan.release.share) == ("b", 0.25)  # type: ignore[union-attr]
+        await plan.make(Canary(share=0.5))
+        assert plan.release.share == 0.5
+        await plan.make(Promote())
+        assert cluster.versions == ["vb"]
+        await plan.make(Promote("C", "c"))
+        assert cluster.versions == ["vc"] and plan.release.current.name == "C"
+        status = await plan.make(Rollback())
+        assert cluster.versions == ["vb"] and status == plan.status()
+        with pytest.raises(RefusedError, match="there is no canary"):
+            await plan.make(Canary())
+
+    run(test, "r1")
+
+
+@pytest.mark.parametrize("kind", [RefusedError, BusyError])
+def test_a_refusal_crosses_a_process_boundary_with_its_reason(kind: type[RefusedError]) -> None:
+    error = pickle.loads(pickle.dumps(kind("no such folder")))
+    assert type(error) is kind and error.reason == "no such folder"
 
 
 def test_nobody_switches_before_everybody_has_loaded() -> None:
@@ -277,7 +304,7 @@ def test_replicas_of_another_configuration_are_neither_counted_nor_told_anything
 
 def test_the_numbers_are_those_of_the_other_living_replicas() -> None:
     async def test(cluster: Cluster) -> None:
-        assert cluster.plan.metrics(without="r2") == ["of r1\n", "of r3\n"]
+        assert [report.metrics for report in cluster.plan.other_reports("r2")] == ["of r1\n", "of r3\n"]
 
     run(test, "r1", "r2", "r3")
 
@@ -287,6 +314,6 @@ def test_a_replica_that_is_gone_is_forgotten() -> None:
         cluster.replicas.pop()
         cluster.clock.seconds += 10
         await cluster.turns()
-        assert list(cluster.plan._reports) == ["r1"]
+        assert list(cluster.plan.living) == ["r1"]
 
     run(test, "r1", "r2")

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from serve.model.hosted_model import HostedModel
+from serve.operations.changes import RefusedError
 from serve.operations.metrics import Metrics
 from serve.release import plan as releases
 from serve.release import replica as following
-from serve.release.plan import Orders, RefusedError, ReleasePlan, Report, Slot
-from serve.release.replica import AwayError, ReplicaReleases
+from serve.release.plan import Orders, ReleasePlan, Report, Slot
+from serve.release.replica import ManagerUnavailableError, ReplicaReleases
 from tests.support.tiny import save_checkpoint_of
 
 
@@ -40,6 +41,7 @@ class Office:
         self.is_away = False
         self.num_asked = 0
         self.followers: list[ReplicaReleases] = []
+        self.metrics: list[Metrics] = []
 
     async def hire(self, configured: str, load: Callable[[str], HostedModel] = HostedModel.load) -> ReplicaReleases:
         name = f"r{len(self.followers)}"
@@ -48,10 +50,11 @@ class Office:
             await asyncio.sleep(0)
             self.num_asked += 1
             if self.is_away:
-                raise AwayError("gone")
+                raise ManagerUnavailableError("gone")
             return self.plan.report(name, report)
 
-        self.followers.append(ReplicaReleases(configured, ask, load, Metrics(name)))
+        self.metrics.append(Metrics(name))
+        self.followers.append(ReplicaReleases(configured, ask, load, self.metrics[-1]))
         await self.followers[-1].start()
         return self.followers[-1]
 
@@ -102,7 +105,7 @@ def test_a_canary_is_loaded_beside_the_current_model(models: dict[str, str]) -> 
         assert host.canary is not None
         assert (host.current.version, host.canary.version) == (version(models["a"]), version(models["b"]))
         assert host.canary_share == 0.25
-        text = replica._metrics.text()
+        text = office.metrics[0].text()
         assert 'model="B"' in text and f'version="{version(models["a"])}"' in text
 
     run(models["a"], test)
@@ -162,7 +165,7 @@ def test_a_replica_goes_on_while_the_manager_is_away(models: dict[str, str], cap
 def test_a_replica_without_a_manager_or_a_model_does_not_start(models: dict[str, str], tmp_path: Path) -> None:
     async def away(office: Office) -> None:
         office.is_away = True
-        with pytest.raises(AwayError):
+        with pytest.raises(ManagerUnavailableError):
             await office.hire(models["a"])
         assert not office.followers[0].is_following
 
@@ -179,7 +182,7 @@ def test_a_replica_of_a_new_configuration_does_not_take_the_old_managers_model(m
         replica = await office.hire(models["b"])
         assert replica.host.current.version == version(models["b"])
         office.plan = ReleasePlan(models["b"], Slot(models["b"], "B"))
-        await until(lambda: office.plan.release == replica._release)
+        await until(lambda: [each.release for each in office.plan.living.values()] == [office.plan.release])
         assert replica.host.current.version == version(models["b"])
 
     run(models["a"], test)
@@ -197,7 +200,6 @@ def test_a_replica_that_cannot_load_what_the_others_answer_with_says_that_it_has
         replica = await office.hire(models["a"], load)
         other = ReleasePlan(models["a"], Slot(models["a"], "a"))
         other.release = releases.Release(5, Slot(models["b"], "B"))
-        other._is_confirmed = True
         office.plan = other
         await until(lambda: not replica.is_following)
         assert replica.host.current.version == version(models["a"])  # it answers until it is replaced

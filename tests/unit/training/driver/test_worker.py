@@ -15,9 +15,11 @@ from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.format.example import encode_example, encode_sequence_example
 from yt8m_ray.data.format.tfrecord import write_records
 from yt8m_ray.data.pipeline.packed_videos import Block
+from yt8m_ray.data.pipeline.read_position import Position
 from yt8m_ray.data.pipeline.shard_reader import read_blocks
 from yt8m_ray.tracking.history import History, read_curves, read_history
-from yt8m_ray.training.driver.worker import Metrics, Worker, WorkerPorts
+from yt8m_ray.training.driver.validation import Metrics
+from yt8m_ray.training.driver.worker import Worker
 from yt8m_ray.training.run.checkpoints import LocalCheckpoints
 from yt8m_ray.training.steps.profiling import TRACE_FILE
 
@@ -58,8 +60,24 @@ def run(folder: Path, shards: dict[str, str], *, train: dict[str, Any], **sectio
     }
     config = TrainConfig.model_validate({**settings, **sections})
 
-    def read(split: str) -> Iterator[Block]:
-        return read_blocks(shards[split], config.data.spec, config.read_options(split))
+    class Coordinator:
+        """A run of one worker that nobody stops."""
+
+        checkpoints = LocalCheckpoints(folder, num_to_keep=9)
+        mlflow_run_id = ""
+        log = staticmethod(History(folder).append)
+
+        def read(self, split: str) -> Iterator[Block]:
+            return read_blocks(shards[split], config.data.spec, config.read_options(split))
+
+        def start_epoch(self, position: Position) -> None:
+            pass
+
+        def should_stop(self) -> bool:
+            return False
+
+        def checkpoint_written(self, metrics: Metrics) -> None:
+            pass
 
     return Worker(
         config,
@@ -68,15 +86,7 @@ def run(folder: Path, shards: dict[str, str], *, train: dict[str, Any], **sectio
         shards={split: [shard] for split, shard in shards.items()},
         num_records={},
         device=torch.device("cpu"),
-        ports=WorkerPorts(
-            read,
-            LocalCheckpoints(folder, num_to_keep=9),
-            report=lambda _: None,
-            start_epoch=lambda _: None,
-            should_stop=lambda: False,
-            log=History(folder).append,
-            run_id="",
-        ),
+        coordinator=Coordinator(),
     ).run()
 
 

@@ -111,9 +111,14 @@ def test_local_paths_become_absolute_and_remote_ones_stay() -> None:
             "output": "runs",
             "run": {"name": "x"},
             "model": {"name": "moe"},
-            "data": {"train": ["a/*.tfrecord", "s3://bucket/b*"], "validation": "v", "video_weights": "w.parquet"},
+            "data": {
+                **{"train": ["a/*.tfrecord", "s3://bucket/b*"], "validation": "v", "video_weights": "w.parquet"},
+                **{"vocabulary": "names.csv", "manifest": "m.json", "cache": "cache"},
+            },
             "loss": {"name": "focal", "class_weights": "counts.csv"},
             "distillation": {"labels": "soft"},
+            "teacher": {"checkpoint": "teacher", "representation_weight": 0},
+            "train": {"init_from": "s3://bucket/run"},
             "tracking": {"uri": "sqlite:///mlflow.db"},
         }
     )
@@ -125,6 +130,11 @@ def test_local_paths_become_absolute_and_remote_ones_stay() -> None:
     assert absolute.data.train == [f"{here}/a/*.tfrecord", "s3://bucket/b*"]
     assert absolute.data.validation == f"{here}/v"
     assert absolute.data.video_weights == f"{here}/w.parquet"
+    assert absolute.data.vocabulary == f"{here}/names.csv"
+    assert absolute.data.manifest == f"{here}/m.json"
+    assert absolute.data.cache == f"{here}/cache"
+    assert absolute.teacher.checkpoint == f"{here}/teacher"
+    assert absolute.train.init_from == "s3://bucket/run"
     assert absolute.loss.model_dump()["class_weights"] == f"{here}/counts.csv"
     assert absolute.distillation.labels == f"{here}/soft"
     assert absolute.tracking.uri == f"sqlite:///{here}/mlflow.db"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from yt8m_ray.artifacts.checkpoint import load_model
-from yt8m_ray.artifacts.folder_manifest import read_manifest
+from yt8m_ray.artifacts.folder_manifest import CheckpointError, read_manifest
 from yt8m_ray.config.document import override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.format.features import VideoRow
@@ -106,6 +106,15 @@ def test_a_teacher_of_other_classes_or_features_is_refused(
 def test_a_path_that_leads_nowhere_is_refused_before_anything_starts(tmp_path: Path, key: str) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         check_paths(override(config_of(), {key: str(tmp_path / "nowhere")}), [])
+
+
+@pytest.mark.parametrize("key", ["distillation.teacher", "teacher.checkpoint"])
+def test_a_damaged_teacher_is_refused_before_anything_starts(save_tiny_checkpoint: Save, key: str) -> None:
+    path = save_tiny_checkpoint()
+    (path / "model.safetensors").write_bytes(b"cut short")
+
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: \d+ bytes expected, 9 found"):
+        check_paths(override(config_of(), {key: str(path)}), [])
 
 
 def test_a_student_with_another_representation_than_its_checkpoint_is_refused(save_tiny_checkpoint: Save) -> None:

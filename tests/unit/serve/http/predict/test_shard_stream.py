@@ -18,13 +18,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serve.http.api import build_api
+from serve.model.batching import Batcher
 from serve.settings import Limits
 from tests.support.live_server import Upload, serving, upload, wait_until
 from tests.support.local_service import LocalService
+from tests.support.wire import field
 from yt8m_ray.data.format.example import decode_record, encode_sequence_example
 from yt8m_ray.data.format.features import to_row
 from yt8m_ray.data.format.tfrecord import frame_record
-from yt8m_ray.data.format.wire import encode_delimited
 from yt8m_ray.inference.predictor import Predictor
 
 GENERATOR = np.random.default_rng(5)
@@ -36,7 +37,7 @@ def record(video_id: str, *, filling: int = 0) -> bytes:
     """Returns a payload; `filling` bytes of it belong to a field that nobody knows."""
     frames = {name: GENERATOR.integers(0, 256, (4, size), np.uint8) for name, size in (("rgb", 8), ("audio", 4))}
     payload = encode_sequence_example({"id": [video_id.encode()]}, frames)
-    return payload + encode_delimited(15, bytes(filling)) if filling else payload
+    return payload + field(15, bytes(filling)) if filling else payload
 
 
 RECORDS = [record(f"v{index}") for index in range(50)]
@@ -171,12 +172,12 @@ def test_a_stream_asks_only_while_half_of_the_queue_is_free(service: LocalServic
     service.limits = Limits(max_batch_size=8, max_queued_videos=6)
     most = []
 
-    class Watched(LocalService):
+    class Watched(Batcher):
         def ask(self, *arguments: Any) -> Any:
-            most.append(self.batcher.num_queued)
+            most.append(self.num_queued)
             return super().ask(*arguments)
 
-    watched = Watched(service.host.current.predictor, service.limits)
+    watched = LocalService(service.host.current.predictor, service.limits, batcher=Watched)
     slow_down(watched, 0.01)
     lines = post(TestClient(build_api(watched)), SHARD)
     assert len(lines) == 50 and not any("error" in line for line in lines)
@@ -288,13 +289,13 @@ def test_a_client_that_goes_cancels_what_is_in_flight(service: LocalService) -> 
     slow_down(service, 0.2)
     asked: list[Any] = []
 
-    class Watched(LocalService):
+    class Watched(Batcher):
         def ask(self, *arguments: Any) -> Any:
             futures = super().ask(*arguments)
             asked.extend(futures)
             return futures
 
-    watched = Watched(service.host.current.predictor, service.limits)
+    watched = LocalService(service.host.current.predictor, service.limits, batcher=Watched)
     with serving(watched) as port:
         request = Upload(port, PATH, SHARD_TYPE)
         request.send(SHARD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yt8m_ray.inference.quantization.int8_linear import LEVELS, MIDDLE, _encode_by_torch, encode
+from yt8m_ray.inference.quantization.int8_linear import LEVELS, MIDDLE, encode, encode_by_torch
 
 ROWS = {
     "ordinary": torch.randn(5, 333, generator=torch.Generator().manual_seed(0)),
@@ -22,7 +22,7 @@ ROWS = {
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 def test_both_ways_agree(rows: torch.Tensor) -> None:
     codes, step = encode(rows)
-    other_codes, other_step = _encode_by_torch(rows)
+    other_codes, other_step = encode_by_torch(rows)
 
     assert torch.equal(codes[step[:, 0].isfinite()], other_codes[step[:, 0].isfinite()])
     torch.testing.assert_close(step, other_step, rtol=0, atol=0, equal_nan=True)
