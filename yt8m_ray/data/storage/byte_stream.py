@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import zlib
-from types import TracebackType
 from typing import Any, Literal, Protocol
 
 import crc32c
@@ -50,12 +49,10 @@ class ByteStream(Protocol):
 
     def __enter__(self) -> Any: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
-    ) -> Any: ...
+    def __exit__(self, *error: Any) -> Any: ...
 
 
-class ChecksummedStream:
+class ChecksummedStream(io.RawIOBase):
     """A stream, and what can be said of all its bytes once they have been read.
 
     Args:
@@ -67,6 +64,7 @@ class ChecksummedStream:
     """
 
     def __init__(self, stream: ByteStream) -> None:
+        super().__init__()
         self._stream = stream
         self.start = b""
         self.crc = self.num_bytes = 0
@@ -87,14 +85,7 @@ class ChecksummedStream:
 
     def close(self) -> None:
         self._stream.close()
-
-    def __enter__(self) -> ChecksummedStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
-    ) -> None:
-        self.close()
+        super().close()
 
 
 class LocalFile(io.FileIO):

@@ -10,6 +10,7 @@ import errno
 import fnmatch
 import functools
 import glob
+import io
 import os
 import re
 import time
@@ -17,8 +18,7 @@ import urllib.parse
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import pyarrow.fs
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
@@ -186,7 +186,7 @@ def total_bytes(paths: Sequence[str]) -> int:
     return sum(sizes[path] or 0 for path in paths)
 
 
-class _ReadAhead:
+class _ReadAhead(io.RawIOBase):
     """A file of an object store that is requested in pieces of READ_AHEAD_BYTES.
 
     pyarrow misses two faults, and their requests are repeated here: it takes an answer that is too short for a whole
@@ -194,6 +194,7 @@ class _ReadAhead:
     """
 
     def __init__(self, file: Any, path: str, size: int) -> None:
+        super().__init__()
         self._file = file
         self._path = path
         self._size = size
@@ -238,14 +239,7 @@ class _ReadAhead:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
+        super().close()
 
 
 @functools.cache

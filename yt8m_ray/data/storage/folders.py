@@ -29,7 +29,7 @@ def read_file(uri: str) -> bytes | None:
     """
     try:
         return read_bytes(uri)
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
 
 
@@ -50,26 +50,18 @@ def upload_folder(folder: Path, uri: str, *, last: str) -> None:
 
 def download_folder(uri: str, folder: Path) -> None:
     """Copies the files of a folder, and of those in it, into an existing one."""
-    with explaining(uri):
-        filesystem, path = from_uri(uri)
-        found = filesystem.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
-    for info in found:
-        if info.type == FileType.File:
-            names = PurePosixPath(info.path).relative_to(path.rstrip("/")).parts
-            content = read_file(join_uri(uri, *names))
-            if content is not None:
-                copy = folder.joinpath(*names)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(content)
+    for file in _files_below(uri):
+        content = read_file(join_uri(uri, *file.parts))
+        if content is not None:
+            copy = folder / file
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(content)
 
 
 def list_folders(uri: str, pattern: str, *, last: str) -> list[str]:
     """Returns the sorted names below a URI that match `pattern` and hold the file `last`."""
-    with explaining(uri):
-        filesystem, path = from_uri(uri)
-        found = filesystem.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
-    files = [Path(info.path) for info in found if info.type == FileType.File and info.base_name == last]
-    return sorted(file.parent.name for file in files if fnmatch.fnmatch(file.parent.name, pattern))
+    folders = [file.parent.name for file in _files_below(uri) if file.name == last]
+    return sorted(fnmatch.filter(folders, pattern))
 
 
 def remove_folder(uri: str, *, first: str) -> None:
@@ -79,3 +71,11 @@ def remove_folder(uri: str, *, first: str) -> None:
         if filesystem.get_file_info(f"{path}/{first}").type == FileType.File:
             filesystem.delete_file(f"{path}/{first}")
         filesystem.delete_dir(path)
+
+
+def _files_below(uri: str) -> list[PurePosixPath]:
+    with explaining(uri):
+        filesystem, path = from_uri(uri)
+        found = filesystem.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
+    files = [PurePosixPath(info.path) for info in found if info.type == FileType.File]
+    return [file.relative_to(path.rstrip("/")) for file in files]
