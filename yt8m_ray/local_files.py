@@ -50,7 +50,7 @@ def check_regular(path: str | Path) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` make a file aside, which then takes its place."""
+    """Replaces a file by what `write` makes aside: there is the old one or the new one, never a part."""
     aside = path.with_name(path.name + ".tmp")
     try:
         write(aside)
@@ -72,13 +72,3 @@ def read_document(path: str | Path, *, most_bytes: int = MOST_DOCUMENT_BYTES) ->
         found = max(os.stat(path).st_size, len(content))
         raise NotAFileError(errno.EFBIG, f"expected at most {most_bytes} bytes, found {found}", str(path))
     return content
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Replaces a file by what `write` makes aside: there is the old one or the new one, never a part."""
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        write(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
