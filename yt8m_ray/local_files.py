@@ -48,7 +48,7 @@ def check_regular(path: str | Path) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` make a file aside, which then takes its place."""
+    """Replaces a file by what `write` makes aside: there is the old one or the new one, never a part."""
     aside = path.with_name(path.name + ".tmp")
     try:
         write(aside)
