@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.processes import Command, Outcome
+from tests.support.warm import WarmPython
 
 BIN = Path(sys.executable).parent
 NUM_CLASSES = 8
@@ -47,22 +48,28 @@ def terminal() -> None:
 
 
 @pytest.fixture(scope="session")
-def start_verb(tmp_path_factory: pytest.TempPathFactory) -> StartVerb:
-    """Returns start(verb, *arguments, **environment), for a `with` block."""
+def start_verb(terminal: None, warm_python: WarmPython, tmp_path_factory: pytest.TempPathFactory) -> StartVerb:
+    """Returns start(verb, *arguments, is_tagged=False, **environment), for a `with` block.
+
+    The command, and Ray's workers in it, are forks whose imports are done. With `is_tagged` the workers are what Ray
+    starts by itself, and what is left of them is found.
+    """
     folder = tmp_path_factory.mktemp("output")
 
-    def start(verb: str, *arguments: str, **environment: str) -> Command:
-        return Command(sys.executable, "-m", f"jobs.{verb}", *arguments, folder=folder, environment=environment)
+    def start(verb: str, *arguments: str, is_tagged: bool = False, **environment: str) -> Command:
+        line = (sys.executable, "-m", f"jobs.{verb}", *arguments)
+        warm = {} if is_tagged else warm_python.for_workers
+        return Command(*line, folder=folder, environment={**warm, **environment}, warm=warm_python)
 
     return start
 
 
 @pytest.fixture(scope="session")
 def run_verb(start_verb: StartVerb) -> RunVerb:
-    """Returns run(verb, *arguments, **environment) -> Outcome."""
+    """Returns run(verb, *arguments, is_tagged=False, **environment) -> Outcome."""
 
-    def run(verb: str, *arguments: str, **environment: str) -> Outcome:
-        with start_verb(verb, *arguments, **environment) as command:
+    def run(verb: str, *arguments: str, is_tagged: bool = False, **environment: str) -> Outcome:
+        with start_verb(verb, *arguments, is_tagged=is_tagged, **environment) as command:
             return command.wait()
 
     return run
@@ -108,9 +115,9 @@ class Head:
         return False
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """Starts a cluster for the tests of one module."""
+@pytest.fixture(scope="session")
+def head(terminal: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """Starts a cluster for all tests whose commands join one."""
     with started(Head(), tmp_path_factory.mktemp("head")) as head:
         yield head
 

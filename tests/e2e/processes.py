@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from typing import Self
 
 import psutil
 import pytest
+
+from tests.support.warm import Fork, WarmPython
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,21 +47,26 @@ class Command:
         arguments: The command line.
         folder: Where its output is kept.
         environment: Variables to add to those of this process.
+        warm: Starts it, if the command is this Python's.
     """
 
-    def __init__(self, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        warm: WarmPython | None = None,
+    ) -> None:
         self._tag = uuid.uuid4().hex
         self._paths = [folder / f"{self._tag}.{stream}" for stream in ("stdout", "stderr")]
-        with self._paths[0].open("wb") as stdout, self._paths[1].open("wb") as stderr:
-            self._process = subprocess.Popen(
-                arguments,
-                cwd=ROOT,
-                env={**os.environ, **(environment or {}), TAG: self._tag},
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
+        variables = {**os.environ, **(environment or {}), TAG: self._tag}
+        self._process: subprocess.Popen[bytes] | Fork
+        with open(os.devnull, "rb") as stdin, self._paths[0].open("wb") as stdout, self._paths[1].open("wb") as stderr:
+            if warm is not None and arguments[0] == sys.executable:
+                self._process = warm.start(arguments[1:], ROOT, variables, stdin, stdout, stderr)
+            else:
+                streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+                self._process = subprocess.Popen(arguments, cwd=ROOT, env=variables, start_new_session=True, **streams)
 
     @property
     def stdout(self) -> str:
@@ -104,7 +112,12 @@ class Command:
         return [_describe(process) for process in processes]
 
     def _alive(self) -> list[psutil.Process]:
-        return [process for process in psutil.process_iter() if _tag_of(process) == self._tag]
+        # A fork has the environment of what it was forked from, as others see it, but a session of its own.
+        return [
+            process
+            for process in psutil.process_iter()
+            if _tag_of(process) == self._tag or _session_of(process) == self._process.pid
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -137,6 +150,13 @@ class Command:
 def _tag_of(process: psutil.Process) -> str | None:
     try:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.environ().get(TAG)
+    except (psutil.Error, OSError):
+        return None
+
+
+def _session_of(process: psutil.Process) -> int | None:
+    try:
+        return None if process.status() == psutil.STATUS_ZOMBIE else os.getsid(process.pid)
     except (psutil.Error, OSError):
         return None
 
