@@ -49,27 +49,25 @@ def terminal() -> None:
 
 @pytest.fixture(scope="session")
 def start_verb(terminal: None, warm_python: WarmPython, tmp_path_factory: pytest.TempPathFactory) -> StartVerb:
-    """Returns start(verb, *arguments, is_tagged=False, **environment), for a `with` block.
+    """Returns start(verb, *arguments, **environment), for a `with` block.
 
-    The command, and Ray's workers in it, are forks whose imports are done. With `is_tagged` the workers are what Ray
-    starts by itself, and what is left of them is found.
+    The command and its workers of Ray are forks whose imports are done.
     """
     folder = tmp_path_factory.mktemp("output")
 
-    def start(verb: str, *arguments: str, is_tagged: bool = False, **environment: str) -> Command:
-        line = (sys.executable, "-m", f"jobs.{verb}", *arguments)
-        warm = {} if is_tagged else warm_python.for_workers
-        return Command(*line, folder=folder, environment={**warm, **environment}, warm=warm_python)
+    def start(verb: str, *arguments: str, **environment: str) -> Command:
+        line, environment = (sys.executable, "-m", f"jobs.{verb}", *arguments), warm_python.for_workers | environment
+        return Command(*line, folder=folder, environment=environment, warm=warm_python)
 
     return start
 
 
 @pytest.fixture(scope="session")
 def run_verb(start_verb: StartVerb) -> RunVerb:
-    """Returns run(verb, *arguments, is_tagged=False, **environment) -> Outcome."""
+    """Returns run(verb, *arguments, **environment) -> Outcome."""
 
-    def run(verb: str, *arguments: str, is_tagged: bool = False, **environment: str) -> Outcome:
-        with start_verb(verb, *arguments, is_tagged=is_tagged, **environment) as command:
+    def run(verb: str, *arguments: str, **environment: str) -> Outcome:
+        with start_verb(verb, *arguments, **environment) as command:
             return command.wait()
 
     return run

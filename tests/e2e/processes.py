@@ -18,12 +18,9 @@ from typing import Self
 import psutil
 import pytest
 
-from tests.support.warm import Fork, WarmPython
+from tests.support.warm import TAG, Fork, WarmPython
 
 ROOT = Path(__file__).resolve().parents[2]
-
-TAG = "YT8M_TEST_COMMAND"
-"""A variable in the environment of a command: all its descendants have it too, whoever their parent is by then."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Command:
         environment: Mapping[str, str] | None = None,
         warm: WarmPython | None = None,
     ) -> None:
-        self._tag = uuid.uuid4().hex
+        self._tag, self._warm = uuid.uuid4().hex, warm
         self._paths = [folder / f"{self._tag}.{stream}" for stream in ("stdout", "stderr")]
         variables = {**os.environ, **(environment or {}), TAG: self._tag}
         self._process: subprocess.Popen[bytes] | Fork
@@ -112,12 +109,8 @@ class Command:
         return [_describe(process) for process in processes]
 
     def _alive(self) -> list[psutil.Process]:
-        # A fork has the environment of what it was forked from, as others see it, but a session of its own.
-        return [
-            process
-            for process in psutil.process_iter()
-            if _tag_of(process) == self._tag or _session_of(process) == self._process.pid
-        ]
+        forks = [] if self._warm is None else self._warm.forks_of(self._tag)
+        return [process for process in psutil.process_iter() if process.pid in forks or _tag_of(process) == self._tag]
 
     def __enter__(self) -> Self:
         return self
@@ -150,13 +143,6 @@ class Command:
 def _tag_of(process: psutil.Process) -> str | None:
     try:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.environ().get(TAG)
-    except (psutil.Error, OSError):
-        return None
-
-
-def _session_of(process: psutil.Process) -> int | None:
-    try:
-        return None if process.status() == psutil.STATUS_ZOMBIE else os.getsid(process.pid)
     except (psutil.Error, OSError):
         return None
 

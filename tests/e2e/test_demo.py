@@ -12,7 +12,7 @@ from tests.e2e.processes import Command
 
 
 def test_ctrl_c_during_the_demo_leaves_nothing_running(start_verb: StartVerb, tmp_path: Path) -> None:
-    with start_verb("demo", "--output", str(tmp_path / "demo"), is_tagged=True) as command:
+    with start_verb("demo", "--output", str(tmp_path / "demo")) as command:
         # Behind the compilation of the writer's loops, which swallows an interrupt now and then.
         command.wait_until(lambda: "shard 1 of" in command.stderr)
         command.press_ctrl_c()

@@ -41,7 +41,7 @@ def test_a_second_command_is_refused_and_a_removed_folder_is_one_message(
     start_verb: StartVerb, run_verb: RunVerb, video_shards: Shards, tmp_path: Path
 ) -> None:
     command_line = arguments(video_shards, tmp_path, num_epochs=1000)
-    with start_verb("train", *command_line, is_tagged=True) as first:
+    with start_verb("train", *command_line) as first:
         first.wait_until(lambda: latest_checkpoint(tmp_path / "run"))
 
         second = run_verb("train", *command_line)
@@ -68,7 +68,7 @@ def test_a_run_killed_at_random_moments_trains_on_each_video_once_an_epoch(
     run, moments = RunFolder(tmp_path / "run"), random.Random(9)
     command_line = arguments(video_shards, tmp_path, "checkpoint.num_to_keep=2", num_epochs=1000)
     for number in range(NUM_KILLS):
-        with start_verb("train", *command_line, is_tagged=True) as command:
+        with start_verb("train", *command_line) as command:
             if number % 2:  # the others at any moment, the start of the cluster among them
                 step = run.checkpoint_step()
                 command.wait_until(lambda: run.checkpoint_step() > step)  # noqa: B023 - called at once
@@ -152,7 +152,7 @@ def test_a_change_that_a_run_cannot_bear_is_one_message_and_one_that_it_can_is_n
 def test_the_death_of_a_server_of_ray_is_one_message_and_leaves_nothing(
     start_verb: StartVerb, video_shards: Shards, tmp_path: Path, server: str
 ) -> None:
-    with start_verb("train", *arguments(video_shards, tmp_path, num_epochs=1000), is_tagged=True) as command:
+    with start_verb("train", *arguments(video_shards, tmp_path, num_epochs=1000)) as command:
         command.wait_until(lambda: latest_checkpoint(tmp_path / "run"))
         (process,) = [process for process in command.processes() if process.name() == server]
         process.kill()

@@ -149,7 +149,7 @@ def story(
     story = Story(stops, Outcome(-1, "", ""), output / "run")
     for name, stop in stops.items():
         line = arguments(video_shards, output, num_workers=WORKERS[name])
-        with start_verb("train", *line, is_tagged=True) as command:
+        with start_verb("train", *line) as command:
             command.wait_until(functools.partial(has_advanced, story.run_path, latest_checkpoint(story.run_path)))
             stop.end(command)
             stop.outcome = command.wait()

@@ -47,7 +47,7 @@ def story(
     start_verb: StartVerb, run_verb: RunVerb, video_shards: Shards, tmp_path_factory: pytest.TempPathFactory
 ) -> Story:
     output = tmp_path_factory.mktemp("tune")
-    with start_verb("tune", *arguments(video_shards, output), is_tagged=True) as command:
+    with start_verb("tune", *arguments(video_shards, output)) as command:
         command.wait_until(lambda: "trial 1 epoch 2" in command.stderr)
         command.send(signal.SIGKILL)
         killed = command.wait()

@@ -36,6 +36,9 @@ MODULES = (
 
 WORKER_PYTHON = "YT8M_TEST_WORKER_PYTHON"
 
+TAG = "YT8M_TEST_COMMAND"
+"""A variable in the environment of a command: all its descendants have it too, whoever their parent is by then."""
+
 
 def use_warm_workers(runtime_env: dict[str, Any] | None) -> dict[str, Any]:
     """Returns a driver's runtime environment with the Python of its workers, as `RAY_RUNTIME_ENV_HOOK` does."""
@@ -70,6 +73,15 @@ class WarmPython:
     def start(self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], *streams: BinaryIO) -> Fork:
         """Starts `python ARGUMENTS` in a session of its own; `streams` are its stdin, stdout and stderr."""
         return Fork(self.socket, list(arguments), cwd, dict(environment), [stream.fileno() for stream in streams])
+
+    def forks_of(self, tag: str) -> list[int]:
+        """Returns the numbers of the forks that run with that TAG, which others do not see in their environment."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.socket))
+            request = json.dumps({"tag": tag}).encode()
+            connection.sendall(b"%10d" % len(request) + request)
+            found: list[int] = json.loads(connection.makefile().readline())
+        return found
 
     def close(self) -> None:
         """Ends it, and the forks that still run."""
@@ -115,6 +127,8 @@ class _Server:
         self._listener.bind(path)
         self._listener.listen(64)
         self._children: dict[int, socket.socket] = {}
+        self._tags: dict[int, str | None] = {}
+        self._selector = selectors.DefaultSelector()
         self._wakeup, write_end = os.pipe()
         for descriptor in (self._wakeup, write_end):
             os.set_blocking(descriptor, False)
@@ -122,31 +136,42 @@ class _Server:
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
 
     def run(self) -> dict[str, Any] | None:
-        selector = selectors.DefaultSelector()
         for source in (self._listener, self._wakeup, sys.stdin.buffer):
-            selector.register(source, selectors.EVENT_READ)
+            self._selector.register(source, selectors.EVENT_READ)
         while True:
-            sources = [key.fileobj for key, _ in selector.select()]
+            ready = [key for key, _ in self._selector.select()]
+            sources = [key.fileobj for key in ready]
+            for key in ready:
+                if key.data is not None and key.data in self._children:  # what stands for the fork has died
+                    self._selector.unregister(key.fileobj)
+                    os.kill(key.data, signal.SIGKILL)
             if self._wakeup in sources:
                 os.read(self._wakeup, 4096)
             self._report_the_dead()
             if self._listener in sources:
-                request = self._fork(self._listener.accept()[0])
+                request = self._answer(self._listener.accept()[0])
                 if request is not None:
                     return request
             if sys.stdin.buffer in sources:
                 for child in self._children:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(child, signal.SIGKILL)
+                    os.kill(child, signal.SIGKILL)
                 return None
 
-    def _fork(self, connection: socket.socket) -> dict[str, Any] | None:
-        """Returns the request in the fork, None in this process."""
+    def _answer(self, connection: socket.socket) -> dict[str, Any] | None:
+        """Returns the request in a fork, None in this process."""
         size, files, _, _ = socket.recv_fds(connection, 10, 3)
         data = b""
         while len(data) < int(size):
             data += connection.recv(int(size) - len(data))
         request: dict[str, Any] = json.loads(data)
+        if "tag" in request:
+            with connection:
+                found = [child for child, tag in self._tags.items() if tag == request["tag"]]
+                connection.sendall(json.dumps(found).encode() + b"\n")
+            return None
+        return self._fork(request, connection, files)
+
+    def _fork(self, request: dict[str, Any], connection: socket.socket, files: list[int]) -> dict[str, Any] | None:
         child = os.fork()
         if child == 0:
             signal.set_wakeup_fd(-1)
@@ -156,12 +181,14 @@ class _Server:
                 os.dup2(file, number)
                 os.close(file)
             os.close(self._wakeup)
+            self._selector.close()
             for other in (self._listener, connection, *self._children.values()):
                 other.close()
             return request
         for file in files:
             os.close(file)
-        self._children[child] = connection
+        self._children[child], self._tags[child] = connection, request["environment"].get(TAG)
+        self._selector.register(connection, selectors.EVENT_READ, data=child)
         connection.sendall(b"%d\n" % child)
         return None
 
@@ -170,8 +197,12 @@ class _Server:
             child, status = os.waitpid(-1, os.WNOHANG)
             if child == 0:
                 return
-            with self._children.pop(child) as connection, contextlib.suppress(BrokenPipeError):
-                connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+            del self._tags[child]
+            with self._children.pop(child) as connection:
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(connection)
+                with contextlib.suppress(OSError):  # nobody waits for it any more
+                    connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
 
 
 def _become(request: dict[str, Any]) -> None:
