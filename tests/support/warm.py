@@ -218,6 +218,10 @@ def _become(request: dict[str, Any]) -> None:
         sys.argv, sys.path[0] = rest, request["cwd"]
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
+        for argument in rest:
+            # Ray Train asks a cluster about its actors, and looks for one on the machine: there may be several.
+            if argument.startswith("--gcs-address="):
+                os.environ["RAY_ADDRESS"] = argument.partition("=")[2]
         sys.argv, sys.path[0] = [first, *rest], str(Path(first).parent)
         runpy.run_path(first, run_name="__main__")
 
