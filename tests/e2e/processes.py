@@ -22,6 +22,9 @@ from tests.support.warm import TAG, Fork, WarmPython
 
 ROOT = Path(__file__).resolve().parents[2]
 
+PATIENCE_S = 240.0
+"""Until a command is taken to hang; ten times what any needs where nothing else runs."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -73,7 +76,7 @@ class Command:
     def stderr(self) -> str:
         return self._paths[1].read_text(encoding="utf-8")
 
-    def wait(self, timeout_s: float = 150) -> Outcome:
+    def wait(self, timeout_s: float = PATIENCE_S) -> Outcome:
         """Returns what the command left when it ends by itself."""
         try:
             code = self._process.wait(timeout_s)
@@ -81,7 +84,7 @@ class Command:
             pytest.fail(f"the command runs on after {timeout_s:g} s\n{self.stdout[-1000:]}\n{self.stderr[-3000:]}")
         return Outcome(code, self.stdout, self.stderr)
 
-    def wait_until(self, condition: Callable[[], object], timeout_s: float = 150) -> None:
+    def wait_until(self, condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
         """Returns when `condition` holds; fails if the command ends before."""
         deadline = time.monotonic() + timeout_s
         while not condition():
