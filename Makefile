@@ -27,10 +27,11 @@ $(STAMP): constraints.txt pyproject.toml
 demo: setup ## shards, training, quantized ensemble, serving, one answer over HTTP: the whole road on synthetic data
 	$(BIN)/python -m jobs.demo
 
-# Unit tests share the cores; the others start clusters, of which a machine has one at a time.
-test: lint types ## lint, types and all tests with small counts (some 20 minutes)
+# Unit tests share the cores. The others wait for processes to start for much of their time, so that two files of them
+# run at once, also on two cores; each of the two processes has clusters of its own.
+test: lint types ## lint, types and all tests with small counts (some 12 minutes)
 	$(BIN)/python -m pytest tests/unit --numprocesses=auto
-	$(BIN)/python -m pytest tests --ignore=tests/unit
+	$(BIN)/python -m pytest tests --ignore=tests/unit --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 soak: setup ## the full counts of every fault and fuzz test (hours)
 	YT8M_SOAK=1 $(BIN)/python -m pytest --timeout=7200

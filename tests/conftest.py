@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.support.warm import WarmPython
 from yt8m_ray.local_cluster import LOOPBACK_ONLY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +23,7 @@ ENVIRONMENT = {
     **LOOPBACK_ONLY,
     "RAY_AUTH_TOKEN": secrets.token_hex(16),  # otherwise one would be written into the home folder
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "false",  # workers of no runtime environment, which none of ours would be
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with the patch each line of a worker appears twice
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # each run ends one interval late; the default is 2 s
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
@@ -66,7 +70,24 @@ def yt8m_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def own_temporary_folder() -> Iterator[None]:
+    """Takes another temporary folder than the processes that run other tests meanwhile: some look at what is left."""
+    # Sockets are in folders of it, whose paths have to be short.
+    with tempfile.TemporaryDirectory(prefix="y_") as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[WarmPython]:
+    """A process that has imported what takes long, for commands and workers of Ray that are forks of it."""
+    with tempfile.TemporaryDirectory(prefix="yt8m_") as folder, contextlib.closing(WarmPython(Path(folder))) as warm:
+        yield warm
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(warm_python: WarmPython, own_temporary_folder: None) -> Iterator[None]:
     """Starts one local cluster of 4 logical CPUs for all integration tests and stops it at the end."""
     assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized(), "another test left a cluster running"
     import ray
@@ -78,6 +99,7 @@ def ray_cluster() -> Iterator[None]:
         include_dashboard=False,
         object_store_memory=1024**3,
         log_to_driver=False,
+        runtime_env={"py_executable": warm_python.executable},
     )
     try:
         yield

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.processes import Command, Outcome
+from tests.support.warm import WarmPython
 
 BIN = Path(sys.executable).parent
 NUM_CLASSES = 8
@@ -47,12 +48,16 @@ def terminal() -> None:
 
 
 @pytest.fixture(scope="session")
-def start_verb(tmp_path_factory: pytest.TempPathFactory) -> StartVerb:
-    """Returns start(verb, *arguments, **environment), for a `with` block."""
+def start_verb(terminal: None, warm_python: WarmPython, tmp_path_factory: pytest.TempPathFactory) -> StartVerb:
+    """Returns start(verb, *arguments, **environment), for a `with` block.
+
+    The command and its workers of Ray are forks whose imports are done.
+    """
     folder = tmp_path_factory.mktemp("output")
 
     def start(verb: str, *arguments: str, **environment: str) -> Command:
-        return Command(sys.executable, "-m", f"jobs.{verb}", *arguments, folder=folder, environment=environment)
+        line, environment = (sys.executable, "-m", f"jobs.{verb}", *arguments), warm_python.for_workers | environment
+        return Command(*line, folder=folder, environment=environment, warm=warm_python)
 
     return start
 
@@ -108,9 +113,9 @@ class Head:
         return False
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """Starts a cluster for the tests of one module."""
+@pytest.fixture(scope="session")
+def head(terminal: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """Starts a cluster for all tests whose commands join one."""
     with started(Head(), tmp_path_factory.mktemp("head")) as head:
         yield head
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -17,10 +18,12 @@ from typing import Self
 import psutil
 import pytest
 
+from tests.support.warm import TAG, Fork, WarmPython
+
 ROOT = Path(__file__).resolve().parents[2]
 
-TAG = "YT8M_TEST_COMMAND"
-"""A variable in the environment of a command: all its descendants have it too, whoever their parent is by then."""
+PATIENCE_S = 240.0
+"""Until a command is taken to hang; ten times what any needs where nothing else runs."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,26 @@ class Command:
         arguments: The command line.
         folder: Where its output is kept.
         environment: Variables to add to those of this process.
+        warm: Starts it, if the command is this Python's.
     """
 
-    def __init__(self, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-        self._tag = uuid.uuid4().hex
+    def __init__(
+        self,
+        *arguments: str,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        warm: WarmPython | None = None,
+    ) -> None:
+        self._tag, self._warm = uuid.uuid4().hex, warm
         self._paths = [folder / f"{self._tag}.{stream}" for stream in ("stdout", "stderr")]
-        with self._paths[0].open("wb") as stdout, self._paths[1].open("wb") as stderr:
-            self._process = subprocess.Popen(
-                arguments,
-                cwd=ROOT,
-                env={**os.environ, **(environment or {}), TAG: self._tag},
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
+        variables = {**os.environ, **(environment or {}), TAG: self._tag}
+        self._process: subprocess.Popen[bytes] | Fork
+        with open(os.devnull, "rb") as stdin, self._paths[0].open("wb") as stdout, self._paths[1].open("wb") as stderr:
+            if warm is not None and arguments[0] == sys.executable:
+                self._process = warm.start(arguments[1:], ROOT, variables, stdin, stdout, stderr)
+            else:
+                streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+                self._process = subprocess.Popen(arguments, cwd=ROOT, env=variables, start_new_session=True, **streams)
 
     @property
     def stdout(self) -> str:
@@ -68,7 +76,7 @@ class Command:
     def stderr(self) -> str:
         return self._paths[1].read_text(encoding="utf-8")
 
-    def wait(self, timeout_s: float = 150) -> Outcome:
+    def wait(self, timeout_s: float = PATIENCE_S) -> Outcome:
         """Returns what the command left when it ends by itself."""
         try:
             code = self._process.wait(timeout_s)
@@ -76,7 +84,7 @@ class Command:
             pytest.fail(f"the command runs on after {timeout_s:g} s\n{self.stdout[-1000:]}\n{self.stderr[-3000:]}")
         return Outcome(code, self.stdout, self.stderr)
 
-    def wait_until(self, condition: Callable[[], object], timeout_s: float = 150) -> None:
+    def wait_until(self, condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
         """Returns when `condition` holds; fails if the command ends before."""
         deadline = time.monotonic() + timeout_s
         while not condition():
@@ -104,7 +112,8 @@ class Command:
         return [_describe(process) for process in processes]
 
     def _alive(self) -> list[psutil.Process]:
-        return [process for process in psutil.process_iter() if _tag_of(process) == self._tag]
+        forks = [] if self._warm is None else self._warm.forks_of(self._tag)
+        return [process for process in psutil.process_iter() if process.pid in forks or _tag_of(process) == self._tag]
 
     def __enter__(self) -> Self:
         return self

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import RunVerb, StartVerb
+from tests.e2e.processes import Command
 
 
 def test_ctrl_c_during_the_demo_leaves_nothing_running(start_verb: StartVerb, tmp_path: Path) -> None:
@@ -23,8 +25,9 @@ def test_ctrl_c_during_the_demo_leaves_nothing_running(start_verb: StartVerb, tm
     assert leftovers == []
 
 
-def test_ctrl_c_before_the_demo_has_begun_is_an_interruption_too(start_verb: StartVerb, tmp_path: Path) -> None:
-    with start_verb("demo", "--output", str(tmp_path / "demo"), PYTHONPROFILEIMPORTTIME="1") as command:
+def test_ctrl_c_before_the_demo_has_begun_is_an_interruption_too(terminal: None, tmp_path: Path) -> None:
+    line = (sys.executable, "-m", "jobs.demo", "--output", str(tmp_path / "demo"))
+    with Command(*line, folder=tmp_path, environment={"PYTHONPROFILEIMPORTTIME": "1"}) as command:
         command.wait_until(lambda: "| ray." in command.stderr or "torch" in command.stderr)  # being imported
         command.press_ctrl_c()
         outcome = command.wait(timeout_s=30)

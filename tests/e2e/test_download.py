@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from tests.support.mirror import PARTITION, Mirror
 
 A, B, C = "trainaa.tfrecord", "trainab.tfrecord", "trainac.tfrecord"
 FILES = {name: random.Random(name).randbytes(200_000) for name in (A, B, C)}
-SLOW_S = 5
-"""What a slow file takes, at least."""
 
 
 @pytest.fixture
@@ -66,13 +63,12 @@ def test_the_same_command_continues_a_download_that_was_stopped(
     part = tmp_path / f"{B}.part"
     with start_verb("download", *arguments(mirror, tmp_path)) as command:
         command.wait_until(lambda: part.exists() and part.stat().st_size > 10_000)
-        stopped_s = time.monotonic()
         stop(command)
         stopped = command.wait()
     assert stopped.code == code, stopped.stderr
-    assert time.monotonic() - stopped_s < SLOW_S - 1, "it waited for the slow file"
     assert "Traceback" not in stopped.stderr
     size = part.stat().st_size
+    assert size < len(FILES[B]), "it waited for the slow file"
     mirror.requests.clear()
 
     again = run_verb("download", *arguments(mirror, tmp_path))

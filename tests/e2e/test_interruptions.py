@@ -148,7 +148,8 @@ def story(
     stops = {name: stops[name] for name in STOPS}
     story = Story(stops, Outcome(-1, "", ""), output / "run")
     for name, stop in stops.items():
-        with start_verb("train", *arguments(video_shards, output, num_workers=WORKERS[name])) as command:
+        line = arguments(video_shards, output, num_workers=WORKERS[name])
+        with start_verb("train", *line) as command:
             command.wait_until(functools.partial(has_advanced, story.run_path, latest_checkpoint(story.run_path)))
             stop.end(command)
             stop.outcome = command.wait()

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Head, RunVerb, Shards, StartVerb, started
-from tests.e2e.nodes import NoticeGiver, RunFolder, elastic_run, node, videos_of
+from tests.e2e.nodes import NoticeGiver, RunFolder, elastic_run, node, raylets, videos_of
 from tests.e2e.processes import Command, Outcome
 
 IS_SOAK = os.environ.get("YT8M_SOAK") == "1"
@@ -26,8 +26,6 @@ NUM_NOTICES = 10 if IS_SOAK else 1
 """Behind each notice another node joins."""
 
 NUM_CLASSES = 1000
-ANSWER_TIMEOUT_S = 60.0
-"""Far less than what a run stood still for that heard a notice between steps alone: until the node was gone."""
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +52,13 @@ class Notice:
 
     Attributes:
         place: Of the run.
-        answer_s: From the notice to the checkpoint of the last step.
-        start_s: From the notice to the next start.
+        node_is_there: Whether the node still was when the run had written the checkpoint of its last step.
         last_step: The last step before that start.
         first_step: The step that it went on from.
     """
 
     place: str
-    answer_s: float
-    start_s: float
+    node_is_there: bool
     last_step: int
     first_step: int
 
@@ -147,17 +143,17 @@ def give_notice(giver: NoticeGiver, second: Command, run: RunFolder, watch: Watc
     """Gives the second node notice and waits for the next start."""
     num_starts = len(run.starts())
     giver.give(second)
-    given = time.monotonic()
     num_answers = watch.command.stderr.count("starting again")
     watch.until(lambda: watch.command.stderr.count("starting again") > num_answers)
-    answer_s = time.monotonic() - given
+    node_is_there = len(raylets(second)) == 1
     last_step = run.last_step()
     watch.until(lambda: len(run.starts()) > num_starts)
-    return Notice(place, answer_s, time.monotonic() - given, last_step, run.first_steps()[-1])
+    return Notice(place, node_is_there, last_step, run.first_steps()[-1])
 
 
-def test_each_notice_is_answered_within_seconds(story: Story) -> None:
-    assert all(notice.answer_s < ANSWER_TIMEOUT_S for notice in story.notices), story.notices
+def test_each_notice_is_answered_before_the_node_is_gone(story: Story) -> None:
+    # A run that heard a notice between steps alone stood still until then.
+    assert [notice.node_is_there for notice in story.notices] == [True] * NUM_NOTICES
 
 
 def test_no_step_is_lost(story: Story) -> None:

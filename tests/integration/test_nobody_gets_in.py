@@ -96,6 +96,7 @@ def check_closed(report: Report, *, but: str | None = None) -> None:
     assert "ran code" not in driver
 
 
+@pytest.mark.soak  # its servers are those of a run
 def test_nobody_gets_into_an_inspection(besiege: Besiege, shards: Shards) -> None:
     report = besiege(*verb("inspect", shards.train, "--features", f"mean_rgb={FEATURE_DIM}", "--num-classes", "12"))
 
@@ -103,7 +104,8 @@ def test_nobody_gets_into_an_inspection(besiege: Besiege, shards: Shards) -> Non
 
 
 def test_nobody_gets_into_a_training_run_of_two_workers(besiege: Besiege, shards: Shards, tmp_path: Path) -> None:
-    config = write_run(tmp_path / "train.yaml", shards, scaling={"num_workers": 2})
+    train = {"batch_size": 64, "num_epochs": 1, "report": False}
+    config = write_run(tmp_path / "train.yaml", shards, scaling={"num_workers": 2}, train=train)
 
     report = besiege(*verb("train", config))
 

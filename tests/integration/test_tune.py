@@ -34,6 +34,9 @@ from yt8m_ray.tuning.records import TrialRecord
 from yt8m_ray.tuning.search import SearchResult, earlier_records, search
 from yt8m_ray.tuning.study_file import read_records
 
+NUM_EPOCHS_IN_ALL = 12
+"""Enough that one trial is stopped by hand before the budget ends another."""
+
 
 @dataclass(frozen=True)
 class Story:
@@ -191,15 +194,16 @@ def test_a_search_of_failures_alone_says_why(make_search: MakeSearch, tmp_path: 
 
 
 def test_a_trial_can_be_stopped_on_the_page_and_the_budget_of_epochs_ends_the_search(make_search: MakeSearch) -> None:
-    budget = {"trials": None, "epochs": 30}
+    budget = {"trials": None, "epochs": NUM_EPOCHS_IN_ALL}
     config = make_search("stopped", num_epochs=400, scheduler={"name": "fifo"}, budget=budget)
     results: list[SearchResult] = []
     thread = threading.Thread(target=lambda: results.append(search(config)))
     thread.start()
     folder = Path(config.output) / "stopped"
-    _wait_until(lambda: (folder / "study.db").exists() and any(one.scores for one in read_records(folder)[0]))
+    _wait_until((folder / "study.db").exists)
 
     with contextlib.closing(start_dashboard(folder)) as dashboard:
+        _wait_until(lambda: any(one.scores for one in read_records(folder)[0]))
         place = f"{dashboard.url}api/trials/1/tell"
         request = urllib.request.Request(place, b'{"state": "Fail"}', {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=10) as response:
@@ -209,8 +213,8 @@ def test_a_trial_can_be_stopped_on_the_page_and_the_budget_of_epochs_ends_the_se
     assert not thread.is_alive()
     records = results[0].records
     assert {record.status for record in records} == {"stopped"}
-    assert records[0].num_epochs < 30 == sum(record.num_epochs for record in records)
-    assert records[-1].cause == "the budget of 30 epochs is spent"
+    assert records[0].num_epochs < NUM_EPOCHS_IN_ALL == sum(record.num_epochs for record in records)
+    assert records[-1].cause == f"the budget of {NUM_EPOCHS_IN_ALL} epochs is spent"
     assert results[0].best.num_epochs > 0
 
 
