@@ -31,6 +31,7 @@ REQUIREMENTS = (
     "numpy",
     "packaging",
     "pandas",
+    "protobuf",
     "pyarrow",
     "pydantic",
     "pyyaml",

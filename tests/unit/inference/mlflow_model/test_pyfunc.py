@@ -277,7 +277,7 @@ def test_the_store_is_the_one_beside_the_bundle(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_not_registered(save_tiny_checkpoint: Write, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected a bundle's folder"):
+    with pytest.raises(ConfigError, match="expected a bundle, found a checkpoint"):
         register_bundle(save_tiny_checkpoint(), default_uri(tmp_path), name="x", alias="y", experiment="z")
 
 
