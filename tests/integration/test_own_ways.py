@@ -6,8 +6,6 @@ in docs/architecture.md names each.
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import psutil
@@ -16,6 +14,7 @@ import ray
 import ray.data
 import ray.train
 import ray.train.torch
+import torch.distributed
 from ray.data import ActorPoolStrategy
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -32,15 +31,6 @@ def test_the_split_of_ray_train_drops_videos() -> None:
 @ray.remote(num_cpus=0.1)
 def _count(part: ray.data.DataIterator) -> int:
     return sum(len(batch["id"]) for batch in part.iter_batches(batch_size=None))
-
-
-def test_the_local_shuffle_of_ray_data_gives_short_batches_in_the_middle() -> None:
-    dataset = ray.data.range(64, override_num_blocks=5)
-
-    batches = dataset.iter_batches(batch_size=8, local_shuffle_buffer_size=12, local_shuffle_seed=1)
-    sizes = [len(batch["id"]) for batch in batches]
-
-    assert min(sizes[:-1]) < 8  # two workers with different counts of steps wait for one another for ever
 
 
 def test_an_iterator_of_ray_data_has_no_position_to_continue_from() -> None:
@@ -87,6 +77,7 @@ def test_a_checkpoint_of_ray_train_is_not_checked(tmp_path: Path) -> None:
         assert Path(folder, "model.bin").read_bytes() == b"half of the wei"  # what a killed worker left
 
 
+@pytest.mark.soak  # two starts of Ray Train
 def test_ray_train_starts_again_after_an_error_in_the_data(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
 
@@ -108,18 +99,9 @@ def test_ray_train_starts_again_after_an_error_in_the_data(tmp_path: Path) -> No
     assert starts.read_text() == "xx"
 
 
-def test_the_store_of_torch_listens_on_all_interfaces(tmp_path: Path) -> None:
-    found = tmp_path / "addresses"
+def test_the_store_of_torch_listens_on_all_interfaces_whatever_address_it_is_given() -> None:
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
-    def train() -> None:
-        port = int(os.environ["MASTER_PORT"])
-        listening = [each.laddr for each in psutil.net_connections() if each.status == psutil.CONN_LISTEN]
-        found.write_text("\n".join(address.ip for address in listening if address.port == port))
+    listening = [each.laddr for each in psutil.Process().net_connections() if each.status == psutil.CONN_LISTEN]
 
-    ray.train.torch.TorchTrainer(
-        train,
-        scaling_config=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.5}),
-        run_config=ray.train.RunConfig(storage_path=str(tmp_path / "runs")),
-    ).fit()
-
-    assert set(found.read_text().split()) & {"0.0.0.0", "::"}, socket.gethostname()
+    assert {address.ip for address in listening if address.port == store.port} & {"0.0.0.0", "::"}
