@@ -12,12 +12,13 @@ from yt8m_ray.config.document import load_document
 from yt8m_ray.config.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[3]
-PLANS = sorted((ROOT / "tests" / "benchmarks" / "plans").glob("*.yaml"))
+PLANS = sorted((ROOT / "benchmarks" / "plans").glob("*.yaml"))
 RUNS: dict[str, dict[str, Any]] = {
     f"{path.stem}: {name}": run or {}
     for path in PLANS
     for name, run in yaml.safe_load(path.read_text("utf-8"))["runs"].items()
 }
+assert RUNS
 
 
 @pytest.mark.parametrize("name", RUNS)
