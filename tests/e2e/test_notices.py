@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Head, RunVerb, Shards, StartVerb, started
-from tests.e2e.nodes import NoticeGiver, RunFolder, elastic_run, node, raylets, videos_of
+from tests.e2e.nodes import NoticeGiver, RunFolder, elastic_run, node, videos_of
 from tests.e2e.processes import Command, Outcome
 
 IS_SOAK = os.environ.get("YT8M_SOAK") == "1"
@@ -52,13 +52,11 @@ class Notice:
 
     Attributes:
         place: Of the run.
-        node_is_there: Whether the node still was when the run had written the checkpoint of its last step.
         last_step: The last step before that start.
         first_step: The step that it went on from.
     """
 
     place: str
-    node_is_there: bool
     last_step: int
     first_step: int
 
@@ -140,20 +138,18 @@ def story(start_verb: StartVerb, shards: Shards, tmp_path_factory: pytest.TempPa
 
 
 def give_notice(giver: NoticeGiver, second: Command, run: RunFolder, watch: Watch, place: str) -> Notice:
-    """Gives the second node notice and waits for the next start."""
+    """Gives the second node notice and waits for the next start.
+
+    A run that heard it between steps alone would stand still until the node is gone, at its deadline of 600 s: far
+    longer than the wait.
+    """
     num_starts = len(run.starts())
     giver.give(second)
     num_answers = watch.command.stderr.count("starting again")
     watch.until(lambda: watch.command.stderr.count("starting again") > num_answers)
-    node_is_there = len(raylets(second)) == 1
     last_step = run.last_step()
     watch.until(lambda: len(run.starts()) > num_starts)
-    return Notice(place, node_is_there, last_step, run.first_steps()[-1])
-
-
-def test_each_notice_is_answered_before_the_node_is_gone(story: Story) -> None:
-    # A run that heard a notice between steps alone stood still until then.
-    assert [notice.node_is_there for notice in story.notices] == [True] * NUM_NOTICES
+    return Notice(place, last_step, run.first_steps()[-1])
 
 
 def test_no_step_is_lost(story: Story) -> None:
