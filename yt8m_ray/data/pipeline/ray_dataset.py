@@ -122,7 +122,7 @@ def read_dataset(
     position: Callable[[], Position] | None = None,
     cache: str | None = None,
 ) -> ray.data.Dataset:
-    """Returns the shards as a Dataset whose blocks `packed.from_table` understands; see `ShardSource`.
+    """Returns the shards as a Dataset whose blocks `packed_videos.from_table` understands; see `ShardSource`.
 
     Args:
         options: As in `ShardSource`; `block_bytes` is the largest size of a block, which follows that of the data.
