@@ -1,7 +1,7 @@
 """Shards -> ray.data.Dataset of Arrow blocks. The only module that imports ray.data.
 
 A block holds rows of one shard: shard and record index, id, number of frames, frames as bytes, class ids
-(`yt8m_ray.data.pipeline.batches`). Each shard is one read task, in the order that the epoch's seed gives.
+(`packed_videos.to_table`). Each shard is one read task, in the order that the epoch's seed gives.
 """
 
 from __future__ import annotations
