@@ -17,6 +17,7 @@ from yt8m_ray.cluster import READ_CPUS
 from yt8m_ray.config.document import flatten, load_document, override, parse_value, to_yaml
 from yt8m_ray.config.local_paths import with_absolute_paths
 from yt8m_ray.config.space import Params
+from yt8m_ray.config.train import changes
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking import runs as tracking
@@ -115,18 +116,16 @@ def _check_same_base(config: TuneConfig, path: Path) -> None:
     """Raises ConfigError for other data or another model than before; logs other changes."""
     if not path.exists():  # the first start was killed before it wrote the file
         return
-    before, after = flatten(load_document(path, TuneConfig)), flatten(config)
-    changed = sorted(
-        key
-        for key in before.keys() | after.keys()
-        if before.get(key) != after.get(key) and not key.startswith(_FREE_TO_CHANGE)
-    )
-    refused = [key for key in changed if key.startswith(_FIXED)]
+    changed = [
+        change
+        for change in changes(load_document(path, TuneConfig), config)
+        if not change[0].startswith(_FREE_TO_CHANGE)
+    ]
+    refused = [f"{key}: {old!r} in {path}, now {new!r}" for key, old, new in changed if key.startswith(_FIXED)]
     if refused:
-        lines = [f"{key}: {before.get(key)!r} in {path}, now {after.get(key)!r}" for key in refused]
-        raise ConfigError("\n".join([*lines, "trials of one search are compared; choose another run.name"]))
-    for key in changed:
-        logger.warning("continued with a change: %s was %r, now %r", key, before.get(key), after.get(key))
+        raise ConfigError("\n".join([*refused, "trials of one search are compared; choose another run.name"]))
+    for key, old, new in changed:
+        logger.warning("continued with a change: %s was %r, now %r", key, old, new)
 
 
 def _open_study(config: TuneConfig, folder: Path) -> SearchStudy:

@@ -27,7 +27,7 @@ from yt8m_ray.data.labels.soft_label_files import (
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictions.writer import SubmissionWriter, join_submissions
 from yt8m_ray.json_document import append_json_line, parse_json, read_json_lines
-from yt8m_ray.local_files import read_document
+from yt8m_ray.local_files import read_document, replace_file
 from yt8m_ray.topk import TopK
 
 
@@ -71,9 +71,8 @@ class ResumableOutput(abc.ABC):
                 "choose another"
             )
         if is_new:
-            aside = self._job_file.with_suffix(".tmp")
-            aside.write_text(json.dumps(self._job) + "\n", encoding="utf-8")
-            os.replace(aside, self._job_file)
+            text = json.dumps(self._job) + "\n"
+            replace_file(self._job_file, lambda aside: aside.write_text(text, encoding="utf-8"))
         return read_json_lines(self._done_file)
 
 
