@@ -292,6 +292,16 @@ def test_another_space_in_the_same_folder_is_refused(story: Story, make_search: 
         search(make_search("story", {**SPACE, "model.num_mixtures": {"choice": [1, 2, 4]}}))
 
 
+def test_other_data_or_another_model_in_the_same_folder_is_refused(story: Story, make_search: MakeSearch) -> None:
+    config = make_search("story")
+    other = override(config, {"run.seed": config.run.seed + 7})
+
+    with pytest.raises(
+        ConfigError, match=rf"^run\.seed: {config.run.seed} in .*config\.yaml, now {other.run.seed}\ntrials of"
+    ):
+        search(other)
+
+
 def _wait_until(condition: Callable[[], bool], timeout_s: float = 90) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
