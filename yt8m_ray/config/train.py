@@ -106,6 +106,8 @@ class ScalingConfig(Config):
         use_gpu: One GPU a worker; null takes GPUs where the cluster has one for every worker.
         gpus_per_worker: GPUs of a worker that has some; a part of one lets several runs of one worker share it.
         cpus_per_worker: Logical CPUs and torch threads of a worker; null takes one, or less where the cluster is small.
+        local_mode: One worker without a GPU, on a cluster of one machine, trains in the process of the command, which
+            starts faster; false gives it a process of its own, so that the run survives its death.
         max_failures: Restarts after a lost worker before the run fails.
     """
 
@@ -113,6 +115,7 @@ class ScalingConfig(Config):
     use_gpu: bool | None = None
     gpus_per_worker: PositiveFloat = 1.0
     cpus_per_worker: PositiveFloat | None = None
+    local_mode: bool = True
     max_failures: NonNegativeInt = 3
 
     @property

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from yt8m_ray.cluster import READ_CPUS
@@ -25,6 +27,7 @@ CLUSTER_WAIT_S = 300.0
 
 _PROBE_TIMEOUT_S = 20.0
 _PAUSE_S = 1.0
+_BUSY_S = 10.0
 
 
 def present_nodes() -> list[Node]:
@@ -76,6 +79,28 @@ def wait_for_workers(config: TrainConfig, *, wait_s: float = CLUSTER_WAIT_S) -> 
                 logger.warning("waiting up to %g s for the cluster: %s", wait_s, error)
                 has_said = True
         time.sleep(_PAUSE_S)
+
+
+def can_train_here(config: TrainConfig, workers: Workers) -> bool:
+    """Returns whether this process may be the run's one worker."""
+    # With a GPU it may not: Ray gives GPUs to workers alone, and would give this one to another run too.
+    is_one = workers.num == config.scaling.most_workers == 1 and not workers.use_gpu
+    return config.scaling.local_mode and is_one and len(present_nodes()) == 1
+
+
+@contextlib.contextmanager
+def reserved_cpus(num: float) -> Iterator[None]:
+    """Waits for logical CPUs and holds them while the `with` block runs."""
+    if not num:
+        yield
+        return
+    group = placement_group([{"CPU": num}])
+    try:
+        while not group.wait(timeout_seconds=_BUSY_S):
+            logger.info("waiting for %g CPUs, which other work of the cluster has", num)
+        yield
+    finally:
+        remove_placement_group(group)
 
 
 def check_shared(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -76,7 +77,17 @@ def progress_bar(run_path: Path) -> Iterator[ProgressBar | None]:
         yield None
         return
     with logging_redirect_tqdm(), contextlib.closing(ProgressBar(run_path, sys.stderr)) as bar:
-        yield bar
+        for handler in logging.root.handlers:
+            handler.addFilter(_is_no_progress_line)
+        try:
+            yield bar
+        finally:
+            for handler in logging.root.handlers:
+                handler.removeFilter(_is_no_progress_line)
+
+
+def _is_no_progress_line(record: logging.LogRecord) -> bool:
+    return not is_progress_line(record.getMessage())
 
 
 def _epoch(far: Mapping[str, float]) -> tuple[int, float]:

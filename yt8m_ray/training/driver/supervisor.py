@@ -13,7 +13,7 @@ from yt8m_ray.tracking.history import History
 from yt8m_ray.training.driver.coordinator import Coordinator, Messages
 from yt8m_ray.training.driver.interruptible import StopRequested
 from yt8m_ray.training.driver.nodes import draining_nodes, fitting_workers, free_cpus
-from yt8m_ray.training.driver.progress import ProgressBar, is_progress_line
+from yt8m_ray.training.driver.progress import ProgressBar
 from yt8m_ray.training.driver.scaling import Workers
 from yt8m_ray.training.run.hooks import RunHooks
 from yt8m_ray.training.run.run_folder import LOG_FILE
@@ -34,6 +34,7 @@ class Supervisor:
         workers: Those of this start.
         folder: Of the run, whose log gets the workers' lines, and whose history what they measure.
         hooks: Follow the checkpoints, and may end the run.
+        is_local: Whether this process is the one worker.
 
     Attributes:
         coordinator: Of this start.
@@ -41,9 +42,9 @@ class Supervisor:
         has_notice: Whether that is because a node of theirs is about to go.
     """
 
-    def __init__(self, config: TrainConfig, workers: Workers, folder: Path, hooks: RunHooks) -> None:
+    def __init__(self, config: TrainConfig, workers: Workers, folder: Path, hooks: RunHooks, *, is_local: bool) -> None:
         self.workers = workers
-        self.coordinator: Coordinator | Messages = Messages() if hooks.is_in_process else Coordinator()
+        self.coordinator: Coordinator | Messages = Messages() if is_local else Coordinator()
         self.reason: str | None = None
         self.has_notice = False
         self._config = config
@@ -56,7 +57,7 @@ class Supervisor:
         self._training_since: float | None = None
 
     def tick(self, bar: ProgressBar | None = None) -> None:
-        """Handles what the workers sent, and looks at the cluster once a second; `bar` replaces progress lines.
+        """Handles what the workers sent, and looks at the cluster once a second.
 
         Raises:
             StopRequested: the hooks want the run to end; raised once.
@@ -72,8 +73,7 @@ class Supervisor:
             with contextlib.suppress(OSError), self._log_path.open("a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in lines)
         for line in lines:
-            if bar is None or not is_progress_line(line):
-                logger.info("%s", line)
+            logger.info("%s", line)
         if bar is not None:
             bar.update()
         now = time.monotonic()

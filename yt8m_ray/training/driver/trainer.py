@@ -24,7 +24,14 @@ from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.driver.coordinator import Coordinator, Messages
 from yt8m_ray.training.driver.failures import final_error, last_line
 from yt8m_ray.training.driver.interruptible import TERMINATED, run_interruptibly
-from yt8m_ray.training.driver.nodes import CLUSTER_WAIT_S, check_shared, fitting_workers, wait_for_workers
+from yt8m_ray.training.driver.nodes import (
+    CLUSTER_WAIT_S,
+    can_train_here,
+    check_shared,
+    fitting_workers,
+    reserved_cpus,
+    wait_for_workers,
+)
 from yt8m_ray.training.driver.process_group import BoundTorchConfig
 from yt8m_ray.training.driver.progress import progress_bar
 from yt8m_ray.training.driver.scaling import Workers
@@ -149,10 +156,13 @@ def _fit_with_restarts(config: TrainConfig, store: RunStore, payload: dict[str, 
     while True:
         if not store.is_remote:
             check_shared(store.folder)
-        supervisor = Supervisor(config, workers, store.folder, hooks)
+        is_local = hooks.is_in_process or can_train_here(config, workers)
+        supervisor = Supervisor(config, workers, store.folder, hooks, is_local=is_local)
         try:
-            train = _train_here if hooks.is_in_process else _train
-            train(config, {**payload, "coordinator": supervisor.coordinator}, supervisor)
+            train = _train_here if is_local else _train
+            with progress_bar(store.folder) as bar:
+                tick = functools.partial(supervisor.tick, bar)
+                train(config, {**payload, "coordinator": supervisor.coordinator}, supervisor, tick)
         except ray.train.TrainingFailedError as error:
             reason = final_error(error)
             if reason is not None:
@@ -173,7 +183,7 @@ def _fit_with_restarts(config: TrainConfig, store: RunStore, payload: dict[str, 
         workers = _workers_again(config, supervisor)
 
 
-def _train(config: TrainConfig, payload: dict[str, Any], supervisor: Supervisor) -> None:
+def _train(config: TrainConfig, payload: dict[str, Any], supervisor: Supervisor, tick: Callable[[], None]) -> None:
     """Trains with workers elsewhere until they end."""
     workers, folder = supervisor.workers, Path(payload["run_path"])
     resources = {"CPU": workers.cpus_each, **({"GPU": workers.gpus_each} if workers.use_gpu else {})}
@@ -196,12 +206,10 @@ def _train(config: TrainConfig, payload: dict[str, Any], supervisor: Supervisor)
             datasets=_datasets(config, payload, num_parts=workers.num),
             dataset_config=_SplitAll(),
         )
-        with progress_bar(folder) as bar:
-            tick = functools.partial(supervisor.tick, bar)
-            run_interruptibly(trainer.fit, tick=tick, ask_to_stop=supervisor.ask_to_stop)
+        run_interruptibly(trainer.fit, tick=tick, ask_to_stop=supervisor.ask_to_stop)
 
 
-def _train_here(config: TrainConfig, payload: dict[str, Any], supervisor: Supervisor) -> None:
+def _train_here(config: TrainConfig, payload: dict[str, Any], supervisor: Supervisor, tick: Callable[[], None]) -> None:
     """Trains with this process as the one worker, in Ray Train's local mode."""
     datasets = _datasets(config, payload, num_parts=1)
     for dataset in datasets.values():
@@ -211,8 +219,15 @@ def _train_here(config: TrainConfig, payload: dict[str, Any], supervisor: Superv
         scaling_config=ray.train.ScalingConfig(num_workers=0, use_gpu=supervisor.workers.use_gpu),
         datasets=datasets,
     )
+
+    def train() -> None:
+        # A trial of a search has its CPUs from Ray Tune. Elsewhere other work of the cluster must not take them.
+        cpus = 0 if supervisor.hooks.is_in_process else supervisor.workers.cpus_each
+        with reserved_cpus(cpus):
+            trainer.fit()
+
     try:
-        run_interruptibly(trainer.fit, tick=supervisor.tick, ask_to_stop=supervisor.ask_to_stop)
+        run_interruptibly(train, tick=tick, ask_to_stop=supervisor.ask_to_stop)
     except ray.exceptions.RayError as error:
         raise root_cause(error) from None
 
@@ -262,7 +277,8 @@ def _work_here(payload: dict[str, Any], supervisor: Supervisor) -> None:
 def _run_worker(payload: dict[str, Any], *, device: torch.device, on_checkpoint: Callable[[Metrics], None]) -> None:
     """Trains as one of the run's workers."""
     config = TrainConfig.model_validate(payload["config"])
-    torch.set_num_threads(max(1, int(float(os.environ.get("OMP_NUM_THREADS", "1")))))
+    num_threads = config.scaling.cpus_per_worker or float(os.environ.get("OMP_NUM_THREADS", "1"))
+    torch.set_num_threads(max(1, int(num_threads)))
     folder = Path(payload["run_path"])
     folder.mkdir(parents=True, exist_ok=True)  # a copy of the run's folder is not on every node
     worker = Worker(
