@@ -23,19 +23,18 @@ from yt8m_ray.schema import (
 )
 
 _MOST_NAMED = 8
+# Marks of MediaPipe's own keys: `clip/data_id`, `RGB/feature/floats`.
 _MEDIA_SEQUENCE_CLIP, _MEDIA_SEQUENCE_FEATURE = "clip/", "/feature/"
-"""Marks of MediaPipe's own keys: `clip/data_id`, `RGB/feature/floats`."""
 
+# What requests and tables call other things, or nothing: a feature of such a name could not be asked for.
 _TAKEN_NAMES = ("", "video_id", "num_frames")
-"""What requests and tables call other things, or nothing: a feature of such a name could not be asked for."""
 
+# What becomes of the dequantized frames; `yt8m_ray.data.pipeline.normalize` describes each.
 Normalization = Literal["l2", "unwhitened", "reverse_whitened", "none"]
-"""What becomes of the dequantized frames; `yt8m_ray.data.pipeline.normalize` describes each."""
 
-
+# Whether a video needs labels. One without a list of them is left out where they are required, and kept as a video of
+# unknown classes where they are optional; labels that are ignored are not read, and may be of another vocabulary.
 LabelPolicy = Literal["required", "optional", "ignored"]
-"""Whether a video needs labels. One without a list of them is left out where they are required, and kept as a video of
-unknown classes where they are optional; labels that are ignored are not read, and may be of another vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,8 @@ class VideoRow:
 def to_row(fields: Fields, spec: FeatureSpec, *, labelled: bool = True) -> VideoRow:
     """Returns the video that a record describes; its arrays are its own.
 
-    At video level a record without `mean_rgb` but with the list `rgb` gets the mean of its dequantized frames.
-
-    Args:
-        labelled: Whether labels are read too; they may be of another vocabulary where they are not.
+    At video level a record without `mean_rgb` but with the list `rgb` gets the mean of its dequantized frames. Labels
+    may be of another vocabulary where they are not read.
 
     Raises:
         RecordError: a feature is missing, of another kind or size, or has a value that is not finite, features differ
@@ -117,23 +114,16 @@ def to_row(fields: Fields, spec: FeatureSpec, *, labelled: bool = True) -> Video
 
 
 def id_and_labels(fields: Fields, num_classes: int) -> tuple[str, npt.NDArray[np.int32] | None]:
-    """Returns the id and the labels of the video that a record describes, as in `VideoRow`.
-
-    Raises:
-        RecordError: the id is missing or not UTF-8, or a class id is out of range.
-    """
+    """Returns the id and the labels of the video that a record describes; as in `VideoRow`, errors as of `to_row`."""
     return _video_id(fields), _labels(fields, num_classes)
 
 
 def _video_id(fields: Fields) -> str:
-    for key in ID_KEYS:
-        if key in fields.context:
-            values = fields.context[key]
-            break
-    else:
-        raise RecordError(
-            f"the video has no id; expected one of the keys {', '.join(ID_KEYS)}; {_describe_found(fields)}"
-        )
+    key = next((key for key in ID_KEYS if key in fields.context), None)
+    if key is None:
+        expected = ", ".join(ID_KEYS)
+        raise RecordError(f"the video has no id; expected one of the keys {expected}; {_describe_found(fields)}")
+    values = fields.context[key]
     if not isinstance(values, list) or len(values) != 1 or not values[0]:
         raise RecordError(f"{key}: expected one byte string that is not empty, found {_describe(values)}")
     try:
@@ -157,19 +147,12 @@ def _labels(fields: Fields, num_classes: int) -> npt.NDArray[np.int32] | None:
 
 
 def _frames(fields: Fields, spec: FeatureSpec) -> npt.NDArray[np.uint8]:
-    """Returns the first `max_frames` frames, uint8 [T, D]."""
     features = {name: _feature_frames(fields, name, size) for name, size in spec.sizes.items()}
     counts = {name: len(feature) for name, feature in features.items()}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise RecordError(f"all features must have the same number of frames, found {found}")
-    num_frames = min(next(iter(counts.values())), spec.max_frames)
-    frames = np.empty((num_frames, spec.dim), np.uint8)
-    column = 0
-    for feature in features.values():
-        frames[:, column : column + feature.shape[1]] = feature[:num_frames]
-        column += feature.shape[1]
-    return frames
+    return np.concatenate([feature[: spec.max_frames] for feature in features.values()], axis=1)
 
 
 def _feature_frames(fields: Fields, name: str, size: int) -> npt.NDArray[np.uint8]:
@@ -190,13 +173,8 @@ def _feature_frames(fields: Fields, name: str, size: int) -> npt.NDArray[np.uint
 
 
 def _video_frames(fields: Fields, spec: FeatureSpec) -> npt.NDArray[np.float32]:
-    """Returns the means of all features as one frame, float32 [1, D]."""
-    frames = np.empty((1, spec.dim), np.float32)
-    column = 0
-    for name, size in spec.sizes.items():
-        frames[0, column : column + size] = _mean(fields, name, size)
-        column += size
-    return frames
+    means = [_mean(fields, name, size) for name, size in spec.sizes.items()]
+    return np.concatenate(means).astype(np.float32).reshape(1, spec.dim)
 
 
 def _mean(fields: Fields, name: str, size: int) -> npt.NDArray[np.floating[Any]]:
@@ -218,6 +196,7 @@ def _mean_of_frames(fields: Fields, name: str, size: int) -> npt.NDArray[np.floa
     frames = _feature_frames(fields, frame_name, size)
     if len(frames) == 0:
         raise RecordError(f"{name}: no such feature, and 0 frames {frame_name} to average")
+    # In float64, because a day of frames is summed.
     mean: npt.NDArray[np.float64] = frames.mean(axis=0, dtype=np.float64)
     return mean * DEQUANTIZATION_SCALE + DEQUANTIZATION_OFFSET
 
@@ -229,11 +208,8 @@ def describe_unlabelled(fields: Fields) -> str:
 
 
 def check_finite(name: str, values: npt.NDArray[Any]) -> None:
-    """Checks that the values [N] of a feature are finite numbers: one that is not makes a model's scores NaN.
-
-    Raises:
-        RecordError: names the first that is not.
-    """
+    """Checks that the values [N] of a feature are finite numbers; RecordError names the first that is not."""
+    # A single one makes all scores of a model NaN.
     is_bad = ~np.isfinite(values)
     if is_bad.any():
         first = int(np.argmax(is_bad))
@@ -241,7 +217,6 @@ def check_finite(name: str, values: npt.NDArray[Any]) -> None:
 
 
 def _describe_found(fields: Fields) -> str:
-    """Returns which features a record has, for one that lacks what is read."""
     lists = [
         f"{name} ({steps.shape[1]} bytes a frame)" if isinstance(steps, np.ndarray) else name
         for name, steps in sorted(fields.sequences.items())

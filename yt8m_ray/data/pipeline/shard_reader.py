@@ -192,9 +192,9 @@ class _Packer:
         """Packs ordinary records up to the first that is not; returns how many, and why no more."""
         found = np.empty((len(starts), len(VIDEO_COLUMNS)), np.int64)
         labels = np.empty(_MOST_LABELS, np.int32)
-        count, self._row, num_labels, status = pack_records(
-            data, starts, ends, self._reading, self._frames, self._row, labels, 0, found
-        )
+        room = self._frames[self._row :]
+        count, num_rows, num_labels, status = pack_records(data, starts, ends, self._reading, room, labels, found)
+        self._row += num_rows
         if count:
             view, id_bounds = data.data, found[:count, :2].tolist()
             self._video_ids += [str(view[start:end], "ascii") for start, end in id_bounds]

@@ -38,7 +38,7 @@ class OrdinaryRecords:
         frames = np.empty((min(self._max_frames, len(data) // self._width + 1), self._width), np.uint8)
         starts, ends = np.zeros(1, np.int64), np.array([len(data)])
         found = np.empty((1, len(VIDEO_COLUMNS)), np.int64)
-        _, num_rows, _, status = pack_records(data, starts, ends, self._reading, frames, 0, _NO_LABELS, 0, found)
+        _, num_rows, _, status = pack_records(data, starts, ends, self._reading, frames, _NO_LABELS, found)
         if status != DONE:
             return None
         id_start, id_end = found[0, :2].tolist()
