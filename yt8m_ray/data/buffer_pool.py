@@ -1,4 +1,4 @@
-"""Memory that is used again once no view of it is left: a fresh page costs more than the bytes written to it."""
+"""Memory that is used again once no view of it is left."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import threading
 
 import numpy as np
 
+# A fresh page costs more than the bytes written to it, so arrays are kept; and the copies of `byte_loops` need lines of
+# the cache.
 _ALIGNMENT = 64
 _MOST_KEPT = 8
 _MOST_BYTES_KEPT = 512 << 20
@@ -45,7 +47,7 @@ def shared_pool(num_bytes: int) -> BufferPool:
 
 
 def _references_of_an_unused_array() -> int:
-    """Returns what `take` counts for an array that only its list and its loop refer to."""
+    # Counted, not written down: releases of Python differ in what they count for an array in a list and a loop.
     arrays = [np.empty(1, np.uint8)]
     for array in arrays:
         return sys.getrefcount(array)

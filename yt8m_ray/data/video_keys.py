@@ -7,16 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# A byte for the length, and 15 for an id: YouTube's have 11 characters, those of the data set 4.
 KEY_BYTES = 16
-
-
 _LONGEST_ID = KEY_BYTES - 1
-
-
-_IS_DIGEST = 255
-
-
-_KEY_DTYPE = np.dtype(">u8")
+_IS_DIGEST = 255  # in place of the length
+_KEY_DTYPE = np.dtype(">u8")  # so that keys sort as their bytes do
 
 
 def id_keys(video_ids: Sequence[str]) -> np.ndarray:

@@ -1,9 +1,4 @@
-"""How far the records of shards have been read: which of them are done, which were rejected, how many there are.
-
-A checkpoint carries it, and the reader of a resumed epoch leaves those records out, whatever the number of workers
-is by then. The set is kept as it is, not as a count, because workers finish shards in any order. It is also the
-account: a record that arrives twice is refused, and at the end every record that a shard holds has to have arrived.
-"""
+"""How far the records of shards have been read: which of them are done, which were rejected, how many there are."""
 
 from __future__ import annotations
 
@@ -28,7 +23,7 @@ class AccountingError(RuntimeError):
 
 @dataclass
 class Position:
-    """A place in a run's data.
+    """A place in a run's data, which its checkpoints carry; a resumed epoch leaves out what is done.
 
     Attributes:
         epoch: Epochs finished; also chooses the order of the shards.
@@ -37,17 +32,15 @@ class Position:
         rejected: Records rejected in the current epoch, by cause; those that lack labels as UNLABELLED.
     """
 
+    # A set, not a count, because any number of workers finish shards in any order. It is the account, too: a record
+    # that arrives twice is refused, and at the end every record that a shard holds has to have arrived.
     epoch: int = 0
     done: dict[int, np.ndarray] = field(default_factory=dict)
     num_records: dict[int, int] = field(default_factory=dict)
     rejected: Counter[str] = field(default_factory=Counter)
 
     def add(self, shards: np.ndarray, records: np.ndarray) -> None:
-        """Marks records [N] of shards [N] as done.
-
-        Raises:
-            AccountingError: one of them was done already.
-        """
+        """Marks records [N] of shards [N] as done; AccountingError where one of them was done already."""
         for shard in np.unique(shards).tolist():
             mine = records[shards == shard]
             bits = np.zeros(int(mine.max()) + 1, bool)
@@ -65,11 +58,7 @@ class Position:
             self.num_records[end.shard] = end.num_records
 
     def merge(self, other: Position) -> None:
-        """Adds everything that `other`, of the same epoch, has.
-
-        Raises:
-            AccountingError: a record is in both.
-        """
+        """Adds everything that `other`, of the same epoch, has; AccountingError where a record is in both."""
         for shard, packed in other.done.items():
             self._mark(shard, packed)
         self.num_records |= other.num_records
@@ -90,15 +79,11 @@ class Position:
 
     def is_finished(self, shard: int) -> bool:
         """Returns whether every record of a shard is done."""
-        records, present = self.records(shard), self.num_records.get(shard)
-        return present is not None and len(records) == present and (not present or bool(records[-1] == present - 1))
+        present = self.num_records.get(shard)
+        return present is not None and np.array_equal(self.records(shard), np.arange(present))
 
     def check_complete(self, shards: Sequence[str]) -> None:
-        """Checks that every record of every shard is done: used + rejected = present.
-
-        Raises:
-            AccountingError: naming the first shard where that is not so.
-        """
+        """Checks that every record of every shard is done; AccountingError names the first shard of which it is not."""
         for index, path in enumerate(shards):
             if not self.is_finished(index):
                 present = self.num_records.get(index, "an unknown number of")
@@ -137,11 +122,11 @@ class Position:
 
     def _mark(self, shard: int, packed: np.ndarray) -> None:
         before = self.done.get(shard, packed[:0])
-        both = np.zeros(max(len(before), len(packed)), np.uint8)
+        both = np.zeros(max(len(before), len(packed)), np.uint8)  # new, as a copy of the position may share the old one
         both[: len(before)] = before
-        if np.any(both[: len(packed)] & packed):
-            twice = np.flatnonzero(np.unpackbits(both[: len(packed)] & packed))
-            raise AccountingError(f"shard {shard}: record {twice[0]} arrived twice")
+        twice = both[: len(packed)] & packed
+        if twice.any():
+            raise AccountingError(f"shard {shard}: record {np.unpackbits(twice).argmax()} arrived twice")
         both[: len(packed)] |= packed
         self.done[shard] = both
 

@@ -239,23 +239,19 @@ def _open_s3(bucket: str, connection: _Connection) -> FileSystem:
 
 
 def _connection(path: str) -> _Connection:
-    query = urllib.parse.parse_qs(split_query(path)[1].lstrip("?"))
-    unknown = sorted(set(query) - set(_QUERY_KEYS))
+    given = dict(urllib.parse.parse_qsl(split_query(path)[1].lstrip("?")))
+    unknown = sorted(set(given) - set(_QUERY_KEYS))
     if unknown:
         raise ValueError(f"{path}: {unknown[0]}: unknown; valid after the `?`: {', '.join(_QUERY_KEYS)}")
     attempts = os.environ.get("AWS_MAX_ATTEMPTS") or str(NUM_ATTEMPTS)
     if not attempts.isdigit() or attempts == "0":
         raise ValueError(f"AWS_MAX_ATTEMPTS: expected a number from 1, found {attempts!r}")
-    given = {key: values[-1] for key, values in query.items()}
-    endpoint = given.get("endpoint_override") or _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    region = given.get("region") or _variable("AWS_REGION", "AWS_DEFAULT_REGION")
+    variable = os.environ.get
+    endpoint = given.get("endpoint_override") or variable("AWS_ENDPOINT_URL_S3") or variable("AWS_ENDPOINT_URL")
+    region = given.get("region") or variable("AWS_REGION") or variable("AWS_DEFAULT_REGION")
     if endpoint and not region:
         region = "us-east-1"  # servers that are not Amazon's have one region, mostly by this name
     return _Connection(endpoint, given.get("scheme"), region, int(attempts))
-
-
-def _variable(*names: str) -> str | None:
-    return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
 
 def explaining(path: str) -> AbstractContextManager[None]:
