@@ -1,8 +1,10 @@
-"""Compiled loops over payloads: the frames, labels and ids of ordinary records, copied straight into a block.
+"""Compiled loops over payloads: the frames, labels and ids of ordinary records, copied straight into a block."""
 
-They read the layout that nearly every record has, some ten times faster than Python. A record of another layout, or
-with a fault, is UNUSUAL: `yt8m_ray.data.format.example` reads it, or says what is wrong with it.
-"""
+# They read the layout that nearly every record has, some ten times faster than Python. A record of another layout, or
+# with a fault, is UNUSUAL: `yt8m_ray.data.format.example` reads it, or says what is wrong with it.
+#
+# A message is made of fields with a tag and a length: a record of the maps 1 (context) and 2 (lists), an entry of a map
+# of the name 1 and the value 2, a feature of one list of strings (1), floats (2) or integers (3) with its values in 1.
 
 # ruff: noqa: SIM110 - generator expressions are slower here, or not to be compiled
 
@@ -15,6 +17,7 @@ import numpy as np
 
 from yt8m_ray.compiled import compiled
 from yt8m_ray.data.format.features import LabelPolicy
+from yt8m_ray.data.format.wire import FIELD_1, FIELD_2, FIELD_3
 from yt8m_ray.data.pipeline.byte_loops import are_finite, copy_rows, finish_copies
 from yt8m_ray.schema import ID_KEYS, LABELS_KEY
 
@@ -35,6 +38,7 @@ _UNKNOWN = -1
 _MOST_ENTRIES = 1024
 
 _NONE = (-1, -1)
+_NO_ENTRY = (-1, -1, -1, -1)
 
 # What `pack_records` returns of a video: the place of its id in the data, and counts; -1 labels without a list.
 VIDEO_COLUMNS = ("id_start", "id_end", "num_frames", "num_labels", "seen")
@@ -59,17 +63,24 @@ class Reading(NamedTuple):
 
 
 @compiled
-def _size(data: np.ndarray, position: int, end: int) -> tuple[int, int]:
-    """Returns (length at `position`, position behind it) of something that ends before `end`, else (-1, -1)."""
-    size = shift = 0
-    while position < end and shift < 28:  # a longer length is beyond any record
+def _varint(data: np.ndarray, position: int, end: int) -> tuple[int, int]:
+    """Returns (integer of up to four bytes at `position`, position behind it), else (-1, -1)."""
+    value = shift = 0
+    while position < end and shift < 28:
         byte = int(data[position])
         position += 1
-        size |= (byte & 0x7F) << shift
+        value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return (size, position) if position + size <= end else _NONE
+            return value, position
         shift += 7
     return _NONE
+
+
+@compiled
+def _size(data: np.ndarray, position: int, end: int) -> tuple[int, int]:
+    """Returns (length at `position`, position behind it) of something that ends before `end`, else (-1, -1)."""
+    size, content = _varint(data, position, end)
+    return (size, content) if content + size <= end else _NONE
 
 
 @compiled
@@ -83,17 +94,15 @@ def _only(data: np.ndarray, start: int, end: int, tag: int) -> int:
 
 @compiled
 def _entry(data: np.ndarray, start: int, end: int) -> tuple[int, int, int, int]:
-    """Returns (start and end of the name, start and end of the value) of a map entry, else -1 four times."""
-    size, position = _size(data, start + 1, end) if data[start] == 0x0A else _NONE
+    """Returns (start and end of the name, start and end of the value) of a map entry, else _NO_ENTRY."""
+    size, position = _size(data, start + 1, end) if data[start] == FIELD_1 else _NONE
     behind = position + size
-    if position < 0 or position >= behind or data[position] != 0x0A:
-        return -1, -1, -1, -1
+    if position < 0 or position >= behind or data[position] != FIELD_1:
+        return _NO_ENTRY
     name_size, name_start = _size(data, position + 1, behind)
     name_end = name_start + name_size
-    value_start = _only(data, name_end, behind, 0x12) if name_start >= 0 else -1
-    if value_start < 0:
-        return -1, -1, -1, -1
-    return name_start, name_end, value_start, behind
+    value_start = _only(data, name_end, behind, FIELD_2) if name_start >= 0 else -1
+    return (name_start, name_end, value_start, behind) if value_start >= 0 else _NO_ENTRY
 
 
 @compiled
@@ -110,12 +119,10 @@ def _key(data: np.ndarray, start: int, end: int, keys: np.ndarray, key_ends: np.
     key_start = 0
     for index in range(len(key_ends)):
         if key_ends[index] - key_start == end - start:
-            is_equal = True
             for offset in range(end - start):
                 if keys[key_start + offset] != data[start + offset]:
-                    is_equal = False
                     break
-            if is_equal:
+            else:
                 return index
         key_start = key_ends[index]
     return _UNKNOWN
@@ -124,7 +131,7 @@ def _key(data: np.ndarray, start: int, end: int, keys: np.ndarray, key_ends: np.
 @compiled
 def _one_string(data: np.ndarray, start: int, end: int) -> int:
     """Returns where the only byte string of the feature `data[start:end]` starts, else -1."""
-    return _only(data, _only(data, start, end, 0x0A), end, 0x0A)
+    return _only(data, _only(data, start, end, FIELD_1), end, FIELD_1)
 
 
 @compiled
@@ -148,22 +155,22 @@ def _is_plain(data: np.ndarray, start: int, end: int) -> bool:
     kind = int(data[start])
     content = _only(data, start, end, kind)
     if content == end:
-        return kind == 0x0A or kind == 0x12 or kind == 0x1A
+        return kind in (FIELD_1, FIELD_2, FIELD_3)
     if content < 0:
         return False
-    if kind == 0x0A:
+    if kind == FIELD_1:
         while content < end:
-            size, position = _size(data, content + 1, end) if data[content] == 0x0A else _NONE
+            size, position = _size(data, content + 1, end) if data[content] == FIELD_1 else _NONE
             if position < 0:
                 return False
             content = position + size
         return True
-    packed = _only(data, content, end, 0x0A)
+    packed = _only(data, content, end, FIELD_1)
     if packed < 0:
         return False
-    if kind == 0x12:
+    if kind == FIELD_2:
         return (end - packed) % 4 == 0
-    return _are_integers(data, packed, end) if kind == 0x1A else False
+    return _are_integers(data, packed, end) if kind == FIELD_3 else False
 
 
 @compiled
@@ -171,7 +178,7 @@ def _frame_layout(data: np.ndarray, start: int, end: int) -> tuple[int, int]:
     """Returns (stride, bytes before each frame) of a list of byte strings of one size, one a step, else (-1, -1)."""
     # Where bytes list and value each end the step, and every step begins with the same tags and lengths, the bytes can
     # mean nothing else.
-    size, step_start = _size(data, start + 1, end) if start < end and data[start] == 0x0A else _NONE
+    size, step_start = _size(data, start + 1, end) if start < end and data[start] == FIELD_1 else _NONE
     if step_start < 0:
         return _NONE
     step_end = step_start + size
@@ -192,25 +199,16 @@ def _frame_layout(data: np.ndarray, start: int, end: int) -> tuple[int, int]:
 @compiled
 def _copy_labels(data: np.ndarray, start: int, end: int, num_classes: int, labels: np.ndarray) -> int:
     """Copies class ids, ascending and each once; returns their number, else -1."""
-    content = _only(data, start, end, 0x1A)
+    content = _only(data, start, end, FIELD_3)
     if content == end:
         return 0
-    position = _only(data, content, end, 0x0A)
+    position = _only(data, content, end, FIELD_1)
     if position < 0 or end - position > len(labels):  # a class id takes a byte or more
         return -1
     count = 0
     while position < end:
-        value = shift = 0
-        while True:
-            if position == end or shift > 28:
-                return -1
-            byte = int(data[position])
-            position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
-        if value >= num_classes:
+        value, position = _varint(data, position, end)
+        if not 0 <= value < num_classes:
             return -1
         # Insertion: a video has some three labels, mostly in their order.
         place = count
@@ -233,7 +231,7 @@ def _take_feature(
     column = reading.columns[key - _NUM_FIXED_KEYS]
     size = reading.columns[key - _NUM_FIXED_KEYS + 1] - column
     if reading.is_video_level:  # one packed list of floats is the video's only frame
-        position = _only(data, _only(data, start, end, 0x12), end, 0x0A)
+        position = _only(data, _only(data, start, end, FIELD_2), end, FIELD_1)
         if position < 0 or end - position != size or not are_finite(data, position, end):
             return UNUSUAL
         stride, num_frames, kept = size, 1, 1
@@ -275,7 +273,7 @@ def _take_entry(
             return DONE if _is_plain(data, start, end) else UNUSUAL
         return DONE if start == end or _frame_layout(data, start, end)[0] > 0 else UNUSUAL
     bit = np.int64(1) << max(key, _OTHER_ID)  # both spellings of the id are one key
-    if video[_SEEN] & bit:
+    if video[_SEEN] & bit:  # of two entries of one name the last counts, which the decoder sees to
         return UNUSUAL
     video[_SEEN] |= bit
     if key >= _NUM_FIXED_KEYS:
@@ -303,9 +301,9 @@ def _pack_one(
     video[_SEEN] = 0
     has_context = has_lists = False
     num_entries = 0
-    while position < end:  # fields 1 and 2 are maps: the context's features, the lists' frames
-        is_context = data[position] == 0x0A
-        if (has_context if is_context else has_lists) or (not is_context and data[position] != 0x12):
+    while position < end:
+        is_context = data[position] == FIELD_1
+        if (has_context if is_context else has_lists) or (not is_context and data[position] != FIELD_2):
             return UNUSUAL
         has_context, has_lists = has_context or is_context, has_lists or not is_context
         size, inner = _size(data, position + 1, end)
@@ -315,6 +313,7 @@ def _pack_one(
         while inner < position:
             entry = _entry(data, inner, position)
             num_entries += 1
+            # A name that is not ASCII may not be UTF-8 either, which the decoder looks at.
             if entry[0] < 0 or num_entries > _MOST_ENTRIES or not _is_text(data, entry[0], entry[1]):
                 return UNUSUAL
             status = _take_entry(data, entry, is_context, reading, frames, labels, video)
