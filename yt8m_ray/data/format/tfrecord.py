@@ -26,13 +26,9 @@ def read_records(
     verify_crc: bool = True,
     on_corrupt: OnCorrupt | None = None,
 ) -> Iterator[Records]:
-    """Yields the records of a shard, as many at a time as were read at once.
-
-    Lengths are never trusted: no more is allocated than some three times what the stream holds.
+    """Yields the records of a shard, as many at a time as were read at once; the caller closes the stream.
 
     Args:
-        stream: The shard from its first byte; the caller closes it.
-        compression: How the stream is packed; "auto" looks at its first bytes.
         verify_crc: False skips the checksums of the payloads, not those of the lengths.
         on_corrupt: Called with each bad record, which is left out: up to the next sound header behind its own, whatever
             its length says. None raises the error.
@@ -40,6 +36,7 @@ def read_records(
     Raises:
         CorruptRecordError: with the record that could not be read; all before it have been yielded.
     """
+    # Lengths are never trusted: no more is allocated than some three times what the stream holds.
     framing = Framing(stream, path, compression, on_corrupt)
     while (records := framing.next_records()) is not None:
         good = 0
@@ -48,6 +45,7 @@ def read_records(
                 yield records.between(good, bad)
             framing.reject(records.first + bad, records.offset_of(bad), error)
             good = bad + 1
+            # A wrong length may have hidden sound records in this one, and those behind it are found again.
             if framing.has_moved_back(records, bad):
                 good = len(records)
                 break
@@ -63,10 +61,9 @@ def read_payloads(
     verify_crc: bool = True,
     on_corrupt: OnCorrupt | None = None,
 ) -> Iterator[tuple[int, int, memoryview]]:
-    """Yields (record index, byte offset in the uncompressed stream, payload) of each record.
+    """Yields (record index, byte offset in the uncompressed stream, payload) of each record; see `read_records`.
 
-    A payload is a read-only view that stays valid for as long as it is kept, though it may keep some megabytes of
-    its neighbours in memory with it. Arguments and errors are those of `read_records`.
+    A payload is a read-only view, valid for as long as it is kept; it may keep some megabytes of its neighbours.
     """
     chunks = read_records(stream, path=path, compression=compression, verify_crc=verify_crc, on_corrupt=on_corrupt)
     for records in chunks:
@@ -75,11 +72,9 @@ def read_payloads(
 
 
 def write_records(path: str, payloads: Iterable[bytes], *, compression: Compression = "none") -> int:
-    """Writes a shard and returns its number of records; nothing half-written ever stands at `path`.
+    """Writes a local shard, and replaces `path` when the last record is written; returns the number of records.
 
-    Args:
-        path: A local path; it is replaced when the last record is written.
-        compression: "none", "gzip" or "zlib"; the bytes depend on the payloads alone.
+    Compression is "none", "gzip" or "zlib"; the bytes depend on the payloads alone.
     """
     num_records = 0
 

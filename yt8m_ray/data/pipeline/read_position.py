@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from yt8m_ray.data.errors import UNLABELLED, Cause
 from yt8m_ray.data.pipeline.packed_videos import Rejection, ShardEnd
 
 CAUSES: tuple[Cause, ...] = get_args(Cause)
-
 _LEFT_OUT = (*CAUSES, UNLABELLED)
+
+logger = logging.getLogger(__name__)
 
 
 class AccountingError(RuntimeError):
@@ -43,6 +45,7 @@ class Position:
         """Marks records [N] of shards [N] as done; AccountingError where one of them was done already."""
         for shard in np.unique(shards).tolist():
             mine = records[shards == shard]
+            # A record that stands twice in the call itself would be lost in the bits.
             bits = np.zeros(int(mine.max()) + 1, bool)
             bits[mine] = True
             if np.count_nonzero(bits) != len(mine):
@@ -116,7 +119,7 @@ class Position:
         ends = np.cumsum(arrays["num_bytes"])
         parts = np.split(arrays["bits"], ends[:-1]) if len(ends) else []
         done = dict(zip(arrays["shards"].tolist(), parts, strict=True))
-        # Checkpoints of earlier versions know fewer causes, the first ones.
+        # Checkpoints of earlier versions know fewer causes, the first ones; `+` drops those that count 0.
         rejected = Counter(dict(zip(_LEFT_OUT, arrays["rejected"].tolist(), strict=False)))
         return cls(int(arrays["epoch"]), done, dict(arrays["num_records"].tolist()), +rejected)
 
@@ -129,6 +132,27 @@ class Position:
             raise AccountingError(f"shard {shard}: record {np.unpackbits(twice).argmax()} arrived twice")
         both[: len(packed)] |= packed
         self.done[shard] = both
+
+
+def check_labelled(key: str, position: Position, *, warns: bool = True) -> None:
+    """Checks that one of the videos that were read with labels required has some, and warns how many have none.
+
+    Args:
+        key: Where they come from (`data.validation`).
+        warns: Whether to warn; of several workers one does.
+    """
+    num_unlabelled = position.rejected[UNLABELLED]
+    num_labelled = position.num_done - position.num_rejected
+    if num_unlabelled and not num_labelled:
+        raise ValueError(unlabelled_message(key, num_unlabelled))
+    if num_unlabelled and warns:
+        num_videos = num_labelled + num_unlabelled
+        logger.warning("%s: %d of %d videos have no labels and are left out", key, num_unlabelled, num_videos)
+
+
+def unlabelled_message(key: str, num_videos: int) -> str:
+    """Returns what to say where videos need labels and none has any."""
+    return f"{key}: none of the {num_videos} videos has labels; there is nothing to learn from, or to score"
 
 
 def epoch_order(num_shards: int, *, seed: int, epoch: int) -> Sequence[int]:

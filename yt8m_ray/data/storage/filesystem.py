@@ -11,7 +11,6 @@ import os
 import re
 import time
 import urllib.parse
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -143,20 +142,18 @@ def match_uris(pattern: str) -> list[str]:
 
 def file_sizes(paths: Iterable[str]) -> dict[str, int | None]:
     """Returns the size of each file, None where there is none."""
-    folders: defaultdict[tuple[int, str], dict[str, str]] = defaultdict(dict)
-    filesystems: dict[int, FileSystem] = {}
-    sizes: dict[str, int | None] = {}
-    for path in paths:
+    sizes: dict[str, int | None] = dict.fromkeys(paths)
+    folders: dict[tuple[int, str], tuple[FileSystem, dict[str, str]]] = {}
+    for path in sizes:
         filesystem, location = from_uri(path)
-        filesystems[id(filesystem)] = filesystem
-        folders[id(filesystem), location.rpartition("/")[0]][location] = path
-        sizes[path] = None
-    for (key, folder), locations in folders.items():
+        key = id(filesystem), location.rpartition("/")[0]  # filesystems cannot be keys
+        folders.setdefault(key, (filesystem, {}))[1][location] = path
+    for (_, folder), (filesystem, locations) in folders.items():
         # A listing brings a thousand sizes for the price of one.
-        is_listed = len(locations) > 1 and not isinstance(filesystems[key], LocalFileSystem)
+        is_listed = len(locations) > 1 and not isinstance(filesystem, LocalFileSystem)
         selector = FileSelector(folder, allow_not_found=True) if is_listed else list(locations)
         with explaining(next(iter(locations.values()))):
-            found = filesystems[key].get_file_info(selector)
+            found = filesystem.get_file_info(selector)
         for info in found:
             if info.path in locations and info.type == FileType.File:
                 sizes[locations[info.path]] = info.size
