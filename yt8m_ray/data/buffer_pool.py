@@ -29,15 +29,13 @@ class BufferPool:
             for array in self._arrays:
                 # An array's object counts its views: slices, memoryviews and Arrow buffers each hold a reference.
                 if sys.getrefcount(array) == _UNUSED:
-                    return self._aligned(array)
-            array = np.empty(self.num_bytes + _ALIGNMENT, np.uint8)
-            if len(self._arrays) < min(_MOST_KEPT, max(_MOST_BYTES_KEPT // self.num_bytes, 1)):
-                self._arrays.append(array)
-            return self._aligned(array)
-
-    def _aligned(self, array: np.ndarray) -> np.ndarray:
-        start = -array.ctypes.data % _ALIGNMENT
-        return array[start : start + self.num_bytes]
+                    break
+            else:
+                array = np.empty(self.num_bytes + _ALIGNMENT, np.uint8)
+                if len(self._arrays) < min(_MOST_KEPT, max(_MOST_BYTES_KEPT // self.num_bytes, 1)):
+                    self._arrays.append(array)
+            start = -array.ctypes.data % _ALIGNMENT
+            return array[start : start + self.num_bytes]
 
 
 @functools.lru_cache(maxsize=8)

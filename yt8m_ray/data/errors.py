@@ -34,11 +34,8 @@ class CorruptRecordError(ValueError):
     def __init__(self, path: str, record: int, offset: int, reason: str, cause: Cause) -> None:
         # All arguments go to the base class: that is what lets the error cross a process boundary by pickle.
         super().__init__(path, record, offset, reason, cause)
-        self.path = path
-        self.record = record
-        self.offset = offset
-        self.reason = reason
-        self.cause: Cause = cause
+        self.path, self.record, self.offset = path, record, offset
+        self.reason, self.cause = reason, cause
 
     def __str__(self) -> str:
         return f"{self.path}: record {self.record} at byte {self.offset}: {self.reason}"

@@ -28,6 +28,7 @@ def id_of(key: np.ndarray) -> str:
 
 def _key(video_id: str) -> bytes:
     encoded = video_id.encode()
+    # The length stands first, so that an id that ends with zero bytes is not taken for a shorter one.
     if len(encoded) <= _LONGEST_ID:
         return bytes([len(encoded)]) + encoded.ljust(_LONGEST_ID, b"\0")
     return bytes([_IS_DIGEST]) + hashlib.blake2b(encoded, digest_size=_LONGEST_ID).digest()

@@ -28,15 +28,12 @@ _Range: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The features of one record. Arrays of frames may be read-only views of the payload: copy what is kept.
+    """The features of one record by name. Arrays of frames may be read-only views of the payload: copy what is kept."""
 
-    Attributes:
-        context: Features by name; one that holds no list at all is left out, as TensorFlow treats it as missing.
-        sequences: Feature lists by name. One byte string a step, all of one size, is a uint8 array [T, size]; anything
-            else is a list with the values of each step, which is `[]` for a list without steps.
-    """
-
+    # One that holds no list at all is left out, as TensorFlow treats it as missing.
     context: dict[str, Values]
+    # One byte string a step, all of one size, is a uint8 array [T, size]; anything else a list with the values of each
+    # step, `[]` where there is none.
     sequences: dict[str, npt.NDArray[np.uint8] | list[Values]]
 
 
@@ -139,7 +136,7 @@ def _decode_name(data: memoryview, start: int, end: int) -> str:
 
 def _decode_feature(data: memoryview, ranges: list[_Range], budget: Budget) -> Values | None:
     """Returns the values of a Feature, None where it holds no list."""
-    if budget.left < math.inf:
+    if budget.left < math.inf:  # else nothing is to be counted
         for start, end in ranges:
             check_feature(data, start, end, budget)
     # protobuf reads what is sound; what it refuses is read again for the reason.

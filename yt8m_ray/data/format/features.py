@@ -39,16 +39,11 @@ LabelPolicy = Literal["required", "optional", "ignored"]
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What is read of each video.
+    """What is read of each video."""
 
-    Attributes:
-        sizes: Values a frame of each feature, by name, in the order in which they are concatenated.
-        max_frames: Frames after so many are dropped, as the published readers do.
-    """
-
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, int]  # values a frame of each feature, by name, in the order in which they are concatenated
     num_classes: int
-    max_frames: int = MAX_FRAMES
+    max_frames: int = MAX_FRAMES  # frames after so many are dropped, as the published readers do
 
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes.values()) < 1 or self.num_classes < 1 or self.max_frames < 1:
@@ -73,7 +68,6 @@ class FeatureSpec:
 
     @property
     def dtype(self) -> Literal["uint8", "float32"]:
-        """Type of the frames."""
         return "float32" if self.is_video_level else "uint8"
 
 
@@ -84,17 +78,11 @@ def may_be_feature(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class VideoRow:
-    """One video.
+    """One video."""
 
-    Attributes:
-        video_id: The id as published, or what the shard calls it.
-        frames: uint8 [T, D] as stored, T in 0..max_frames; at video level float32 [1, D].
-        labels: int32, class ids in ascending order, each once; empty where the video is of no class, None where nothing
-            is known of its classes.
-    """
-
-    video_id: str
-    frames: npt.NDArray[Any]
+    video_id: str  # as published, or what the shard calls it
+    frames: npt.NDArray[Any]  # uint8 [T, D] as stored, T in 0..max_frames; at video level float32 [1, D]
+    # Class ids in ascending order, each once; none where the video is of no class, None where its classes are unknown.
     labels: npt.NDArray[np.int32] | None
 
 

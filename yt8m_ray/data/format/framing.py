@@ -37,26 +37,18 @@ N = TypeVar("N", int, np.ndarray)
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Records that follow one another.
+    """Records that follow one another."""
 
-    Attributes:
-        data: uint8 [N], the bytes that hold them; valid for as long as it is kept, and not to be written to.
-        starts: int64 [R], where the payloads start in `data`; `ends`, where they end.
-        first: Index of the first record in the shard.
-        offset: Where `data` begins in the uncompressed stream.
-    """
-
-    data: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
-    first: int
-    offset: int
+    data: np.ndarray  # uint8 [N], the bytes that hold them; valid for as long as it is kept, and not to be written to
+    starts: np.ndarray  # int64 [R], where the payloads start in `data`
+    ends: np.ndarray  # and where they end
+    first: int  # index of the first record in the shard
+    offset: int  # where `data` begins in the uncompressed stream
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def between(self, start: int, stop: int) -> Records:
-        """Returns some of them."""
         return Records(self.data, self.starts[start:stop], self.ends[start:stop], self.first + start, self.offset)
 
     def offset_of(self, index: int) -> int:
@@ -64,7 +56,6 @@ class Records:
         return self.offset + int(self.starts[index]) - HEADER_BYTES
 
     def payloads(self) -> list[memoryview]:
-        """Returns read-only views of the payloads."""
         view = self.data.data.toreadonly()
         return [view[start:end] for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
 
@@ -88,11 +79,7 @@ def _masked(crc: N) -> N:
 
 
 class Framing:
-    """Finds the records of a stream, and continues behind one that is bad; arguments as in `read_records`.
-
-    Attributes:
-        is_packed: Whether the stream is compressed, known once a record has been looked for.
-    """
+    """Finds the records of a stream, and continues behind one that is bad; arguments as in `read_records`."""
 
     def __init__(
         self,
@@ -103,7 +90,7 @@ class Framing:
         *,
         max_record_bytes: int = MAX_PAYLOAD_BYTES,
     ) -> None:
-        self.is_packed = False
+        self.is_packed = False  # known once a record has been looked for
         self._max_record_bytes = max_record_bytes  # a payload that promises more is not waited for
         self._window = Window(stream)
         self._path, self._on_corrupt = path, on_corrupt
@@ -223,7 +210,7 @@ def _unpacked(window: Window, compression: Compression) -> Window:
         if compression != "none":
             head = window.peek(window.fill(_SEARCH_BYTES))
             # The first length may be damaged, and one in 31 such looks like the start of a ZLIB stream.
-            if find_header(_first_unpacked(head, compression)) < 0 <= find_header(head):
+            if find_header(_unpack_start(head, compression)) < 0 <= find_header(head):
                 compression = "none"
     return window if compression == "none" or not start else Window(Inflater(window, compression))
 
@@ -238,10 +225,9 @@ def detect_compression(start: bytes) -> Compression:
     return "zlib" if has_zlib_header(start) else "none"
 
 
-def _first_unpacked(packed: np.ndarray, compression: Compression) -> np.ndarray:
-    """Returns a header's length of unpacked bytes, none where the stream is corrupt or not packed."""
-    decompressor = zlib.decompressobj(WINDOW_BITS[compression])
+def _unpack_start(packed: np.ndarray, compression: Compression) -> np.ndarray:
     try:
-        return np.frombuffer(decompressor.decompress(packed.data, HEADER_BYTES), np.uint8)
+        start = zlib.decompressobj(WINDOW_BITS[compression]).decompress(packed.data, HEADER_BYTES)
     except zlib.error:
-        return packed[:0]
+        start = b""
+    return np.frombuffer(start, np.uint8)

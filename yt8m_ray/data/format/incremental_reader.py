@@ -33,11 +33,9 @@ class ArrivingShard:
         return self._framing.is_packed
 
     def feed(self, data: bytes) -> None:
-        """Takes the next bytes."""
         self._arrived.feed(data)
 
     def finish(self) -> None:
-        """Takes note that no bytes follow."""
         self._arrived.is_finished = True
 
     def next_records(self) -> Records | None:
@@ -47,7 +45,7 @@ class ArrivingShard:
             CorruptRecordError: with the first record that is bad or cut short; all before it have been returned. Its
                 `__cause__` is a RecordTooLargeError where it may be sound, but is too large.
         """
-        if self._bad is not None:
+        if self._bad is not None:  # the records before it have been returned
             self._framing.reject(*self._bad)
         try:
             records = self._framing.next_records()

@@ -9,7 +9,6 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 from yt8m_ray.data.format.framing import LENGTH, Framing, OnCorrupt, Records, masked_crc
 from yt8m_ray.data.storage.byte_stream import WINDOW_BITS, ByteStream, Compression
@@ -76,12 +75,21 @@ def write_records(path: str, payloads: Iterable[bytes], *, compression: Compress
 
     Compression is "none", "gzip" or "zlib"; the bytes depend on the payloads alone.
     """
+    if compression not in ("none", *WINDOW_BITS):
+        raise ValueError(f"compression: expected none, gzip or zlib, found {compression!r}")
+    # zlib leaves the time out of GZIP's header, so that the same payloads give the same file.
+    compressor = None if compression == "none" else zlib.compressobj(wbits=WINDOW_BITS[compression])
     num_records = 0
 
     def write(aside: Path) -> None:
         nonlocal num_records
         with open(aside, "wb") as file:
-            num_records = _write_frames(file, payloads, compression)
+            for payload in payloads:
+                frame = frame_record(payload)
+                file.write(frame if compressor is None else compressor.compress(frame))
+                num_records += 1
+            if compressor is not None:
+                file.write(compressor.flush())
         if num_records == 0:
             raise ValueError(f"{path}: no record to write; a shard holds at least one")
 
@@ -93,18 +101,3 @@ def frame_record(payload: bytes) -> bytes:
     """Returns the payload between its length and its checksum, as it stands in a shard."""
     length = LENGTH.pack(len(payload))
     return b"".join((length, _CHECKSUM.pack(masked_crc(length)), payload, _CHECKSUM.pack(masked_crc(payload))))
-
-
-def _write_frames(file: IO[bytes], payloads: Iterable[bytes], compression: Compression) -> int:
-    if compression not in ("none", *WINDOW_BITS):
-        raise ValueError(f"compression: expected none, gzip or zlib, found {compression!r}")
-    # zlib leaves the time out of GZIP's header, so that the same payloads give the same file.
-    compressor = None if compression == "none" else zlib.compressobj(wbits=WINDOW_BITS[compression])
-    num_records = 0
-    for payload in payloads:
-        frame = frame_record(payload)
-        file.write(frame if compressor is None else compressor.compress(frame))
-        num_records += 1
-    if compressor is not None:
-        file.write(compressor.flush())
-    return num_records

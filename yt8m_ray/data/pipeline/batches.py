@@ -33,8 +33,7 @@ def batches_of(
     """Yields batches of exactly `batch_size` videos; only the last may be smaller, and no video is lost.
 
     Args:
-        shuffle_window: So many videos are gathered and dealt out at random, then the next ones (fewer at the end); 0
-            keeps the order.
+        shuffle_window: So many videos are gathered and dealt out at random, then the next ones; 0 keeps the order.
         pin_memory: Puts the frames into page-locked memory, which a GPU reads directly.
     """
     rng = np.random.default_rng(list(seed)) if shuffle_window else None
@@ -141,8 +140,7 @@ def to_batch(
 ) -> Batch:
     """Returns the videos on `device`, padded to their longest clip; B = 0 gives frames [0, 1, D].
 
-    Args:
-        transfer: Stored bytes go to the device as they are, or as floats.
+    Stored bytes are transferred as they are, or as floats.
     """
     device = torch.device(device)
     # Frames stay uint8 and unpadded as long as they can: a quarter of the bytes. Padding comes after normalization, so

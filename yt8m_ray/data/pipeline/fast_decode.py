@@ -46,16 +46,11 @@ _ID_START, _ID_END, _NUM_FRAMES, _NUM_LABELS, _SEEN = range(len(VIDEO_COLUMNS))
 
 
 class Reading(NamedTuple):
-    """What `pack_records` reads.
+    """What `pack_records` reads."""
 
-    Attributes:
-        keys: uint8, the names of the keys end to end; `key_ends` [K], where each ends.
-        columns: int64 [features + 1], the first byte of each feature in a frame, and the bytes of a frame.
-    """
-
-    keys: np.ndarray
-    key_ends: np.ndarray
-    columns: np.ndarray
+    keys: np.ndarray  # uint8, the names of the keys end to end
+    key_ends: np.ndarray  # int64 [K], where each of them ends
+    columns: np.ndarray  # int64 [features + 1], the first byte of each feature in a frame, and the bytes of a frame
     max_frames: int
     num_classes: int
     policy: int

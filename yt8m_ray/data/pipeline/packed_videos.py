@@ -31,23 +31,16 @@ BLOCK_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class PackedVideos:
-    """N videos with their frames end to end.
+    """N videos with their frames end to end."""
 
-    Attributes:
-        shards: int32 [N], index of the shard in the list that is read; `records`, of the record in its shard.
-        frames: uint8 or float32 [sum of num_frames, D]; num_frames and num_labels are int64 [N].
-        labels: int32 [sum of num_labels], class ids.
-        is_labelled: bool [N], whether a video's classes are known; one without labels may be of no class.
-    """
-
-    shards: np.ndarray
-    records: np.ndarray
-    video_ids: np.ndarray
-    num_frames: np.ndarray
-    frames: np.ndarray
-    num_labels: np.ndarray
-    labels: np.ndarray
-    is_labelled: np.ndarray
+    shards: np.ndarray  # int32 [N], index of the shard in the list that is read
+    records: np.ndarray  # int32 [N], index of the record in its shard
+    video_ids: np.ndarray  # [N], of str
+    num_frames: np.ndarray  # int64 [N]
+    frames: np.ndarray  # uint8 or float32 [sum of num_frames, D]
+    num_labels: np.ndarray  # int64 [N]
+    labels: np.ndarray  # int32 [sum of num_labels], class ids
+    is_labelled: np.ndarray  # bool [N], whether a video's classes are known; one without labels may be of no class
 
     def __len__(self) -> int:
         return len(self.video_ids)
@@ -71,12 +64,10 @@ class PackedVideos:
         )
 
     def select(self, rows: np.ndarray) -> PackedVideos:
-        """Returns the given rows in the given order."""
         return PackedVideos.gather([(self, rows)])
 
     @staticmethod
     def concatenate(parts: Sequence[PackedVideos]) -> PackedVideos:
-        """Returns the videos of all parts in order."""
         return PackedVideos.gather([(part, np.arange(len(part))) for part in parts])
 
     @staticmethod
@@ -105,21 +96,21 @@ class PackedVideos:
 
 @dataclass(frozen=True)
 class Rejection:
-    """A record that was left out: its indexes as in `PackedVideos`, what kind of fault it has, and the whole story."""
+    """A record that was left out."""
 
     shard: int
     record: int
-    cause: str
-    message: str
+    cause: str  # a `Cause`, or UNLABELLED
+    message: str  # shard, record, byte offset, what was expected and what was found
 
 
 @dataclass(frozen=True)
 class ShardEnd:
-    """The end of a shard with all its records, good and bad, and what to log of those that were rejected."""
+    """The end of a shard."""
 
     shard: int
-    num_records: int
-    message: str | None = None
+    num_records: int  # good and bad
+    message: str | None = None  # what was rejected, for the log
 
 
 @dataclass(frozen=True)

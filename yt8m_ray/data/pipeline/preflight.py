@@ -44,13 +44,11 @@ def check_first_videos(shards: Sequence[str], spec: FeatureSpec, options: ReadOp
         is_whole &= num_records <= MOST_RECORDS
     if num_videos and is_whole:
         raise ValueError(unlabelled_message(key, num_videos))
-    if errors and not num_videos and (is_whole or _lack_the_same(errors)):
+    if num_videos or not errors:
+        return
+    # Records that all lack the same are of another level or have other features: no later one will be better.
+    if is_whole or {(error.reason, error.cause) for error in errors} == {(errors[0].reason, "parse")}:
         raise errors[0]
-
-
-def _lack_the_same(errors: Sequence[CorruptRecordError]) -> bool:
-    # Records of another level or with other features: no later one will be better.
-    return {(error.reason, error.cause) for error in errors} == {(errors[0].reason, "parse")}
 
 
 def _first_videos(

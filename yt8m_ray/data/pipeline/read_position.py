@@ -25,21 +25,15 @@ class AccountingError(RuntimeError):
 
 @dataclass
 class Position:
-    """A place in a run's data, which its checkpoints carry; a resumed epoch leaves out what is done.
-
-    Attributes:
-        epoch: Epochs finished; also chooses the order of the shards.
-        done: Per shard index, packed bits: bit r is set where record r was used or rejected in the current epoch.
-        num_records: Per shard index, how many records it holds, of the shards read to their end in this epoch.
-        rejected: Records rejected in the current epoch, by cause; those that lack labels as UNLABELLED.
-    """
+    """A place in a run's data, which its checkpoints carry; a resumed epoch leaves out what is done."""
 
     # A set, not a count, because any number of workers finish shards in any order. It is the account, too: a record
     # that arrives twice is refused, and at the end every record that a shard holds has to have arrived.
-    epoch: int = 0
+    epoch: int = 0  # epochs finished; also chooses the order of the shards
+    # By index of the shard: packed bits, of which bit r is set where record r was used or rejected in this epoch.
     done: dict[int, np.ndarray] = field(default_factory=dict)
-    num_records: dict[int, int] = field(default_factory=dict)
-    rejected: Counter[str] = field(default_factory=Counter)
+    num_records: dict[int, int] = field(default_factory=dict)  # of the shards read to their end in this epoch
+    rejected: Counter[str] = field(default_factory=Counter)  # in this epoch, by cause or as UNLABELLED
 
     def add(self, shards: np.ndarray, records: np.ndarray) -> None:
         """Marks records [N] of shards [N] as done; AccountingError where one of them was done already."""
@@ -73,7 +67,6 @@ class Position:
 
     @property
     def num_done(self) -> int:
-        """Records used or rejected."""
         return sum(int(np.unpackbits(bits).sum()) for bits in self.done.values())
 
     @property
@@ -93,11 +86,9 @@ class Position:
                 raise AccountingError(f"{path}: {present} records are present, {len(self.records(index))} arrived")
 
     def is_complete(self, num_shards: int) -> bool:
-        """Returns whether every record of every shard is done."""
         return all(map(self.is_finished, range(num_shards)))
 
     def start_epoch(self, epoch: int) -> None:
-        """Forgets the records: a new epoch begins."""
         self.epoch, self.done, self.num_records, self.rejected = epoch, {}, {}, Counter()
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -115,7 +106,6 @@ class Position:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Position:
-        """Returns the position that `to_arrays` described."""
         ends = np.cumsum(arrays["num_bytes"])
         parts = np.split(arrays["bits"], ends[:-1]) if len(ends) else []
         done = dict(zip(arrays["shards"].tolist(), parts, strict=True))

@@ -17,7 +17,6 @@ from yt8m_ray.data.format.framing import Records
 from yt8m_ray.data.format.tfrecord import read_records
 from yt8m_ray.data.pipeline.fast_decode import FULL, UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
 from yt8m_ray.data.pipeline.packed_videos import Block, PackedVideos, Rejection, ShardEnd
-from yt8m_ray.data.storage.byte_stream import Compression
 from yt8m_ray.data.storage.filesystem import open_stream
 
 # What a bad record does: stops everything with its place, or is left out and counted.
@@ -30,16 +29,10 @@ _MOST_LABELS = 1 << 16
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How shards are read.
+    """How shards are read."""
 
-    Attributes:
-        verify_checksums: Compare the CRC-32C of every payload; those of the lengths are compared always.
-        labels: Where they are required, a video without them is a `Rejection`, whatever `on_corrupt` says.
-        block_bytes: Frames of a block, about.
-    """
-
-    verify_checksums: bool = True
-    labels: LabelPolicy = "optional"
+    verify_checksums: bool = True  # of every payload; those of the lengths are compared always
+    labels: LabelPolicy = "optional"  # a video without required ones is a `Rejection`, whatever `on_corrupt` says
     on_corrupt: OnCorruptPolicy = "fail"
     block_bytes: int = BLOCK_BYTES
 
@@ -51,7 +44,6 @@ def read_blocks(
     *,
     shard: int = 0,
     skip: np.ndarray | None = None,
-    compression: Compression = "auto",
 ) -> Iterator[Block]:
     """Yields the videos of a shard in order, in blocks; the last holds its `ShardEnd`.
 
@@ -65,16 +57,10 @@ def read_blocks(
     packer = _Packer(path, spec, options, shard=shard, skip=np.empty(0, np.int64) if skip is None else skip)
     try:
         with open_stream(path) as stream:
-            chunks = read_records(
-                stream,
-                path=path,
-                compression=compression,
-                verify_crc=options.verify_checksums,
-                on_corrupt=packer.reject,
-            )
-            for records in chunks:
+            verify = options.verify_checksums
+            for records in read_records(stream, path=path, verify_crc=verify, on_corrupt=packer.reject):
                 yield from packer.add(records)
-    except CorruptRecordError:
+    except CorruptRecordError:  # what was sound before it is not lost
         if len(packer):
             yield packer.take()
         raise
@@ -95,8 +81,6 @@ def read_rows(
 
 
 class _Packer:
-    """Fills blocks with records."""
-
     # Compiled loops copy ordinary records into the block; `decode_record` and `to_row` read the others one by one, some
     # ten times slower, and say what is wrong.
 
@@ -123,7 +107,7 @@ class _Packer:
 
     def add(self, records: Records) -> Iterator[Block]:
         """Packs records, yielding each block that is full."""
-        # The number of records present is the largest index seen: what a damaged length hides is found behind it.
+        # A maximum, because rejected records count, too.
         self._num_records = max(self._num_records, records.first + len(records))
         indexes = np.arange(records.first, records.first + len(records))
         starts, ends = records.starts, records.ends
@@ -136,7 +120,7 @@ class _Packer:
                 row = self._decode(records, int(indexes[num_packed]))
                 if row is not None:
                     if self._row + len(row.frames) > len(self._frames):
-                        yield self.take()
+                        yield self.take()  # which makes room
                     self._append(row, int(indexes[num_packed]))
                 num_packed += 1
             indexes, starts, ends = indexes[num_packed:], starts[num_packed:], ends[num_packed:]
@@ -144,18 +128,16 @@ class _Packer:
                 yield self.take()
 
     def reject(self, error: CorruptRecordError) -> None:
-        """Counts a record that is left out, or raises where none may be."""
         if self._options.on_corrupt == "fail":
             raise error
         self._num_records = max(self._num_records, error.record + 1)
-        if error.record in self._skip:
+        if error.record in self._skip:  # counted before this run went on
             return
         self._causes[error.cause] += 1
         self._first_message = self._first_message or str(error)
         self._rejections.append(Rejection(self._shard, error.record, error.cause, str(error)))
 
     def take(self, *, is_last: bool = False) -> Block:
-        """Returns what has been packed, and starts the next block."""
         records, num_frames, num_labels = np.concatenate(self._facts).T.copy()
         videos = PackedVideos(
             shards=np.full(len(self), self._shard, np.int32),

@@ -47,7 +47,10 @@ def expand_shards(patterns: str | Sequence[str] | None, *, key: str, keep_folder
     """
     shards: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
-        matches = _match_uris(pattern, key) if "://" in pattern else match_paths(pattern)
+        try:
+            matches = match_uris(pattern) if "://" in pattern else match_paths(pattern)
+        except FileNotFoundError as error:  # no such bucket
+            raise NoShardsError(f"{key}: {error}") from error
         if not matches:
             raise NoShardsError(f"{key}: no file matches {pattern!r}")
         for match in matches:
@@ -68,10 +71,3 @@ def _check_file(path: str, key: str) -> None:
         raise NoShardsError(f"{key}: {error}") from None
     except OSError:  # said when it is opened
         pass
-
-
-def _match_uris(pattern: str, key: str) -> list[str]:
-    try:
-        return match_uris(pattern)
-    except FileNotFoundError as error:
-        raise NoShardsError(f"{key}: {error}") from error

@@ -45,12 +45,7 @@ def window_bits(compression: Compression, start: bytes) -> int:
 
 
 class ChecksummedStream(io.RawIOBase):
-    """A stream, closed with this one, and what can be said of its bytes once they have been read.
-
-    Attributes:
-        start: The first bytes, 64 at most.
-        crc: CRC-32C of the bytes so far.
-    """
+    """A stream, closed with this one, and the CRC-32C, number and first 64 of the bytes read so far."""
 
     def __init__(self, stream: ByteStream) -> None:
         super().__init__()

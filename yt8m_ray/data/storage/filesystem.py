@@ -110,10 +110,8 @@ def read_bytes(path: str) -> bytes:
 
 
 def match_paths(pattern: str) -> list[str]:
-    """Returns the local paths that a pattern with `*`, `?`, `[` and `**` matches.
-
-    As far as it names what exists it is no pattern: `data[1]/*.tfrecord` is the shards in the folder `data[1]`.
-    """
+    """Returns the local paths that a pattern with `*`, `?`, `[` and `**` matches."""
+    # As far as it names what exists it is no pattern: `data[1]/*.tfrecord` is the shards in the folder `data[1]`.
     literal = pattern
     while not os.path.lexists(literal) and (above := os.path.dirname(literal)) != literal:
         literal = above
@@ -121,11 +119,7 @@ def match_paths(pattern: str) -> list[str]:
 
 
 def match_uris(pattern: str) -> list[str]:
-    """Returns the URIs of the files that a URI with `*`, `?` or `[` in it matches; they keep the pattern's query.
-
-    Raises:
-        FileNotFoundError: there is no such bucket.
-    """
+    """Returns the URIs of the files that a URI with `*`, `?` or `[` in it matches; they keep the pattern's query."""
     scheme, _, rest = pattern.partition("://")
     rest, query = split_query(rest)
     folder = re.split(r"[*?\[]", rest)[0].rpartition("/")[0]
@@ -134,6 +128,7 @@ def match_uris(pattern: str) -> list[str]:
         found = filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
         if not found:
             _check_bucket(filesystem, root, pattern)
+    # Here a `*` stands for slashes, too: stores have no folders.
     files = [info.path for info in found if info.type == FileType.File]
     if rest in files:  # a name with a `[` in it
         return [pattern]
