@@ -11,6 +11,7 @@ import numpy as np
 # A fresh page costs more than the bytes written to it, so arrays are kept; and the copies of `byte_loops` need lines of
 # the cache.
 _ALIGNMENT = 64
+# Of each size, and one array at least: the pools of the sizes together are bounded by the cache below.
 _MOST_KEPT = 8
 _MOST_BYTES_KEPT = 512 << 20
 

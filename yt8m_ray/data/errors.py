@@ -7,7 +7,6 @@ from typing import Literal
 # Why a record is refused: a checksum, a length or truncation, its content, a class id out of range, a feature's value
 # that is not a finite number.
 Cause = Literal["crc", "length", "parse", "label", "value"]
-
 # Why a sound record is left out where labels are needed: it has none. An empty list of labels is not that.
 UNLABELLED = "unlabelled"
 

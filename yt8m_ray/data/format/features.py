@@ -25,13 +25,10 @@ from yt8m_ray.schema import (
 _MOST_NAMED = 8
 # Marks of MediaPipe's own keys: `clip/data_id`, `RGB/feature/floats`.
 _MEDIA_SEQUENCE_CLIP, _MEDIA_SEQUENCE_FEATURE = "clip/", "/feature/"
-
 # What requests and tables call other things, or nothing: a feature of such a name could not be asked for.
 _TAKEN_NAMES = ("", "video_id", "num_frames")
-
 # What becomes of the dequantized frames; `yt8m_ray.data.pipeline.normalize` describes each.
 Normalization = Literal["l2", "unwhitened", "reverse_whitened", "none"]
-
 # Whether a video needs labels. One without a list of them is left out where they are required, and kept as a video of
 # unknown classes where they are optional; labels that are ignored are not read, and may be of another vocabulary.
 LabelPolicy = Literal["required", "optional", "ignored"]
@@ -96,7 +93,12 @@ def to_row(fields: Fields, spec: FeatureSpec, *, labelled: bool = True) -> Video
         RecordError: a feature is missing, of another kind or size, or has a value that is not finite, features differ
             in their number of frames, the id is missing or not UTF-8, or a class id is out of range.
     """
-    frames = _video_frames(fields, spec) if spec.is_video_level else _frames(fields, spec)
+    frames: npt.NDArray[Any]
+    if spec.is_video_level:
+        means = [_mean(fields, name, size) for name, size in spec.sizes.items()]
+        frames = np.concatenate(means).astype(np.float32).reshape(1, spec.dim)
+    else:
+        frames = _frames(fields, spec)
     labels = _labels(fields, spec.num_classes) if labelled else None
     return VideoRow(_video_id(fields), frames, labels)
 
@@ -158,11 +160,6 @@ def _feature_frames(fields: Fields, name: str, size: int) -> npt.NDArray[np.uint
         if len(values[0]) != size:
             raise RecordError(f"{name}: expected {size} bytes a frame, found {len(values[0])} in frame {index}")
     return np.empty((0, size), np.uint8)
-
-
-def _video_frames(fields: Fields, spec: FeatureSpec) -> npt.NDArray[np.float32]:
-    means = [_mean(fields, name, size) for name, size in spec.sizes.items()]
-    return np.concatenate(means).astype(np.float32).reshape(1, spec.dim)
 
 
 def _mean(fields: Fields, name: str, size: int) -> npt.NDArray[np.floating[Any]]:

@@ -28,8 +28,9 @@ OnCorrupt = Callable[[CorruptRecordError], None]
 
 _HEADER = struct.Struct("<QI")
 LENGTH = struct.Struct("<Q")
-_MOST_RECORDS = 4096
+_MOST_RECORDS = 4096  # found at once: a window of short records has so many
 _SEARCH_BYTES = 1 << 20
+# Besides as much as has been read: a search behind every bad record is to cost no more than reading twice.
 _MOST_READ_AGAIN = 1 << 27
 
 N = TypeVar("N", int, np.ndarray)
@@ -152,6 +153,7 @@ class Framing:
             if self._record == 0:
                 raise RecordError("0 bytes: no record", "length")
             return None
+        # Whatever waits whole is found at once; only where that is nothing, more is read, for one record.
         starts, ends = np.empty(_MOST_RECORDS, np.int64), np.empty(_MOST_RECORDS, np.int64)
         count, used, status = find_records(self._window.peek(found), starts, ends)
         if count == 0:

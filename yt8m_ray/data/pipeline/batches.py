@@ -14,7 +14,7 @@ import torch
 from yt8m_ray.data.buffer_pool import shared_pool
 from yt8m_ray.data.format.features import FeatureSpec, Normalization
 from yt8m_ray.data.pipeline.normalize import normalize as normalize_frames
-from yt8m_ray.data.pipeline.packed_videos import PackedVideos
+from yt8m_ray.data.pipeline.packed_videos import Allocate, PackedVideos
 from yt8m_ray.schema import DEQUANTIZATION_OFFSET, DEQUANTIZATION_SCALE, Batch
 
 T = TypeVar("T")
@@ -96,11 +96,7 @@ def prefetch(batches: Iterable[T], *, depth: int = 1, should_stop: Callable[[], 
 
 
 def _draw(
-    waiting: list[PackedVideos],
-    count: int,
-    batch_size: int,
-    rng: np.random.Generator | None,
-    allocate: Callable[[int], np.ndarray],
+    waiting: list[PackedVideos], count: int, batch_size: int, rng: np.random.Generator | None, allocate: Allocate
 ) -> Iterator[PackedVideos]:
     """Yields `count` of the waiting videos in batches, at random or in their order; the others stay in `waiting`."""
     blocks = list(waiting)
@@ -121,7 +117,7 @@ def _by_block(blocks: Sequence[PackedVideos], places: np.ndarray) -> list[tuple[
     return [(blocks[index], places[places[:, 0] == index, 1]) for index in np.unique(places[:, 0]).tolist()]
 
 
-def _allocator(pin_memory: bool) -> Callable[[int], np.ndarray]:
+def _allocator(pin_memory: bool) -> Allocate:
     """Returns a source of memory for batches that is used again when a batch is gone."""
     if pin_memory:  # torch's own cache, which also waits for copies to a GPU that are still under way
         return lambda num_bytes: torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()

@@ -23,23 +23,19 @@ from yt8m_ray.schema import ID_KEYS, LABELS_KEY
 
 _IGNORED, _OPTIONAL, _REQUIRED = range(3)
 _POLICIES: dict[LabelPolicy, int] = {"ignored": _IGNORED, "optional": _OPTIONAL, "required": _REQUIRED}
-
 # Why `pack_records` stopped: no further record, one for the slow decoder, or no room for the next one's frames.
 DONE, UNUSUAL, FULL = range(3)
-
 # Keys before those of the features, in this order: two spellings of the id, and the labels.
 _ID, _OTHER_ID, _LABELS = range(3)
 _NUM_FIXED_KEYS = len(ID_KEYS) + 1
 _MOST_KEYS = 63  # bits of a set of keys
 _UNKNOWN = -1
-
 # Features of a record: what has more is left to the decoder, which has a limit of its own. A map of empty entries, six
 # bytes each, would take ten milliseconds a megabyte here.
 _MOST_ENTRIES = 1024
 
 _NONE = (-1, -1)
 _NO_ENTRY = (-1, -1, -1, -1)
-
 # What `pack_records` returns of a video: the place of its id in the data, and counts; -1 labels without a list.
 VIDEO_COLUMNS = ("id_start", "id_end", "num_frames", "num_labels", "seen")
 _ID_START, _ID_END, _NUM_FRAMES, _NUM_LABELS, _SEEN = range(len(VIDEO_COLUMNS))
@@ -283,19 +279,13 @@ def _take_entry(
 
 @compiled
 def _pack_one(
-    data: np.ndarray,
-    position: int,
-    end: int,
-    reading: Reading,
-    frames: np.ndarray,
-    labels: np.ndarray,
-    video: np.ndarray,
+    data: np.ndarray, start: int, end: int, reading: Reading, frames: np.ndarray, labels: np.ndarray, video: np.ndarray
 ) -> int:
     """Copies one record's frames and labels and fills `video`; returns DONE, UNUSUAL or FULL."""
     video[:] = -1
     video[_SEEN] = 0
     has_context = has_lists = False
-    num_entries = 0
+    position, num_entries = start, 0
     while position < end:
         is_context = data[position] == FIELD_1
         if (has_context if is_context else has_lists) or (not is_context and data[position] != FIELD_2):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,8 @@ import pyarrow as pa
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow
 
 _END = "end"
+
+Allocate: TypeAlias = Callable[[int], np.ndarray]  # gives a uint8 array of so many bytes
 
 # Frames are one large binary value a video: their offsets have 64 bits, and a block may be larger than 2 GiB.
 BLOCK_SCHEMA = pa.schema(
@@ -71,15 +73,8 @@ class PackedVideos:
         return PackedVideos.gather([(part, np.arange(len(part))) for part in parts])
 
     @staticmethod
-    def gather(
-        parts: Sequence[tuple[PackedVideos, np.ndarray]], allocate: Callable[[int], np.ndarray] | None = None
-    ) -> PackedVideos:
-        """Returns the given rows of one or more packs, end to end; each frame is copied once.
-
-        Args:
-            parts: Packs, and the rows of each in the order wanted.
-            allocate: Gives a uint8 array of so many bytes for the frames; None takes fresh memory.
-        """
+    def gather(parts: Sequence[tuple[PackedVideos, np.ndarray]], allocate: Allocate | None = None) -> PackedVideos:
+        """Returns the given rows of each pack, end to end; each frame is copied once."""
         joined = {
             name: np.concatenate([getattr(videos, name)[rows] for videos, rows in parts])
             for name in ("shards", "records", "video_ids", "num_frames", "num_labels", "is_labelled")

@@ -21,7 +21,6 @@ from yt8m_ray.data.storage.filesystem import open_stream
 
 # What a bad record does: stops everything with its place, or is left out and counted.
 OnCorruptPolicy = Literal["fail", "skip"]
-
 # Frames of a block: what Ray does for a block costs less than reading it only where it is as large as this.
 BLOCK_BYTES = 64 * 2**20
 _MOST_LABELS = 1 << 16

@@ -16,14 +16,11 @@ from yt8m_ray.local_files import regular_only
 
 # "deflate" is what HTTP calls so: ZLIB's container, or bare data as some clients send.
 Compression = Literal["none", "gzip", "zlib", "deflate", "auto"]
-
 # What a shard is read from: of all their methods, `readinto` and `close`.
 ByteStream: TypeAlias = io.RawIOBase | io.BufferedIOBase
-
 # zlib's own numbers for the containers: 16 more asks for GZIP's, a negative number for none.
 WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "zlib": zlib.MAX_WBITS}
 _BARE_BITS = -zlib.MAX_WBITS
-
 # Read at once: enough for huge pages, and only a record that two chunks share is copied once more.
 _CHUNK_BYTES = 1 << 22
 # Unpacked at once: zlib drops what a damaged piece unpacks to, and finding that again takes longer the larger it is.

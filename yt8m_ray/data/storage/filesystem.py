@@ -23,7 +23,6 @@ from yt8m_ray.data.storage.store_errors import explained
 
 # Of a request: each costs some tens of milliseconds, however little it brings.
 READ_AHEAD_BYTES = 4 << 20
-
 # Tries of a request, with pauses of some 3 s together; the SDKs' own AWS_MAX_ATTEMPTS overrides it.
 NUM_ATTEMPTS = 8
 _CONNECT_TIMEOUT_S = 3.0
@@ -32,7 +31,6 @@ _SILENCE_TIMEOUT_S = 5.0
 _LOCAL = LocalFileSystem()
 # Kept, because pyarrow makes a client with connections of its own for every URI.
 _others: dict[tuple[str, str, str], FileSystem] = {}
-
 # Tries of a request that pyarrow takes for done, see `_ReadAhead`.
 _NUM_OWN_ATTEMPTS = 4
 _OWN_BACKOFF_S = 0.1
