@@ -14,12 +14,9 @@ from yt8m_ray.data.storage.byte_stream import Compression
 
 
 class ArrivingShard:
-    """Bytes in, whole records out, up to the first bad one; it holds a record, some megabytes and what was fed since.
+    """Bytes in, whole records out, up to the first bad one."""
 
-    Args:
-        max_record_bytes: Longest payload that is taken.
-        compression: How it is packed; "auto" looks at its first bytes.
-    """
+    # It holds one record, a window of some megabytes, and what was fed since.
 
     def __init__(self, name: str, *, max_record_bytes: int, compression: Compression = "auto") -> None:
         self._arrived = _Arrived()

@@ -27,8 +27,7 @@ def read_video(given: Mapping[str, Any], spec: FeatureSpec, where: str) -> Video
     video-level model takes the frames of a mean, too.
 
     Raises:
-        binascii.Error: text is not base64.
-        ValueError: names the video, the feature, what was expected and what was found.
+        ValueError: names the video, the feature, what was expected and what was found; a `binascii.Error` for base64.
     """
     context: dict[str, Values] = {}
     sequences: dict[str, npt.NDArray[np.uint8]] = {}

@@ -49,7 +49,6 @@ def iterate_fields(data: memoryview, start: int, end: int, budget: Budget) -> It
             or the budget is spent.
     """
     # Groups, which no current message has, are passed over whole, as every parser does with what it does not know.
-    # Positions are checked against `end` alone, so that a field inside never reaches beyond its message.
     position = start
     open_groups: list[int] = []
     while position < end or open_groups:

@@ -118,7 +118,7 @@ def _by_block(blocks: Sequence[PackedVideos], places: np.ndarray) -> list[tuple[
 
 
 def _allocator(pin_memory: bool) -> Allocate:
-    """Returns a source of memory for batches that is used again when a batch is gone."""
+    # Memory is used again when a batch is gone: to ask for new pages takes longer than to fill them.
     if pin_memory:  # torch's own cache, which also waits for copies to a GPU that are still under way
         return lambda num_bytes: torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()
     # The next power of two, so that batches of nearly one size share their memory.
@@ -170,7 +170,7 @@ def _to_float(frames: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def _send(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Returns a small array on the device, without waiting for what the device does meanwhile."""
+    # Without waiting for what the device does meanwhile.
     return torch.from_numpy(values).to(device, non_blocking=True)
 
 

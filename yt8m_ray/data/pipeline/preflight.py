@@ -26,7 +26,6 @@ def check_first_videos(shards: Sequence[str], spec: FeatureSpec, options: ReadOp
     Raises:
         CorruptRecordError: the first record, where bad ones fail; or no record can be read, or has the features.
         ValueError: no video has labels.
-        OSError: a shard cannot be read.
     """
     # Usually one record decides. More, of shards spread over the list, are read where bad ones are skipped or labels
     # are missing; then it fails only where these are all records, or none of them has the features.

@@ -184,8 +184,7 @@ def _read_tables(
     skip: np.ndarray,
     num_records: int | None,
 ) -> Iterator[pa.Table]:
-    """Yields the blocks of a shard as Ray keeps them; at least one, since a task has to return something."""
-    # A shard whose records are all done is not opened again.
+    # A shard whose records are all done is not opened again; a task has to return something, which says so.
     if num_records is not None and len(skip) == num_records:
         yield to_table(Block(PackedVideos.from_rows([], spec), ends=[ShardEnd(shard, num_records)]))
         return

@@ -52,8 +52,8 @@ def _key(path: str, spec: FeatureSpec, options: ReadOptions) -> str:
 
 
 def _store(tables: Iterator[pa.Table], entry: Path) -> Iterator[pa.Table]:
-    """Passes tables on and writes them aside; the file gets its name when the last is written."""
-    # A name of its own each time: trials on one node may read the same shard at once.
+    # Passed on and written aside; the file gets its name when the last table is written. The name aside is another one
+    # each time, because trials on one node may read the same shard at once.
     aside = entry.with_suffix(f".{uuid.uuid4().hex}.tmp")
     writer: pa.ipc.RecordBatchFileWriter | None = None
     try:

@@ -39,8 +39,7 @@ def expand_shards(patterns: str | Sequence[str] | None, *, key: str, keep_folder
 
     Args:
         key: Where the patterns come from (`data.train`), for messages.
-        keep_folders: What a glob matches and is no file is among the shards, for a caller that says what is wrong with
-            each.
+        keep_folders: Whether what a glob matches and is no file stays, for a caller that says what is wrong with each.
 
     Raises:
         NoShardsError: nothing is given, or a pattern matches nothing, or a folder, a pipe or a device.

@@ -131,15 +131,13 @@ class Window:
 
 
 class Inflater(io.RawIOBase):
-    """The uncompressed bytes of a GZIP stream (of one or more members), a ZLIB stream or a bare one.
-
-    Of `packed` at least two bytes are waiting, where the stream has them.
-    """
+    """The uncompressed bytes of a GZIP stream (of one or more members), a ZLIB stream or a bare one."""
 
     def __init__(self, packed: Window, compression: Compression) -> None:
         super().__init__()
         self._packed = packed
         self._name = compression.upper()
+        # Two bytes are waiting, where the stream has them: it was looked at to tell how it is packed.
         self._bits = window_bits(compression, packed.peek(2).tobytes())
         self._decompressor = zlib.decompressobj(self._bits)
         self._input: bytes | memoryview = b""
