@@ -25,7 +25,6 @@ from yt8m_ray.data.storage.byte_stream import WINDOW_BITS, ByteStream, Compressi
 
 # Takes a record that cannot be read; reading then goes on behind it.
 OnCorrupt = Callable[[CorruptRecordError], None]
-
 _HEADER = struct.Struct("<QI")
 LENGTH = struct.Struct("<Q")
 _MOST_RECORDS = 4096  # found at once: a window of short records has so many

@@ -15,7 +15,6 @@ from yt8m_ray.data.pipeline.packed_videos import Rejection, ShardEnd
 
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 _LEFT_OUT = (*CAUSES, UNLABELLED)
-
 logger = logging.getLogger(__name__)
 
 
