@@ -30,7 +30,7 @@ IS_COMPILED = "--compiled" in sys.argv
 if not IS_COMPILED:
     os.environ["NUMBA_DISABLE_JIT"] = "1"  # read when numba is imported
 COMPILED = (
-    ["yt8m_ray.data.format.record_scan", "yt8m_ray.data.pipeline.fast_decode", "yt8m_ray.data.format.finite"]
+    ["yt8m_ray.data.format.record_scan", "yt8m_ray.data.pipeline.fast_decode", "yt8m_ray.data.pipeline.byte_loops"]
     if IS_COMPILED
     else []
 )

@@ -1,4 +1,4 @@
-"""Memory that is used again once no view of it is left: a fresh page costs more than the bytes written to it."""
+"""Memory that is used again once no view of it is left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import threading
 
 import numpy as np
 
+# A fresh page costs more than the bytes written to it, so arrays are kept; and the copies of `byte_loops` need lines of
+# the cache.
 _ALIGNMENT = 64
+# Of each size, and one array at least: the pools of the sizes together are bounded by the cache below.
 _MOST_KEPT = 8
 _MOST_BYTES_KEPT = 512 << 20
 
@@ -27,15 +30,13 @@ class BufferPool:
             for array in self._arrays:
                 # An array's object counts its views: slices, memoryviews and Arrow buffers each hold a reference.
                 if sys.getrefcount(array) == _UNUSED:
-                    return self._aligned(array)
-            array = np.empty(self.num_bytes + _ALIGNMENT, np.uint8)
-            if len(self._arrays) < min(_MOST_KEPT, max(_MOST_BYTES_KEPT // self.num_bytes, 1)):
-                self._arrays.append(array)
-            return self._aligned(array)
-
-    def _aligned(self, array: np.ndarray) -> np.ndarray:
-        start = -array.ctypes.data % _ALIGNMENT
-        return array[start : start + self.num_bytes]
+                    break
+            else:
+                array = np.empty(self.num_bytes + _ALIGNMENT, np.uint8)
+                if len(self._arrays) < min(_MOST_KEPT, max(_MOST_BYTES_KEPT // self.num_bytes, 1)):
+                    self._arrays.append(array)
+            start = -array.ctypes.data % _ALIGNMENT
+            return array[start : start + self.num_bytes]
 
 
 @functools.lru_cache(maxsize=8)
@@ -45,7 +46,7 @@ def shared_pool(num_bytes: int) -> BufferPool:
 
 
 def _references_of_an_unused_array() -> int:
-    """Returns what `take` counts for an array that only its list and its loop refer to."""
+    # Counted, not written down: releases of Python differ in what they count for an array in a list and a loop.
     arrays = [np.empty(1, np.uint8)]
     for array in arrays:
         return sys.getrefcount(array)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+# Why a record is refused: a checksum, a length or truncation, its content, a class id out of range, a feature's value
+# that is not a finite number.
 Cause = Literal["crc", "length", "parse", "label", "value"]
-"""Why a record is refused: a checksum, a length or truncation, its content, a class id out of range, a feature's value
-that is not a finite number."""
-
+# Why a sound record is left out where labels are needed: it has none. An empty list of labels is not that.
 UNLABELLED = "unlabelled"
-"""Why a sound record is left out where labels are needed: it has none. An empty list of labels is not that."""
 
 
 class RecordError(ValueError):
@@ -29,21 +28,13 @@ class RecordTooLargeError(RecordError):
 
 
 class CorruptRecordError(ValueError):
-    """A shard holds a bad record.
-
-    Attributes:
-        path: The shard as the caller named it.
-        offset: First byte of the record, counted in the uncompressed stream.
-    """
+    """A shard holds a bad record; `offset` is its first byte in the uncompressed stream."""
 
     def __init__(self, path: str, record: int, offset: int, reason: str, cause: Cause) -> None:
         # All arguments go to the base class: that is what lets the error cross a process boundary by pickle.
         super().__init__(path, record, offset, reason, cause)
-        self.path = path
-        self.record = record
-        self.offset = offset
-        self.reason = reason
-        self.cause: Cause = cause
+        self.path, self.record, self.offset = path, record, offset
+        self.reason, self.cause = reason, cause
 
     def __str__(self) -> str:
         return f"{self.path}: record {self.record} at byte {self.offset}: {self.reason}"

@@ -7,16 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# A byte for the length, and 15 for an id: YouTube's have 11 characters, those of the data set 4.
 KEY_BYTES = 16
-
-
 _LONGEST_ID = KEY_BYTES - 1
-
-
-_IS_DIGEST = 255
-
-
-_KEY_DTYPE = np.dtype(">u8")
+_IS_DIGEST = 255  # in place of the length
+_KEY_DTYPE = np.dtype(">u8")  # so that keys sort as their bytes do
 
 
 def id_keys(video_ids: Sequence[str]) -> np.ndarray:
@@ -33,6 +28,7 @@ def id_of(key: np.ndarray) -> str:
 
 def _key(video_id: str) -> bytes:
     encoded = video_id.encode()
+    # The length stands first, so that an id that ends with zero bytes is not taken for a shorter one.
     if len(encoded) <= _LONGEST_ID:
         return bytes([len(encoded)]) + encoded.ljust(_LONGEST_ID, b"\0")
     return bytes([_IS_DIGEST]) + hashlib.blake2b(encoded, digest_size=_LONGEST_ID).digest()

@@ -65,7 +65,7 @@ def pack(data: bytes, start: int, end: int, spec: FeatureSpec, *, num_rows: int,
     video = np.zeros((1, len(VIDEO_COLUMNS)), np.int64)
     bounds = (np.array([position], np.int64) for position in (start, end))
     count, row, label, status = pack_records(
-        np.frombuffer(bytearray(data), np.uint8), *bounds, reading, frames, 0, labels, 0, video
+        np.frombuffer(bytearray(data), np.uint8), *bounds, reading, frames, labels, video
     )
     if status != DONE:
         return count, status

@@ -21,23 +21,19 @@ from google.protobuf.message import DecodeError
 from yt8m_ray.data.errors import RecordError
 from yt8m_ray.data.format.wire import FIELD_1, FIELD_2, UNLIMITED, Budget, check_feature, iterate_fields, view_frames
 
+# What a feature holds: float32 [n], int64 [n] or n byte strings.
 Values: TypeAlias = "npt.NDArray[Any] | list[bytes]"
-"""What a feature holds: float32 [n], int64 [n] or n byte strings."""
-
 _Range: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The features of one record. Arrays of frames may be read-only views of the payload: copy what is kept.
+    """The features of one record by name. Arrays of frames may be read-only views of the payload: copy what is kept."""
 
-    Attributes:
-        context: Features by name; one that holds no list at all is left out, as TensorFlow treats it as missing.
-        sequences: Feature lists by name. One byte string a step, all of one size, is a uint8 array [T, size]; anything
-            else is a list with the values of each step, which is `[]` for a list without steps.
-    """
-
+    # One that holds no list at all is left out, as TensorFlow treats it as missing.
     context: dict[str, Values]
+    # One byte string a step, all of one size, is a uint8 array [T, size]; anything else a list with the values of each
+    # step, `[]` where there is none.
     sequences: dict[str, npt.NDArray[np.uint8] | list[Values]]
 
 
@@ -48,12 +44,11 @@ def decode_record(
 
     Args:
         max_steps: A feature list whose steps differ in their layout is cut to so many; None reads all of it.
-        max_fields: Of how many fields and packed integers the message may consist, apart from the steps of feature
-            lists that are all laid out alike, which cost next to nothing; None takes any number.
+        max_fields: Most fields and packed integers of the message, besides steps that are laid out alike, which cost
+            next to nothing; None takes any number.
 
     Raises:
-        RecordError: the payload is no such message, or has more fields. Memory stays in proportion to the payload,
-            whatever it says.
+        RecordError: the payload is no such message, or has more fields. Memory stays in proportion to the payload.
     """
     # The entries are split here and only their values are left to protobuf: its maps drop entries that hold unknown
     # fields, it copies frames (12 times slower where all are laid out alike), it stops at no number of fields (0.2 s
@@ -67,7 +62,7 @@ def decode_record(
                 values = _decode_feature(data, ranges, budget)
                 if values is not None:
                     fields.context[name] = values
-                else:
+                else:  # the last entry of a name counts
                     fields.context.pop(name, None)
         elif tag == FIELD_2:
             for name, ranges in _iterate_map(data, start, end, budget):
@@ -78,13 +73,11 @@ def decode_record(
 def encode_example(features: Mapping[str, Values]) -> bytes:
     """Returns a serialized tf.train.Example, its features in the order of their names.
 
-    Args:
-        features: Floating arrays [n] become float lists, integer arrays [n] int64 lists, lists of bytes bytes lists.
+    Floating arrays [n] become float lists, integer arrays [n] int64 lists, lists of bytes bytes lists.
     """
     message = _messages().Example()
     _set_features(message.features, features)
-    encoded: bytes = message.SerializeToString(deterministic=True)
-    return encoded
+    return bytes(message.SerializeToString(deterministic=True))
 
 
 def encode_sequence_example(
@@ -92,8 +85,7 @@ def encode_sequence_example(
 ) -> bytes:
     """Returns a serialized tf.train.SequenceExample, its features in the order of their names.
 
-    Args:
-        sequences: uint8 arrays [T, size], whose rows become one byte string a step, or the values of each step.
+    Sequences are uint8 arrays [T, size], whose rows become one byte string a step, or the values of each step.
     """
     message = _messages().SequenceExample()
     _set_features(message.context, context)
@@ -104,13 +96,11 @@ def encode_sequence_example(
         feature_list = message.feature_lists.feature_list[name]
         for values in [[frame.tobytes()] for frame in steps] if isinstance(steps, np.ndarray) else steps:
             _set_feature(feature_list.feature.add(), name, values)
-    encoded: bytes = message.SerializeToString(deterministic=True)
-    return encoded
+    return bytes(message.SerializeToString(deterministic=True))
 
 
 @functools.cache
 def _messages() -> Any:
-    """Returns the module of the generated messages."""
     # `import tfrecord` would import torch, for a second and 226 MB; and a process that holds these messages cannot
     # import TensorFlow, which has others of the same names. So they are loaded alone, when they are first needed.
     package = importlib.util.find_spec("tfrecord")
@@ -123,7 +113,8 @@ def _messages() -> Any:
 
 
 def _iterate_map(data: memoryview, start: int, end: int, budget: Budget) -> Iterator[tuple[str, list[_Range]]]:
-    """Yields the name of each map entry and where its value lies; a value in several parts is their concatenation."""
+    """Yields the name of each map entry and where its value lies."""
+    # A message in several parts, which a serializer may write, is their concatenation.
     for tag, entry_start, entry_end in iterate_fields(data, start, end, budget):
         if tag != FIELD_1:
             continue
@@ -145,9 +136,10 @@ def _decode_name(data: memoryview, start: int, end: int) -> str:
 
 def _decode_feature(data: memoryview, ranges: list[_Range], budget: Budget) -> Values | None:
     """Returns the values of a Feature, None where it holds no list."""
-    if budget.left < math.inf:
+    if budget.left < math.inf:  # else nothing is to be counted
         for start, end in ranges:
             check_feature(data, start, end, budget)
+    # protobuf reads what is sound; what it refuses is read again for the reason.
     try:
         feature = _messages().Feature.FromString(b"".join(data[start:end] for start, end in ranges))
     except DecodeError:
@@ -166,7 +158,6 @@ def _decode_feature(data: memoryview, ranges: list[_Range], budget: Budget) -> V
 def _decode_steps(
     data: memoryview, ranges: list[_Range], budget: Budget, max_steps: int | None
 ) -> npt.NDArray[np.uint8] | list[Values]:
-    """Returns the steps of a FeatureList, at most so many where they are not laid out as usual."""
     frames = view_frames(data, *ranges[0]) if len(ranges) == 1 else None
     if frames is not None:
         return frames
@@ -178,6 +169,7 @@ def _decode_steps(
             if tag == FIELD_1:
                 values = _decode_feature(data, [(step_start, step_end)], budget)
                 steps.append([] if values is None else values)
+    # Frames that view_frames missed, as their lengths are spelled in more bytes than needed or fields stand between.
     strings = [values[0] for values in steps if isinstance(values, list) and len(values) == 1]
     if len(strings) < len(steps) or len({len(string) for string in strings}) != 1:
         return steps

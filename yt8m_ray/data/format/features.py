@@ -23,33 +23,24 @@ from yt8m_ray.schema import (
 )
 
 _MOST_NAMED = 8
+# Marks of MediaPipe's own keys: `clip/data_id`, `RGB/feature/floats`.
 _MEDIA_SEQUENCE_CLIP, _MEDIA_SEQUENCE_FEATURE = "clip/", "/feature/"
-"""Marks of MediaPipe's own keys: `clip/data_id`, `RGB/feature/floats`."""
-
+# What requests and tables call other things, or nothing: a feature of such a name could not be asked for.
 _TAKEN_NAMES = ("", "video_id", "num_frames")
-"""What requests and tables call other things, or nothing: a feature of such a name could not be asked for."""
-
+# What becomes of the dequantized frames; `yt8m_ray.data.pipeline.normalize` describes each.
 Normalization = Literal["l2", "unwhitened", "reverse_whitened", "none"]
-"""What becomes of the dequantized frames; `yt8m_ray.data.pipeline.normalize` describes each."""
-
-
+# Whether a video needs labels. One without a list of them is left out where they are required, and kept as a video of
+# unknown classes where they are optional; labels that are ignored are not read, and may be of another vocabulary.
 LabelPolicy = Literal["required", "optional", "ignored"]
-"""Whether a video needs labels. One without a list of them is left out where they are required, and kept as a video of
-unknown classes where they are optional; labels that are ignored are not read, and may be of another vocabulary."""
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What is read of each video.
+    """What is read of each video."""
 
-    Attributes:
-        sizes: Values a frame of each feature, by name, in the order in which they are concatenated.
-        max_frames: Frames after so many are dropped, as the published readers do.
-    """
-
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, int]  # values a frame of each feature, by name, in the order in which they are concatenated
     num_classes: int
-    max_frames: int = MAX_FRAMES
+    max_frames: int = MAX_FRAMES  # frames after so many are dropped, as the published readers do
 
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes.values()) < 1 or self.num_classes < 1 or self.max_frames < 1:
@@ -74,7 +65,6 @@ class FeatureSpec:
 
     @property
     def dtype(self) -> Literal["uint8", "float32"]:
-        """Type of the frames."""
         return "float32" if self.is_video_level else "uint8"
 
 
@@ -85,55 +75,45 @@ def may_be_feature(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class VideoRow:
-    """One video.
+    """One video."""
 
-    Attributes:
-        video_id: The id as published, or what the shard calls it.
-        frames: uint8 [T, D] as stored, T in 0..max_frames; at video level float32 [1, D].
-        labels: int32, class ids in ascending order, each once; empty where the video is of no class, None where nothing
-            is known of its classes.
-    """
-
-    video_id: str
-    frames: npt.NDArray[Any]
+    video_id: str  # as published, or what the shard calls it
+    frames: npt.NDArray[Any]  # uint8 [T, D] as stored, T in 0..max_frames; at video level float32 [1, D]
+    # Class ids in ascending order, each once; none where the video is of no class, None where its classes are unknown.
     labels: npt.NDArray[np.int32] | None
 
 
 def to_row(fields: Fields, spec: FeatureSpec, *, labelled: bool = True) -> VideoRow:
     """Returns the video that a record describes; its arrays are its own.
 
-    At video level a record without `mean_rgb` but with the list `rgb` gets the mean of its dequantized frames.
-
-    Args:
-        labelled: Whether labels are read too; they may be of another vocabulary where they are not.
+    At video level a record without `mean_rgb` but with the list `rgb` gets the mean of its dequantized frames. Labels
+    may be of another vocabulary where they are not read.
 
     Raises:
         RecordError: a feature is missing, of another kind or size, or has a value that is not finite, features differ
             in their number of frames, the id is missing or not UTF-8, or a class id is out of range.
     """
-    frames = _video_frames(fields, spec) if spec.is_video_level else _frames(fields, spec)
+    frames: npt.NDArray[Any]
+    if spec.is_video_level:
+        means = [_mean(fields, name, size) for name, size in spec.sizes.items()]
+        frames = np.concatenate(means).astype(np.float32).reshape(1, spec.dim)
+    else:
+        frames = _frames(fields, spec)
     labels = _labels(fields, spec.num_classes) if labelled else None
     return VideoRow(_video_id(fields), frames, labels)
 
 
 def id_and_labels(fields: Fields, num_classes: int) -> tuple[str, npt.NDArray[np.int32] | None]:
-    """Returns the id and the labels of the video that a record describes, as in `VideoRow`.
-
-    Raises:
-        RecordError: the id is missing or not UTF-8, or a class id is out of range.
-    """
+    """Returns the id and the labels of the video that a record describes; as in `VideoRow`, errors as of `to_row`."""
     return _video_id(fields), _labels(fields, num_classes)
 
 
 def _video_id(fields: Fields) -> str:
-    for key in ID_KEYS:
-        if key in fields.context:
-            values = fields.context[key]
-            break
-    else:
-        raise RecordError(
-            f"the video has no id; expected one of the keys {', '.join(ID_KEYS)}; {_describe_found(fields)}"
-        )
+    key = next((key for key in ID_KEYS if key in fields.context), None)
+    if key is None:
+        expected = ", ".join(ID_KEYS)
+        raise RecordError(f"the video has no id; expected one of the keys {expected}; {_describe_found(fields)}")
+    values = fields.context[key]
     if not isinstance(values, list) or len(values) != 1 or not values[0]:
         raise RecordError(f"{key}: expected one byte string that is not empty, found {_describe(values)}")
     try:
@@ -157,19 +137,12 @@ def _labels(fields: Fields, num_classes: int) -> npt.NDArray[np.int32] | None:
 
 
 def _frames(fields: Fields, spec: FeatureSpec) -> npt.NDArray[np.uint8]:
-    """Returns the first `max_frames` frames, uint8 [T, D]."""
     features = {name: _feature_frames(fields, name, size) for name, size in spec.sizes.items()}
     counts = {name: len(feature) for name, feature in features.items()}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise RecordError(f"all features must have the same number of frames, found {found}")
-    num_frames = min(next(iter(counts.values())), spec.max_frames)
-    frames = np.empty((num_frames, spec.dim), np.uint8)
-    column = 0
-    for feature in features.values():
-        frames[:, column : column + feature.shape[1]] = feature[:num_frames]
-        column += feature.shape[1]
-    return frames
+    return np.concatenate([feature[: spec.max_frames] for feature in features.values()], axis=1)
 
 
 def _feature_frames(fields: Fields, name: str, size: int) -> npt.NDArray[np.uint8]:
@@ -187,16 +160,6 @@ def _feature_frames(fields: Fields, name: str, size: int) -> npt.NDArray[np.uint
         if len(values[0]) != size:
             raise RecordError(f"{name}: expected {size} bytes a frame, found {len(values[0])} in frame {index}")
     return np.empty((0, size), np.uint8)
-
-
-def _video_frames(fields: Fields, spec: FeatureSpec) -> npt.NDArray[np.float32]:
-    """Returns the means of all features as one frame, float32 [1, D]."""
-    frames = np.empty((1, spec.dim), np.float32)
-    column = 0
-    for name, size in spec.sizes.items():
-        frames[0, column : column + size] = _mean(fields, name, size)
-        column += size
-    return frames
 
 
 def _mean(fields: Fields, name: str, size: int) -> npt.NDArray[np.floating[Any]]:
@@ -218,6 +181,7 @@ def _mean_of_frames(fields: Fields, name: str, size: int) -> npt.NDArray[np.floa
     frames = _feature_frames(fields, frame_name, size)
     if len(frames) == 0:
         raise RecordError(f"{name}: no such feature, and 0 frames {frame_name} to average")
+    # In float64, because a day of frames is summed.
     mean: npt.NDArray[np.float64] = frames.mean(axis=0, dtype=np.float64)
     return mean * DEQUANTIZATION_SCALE + DEQUANTIZATION_OFFSET
 
@@ -229,11 +193,8 @@ def describe_unlabelled(fields: Fields) -> str:
 
 
 def check_finite(name: str, values: npt.NDArray[Any]) -> None:
-    """Checks that the values [N] of a feature are finite numbers: one that is not makes a model's scores NaN.
-
-    Raises:
-        RecordError: names the first that is not.
-    """
+    """Checks that the values [N] of a feature are finite numbers; RecordError names the first that is not."""
+    # A single one makes all scores of a model NaN.
     is_bad = ~np.isfinite(values)
     if is_bad.any():
         first = int(np.argmax(is_bad))
@@ -241,7 +202,6 @@ def check_finite(name: str, values: npt.NDArray[Any]) -> None:
 
 
 def _describe_found(fields: Fields) -> str:
-    """Returns which features a record has, for one that lacks what is read."""
     lists = [
         f"{name} ({steps.shape[1]} bytes a frame)" if isinstance(steps, np.ndarray) else name
         for name, steps in sorted(fields.sequences.items())

@@ -6,21 +6,17 @@ import io
 from collections import deque
 from typing import Any
 
+import numpy as np
+
 from yt8m_ray.data.errors import RecordError, RecordTooLargeError
 from yt8m_ray.data.format.framing import Framing, Records
-from yt8m_ray.data.format.tfrecord import bad_checksums
 from yt8m_ray.data.storage.byte_stream import Compression
 
 
 class ArrivingShard:
-    """Bytes in, whole records out; holds one record, a window of some megabytes, and what was fed since.
+    """Bytes in, whole records out, up to the first bad one."""
 
-    GZIP and ZLIB are unpacked as in a file. The first bad record ends it.
-
-    Args:
-        max_record_bytes: Longest payload that is taken.
-        compression: How it is packed; "auto" looks at its first bytes.
-    """
+    # It holds one record, a window of some megabytes, and what was fed since.
 
     def __init__(self, name: str, *, max_record_bytes: int, compression: Compression = "auto") -> None:
         self._arrived = _Arrived()
@@ -34,11 +30,9 @@ class ArrivingShard:
         return self._framing.is_packed
 
     def feed(self, data: bytes) -> None:
-        """Takes the next bytes."""
         self._arrived.feed(data)
 
     def finish(self) -> None:
-        """Takes note that no bytes follow."""
         self._arrived.is_finished = True
 
     def next_records(self) -> Records | None:
@@ -48,7 +42,7 @@ class ArrivingShard:
             CorruptRecordError: with the first record that is bad or cut short; all before it have been returned. Its
                 `__cause__` is a RecordTooLargeError where it may be sound, but is too large.
         """
-        if self._bad is not None:
+        if self._bad is not None:  # the records before it have been returned
             self._framing.reject(*self._bad)
         try:
             records = self._framing.next_records()
@@ -56,27 +50,17 @@ class ArrivingShard:
             return None
         if records is None:
             return None
-        self._bad = self._first_bad(records)
-        if self._bad is None:
-            return records
-        good = records.between(0, self._bad[0] - records.first)
-        return good if len(good) else self.next_records()
-
-    def _first_bad(self, records: Records) -> tuple[int, int, RecordError] | None:
-        """Returns (index, offset, what is wrong) of the first record that is not to be returned."""
+        errors = records.checksum_errors()
         sizes = records.ends - records.starts
-        faults: dict[int, RecordError] = {
-            int(index): RecordTooLargeError(
-                f"{sizes[index]} bytes, at most {self._max_record_bytes} are taken", "length"
-            )
-            for index in (sizes > self._max_record_bytes).nonzero()[0]
-        }
-        for index in bad_checksums(records):
-            faults[index] = RecordError(f"the checksum of its {sizes[index]} bytes does not match", "crc")
-        if not faults:
-            return None
-        first = min(faults)
-        return records.first + first, records.offset_of(first), faults[first]
+        # What arrived whole in one window was not bounded by `Framing`.
+        for index in np.flatnonzero(sizes > self._max_record_bytes).tolist():
+            reason = f"{sizes[index]} bytes, at most {self._max_record_bytes} are taken"
+            errors.setdefault(index, RecordTooLargeError(reason, "length"))
+        if not errors:
+            return records
+        bad = min(errors)
+        self._bad = records.first + bad, records.offset_of(bad), errors[bad]
+        return records.between(0, bad) if bad else self.next_records()
 
 
 class _Arrived(io.RawIOBase):
@@ -88,7 +72,7 @@ class _Arrived(io.RawIOBase):
         self._parts: deque[memoryview] = deque()
 
     def feed(self, data: bytes) -> None:
-        if data:
+        if data:  # reading an empty part would look like the end
             self._parts.append(memoryview(data))
 
     def readinto(self, buffer: Any, /) -> int:

@@ -8,16 +8,15 @@ import numpy as np
 
 from yt8m_ray.compiled import compiled
 
+# Why `find_records` stopped: no further whole record, or what is wrong with the next one's length.
 COMPLETE, BAD_CHECKSUM, BAD_LENGTH = range(3)
-"""Why `find_records` stopped: no further whole record, or what is wrong with the next one's length."""
 
-HEADER_BYTES = 12
-FOOTER_BYTES = 4
-MAX_PAYLOAD_BYTES = 2**31 - 1
-"""Longest message that protobuf can parse."""
+HEADER_BYTES, FOOTER_BYTES = 12, 4  # length and its checksum; the payload's
+MAX_PAYLOAD_BYTES = 2**31 - 1  # of a message that protobuf can parse
 
 
 def _crc_table() -> np.ndarray:
+    # Castagnoli's polynomial, its bits in reverse; the library's function cannot be called from a compiled loop.
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = np.where(table & 1, (table >> 1) ^ np.uint32(0x82F63B78), table >> 1).astype(np.uint32)
@@ -79,6 +78,7 @@ def find_records(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tupl
 @compiled
 def find_header(data: np.ndarray) -> int:
     """Returns the first position of a sound record header, or -1."""
+    # Bytes that are none pass as a header once in 2**32 places, and once in 2**65 with a length that is possible.
     for position in range(len(data) - HEADER_BYTES + 1):
         if _length(data, position) >= 0 and _is_header(data, position):
             return position

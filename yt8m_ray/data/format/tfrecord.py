@@ -5,20 +5,14 @@ A record is an 8-byte little-endian length, the masked CRC-32C of these 8 bytes,
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
-import crc32c
-import numpy as np
-
-from yt8m_ray.data.errors import RecordError
 from yt8m_ray.data.format.framing import LENGTH, Framing, OnCorrupt, Records, masked_crc
-from yt8m_ray.data.format.record_scan import FOOTER_BYTES
 from yt8m_ray.data.storage.byte_stream import WINDOW_BITS, ByteStream, Compression
+from yt8m_ray.local_files import replace_file
 
 _CHECKSUM = struct.Struct("<I")
 
@@ -31,30 +25,26 @@ def read_records(
     verify_crc: bool = True,
     on_corrupt: OnCorrupt | None = None,
 ) -> Iterator[Records]:
-    """Yields the records of a shard, as many at a time as were read at once.
-
-    Lengths are never trusted: no more is allocated than some three times what the stream holds.
+    """Yields the records of a shard, as many at a time as were read at once; the caller closes the stream.
 
     Args:
-        stream: The shard from its first byte; the caller closes it.
-        compression: How the stream is packed; "auto" looks at its first bytes.
         verify_crc: False skips the checksums of the payloads, not those of the lengths.
         on_corrupt: Called with each bad record, which is left out: up to the next sound header behind its own, whatever
-            its length says. None raises the error instead.
+            its length says. None raises the error.
 
     Raises:
         CorruptRecordError: with the record that could not be read; all before it have been yielded.
     """
+    # Lengths are never trusted: no more is allocated than some three times what the stream holds.
     framing = Framing(stream, path, compression, on_corrupt)
     while (records := framing.next_records()) is not None:
         good = 0
-        for bad in bad_checksums(records) if verify_crc else ():
+        for bad, error in records.checksum_errors().items() if verify_crc else ():
             if bad > good:
                 yield records.between(good, bad)
-            size = int(records.ends[bad] - records.starts[bad])
-            reason = f"the checksum of its {size} bytes does not match"
-            framing.reject(records.first + bad, records.offset_of(bad), RecordError(reason, "crc"))
+            framing.reject(records.first + bad, records.offset_of(bad), error)
             good = bad + 1
+            # A wrong length may have hidden sound records in this one, and those behind it are found again.
             if framing.has_moved_back(records, bad):
                 good = len(records)
                 break
@@ -70,35 +60,40 @@ def read_payloads(
     verify_crc: bool = True,
     on_corrupt: OnCorrupt | None = None,
 ) -> Iterator[tuple[int, int, memoryview]]:
-    """Yields (record index, byte offset in the uncompressed stream, payload) of each record.
+    """Yields (record index, byte offset in the uncompressed stream, payload) of each record; see `read_records`.
 
-    A payload is a read-only view that stays valid for as long as it is kept, though it may keep some megabytes of
-    its neighbours in memory with it. Arguments and errors are those of `read_records`.
+    A payload is a read-only view, valid for as long as it is kept; it may keep some megabytes of its neighbours.
     """
     chunks = read_records(stream, path=path, compression=compression, verify_crc=verify_crc, on_corrupt=on_corrupt)
     for records in chunks:
-        view = records.data.data.toreadonly()
-        bounds = zip(records.starts.tolist(), records.ends.tolist(), strict=True)
-        for index, (start, end) in enumerate(bounds):
-            yield records.first + index, records.offset_of(index), view[start:end]
+        for index, payload in enumerate(records.payloads()):
+            yield records.first + index, records.offset_of(index), payload
 
 
 def write_records(path: str, payloads: Iterable[bytes], *, compression: Compression = "none") -> int:
-    """Writes a shard and returns its number of records; nothing half-written ever stands at `path`.
+    """Writes a local shard, and replaces `path` when the last record is written; returns the number of records.
 
-    Args:
-        path: A local path; it is replaced when the last record is written.
-        compression: "none", "gzip" or "zlib"; the bytes depend on the payloads alone.
+    Compression is "none", "gzip" or "zlib"; the bytes depend on the payloads alone.
     """
-    aside = Path(path + ".tmp")
-    try:
+    if compression not in ("none", *WINDOW_BITS):
+        raise ValueError(f"compression: expected none, gzip or zlib, found {compression!r}")
+    # zlib leaves the time out of GZIP's header, so that the same payloads give the same file.
+    compressor = None if compression == "none" else zlib.compressobj(wbits=WINDOW_BITS[compression])
+    num_records = 0
+
+    def write(aside: Path) -> None:
+        nonlocal num_records
         with open(aside, "wb") as file:
-            num_records = _write_frames(file, payloads, compression)
+            for payload in payloads:
+                frame = frame_record(payload)
+                file.write(frame if compressor is None else compressor.compress(frame))
+                num_records += 1
+            if compressor is not None:
+                file.write(compressor.flush())
         if num_records == 0:
             raise ValueError(f"{path}: no record to write; a shard holds at least one")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+
+    replace_file(Path(path), write)
     return num_records
 
 
@@ -106,29 +101,3 @@ def frame_record(payload: bytes) -> bytes:
     """Returns the payload between its length and its checksum, as it stands in a shard."""
     length = LENGTH.pack(len(payload))
     return b"".join((length, _CHECKSUM.pack(masked_crc(length)), payload, _CHECKSUM.pack(masked_crc(payload))))
-
-
-def _write_frames(file: IO[bytes], payloads: Iterable[bytes], compression: Compression) -> int:
-    if compression not in ("none", *WINDOW_BITS):
-        raise ValueError(f"compression: expected none, gzip or zlib, found {compression!r}")
-    bits = WINDOW_BITS.get(compression)
-    compressor = None if bits is None else zlib.compressobj(wbits=bits)
-    num_records = 0
-    for payload in payloads:
-        frame = frame_record(payload)
-        file.write(frame if compressor is None else compressor.compress(frame))
-        num_records += 1
-    if compressor is not None:
-        file.write(compressor.flush())
-    return num_records
-
-
-def bad_checksums(records: Records) -> list[int]:
-    """Returns the records whose payloads are not those that were written."""
-    view = records.data.data
-    bounds = zip(records.starts.tolist(), records.ends.tolist(), strict=True)
-    crcs = np.array([crc32c.crc32c(view[start:end]) for start, end in bounds], np.uint32)
-    stored = records.data[records.ends[:, None] + np.arange(FOOTER_BYTES)].view("<u4").ravel()
-    masked = (crcs >> np.uint32(15) | crcs << np.uint32(17)) + np.uint32(0xA282EAD8)
-    bad: list[int] = np.flatnonzero(masked != stored).tolist()
-    return bad

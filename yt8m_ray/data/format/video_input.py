@@ -21,15 +21,13 @@ _MOST_NAMED, _LONGEST_NAME = 8, 40
 
 
 def read_video(given: Mapping[str, Any], spec: FeatureSpec, where: str) -> VideoRow:
-    """Returns the row of a video; its id is not read.
+    """Returns the row of a video; its id is not read, and neither are other names.
 
-    Args:
-        given: Frames as base64 text of all their bytes, one list of bytes or one list a frame, means as numbers [n]. A
-            video-level model takes the frames of a mean, too. Other names are passed over.
+    Frames are base64 text of all their bytes, one list of bytes or one list a frame; means are numbers [n], and a
+    video-level model takes the frames of a mean, too.
 
     Raises:
-        binascii.Error: text is not base64.
-        ValueError: names the video, the feature, what was expected and what was found.
+        ValueError: names the video, the feature, what was expected and what was found; a `binascii.Error` for base64.
     """
     context: dict[str, Values] = {}
     sequences: dict[str, npt.NDArray[np.uint8]] = {}
@@ -50,14 +48,9 @@ def checked_row(
     *,
     found: Iterable[str] | None = None,
 ) -> VideoRow:
-    """Returns the row of a video that needs no id, and has no more frames than the model reads; a shard's are cut.
+    """Returns the row of a video that needs no id; ValueError says what is wrong, `found` what names were given.
 
-    Args:
-        context: Means, and what else there is once for a video.
-        found: Names of all that was given, for errors; None takes those of the first two.
-
-    Raises:
-        ValueError: names the video, the feature, what was expected and what was found.
+    It has no more frames than the model reads, where a shard's video would be cut.
     """
     for name in spec.sizes:
         frame_name = name.removeprefix(MEAN_PREFIX)
@@ -77,11 +70,10 @@ def checked_row(
 
 def check_num_frames(num_frames: int, name: str, spec: FeatureSpec, where: str) -> None:
     """Checks that a video has 1..max_frames frames of a feature; ValueError if not."""
-    if 1 <= num_frames <= spec.max_frames:
-        return
-    # Where counting costs, it stops at the first frame that is too many.
-    more = " or more" if num_frames == spec.max_frames + 1 else ""
-    raise ValueError(f"{where}.{name}: expected 1 to {spec.max_frames} frames, found {num_frames}{more}")
+    if not 1 <= num_frames <= spec.max_frames:
+        # Where counting costs, it stops at the first frame that is too many.
+        more = " or more" if num_frames == spec.max_frames + 1 else ""
+        raise ValueError(f"{where}.{name}: expected 1 to {spec.max_frames} frames, found {num_frames}{more}")
 
 
 def missing_feature(name: str, spec: FeatureSpec, found: Iterable[str]) -> str:
@@ -115,10 +107,10 @@ def _mean(numbers: Any, place: str) -> npt.NDArray[np.float32]:
 
 
 def _frames(value: Any, name: str, size: int, spec: FeatureSpec, where: str) -> npt.NDArray[np.uint8]:
-    """Returns frames [T, size] given as base64 text, as one list of bytes or as one list a frame."""
     place = f"{where}.{name}"
     if isinstance(value, str):
-        if len(value) > 4 * (size * (spec.max_frames + 1) // 3 + 1):  # not decoded only to be refused
+        # Four characters hold three bytes; what is surely too long is not decoded only to be refused.
+        if len(value) > 4 * (size * (spec.max_frames + 1) // 3 + 1):
             check_num_frames(len(value) // 4 * 3 // size, name, spec, where)
         try:
             data = base64.b64decode(value, validate=True)
@@ -141,7 +133,7 @@ def _frames(value: Any, name: str, size: int, spec: FeatureSpec, where: str) -> 
 
 def _to_bytes(values: list[Any], place: str) -> bytes:
     if set(map(type, values)) <= {int}:  # else True would be a 1
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError):  # of a number that is no byte; the search below names it
             return bytes(values)
     index = next(i for i, value in enumerate(values) if type(value) is not int or not 0 <= value <= 255)
     raise ValueError(f"{place}[{index}]: expected a whole number from 0 to 255, found {shorten(values[index])}")

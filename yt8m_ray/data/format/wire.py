@@ -14,16 +14,15 @@ import numpy.typing as npt
 from yt8m_ray.data.errors import RecordError
 
 _VARINT, _FIXED64, _DELIMITED, _START_GROUP, _END_GROUP, _FIXED32 = range(6)
+# Tags of the fields that hold messages, texts, or packed values.
 FIELD_1, FIELD_2, FIELD_3 = (number << 3 | _DELIMITED for number in (1, 2, 3))
-"""Tags of the fields that hold messages, texts, or packed values."""
 
-_MAX_VARINT_BYTES = 10
-_MAX_SIZE_BYTES = 5
-"""Longest varint of a tag or a length, which have 32 bits."""
+# Seven bits a byte: an integer has 64, a tag or a length 32.
+_MAX_VARINT_BYTES, _MAX_SIZE_BYTES = 10, 5
 
 
 class Budget:
-    """How many more fields and packed integers of a message are looked at, so that none costs more than it may."""
+    """How many more fields and packed integers of a message are looked at."""
 
     __slots__ = ("left",)
 
@@ -43,13 +42,13 @@ UNLIMITED = Budget(math.inf)
 def iterate_fields(data: memoryview, start: int, end: int, budget: Budget) -> Iterator[tuple[int, int, int]]:
     """Yields (tag, start, end) of each field of the message in `data[start:end]`, in the order of the bytes.
 
-    The tag is `field number << 3 | wire type`; start and end enclose the value without its length. Groups, which no
-    current message has, are passed over whole.
+    The tag is `field number << 3 | wire type`; start and end enclose the value without its length.
 
     Raises:
         RecordError: the bytes are no message: a length reaches beyond its end, a tag is not legal, a group stays open;
             or the budget is spent.
     """
+    # Groups, which no current message has, are passed over whole, as every parser does with what it does not know.
     position = start
     open_groups: list[int] = []
     while position < end or open_groups:
@@ -92,11 +91,8 @@ def iterate_fields(data: memoryview, start: int, end: int, budget: Budget) -> It
 
 
 def check_feature(data: memoryview, start: int, end: int, budget: Budget) -> None:
-    """Checks the Feature in `data[start:end]`, whose fields 1, 2 and 3 are lists of strings, floats and integers.
-
-    Raises:
-        RecordError: it is none, or the budget is spent.
-    """
+    """Checks the Feature in `data[start:end]`; RecordError where it is none, or the budget is spent."""
+    # Its fields 1, 2 and 3 are lists of strings, floats and integers, the latter two packed or one a field.
     for kind, list_start, list_end in iterate_fields(data, start, end, budget):
         if kind not in (FIELD_1, FIELD_2, FIELD_3):
             continue

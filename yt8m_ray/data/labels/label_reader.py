@@ -16,7 +16,7 @@ from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import id_and_labels
 from yt8m_ray.data.format.framing import OnCorrupt, Records
 from yt8m_ray.data.format.tfrecord import read_records
-from yt8m_ray.data.pipeline.fast_decode import UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
+from yt8m_ray.data.pipeline.fast_decode import UNUSUAL, VIDEO_COLUMNS, Reading, pack_records, reading_of
 from yt8m_ray.data.storage.filesystem import open_stream
 
 _MOST_LABELS = 1 << 16
@@ -54,9 +54,7 @@ def read_labels(path: str, *, num_classes: int, on_corrupt: OnCorrupt | None = N
             yield _read(records, path, reading, num_classes, on_corrupt)
 
 
-def _read(
-    records: Records, path: str, reading: tuple[object, ...], num_classes: int, on_corrupt: OnCorrupt | None
-) -> VideoLabels:
+def _read(records: Records, path: str, reading: Reading, num_classes: int, on_corrupt: OnCorrupt | None) -> VideoLabels:
     video_ids: list[str] = []
     counts: list[np.ndarray] = [np.empty(0, np.int64)]
     parts: list[np.ndarray] = [np.empty(0, np.int32)]
@@ -65,7 +63,7 @@ def _read(
     while next_record < len(records):
         starts, ends = records.starts[next_record:], records.ends[next_record:]
         found = np.empty((len(starts), len(VIDEO_COLUMNS)), np.int64)
-        count, _, num_labels, status = pack_records(records.data, starts, ends, reading, no_frames, 0, labels, 0, found)
+        count, _, num_labels, status = pack_records(records.data, starts, ends, reading, no_frames, labels, found)
         view = records.data.data
         labelled = found[:count][found[:count, 3] >= 0]
         num_unlabelled += count - len(labelled)

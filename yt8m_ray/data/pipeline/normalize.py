@@ -1,9 +1,4 @@
-"""Dequantized frames -> what models see, by one named normalization.
-
-The published features are PCA-whitened: every direction has about the same variance, also those that were hardly there
-before. `reverse_whitened` undoes it, as NeXtVLAD's authors do (Lin et al. 2018, arXiv:1811.05014); `unwhitened` undoes
-half of it.
-"""
+"""Dequantized frames -> what models see, by one named normalization."""
 
 from __future__ import annotations
 
@@ -23,24 +18,21 @@ _REVERSED_FLOOR = 1e-4  # added to the roots of the eigenvalues, as published
 
 
 def normalize(frames: torch.Tensor, features: Mapping[str, int], kind: Normalization) -> torch.Tensor:
-    """Returns frames [N, D] normalized in place.
-
-    Args:
-        frames: float32, the features side by side.
-        kind: `l2` divides a frame by its norm over all features, as the published systems do. `unwhitened` multiplies
-            rgb by the fourth root of its PCA eigenvalues, then divides each feature by its own norm, and all by the
-            root of their number. `reverse_whitened` multiplies rgb, less half a quantization step, by the square root
-            of the eigenvalues and leaves audio as it is; no norm is divided by. `none` changes nothing.
-    """
-    if kind == "l2":
+    """Returns frames float32 [N, D], the features side by side, normalized in place; `none` leaves them as they are."""
+    # The published features are PCA-whitened: every direction has about the same variance, also those that were hardly
+    # there before. An eigenvalue is the variance that a direction had.
+    if kind == "l2":  # over all features, as the published systems do
         _divide_by_norm(frames)
     elif kind == "unwhitened":
+        # Half of the whitening is undone. Each feature has a norm of its own, and the frame has norm 1.
         for name, feature in _parts(frames, features):
             if _is_published_rgb(name, feature):
                 feature *= _rgb_scales(0.25, 0.0, frames.device)
             _divide_by_norm(feature)
         frames *= len(features) ** -0.5
     elif kind == "reverse_whitened":
+        # All of it is undone, as NeXtVLAD's authors do (Lin et al. 2018, arXiv:1811.05014); audio stays as it is, and
+        # no norm is divided by.
         for name, feature in _parts(frames, features):
             if _is_published_rgb(name, feature):
                 feature -= _REVERSED_OFFSET
@@ -49,7 +41,6 @@ def normalize(frames: torch.Tensor, features: Mapping[str, int], kind: Normaliza
 
 
 def _parts(frames: torch.Tensor, features: Mapping[str, int]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields each feature's name and its columns, a view."""
     return zip(features, frames.split(list(features.values()), dim=1), strict=True)
 
 
@@ -63,12 +54,7 @@ def _divide_by_norm(frames: torch.Tensor) -> None:
 
 @functools.cache
 def _rgb_scales(power: float, floor: float, device: torch.device) -> torch.Tensor:
-    """Returns eigenvalues ** power + floor, float32 on the device: sent there once, not with each batch."""
-    return (_rgb_eigenvalues() ** power + floor).float().to(device)
-
-
-@functools.cache
-def _rgb_eigenvalues() -> torch.Tensor:
+    # Cached, so that they are sent to the device once, not with each batch.
     with resources.files("yt8m_ray.data.pipeline").joinpath("pca_eigenvalues.npy").open("rb") as file:
         eigenvalues = np.load(file, allow_pickle=False).ravel()[: FRAME_FEATURES["rgb"]]
-    return torch.from_numpy(eigenvalues.astype(np.float64))
+    return torch.from_numpy(eigenvalues.astype(np.float64) ** power + floor).float().to(device)

@@ -1,10 +1,10 @@
-"""Packed videos: what travels from a reader to the device, frames end to end and unpadded; and as an Arrow block."""
+"""Packed videos: frames end to end and unpadded, as they travel from a reader to the device; and as an Arrow block."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,9 @@ from yt8m_ray.data.format.features import FeatureSpec, VideoRow
 
 _END = "end"
 
+Allocate: TypeAlias = Callable[[int], np.ndarray]  # gives a uint8 array of so many bytes
+
+# Frames are one large binary value a video: their offsets have 64 bits, and a block may be larger than 2 GiB.
 BLOCK_SCHEMA = pa.schema(
     [
         ("shard", pa.int32()),
@@ -30,26 +33,16 @@ BLOCK_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class PackedVideos:
-    """N videos with their frames end to end, as they travel from the reader to the device.
+    """N videos with their frames end to end."""
 
-    Attributes:
-        shards: int32 [N], index of the shard in the list that is read.
-        records: int32 [N], index of the record in its shard.
-        num_frames: int64 [N].
-        frames: uint8 or float32 [sum of num_frames, D].
-        num_labels: int64 [N].
-        labels: int32 [sum of num_labels], class ids.
-        is_labelled: bool [N], whether a video's classes are known; one without labels may be of no class.
-    """
-
-    shards: np.ndarray
-    records: np.ndarray
-    video_ids: np.ndarray
-    num_frames: np.ndarray
-    frames: np.ndarray
-    num_labels: np.ndarray
-    labels: np.ndarray
-    is_labelled: np.ndarray
+    shards: np.ndarray  # int32 [N], index of the shard in the list that is read
+    records: np.ndarray  # int32 [N], index of the record in its shard
+    video_ids: np.ndarray  # [N], of str
+    num_frames: np.ndarray  # int64 [N]
+    frames: np.ndarray  # uint8 or float32 [sum of num_frames, D]
+    num_labels: np.ndarray  # int64 [N]
+    labels: np.ndarray  # int32 [sum of num_labels], class ids
+    is_labelled: np.ndarray  # bool [N], whether a video's classes are known; one without labels may be of no class
 
     def __len__(self) -> int:
         return len(self.video_ids)
@@ -59,7 +52,6 @@ class PackedVideos:
         cls, rows: Sequence[VideoRow], spec: FeatureSpec, *, shard: int = 0, first_record: int = 0
     ) -> PackedVideos:
         """Returns rows end to end, numbered from `first_record` on."""
-        frames = [row.frames for row in rows] or [np.empty((0, spec.dim), spec.dtype)]
         no_labels = np.empty(0, np.int32)
         labels = [no_labels if row.labels is None else row.labels for row in rows]
         return cls(
@@ -67,90 +59,60 @@ class PackedVideos:
             records=np.arange(first_record, first_record + len(rows), dtype=np.int32),
             video_ids=np.array([row.video_id for row in rows], dtype=object),
             num_frames=np.array([len(row.frames) for row in rows], dtype=np.int64),
-            frames=np.concatenate(frames),
+            frames=np.concatenate([np.empty((0, spec.dim), spec.dtype), *(row.frames for row in rows)]),
             num_labels=np.array(list(map(len, labels)), dtype=np.int64),
             labels=np.concatenate([no_labels, *labels]),
             is_labelled=np.array([row.labels is not None for row in rows], dtype=bool),
         )
 
     def select(self, rows: np.ndarray) -> PackedVideos:
-        """Returns the given rows in the given order."""
         return PackedVideos.gather([(self, rows)])
 
     @staticmethod
     def concatenate(parts: Sequence[PackedVideos]) -> PackedVideos:
-        """Returns the videos of all parts in order."""
         return PackedVideos.gather([(part, np.arange(len(part))) for part in parts])
 
     @staticmethod
-    def gather(
-        parts: Sequence[tuple[PackedVideos, np.ndarray]], allocate: Callable[[int], np.ndarray] | None = None
-    ) -> PackedVideos:
-        """Returns the given rows of one or more packs, end to end; each frame is copied once.
-
-        Args:
-            parts: Packs, and the rows of each in the order wanted.
-            allocate: Gives a uint8 array of so many bytes for the frames; None takes fresh memory.
-        """
-        num_frames = np.concatenate([videos.num_frames[rows] for videos, rows in parts])
+    def gather(parts: Sequence[tuple[PackedVideos, np.ndarray]], allocate: Allocate | None = None) -> PackedVideos:
+        """Returns the given rows of each pack, end to end; each frame is copied once."""
+        joined = {
+            name: np.concatenate([getattr(videos, name)[rows] for videos, rows in parts])
+            for name in ("shards", "records", "video_ids", "num_frames", "num_labels", "is_labelled")
+        }
         first = parts[0][0].frames
-        num_bytes = int(num_frames.sum()) * first.shape[1] * first.itemsize
+        num_bytes = int(joined["num_frames"].sum()) * first.shape[1] * first.itemsize
         memory = np.empty(num_bytes, np.uint8) if allocate is None else allocate(num_bytes)
         frames = memory.view(first.dtype).reshape(-1, first.shape[1])
-        row = 0
-        for videos, rows in parts:
-            row = _copy(videos.frames, videos.num_frames, rows, frames, row)
-
-        def joined(name: str) -> np.ndarray:
-            return np.concatenate([getattr(videos, name)[rows] for videos, rows in parts])
-
-        return PackedVideos(
-            shards=joined("shards"),
-            records=joined("records"),
-            video_ids=joined("video_ids"),
-            num_frames=num_frames,
-            frames=frames,
-            num_labels=joined("num_labels"),
-            labels=np.concatenate([_select(videos.labels, videos.num_labels, rows) for videos, rows in parts]),
-            is_labelled=joined("is_labelled"),
-        )
+        labels = np.empty(joined["num_labels"].sum(), np.int32)
+        _copy([(videos.frames, videos.num_frames, rows) for videos, rows in parts], frames)
+        _copy([(videos.labels, videos.num_labels, rows) for videos, rows in parts], labels)
+        return PackedVideos(frames=frames, labels=labels, **joined)
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """A record that was left out.
-
-    Attributes:
-        shard: Index of the shard in the list that is read.
-        record: Index of the record in its shard.
-        cause: What kind of fault; or UNLABELLED.
-        message: Shard, record, byte offset, what was expected and what was found.
-    """
+    """A record that was left out."""
 
     shard: int
     record: int
-    cause: str
-    message: str
+    cause: str  # a `Cause`, or UNLABELLED
+    message: str  # shard, record, byte offset, what was expected and what was found
 
 
 @dataclass(frozen=True)
 class ShardEnd:
-    """The end of a shard.
-
-    Attributes:
-        shard: Index of the shard in the list that is read.
-        num_records: Records it holds, good and bad.
-        message: What was rejected, for the log; None where nothing was.
-    """
+    """The end of a shard."""
 
     shard: int
-    num_records: int
-    message: str | None = None
+    num_records: int  # good and bad
+    message: str | None = None  # what was rejected, for the log
 
 
 @dataclass(frozen=True)
 class Block:
-    """Videos, and what the reader says besides: so that every record is accounted for where the videos arrive."""
+    """Videos, and what the reader says besides."""
+
+    # So that every record is accounted for where the videos arrive.
 
     videos: PackedVideos
     rejections: list[Rejection] = field(default_factory=list)
@@ -160,12 +122,12 @@ class Block:
 def to_table(block: Block) -> pa.Table:
     """Returns the block as Arrow, frames as one binary value a video; they and the labels are not copied."""
     videos = block.videos
-    remarked: list[Rejection | ShardEnd] = [*block.rejections, *block.ends]
-    num_remarks = len(remarked)
-    shards = [item.shard for item in remarked]
-    records = [item.record for item in block.rejections] + [item.num_records for item in block.ends]
-    remarks = [item.cause for item in block.rejections] + [_END] * len(block.ends)
-    messages = [item.message for item in remarked]
+    rows: list[tuple[int, int, str, str | None]]
+    rows = [(item.shard, item.record, item.cause, item.message) for item in block.rejections]
+    rows += [(end.shard, end.num_records, _END, end.message) for end in block.ends]
+    shards, records, remarks, messages = zip(*rows, strict=True) if rows else [()] * 4
+    num_remarks = len(rows)
+    # Remarks stand in one table with the videos, as empty ones: a chunk of their own would make readers copy frames.
     frame_bytes = videos.num_frames * (videos.frames.shape[1] * videos.frames.itemsize)
     ends = _ends(frame_bytes, num_remarks, np.int64)
     frames = pa.LargeBinaryArray.from_buffers(
@@ -183,8 +145,8 @@ def to_table(block: Block) -> pa.Table:
             pa.ListArray.from_arrays(
                 pa.array(label_ends), pa.array(videos.labels, pa.int32()), mask=pa.array(is_unknown)
             ),
-            pa.array([None] * len(videos) + remarks, pa.string()),
-            pa.array([None] * len(videos) + messages, pa.string()),
+            pa.array([*[None] * len(videos), *remarks], pa.string()),
+            pa.array([*[None] * len(videos), *messages], pa.string()),
         ],
         schema=BLOCK_SCHEMA,
     )
@@ -216,15 +178,9 @@ def _remarks(table: pa.Table) -> tuple[list[Rejection], list[ShardEnd], Any]:
     if remarks.null_count == len(remarks):
         return [], [], slice(None)
     is_video = remarks.is_null().to_numpy(zero_copy_only=False)
-    others = table.take(np.flatnonzero(~is_video))
-    rows = zip(*(others[name].to_pylist() for name in ("shard", "record", "remark", "message")), strict=True)
-    rejections: list[Rejection] = []
-    ends: list[ShardEnd] = []
-    for shard, record, remark, message in rows:
-        if remark == _END:
-            ends.append(ShardEnd(shard, record, message))
-        else:
-            rejections.append(Rejection(shard, record, remark, message))
+    rows = table.select(["shard", "record", "remark", "message"]).take(np.flatnonzero(~is_video)).to_pylist()
+    rejections = [Rejection(*row.values()) for row in rows if row["remark"] != _END]
+    ends = [ShardEnd(row["shard"], row["record"], row["message"]) for row in rows if row["remark"] == _END]
     return rejections, ends, is_video
 
 
@@ -241,19 +197,15 @@ def _ends(sizes: np.ndarray, num_more: int, dtype: type[np.integer[Any]]) -> np.
     return ends
 
 
-def _copy(values: np.ndarray, counts: np.ndarray, rows: np.ndarray, out: np.ndarray, first: int) -> int:
-    """Copies the frames of the given videos to `out[first:]`; returns the row behind them."""
-    if len(values) == len(counts) and (counts == 1).all():
-        np.take(values, rows, axis=0, out=out[first : first + len(rows)])
-        return first + len(rows)
-    starts = np.cumsum(counts) - counts
-    for start, count in zip(starts[rows].tolist(), counts[rows].tolist(), strict=True):
-        out[first : first + count] = values[start : start + count]
-        first += count
-    return first
-
-
-def _select(values: np.ndarray, counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    starts = np.cumsum(counts) - counts
-    parts = [values[start : start + count] for start, count in zip(starts[rows], counts[rows], strict=True)]
-    return np.concatenate(parts) if parts else values[:0]
+def _copy(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], out: np.ndarray) -> None:
+    """Copies the frames or labels of videos to `out`: of each part the values, their number by video, and the rows."""
+    first = 0
+    for values, counts, rows in parts:
+        if len(values) == len(counts) and (counts == 1).all():  # the video level
+            np.take(values, rows, axis=0, out=out[first : first + len(rows)])
+            first += len(rows)
+            continue
+        starts = np.cumsum(counts) - counts
+        for start, count in zip(starts[rows].tolist(), counts[rows].tolist(), strict=True):
+            out[first : first + count] = values[start : start + count]
+            first += count

@@ -9,20 +9,16 @@ from yt8m_ray.data.errors import CorruptRecordError, RecordError
 from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow, to_row
 from yt8m_ray.data.format.tfrecord import read_payloads
+from yt8m_ray.data.pipeline.read_position import unlabelled_message
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions
-from yt8m_ray.data.pipeline.unlabelled import unlabelled_message
 from yt8m_ray.data.storage.filesystem import open_stream
 
 MOST_SHARDS = 8
-MOST_RECORDS = 64
-"""How many records of a shard are looked at where the first ones do not decide."""
+MOST_RECORDS = 64  # of a shard, where the first ones do not decide
 
 
 def check_first_videos(shards: Sequence[str], spec: FeatureSpec, options: ReadOptions, *, key: str) -> None:
     """Checks that the shards hold a video that fits `spec`, with labels where they are required.
-
-    Usually one record is read; more, of shards spread over the list, where bad ones are skipped or labels are missing.
-    It fails only where these are all records, or none of them has the features.
 
     Args:
         key: Where the shards come from (`data.train`), for messages.
@@ -30,8 +26,9 @@ def check_first_videos(shards: Sequence[str], spec: FeatureSpec, options: ReadOp
     Raises:
         CorruptRecordError: the first record, where bad ones fail; or no record can be read, or has the features.
         ValueError: no video has labels.
-        OSError: a shard cannot be read.
     """
+    # Usually one record decides. More, of shards spread over the list, are read where bad ones are skipped or labels
+    # are missing; then it fails only where these are all records, or none of them has the features.
     sample = {shards[index * len(shards) // MOST_SHARDS] for index in range(MOST_SHARDS)}
     is_whole = sample.issuperset(shards)
     errors: list[CorruptRecordError] = []
@@ -46,19 +43,17 @@ def check_first_videos(shards: Sequence[str], spec: FeatureSpec, options: ReadOp
         is_whole &= num_records <= MOST_RECORDS
     if num_videos and is_whole:
         raise ValueError(unlabelled_message(key, num_videos))
-    if errors and not num_videos and (is_whole or _lack_the_same(errors)):
+    if num_videos or not errors:
+        return
+    # Records that all lack the same are of another level or have other features: no later one will be better.
+    if is_whole or {(error.reason, error.cause) for error in errors} == {(errors[0].reason, "parse")}:
         raise errors[0]
-
-
-def _lack_the_same(errors: Sequence[CorruptRecordError]) -> bool:
-    """Returns whether the records are of another level or other features, which no later one will mend."""
-    return {(error.reason, error.cause) for error in errors} == {(errors[0].reason, "parse")}
 
 
 def _first_videos(
     shard: str, spec: FeatureSpec, options: ReadOptions, errors: list[CorruptRecordError]
 ) -> Iterator[VideoRow | None]:
-    """Yields the videos of a shard's first records; adds to `errors` what is wrong with the others, or raises it."""
+    """Yields the videos of a shard's first records, and None for a bad one, whose error is raised or added."""
 
     def reject(error: CorruptRecordError) -> None:
         if options.on_corrupt == "fail":

@@ -1,8 +1,4 @@
-"""Shards -> ray.data.Dataset of Arrow blocks. The only module that imports ray.data.
-
-A block holds rows of one shard: shard and record index, id, number of frames, frames as bytes, class ids
-(`packed_videos.to_table`). Each shard is one read task, in the order that the epoch's seed gives.
-"""
+"""Shards -> ray.data.Dataset of the Arrow blocks of `packed_videos`. Only this module imports ray.data."""
 
 from __future__ import annotations
 
@@ -34,7 +30,7 @@ _BLOCKS_A_PART = 20
 _LEAST_BLOCK_BYTES = 2**10
 _GPU_ROWS = 256  # videos of a call of a worker with a GPU; Ray gives whole blocks only to workers without
 _SAMPLE_RECORDS = 32
-_FRAMING_BYTES = 16
+_FRAMING_BYTES = 16  # of a record besides its payload: length and two checksums
 
 
 def estimate_num_videos(shards: Sequence[str], options: ReadOptions = ReadOptions()) -> float:  # noqa: B008 - frozen
@@ -50,34 +46,21 @@ def estimate_num_videos(shards: Sequence[str], options: ReadOptions = ReadOption
 
 
 class ShardSource(Datasource):
-    """Reads TFRecord shards as blocks, one task a shard.
+    """One read task a shard; `read` gives its blocks, the other arguments are those of `read_dataset`."""
 
-    Args:
-        shards: Paths; a row's `shard` column is the index in this list.
-        options: How to read them; workers share out whole blocks.
-        shuffle_seed: Permutes the shards in each epoch; None keeps their order.
-        position: Returns the `Position` to continue from, asked at the start of each epoch, by a process of Ray's;
-            records that it marks are left out. None reads all.
-        cache: A folder on each node for decoded shards; None keeps none.
-    """
+    # Ray's `read_tfrecords` needs TensorFlow, checks no checksum and loses the frames of a SequenceExample.
 
     def __init__(
         self,
         shards: Sequence[str],
-        spec: FeatureSpec,
-        options: ReadOptions,
+        read: Callable[..., Iterator[pa.Table]],
         *,
-        shuffle_seed: int | None = None,
-        position: Callable[[], Position] | None = None,
-        cache: str | None = None,
+        shuffle_seed: int | None,
+        position: Callable[[], Position] | None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._shards = list(shards)
-        self._spec = spec
-        self._options = options
-        self._shuffle_seed = shuffle_seed
-        self._position = position
-        self._cache = cache
+        self._shards, self._read = list(shards), read
+        self._shuffle_seed, self._position = shuffle_seed, position
 
     def get_name(self) -> str:
         return "YouTube8MShards"
@@ -95,19 +78,9 @@ class ShardSource(Datasource):
             order = epoch_order(len(self._shards), seed=self._shuffle_seed, epoch=position.epoch)
         tasks = []
         for index in order:
-            read = functools.partial(
-                _read_tables,
-                self._shards[index],
-                self._spec,
-                self._options,
-                shard=index,
-                skip=position.records(index),
-                num_records=position.num_records.get(index),
-                cache=self._cache,
-            )
-            metadata = BlockMetadata(
-                num_rows=None, size_bytes=None, input_files=(self._shards[index],), exec_stats=None
-            )
+            path, skip, num_records = self._shards[index], position.records(index), position.num_records.get(index)
+            read = functools.partial(self._read, path, shard=index, skip=skip, num_records=num_records)
+            metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=(path,), exec_stats=None)
             tasks.append(ReadTask(read, metadata, per_task_row_limit=per_task_row_limit))
         return tasks
 
@@ -122,16 +95,22 @@ def read_dataset(
     position: Callable[[], Position] | None = None,
     cache: str | None = None,
 ) -> ray.data.Dataset:
-    """Returns the shards as a Dataset whose blocks `packed_videos.from_table` understands; see `ShardSource`.
+    """Returns the shards as a Dataset whose blocks `packed_videos.from_table` understands.
 
     Args:
-        options: As in `ShardSource`; `block_bytes` is the largest size of a block, which follows that of the data.
+        shards: Paths; a row's `shard` column is the index in this list.
+        options: `block_bytes` is the largest size of a block, which follows that of the data.
         num_parts: Readers of the blocks; more of them make blocks smaller, which shortens the wait for the last ones.
+        shuffle_seed: Permutes the shards in each epoch; None keeps their order.
+        position: Returns the `Position` to continue from, asked at the start of each epoch, by a process of Ray's;
+            records that it marks are left out. None reads all.
+        cache: A folder on each node for decoded shards; None keeps none.
     """
     num_blocks = _BLOCKS_A_PART * (2 * num_parts - 1)
     block_bytes = max(min(total_bytes(shards) // num_blocks, options.block_bytes), _LEAST_BLOCK_BYTES)
     options = dataclasses.replace(options, block_bytes=block_bytes)
-    source = ShardSource(shards, spec, options, shuffle_seed=shuffle_seed, position=position, cache=cache)
+    read = functools.partial(_read_tables, spec=spec, options=options, cache=cache)
+    source = ShardSource(shards, read, shuffle_seed=shuffle_seed, position=position)
     dataset: ray.data.Dataset = ray.data.read_datasource(
         source,
         override_num_blocks=len(shards),
@@ -197,18 +176,15 @@ def map_blocks(
 
 def _read_tables(
     path: str,
+    *,
     spec: FeatureSpec,
     options: ReadOptions,
-    *,
+    cache: str | None,
     shard: int,
     skip: np.ndarray,
     num_records: int | None,
-    cache: str | None,
 ) -> Iterator[pa.Table]:
-    """Yields the blocks of a shard as Ray keeps them; at least one, since a task has to return something.
-
-    Where `skip` holds all `num_records` of the shard there is nothing to read.
-    """
+    # A shard whose records are all done is not opened again; a task has to return something, which says so.
     if num_records is not None and len(skip) == num_records:
         yield to_table(Block(PackedVideos.from_rows([], spec), ends=[ShardEnd(shard, num_records)]))
         return

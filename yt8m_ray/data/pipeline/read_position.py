@@ -1,12 +1,8 @@
-"""How far the records of shards have been read: which of them are done, which were rejected, how many there are.
-
-A checkpoint carries it, and the reader of a resumed epoch leaves those records out, whatever the number of workers
-is by then. The set is kept as it is, not as a count, because workers finish shards in any order. It is also the
-account: a record that arrives twice is refused, and at the end every record that a shard holds has to have arrived.
-"""
+"""How far the records of shards have been read: which of them are done, which were rejected, how many there are."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +14,8 @@ from yt8m_ray.data.errors import UNLABELLED, Cause
 from yt8m_ray.data.pipeline.packed_videos import Rejection, ShardEnd
 
 CAUSES: tuple[Cause, ...] = get_args(Cause)
-
 _LEFT_OUT = (*CAUSES, UNLABELLED)
+logger = logging.getLogger(__name__)
 
 
 class AccountingError(RuntimeError):
@@ -28,28 +24,21 @@ class AccountingError(RuntimeError):
 
 @dataclass
 class Position:
-    """A place in a run's data.
+    """A place in a run's data, which its checkpoints carry; a resumed epoch leaves out what is done."""
 
-    Attributes:
-        epoch: Epochs finished; also chooses the order of the shards.
-        done: Per shard index, packed bits: bit r is set where record r was used or rejected in the current epoch.
-        num_records: Per shard index, how many records it holds, of the shards read to their end in this epoch.
-        rejected: Records rejected in the current epoch, by cause; those that lack labels as UNLABELLED.
-    """
-
-    epoch: int = 0
+    # A set, not a count, because any number of workers finish shards in any order. It is the account, too: a record
+    # that arrives twice is refused, and at the end every record that a shard holds has to have arrived.
+    epoch: int = 0  # epochs finished; also chooses the order of the shards
+    # By index of the shard: packed bits, of which bit r is set where record r was used or rejected in this epoch.
     done: dict[int, np.ndarray] = field(default_factory=dict)
-    num_records: dict[int, int] = field(default_factory=dict)
-    rejected: Counter[str] = field(default_factory=Counter)
+    num_records: dict[int, int] = field(default_factory=dict)  # of the shards read to their end in this epoch
+    rejected: Counter[str] = field(default_factory=Counter)  # in this epoch, by cause or as UNLABELLED
 
     def add(self, shards: np.ndarray, records: np.ndarray) -> None:
-        """Marks records [N] of shards [N] as done.
-
-        Raises:
-            AccountingError: one of them was done already.
-        """
+        """Marks records [N] of shards [N] as done; AccountingError where one of them was done already."""
         for shard in np.unique(shards).tolist():
             mine = records[shards == shard]
+            # A record that stands twice in the call itself would be lost in the bits.
             bits = np.zeros(int(mine.max()) + 1, bool)
             bits[mine] = True
             if np.count_nonzero(bits) != len(mine):
@@ -65,11 +54,7 @@ class Position:
             self.num_records[end.shard] = end.num_records
 
     def merge(self, other: Position) -> None:
-        """Adds everything that `other`, of the same epoch, has.
-
-        Raises:
-            AccountingError: a record is in both.
-        """
+        """Adds everything that `other`, of the same epoch, has; AccountingError where a record is in both."""
         for shard, packed in other.done.items():
             self._mark(shard, packed)
         self.num_records |= other.num_records
@@ -81,7 +66,6 @@ class Position:
 
     @property
     def num_done(self) -> int:
-        """Records used or rejected."""
         return sum(int(np.unpackbits(bits).sum()) for bits in self.done.values())
 
     @property
@@ -90,26 +74,20 @@ class Position:
 
     def is_finished(self, shard: int) -> bool:
         """Returns whether every record of a shard is done."""
-        records, present = self.records(shard), self.num_records.get(shard)
-        return present is not None and len(records) == present and (not present or bool(records[-1] == present - 1))
+        present = self.num_records.get(shard)
+        return present is not None and np.array_equal(self.records(shard), np.arange(present))
 
     def check_complete(self, shards: Sequence[str]) -> None:
-        """Checks that every record of every shard is done: used + rejected = present.
-
-        Raises:
-            AccountingError: naming the first shard where that is not so.
-        """
+        """Checks that every record of every shard is done; AccountingError names the first shard of which it is not."""
         for index, path in enumerate(shards):
             if not self.is_finished(index):
                 present = self.num_records.get(index, "an unknown number of")
                 raise AccountingError(f"{path}: {present} records are present, {len(self.records(index))} arrived")
 
     def is_complete(self, num_shards: int) -> bool:
-        """Returns whether every record of every shard is done."""
         return all(map(self.is_finished, range(num_shards)))
 
     def start_epoch(self, epoch: int) -> None:
-        """Forgets the records: a new epoch begins."""
         self.epoch, self.done, self.num_records, self.rejected = epoch, {}, {}, Counter()
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -127,23 +105,43 @@ class Position:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Position:
-        """Returns the position that `to_arrays` described."""
         ends = np.cumsum(arrays["num_bytes"])
         parts = np.split(arrays["bits"], ends[:-1]) if len(ends) else []
         done = dict(zip(arrays["shards"].tolist(), parts, strict=True))
-        # Checkpoints of earlier versions know fewer causes, the first ones.
+        # Checkpoints of earlier versions know fewer causes, the first ones; `+` drops those that count 0.
         rejected = Counter(dict(zip(_LEFT_OUT, arrays["rejected"].tolist(), strict=False)))
         return cls(int(arrays["epoch"]), done, dict(arrays["num_records"].tolist()), +rejected)
 
     def _mark(self, shard: int, packed: np.ndarray) -> None:
         before = self.done.get(shard, packed[:0])
-        both = np.zeros(max(len(before), len(packed)), np.uint8)
+        both = np.zeros(max(len(before), len(packed)), np.uint8)  # new, as a copy of the position may share the old one
         both[: len(before)] = before
-        if np.any(both[: len(packed)] & packed):
-            twice = np.flatnonzero(np.unpackbits(both[: len(packed)] & packed))
-            raise AccountingError(f"shard {shard}: record {twice[0]} arrived twice")
+        twice = both[: len(packed)] & packed
+        if twice.any():
+            raise AccountingError(f"shard {shard}: record {np.unpackbits(twice).argmax()} arrived twice")
         both[: len(packed)] |= packed
         self.done[shard] = both
+
+
+def check_labelled(key: str, position: Position, *, warns: bool = True) -> None:
+    """Checks that one of the videos that were read with labels required has some, and warns how many have none.
+
+    Args:
+        key: Where they come from (`data.validation`).
+        warns: Whether to warn; of several workers one does.
+    """
+    num_unlabelled = position.rejected[UNLABELLED]
+    num_labelled = position.num_done - position.num_rejected
+    if num_unlabelled and not num_labelled:
+        raise ValueError(unlabelled_message(key, num_unlabelled))
+    if num_unlabelled and warns:
+        num_videos = num_labelled + num_unlabelled
+        logger.warning("%s: %d of %d videos have no labels and are left out", key, num_unlabelled, num_videos)
+
+
+def unlabelled_message(key: str, num_videos: int) -> str:
+    """Returns what to say where videos need labels and none has any."""
+    return f"{key}: none of the {num_videos} videos has labels; there is nothing to learn from, or to score"
 
 
 def epoch_order(num_shards: int, *, seed: int, epoch: int) -> Sequence[int]:

@@ -1,7 +1,6 @@
 """Decoded shards on local disk: the second epoch neither fetches, unpacks, verifies nor parses.
 
-A cached shard takes about as much room as the uncompressed one; nothing is ever evicted: remove the folder when it is
-not needed any more.
+Each is about as large as the uncompressed shard, and stays until the folder is removed.
 """
 
 from __future__ import annotations
@@ -32,14 +31,9 @@ def read_tables(
 ) -> Iterator[pa.Table]:
     """Yields the blocks of a shard as tables, from `folder` where it holds them; else it holds them afterwards.
 
-    Args:
-        folder: Where decoded shards are kept on this node; None keeps none.
-        skip: As in `read_blocks`; with records to skip a shard is read from the folder, but not put there.
-
-    Raises:
-        CorruptRecordError, OSError: as `read_blocks`. A folder that cannot be written to is no error: the next epoch
-            reads the shard again.
+    Errors are those of `read_blocks`; with records to skip a shard is not put into the folder.
     """
+    # A folder that cannot be written to is no error: the next epoch reads the shard again.
     entry = None if folder is None else Path(folder) / f"{_key(path, spec, options)}.arrow"
     if entry is not None and entry.exists():
         yield from _stored(entry, shard=shard, skip=skip)
@@ -50,19 +44,16 @@ def read_tables(
 
 def _key(path: str, spec: FeatureSpec, options: ReadOptions) -> str:
     """Returns a name for what a shard decodes to: it changes with the file, the features and the options."""
-    facts = [_VERSION, path, *_state(path), list(spec.sizes.items()), spec.num_classes, spec.max_frames]
-    return hashlib.sha256(json.dumps([*facts, asdict(options)]).encode()).hexdigest()[:32]
-
-
-def _state(path: str) -> tuple[int, int]:
-    """Returns the size of a shard and the time of its last change, in ns."""
     filesystem, location = from_uri(path)
     info = filesystem.get_file_info(location)
-    return info.size or 0, info.mtime_ns or 0
+    facts = [_VERSION, path, info.size or 0, info.mtime_ns or 0]
+    facts += [list(spec.sizes.items()), spec.num_classes, spec.max_frames, asdict(options)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
 def _store(tables: Iterator[pa.Table], entry: Path) -> Iterator[pa.Table]:
-    """Passes tables on and writes them aside; the file gets its name when the last is written."""
+    # Passed on and written aside; the file gets its name when the last table is written. The name aside is another one
+    # each time, because trials on one node may read the same shard at once.
     aside = entry.with_suffix(f".{uuid.uuid4().hex}.tmp")
     writer: pa.ipc.RecordBatchFileWriter | None = None
     try:
@@ -89,6 +80,7 @@ def _stored(entry: Path, *, shard: int, skip: np.ndarray) -> Iterator[pa.Table]:
     reader = pa.ipc.open_file(pa.memory_map(str(entry)))
     for index in range(reader.num_record_batches):
         table = pa.Table.from_batches([reader.get_batch(index)])
+        # The index in the list of shards may be another one in this run.
         table = table.set_column(0, BLOCK_SCHEMA.field(0), pa.array(np.full(len(table), shard, np.int32)))
         if len(skip):
             is_wanted = pc.or_(pc.equal(table["remark"], "end").fill_null(False), ~np.isin(table["record"], skip))

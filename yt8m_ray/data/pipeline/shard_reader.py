@@ -1,8 +1,4 @@
-"""A shard -> blocks of packed videos, at the speed of memory: the reader of training, evaluation and prediction.
-
-Compiled loops (`yt8m_ray.data.pipeline.fast_decode`) copy ordinary records into a block; `decode_record` and `to_row`
-read the others one by one, and say what is wrong.
-"""
+"""A shard -> blocks of packed videos, at the speed of memory: the reader of training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -21,31 +17,21 @@ from yt8m_ray.data.format.framing import Records
 from yt8m_ray.data.format.tfrecord import read_records
 from yt8m_ray.data.pipeline.fast_decode import FULL, UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
 from yt8m_ray.data.pipeline.packed_videos import Block, PackedVideos, Rejection, ShardEnd
-from yt8m_ray.data.storage.byte_stream import Compression
 from yt8m_ray.data.storage.filesystem import open_stream
 
+# What a bad record does: stops everything with its place, or is left out and counted.
 OnCorruptPolicy = Literal["fail", "skip"]
-"""What a bad record does: stops everything with its place, or is left out and counted."""
-
+# Frames of a block: what Ray does for a block costs less than reading it only where it is as large as this.
 BLOCK_BYTES = 64 * 2**20
-"""Frames of a block: what Ray does for a block costs less than reading it only where it is as large as this."""
 _MOST_LABELS = 1 << 16
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How shards are read.
+    """How shards are read."""
 
-    Attributes:
-        verify_checksums: Compare the CRC-32C of every payload; those of the lengths are compared always.
-        labels: Whether a video needs some; where they are required, one without them is a `Rejection`, whatever
-            `on_corrupt` says.
-        on_corrupt: `fail` raises; `skip` makes a `Rejection` of each bad record and goes on.
-        block_bytes: Frames of a block, about.
-    """
-
-    verify_checksums: bool = True
-    labels: LabelPolicy = "optional"
+    verify_checksums: bool = True  # of every payload; those of the lengths are compared always
+    labels: LabelPolicy = "optional"  # a video without required ones is a `Rejection`, whatever `on_corrupt` says
     on_corrupt: OnCorruptPolicy = "fail"
     block_bytes: int = BLOCK_BYTES
 
@@ -57,15 +43,11 @@ def read_blocks(
     *,
     shard: int = 0,
     skip: np.ndarray | None = None,
-    compression: Compression = "auto",
 ) -> Iterator[Block]:
     """Yields the videos of a shard in order, in blocks; the last holds its `ShardEnd`.
 
-    Of the records present each is a video, a rejection, or in `skip`. A block's arrays are its own for as long as they
-    are kept.
-
-    Args:
-        skip: Indexes of records to leave out, ascending.
+    Of the records present each is a video, a rejection, or in `skip`, whose indexes ascend. A block's arrays are its
+    own for as long as they are kept.
 
     Raises:
         CorruptRecordError: with the record that could not be read; all before it have been yielded.
@@ -74,16 +56,10 @@ def read_blocks(
     packer = _Packer(path, spec, options, shard=shard, skip=np.empty(0, np.int64) if skip is None else skip)
     try:
         with open_stream(path) as stream:
-            chunks = read_records(
-                stream,
-                path=path,
-                compression=compression,
-                verify_crc=options.verify_checksums,
-                on_corrupt=packer.reject,
-            )
-            for records in chunks:
+            verify = options.verify_checksums
+            for records in read_records(stream, path=path, verify_crc=verify, on_corrupt=packer.reject):
                 yield from packer.add(records)
-    except CorruptRecordError:
+    except CorruptRecordError:  # what was sound before it is not lost
         if len(packer):
             yield packer.take()
         raise
@@ -104,11 +80,13 @@ def read_rows(
 
 
 class _Packer:
-    """Fills blocks with records."""
+    # Compiled loops copy ordinary records into the block; `decode_record` and `to_row` read the others one by one, some
+    # ten times slower, and say what is wrong.
 
     def __init__(self, path: str, spec: FeatureSpec, options: ReadOptions, *, shard: int, skip: np.ndarray) -> None:
         self._path, self._spec, self._options, self._shard, self._skip = path, spec, options, shard, skip
         self._width = spec.dim * np.dtype(spec.dtype).itemsize
+        # A block is full when it has its rows; the last video may be as long as any.
         self._block_rows = max(options.block_bytes // self._width, 1)
         self._pool = shared_pool((self._block_rows + spec.max_frames) * self._width)
         self._reading = reading_of(
@@ -128,6 +106,7 @@ class _Packer:
 
     def add(self, records: Records) -> Iterator[Block]:
         """Packs records, yielding each block that is full."""
+        # A maximum, because rejected records count, too.
         self._num_records = max(self._num_records, records.first + len(records))
         indexes = np.arange(records.first, records.first + len(records))
         starts, ends = records.starts, records.ends
@@ -140,7 +119,7 @@ class _Packer:
                 row = self._decode(records, int(indexes[num_packed]))
                 if row is not None:
                     if self._row + len(row.frames) > len(self._frames):
-                        yield self.take()
+                        yield self.take()  # which makes room
                     self._append(row, int(indexes[num_packed]))
                 num_packed += 1
             indexes, starts, ends = indexes[num_packed:], starts[num_packed:], ends[num_packed:]
@@ -148,29 +127,25 @@ class _Packer:
                 yield self.take()
 
     def reject(self, error: CorruptRecordError) -> None:
-        """Counts a record that is left out, or raises where none may be."""
         if self._options.on_corrupt == "fail":
             raise error
         self._num_records = max(self._num_records, error.record + 1)
-        if error.record in self._skip:
+        if error.record in self._skip:  # counted before this run went on
             return
         self._causes[error.cause] += 1
         self._first_message = self._first_message or str(error)
         self._rejections.append(Rejection(self._shard, error.record, error.cause, str(error)))
 
     def take(self, *, is_last: bool = False) -> Block:
-        """Returns what has been packed, and starts the next block."""
-        bytes_taken = self._frames[: self._row].reshape(-1)
-        labels = [*self._labels, np.empty(0, np.int32)]
-        num_labels = np.concatenate([*self._num_labels, np.empty(0, np.int64)])  # -1 where there is no list
+        records, num_frames, num_labels = np.concatenate(self._facts).T.copy()
         videos = PackedVideos(
             shards=np.full(len(self), self._shard, np.int32),
-            records=np.concatenate([*self._records, np.empty(0, np.int64)]).astype(np.int32),
+            records=records.astype(np.int32),
             video_ids=np.array(self._video_ids, dtype=object),
-            num_frames=np.concatenate([*self._num_frames, np.empty(0, np.int64)]),
-            frames=bytes_taken.view(self._spec.dtype).reshape(-1, self._spec.dim),
+            num_frames=num_frames,
+            frames=self._frames[: self._row].reshape(-1).view(self._spec.dtype).reshape(-1, self._spec.dim),
             num_labels=np.maximum(num_labels, 0),
-            labels=np.concatenate(labels),
+            labels=np.concatenate(self._labels),
             is_labelled=num_labels >= 0,
         )
         ends = [ShardEnd(self._shard, self._num_records, self._summary())] if is_last else []
@@ -182,26 +157,23 @@ class _Packer:
         self._frames = self._pool.take().reshape(-1, self._width)
         self._row = 0
         self._video_ids: list[str] = []
-        self._records: list[np.ndarray] = []
-        self._num_frames: list[np.ndarray] = []
-        self._num_labels: list[np.ndarray] = []
-        self._labels: list[np.ndarray] = []
+        # Of each video its record, number of frames, and number of labels, -1 where there is no list.
+        self._facts = [np.empty((0, 3), np.int64)]
+        self._labels = [np.empty(0, np.int32)]
         self._rejections: list[Rejection] = []
 
     def _pack(self, data: np.ndarray, starts: np.ndarray, ends: np.ndarray, indexes: np.ndarray) -> tuple[int, int]:
         """Packs ordinary records up to the first that is not; returns how many, and why no more."""
         found = np.empty((len(starts), len(VIDEO_COLUMNS)), np.int64)
         labels = np.empty(_MOST_LABELS, np.int32)
-        count, self._row, num_labels, status = pack_records(
-            data, starts, ends, self._reading, self._frames, self._row, labels, 0, found
-        )
+        room = self._frames[self._row :]
+        count, num_rows, num_labels, status = pack_records(data, starts, ends, self._reading, room, labels, found)
+        self._row += num_rows
         if count:
             view, id_bounds = data.data, found[:count, :2].tolist()
             self._video_ids += [str(view[start:end], "ascii") for start, end in id_bounds]
-            self._records.append(indexes[:count])
-            self._num_frames.append(found[:count, 2])
-            self._num_labels.append(found[:count, 3])
-            self._labels.append(labels[:num_labels].copy())
+            self._facts.append(np.column_stack([indexes[:count], found[:count, 2:4]]))
+            self._labels.append(labels[:num_labels].copy())  # or a block would keep all the room
         return count, status
 
     def _decode(self, records: Records, record: int) -> VideoRow | None:
@@ -225,9 +197,7 @@ class _Packer:
         self._frames[self._row : self._row + len(row.frames)] = row.frames.view(np.uint8)
         self._row += len(row.frames)
         self._video_ids.append(row.video_id)
-        self._records.append(np.array([record]))
-        self._num_frames.append(np.array([len(row.frames)]))
-        self._num_labels.append(np.array([-1 if row.labels is None else len(row.labels)]))
+        self._facts.append(np.array([[record, len(row.frames), -1 if row.labels is None else len(row.labels)]]))
         if row.labels is not None:
             self._labels.append(row.labels)
 

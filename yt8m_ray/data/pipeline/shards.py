@@ -1,7 +1,4 @@
-"""Sorted shards -> the shards to train on and those held out: k folds, or a bootstrap, that a seed repeats.
-
-Whole shards are split, so that no video is in two parts as long as none is in two shards (`jobs.inspect` tells).
-"""
+"""Globs -> sorted shards -> those to train on and those held out: k folds, or a bootstrap."""
 
 from __future__ import annotations
 
@@ -16,19 +13,12 @@ from yt8m_ray.local_files import NotAFileError, check_regular
 
 
 def split_folds(shards: Sequence[str], *, num_folds: int, fold: int, seed: int) -> tuple[list[str], list[str]]:
-    """Returns (shards of the other folds, shards of this fold), both in their given order.
+    """Returns (shards of the other folds, shards of fold 0..num_folds - 1), both in their given order.
 
-    Folds differ by one shard at most in size. They depend on the order and number of the shards and on the seed, not
-    on their names: the same data in another folder has the same folds.
-
-    Args:
-        shards: Sorted, each once.
-        fold: 0..num_folds - 1.
-        seed: Permutes the shards before they are dealt out.
-
-    Raises:
-        ValueError: there are fewer shards than folds.
+    Folds differ by one shard at most in size; ValueError where there are fewer shards than folds.
     """
+    # Whole shards are split, so that no video is in two parts as long as none is in two shards (`jobs.inspect` tells).
+    # Names play no part: the same data in another folder has the same folds.
     if len(shards) < num_folds:
         raise ValueError(f"data.folds: {num_folds} folds need as many shards, data.train names {len(shards)}")
     fold_of = np.empty(len(shards), np.int64)
@@ -38,29 +28,28 @@ def split_folds(shards: Sequence[str], *, num_folds: int, fold: int, seed: int) 
 
 
 def bootstrap(shards: Sequence[str], *, seed: int) -> list[str]:
-    """Returns as many shards drawn with replacement, in their given order; about 63 % of them are among those drawn.
-
-    Like the folds they depend on the number of shards and on the seed, not on names.
-    """
+    """Returns as many shards drawn with replacement, in their given order."""
+    # 1 - 1/e, about 63 %, of the shards are among those drawn.
     drawn = np.random.default_rng(seed).choice(len(shards), len(shards), replace=True)
     return [shards[index] for index in np.sort(drawn).tolist()]
 
 
 def expand_shards(patterns: str | Sequence[str] | None, *, key: str, keep_folders: bool = False) -> list[str]:
-    """Returns the sorted shards that paths and globs name, each once; local ones as absolute paths.
+    """Returns the sorted shards that local paths, URIs and globs name, each once; local ones as absolute paths.
 
     Args:
-        patterns: A path or glob, or several; local, `s3://` or `gs://`.
         key: Where the patterns come from (`data.train`), for messages.
-        keep_folders: What a glob matches and is no file is among the shards, for a caller that says what is wrong with
-            each.
+        keep_folders: Whether what a glob matches and is no file stays, for a caller that says what is wrong with each.
 
     Raises:
         NoShardsError: nothing is given, or a pattern matches nothing, or a folder, a pipe or a device.
     """
     shards: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
-        matches = _match_uris(pattern, key) if "://" in pattern else match_paths(pattern)
+        try:
+            matches = match_uris(pattern) if "://" in pattern else match_paths(pattern)
+        except FileNotFoundError as error:  # no such bucket
+            raise NoShardsError(f"{key}: {error}") from error
         if not matches:
             raise NoShardsError(f"{key}: no file matches {pattern!r}")
         for match in matches:
@@ -81,10 +70,3 @@ def _check_file(path: str, key: str) -> None:
         raise NoShardsError(f"{key}: {error}") from None
     except OSError:  # said when it is opened
         pass
-
-
-def _match_uris(pattern: str, key: str) -> list[str]:
-    try:
-        return match_uris(pattern)
-    except FileNotFoundError as error:
-        raise NoShardsError(f"{key}: {error}") from error

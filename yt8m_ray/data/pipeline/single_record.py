@@ -30,15 +30,15 @@ class OrdinaryRecords:
     def read(self, payload: bytes | memoryview) -> VideoRow | None:
         """Returns the video of a serialized Example or SequenceExample, or None where the record is not ordinary.
 
-        A video of more frames than `max_frames` has `max_frames + 1`. None also stands for whatever is wrong with a
-        record: `decode_record` and `to_row` say what.
+        A video of more frames than `max_frames` has `max_frames + 1`.
         """
+        # None also stands for whatever is wrong with a record: `decode_record` and `to_row` say what.
         data = np.array(np.frombuffer(payload, np.uint8))  # the loops are compiled for memory that can be written to
         # No record holds more frames than bytes of them.
         frames = np.empty((min(self._max_frames, len(data) // self._width + 1), self._width), np.uint8)
         starts, ends = np.zeros(1, np.int64), np.array([len(data)])
         found = np.empty((1, len(VIDEO_COLUMNS)), np.int64)
-        _, num_rows, _, status = pack_records(data, starts, ends, self._reading, frames, 0, _NO_LABELS, 0, found)
+        _, num_rows, _, status = pack_records(data, starts, ends, self._reading, frames, _NO_LABELS, found)
         if status != DONE:
             return None
         id_start, id_end = found[0, :2].tolist()

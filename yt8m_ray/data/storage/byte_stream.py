@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zlib
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeAlias
 
 import crc32c
 import numpy as np
@@ -14,22 +14,23 @@ from yt8m_ray.data.buffer_pool import shared_pool
 from yt8m_ray.data.errors import RecordError
 from yt8m_ray.local_files import regular_only
 
+# "deflate" is what HTTP calls so: ZLIB's container, or bare data as some clients send.
 Compression = Literal["none", "gzip", "zlib", "deflate", "auto"]
-"""How a stream is packed; "deflate" is what HTTP calls so: ZLIB's container, or bare data as some clients send."""
-
+# What a shard is read from: of all their methods, `readinto` and `close`.
+ByteStream: TypeAlias = io.RawIOBase | io.BufferedIOBase
+# zlib's own numbers for the containers: 16 more asks for GZIP's, a negative number for none.
 WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "zlib": zlib.MAX_WBITS}
-"""What zlib calls the two containers."""
-
 _BARE_BITS = -zlib.MAX_WBITS
-
+# Read at once: enough for huge pages, and only a record that two chunks share is copied once more.
 _CHUNK_BYTES = 1 << 22
-"""Bytes read at once: enough for huge pages, and a record that two chunks share is copied once more."""
+# Unpacked at once: zlib drops what a damaged piece unpacks to, and finding that again takes longer the larger it is.
 _PACKED_CHUNK_BYTES = 1 << 16
 _START_BYTES = 64
 
 
 def has_zlib_header(start: bytes) -> bool:
     """Returns whether a stream with these first bytes, two or more, is in ZLIB's container."""
+    # RFC 1950: the method in the low half of the first byte, and a check that makes both bytes a multiple of 31.
     return len(start) > 1 and start[0] & 0x0F == zlib.DEFLATED and int.from_bytes(start[:2]) % 31 == 0
 
 
@@ -40,28 +41,8 @@ def window_bits(compression: Compression, start: bytes) -> int:
     return WINDOW_BITS[compression]
 
 
-class ByteStream(Protocol):
-    """What a shard is read from: a Python binary file or a pyarrow file."""
-
-    def readinto(self, buffer: Any, /) -> int | None: ...
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Any: ...
-
-    def __exit__(self, *error: Any) -> Any: ...
-
-
 class ChecksummedStream(io.RawIOBase):
-    """A stream, and what can be said of all its bytes once they have been read.
-
-    Args:
-        stream: The bytes from the first on; it is closed with this one.
-
-    Attributes:
-        start: The first bytes, 64 at most.
-        crc: CRC-32C of the bytes so far.
-    """
+    """A stream, closed with this one, and the CRC-32C, number and first 64 of the bytes read so far."""
 
     def __init__(self, stream: ByteStream) -> None:
         super().__init__()
@@ -79,8 +60,7 @@ class ChecksummedStream(io.RawIOBase):
 
     def drain(self) -> None:
         """Reads what a reader left that gave up before the end."""
-        buffer = bytearray(_CHUNK_BYTES)
-        while self.readinto(buffer):
+        while self.read(_CHUNK_BYTES):
             pass
 
     def close(self) -> None:
@@ -89,12 +69,7 @@ class ChecksummedStream(io.RawIOBase):
 
 
 class LocalFile(io.FileIO):
-    """A file on this machine that has all the bytes that it was opened with; what is appended meanwhile is read too.
-
-    Raises:
-        OSError: as `regular_only`, when it is opened.
-        RecordError: at its end, where it has become shorter: between two records nothing else would show.
-    """
+    """A regular file on this machine; RecordError where it ends before the bytes that it was opened with."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, "rb", opener=regular_only)
@@ -103,6 +78,7 @@ class LocalFile(io.FileIO):
     def readinto(self, buffer: Any, /) -> int | None:
         num_read = super().readinto(buffer)
         self._num_left -= num_read or 0
+        # A file cut between two records would look whole. One that grows is read to its new end.
         if not num_read and self._num_left > 0:
             raise RecordError(f"the file has lost {self._num_left} bytes since it was opened", "length")
         return num_read
@@ -111,9 +87,9 @@ class LocalFile(io.FileIO):
 class Window:
     """The bytes of a stream that have been read and not been taken yet."""
 
-    def __init__(self, stream: ByteStream | Inflater, *, chunk_bytes: int = _CHUNK_BYTES) -> None:
+    def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
-        self._pool = shared_pool(chunk_bytes)
+        self._pool = shared_pool(_CHUNK_BYTES)
         self._buffer = np.empty(0, np.uint8)
         self._start = self._end = 0
 
@@ -144,7 +120,7 @@ class Window:
 
     def _make_room(self) -> None:
         # Views of the old buffer may be in use, so it is left alone. The new one's size follows what was read, not what
-        # a length promises.
+        # a length promises: it at most triples, and no damaged length can ask for gigabytes.
         waiting = self._buffer[self._start : self._end]
         if 2 * len(waiting) <= self._pool.num_bytes:
             self._buffer = self._pool.take()
@@ -154,23 +130,20 @@ class Window:
         self._start, self._end = 0, len(waiting)
 
 
-class Inflater:
-    """The uncompressed bytes of a GZIP stream (of one or more members), a ZLIB stream or a bare one.
-
-    Args:
-        packed: At least two bytes are waiting, where the stream has them.
-        compression: "gzip", "zlib" or "deflate".
-    """
+class Inflater(io.RawIOBase):
+    """The uncompressed bytes of a GZIP stream (of one or more members), a ZLIB stream or a bare one."""
 
     def __init__(self, packed: Window, compression: Compression) -> None:
+        super().__init__()
         self._packed = packed
         self._name = compression.upper()
+        # Two bytes are waiting, where the stream has them: it was looked at to tell how it is packed.
         self._bits = window_bits(compression, packed.peek(2).tobytes())
         self._decompressor = zlib.decompressobj(self._bits)
         self._input: bytes | memoryview = b""
         self._error: RecordError | None = None
 
-    def readinto(self, buffer: memoryview, /) -> int:
+    def readinto(self, buffer: Any, /) -> int:
         """Fills the start of `buffer`; returns the number of bytes, 0 at the sound end of the stream.
 
         Raises:
@@ -185,6 +158,7 @@ class Inflater:
                     return 0
                 self._start_member()
             before = self._decompressor.copy()
+            # An error is kept until the bytes before it have been taken, so that the sound records there are read.
             try:
                 output = self._decompressor.decompress(self._input, len(buffer))
             except zlib.error as error:
@@ -200,6 +174,7 @@ class Inflater:
         raise self._error
 
     def _start_member(self) -> None:
+        # RFC 1952: GZIP members may follow one another; no other container has that.
         if self._bits != WINDOW_BITS["gzip"]:
             raise RecordError(f"bytes follow the end of the {self._name} stream", "length")
         self._decompressor = zlib.decompressobj(self._bits)
@@ -207,6 +182,7 @@ class Inflater:
 
 def _unpack_to_error(decompressor: Any, packed: bytes | memoryview) -> bytes:
     """Returns what the bytes before the damaged one unpack to: zlib itself drops it with the error."""
+    # By bisection: a copy of the state tries the first half of what is left, and stands for it where that is sound.
     parts = []
     size = len(packed)
     while size:

@@ -22,11 +22,7 @@ def join_uri(uri: str, *names: str) -> str:
 
 
 def read_file(uri: str) -> bytes | None:
-    """Returns a whole file, None where there is none.
-
-    Raises:
-        OSError: as `store_errors.explained` says; so do the other functions.
-    """
+    """Returns a whole file, None where there is none; its errors, and the others', are those of `explained`."""
     try:
         return read_bytes(uri)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -35,6 +31,7 @@ def read_file(uri: str) -> bytes | None:
 
 def write_file(content: bytes, uri: str) -> None:
     """Writes a whole file; it is there when this returns, and not before."""
+    # An object store shows an object only once its upload is complete, so nothing is written aside.
     with explaining(uri):
         filesystem, path = from_uri(uri)
         with filesystem.open_output_stream(path) as file:
@@ -44,6 +41,7 @@ def write_file(content: bytes, uri: str) -> None:
 def upload_folder(folder: Path, uri: str, *, last: str) -> None:
     """Copies the files of a folder and of those in it, the folder's own file `last` behind all others."""
     files = [path for path in folder.rglob("*") if path.is_file()]
+    # There is no rename of folders: the file that seals one says that all others are there.
     for path in sorted(files, key=lambda path: (path == folder / last, path)):
         write_file(path.read_bytes(), join_uri(uri, *path.relative_to(folder).parts))
 
@@ -52,7 +50,7 @@ def download_folder(uri: str, folder: Path) -> None:
     """Copies the files of a folder, and of those in it, into an existing one."""
     for file in _files_below(uri):
         content = read_file(join_uri(uri, *file.parts))
-        if content is not None:
+        if content is not None:  # else another process has removed it since
             copy = folder / file
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(content)
@@ -65,9 +63,10 @@ def list_folders(uri: str, pattern: str, *, last: str) -> list[str]:
 
 
 def remove_folder(uri: str, *, first: str) -> None:
-    """Removes a folder, `first` before all other files: it counts as whole no longer."""
+    """Removes a folder, `first` before all other files."""
     with explaining(uri):
         filesystem, path = from_uri(uri)
+        # Without the file that seals it nobody takes what is left of the folder for a whole one.
         if filesystem.get_file_info(f"{path}/{first}").type == FileType.File:
             filesystem.delete_file(f"{path}/{first}")
         filesystem.delete_dir(path)

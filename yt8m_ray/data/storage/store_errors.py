@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+# Of the texts `AWS Error ACCESS_DENIED during ...`, `AWS Error UNKNOWN (HTTP status 403) during ...`, and libcurl's.
 _CODE = re.compile(r"AWS Error ([A-Z_]+)(?: \(HTTP status (\d+)\))?")
 _CURL = re.compile(r"curlCode: (\d+), ([^;]*)(?:; Details: (.*))?", re.DOTALL)
 
@@ -21,7 +22,10 @@ _REFUSED = {
     "EXPIRED_TOKEN",
     "MISSING_AUTHENTICATION_TOKEN",
 }
+# The SDK has repeated these by itself, so that "try again later" is all there is to say.
 _BUSY = {"INTERNAL_FAILURE", "REQUEST_TIMEOUT", "SERVICE_UNAVAILABLE", "SLOW_DOWN", "THROTTLING"}
+# Proxy and host not found, no connection, time-out, TLS handshake, certificate. A time-out also ends a transfer that is
+# too slow, and the text alone tells the two apart.
 _CURL_UNREACHED = {5, 6, 7, 28, 35, 60}
 _TOO_SLOW = "Operation too slow"
 
@@ -39,6 +43,7 @@ def explained(path: str, *, endpoint: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # pyarrow raises OSError for whatever went wrong; what that was stands in the text alone, over several lines.
         text = " ".join(str(error).split())
         code = _CODE.search(text)
         if code is None:
@@ -55,15 +60,12 @@ def _explain(path: str, endpoint: str, code: str, status: str | None, text: str)
         return FileNotFoundError(f"{path}: no such object at {endpoint}")
     if code == "NETWORK_CONNECTION":
         return ConnectionError(f"{path}: {_connection_fault(endpoint, text)}")
+    answer = code if status is None else f"{status} {code}"
     if code in _BUSY or (status or "").startswith("5"):
-        return OSError(f"{path}: {endpoint} answers {_status(code, status)} to every attempt; try again later")
+        return OSError(f"{path}: {endpoint} answers {answer} to every attempt; try again later")
     if code == "PERMANENT_REDIRECT" or status == "301":
         return OSError(f"{path}: the bucket is in another region; set AWS_REGION to it")
-    return OSError(f"{path}: {endpoint} answers {_status(code, status)}: {text.partition(': ')[2][:200]}")
-
-
-def _status(code: str, status: str | None) -> str:
-    return code if status is None else f"{status} {code}"
+    return OSError(f"{path}: {endpoint} answers {answer}: {text.partition(': ')[2][:200]}")
 
 
 def _credentials() -> str:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.labels.label_reader import read_labels
+from yt8m_ray.data.pipeline.read_position import unlabelled_message
 from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy
-from yt8m_ray.data.pipeline.unlabelled import unlabelled_message
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictions.reader import open_csv
 from yt8m_ray.inference.predictions.writer import csv_line, written_aside

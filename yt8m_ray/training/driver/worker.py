@@ -16,8 +16,7 @@ import torch
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.pipeline.batches import batches_of, prefetch
 from yt8m_ray.data.pipeline.packed_videos import Block, PackedVideos, Rejection, ShardEnd
-from yt8m_ray.data.pipeline.read_position import Position
-from yt8m_ray.data.pipeline.unlabelled import check_labelled
+from yt8m_ray.data.pipeline.read_position import Position, check_labelled
 from yt8m_ray.training.driver.checkpoint_writer import CheckpointWriter
 from yt8m_ray.training.driver.progress import describe
 from yt8m_ray.training.driver.system_metrics import SystemMetrics

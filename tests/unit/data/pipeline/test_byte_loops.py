@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from yt8m_ray.data.format.finite import are_finite
+from yt8m_ray.data.pipeline.byte_loops import are_finite
 
 # A quiet and a signalling NaN of either sign, and both infinities.
 NOT_FINITE = [0x7FC00000, 0xFFC00000, 0x7F800001, 0xFF800001, 0x7F800000, 0xFF800000]
