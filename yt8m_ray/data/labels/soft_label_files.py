@@ -1,12 +1,4 @@
-"""The files of a soft-label data set: what they are called, what is in them, and the index that makes them one set.
-
-    index.json       SoftLabelIndex, written last
-    NAME.arrow       of the shard NAME.tfrecord: a row a video, ascending by record
-
-A row of `top` is 4 N + 8 bytes and the id, where float32 for all 3,862 classes is 15,448: class ids are uint16, scores
-float16, whose error of 1/2048 of a probability is far below a teacher's own. Files are not compressed, so that a local
-one is mapped and a lookup touches the rows that it needs.
-"""
+"""The files of a soft-label data set: NAME.arrow for the shard NAME.tfrecord, and index.json, which is written last."""
 
 from __future__ import annotations
 
@@ -37,13 +29,7 @@ _SHARD_SUFFIX = ".tfrecord"
 
 
 class LabelledShard(Config):
-    """A finished file.
-
-    Attributes:
-        name: Of the shard, without folder.
-        file: In the folder of the index.
-        num_records: Records of the shard, good and bad.
-    """
+    """A finished file: its name beside the index, and that of its shard without folder; bad records count too."""
 
     name: str
     file: str
@@ -57,7 +43,7 @@ class SoftLabelJob(Config):
 
     Attributes:
         teacher: The version of the teacher, a hash of its files.
-        format: `top`, `dense`, or `tfrecord`: the published one, which this module does not read.
+        format: `top`, `dense`, or `tfrecord`, the published one, which `SoftLabels` does not read.
         num_entries: Entries a video; all classes unless the format is `top`.
     """
 
@@ -74,7 +60,7 @@ class SoftLabelIndex(SoftLabelJob):
     shards: list[LabelledShard]
 
     def save(self, folder: Path) -> None:
-        """Writes the index aside and renames it; each shard is a line."""
+        """Writes the index, a line for each shard."""
         facts = json.dumps(self.model_dump(exclude={"shards"}))
         lines = ",\n".join(f"    {shard.model_dump_json()}" for shard in self.shards)
         text = f'{facts[:-1]}, "shards": [\n{lines}\n]}}\n'
@@ -85,7 +71,7 @@ class SoftLabelIndex(SoftLabelJob):
         """Returns the index of a folder or of a URI.
 
         Raises:
-            FileNotFoundError: there is none; an interrupted `jobs.distill` leaves none.
+            FileNotFoundError: there is none: `jobs.distill` has not finished.
             ValueError: it is no index.
             OSError: it cannot be read.
         """
@@ -102,15 +88,13 @@ class SoftLabelIndex(SoftLabelJob):
 
 
 def shard_name(path: str) -> str:
-    """Returns by which name a shard is known, whatever its folder."""
+    """Returns the name of a shard without its folder: the data may have moved since it was labelled."""
     return path.partition("?")[0].rpartition("/")[2] if "://" in path else os.path.basename(path)
 
 
 def label_file(name: str, label_format: LabelFormat) -> str:
-    """Returns the name of the file with the labels of a shard.
-
-    TFRecords keep the shard's name too: the published reader goes by a glob, only its writer numbered its files.
-    """
+    """Returns the name of the file with the labels of a shard."""
+    # The published reader takes any name that its glob matches; only the published writer numbered its files.
     if label_format == "tfrecord":
         return name if name.endswith(_SHARD_SUFFIX) else name + _SHARD_SUFFIX
     return name.removesuffix(_SHARD_SUFFIX) + ".arrow"
@@ -128,7 +112,7 @@ def to_label_table(
 
     Args:
         records: int32 [N].
-        scores: float16 [N, K].
+        scores: float16 [N, K]: their error of 1/2048 of a probability is far below a teacher's own.
         class_ids: uint16 or uint32 [N, K]; [N, 0] where the scores are of all classes in order.
     """
     columns = {"record": pa.array(records, pa.int32()), "video_id": pa.array(video_ids, pa.string())}
@@ -140,11 +124,11 @@ def to_label_table(
 
 
 def write_labels(path: Path, parts: Sequence[pa.Table]) -> None:
-    """Writes the rows of a shard aside, as one piece in the order of their records, and renames the file."""
-    table = pa.concat_tables(parts).combine_chunks()
-    table = table.take(np.argsort(table["record"].to_numpy(), kind="stable")).combine_chunks()
+    """Writes the rows of a shard in the order of their records."""
+    table = pa.concat_tables(parts).sort_by("record").combine_chunks()
 
     def write(aside: Path) -> None:
+        # Not compressed: a local file is mapped, and a lookup touches only the rows that it needs.
         with pa.ipc.new_file(str(aside), table.schema) as writer:
             writer.write_table(table)
 
@@ -154,10 +138,9 @@ def write_labels(path: Path, parts: Sequence[pa.Table]) -> None:
 def encode_published(
     video_id: str, frames: np.ndarray, labels: np.ndarray | None, scores: np.ndarray, *, spec: FeatureSpec
 ) -> bytes:
-    """Returns a video as the 2018 winner's `prepare_distill_dataset.py` writes it: a SequenceExample.
+    """Returns the SequenceExample of a video as the 2018 winner's `prepare_distill_dataset.py` writes it.
 
     Args:
-        video_id: Under the key `video_id`.
         frames: uint8 [T, D], the bytes as they were in the shard.
         labels: Class ids; None leaves their key out.
         scores: float32 [C], under the key `predictions`.
