@@ -1,7 +1,6 @@
 """Which videos occur more than once, for millions of ids in little memory.
 
-An id becomes a key of 16 bytes: the id itself where it is short, as YouTube's are, else a digest of it. The 6.1 million
-videos of YouTube-8M take 20 bytes each, 130 MB together, and 390 MB while they are sorted (measured).
+The 6.1 million videos of YouTube-8M take 20 bytes each, 130 MB together, and 390 MB while they are sorted (measured).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import numpy as np
 
 from yt8m_ray.data.video_keys import id_of
 
+_MOST_SHOWN = 10
 _MOST_PLACES = 10
 
 
@@ -34,7 +34,7 @@ class Duplicates:
 
     Attributes:
         num_videos: Videos that have an id which one before them has.
-        num_ids_within_shards: Of the ids, those that occur more than once in some one shard.
+        num_ids_within_shards: Of the ids, those that occur more than once in a single shard.
         num_ids_across_shards: Of the ids, those that occur in more than one shard.
         first: The first few, by the place of their first video.
     """
@@ -46,16 +46,16 @@ class Duplicates:
     first: tuple[Duplicate, ...] = ()
 
 
-def find_duplicates(keys: np.ndarray, shards: np.ndarray, records: np.ndarray, *, num_shown: int = 10) -> Duplicates:
+def find_duplicates(keys: np.ndarray, shards: np.ndarray, records: np.ndarray) -> Duplicates:
     """Returns which of N videos share an id.
 
     Args:
-        keys: uint64 [N, 2].
+        keys: uint64 [N, 2], of `video_keys.id_keys`.
         shards: int32 [N].
         records: int32 [N]; ascending by shard, then by record.
-        num_shown: How many of the ids to name.
     """
-    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: the videos of an id keep their order
+    # A stable sort: the videos of an id keep their order.
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
     is_again = np.zeros(len(order), bool)
     is_again[1:] = (keys[order[1:], 0] == keys[order[:-1], 0]) & (keys[order[1:], 1] == keys[order[:-1], 1])
     ids = np.cumsum(~is_again) - 1
@@ -63,19 +63,16 @@ def find_duplicates(keys: np.ndarray, shards: np.ndarray, records: np.ndarray, *
     is_same_shard = shards[order[again]] == shards[order[again - 1]]
     starts = again[~is_again[again - 1]] - 1
     starts = starts[np.argsort(order[starts], kind="stable")]
+    shown = []
+    for start in starts[:_MOST_SHOWN].tolist():
+        end = np.searchsorted(ids, ids[start], side="right")
+        group = order[start : min(end, start + _MOST_PLACES)]
+        places = zip(shards[group].tolist(), records[group].tolist(), strict=True)
+        shown.append(Duplicate(id_of(keys[group[0]]), list(places)))
     return Duplicates(
         num_ids=len(starts),
         num_videos=len(again),
         num_ids_within_shards=len(np.unique(ids[again[is_same_shard]])),
         num_ids_across_shards=len(np.unique(ids[again[~is_same_shard]])),
-        first=tuple(
-            Duplicate(id_of(keys[group[0]]), list(zip(shards[group].tolist(), records[group].tolist(), strict=True)))
-            for group in (order[start : start + _size(is_again, start)] for start in starts[:num_shown].tolist())
-        ),
+        first=tuple(shown),
     )
-
-
-def _size(is_again: np.ndarray, start: int) -> int:
-    """Returns how many videos the id has whose first one stands at `start`, or how many of them are shown."""
-    others = is_again[start + 1 : start + _MOST_PLACES]
-    return 1 + int(np.argmin(np.append(others, False)))

@@ -1,13 +1,12 @@
-"""What a shard holds, counted record by record, each of which is checked as training would check it."""
+"""What a shard holds, counted record by record, each checked as training would check it."""
 
 from __future__ import annotations
 
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from dataclasses import fields as fields_of
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -22,12 +21,13 @@ from yt8m_ray.data.storage.filesystem import open_stream
 from yt8m_ray.data.video_keys import id_keys
 from yt8m_ray.schema import FRAME_FEATURES, LABELS_KEY, MAX_FRAMES, MEAN_PREFIX, VIDEO_FEATURES
 
+# What is unusual about a video and no reason to refuse it; `dataset_summary` has the sentences.
 Remark = Literal["unlabelled", "no_class", "repeated_labels", "long_clips", "empty_clips", "averaged_frames"]
-"""What is unusual about a video and no reason to refuse it; `dataset_summary` has the sentences."""
 
+# (`context` or `sequences`, key, kind of its values) of a feature.
 KeyUse: TypeAlias = tuple[str, str, str]
-"""(`context` or `sequences`, key, kind of its values) of a feature."""
 
+# More keys are noise, not a data set, and must not fill the memory.
 _MOST_KEYS = 256
 _OTHER_KEYS = "(other keys)"
 _SAMPLE_RECORDS = 64
@@ -41,10 +41,10 @@ class Survey:
         num_records: Records present, good and bad.
         num_videos: Records that are videos; all below, but for `rejected`, `keys` and `max_class_id`, is of these.
         num_frames: Their frames; 0 at video level.
-        clips: How many have so many frames, by that number; empty at video level.
-        labels: How many have so many labels, by that number; 0 is an empty list.
-        class_counts: int64 [highest class id + 1], how many have each label.
-        max_class_id: Highest class id of any record, -1 where there is none; beyond the valid ones too.
+        clips: Videos by number of frames; empty at video level.
+        labels: Labelled videos by number of labels.
+        class_counts: int64 [highest class id + 1], videos with each label.
+        max_class_id: Highest class id of any record, valid or not; -1 where there is none.
         keys: Of each feature how many records have it, and the least and the most of its values (in the context) or of
             its bytes a frame (in the sequences).
         remarks: How many videos each concerns, and the place of the first in the first shard.
@@ -66,10 +66,9 @@ class Survey:
 
     def merge(self, other: Survey) -> None:
         """Adds the counts of other shards, in any order."""
-        for name in (item.name for item in fields_of(self)):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if isinstance(mine, int | Counter) and name != "max_class_id":
-                setattr(self, name, mine + theirs)
+        for name, theirs in vars(other).items():
+            if isinstance(theirs, int | Counter) and name != "max_class_id":
+                setattr(self, name, getattr(self, name) + theirs)
         self.max_class_id = max(self.max_class_id, other.max_class_id)
         shorter, longer = sorted((self.class_counts, other.class_counts), key=len)
         self.class_counts = longer.copy()
@@ -82,13 +81,13 @@ class Survey:
 
     def add_key(self, use: KeyUse, least: int, most: int, count: int = 1) -> None:
         """Counts a feature of a record, or of several."""
-        if use not in self.keys and len(self.keys) >= _MOST_KEYS:  # noise, not a data set: it must not fill the memory
+        if use not in self.keys and len(self.keys) >= _MOST_KEYS:
             use = (use[0], _OTHER_KEYS, use[2])
         before, least_before, most_before = self.keys.get(use, (0, least, most))
         self.keys[use] = (before + count, min(least, least_before), max(most, most_before))
 
     def add_remark(self, remark: Remark, place: str) -> None:
-        """Counts a video of which something is to be said."""
+        """Counts an unusual video."""
         count, first = self.remarks.get(remark, (0, place))
         self.remarks[remark] = (count + 1, first)
 
@@ -98,11 +97,11 @@ class ShardSurvey:
     """What one shard holds.
 
     Attributes:
-        counts: What was counted; nothing where the shard is unreadable.
-        crc32c: Checksum of the file as it stands, 8 hexadecimal digits.
+        counts: Empty where the shard is unreadable.
+        crc32c: Checksum of the whole file, 8 hexadecimal digits.
         first_rejection: Record, byte offset and reason of the first record that was refused.
         unreadable: The path, and why it could not be opened or read.
-        keys: uint64 [num_videos, 2], the ids (`yt8m_ray.data.inspection.duplicates`).
+        keys: uint64 [num_videos, 2], the ids as keys (`yt8m_ray.data.video_keys`).
         records: int32 [num_videos], which record each video is.
     """
 
@@ -116,18 +115,19 @@ class ShardSurvey:
 
 
 def survey_shard(path: str, sizes: Mapping[str, int], *, num_classes: int) -> ShardSurvey:
-    """Returns what a shard holds; its bytes are read once, and its records neither kept nor trusted.
+    """Returns what a shard holds, without trusting its records; its bytes are read once.
 
     Args:
         sizes: The features that every record must have, and their values a frame.
     """
-    spec = FeatureSpec(sizes, num_classes, max_frames=sys.maxsize)  # frames that readers drop are counted too
+    # Frames that readers drop are counted too.
+    spec = FeatureSpec(sizes, num_classes, max_frames=sys.maxsize)
     surveyor = _Surveyor(path, spec)
     try:
         with ChecksummedStream(open_stream(path)) as stream:
-            payloads = read_payloads(stream, path=path, on_corrupt=surveyor.reject)
-            for record, offset, payload in payloads:
+            for record, offset, payload in read_payloads(stream, path=path, on_corrupt=surveyor.reject):
                 surveyor.add(record, offset, payload)
+            # The checksum is of the whole file, also where the reader gave up before its end.
             stream.drain()
     except OSError as error:
         return ShardSurvey(path, unreadable=f"{path}: {error.strerror or error}")
@@ -137,8 +137,8 @@ def survey_shard(path: str, sizes: Mapping[str, int], *, num_classes: int) -> Sh
 def detect_features(paths: Iterable[str]) -> dict[str, int] | None:
     """Returns the features of the first record that has some, and their values a frame; None where none has.
 
-    A record with lists of frames is at frame level, whatever else it holds. Of its features the published ones count,
-    in their order; where it has none of these, all that could be some.
+    Of the features of a record the published ones count, in their order; where it has none of these, all that could be
+    features.
     """
     for path in paths:
         try:
@@ -147,14 +147,13 @@ def detect_features(paths: Iterable[str]) -> dict[str, int] | None:
                 for _, _, payload in itertools.islice(payloads, _SAMPLE_RECORDS):
                     if sizes := _sizes_of(payload):
                         return sizes
-        except OSError:  # the survey of this shard says so
+        except OSError:
+            # The survey of this shard reports it.
             continue
     return None
 
 
 class _Surveyor:
-    """Counts the records of one shard."""
-
     def __init__(self, path: str, spec: FeatureSpec) -> None:
         self._path, self._spec = path, spec
         self._counts = Survey()
@@ -164,7 +163,7 @@ class _Surveyor:
         self._class_ids: list[np.ndarray] = []
 
     def add(self, record: int, offset: int, payload: memoryview) -> None:
-        """Counts a record whose frame is sound."""
+        """Counts a record whose checksums are right."""
         self._counts.num_records = record + 1
         try:
             fields = decode_record(payload)
@@ -189,8 +188,14 @@ class _Surveyor:
         counts.num_bytes = stream.num_bytes
         counts.compressions[detect_compression(stream.start)] = 1
         counts.class_counts = np.bincount(np.concatenate([*self._class_ids, np.empty(0, np.int32)]))
-        keys, records = id_keys(self._video_ids), np.array(self._records, np.int32)
-        return ShardSurvey(self._path, counts, f"{stream.crc:08x}", self._first_rejection, None, keys, records)
+        return ShardSurvey(
+            self._path,
+            counts,
+            crc32c=f"{stream.crc:08x}",
+            first_rejection=self._first_rejection,
+            keys=id_keys(self._video_ids),
+            records=np.array(self._records, np.int32),
+        )
 
     def _add_video(self, row: VideoRow, record: int) -> None:
         counts = self._counts
@@ -210,9 +215,11 @@ class _Surveyor:
         for name, values in fields.context.items():
             self._counts.add_key(("context", name, _kind(values)), len(values), len(values))
         for name, steps in fields.sequences.items():
-            least, most = (steps.shape[1],) * 2 if isinstance(steps, np.ndarray) else _frame_sizes(steps)
-            kind = "bytes" if isinstance(steps, np.ndarray) else "irregular" if steps else "empty"
-            self._counts.add_key(("sequences", name, kind), least, most)
+            if isinstance(steps, np.ndarray):
+                kind, sizes = "bytes", [steps.shape[1]]
+            else:
+                kind, sizes = "irregular" if steps else "empty", _frame_sizes(steps)
+            self._counts.add_key(("sequences", name, kind), min(sizes, default=0), max(sizes, default=0))
         labels = fields.context.get(LABELS_KEY)
         if isinstance(labels, np.ndarray) and labels.dtype == np.int64 and len(labels):
             self._counts.max_class_id = max(self._counts.max_class_id, int(labels.max()))
@@ -223,6 +230,7 @@ def _sizes_of(payload: memoryview) -> dict[str, int]:
         fields = decode_record(payload)
     except RecordError:
         return {}
+    # A record with lists of frames is at frame level, whatever else it holds.
     if fields.sequences:
         steps_of = fields.sequences.items()
         found = {name: steps.shape[1] for name, steps in steps_of if isinstance(steps, np.ndarray) and steps.size}
@@ -233,29 +241,26 @@ def _sizes_of(payload: memoryview) -> dict[str, int]:
     return {name: found[name] for name in published or sorted(filter(may_be_feature, found))}
 
 
-def _remarks(fields: Fields, row: VideoRow, spec: FeatureSpec) -> list[Remark]:
-    remarks: list[Remark] = []
+def _remarks(fields: Fields, row: VideoRow, spec: FeatureSpec) -> Iterator[Remark]:
     if row.labels is None:
-        remarks.append("unlabelled")
+        yield "unlabelled"
     elif not len(row.labels):
-        remarks.append("no_class")
+        yield "no_class"
     elif len(row.labels) < len(fields.context[LABELS_KEY]):
-        remarks.append("repeated_labels")
+        yield "repeated_labels"
     if spec.is_video_level:
         if any(name not in fields.context for name in spec.sizes):
-            remarks.append("averaged_frames")
+            yield "averaged_frames"
     elif len(row.frames) > MAX_FRAMES:
-        remarks.append("long_clips")
+        yield "long_clips"
     elif not len(row.frames):
-        remarks.append("empty_clips")
-    return remarks
+        yield "empty_clips"
 
 
 def _kind(values: Values) -> str:
     return "bytes" if isinstance(values, list) else values.dtype.name
 
 
-def _frame_sizes(steps: list[Values]) -> tuple[int, int]:
-    """Returns the least and the most bytes, or values, of a frame."""
-    sizes = [len(values[0]) if isinstance(values, list) and len(values) == 1 else len(values) for values in steps]
-    return min(sizes, default=0), max(sizes, default=0)
+def _frame_sizes(steps: list[Values]) -> list[int]:
+    """Returns the bytes, or the number of values, of each frame."""
+    return [len(values[0]) if isinstance(values, list) and len(values) == 1 else len(values) for values in steps]
