@@ -164,7 +164,8 @@ class Summary:
         found, usual = (
             ", ".join(f"{name}={size}" for name, size in sizes.items()) for sizes in (self.sizes, published)
         )
-        return f"the first record has the features {found}, not {usual} as published; set features to what is expected"
+        hint = "set features to what is expected"
+        return f"the first record has the features {found}, the published ones are {usual}; {hint}"
 
     def _id_warning(self) -> str | None:
         found = {name: count for name in ID_KEYS if (count := self._num_with_key(name))}

@@ -19,38 +19,34 @@ from yt8m_ray.schema import DEQUANTIZATION_SCALE, FRAME_FEATURES, QUANTIZATION_R
 
 FEATURE_DIM = sum(FRAME_FEATURES.values())
 
+# Spread of a feature over the frames of a clip, in units of the features; 0.30 in a real clip of 170 frames.
 NOISE_STD = 0.3
-"""Spread of a feature over the frames of a clip, in units of the features; 0.30 in a real clip of 170 frames."""
 
+# Frames, that is seconds, that a label marks where windows are not scaled; each is equally likely.
 WINDOW_LENGTHS = (3, 4, 5, 6)
-"""Frames, that is seconds, that a label marks where windows are not scaled; each is equally likely."""
 
+# Shares of videos with 1, 2, ... labels, mean 2.96: counted in 1,038 videos of the published validation set.
 LABEL_COUNT_SHARES = (0.246, 0.230, 0.200, 0.144, 0.090, 0.039, 0.030, 0.012, 0.009)
-"""Shares of videos with 1, 2, ... labels, mean 2.96: counted in 1,038 videos of the published validation set."""
 
+# Shares of clips with 0, 1, ... distractors: half as many as labels, so that the average still says something.
 DISTRACTOR_COUNT_SHARES = (0.15, 0.35, 0.35, 0.15)
-"""Shares of clips with 0, 1, ... distractors: half as many as labels, so that the average still says something."""
 
+# Part of a prototype's energy that all modes of its class share. The other parts cancel out over the modes, so that a
+# linear classifier of the average is left with the shared part, and a mixture can have it all.
 SHARED_ENERGY = 0.2
-"""Part of a prototype's energy that all modes of its class share. The other parts cancel out over the modes, so that a
-linear classifier of the average is left with the shared part, and a mixture can have it all."""
 
+# Last classes of the published vocabulary, from which the frequencies of further ones are continued.
 TAIL_CLASSES = 1000
-"""Last classes of the published vocabulary that tell how often further ones would occur."""
 
-_PROTOTYPES_STREAM = 0x50524F54  # keeps the prototypes' random numbers apart from the samples'
+# Keeps the random numbers of the prototypes apart from those of the samples.
+_PROTOTYPES_STREAM = 0x50524F54
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class PlantedVideo:
-    """One video.
-
-    Attributes:
-        class_ids: int64, the labels in ascending order.
-        features: uint8 [T, D] quantized frames, or float32 [D], the mean over the frames.
-    """
+    """One video: its labels, ascending, and quantized frames, uint8 [T, D], or their mean, float32 [D]."""
 
     class_ids: npt.NDArray[np.int64]
     features: npt.NDArray[Any]
@@ -81,11 +77,8 @@ def quantize(frames: Floats) -> npt.NDArray[np.uint8]:
 
 
 def class_counts(num_classes: int) -> npt.NDArray[np.float64]:
-    """Returns how often each class occurs [C]: the videos of the published training set, and their law beyond it.
-
-    The table ends with 3,862 classes. Its tail is close to a power of the rank, which is fitted to the last thousand
-    and continued.
-    """
+    """Returns how often each class occurs [C]: the videos of the published training set, and their law beyond it."""
+    # The tail of the table of 3,862 classes is close to a power of the rank, which is fitted and continued.
     published = Vocabulary.load().train_video_counts.astype(np.float64)
     ranks = np.arange(1, max(num_classes, len(published)) + 1)
     tail = slice(len(published) - TAIL_CLASSES, len(published))
@@ -102,8 +95,7 @@ class PlantedWorld:
         num_modes: Prototypes a class; each video and class shows one of them, each equally often.
         world: Number of the world; videos of one world can be learned from one another.
         signal: Length of a prototype in a marked frame, in standard deviations of the noise.
-        window_scale: What the lengths of the windows are multiplied by. With 10 a label marks 30 to
-            60 frames: a model that reads every 30th frame still sees it.
+        window_scale: What the lengths of the windows are multiplied by.
 
     Attributes:
         class_probabilities: float64 [C], share of the videos that have each label.
@@ -147,11 +139,9 @@ class PlantedWorld:
         return PlantedVideo(np.sort(class_ids), mean * np.float32(NOISE_STD))
 
     def score_clip(self, frames: npt.NDArray[np.uint8]) -> Floats:
-        """Returns the log odds [C] that each class is a label of a clip of stored frames [T, D].
-
-        For each class alone, the Bayes posterior of label against distractor and absence, summed over modes, lengths
-        and places of the window; the other classes in the clip count as noise.
-        """
+        """Returns the log odds [C] that each class is a label of a clip of stored frames [T, D]."""
+        # For each class alone, the Bayes posterior of label against distractor and absence, summed over modes, lengths
+        # and places of the window; the other classes in the clip count as noise.
         low, _ = QUANTIZATION_RANGE
         matches = self._match((frames * np.float32(DEQUANTIZATION_SCALE) + np.float32(low)) / np.float32(NOISE_STD))
         sums = np.concatenate([np.zeros_like(matches[:1]), matches.cumsum(axis=0)])
@@ -169,7 +159,7 @@ class PlantedWorld:
         return self._log_odds(_log_mean_exp(np.stack(ratios)), None)
 
     def _draw_classes(self, random: np.random.Generator) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Returns label ids and distractor ids: drawn one after another by frequency, without repetition."""
+        """Returns label ids and distractor ids, drawn by frequency without repetition."""
         num_labels = random.choice(len(self._label_shares), p=self._label_shares)
         num_drawn = num_labels + random.choice(len(self._distractor_shares), p=self._distractor_shares)
         # The order of log frequency + Gumbel noise is that of successive draws.
@@ -209,7 +199,7 @@ def _log_mean_exp(values: Floats) -> Floats:
 
 
 def _clip_counts(shares: npt.NDArray[np.float64], highest: int) -> npt.NDArray[np.float64]:
-    """Returns the shares of the counts 0..highest: those of higher counts go to `highest`."""
+    """Returns the shares of the counts 0..highest, to which those of higher counts are added."""
     clipped = shares[: highest + 1].copy()
     clipped[-1] += shares[highest + 1 :].sum()
     return clipped
@@ -220,11 +210,9 @@ def _mean_count(shares: npt.NDArray[np.float64]) -> float:
 
 
 def _inclusion_probabilities(log_frequencies: npt.NDArray[np.float64], num_drawn: float) -> npt.NDArray[np.float64]:
-    """Returns about how likely each class is among `num_drawn` successive draws without repetition.
-
-    Draws at the times of independent Poisson processes differ from these only in that their number is not fixed:
-    1 - exp(-t * frequency), at the time t at which `num_drawn` distinct classes are expected.
-    """
+    """Returns about how likely each class is among `num_drawn` successive draws without repetition."""
+    # Draws at the times of independent Poisson processes differ from these only in that their number is not fixed:
+    # 1 - exp(-t * frequency), at the time t at which `num_drawn` distinct classes are expected.
     frequencies = np.exp(log_frequencies)
     low, high = 0.0, 1e9
     for _ in range(100):

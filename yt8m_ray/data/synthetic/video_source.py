@@ -1,12 +1,9 @@
-"""The videos of a synthetic data set: which one is asked for, and where its videos come from.
-
-Every shard has its own random numbers, from the seed, the split and the shard's number: its videos depend neither on
-the other shards nor on the number of shards.
-"""
+"""The videos of a synthetic data set: which one is asked for, and where its videos come from."""
 
 from __future__ import annotations
 
 import abc
+import string
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -29,19 +26,20 @@ from yt8m_ray.data.synthetic.planted_labels import (
 from yt8m_ray.registry import Config
 from yt8m_ray.schema import MAX_FRAMES, NUM_CLASSES_2017, NUM_CLASSES_2018, VIDEO_FEATURES
 
+# Weight of the previous frame's noise around a real mean; neighbours then correlate by 0.28, as in a real clip.
 PREVIOUS_FRAME_WEIGHT = 0.3
-"""Weight of the previous frame's noise around a real mean; neighbours then correlate by 0.28, as in a real clip."""
 
 SPLITS = ("train", "validate", "test")
 
+# Tenths of the real videos that each split is made of: CRC-32 of the id, modulo 10. So no video is in two splits,
+# whatever shards they are made from and however many videos they take.
 SOURCE_TENTHS = {"validate": (0,), "test": (1,), "train": tuple(range(2, 10))}
-"""Tenths of the real videos that each split is made of: CRC-32 of the id, modulo 10. So no video is in two splits,
-whatever shards they are made from and however many videos they take."""
 
-_ID_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ID_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _ID_LENGTH = 4
 _NUM_IDS = len(_ID_ALPHABET) ** _ID_LENGTH
-_ID_STRIDE = 6_700_417  # prime, so that its multiples modulo _NUM_IDS run through all ids without repetition
+# Prime, so that its multiples modulo _NUM_IDS run through all ids without repetition.
+_ID_STRIDE = 6_700_417
 
 
 class SynthesisConfig(Config):
@@ -117,7 +115,7 @@ class VideoSource(abc.ABC):
     """Where the videos of a data set come from.
 
     Attributes:
-        class_probabilities: [C], what is known of a video before it is looked at.
+        class_probabilities: [C], of the labels of a video that nothing is known of.
     """
 
     class_probabilities: npt.NDArray[np.float64]
@@ -128,14 +126,14 @@ class VideoSource(abc.ABC):
 
     @abc.abstractmethod
     def draw(self, shard: int) -> Iterator[tuple[str, PlantedVideo]]:
-        """Yields the ids and videos of a shard; shards are asked for in their order."""
+        """Yields the ids and videos of a shard; shards are drawn in their order."""
 
     @abc.abstractmethod
     def score(self, video: PlantedVideo) -> npt.NDArray[np.float32] | None:
         """Returns the ideal scorer's log odds [C], None where there is no such scorer."""
 
     def random(self, shard: int) -> np.random.Generator:
-        """Returns the random numbers of a shard."""
+        """Returns the random numbers of a shard: its videos depend on no other shard, nor on their number."""
         return np.random.default_rng([self.config.seed, SPLITS.index(self.config.split), shard])
 
     def draw_num_frames(self, random: np.random.Generator) -> int:
@@ -176,7 +174,7 @@ class PlantedSource(VideoSource):
         return self.world.score_clip(video.features)
 
     def _video_id(self, number: int) -> str:
-        """Returns four characters as published; two videos of one seed never share an id, whatever their splits."""
+        # Four characters as published. Two videos of one seed never share an id, whatever their splits.
         (first,) = np.random.SeedSequence(self.config.seed).generate_state(1)
         code = (int(first) + _ID_STRIDE * (number * len(SPLITS) + SPLITS.index(self.config.split))) % _NUM_IDS
         digits = [code // len(_ID_ALPHABET) ** power % len(_ID_ALPHABET) for power in range(_ID_LENGTH)]
@@ -220,7 +218,7 @@ class AroundMeansSource(VideoSource):
 def draw_frames_around(
     mean: npt.NDArray[np.float32], random: np.random.Generator, num_frames: int
 ) -> npt.NDArray[np.uint8]:
-    """Returns quantized frames [T, D], as restless as a real clip's; their mean is `mean` [D] but for rounding."""
+    """Returns quantized frames [T, D] that vary like a real clip's; their mean is `mean` [D] but for rounding."""
     noise = random.standard_normal((num_frames + 1, len(mean)), dtype=np.float32)
     noise = noise[1:] + np.float32(PREVIOUS_FRAME_WEIGHT) * noise[:-1]
     noise *= np.float32(NOISE_STD / np.hypot(1, PREVIOUS_FRAME_WEIGHT))

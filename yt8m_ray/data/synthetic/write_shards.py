@@ -22,30 +22,28 @@ from yt8m_ray.schema import FRAME_FEATURES, ID_KEYS, LABELS_KEY, VIDEO_FEATURES
 
 DOCUMENT_FILE = "dataset.json"
 
+# The scorers see the first videos alone: enough for two digits of GAP, and bounded for any size of data set.
 MAX_SCORED_VIDEOS = 2000
-"""Videos that the scorers see, the first ones: enough for two digits, and bounded however large the data set is."""
 
 logger = logging.getLogger(__name__)
 
 
 class Ranking(Protocol):
-    """The metric of the scorers; higher scores come first."""
+    """A metric of scores [B, C] and labels bool [B, C]; of `metrics`, which this package may not import."""
 
-    def update(self, scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
-        """Adds videos: `scores` [B, C], `labels` bool [B, C]."""
+    def update(self, scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None: ...
 
-    def compute(self) -> float:
-        """Returns the metric over all videos."""
+    def compute(self) -> float: ...
 
 
 def synthesize(
     config: SynthesisConfig, output: str | Path, *, source_shards: Sequence[str] = (), new_gap: Callable[[], Ranking]
 ) -> dict[str, Any]:
-    """Writes the data set as the folder `output` and returns what its `dataset.json` says.
+    """Writes the data set as the folder `output` and returns its `dataset.json`.
 
     Args:
-        output: A folder that does not exist or is empty; it appears when the last shard is written.
-        source_shards: The shards that `config.from_video_level` matches, in the order in which they are used.
+        output: Does not exist or is empty; it appears when the last shard is written.
+        source_shards: The shards that `config.from_video_level` matches, in the order of use.
 
     Raises:
         ValueError: `output` holds something, or the source holds too few videos.
@@ -107,12 +105,12 @@ class _Scores:
         labels[0, video.class_ids] = True
         self._class_prior.update(prior, labels)
         log_odds = self._source.score(video)
+        # Around real means there is no ideal scorer.
         self._has_ideal = log_odds is not None
         if log_odds is not None:
             self._ideal.update(log_odds[np.newaxis], labels)
 
     def summary(self) -> dict[str, Any]:
-        """Returns the entries of `dataset.json`; the ideal scorer's is None where real videos leave it unknown."""
         return {
             "num_scored_videos": self._num_videos,
             "ideal_scorer_gap": self._ideal.compute() if self._has_ideal else None,
