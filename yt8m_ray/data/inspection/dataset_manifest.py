@@ -32,12 +32,9 @@ class _Counts(Config):
 
 
 class ShardEntry(_Counts):
-    """One shard: its records, good and bad, their frames (0 at video level), and the CRC-32C of the whole file.
+    """One shard: its records, good and bad, their frames (0 at video level), and the CRC-32C of the whole file."""
 
-    Attributes:
-        path: In the file relative to its folder where the shard lies below that; in memory absolute, or a URI.
-    """
-
+    # In the file relative to its folder where the shard lies below that; in memory absolute, or a URI.
     path: str
     crc32c: Annotated[str, pydantic.StringConstraints(pattern="^[0-9a-f]{8}$")]
 
@@ -54,15 +51,12 @@ class _Document(Config):
 
 @dataclass(frozen=True)
 class Failure:
-    """What is wrong with a shard.
-
-    Attributes:
-        causes: How many records are refused, by cause; else `unreadable` or `manifest`, once.
-        first: Of the first fault: the shard, its place, what was expected and what was found.
-    """
+    """What is wrong with a shard."""
 
     shard: str
+    # How many records are refused, by cause; else `unreadable` or `manifest`, once.
     causes: dict[str, int]
+    # Of the first fault: the shard, its place, what was expected and what was found.
     first: str
 
     @property
@@ -76,12 +70,7 @@ class Failure:
 
 
 class Manifest:
-    """The entries of a manifest, each with an absolute path or a URI.
-
-    Attributes:
-        path: The file, absolute.
-        entries: By path, in the order of the paths.
-    """
+    """The entries of a manifest by path, in the order of the paths."""
 
     def __init__(self, path: str | Path, entries: Iterable[ShardEntry]) -> None:
         self.path = os.path.abspath(path)

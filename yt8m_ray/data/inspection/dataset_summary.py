@@ -29,22 +29,18 @@ _REMARKS: dict[Remark, str] = {
 
 @dataclass
 class Summary:
-    """The surveys of a data set's shards together; they are added in any order.
+    """The surveys of a data set's shards together; they are added in any order."""
 
-    Attributes:
-        shards: All paths, in the order of the data set.
-        sizes: The features that every record had to have.
-        is_detected: Whether the features were found in the records, and not given.
-        entries: The manifest's entry of each shard that could be read.
-        differences: From the manifest.
-    """
-
+    # All paths, in the order of the data set.
     shards: Sequence[str]
+    # The features that every record had to have; found in the first record, or given.
     sizes: Mapping[str, int]
     num_classes: int
     is_detected: bool = True
     counts: Survey = field(default_factory=Survey)
+    # By path, of each shard that could be read.
     entries: dict[str, ShardEntry] = field(default_factory=dict)
+    # From the manifest.
     differences: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
     _failures: dict[str, Failure] = field(default_factory=dict)
@@ -59,14 +55,8 @@ class Summary:
         if survey.first_rejection is not None:
             self._failures[path] = Failure(path, dict(sorted(counts.rejected.items())), survey.first_rejection)
         self.counts.merge(counts)
-        self.entries[path] = ShardEntry(
-            path=path,
-            bytes=counts.num_bytes,
-            num_records=counts.num_records,
-            num_videos=counts.num_videos,
-            num_frames=counts.num_frames,
-            crc32c=survey.crc32c,
-        )
+        same = {name: getattr(counts, name) for name in ("num_records", "num_videos", "num_frames")}
+        self.entries[path] = ShardEntry(path=path, bytes=counts.num_bytes, crc32c=survey.crc32c, **same)
         self._ids[shard] = survey.keys, survey.records
 
     @property

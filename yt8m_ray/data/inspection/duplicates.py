@@ -17,12 +17,7 @@ _MOST_PLACES = 10
 
 @dataclass(frozen=True)
 class Duplicate:
-    """An id that several videos have.
-
-    Attributes:
-        video_id: The id, or `blake2b:` and the digest of one longer than 15 bytes.
-        places: (shard, record) of the first ten of the videos; the shard is a number in the list that was read.
-    """
+    """An id that several videos have, or `blake2b:` and its digest, and (shard, record) of the first ten of them."""
 
     video_id: str
     places: list[tuple[int, int]]
@@ -30,19 +25,15 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """All of them.
-
-    Attributes:
-        num_videos: Videos that have an id which one before them has.
-        num_ids_within_shards: Of the ids, those that occur more than once in a single shard.
-        num_ids_across_shards: Of the ids, those that occur in more than one shard.
-        first: The first few, by the place of their first video.
-    """
+    """How many ids several videos have, and the first of these ids."""
 
     num_ids: int = 0
+    # Videos whose id an earlier one has.
     num_videos: int = 0
+    # Of the ids, those that occur more than once in a single shard, and those that occur in several.
     num_ids_within_shards: int = 0
     num_ids_across_shards: int = 0
+    # By the place of their first video.
     first: tuple[Duplicate, ...] = ()
 
 

@@ -23,6 +23,7 @@ from yt8m_ray.registry import Config, first_fault
 
 INDEX_FILE = "index.json"
 
+# The best entries, all of them, or the published format, which `SoftLabels` does not read.
 LabelFormat = Literal["top", "dense", "tfrecord"]
 
 _SHARD_SUFFIX = ".tfrecord"
@@ -39,18 +40,14 @@ class LabelledShard(Config):
 
 
 class SoftLabelJob(Config):
-    """What all files of a folder have in common.
-
-    Attributes:
-        teacher: The version of the teacher, a hash of its files.
-        format: `top`, `dense`, or `tfrecord`, the published one, which `SoftLabels` does not read.
-        num_entries: Entries a video; all classes unless the format is `top`.
-    """
+    """What all files of a folder have in common."""
 
     version: Literal[1] = 1
+    # The version of the teacher: a hash of its files.
     teacher: str
     format: LabelFormat
     num_classes: PositiveInt
+    # Entries a video; all classes unless the format is `top`.
     num_entries: PositiveInt
 
 
