@@ -56,12 +56,14 @@ def draw_prototypes(num_classes: int, num_modes: int, world: int) -> Floats:
     """Returns the prototypes [C, M, D], each of length 1; those of a class depend on its id, M and `world` alone."""
     prototypes = np.empty((num_classes, num_modes, FEATURE_DIM), dtype=np.float32)
     for class_id in range(num_classes):
+        # A stream of its own: a class looks alike whatever the number of classes.
         random = np.random.default_rng([_PROTOTYPES_STREAM, world, class_id])
         shared = random.standard_normal(FEATURE_DIM, dtype=np.float32)
         if num_modes == 1:
             prototypes[class_id] = shared
             continue
         own = random.standard_normal((num_modes, FEATURE_DIM), dtype=np.float32)
+        # The parts cancel out over the modes, and keep their energy.
         own = (own - own.mean(axis=0)) * np.sqrt(num_modes / (num_modes - 1), dtype=np.float32)
         prototypes[class_id] = np.sqrt(SHARED_ENERGY) * shared + np.sqrt(1 - SHARED_ENERGY) * own
     prototypes /= np.linalg.norm(prototypes, axis=2, keepdims=True)
@@ -72,8 +74,7 @@ def quantize(frames: Floats) -> npt.NDArray[np.uint8]:
     """Returns the bytes that the published feature extractor stores."""
     low, high = QUANTIZATION_RANGE
     steps = np.float32(np.iinfo(np.uint8).max / (high - low))
-    quantized: npt.NDArray[np.uint8] = np.rint((np.clip(frames, low, high) - np.float32(low)) * steps).astype(np.uint8)
-    return quantized
+    return ((frames.clip(low, high) - np.float32(low)) * steps).round().astype(np.uint8)
 
 
 def class_counts(num_classes: int) -> npt.NDArray[np.float64]:
@@ -108,10 +109,13 @@ class PlantedWorld:
         self._prototypes = draw_prototypes(num_classes, num_modes, world)
         counts = class_counts(num_classes)
         self._log_frequencies = np.log(counts / counts.sum())
+        # Of few classes, half are left for distractors.
         max_labels = max(num_classes // 2, 1)
         self._label_shares = _clip_counts(np.array((0.0, *LABEL_COUNT_SHARES)), max_labels)
         self._distractor_shares = _clip_counts(np.array(DISTRACTOR_COUNT_SHARES), num_classes - max_labels)
-        num_labels, num_distractors = _mean_count(self._label_shares), _mean_count(self._distractor_shares)
+        num_labels, num_distractors = (
+            float(shares @ np.arange(len(shares))) for shares in (self._label_shares, self._distractor_shares)
+        )
         self.class_probabilities = _inclusion_probabilities(self._log_frequencies, num_labels)
         with_distractors = _inclusion_probabilities(self._log_frequencies, num_labels + num_distractors)
         self._distractor_probabilities = with_distractors - self.class_probabilities
@@ -120,6 +124,7 @@ class PlantedWorld:
         """Returns a frame-level video of `num_frames` frames, at least as many as the longest window."""
         class_ids, distractor_ids = self._draw_classes(random)
         frames = random.standard_normal((num_frames, FEATURE_DIM), dtype=np.float32)
+        # A distractor adds to the mean over the clip as much as a label's window, but evenly.
         background = np.zeros(FEATURE_DIM, dtype=np.float32)
         for class_id in distractor_ids:
             background += self._draw_prototype(random, class_id) * (self._draw_window_length(random) / num_frames)
@@ -133,6 +138,7 @@ class PlantedWorld:
     def draw_mean(self, random: np.random.Generator, num_frames: int) -> PlantedVideo:
         """Returns a video-level video: the mean of a clip of `num_frames` frames without distractors."""
         class_ids, _ = self._draw_classes(random)
+        # The mean of T frames of white noise has a spread of 1 / sqrt(T).
         mean = random.standard_normal(FEATURE_DIM, dtype=np.float32) / np.float32(np.sqrt(num_frames))
         for class_id in class_ids:
             mean += self._draw_prototype(random, class_id) * (self._draw_window_length(random) / num_frames)
@@ -145,6 +151,7 @@ class PlantedWorld:
         low, _ = QUANTIZATION_RANGE
         matches = self._match((frames * np.float32(DEQUANTIZATION_SCALE) + np.float32(low)) / np.float32(NOISE_STD))
         sums = np.concatenate([np.zeros_like(matches[:1]), matches.cumsum(axis=0)])
+        # Against noise of spread 1, a frame x of prototype p has the log likelihood ratio x p - |p|^2 / 2.
         windows, spread = [], []
         for length in self.window_lengths:
             windows.append(_log_mean_exp(sums[length:] - sums[:-length]) - length * self.signal**2 / 2)
@@ -155,6 +162,7 @@ class PlantedWorld:
     def score_mean(self, mean: Floats, num_frames: int) -> Floats:
         """Returns the log odds [C] that each class is a label of a video-level video made of `num_frames` frames."""
         matches = self._match(mean[np.newaxis] / np.float32(NOISE_STD))[0]
+        # The mean of T frames, L of them marked, is L p / T in noise of variance 1 / T: L x p - L^2 |p|^2 / 2 T.
         ratios = [length * matches - length**2 / num_frames * self.signal**2 / 2 for length in self.window_lengths]
         return self._log_odds(_log_mean_exp(np.stack(ratios)), None)
 
@@ -193,6 +201,7 @@ class PlantedWorld:
 
 def _log_mean_exp(values: Floats) -> Floats:
     """Returns log(mean(exp(values))) over the first axis."""
+    # The largest exponent is 0: nothing overflows.
     highest = values.max(axis=0)
     log_mean: Floats = highest + np.log(np.exp(values - highest).mean(axis=0))
     return log_mean
@@ -205,15 +214,12 @@ def _clip_counts(shares: npt.NDArray[np.float64], highest: int) -> npt.NDArray[n
     return clipped
 
 
-def _mean_count(shares: npt.NDArray[np.float64]) -> float:
-    return float(shares @ np.arange(len(shares)))
-
-
 def _inclusion_probabilities(log_frequencies: npt.NDArray[np.float64], num_drawn: float) -> npt.NDArray[np.float64]:
     """Returns about how likely each class is among `num_drawn` successive draws without repetition."""
     # Draws at the times of independent Poisson processes differ from these only in that their number is not fixed:
     # 1 - exp(-t * frequency), at the time t at which `num_drawn` distinct classes are expected.
     frequencies = np.exp(log_frequencies)
+    # A hundred bisections: more than a float64 has bits.
     low, high = 0.0, 1e9
     for _ in range(100):
         time = (low + high) / 2

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from yt8m_ray.data.format.example import encode_example, encode_sequence_example
 from yt8m_ray.data.format.tfrecord import write_records
 from yt8m_ray.data.synthetic.planted_labels import PlantedVideo
-from yt8m_ray.data.synthetic.video_source import SynthesisConfig, VideoSource, open_source
+from yt8m_ray.data.synthetic.video_source import AroundMeansSource, PlantedSource, SynthesisConfig
 from yt8m_ray.schema import FRAME_FEATURES, ID_KEYS, LABELS_KEY, VIDEO_FEATURES
 
 DOCUMENT_FILE = "dataset.json"
@@ -51,6 +51,7 @@ def synthesize(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output}: expected a folder that is empty or does not exist yet")
+    # What a killed call has left there is removed.
     aside = output.with_name(f".{output.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -66,7 +67,8 @@ def synthesize(
 def _write_shards(
     config: SynthesisConfig, folder: Path, source_shards: Sequence[str], new_gap: Callable[[], Ranking]
 ) -> dict[str, Any]:
-    source = open_source(config, source_shards)
+    is_planted = config.from_video_level is None
+    source = PlantedSource(config) if is_planted else AroundMeansSource(config, source_shards)
     scores = _Scores(source, new_gap)
     counts = dict.fromkeys(("num_videos", "num_labels", "num_frames"), 0)
     for shard in range(config.num_shards):
@@ -90,7 +92,7 @@ def _write_shards(
 class _Scores:
     """GAP of the ideal scorer and of the one that knows the class frequencies alone, over the first videos."""
 
-    def __init__(self, source: VideoSource, new_gap: Callable[[], Ranking]) -> None:
+    def __init__(self, source: PlantedSource | AroundMeansSource, new_gap: Callable[[], Ranking]) -> None:
         self._source = source
         self._ideal, self._class_prior = new_gap(), new_gap()
         self._num_videos = 0
