@@ -37,7 +37,7 @@ def matrix(name: str, key: str, layer: nn.Linear) -> Part:
 
 
 def linear(weights: str, key: str, layer: nn.Linear, *, biases: str = "") -> list[Part]:
-    """The weights and the biases, if any, of a linear layer; `biases` defaults to the name of the weights, replaced."""
+    """The weights and biases of a linear layer; `biases` names these where the name does not follow from `weights`."""
     parts = [matrix(weights, key, layer)]
     if layer.bias is not None:
         parts.append(same(biases or weights.replace("weights", "biases"), f"{key}.bias", layer.bias))
@@ -63,11 +63,7 @@ def batch_norm(scope: str, key: str, norm: BatchNorm | None) -> list[Part]:
 
 
 def head(key: str, classifier: Head, *, logistic_scope: str = "fully_connected") -> list[Part]:
-    """The classifier of a model.
-
-    Raises:
-        ValueError: no published TensorFlow system has this head.
-    """
+    """The classifier of a model; ValueError for a head that no published TensorFlow system has."""
     if isinstance(classifier, LogisticHead):
         # slim numbers this scope by the layers before it.
         return dense(logistic_scope, f"{key}.linear", classifier.linear)

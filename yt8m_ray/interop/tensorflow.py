@@ -69,11 +69,7 @@ def _to_array(variable: Any) -> np.ndarray:
 
 @functools.singledispatch
 def published_parts(model: Model) -> list[Part]:
-    """Returns the published variables of `model`, with what they become here.
-
-    Raises:
-        ValueError: no published TensorFlow system has this model, or such a model with these options.
-    """
+    """Returns the published variables of `model`; ValueError where no published system has it, or its options."""
     raise ValueError(f"no published variables are known for {type(model).__name__}")
 
 
@@ -152,6 +148,7 @@ def _features(layers: nn.ModuleList, key: str) -> list[tuple[str, nn.Module, str
 
 @published_parts.register
 def _frame_attention(model: FrameAttentionModel) -> list[Part]:
+    # slim numbers layers without a name in the order in which the graph was built: units, gates, then the head.
     layers = _features(model.attentions, "attentions")
     num_layers = len(layers)
     parts: list[Part] = []

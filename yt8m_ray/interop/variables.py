@@ -38,14 +38,10 @@ def is_weight(name: str) -> bool:
 
 
 def match_variables(names: Iterable[str], expected: Iterable[str], *, ema: bool) -> tuple[dict[str, str], list[str]]:
-    """Returns (the name in the checkpoint of each expected variable that is there, a sentence for each fault).
+    """Returns (the checkpoint's name of each expected variable that is there, a sentence for each fault).
 
-    Args:
-        expected: Names without the scopes of a training graph (`tower/`).
-        ema: Whether to take the moving average of a variable that has one.
-
-    Raises:
-        ValueError: `ema` is set, and no variable is a moving average.
+    `expected` has no scopes of a training graph (`tower/`). `ema` takes the moving average of a variable that has one;
+    ValueError where none has.
     """
     wanted = set(expected)
     weights: dict[str, list[str]] = {}
@@ -95,6 +91,7 @@ def read_variables(path: str | Path) -> dict[str, np.ndarray]:
 
 def _without_scopes(name: str, wanted: set[str]) -> str | None:
     parts = name.split("/")
+    # The longest name that is wanted: the scopes of a training graph come first.
     candidates = ("/".join(parts[start:]) for start in range(len(parts)))
     return next((candidate for candidate in candidates if candidate in wanted), None)
 
@@ -103,6 +100,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: expected an .npz file of arrays by variable name, found something else")
     try:
+        # Before anything is unpacked: NumPy trusts the sizes in the archive.
         with zipfile.ZipFile(path) as archive:
             num_bytes = sum(entry.file_size for entry in archive.infolist())
         if num_bytes > max(_MOST_EXPANSION * path.stat().st_size, _LEAST_BYTES):
@@ -118,6 +116,7 @@ def _read_tensorflow(prefix: Path, target: Path) -> dict[str, np.ndarray]:
     command = [sys.executable, "-m", "yt8m_ray.interop.checkpoint_to_npz", str(prefix), str(target)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:
+        # The last line of stderr: TensorFlow logs before it.
         reason = process.stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
         raise ValueError(f"{prefix}: the TensorFlow checkpoint cannot be read: {reason[0]}")
     return _read_npz(target)

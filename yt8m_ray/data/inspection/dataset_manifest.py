@@ -99,12 +99,7 @@ class Manifest:
 
 
 def load_manifest(path: str | Path) -> Manifest:
-    """Returns the manifest of a local file.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no manifest, or not one that adds up.
-    """
+    """Returns the manifest of a local file; ValueError where it is none, or its totals do not add up."""
     try:
         document = _Document.model_validate(parse_json(read_document(path), where=str(path)))
     except pydantic.ValidationError as error:
@@ -122,12 +117,7 @@ def load_manifest(path: str | Path) -> Manifest:
 
 
 def check_shards(manifest: Manifest, shards: Sequence[str]) -> None:
-    """Checks that all shards are in the manifest, and that all of the manifest exist and have their sizes.
-
-    Raises:
-        ValueError: naming the first shards where it is otherwise.
-        OSError: a folder cannot be listed.
-    """
+    """Checks that the manifest has all shards, and that all of its shards have their sizes; ValueError names others."""
     faults = [
         f"{shard}: not in the manifest, which has {len(manifest.entries)} other shards"
         for shard in shards

@@ -40,18 +40,17 @@ class Duplicates:
 def find_duplicates(keys: np.ndarray, shards: np.ndarray, records: np.ndarray) -> Duplicates:
     """Returns which of N videos share an id.
 
-    Args:
-        keys: uint64 [N, 2], of `video_keys.id_keys`.
-        shards: int32 [N].
-        records: int32 [N]; ascending by shard, then by record.
+    Their keys, uint64 [N, 2], are those of `id_keys`; they ascend by shard, then by record, both int32 [N].
     """
     # A stable sort: the videos of an id keep their order.
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     is_again = np.zeros(len(order), bool)
     is_again[1:] = (keys[order[1:], 0] == keys[order[:-1], 0]) & (keys[order[1:], 1] == keys[order[:-1], 1])
+    # Numbers the ids in sorted order.
     ids = np.cumsum(~is_again) - 1
     again = np.flatnonzero(is_again)
     is_same_shard = shards[order[again]] == shards[order[again - 1]]
+    # Where the first video of each id that occurs again stands, in the order of these videos.
     starts = again[~is_again[again - 1]] - 1
     starts = starts[np.argsort(order[starts], kind="stable")]
     shown = []

@@ -23,10 +23,8 @@ from yt8m_ray.schema import FRAME_FEATURES, LABELS_KEY, MAX_FRAMES, MEAN_PREFIX,
 
 # What is unusual about a video and no reason to refuse it; `dataset_summary` has the sentences.
 Remark = Literal["unlabelled", "no_class", "repeated_labels", "long_clips", "empty_clips", "averaged_frames"]
-
 # (`context` or `sequences`, key, kind of its values) of a feature.
 KeyUse: TypeAlias = tuple[str, str, str]
-
 # More keys are noise, not a data set, and must not fill the memory.
 _MOST_KEYS = 256
 _OTHER_KEYS = "(other keys)"
@@ -74,6 +72,7 @@ class Survey:
             self._add_key(use, least, most, count)
         for remark, (count, first) in other.remarks.items():
             before, first_before = self.remarks.get(remark, (0, first))
+            # Shards come in any order; the first by name counts.
             self.remarks[remark] = (before + count, min(first, first_before))
 
     def add_fields(self, fields: Fields) -> None:
@@ -129,11 +128,7 @@ class ShardSurvey:
 
 
 def survey_shard(path: str, sizes: Mapping[str, int], *, num_classes: int) -> ShardSurvey:
-    """Returns what a shard holds, without trusting its records; its bytes are read once.
-
-    Args:
-        sizes: The features that every record must have, and their values a frame.
-    """
+    """Returns what a shard holds, whose records must have the features `sizes` (values a frame)."""
     # Frames that readers drop are counted too.
     spec = FeatureSpec(sizes, num_classes, max_frames=sys.maxsize)
     survey = ShardSurvey(path)
@@ -176,11 +171,7 @@ def survey_shard(path: str, sizes: Mapping[str, int], *, num_classes: int) -> Sh
 
 
 def detect_features(paths: Iterable[str]) -> dict[str, int] | None:
-    """Returns the features of the first record that has some, and their values a frame; None where none has.
-
-    Of the features of a record the published ones count, in their order; where it has none of these, all that could be
-    features.
-    """
+    """Returns the features of the first record that has some, and their values a frame; None where none has."""
     for path in paths:
         try:
             with open_stream(path) as stream:
@@ -206,6 +197,7 @@ def _sizes_of(payload: memoryview) -> dict[str, int]:
     else:
         features = ((name, values) for name, values in fields.context.items() if name.startswith(MEAN_PREFIX))
         found = {name: len(values) for name, values in features if _kind(values) == "float32" and len(values)}
+    # The published ones alone, in their order, where there are some: other keys may not be meant as features.
     published = [name for name in (*FRAME_FEATURES, *VIDEO_FEATURES) if name in found]
     return {name: found[name] for name in published or sorted(filter(may_be_feature, found))}
 

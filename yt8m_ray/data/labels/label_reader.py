@@ -17,19 +17,14 @@ from yt8m_ray.data.storage.filesystem import open_stream
 
 _MOST_LABELS = 1 << 16
 
+# The id of a video and its class ids, ascending; None for a video without a list of labels.
 VideoLabels = tuple[str, list[int] | None]
-"""The id of a video and its class ids, ascending; None for a video without a list of labels."""
 
 
 def read_labels(path: str, *, num_classes: int, on_corrupt: OnCorrupt | None = None) -> Iterator[VideoLabels]:
     """Yields the id and the labels of each video of a shard, in order.
 
-    Args:
-        on_corrupt: Called with each bad record, which is left out; None raises the error instead.
-
-    Raises:
-        CorruptRecordError: with the record that could not be read.
-        OSError: the shard cannot be opened or read.
+    `on_corrupt` is called with each bad record, which is left out; without it, the CorruptRecordError is raised.
     """
     reading = reading_of({}, max_frames=1, num_classes=num_classes, labels="optional", video_level=True)
     no_frames, labels = np.empty((0, 1), np.uint8), np.empty(_MOST_LABELS, np.int32)

@@ -30,11 +30,13 @@ _SHARD_SUFFIX = ".tfrecord"
 
 
 class LabelledShard(Config):
-    """A finished file: its name beside the index, and that of its shard without folder; bad records count too."""
+    """A finished file."""
 
+    # Of the shard, without folder, and of the file beside the index.
     name: str
     file: str
     bytes: NonNegativeInt
+    # Good and bad.
     num_records: NonNegativeInt
     num_videos: NonNegativeInt
 
@@ -65,13 +67,7 @@ class SoftLabelIndex(SoftLabelJob):
 
     @classmethod
     def load(cls, folder: str) -> SoftLabelIndex:
-        """Returns the index of a folder or of a URI.
-
-        Raises:
-            FileNotFoundError: there is none: `jobs.distill` has not finished.
-            ValueError: it is no index.
-            OSError: it cannot be read.
-        """
+        """Returns the index of a folder or of a URI; FileNotFoundError where `jobs.distill` has not finished."""
         path = join(folder, INDEX_FILE)
         try:
             return cls.model_validate(parse_json(read_bytes(path), where=path))
@@ -142,8 +138,7 @@ def encode_published(
         labels: Class ids; None leaves their key out.
         scores: float32 [C], under the key `predictions`.
     """
-    ends = np.cumsum(list(spec.sizes.values()))
-    lists = dict(zip(spec.sizes, np.split(frames, ends[:-1], axis=1), strict=True))
+    parts = np.split(frames, np.cumsum(list(spec.sizes.values()))[:-1], axis=1)
     known = {} if labels is None else {"labels": labels}
     context: dict[str, Any] = {"video_id": [video_id.encode()], **known, "predictions": scores}
-    return encode_sequence_example(context, {name: np.ascontiguousarray(part) for name, part in lists.items()})
+    return encode_sequence_example(context, dict(zip(spec.sizes, parts, strict=True)))

@@ -41,10 +41,9 @@ class SoftLabels:
         shards: Paths, to which the videos' shard numbers refer. Only their names count: the data may have moved.
 
     Raises:
-        ValueError: the labels are of other classes or in a format for others, a shard has none, or two shards have one
-            name.
+        ValueError: the labels are of other classes or in the published format, or those of a shard are missing or
+            ambiguous.
         FileNotFoundError: the folder holds no finished set.
-        OSError: it cannot be read.
     """
 
     def __init__(self, folder: str, shards: Sequence[str], num_classes: int) -> None:
@@ -53,7 +52,6 @@ class SoftLabels:
             raise ValueError(f"{folder}: holds TFRecords for the published reader; make labels of the default format")
         if index.num_classes != num_classes:
             raise ValueError(f"{folder}: the teacher has {index.num_classes} classes, the student {num_classes}")
-        self.teacher = index.teacher
         self._num_classes, self._shards = num_classes, list(shards)
         self._files = [join(folder, name) for name in _files_of(self._shards, index, folder)]
         self._open: OrderedDict[int, _Labels] = OrderedDict()
@@ -68,9 +66,7 @@ class SoftLabels:
         """Returns the scores of the videos, float32 [B, C] on `device`; 0 for classes that were left out.
 
         Raises:
-            ValueError: the labels of a record are missing, those of another video, no scores, or of a class that does
-                not exist.
-            OSError: a file cannot be read.
+            ValueError: the labels of a record are missing, those of another video, or no scores of the classes.
         """
         parts, places = [], []
         for shard in np.unique(videos.shards).tolist():
@@ -79,6 +75,7 @@ class SoftLabels:
             parts.append(self._lookup(shard, videos.records[mine], videos.video_ids[mine]))
         if not parts:
             return torch.zeros(0, self._num_classes, device=device)
+        # Back from the order of the shards to that of the videos.
         order = np.argsort(np.concatenate(places))
         scores, class_ids = (np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))
         found = torch.from_numpy(scores).to(device).float()
@@ -90,6 +87,7 @@ class SoftLabels:
     def _lookup(self, shard: int, records: np.ndarray, video_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         labels = self._labels(shard)
         rows = np.searchsorted(labels.records, records)
+        # A record that is there stands between its two places.
         is_missing = rows == np.searchsorted(labels.records, records, side="right")
         if is_missing.any():
             first = int(np.argmax(is_missing))
@@ -128,7 +126,8 @@ def _check_scores(scores: np.ndarray, video_ids: np.ndarray, path: str) -> None:
     if (scores.view(np.uint16) <= _ONE).all():
         return
     is_bad = ~((scores >= 0) & (scores <= 1))
-    if is_bad.any():  # -0.0 is not
+    # -0.0 is a score too.
+    if is_bad.any():
         row, column = np.argwhere(is_bad)[0]
         found = scores[row, column]
         raise ValueError(f"{path}: video {video_ids[row]!r}: expected scores in 0 to 1, found {found:g}")

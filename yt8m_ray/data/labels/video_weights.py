@@ -15,6 +15,7 @@ from yt8m_ray.local_files import replace_file
 
 _SCHEMA = pa.schema([("video_id", pa.string()), ("weight", pa.float32())])
 _HASH_BYTES = 8
+# Keeps the weights of a model without errors finite.
 _LEAST_ERROR = 1e-6
 
 

@@ -48,8 +48,7 @@ class Vocabulary:
         """Returns the table of a CSV file with the published columns, the published table itself by default.
 
         Raises:
-            ValueError: a column is missing, a class id is not its row's number, a count is no number, or there are
-                fewer than `num_classes` classes.
+            ValueError: it is malformed, or has fewer than `num_classes` classes.
         """
         path = PUBLISHED_PATH if path is None else Path(path)
         try:

@@ -21,23 +21,17 @@ FEATURE_DIM = sum(FRAME_FEATURES.values())
 
 # Spread of a feature over the frames of a clip, in units of the features; 0.30 in a real clip of 170 frames.
 NOISE_STD = 0.3
-
 # Frames, that is seconds, that a label marks where windows are not scaled; each is equally likely.
 WINDOW_LENGTHS = (3, 4, 5, 6)
-
 # Shares of videos with 1, 2, ... labels, mean 2.96: counted in 1,038 videos of the published validation set.
 LABEL_COUNT_SHARES = (0.246, 0.230, 0.200, 0.144, 0.090, 0.039, 0.030, 0.012, 0.009)
-
 # Shares of clips with 0, 1, ... distractors: half as many as labels, so that the average still says something.
 DISTRACTOR_COUNT_SHARES = (0.15, 0.35, 0.35, 0.15)
-
 # Part of a prototype's energy that all modes of its class share. The other parts cancel out over the modes, so that a
 # linear classifier of the average is left with the shared part, and a mixture can have it all.
 SHARED_ENERGY = 0.2
-
 # Last classes of the published vocabulary, from which the frequencies of further ones are continued.
 TAIL_CLASSES = 1000
-
 # Keeps the random numbers of the prototypes apart from those of the samples.
 _PROTOTYPES_STREAM = 0x50524F54
 
@@ -97,10 +91,6 @@ class PlantedWorld:
         world: Number of the world; videos of one world can be learned from one another.
         signal: Length of a prototype in a marked frame, in standard deviations of the noise.
         window_scale: What the lengths of the windows are multiplied by.
-
-    Attributes:
-        class_probabilities: float64 [C], share of the videos that have each label.
-        window_lengths: Frames that a label marks; each is equally likely.
     """
 
     def __init__(self, num_classes: int, *, num_modes: int, world: int, signal: float, window_scale: int = 1) -> None:
@@ -116,6 +106,7 @@ class PlantedWorld:
         num_labels, num_distractors = (
             float(shares @ np.arange(len(shares))) for shares in (self._label_shares, self._distractor_shares)
         )
+        # float64 [C], the share of the videos that have each label.
         self.class_probabilities = _inclusion_probabilities(self._log_frequencies, num_labels)
         with_distractors = _inclusion_probabilities(self._log_frequencies, num_labels + num_distractors)
         self._distractor_probabilities = with_distractors - self.class_probabilities

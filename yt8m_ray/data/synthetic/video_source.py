@@ -101,7 +101,7 @@ class SynthesisConfig(Config):
 
     @property
     def mean_frames(self) -> int:
-        """Frames of the clips whose means a video-level data set holds."""
+        """Frames of each clip whose mean a video-level data set holds."""
         return (self.min_frames + self.max_frames) // 2
 
     def random(self, shard: int) -> np.random.Generator:
