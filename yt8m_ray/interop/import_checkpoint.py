@@ -37,6 +37,7 @@ def import_checkpoint(
     sizes, num_classes = config.data.feature_sizes, config.data.num_classes
     model = build_model_for_weights(config.model, feature_sizes=sizes, num_classes=num_classes)
     load_published(model, variables, ema=ema)
+    # The model has it now; the config, from which it is built again, must say the same.
     if getattr(config.model, "attend_to_padding", None) is False:
         raise ConfigError("model.attend_to_padding: published weights need true, found false")
     with written_aside(folder) as aside:

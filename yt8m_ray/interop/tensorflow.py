@@ -54,6 +54,7 @@ def load_published(model: Model, variables: Mapping[str, Any], *, ema: bool = Fa
     for part in parts:
         converted = part.convert({name: arrays[name].astype(np.float32) for name in part.shapes})
         state |= {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in converted.items()}
+    # Assigned, not copied: the model may be one of `build_empty_model`, without memory of its own.
     model.load_state_dict(state, assign=True)
     if isinstance(model, FrameAttentionModel):
         # The published attention was trained on padded clips and never masked them.
@@ -117,6 +118,7 @@ def _pool(feature: str, pool: nn.Module, key: str) -> list[Part]:
         parts = _assignment(scope, key, pool.assignment)
         if isinstance(pool, NetFV):
             parts.append(same(f"{scope}/covar_weights", f"{key}.deviations", pool.deviations))
+        # The published centers have a first axis for the batch.
         if pool.centers is not None:
             parts.append(same(f"{scope}/cluster_weights2", f"{key}.centers", pool.centers, leading=1))
         return parts

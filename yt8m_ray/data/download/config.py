@@ -12,6 +12,7 @@ from pydantic import Field
 
 from yt8m_ray.registry import Config
 
+# Names of files in a folder, where `.download.lock` and others with a leading dot are taken.
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -74,7 +75,8 @@ class DownloadConfig(Config):
 
 
 def select(names: Iterable[str], shard: str) -> list[str]:
-    """Returns the sorted names of the i-th of n parts: those whose own md5, as a number, is i - 1 modulo n."""
+    """Returns the sorted names of the i-th of n parts."""
+    # As YouTube-8M's own download.py: those whose own md5, as a number, is i - 1 modulo n.
     index, num_parts = _parse_shard(shard)
     return sorted(
         name

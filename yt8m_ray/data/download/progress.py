@@ -22,8 +22,8 @@ class Progress:
     def __init__(self, num_files: int) -> None:
         self.num_received = 0
         self._num_files, self._num_finished = num_files, 0
-        self._here: dict[str, int] = {}
-        self._sizes: dict[str, int] = {}
+        # Bytes that are here, and the size, of each file that has begun.
+        self._files: dict[str, tuple[int, int]] = {}
         self._known_bytes = 0
         self._lock = threading.Lock()
         self._bar = byte_bar(logger, _LINE, leave=False)
@@ -31,13 +31,13 @@ class Progress:
     def report(self, name: str, num_bytes: int, size: int | None) -> None:
         """Notes that `num_bytes` of a file are here; fewer than before where it was started again."""
         with self._lock:
-            change = num_bytes - self._here.get(name, 0)
+            here, known = self._files.get(name, (0, 0))
+            change, total = num_bytes - here, num_bytes if size is None else size
             # What is here at first was received by an earlier call.
-            if name in self._here:
+            if name in self._files:
                 self.num_received += max(change, 0)
-            self._here[name] = num_bytes
-            self._known_bytes += (num_bytes if size is None else size) - self._sizes.get(name, 0)
-            self._sizes[name] = num_bytes if size is None else size
+            self._files[name] = num_bytes, total
+            self._known_bytes += total - known
             self._show(change)
 
     def finish_file(self) -> None:
@@ -52,7 +52,7 @@ class Progress:
 
     def _show(self, change: int) -> None:
         # Files that have not begun are estimated to be as large as the others on average.
-        self._bar.total = self._known_bytes * self._num_files / max(len(self._sizes), 1)
+        self._bar.total = self._known_bytes * self._num_files / max(len(self._files), 1)
         # tqdm's rate is (n - initial) / elapsed.
         self._bar.initial = self._bar.n + change - self.num_received
         self._bar.set_description_str(f"{self._num_finished}/{self._num_files} files", refresh=False)

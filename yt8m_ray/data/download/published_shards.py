@@ -9,7 +9,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from yt8m_ray.data.download.config import FILE_NAME, DownloadConfig, select
 from yt8m_ray.data.download.progress import Progress
-from yt8m_ray.data.download.transfer import PART_SUFFIX, StoppedError, Transfer, TransferError, md5_of
+from yt8m_ray.data.download.transfer import PART_SUFFIX, OnBytes, StoppedError, Transfer, TransferError, md5_of
 from yt8m_ray.errors import NoShardsError
 from yt8m_ray.json_document import append_json_line, parse_json, read_json_lines
 
@@ -35,7 +35,7 @@ _STOP_TIMEOUT_S = 1.0
 
 
 class DownloadError(OSError):
-    """Files that could not be fetched; all others are there."""
+    """Files that could not be fetched; all others have been."""
 
 
 @dataclass
@@ -152,14 +152,14 @@ class _Download:
                 finally:
                     self._outcomes.put((name, outcome))
 
-    def _provide(self, name: str, transfer: Transfer, report: Callable[[int, int | None], None]) -> str:
+    def _provide(self, name: str, transfer: Transfer, on_bytes: OnBytes) -> str:
         path, md5 = self._output / name, self._plan[name]
         if path.exists():
             found = md5_of(path)
             if found == md5:
                 return "present"
             logger.warning("%s: expected md5 %s, found %s; it is replaced", path, md5, found)
-        transfer.fetch(self._config.file_url(name), path, md5, report)
+        transfer.fetch(self._config.file_url(name), path, md5, on_bytes)
         return "fetched"
 
     def _count(self, name: str, outcome: str | OSError, report: Report) -> None:
@@ -169,6 +169,7 @@ class _Download:
             # A fault of this machine, which every other file would meet too.
             raise outcome
         elif outcome == "crashed":
+            # The interpreter has printed the error of the thread.
             raise RuntimeError(f"{name}: its thread ended with the error above")
         else:
             report.num_present += outcome == "present"

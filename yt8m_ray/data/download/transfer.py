@@ -29,7 +29,8 @@ _GAIN_BYTES = 1 << 20
 _TRANSIENT = (429, 500, 502, 503, 504)
 _BACKOFF_MAX_S = 60
 
-Report = Callable[[int, int | None], None]
+# Called with the bytes of a file that are here, and its size or None, whenever that changes.
+OnBytes = Callable[[int, int | None], None]
 
 
 class TransferError(OSError):
@@ -53,6 +54,7 @@ class Transfer:
             backoff_factor=config.backoff_s,
             backoff_max=_BACKOFF_MAX_S,
             retry_after_max=_BACKOFF_MAX_S,
+            # The caller reports the status that stays.
             raise_on_status=False,
         )
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=config.num_connections, max_retries=retry)
@@ -85,11 +87,8 @@ class Transfer:
             self._pause(attempt)
             attempt += 1
 
-    def fetch(self, url: str, target: Path, md5: str, report: Report) -> None:
+    def fetch(self, url: str, target: Path, md5: str, on_bytes: OnBytes) -> None:
         """Fetches `url` as the file `target`, whose md5 has to be right, continuing `target`.part where that exists.
-
-        Args:
-            report: Called with (bytes that are here, size or None) whenever that changes.
 
         Raises:
             TransferError: names the file, what was expected and what was found; a part that may be continued stays.
@@ -100,7 +99,7 @@ class Transfer:
         attempt, furthest = 1, 0
         while True:
             try:
-                found = self._complete(url, part, md5, report)
+                found = self._complete(url, part, md5, on_bytes)
             except urllib3.exceptions.HTTPError as error:
                 fault = f"{url}: {_reason(error)}"
             else:
@@ -121,7 +120,7 @@ class Transfer:
             self._pause(attempt)
             attempt += 1
 
-    def _complete(self, url: str, part: Path, md5: str, report: Report) -> str:
+    def _complete(self, url: str, part: Path, md5: str, on_bytes: OnBytes) -> str:
         """Appends what `part` lacks and returns the md5 of the whole; urllib3's HTTPError where the body is cut."""
         digest, size = _hash(part), _size(part)
         # An earlier call may have ended between the last byte and the renaming.
@@ -145,7 +144,7 @@ class Transfer:
             length = response.headers.get("Content-Length", "")
             total = size + int(length) if length.isdigit() else None
             with open(part, "ab" if is_rest else "wb", buffering=0) as file:
-                report(size, total)
+                on_bytes(size, total)
                 # Not iter_content: it waits for whole chunks, and loses the last one where the body is cut.
                 while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
                     if self._stop.is_set():
@@ -153,11 +152,13 @@ class Transfer:
                     _write(file, chunk, part)
                     digest.update(chunk)
                     size += len(chunk)
-                    report(size, total)
+                    on_bytes(size, total)
+                # Before the renaming: after a power cut, too, a file with its own name is whole.
                 os.fsync(file.fileno())
         return digest.hexdigest()
 
     def _get(self, url: str, *, headers: dict[str, str] | None = None) -> requests.Response:
+        # A connection that is not there after ten seconds will not come.
         timeout = min(self._timeout_s, 10.0), self._timeout_s
         try:
             return self._session.get(url, headers=headers, stream=True, timeout=timeout)

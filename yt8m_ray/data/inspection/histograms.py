@@ -22,7 +22,7 @@ CLASS_TABLE = "class_histogram.csv"
 CLASS_PICTURE = "class_histogram.png"
 FRAMES_PICTURE = "frames_histogram.png"
 
-# As far apart as their names are long.
+# Far enough apart that the names of their classes do not overlap.
 _NAMED_RANKS = (1, 3, 10, 30, 100, 300, 1000)
 # In frames.
 _LEAST_WIDTH = 10

@@ -14,6 +14,7 @@ from yt8m_ray.data.storage.filesystem import read_bytes
 from yt8m_ray.local_files import replace_file
 
 _SCHEMA = pa.schema([("video_id", pa.string()), ("weight", pa.float32())])
+# Hashes in place of the ids, which take some 60 bytes each as strings.
 _HASH_BYTES = 8
 # Keeps the weights of a model without errors finite.
 _LEAST_ERROR = 1e-6

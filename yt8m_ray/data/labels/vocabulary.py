@@ -52,6 +52,7 @@ class Vocabulary:
         """
         path = PUBLISHED_PATH if path is None else Path(path)
         try:
+            # Spreadsheets begin a file with a byte order mark.
             with open(path, encoding="utf-8-sig", newline="", opener=regular_only) as file:
                 vocabulary = cls(_read_rows(file, path))
         except (UnicodeDecodeError, csv.Error) as error:
@@ -130,6 +131,7 @@ def _parse_row(row: dict[str, str], class_id: int, path: Path) -> _Entry:
         raise ValueError(f"{path}: data row {class_id}: expected {len(_COLUMNS)} columns or more")
     if row["Index"] != str(class_id):
         raise ValueError(f"{path}: expected class id {class_id} in data row {class_id}, found {row['Index']!r}")
+    # 18 digits fit into int64; \d would match those of other scripts.
     if not re.fullmatch(r"[0-9]{1,18}", row["TrainVideoCount"]):
         raise ValueError(f"{path}: class id {class_id}: TrainVideoCount {row['TrainVideoCount'][:40]!r} is not a count")
     verticals = tuple(row[column] for column in _VERTICAL_COLUMNS if row[column])

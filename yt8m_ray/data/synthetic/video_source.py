@@ -186,9 +186,6 @@ class AroundMeansSource:
             assert row.labels is not None
             yield row.video_id, PlantedVideo(row.labels.astype(np.int64), frames)
 
-    def score(self, _: PlantedVideo) -> None:
-        """Returns None: the process that made real videos is unknown."""
-
 
 def draw_frames_around(
     mean: npt.NDArray[np.float32], random: np.random.Generator, num_frames: int
