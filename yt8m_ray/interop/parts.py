@@ -73,6 +73,7 @@ def head(key: str, classifier: Head, *, logistic_scope: str = "fully_connected")
     if classifier.gate_projection is None:
         parts += dense("gates", f"{key}.gates", classifier.gates)
     else:
+        # A gate of low rank has two factors.
         parts += dense("gates1", f"{key}.gate_projection", classifier.gate_projection)
         parts += dense("gates2", f"{key}.gates", classifier.gates)
     if classifier.prob_gate is not None:

@@ -73,7 +73,7 @@ def download(config: DownloadConfig, output: str | Path) -> Report:
 
 
 def parse_plan(document: bytes, *, url: str) -> dict[str, str]:
-    """Returns the md5 of each file of a plan; its names are safe to use in a folder and in a URL."""
+    """Returns the md5 of each file of a plan; ValueError where it is malformed."""
     try:
         plan = parse_json(document, where=url)
     except ValueError as error:
@@ -81,6 +81,7 @@ def parse_plan(document: bytes, *, url: str) -> dict[str, str]:
     files = plan.get("files") if isinstance(plan, dict) else None
     if not isinstance(files, dict) or not files:
         raise ValueError(f'{url}: expected {{"files": {{NAME: MD5, ...}}}}, found {document[:40]!r}')
+    # Names become files of the folder and ends of URLs: none may lead elsewhere.
     for name, md5 in files.items():
         if not FILE_NAME.fullmatch(name) or name.endswith(PART_SUFFIX):
             raise ValueError(f"{url}: files: expected names of letters, digits, _, - and ., found {name!r}")

@@ -166,6 +166,7 @@ def _totals(entries: Collection[ShardEntry]) -> dict[str, int]:
 
 
 def _relative(path: str, folder: str) -> str:
+    # A folder can be moved together with its manifest.
     inside = os.path.join(folder, "")
     return Path(path.removeprefix(inside)).as_posix() if "://" not in path and path.startswith(inside) else path
 

@@ -64,6 +64,7 @@ class InspectionConfig(Config):
     @pydantic.field_validator("manifest", "write_manifest")
     @classmethod
     def _check_manifest(cls, value: str | None) -> str | None:
+        # Refused before all shards are read, not after.
         if value is not None and (not Path(value).absolute().parent.is_dir() or Path(value).is_dir()):
             raise ValueError(f"expected a file in a folder that exists, found {value!r}")
         return value

@@ -175,12 +175,12 @@ def detect_features(paths: Iterable[str]) -> dict[str, int] | None:
     for path in paths:
         try:
             with open_stream(path) as stream:
+                # The survey reports bad records, and shards that cannot be read.
                 payloads = read_payloads(stream, path=path, on_corrupt=lambda _: None)
                 for _, _, payload in itertools.islice(payloads, _SAMPLE_RECORDS):
                     if sizes := _sizes_of(payload):
                         return sizes
         except OSError:
-            # The survey of this shard reports it.
             continue
     return None
 

@@ -109,13 +109,14 @@ class SoftLabels:
         return scores, class_ids
 
     def _labels(self, shard: int) -> _Labels:
-        """Returns the labels of a shard; those used least recently are closed where all together grow large."""
+        """Returns the labels of a shard, and closes those used least recently where all together grow large."""
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
         labels = _read(self._files[shard])
         self._open[shard] = labels
         self._open_bytes += labels.num_bytes
+        # The file in use stays open, however large it is.
         while len(self._open) > 1 and (self._open_bytes > _MOST_OPEN_BYTES or len(self._open) > _MOST_OPEN_FILES):
             self._open_bytes -= self._open.popitem(last=False)[1].num_bytes
         return labels

@@ -55,6 +55,7 @@ class VideoWeights:
             table = pq.read_table(source)
             if not set(_SCHEMA.names) <= set(table.column_names):
                 raise ValueError(f"expected the columns video_id and weight, found {table.column_names}")
+            # Other programs write float64 or large strings.
             table = table.select(_SCHEMA.names).cast(_SCHEMA)
             if any(column.null_count for column in table.columns):
                 raise ValueError("expected an id and a weight in each row, found one without")
