@@ -9,7 +9,8 @@ import argparse
 
 from jobs.cli import print_result, run_verb
 from yt8m_ray.config.document import validate
-from yt8m_ray.data.download.published_shards import DownloadConfig, download
+from yt8m_ray.data.download.config import DownloadConfig
+from yt8m_ray.data.download.published_shards import download
 
 
 def main(argv: list[str]) -> None:

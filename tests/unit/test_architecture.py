@@ -42,7 +42,7 @@ LAYERS = (
 OTHERS = "*"
 SUB_LAYERS = {
     "yt8m_ray/data": (
-        ("errors", "buffer_pool", "video_keys"),
+        ("errors", "buffer_pool", "video_keys", "progress"),
         ("storage",),
         ("format",),
         ("pipeline",),

@@ -1,1 +1,0 @@
-"""Weights of the published TensorFlow systems -> our models."""

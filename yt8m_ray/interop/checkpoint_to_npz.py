@@ -1,7 +1,4 @@
-"""python -m yt8m_ray.interop.checkpoint_to_npz PREFIX TARGET: the weights of a TensorFlow checkpoint as an .npz file.
-
-A program of its own, so that no process ever holds both TensorFlow and `tfrecord`.
-"""
+"""python -m yt8m_ray.interop.checkpoint_to_npz PREFIX TARGET: TensorFlow weights as an .npz file."""
 
 from __future__ import annotations
 
@@ -13,7 +10,8 @@ from yt8m_ray.interop.variables import TENSORFLOW_EXTRA, is_weight
 
 
 def convert(prefix: str, target: str) -> None:
-    """Writes every weight of the checkpoint `prefix` to `target`; optimizer slots and counters stay behind."""
+    """Writes every weight of the checkpoint `prefix`, without optimizer slots and counters, to `target`."""
+    # Imported here: TensorFlow is an extra.
     try:
         import tensorflow
     except ModuleNotFoundError:

@@ -19,14 +19,14 @@ def import_checkpoint(
     """Writes a checkpoint with the weights of a published TensorFlow system, and returns its folder.
 
     Args:
-        config: Whose model they are for; what else it says is what the checkpoint is evaluated and served with.
+        config: Its model gets the weights; the rest is what the checkpoint is evaluated and served with.
         variables_path: An .npz file, or the prefix of a TensorFlow checkpoint; see `read_variables`.
-        folder: A folder that does not exist yet, or is empty; it is there whole or not at all.
+        folder: Does not exist yet, or is empty; after an error nothing is left in it.
         ema: Take the moving averages where there are some.
 
     Raises:
         ConfigError: the folder is taken or cannot be written, or there are no such variables.
-        ValueError: the variables cannot be read, or do not fit the model; what is wrong is listed.
+        ValueError: the variables cannot be read, or do not fit the model; all faults are listed.
     """
     folder = Path(folder)
     check_new(folder)
@@ -37,6 +37,7 @@ def import_checkpoint(
     sizes, num_classes = config.data.feature_sizes, config.data.num_classes
     model = build_model_for_weights(config.model, feature_sizes=sizes, num_classes=num_classes)
     load_published(model, variables, ema=ema)
+    # The model has it now; the config, from which it is built again, must say the same.
     if getattr(config.model, "attend_to_padding", None) is False:
         raise ConfigError("model.attend_to_padding: published weights need true, found false")
     with written_aside(folder) as aside:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from yt8m_ray.interop.parts import Part, batch_norm, bias, dense, gru, head, lstm, matrix, same
-from yt8m_ray.interop.variables import check_arrays, has_shadows, match_variables
+from yt8m_ray.interop.parts import Part, batch_norm, dense, gru, head, linear, lstm, matrix, same
+from yt8m_ray.interop.variables import check_arrays, match_variables
 from yt8m_ray.models import Model
 from yt8m_ray.models.dbof import DBoFModel
 from yt8m_ray.models.frame_attention import FrameAttention, FrameAttentionModel
 from yt8m_ray.models.gru import BidirectionalGRU, BidirectionalGRUModel, BranchedGRUModel, GRUBranch
 from yt8m_ray.models.late_fusion import Assignment, LateFusionModel
+from yt8m_ray.models.layers import ContextGating
 from yt8m_ray.models.logistic import LogisticModel
 from yt8m_ray.models.lstm import BidirectionalLSTMModel, LSTMModel
 from yt8m_ray.models.moe import MoEModel
@@ -24,8 +26,8 @@ from yt8m_ray.models.netvlad import NetVLAD
 from yt8m_ray.models.recurrent import LSTM, LSTMCellWeights
 from yt8m_ray.models.soft_dbof import GatedDBoF, SoftDBoF
 
+# Prefixes of the layers of the first and the second feature; the published systems have two.
 FEATURE_SCOPES = ("video", "audio")
-"""Prefixes of the first and the second feature's layers; the published systems have these two."""
 
 
 def load_published(model: Model, variables: Mapping[str, Any], *, ema: bool = False) -> None:
@@ -43,13 +45,8 @@ def load_published(model: Model, variables: Mapping[str, Any], *, ema: bool = Fa
     """
     parts = published_parts(model)
     shapes = {name: shape for part in parts for name, shape in part.shapes.items()}
-    if ema and not has_shadows(variables):
-        raise ValueError("ema: none of the variables is an ExponentialMovingAverage")
-    found, wrong = match_variables(variables, shapes, ema=ema)
+    found, faults = match_variables(variables, shapes, ema=ema)
     arrays = {name: _to_array(variables[source]) for name, source in found.items()}
-    faults = [f"{name} is missing" for name in wrong["missing"]]
-    faults += [f"{name} is unexpected" for name in wrong["unexpected"]]
-    faults += [f"{name} is ambiguous" for name in wrong["ambiguous"]]
     faults += check_arrays(arrays, shapes)
     if faults:
         raise ValueError(f"the variables do not fit {type(model).__name__}: {'; '.join(faults)}")
@@ -57,109 +54,103 @@ def load_published(model: Model, variables: Mapping[str, Any], *, ema: bool = Fa
     for part in parts:
         converted = part.convert({name: arrays[name].astype(np.float32) for name in part.shapes})
         state |= {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in converted.items()}
+    # Assigned, not copied: the model may be one of `build_empty_model`, without memory of its own.
     model.load_state_dict(state, assign=True)
     if isinstance(model, FrameAttentionModel):
-        model.attend_to_padding = True  # these weights have never seen a clip without
+        # The published attention was trained on padded clips and never masked them.
+        model.attend_to_padding = True
 
 
 def _to_array(variable: Any) -> np.ndarray:
-    if isinstance(variable, torch.Tensor):  # NumPy takes none with a gradient, on another device or in bfloat16
+    # NumPy takes no tensor with a gradient, on another device or in bfloat16.
+    if isinstance(variable, torch.Tensor):
         variable = variable.detach().to("cpu", torch.float32)
     return np.asarray(variable)
 
 
+@functools.singledispatch
 def published_parts(model: Model) -> list[Part]:
-    """Returns the published variables of `model`, with what they become here.
-
-    Raises:
-        ValueError: no published TensorFlow system has this model, or such a model with these options.
-    """
-    for family, parts_of in _FAMILIES.items():
-        if isinstance(model, family):
-            return parts_of(model)
+    """Returns the published variables of `model`; ValueError where no published system has it, or its options."""
     raise ValueError(f"no published variables are known for {type(model).__name__}")
 
 
+@published_parts.register
 def _frame_means(model: LogisticModel | MoEModel) -> list[Part]:
     return head("head", model.head)
 
 
+@published_parts.register
 def _dbof(model: DBoFModel) -> list[Part]:
     bag = model.bag
     return [
         *batch_norm("input_bn", "bag.input_bn", bag.input_bn),
-        matrix("cluster_weights", "bag.cluster_weights", bag.cluster_weights),
-        *bias("cluster_biases", "bag.cluster_weights", bag.cluster_weights),
+        *linear("cluster_weights", "bag.cluster_weights", bag.cluster_weights),
         *batch_norm("cluster_bn", "bag.cluster_bn", bag.cluster_bn),
-        matrix("hidden1_weights", "bag.hidden_weights", bag.hidden_weights),
-        *bias("hidden1_biases", "bag.hidden_weights", bag.hidden_weights),
+        *linear("hidden1_weights", "bag.hidden_weights", bag.hidden_weights),
         *batch_norm("hidden1_bn", "bag.hidden_bn", bag.hidden_bn),
         *head("head", model.head),
     ]
 
 
+@published_parts.register
 def _late_fusion(model: LateFusionModel) -> list[Part]:
     parts = batch_norm("input_bn", "input_bn", model.input_bn)
     for feature, pool, key in _features(model.pools, "pools"):
         parts += _pool(feature, pool, key)
     if model.hidden is not None:
-        linear = model.hidden.linear
-        parts += [matrix("hidden1_weights", "hidden.linear", linear), *bias("hidden1_biases", "hidden.linear", linear)]
+        parts += linear("hidden1_weights", "hidden.linear", model.hidden.linear)
         parts += batch_norm("hidden1_bn", "hidden.bn", model.hidden.bn)
-    if model.gating is not None:
-        gate = model.gating.gate
-        parts += [matrix("gating_weights_2", "gating.gate", gate), *bias("gating_biases", "gating.gate", gate)]
-        parts += batch_norm("gating_bn", "gating.gate_bn", model.gating.gate_bn)
-    return parts + head("head", model.head)
+    return [*parts, *_gating(model.gating), *head("head", model.head)]
+
+
+def _gating(gating: ContextGating | None) -> list[Part]:
+    if gating is None:
+        return []
+    return [
+        *linear("gating_weights_2", "gating.gate", gating.gate, biases="gating_biases"),
+        *batch_norm("gating_bn", "gating.gate_bn", gating.gate_bn),
+    ]
 
 
 def _pool(feature: str, pool: nn.Module, key: str) -> list[Part]:
-    if isinstance(pool, NetVLAD):
-        scope = f"{feature}_VLAD"
-        parts = _assignment(scope, f"{key}.assignment", pool.assignment)
+    if isinstance(pool, NetVLAD | NetFV):
+        scope = f"{feature}_VLAD" if isinstance(pool, NetVLAD) else f"{feature}_FV"
+        parts = _assignment(scope, key, pool.assignment)
+        if isinstance(pool, NetFV):
+            parts.append(same(f"{scope}/covar_weights", f"{key}.deviations", pool.deviations))
+        # The published centers have a first axis for the batch.
         if pool.centers is not None:
             parts.append(same(f"{scope}/cluster_weights2", f"{key}.centers", pool.centers, leading=1))
         return parts
-    if isinstance(pool, NetFV):
-        scope = f"{feature}_FV"
-        parts = _assignment(scope, f"{key}.assignment", pool.assignment)
-        parts.append(same(f"{scope}/covar_weights", f"{key}.deviations", pool.deviations))
-        if pool.centers is not None:
-            parts.append(same(f"{scope}/cluster_weights2", f"{key}.centers", pool.centers, leading=1))
-        return parts
-    scope = f"{feature}_DBOF"
-    if isinstance(pool, SoftDBoF):
-        return _assignment(scope, f"{key}.assignment", pool.assignment)
-    pool = cast(GatedDBoF, pool)
-    return [
-        *_assignment(scope, f"{key}.assignment", pool.assignment),
-        matrix(f"{scope}/dim_red", f"{key}.gate_projection", pool.gate_projection),
-        matrix(f"{scope}/cluster_weights_2", f"{key}.gate", pool.gate),
-        *bias(f"{scope}/cluster_biases_2", f"{key}.gate", pool.gate),
-        *batch_norm(f"{scope}/cluster_bn_2", f"{key}.gate_bn", pool.gate_bn),
-    ]
+    scope, pool = f"{feature}_DBOF", cast(SoftDBoF | GatedDBoF, pool)
+    parts = _assignment(scope, key, pool.assignment)
+    if isinstance(pool, GatedDBoF):
+        parts.append(matrix(f"{scope}/dim_red", f"{key}.gate_projection", pool.gate_projection))
+        parts += linear(f"{scope}/cluster_weights_2", f"{key}.gate", pool.gate)
+        parts += batch_norm(f"{scope}/cluster_bn_2", f"{key}.gate_bn", pool.gate_bn)
+    return parts
 
 
 def _assignment(scope: str, key: str, assignment: Assignment) -> list[Part]:
     return [
-        matrix(f"{scope}/cluster_weights", f"{key}.weights", assignment.weights),
-        *bias(f"{scope}/cluster_biases", f"{key}.weights", assignment.weights),
-        *batch_norm(f"{scope}/cluster_bn", f"{key}.bn", assignment.bn),
+        *linear(f"{scope}/cluster_weights", f"{key}.assignment.weights", assignment.weights),
+        *batch_norm(f"{scope}/cluster_bn", f"{key}.assignment.bn", assignment.bn),
     ]
 
 
 def _features(layers: nn.ModuleList, key: str) -> list[tuple[str, nn.Module, str]]:
+    """Returns (published prefix, layer, its key) for the layers of a model that has one a feature."""
     if len(layers) > len(FEATURE_SCOPES):
         raise ValueError(
             f"published systems have {len(FEATURE_SCOPES)} features (rgb, audio), found {len(layers)} in the model"
         )
-    return [
-        (feature, layer, f"{key}.{index}")
-        for index, (feature, layer) in enumerate(zip(FEATURE_SCOPES, layers, strict=False))
-    ]
+    scopes = FEATURE_SCOPES[: len(layers)]
+    return [(scope, layer, f"{key}.{i}") for i, (scope, layer) in enumerate(zip(scopes, layers, strict=True))]
 
 
+@published_parts.register
 def _frame_attention(model: FrameAttentionModel) -> list[Part]:
+    # slim numbers layers without a name in the order in which the graph was built: units, gates, then the head.
     layers = _features(model.attentions, "attentions")
     num_layers = len(layers)
     parts: list[Part] = []
@@ -172,6 +163,7 @@ def _frame_attention(model: FrameAttentionModel) -> list[Part]:
     return parts + head("head", model.head, logistic_scope=_numbered(2 * num_layers))
 
 
+@published_parts.register
 def _lstm(model: LSTMModel) -> list[Part]:
     parts = [
         lstm(f"{_layer(index)}/basic_lstm_cell", f"lstm.layers.{index}.0", cells[0])
@@ -180,6 +172,7 @@ def _lstm(model: LSTMModel) -> list[Part]:
     return parts + head("head", model.head)
 
 
+@published_parts.register
 def _bidirectional_lstm(model: BidirectionalLSTMModel) -> list[Part]:
     [[forwards, backwards]], [[top]] = _cells(model.both_directions), _cells(model.lstm)
     return [
@@ -190,14 +183,12 @@ def _bidirectional_lstm(model: BidirectionalLSTMModel) -> list[Part]:
     ]
 
 
+@published_parts.register
 def _bidirectional_gru(model: BidirectionalGRUModel) -> list[Part]:
-    parts = _gru_stack("", "gru", model.gru)
-    if model.gating is not None:
-        gate = model.gating.gate
-        parts += [matrix("gating_weights_2", "gating.gate", gate), *bias("gating_biases", "gating.gate", gate)]
-    return parts + head("head", model.head)
+    return [*_gru_stack("", "gru", model.gru), *_gating(model.gating), *head("head", model.head)]
 
 
+@published_parts.register
 def _branched_gru(model: BranchedGRUModel) -> list[Part]:
     if model.gating is not None:
         raise ValueError("gating: the published branched GRU cannot run with it, and has no variables for it")
@@ -221,7 +212,7 @@ def _gru_stack(scope: str, key: str, stack: BidirectionalGRU) -> list[Part]:
 
 
 def _cells(stack: LSTM) -> list[list[LSTMCellWeights]]:
-    """Returns the cells of each layer, one a direction."""
+    """Returns the cells by layer and direction."""
     return [list(cast(Iterable[LSTMCellWeights], layer)) for layer in stack.layers]
 
 
@@ -236,16 +227,3 @@ def _direction(name: str) -> str:
 def _numbered(index: int) -> str:
     """Returns the scope that slim gives to the layer `index` of those that were not named."""
     return f"fully_connected_{index}" if index else "fully_connected"
-
-
-_FAMILIES: dict[type[Model], Callable[[Any], list[Part]]] = {
-    LogisticModel: _frame_means,
-    MoEModel: _frame_means,
-    DBoFModel: _dbof,
-    LateFusionModel: _late_fusion,
-    FrameAttentionModel: _frame_attention,
-    LSTMModel: _lstm,
-    BidirectionalLSTMModel: _bidirectional_lstm,
-    BidirectionalGRUModel: _bidirectional_gru,
-    BranchedGRUModel: _branched_gru,
-}

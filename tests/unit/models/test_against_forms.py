@@ -19,7 +19,7 @@ from tests.published.golden import ROWS, published_variable
 from tests.published.layers import Array
 from tests.published.small import EXAMPLES, NUM_CLASSES, NUM_FRAMES, SIZES, small_frames
 from tests.unit.interop.test_published_weights import CONFIGS
-from yt8m_ray.interop.parts import Part, batch_norm, bias, dense, gru, head, lstm, matrix, same
+from yt8m_ray.interop.parts import Part, batch_norm, dense, gru, head, linear, lstm, matrix, same
 from yt8m_ray.interop.tensorflow import load_published, published_parts
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import Model, build_model
@@ -131,8 +131,7 @@ def nextvlad_layer(key: str, layer: NeXtVLAD) -> list[Part]:
     return [
         *dense("fully_connected", f"{key}.widen", layer.widen),
         *dense("fully_connected_1", f"{key}.attention", layer.attention),
-        matrix("cluster_weights", f"{key}.cluster_weights", layer.cluster_weights),
-        *bias("cluster_biases", f"{key}.cluster_weights", layer.cluster_weights),
+        *linear("cluster_weights", f"{key}.cluster_weights", layer.cluster_weights),
         *batch_norm("cluster_bn", f"{key}.cluster_bn", layer.cluster_bn),
         same("cluster_weights2", f"{key}.centers", layer.centers, leading=1),
         *batch_norm("vlad_bn", f"{key}.bn", layer.bn),
@@ -194,10 +193,11 @@ def nextvlad_2019(model: Any) -> list[Part]:
         parts += below(f"{feature}_VLAD", [*others, reordered(descriptor_bn, order)])
         orders.append(start + order)
         start += len(order)
+    hidden_weights, *hidden_biases = linear("hidden1_weights", "hidden", model.hidden)
     return [
         *parts,
-        reordered(matrix("hidden1_weights", "hidden", model.hidden), np.concatenate(orders)),
-        *bias("hidden1_biases", "hidden", model.hidden),
+        reordered(hidden_weights, np.concatenate(orders)),
+        *hidden_biases,
         *se_gate("video_se", "gate", model.gate),
         *logit_moe(model),
     ]

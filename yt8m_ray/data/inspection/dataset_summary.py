@@ -1,7 +1,8 @@
-"""What is said about a whole data set: the sum of its shards, what is wrong with them, and what is odd."""
+"""A whole data set: the sum of its shards, what is wrong with them, and what is odd."""
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from yt8m_ray.data.format.features import FeatureSpec
-from yt8m_ray.data.inspection.dataset_manifest import Difference, ShardEntry
+from yt8m_ray.data.inspection.dataset_manifest import Failure, ShardEntry
 from yt8m_ray.data.inspection.duplicates import Duplicates, find_duplicates
 from yt8m_ray.data.inspection.shard_counts import Remark, ShardSurvey, Survey
 from yt8m_ray.data.pipeline.read_position import CAUSES
@@ -26,52 +27,24 @@ _REMARKS: dict[Remark, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What is wrong with a shard.
-
-    Attributes:
-        causes: How many records are refused, by cause; else `unreadable` or `manifest`, once.
-        first: Of the first fault: the shard, its place, what was expected and what was found.
-    """
-
-    shard: str
-    causes: dict[str, int]
-    first: str
-
-    @property
-    def num_rejected(self) -> int:
-        """Records refused."""
-        return sum(count for cause, count in self.causes.items() if cause in CAUSES)
-
-    def document(self) -> dict[str, Any]:
-        """Returns the failure as JSON's types."""
-        return {"shard": self.shard, "num_rejected": self.num_rejected, "causes": self.causes, "first": self.first}
-
-
 @dataclass
 class Summary:
-    """The surveys of a data set's shards together; they are added in any order.
+    """The surveys of a data set's shards together; they are added in any order."""
 
-    Attributes:
-        shards: All paths, in the order of the data set.
-        sizes: The features that every record had to have.
-        is_detected: Whether the features were found in the records, and not given.
-        entries: What a manifest says of each shard that could be read.
-        differences: In what the data set is not as its manifest says.
-    """
-
+    # All paths, in the order of the data set.
     shards: Sequence[str]
+    # The features that every record had to have; found in the first record, or given.
     sizes: Mapping[str, int]
     num_classes: int
     is_detected: bool = True
     counts: Survey = field(default_factory=Survey)
+    # By path, of each shard that could be read.
     entries: dict[str, ShardEntry] = field(default_factory=dict)
-    differences: list[Difference] = field(default_factory=list)
+    # From the manifest.
+    differences: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
     _failures: dict[str, Failure] = field(default_factory=dict)
     _ids: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    _duplicates: Duplicates | None = None
 
     def add(self, shard: int, survey: ShardSurvey) -> None:
         """Adds what the shard of this number holds."""
@@ -82,33 +55,25 @@ class Summary:
         if survey.first_rejection is not None:
             self._failures[path] = Failure(path, dict(sorted(counts.rejected.items())), survey.first_rejection)
         self.counts.merge(counts)
-        self.entries[path] = ShardEntry(
-            path=path,
-            bytes=counts.num_bytes,
-            num_records=counts.num_records,
-            num_videos=counts.num_videos,
-            num_frames=counts.num_frames,
-            crc32c=survey.crc32c,
-        )
+        same = {name: getattr(counts, name) for name in ("num_records", "num_videos", "num_frames")}
+        self.entries[path] = ShardEntry(path=path, bytes=counts.num_bytes, crc32c=survey.crc32c, **same)
         self._ids[shard] = survey.keys, survey.records
 
     @property
     def failures(self) -> list[Failure]:
         """What is wrong, in the order of the shards; a shard has a failure for each difference from its manifest."""
-        differing = [Failure(item.path, {"manifest": 1}, item.message) for item in self.differences]
-        return sorted([*self._failures.values(), *differing], key=lambda failure: failure.shard)
+        return sorted([*self._failures.values(), *self.differences], key=lambda failure: failure.shard)
 
-    @property
+    @functools.cached_property
     def duplicates(self) -> Duplicates:
         """Videos that share an id; found once, after the last shard was added."""
-        if self._duplicates is None:
-            numbers = sorted(self._ids)
-            keys = np.concatenate([np.empty((0, 2), np.uint64), *(self._ids[number][0] for number in numbers)])
-            records = np.concatenate([np.empty(0, np.int32), *(self._ids[number][1] for number in numbers)])
-            lengths = [len(self._ids[number][1]) for number in numbers]
-            self._ids.clear()  # of millions of videos, twice the memory would be felt
-            self._duplicates = find_duplicates(keys, np.repeat(np.array(numbers, np.int32), lengths), records)
-        return self._duplicates
+        numbers = sorted(self._ids)
+        keys = np.concatenate([np.empty((0, 2), np.uint64), *(self._ids[number][0] for number in numbers)])
+        records = np.concatenate([np.empty(0, np.int32), *(self._ids[number][1] for number in numbers)])
+        lengths = [len(self._ids[number][1]) for number in numbers]
+        # The ids of millions of videos should not be in memory twice.
+        self._ids.clear()
+        return find_duplicates(keys, np.repeat(np.array(numbers, np.int32), lengths), records)
 
     @property
     def is_sound(self) -> bool:
@@ -121,17 +86,17 @@ class Summary:
 
     @property
     def warnings(self) -> list[dict[str, Any]]:
-        """What is odd and no failure: a sentence, how many videos it concerns, and where the first is."""
-        remarks = {remark: self.counts.remarks[remark] for remark in _REMARKS if remark in self.counts.remarks}
+        """What is odd but no failure: a sentence, how many videos it concerns, and where the first is."""
+        remarks = dict(self.counts.remarks)
         if self.counts.num_unlabelled == self.counts.num_videos:
-            remarks.pop("unlabelled", None)  # a test set, and whole
-        sentences = [
-            message for message in (self._feature_warning(), self._id_warning(), self._class_warning()) if message
-        ]
+            # A test set: all its videos are without labels.
+            remarks.pop("unlabelled", None)
+        sentences = filter(None, (self._feature_warning(), self._id_warning(), self._class_warning()))
         return [
             *(
-                {"warning": _REMARKS[remark], "num_videos": count, "first": first}
-                for remark, (count, first) in remarks.items()
+                {"warning": sentence, "num_videos": remarks[remark][0], "first": remarks[remark][1]}
+                for remark, sentence in _REMARKS.items()
+                if remark in remarks
             ),
             *({"warning": sentence, "num_videos": None, "first": None} for sentence in sentences),
         ]
@@ -189,9 +154,8 @@ class Summary:
         found, usual = (
             ", ".join(f"{name}={size}" for name, size in sizes.items()) for sizes in (self.sizes, published)
         )
-        return (
-            f"the first record has the features {found}, the published ones are {usual}; --features says what to expect"
-        )
+        hint = "set features to what is expected"
+        return f"the first record has the features {found}, the published ones are {usual}; {hint}"
 
     def _id_warning(self) -> str | None:
         found = {name: count for name in ID_KEYS if (count := self._num_with_key(name))}
@@ -204,9 +168,8 @@ class Summary:
         highest = self.counts.max_class_id
         if highest < self.num_classes:
             return None
-        hint = ""
-        if self.num_classes == NUM_CLASSES_2018 and highest < NUM_CLASSES_2017:
-            hint = f"; the release of 2017 has {NUM_CLASSES_2017} classes: --num-classes {NUM_CLASSES_2017}"
+        is_of_2017 = self.num_classes == NUM_CLASSES_2018 and highest < NUM_CLASSES_2017
+        hint = f"; the release of 2017 needs num_classes {NUM_CLASSES_2017}" if is_of_2017 else ""
         return f"class ids up to {highest} are in use, valid are 0 to {self.num_classes - 1}{hint}"
 
 

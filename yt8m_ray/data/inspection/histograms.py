@@ -6,8 +6,10 @@ import csv
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -20,18 +22,15 @@ CLASS_TABLE = "class_histogram.csv"
 CLASS_PICTURE = "class_histogram.png"
 FRAMES_PICTURE = "frames_histogram.png"
 
-_NAMED_RANKS = (1, 3, 10, 30, 100, 300, 1000)  # as far apart as their names are long
-_LEAST_WIDTH = 10  # frames
+# Far enough apart that the names of their classes do not overlap.
+_NAMED_RANKS = (1, 3, 10, 30, 100, 300, 1000)
+# In frames.
+_LEAST_WIDTH = 10
 _MOST_BARS = 60
 
 
 def write_histograms(counts: Survey, folder: str | Path, *, features: Iterable[str], num_classes: int) -> None:
-    """Writes what there is to draw into a folder: classes where a video has a label, lengths at frame level.
-
-    Args:
-        folder: Made where it is missing; earlier files in it are replaced.
-        num_classes: The table has a row for each class, with its name where these are the published ones.
-    """
+    """Writes a table of all classes and what there is to draw: labels if a video has one, lengths at frame level."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     num_videos = np.zeros(num_classes, np.int64)
@@ -62,16 +61,9 @@ def _draw_classes(figure: Figure, num_videos: np.ndarray, survey: Survey, vocabu
     axes.plot(named, counts[np.array(named) - 1], "o", color=BLUE, markersize=5)
     for rank in named:
         name = vocabulary.name(int(order[rank - 1])) or f"class {order[rank - 1]}"
-        axes.annotate(
-            f"{name}, {counts[rank - 1]:,}",
-            (rank, counts[rank - 1]),
-            xytext=(7, 5),
-            textcoords="offset points",
-            fontsize=8.5,
-            color=GREY,
-            in_layout=False,
-        )
-    axes.set_ylim(0.8, max(2.0 * counts[0], 12.0))  # always with a power of ten, which gets a number
+        _note(axes, f"{name}, {counts[rank - 1]:,}", (rank, counts[rank - 1]), xytext=(7, 5), fontsize=8.5)
+    # Always with a power of ten on the axis, which gets a number.
+    axes.set_ylim(0.8, max(2.0 * counts[0], 12.0))
     axes.set_xlim(0.9, 1.3 * len(num_videos))
     count_in_thousands(axes.xaxis, axes.yaxis)
     label_axes(
@@ -89,23 +81,15 @@ def _draw_clips(figure: Figure, counts: Survey) -> None:
     lengths, num_videos = np.array(sorted(counts.clips.items()), np.int64).T
     first, last = int(lengths[0]), int(lengths[-1])
     width = math.ceil((last - first + 1) / _MOST_BARS)
-    edges = np.arange(first, last + width + 1, width) - 0.5  # a length is in the middle of its bar
+    # A length is in the middle of its bar.
+    edges = np.arange(first, last + width + 1, width) - 0.5
     heights, _ = np.histogram(lengths, edges, weights=num_videos)
     axes.bar(edges[:-1], heights, width=0.92 * width, align="edge", color=BLUE)
     margin = max(_LEAST_WIDTH - (last - first), 2) / 2
     axes.set_xlim(edges[0] - margin, edges[-1] + margin)
     mean = counts.num_frames / counts.clips.total()
     axes.axvline(mean, color=GREY, linewidth=1, linestyle="--")
-    axes.annotate(
-        f"mean {mean:.0f}",
-        (mean, 1.0),
-        xycoords=("data", "axes fraction"),
-        xytext=(4, -10),
-        textcoords="offset points",
-        fontsize=8,
-        color=GREY,
-        in_layout=False,
-    )
+    _note(axes, f"mean {mean:.0f}", (mean, 1.0), xycoords=("data", "axes fraction"), xytext=(4, -10), fontsize=8)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     count_in_thousands(axes.xaxis, axes.yaxis)
@@ -117,6 +101,10 @@ def _draw_clips(figure: Figure, counts: Survey) -> None:
         x="frames (one a second)",
         y="videos",
     )
+
+
+def _note(axes: Axes, text: str, place: tuple[float, float], **style: Any) -> None:
+    axes.annotate(text, place, textcoords="offset points", color=GREY, in_layout=False, **style)
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,10 +1,9 @@
-"""The survey of a data set: its shards in parallel on Ray, with a bar or lines on stderr for the progress."""
+"""The survey of a data set: its shards in parallel on Ray, with the progress on stderr."""
 
 from __future__ import annotations
 
 import functools
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,21 +11,20 @@ from typing import Any
 
 import pydantic
 from pydantic import Field, PositiveInt
-from tqdm import tqdm
 
 from yt8m_ray.cluster import map_tasks
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.inspection.dataset_manifest import Manifest, differences
 from yt8m_ray.data.inspection.dataset_summary import Summary
 from yt8m_ray.data.inspection.histograms import write_histograms
-from yt8m_ray.data.inspection.shard_counts import ShardSurvey, detect_features, survey_shard
+from yt8m_ray.data.inspection.shard_counts import detect_features, survey_shard
+from yt8m_ray.data.progress import byte_bar
 from yt8m_ray.data.storage.filesystem import total_bytes
 from yt8m_ray.registry import Config
 from yt8m_ray.schema import NUM_CLASSES_2018, VIDEO_FEATURES
 
 logger = logging.getLogger(__name__)
 
-_LINE_INTERVAL_S = 5.0
 _MOST_LINES = 10
 
 
@@ -66,6 +64,7 @@ class InspectionConfig(Config):
     @pydantic.field_validator("manifest", "write_manifest")
     @classmethod
     def _check_manifest(cls, value: str | None) -> str | None:
+        # Refused before all shards are read, not after.
         if value is not None and (not Path(value).absolute().parent.is_dir() or Path(value).is_dir()):
             raise ValueError(f"expected a file in a folder that exists, found {value!r}")
         return value
@@ -73,21 +72,28 @@ class InspectionConfig(Config):
     @pydantic.model_validator(mode="after")
     def _check_features(self) -> InspectionConfig:
         if self.features is not None:
-            FeatureSpec(self.features, self.num_classes)  # its own check: no mixture of video level and frame level
+            # FeatureSpec refuses a mixture of video level and frame level.
+            FeatureSpec(self.features, self.num_classes)
         return self
 
 
 def inspect_shards(config: InspectionConfig, shards: Sequence[str], *, manifest: Manifest | None = None) -> Summary:
-    """Returns what the shards hold and what is wrong with them; nothing that is wrong stops it."""
+    """Returns what the shards hold and all that is wrong with them; logs it, and writes what `config` asks for."""
     started = time.monotonic()
-    # Where no record has any features, what the published ones lack says so of each shard.
+    # Without any features in the records, each shard is reported to lack the published ones.
     sizes = (detect_features(shards) or VIDEO_FEATURES) if config.features is None else config.features
     summary = Summary(shards, sizes, config.num_classes, is_detected=config.features is None)
     survey = functools.partial(survey_shard, sizes=dict(sizes), num_classes=config.num_classes)
-    with _Progress(len(shards), total_bytes(shards)) as progress:
-        for index, shard in map_tasks(survey, shards, num_workers=config.num_workers):
+    with byte_bar(logger, "{desc}, {n_fmt}B of {total_fmt}B", total=total_bytes(shards)) as bar:
+        surveys = map_tasks(survey, shards, num_workers=config.num_workers)
+        for num_done, (index, shard) in enumerate(surveys, 1):
             summary.add(index, shard)
-            progress.add(shard)
+            num_videos = summary.counts.num_videos
+            rate = num_videos / max(time.monotonic() - started, 1e-9)
+            state = f"{num_done}/{len(shards)} shards, {num_videos} videos, {rate:.0f} videos/s"
+            bar.set_description_str(state, refresh=False)
+            bar.update(shard.counts.num_bytes)
+        bar.refresh()
     if manifest is not None:
         summary.differences = differences(manifest, summary.entries.values())
     summary.seconds = time.monotonic() - started
@@ -108,7 +114,7 @@ def _write(config: InspectionConfig, summary: Summary) -> None:
 
 
 def _log(summary: Summary) -> None:
-    """Logs what an operator acts on; the document has all of it."""
+    """Logs the first of what an operator acts on; the document has all of it."""
     for warning in summary.warnings:
         count = "" if warning["num_videos"] is None else f"{warning['num_videos']} "
         place = "" if warning["first"] is None else f"; the first: {warning['first']}"
@@ -119,7 +125,7 @@ def _log(summary: Summary) -> None:
         more = f" (the first of {failure.num_rejected})" if failure.num_rejected > 1 else ""
         logger.error("%s%s", failure.first, more)
     for difference in summary.differences[:_MOST_LINES]:
-        logger.error("%s", difference.message)
+        logger.error("%s", difference.first)
     for duplicate in duplicates.first[:1]:
         places = ", ".join(f"{summary.shards[shard]} record {record}" for shard, record in duplicate.places[:3])
         logger.error("%d ids occur more than once; the first: %r in %s", duplicates.num_ids, duplicate.video_id, places)
@@ -132,37 +138,3 @@ def _log(summary: Summary) -> None:
         duplicates.num_ids,
         f", {len(summary.differences)} differences from the manifest" if summary.differences else "",
     )
-
-
-class _Progress:
-    """Shards, bytes and videos a second: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, num_shards: int, num_bytes: int) -> None:
-        self._num_shards = num_shards
-        self._num_bytes = num_bytes
-        self._num_done = self._num_videos = self._bytes_done = 0
-        self._started_s = self._line_s = time.monotonic()
-        self._is_terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=num_bytes, unit="B", unit_scale=True, file=sys.stderr, disable=not self._is_terminal)
-
-    def add(self, shard: ShardSurvey) -> None:
-        """Counts a shard that has been read."""
-        self._num_done += 1
-        self._num_videos += shard.counts.num_videos
-        self._bytes_done += shard.counts.num_bytes
-        now = time.monotonic()
-        rate = self._num_videos / max(now - self._started_s, 1e-9)
-        state = f"{self._num_done}/{self._num_shards} shards, {self._num_videos} videos, {rate:.0f} videos/s"
-        if self._is_terminal:
-            self._bar.set_postfix_str(state, refresh=False)
-            self._bar.update(shard.counts.num_bytes)
-        elif self._num_done == self._num_shards or now - self._line_s >= _LINE_INTERVAL_S:
-            self._line_s = now
-            sizes = (tqdm.format_sizeof(size, "B") for size in (self._bytes_done, self._num_bytes))
-            logger.info("%s, %s of %s", state, *sizes)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()

@@ -1,12 +1,4 @@
-"""The files of a soft-label data set: what they are called, what is in them, and the index that makes them one set.
-
-    index.json       SoftLabelIndex, written last
-    NAME.arrow       of the shard NAME.tfrecord: a row a video, ascending by record
-
-A row of `top` is 4 N + 8 bytes and the id, where float32 for all 3,862 classes is 15,448: class ids are uint16, scores
-float16, whose error of 1/2048 of a probability is far below a teacher's own. Files are not compressed, so that a local
-one is mapped and a lookup touches the rows that it needs.
-"""
+"""The files of a soft-label data set: NAME.arrow for the shard NAME.tfrecord, and index.json, which is written last."""
 
 from __future__ import annotations
 
@@ -31,40 +23,33 @@ from yt8m_ray.registry import Config, first_fault
 
 INDEX_FILE = "index.json"
 
+# The best entries, all of them, or the published format, which `SoftLabels` does not read.
 LabelFormat = Literal["top", "dense", "tfrecord"]
 
 _SHARD_SUFFIX = ".tfrecord"
 
 
 class LabelledShard(Config):
-    """A finished file.
+    """A finished file."""
 
-    Attributes:
-        name: Of the shard, without folder.
-        file: In the folder of the index.
-        num_records: Records of the shard, good and bad.
-    """
-
+    # Of the shard, without folder, and of the file beside the index.
     name: str
     file: str
     bytes: NonNegativeInt
+    # Good and bad.
     num_records: NonNegativeInt
     num_videos: NonNegativeInt
 
 
 class SoftLabelJob(Config):
-    """What all files of a folder have in common.
-
-    Attributes:
-        teacher: The version of the teacher, a hash of its files.
-        format: `top`, `dense`, or `tfrecord`: the published one, which this module does not read.
-        num_entries: Entries a video; all classes unless the format is `top`.
-    """
+    """What all files of a folder have in common."""
 
     version: Literal[1] = 1
+    # The version of the teacher: a hash of its files.
     teacher: str
     format: LabelFormat
     num_classes: PositiveInt
+    # Entries a video; all classes unless the format is `top`.
     num_entries: PositiveInt
 
 
@@ -74,7 +59,7 @@ class SoftLabelIndex(SoftLabelJob):
     shards: list[LabelledShard]
 
     def save(self, folder: Path) -> None:
-        """Writes the index aside and renames it; each shard is a line."""
+        """Writes the index, a line for each shard."""
         facts = json.dumps(self.model_dump(exclude={"shards"}))
         lines = ",\n".join(f"    {shard.model_dump_json()}" for shard in self.shards)
         text = f'{facts[:-1]}, "shards": [\n{lines}\n]}}\n'
@@ -82,13 +67,7 @@ class SoftLabelIndex(SoftLabelJob):
 
     @classmethod
     def load(cls, folder: str) -> SoftLabelIndex:
-        """Returns the index of a folder or of a URI.
-
-        Raises:
-            FileNotFoundError: there is none; an interrupted `jobs.distill` leaves none.
-            ValueError: it is no index.
-            OSError: it cannot be read.
-        """
+        """Returns the index of a folder or of a URI; FileNotFoundError where `jobs.distill` has not finished."""
         path = join(folder, INDEX_FILE)
         try:
             return cls.model_validate(parse_json(read_bytes(path), where=path))
@@ -102,15 +81,13 @@ class SoftLabelIndex(SoftLabelJob):
 
 
 def shard_name(path: str) -> str:
-    """Returns by which name a shard is known, whatever its folder."""
+    """Returns the name of a shard without its folder: the data may have moved since it was labelled."""
     return path.partition("?")[0].rpartition("/")[2] if "://" in path else os.path.basename(path)
 
 
 def label_file(name: str, label_format: LabelFormat) -> str:
-    """Returns the name of the file with the labels of a shard.
-
-    TFRecords keep the shard's name too: the published reader goes by a glob, only its writer numbered its files.
-    """
+    """Returns the name of the file with the labels of a shard."""
+    # The published reader takes any name that its glob matches; only the published writer numbered its files.
     if label_format == "tfrecord":
         return name if name.endswith(_SHARD_SUFFIX) else name + _SHARD_SUFFIX
     return name.removesuffix(_SHARD_SUFFIX) + ".arrow"
@@ -128,7 +105,7 @@ def to_label_table(
 
     Args:
         records: int32 [N].
-        scores: float16 [N, K].
+        scores: float16 [N, K]: their error of 1/2048 of a probability is far below a teacher's own.
         class_ids: uint16 or uint32 [N, K]; [N, 0] where the scores are of all classes in order.
     """
     columns = {"record": pa.array(records, pa.int32()), "video_id": pa.array(video_ids, pa.string())}
@@ -140,11 +117,11 @@ def to_label_table(
 
 
 def write_labels(path: Path, parts: Sequence[pa.Table]) -> None:
-    """Writes the rows of a shard aside, as one piece in the order of their records, and renames the file."""
-    table = pa.concat_tables(parts).combine_chunks()
-    table = table.take(np.argsort(table["record"].to_numpy(), kind="stable")).combine_chunks()
+    """Writes the rows of a shard in the order of their records."""
+    table = pa.concat_tables(parts).sort_by("record").combine_chunks()
 
     def write(aside: Path) -> None:
+        # Not compressed: a local file is mapped, and a lookup touches only the rows that it needs.
         with pa.ipc.new_file(str(aside), table.schema) as writer:
             writer.write_table(table)
 
@@ -154,16 +131,14 @@ def write_labels(path: Path, parts: Sequence[pa.Table]) -> None:
 def encode_published(
     video_id: str, frames: np.ndarray, labels: np.ndarray | None, scores: np.ndarray, *, spec: FeatureSpec
 ) -> bytes:
-    """Returns a video as the 2018 winner's `prepare_distill_dataset.py` writes it: a SequenceExample.
+    """Returns the SequenceExample of a video as the 2018 winner's `prepare_distill_dataset.py` writes it.
 
     Args:
-        video_id: Under the key `video_id`.
         frames: uint8 [T, D], the bytes as they were in the shard.
         labels: Class ids; None leaves their key out.
         scores: float32 [C], under the key `predictions`.
     """
-    ends = np.cumsum(list(spec.sizes.values()))
-    lists = dict(zip(spec.sizes, np.split(frames, ends[:-1], axis=1), strict=True))
+    parts = np.split(frames, np.cumsum(list(spec.sizes.values()))[:-1], axis=1)
     known = {} if labels is None else {"labels": labels}
     context: dict[str, Any] = {"video_id": [video_id.encode()], **known, "predictions": scores}
-    return encode_sequence_example(context, {name: np.ascontiguousarray(part) for name, part in lists.items()})
+    return encode_sequence_example(context, dict(zip(spec.sizes, parts, strict=True)))

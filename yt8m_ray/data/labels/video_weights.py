@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,9 @@ from yt8m_ray.data.storage.filesystem import read_bytes
 from yt8m_ray.local_files import replace_file
 
 _SCHEMA = pa.schema([("video_id", pa.string()), ("weight", pa.float32())])
+# Hashes in place of the ids, which take some 60 bytes each as strings.
 _HASH_BYTES = 8
+# Keeps the weights of a model without errors finite.
 _LEAST_ERROR = 1e-6
 
 
@@ -35,7 +36,8 @@ class VideoWeights:
         self._path = path
         self._hashes, self._weights = hashes[order], weights[order].astype(np.float32)
         twice = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
-        if len(twice):  # two ids of one hash have a chance of one in a million among all of YouTube-8M
+        # Different ids share a hash with a chance of one in a million among all of YouTube-8M.
+        if len(twice):
             raise ValueError(f"{path}: video {video_ids[order[twice[0] + 1]]!r} is there twice")
         is_bad = ~(np.isfinite(weights) & (weights >= 0))
         if is_bad.any():
@@ -47,17 +49,13 @@ class VideoWeights:
 
     @classmethod
     def load(cls, path: str | Path) -> VideoWeights:
-        """Returns the weights of a file; local, `s3://` or `gs://`.
-
-        Raises:
-            ValueError: it is no such file, or as the class says.
-            OSError: it cannot be read.
-        """
+        """Returns the weights of a file, local, `s3://` or `gs://`; ValueError where it is no such file."""
         source = pa.BufferReader(read_bytes(str(path)))
         try:
             table = pq.read_table(source)
             if not set(_SCHEMA.names) <= set(table.column_names):
                 raise ValueError(f"expected the columns video_id and weight, found {table.column_names}")
+            # Other programs write float64 or large strings.
             table = table.select(_SCHEMA.names).cast(_SCHEMA)
             if any(column.null_count for column in table.columns):
                 raise ValueError("expected an id and a weight in each row, found one without")
@@ -67,16 +65,10 @@ class VideoWeights:
         return cls(video_ids, table["weight"].to_numpy(), path=str(path))
 
     def lookup(self, video_ids: Sequence[str]) -> np.ndarray:
-        """Returns the weights of videos, float32 [B].
-
-        Raises:
-            ValueError: one of them has none; the message names it.
-        """
+        """Returns the weights of videos, float32 [B]; ValueError names the first that has none."""
         hashes = _hashes(video_ids)
         places = np.searchsorted(self._hashes, hashes)
-        is_missing = places >= len(self)
-        if len(self):
-            is_missing |= self._hashes[np.where(is_missing, 0, places)] != hashes
+        is_missing = places == np.searchsorted(self._hashes, hashes, side="right")
         if is_missing.any():
             first = video_ids[int(np.argmax(is_missing))]
             raise ValueError(f"{self._path}: no weight for video {first!r}, only for {len(self)} others")
@@ -85,7 +77,7 @@ class VideoWeights:
 
 
 def save_weights(path: str | Path, video_ids: Sequence[str], weights: np.ndarray) -> None:
-    """Writes weights aside and renames the file."""
+    """Writes a weight for each video."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table([pa.array(video_ids, pa.string()), pa.array(weights, pa.float32())], schema=_SCHEMA)
@@ -95,23 +87,22 @@ def save_weights(path: str | Path, video_ids: Sequence[str], weights: np.ndarray
 def boost(weights: np.ndarray, errors: np.ndarray, *, most: float | None = None) -> np.ndarray:
     """Returns weights by which the videos that a model errs on count more, float64 [N], of a mean of 1.
 
-    weight * exp(ln((1 - e) / e) * error), with e the mean error by the weights: the rule of AdaBoost.R2 (Drucker 1997)
-    and, for weights of 1, of the monkeytyping team of 2017.
+    The rule is that of AdaBoost.R2 (Drucker 1997) and, for weights of 1, of the monkeytyping team of 2017.
 
     Args:
         errors: [N], in 0..1.
-        most: Larger ones are cut to this before they are divided by their mean.
+        most: Larger weights are cut to this before they are divided by their mean.
 
     Raises:
-        ValueError: there is no video, or the mean error is one half or more, where the rule would prefer the videos
-            that the model is good at.
+        ValueError: there is no video, or the mean error is one half or more.
     """
     if not len(weights) or not weights.sum():
         raise ValueError("boosting: there is no video with a weight")
     mean_error = max(float(np.average(errors, weights=weights)), _LEAST_ERROR)
+    # From one half on, the rule would prefer the videos that the model is good at.
     if mean_error >= 0.5:
         raise ValueError(f"boosting: expected a mean error below 0.5, found {mean_error:.4f}; train the model longer")
-    boosted: np.ndarray = weights * np.exp(math.log((1 - mean_error) / mean_error) * errors)
+    boosted: np.ndarray = weights * ((1 - mean_error) / mean_error) ** errors
     if most is not None:
         boosted = np.minimum(boosted, most)
     normalized: np.ndarray = boosted / boosted.mean()

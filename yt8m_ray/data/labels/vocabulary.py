@@ -1,4 +1,4 @@
-"""What the classes are called."""
+"""The names of the classes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Entry:
 
 
 class Vocabulary:
-    """Names of the classes 0..len - 1. Asking for a class beyond them is an IndexError.
+    """Names of the classes 0..len - 1; IndexError for any other class.
 
     Attributes:
         train_video_counts: int64 [len], videos of the published training set with each label; 0 where unknown.
@@ -47,15 +47,12 @@ class Vocabulary:
     def load(cls, path: str | Path | None = None, *, num_classes: int = 0) -> Vocabulary:
         """Returns the table of a CSV file with the published columns, the published table itself by default.
 
-        Args:
-            num_classes: How many classes it must have at least.
-
         Raises:
-            ValueError: a column is missing, a class id is not its row's number, a count is no number, or there are
-                fewer classes.
+            ValueError: it is malformed, or has fewer than `num_classes` classes.
         """
         path = PUBLISHED_PATH if path is None else Path(path)
         try:
+            # Spreadsheets begin a file with a byte order mark.
             with open(path, encoding="utf-8-sig", newline="", opener=regular_only) as file:
                 vocabulary = cls(_read_rows(file, path))
         except (UnicodeDecodeError, csv.Error) as error:
@@ -66,20 +63,14 @@ class Vocabulary:
 
     @classmethod
     def for_num_classes(cls, num_classes: int) -> Vocabulary:
-        """Returns the first `num_classes` classes of the published table; of more than it has, none is known."""
-        if num_classes <= NUM_CLASSES_2018:
-            return cls(cls.load()._entries[:num_classes])
-        # Not the table and some blanks: the 4,716 classes of 2017 have other ids, and this table lacks their names.
-        return cls([_Entry()] * num_classes)
+        """Returns the first `num_classes` classes of the published table; classes without names if it has fewer."""
+        # The 4,716 classes of 2017 have other ids: the table names none of them.
+        return cls(cls.load()._entries[:num_classes] if num_classes <= NUM_CLASSES_2018 else [_Entry()] * num_classes)
 
     @classmethod
     def meant_by(cls, features: Iterable[str], num_classes: int) -> Vocabulary:
-        """Returns the published classes where a data set that names none can mean them, else classes without names.
-
-        Args:
-            features: Names of what its videos have. Fewer than the published 3,862 classes are the first of them only
-                where these are the published ones too: the 527 classes of AudioSet are others.
-        """
+        """Returns the published classes if a data set with these features can mean them, else classes without names."""
+        # With other features, fewer classes need not be the first of the published ones: AudioSet's 527 are not.
         if num_classes == NUM_CLASSES_2018 or set(features) <= {*FRAME_FEATURES, *VIDEO_FEATURES}:
             return cls.for_num_classes(num_classes)
         return cls([_Entry()] * num_classes)
@@ -88,7 +79,7 @@ class Vocabulary:
         return len(self._entries)
 
     def name(self, class_id: int) -> str | None:
-        """Returns the name of a class, None where it is unknown or empty (56 published ones are)."""
+        """Returns the name of a class, None where it is unknown or empty (as 56 published names are)."""
         return self._entry(class_id).name or None
 
     def knowledge_graph_id(self, class_id: int) -> str | None:
@@ -96,18 +87,16 @@ class Vocabulary:
         return self._entry(class_id).knowledge_graph_id or None
 
     def verticals(self, class_id: int) -> tuple[str, ...]:
-        """Returns the up to three groups of topics that a class belongs to."""
+        """Returns the groups of topics of a class, three at most."""
         return self._entry(class_id).verticals
 
     def first_difference(self, other: Vocabulary) -> int | None:
-        """Returns the first id that is not one class in both, None where there is none.
-
-        Two classes are one by their ids in the Knowledge Graph, by their names where one of them lacks that. A class
-        that a table knows nothing of may be any, as may those beyond the shorter table.
-        """
+        """Returns the first id that means different classes in two tables, None where there is none."""
+        # A class that a table knows nothing of may be any, as may those beyond the shorter table.
         for class_id, (one, another) in enumerate(zip(self._entries, other._entries, strict=False)):
-            known = [(one.knowledge_graph_id, another.knowledge_graph_id), (one.name, another.name)]
-            decisive = next((pair for pair in known if all(pair)), None)
+            pairs = ((one.knowledge_graph_id, another.knowledge_graph_id), (one.name, another.name))
+            # Names decide only where an id is missing: one class may have several names.
+            decisive = next(filter(all, pairs), None)
             if decisive is not None and decisive[0] != decisive[1]:
                 return class_id
         return None
@@ -122,7 +111,8 @@ class Vocabulary:
                 writer.writerow((class_id, entry.train_video_count, entry.knowledge_graph_id, entry.name, *verticals))
 
     def _entry(self, class_id: int) -> _Entry:
-        if not 0 <= class_id < len(self):  # a negative id would silently count from the end
+        # A negative id would silently count from the end.
+        if not 0 <= class_id < len(self):
             raise IndexError(f"class id {class_id}: the vocabulary has the classes 0..{len(self) - 1}")
         return self._entries[class_id]
 
@@ -136,10 +126,12 @@ def _read_rows(file: TextIO, path: Path) -> list[_Entry]:
 
 
 def _parse_row(row: dict[str, str], class_id: int, path: Path) -> _Entry:
-    if None in row.values():  # what csv gives for columns that a short row lacks
+    # csv gives None for the columns that a short row lacks.
+    if None in row.values():
         raise ValueError(f"{path}: data row {class_id}: expected {len(_COLUMNS)} columns or more")
     if row["Index"] != str(class_id):
         raise ValueError(f"{path}: expected class id {class_id} in data row {class_id}, found {row['Index']!r}")
+    # 18 digits fit into int64; \d would match those of other scripts.
     if not re.fullmatch(r"[0-9]{1,18}", row["TrainVideoCount"]):
         raise ValueError(f"{path}: class id {class_id}: TrainVideoCount {row['TrainVideoCount'][:40]!r} is not a count")
     verticals = tuple(row[column] for column in _VERTICAL_COLUMNS if row[column])

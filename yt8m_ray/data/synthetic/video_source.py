@@ -1,12 +1,8 @@
-"""The videos of a synthetic data set: which one is asked for, and where its videos come from.
-
-Every shard has its own random numbers, from the seed, the split and the shard's number: its videos depend neither on
-the other shards nor on the number of shards.
-"""
+"""The videos of a synthetic data set: which one is asked for, and where its videos come from."""
 
 from __future__ import annotations
 
-import abc
+import string
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -29,19 +25,20 @@ from yt8m_ray.data.synthetic.planted_labels import (
 from yt8m_ray.registry import Config
 from yt8m_ray.schema import MAX_FRAMES, NUM_CLASSES_2017, NUM_CLASSES_2018, VIDEO_FEATURES
 
+# Weight of the previous frame's noise around a real mean; neighbours then correlate by 0.28, as in a real clip.
 PREVIOUS_FRAME_WEIGHT = 0.3
-"""Weight of the previous frame's noise around a real mean; neighbours then correlate by 0.28, as in a real clip."""
 
 SPLITS = ("train", "validate", "test")
 
+# Tenths of the real videos that each split is made of: CRC-32 of the id, modulo 10. So no video is in two splits,
+# whatever shards they are made from and however many videos they take.
 SOURCE_TENTHS = {"validate": (0,), "test": (1,), "train": tuple(range(2, 10))}
-"""Tenths of the real videos that each split is made of: CRC-32 of the id, modulo 10. So no video is in two splits,
-whatever shards they are made from and however many videos they take."""
 
-_ID_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ID_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _ID_LENGTH = 4
 _NUM_IDS = len(_ID_ALPHABET) ** _ID_LENGTH
-_ID_STRIDE = 6_700_417  # prime, so that its multiples modulo _NUM_IDS run through all ids without repetition
+# Prime, so that its multiples modulo _NUM_IDS run through all ids without repetition.
+_ID_STRIDE = 6_700_417
 
 
 class SynthesisConfig(Config):
@@ -104,46 +101,19 @@ class SynthesisConfig(Config):
 
     @property
     def mean_frames(self) -> int:
-        """Frames of the clips whose means a video-level data set holds."""
+        """Frames of each clip whose mean a video-level data set holds."""
         return (self.min_frames + self.max_frames) // 2
 
-
-def open_source(config: SynthesisConfig, source_shards: Sequence[str]) -> VideoSource:
-    """Returns where the videos of `config` come from; `source_shards` are what `config.from_video_level` matches."""
-    return PlantedSource(config) if config.from_video_level is None else AroundMeansSource(config, source_shards)
-
-
-class VideoSource(abc.ABC):
-    """Where the videos of a data set come from.
-
-    Attributes:
-        class_probabilities: [C], what is known of a video before it is looked at.
-    """
-
-    class_probabilities: npt.NDArray[np.float64]
-    provenance: str
-
-    def __init__(self, config: SynthesisConfig) -> None:
-        self.config = config
-
-    @abc.abstractmethod
-    def draw(self, shard: int) -> Iterator[tuple[str, PlantedVideo]]:
-        """Yields the ids and videos of a shard; shards are asked for in their order."""
-
-    @abc.abstractmethod
-    def score(self, video: PlantedVideo) -> npt.NDArray[np.float32] | None:
-        """Returns the ideal scorer's log odds [C], None where there is no such scorer."""
-
     def random(self, shard: int) -> np.random.Generator:
-        """Returns the random numbers of a shard."""
-        return np.random.default_rng([self.config.seed, SPLITS.index(self.config.split), shard])
+        """Returns the random numbers of a shard: its videos depend on no other shard, nor on their number."""
+        return np.random.default_rng([self.seed, SPLITS.index(self.split), shard])
 
     def draw_num_frames(self, random: np.random.Generator) -> int:
-        """Returns how long a clip is."""
-        return int(random.integers(self.config.min_frames, self.config.max_frames + 1))
+        """Returns the length of a clip."""
+        return int(random.integers(self.min_frames, self.max_frames + 1))
 
 
-class PlantedSource(VideoSource):
+class PlantedSource:
     """Videos of a planted world."""
 
     provenance = (
@@ -151,7 +121,7 @@ class PlantedSource(VideoSource):
     )
 
     def __init__(self, config: SynthesisConfig) -> None:
-        super().__init__(config)
+        self.config = config
         self.world = PlantedWorld(
             config.num_classes,
             num_modes=config.modes_per_class,
@@ -162,32 +132,34 @@ class PlantedSource(VideoSource):
         self.class_probabilities = self.world.class_probabilities
 
     def draw(self, shard: int) -> Iterator[tuple[str, PlantedVideo]]:
-        random = self.random(shard)
+        """Yields the ids and videos of a shard."""
+        random = self.config.random(shard)
         for position in range(self.config.videos_per_shard):
             if self.config.kind == "video":
                 video = self.world.draw_mean(random, self.config.mean_frames)
             else:
-                video = self.world.draw_clip(random, self.draw_num_frames(random))
+                video = self.world.draw_clip(random, self.config.draw_num_frames(random))
             yield self._video_id(shard * self.config.videos_per_shard + position), video
 
     def score(self, video: PlantedVideo) -> npt.NDArray[np.float32]:
+        """Returns the ideal scorer's log odds [C]."""
         if self.config.kind == "video":
             return self.world.score_mean(video.features, self.config.mean_frames)
         return self.world.score_clip(video.features)
 
     def _video_id(self, number: int) -> str:
-        """Returns four characters as published; two videos of one seed never share an id, whatever their splits."""
+        # Four characters as published. Two videos of one seed never share an id, whatever their splits.
         (first,) = np.random.SeedSequence(self.config.seed).generate_state(1)
         code = (int(first) + _ID_STRIDE * (number * len(SPLITS) + SPLITS.index(self.config.split))) % _NUM_IDS
         digits = [code // len(_ID_ALPHABET) ** power % len(_ID_ALPHABET) for power in range(_ID_LENGTH)]
         return "".join(_ID_ALPHABET[digit] for digit in digits)
 
 
-class AroundMeansSource(VideoSource):
+class AroundMeansSource:
     """Clips around the means of the split's real videos, in the order of their shards; labels and ids stay theirs."""
 
     def __init__(self, config: SynthesisConfig, source_shards: Sequence[str]) -> None:
-        super().__init__(config)
+        self.config = config
         spec = FeatureSpec(VIDEO_FEATURES, num_classes=config.num_classes)
         rows = (row for path in source_shards for _, row in read_rows(path, spec, ReadOptions(labels="required")))
         tenths = SOURCE_TENTHS[config.split]
@@ -201,26 +173,25 @@ class AroundMeansSource(VideoSource):
         )
 
     def draw(self, shard: int) -> Iterator[tuple[str, PlantedVideo]]:
-        random = self.random(shard)
-        for position in range(self.config.videos_per_shard):
+        """Yields the ids and videos of a shard; shards are drawn in their order."""
+        config, random = self.config, self.config.random(shard)
+        for position in range(config.videos_per_shard):
             row = next(self._rows, None)
             if row is None:
                 raise ValueError(
-                    f"{self.config.from_video_level}: {self.config.num_videos} videos are needed, "
-                    f"{shard * self.config.videos_per_shard + position} found that belong to {self.config.split}"
+                    f"{config.from_video_level}: {config.num_videos} videos are needed, "
+                    f"{shard * config.videos_per_shard + position} found that belong to {config.split}"
                 )
-            frames = draw_frames_around(row.frames[0], random, self.draw_num_frames(random))
+            frames = draw_frames_around(row.frames[0], random, config.draw_num_frames(random))
             assert row.labels is not None
             yield row.video_id, PlantedVideo(row.labels.astype(np.int64), frames)
-
-    def score(self, video: PlantedVideo) -> None:
-        return None
 
 
 def draw_frames_around(
     mean: npt.NDArray[np.float32], random: np.random.Generator, num_frames: int
 ) -> npt.NDArray[np.uint8]:
-    """Returns quantized frames [T, D], as restless as a real clip's; their mean is `mean` [D] but for rounding."""
+    """Returns quantized frames [T, D] that vary like a real clip's; their mean is `mean` [D] but for rounding."""
+    # A moving average of two frames of noise, scaled back to the spread of one.
     noise = random.standard_normal((num_frames + 1, len(mean)), dtype=np.float32)
     noise = noise[1:] + np.float32(PREVIOUS_FRAME_WEIGHT) * noise[:-1]
     noise *= np.float32(NOISE_STD / np.hypot(1, PREVIOUS_FRAME_WEIGHT))

@@ -17,35 +17,34 @@ import numpy.typing as npt
 from yt8m_ray.data.format.example import encode_example, encode_sequence_example
 from yt8m_ray.data.format.tfrecord import write_records
 from yt8m_ray.data.synthetic.planted_labels import PlantedVideo
-from yt8m_ray.data.synthetic.video_source import SynthesisConfig, VideoSource, open_source
+from yt8m_ray.data.synthetic.video_source import AroundMeansSource, PlantedSource, SynthesisConfig
 from yt8m_ray.schema import FRAME_FEATURES, ID_KEYS, LABELS_KEY, VIDEO_FEATURES
 
 DOCUMENT_FILE = "dataset.json"
 
+# Of the first videos, GAP of the ideal scorer and of the one that knows the class frequencies alone is computed: enough
+# for two digits, and bounded for any size of data set.
 MAX_SCORED_VIDEOS = 2000
-"""Videos that the scorers see, the first ones: enough for two digits, and bounded however large the data set is."""
 
 logger = logging.getLogger(__name__)
 
 
 class Ranking(Protocol):
-    """The metric of the scorers; higher scores come first."""
+    """A metric of scores [B, C] and labels bool [B, C]; of `metrics`, which this package may not import."""
 
-    def update(self, scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
-        """Adds videos: `scores` [B, C], `labels` bool [B, C]."""
+    def update(self, scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None: ...
 
-    def compute(self) -> float:
-        """Returns the metric over all videos."""
+    def compute(self) -> float: ...
 
 
 def synthesize(
     config: SynthesisConfig, output: str | Path, *, source_shards: Sequence[str] = (), new_gap: Callable[[], Ranking]
 ) -> dict[str, Any]:
-    """Writes the data set as the folder `output` and returns what its `dataset.json` says.
+    """Writes the data set as the folder `output` and returns its `dataset.json`.
 
     Args:
-        output: A folder that does not exist or is empty; it appears when the last shard is written.
-        source_shards: The shards that `config.from_video_level` matches, in the order in which they are used.
+        output: Does not exist or is empty; it appears when the last shard is written.
+        source_shards: The shards that `config.from_video_level` matches, in the order of use.
 
     Raises:
         ValueError: `output` holds something, or the source holds too few videos.
@@ -53,6 +52,7 @@ def synthesize(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output}: expected a folder that is empty or does not exist yet")
+    # What a killed call has left there is removed.
     aside = output.with_name(f".{output.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -68,15 +68,22 @@ def synthesize(
 def _write_shards(
     config: SynthesisConfig, folder: Path, source_shards: Sequence[str], new_gap: Callable[[], Ranking]
 ) -> dict[str, Any]:
-    source = open_source(config, source_shards)
-    scores = _Scores(source, new_gap)
+    is_planted = config.from_video_level is None
+    source = PlantedSource(config) if is_planted else AroundMeansSource(config, source_shards)
+    ideal, class_prior = new_gap(), new_gap()
     counts = dict.fromkeys(("num_videos", "num_labels", "num_frames"), 0)
     for shard in range(config.num_shards):
         started = time.monotonic()
         payloads = []
         for video_id, video in source.draw(shard):
             payloads.append(_encode(video_id, video))
-            scores.add(video)
+            if counts["num_videos"] < MAX_SCORED_VIDEOS:
+                labels = np.zeros((1, config.num_classes), dtype=np.bool_)
+                labels[0, video.class_ids] = True
+                class_prior.update(source.class_probabilities[np.newaxis], labels)
+                # Of real videos no ideal scorer is known.
+                if isinstance(source, PlantedSource):
+                    ideal.update(source.score(video)[np.newaxis], labels)
             counts["num_videos"] += 1
             counts["num_labels"] += len(video.class_ids)
             counts["num_frames"] += len(video.features) if config.kind == "frame" else 0
@@ -84,40 +91,15 @@ def _write_shards(
         write_records(str(folder / name), payloads)
         rate = len(payloads) / (time.monotonic() - started)
         logger.info("%s: shard %d of %d, %.0f videos a second", name, shard + 1, config.num_shards, rate)
-    features = FRAME_FEATURES if config.kind == "frame" else VIDEO_FEATURES
-    config_document = config.model_dump(mode="json")
-    return {**config_document, **counts, "features": features, **scores.summary(), "provenance": source.provenance}
-
-
-class _Scores:
-    """GAP of the ideal scorer and of the one that knows the class frequencies alone, over the first videos."""
-
-    def __init__(self, source: VideoSource, new_gap: Callable[[], Ranking]) -> None:
-        self._source = source
-        self._ideal, self._class_prior = new_gap(), new_gap()
-        self._num_videos = 0
-        self._has_ideal = True
-
-    def add(self, video: PlantedVideo) -> None:
-        if self._num_videos == MAX_SCORED_VIDEOS:
-            return
-        self._num_videos += 1
-        prior = self._source.class_probabilities[np.newaxis]
-        labels = np.zeros(prior.shape, dtype=np.bool_)
-        labels[0, video.class_ids] = True
-        self._class_prior.update(prior, labels)
-        log_odds = self._source.score(video)
-        self._has_ideal = log_odds is not None
-        if log_odds is not None:
-            self._ideal.update(log_odds[np.newaxis], labels)
-
-    def summary(self) -> dict[str, Any]:
-        """Returns the entries of `dataset.json`; the ideal scorer's is None where real videos leave it unknown."""
-        return {
-            "num_scored_videos": self._num_videos,
-            "ideal_scorer_gap": self._ideal.compute() if self._has_ideal else None,
-            "class_prior_gap": self._class_prior.compute(),
-        }
+    return {
+        **config.model_dump(mode="json"),
+        **counts,
+        "features": FRAME_FEATURES if config.kind == "frame" else VIDEO_FEATURES,
+        "num_scored_videos": min(counts["num_videos"], MAX_SCORED_VIDEOS),
+        "ideal_scorer_gap": ideal.compute() if is_planted else None,
+        "class_prior_gap": class_prior.compute(),
+        "provenance": source.provenance,
+    }
 
 
 def _encode(video_id: str, video: PlantedVideo) -> bytes:

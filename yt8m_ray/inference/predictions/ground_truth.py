@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import re
@@ -83,12 +82,12 @@ def write_truth(
         file.write(HEADER if has_header else b"")
         for shard in shards:
             skip = reject if on_corrupt == "skip" else None
-            for block in read_labels(shard, num_classes=num_classes, on_corrupt=skip):
-                labels = iter(block.labels.tolist())
-                for video_id, count in zip(block.video_ids, block.num_labels.tolist(), strict=True):
-                    file.write(csv_line(video_id, " ".join(map(str, itertools.islice(labels, count)))))
-                num_videos += len(block.video_ids)
-                num_unlabelled += block.num_unlabelled
+            for video_id, class_ids in read_labels(shard, num_classes=num_classes, on_corrupt=skip):
+                if class_ids is None:
+                    num_unlabelled += 1
+                    continue
+                file.write(csv_line(video_id, " ".join(map(str, class_ids))))
+                num_videos += 1
         if num_unlabelled and not num_videos:
             raise ValueError(unlabelled_message("shards", num_unlabelled))
     if num_unlabelled:

@@ -16,14 +16,8 @@ import pydantic
 import pytest
 
 from tests.support.mirror import PARTITION, Mirror
-from yt8m_ray.data.download.published_shards import (
-    LOCK_FILE,
-    DownloadConfig,
-    DownloadError,
-    download,
-    parse_plan,
-    select,
-)
+from yt8m_ray.data.download.config import DownloadConfig, select
+from yt8m_ray.data.download.published_shards import LOCK_FILE, DownloadError, download, parse_plan
 from yt8m_ray.data.download.transfer import TransferError
 from yt8m_ray.errors import NoShardsError
 

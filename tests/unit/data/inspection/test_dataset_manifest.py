@@ -177,7 +177,7 @@ def test_every_difference_is_one_line(tmp_path: Path) -> None:
     manifest = Manifest(tmp_path / "m.json", [entry("/a"), entry("/b"), entry("/c")])
     found = [entry("/a"), entry("/c", size=4, crc32c="ffffffff", num_videos=2), entry("/d")]
 
-    assert [(item.path, item.message) for item in differences(manifest, found)] == [
+    assert [(item.shard, item.first) for item in differences(manifest, found)] == [
         ("/b", f"/b: in the manifest {tmp_path}/m.json, but not among the shards read"),
         ("/c", "/c: bytes: expected 3, found 4"),
         ("/c", "/c: num_videos: expected 1, found 2"),

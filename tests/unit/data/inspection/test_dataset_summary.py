@@ -11,7 +11,7 @@ import pytest
 
 from yt8m_ray.data.format.example import encode_example
 from yt8m_ray.data.format.tfrecord import write_records
-from yt8m_ray.data.inspection.dataset_manifest import Difference
+from yt8m_ray.data.inspection.dataset_manifest import Failure
 from yt8m_ray.data.inspection.dataset_summary import Summary
 from yt8m_ray.data.inspection.shard_counts import survey_shard
 
@@ -74,7 +74,7 @@ def test_failures_name_the_shard_its_causes_and_the_first_fault(tmp_path: Path) 
 
 def test_a_difference_from_the_manifest_is_a_failure(tmp_path: Path) -> None:
     summary = summarise(tmp_path, [video("a")])
-    summary.differences = [Difference("x", "x: is not")]
+    summary.differences = [Failure("x", {"manifest": 1}, "x: is not")]
 
     failures = summary.document()["failures"]
 
@@ -118,7 +118,7 @@ def test_shards_may_be_added_in_any_order(tmp_path: Path) -> None:
             [video("a", 1), video("b", 1, key="video_id")],
             "ids have several keys: id in 1 records, video_id in 1 records",
         ),
-        ([video("a", 4600)], "class ids up to 4600 are in use, valid are 0 to 3861; .*--num-classes 4716"),
+        ([video("a", 4600)], "class ids up to 4600 are in use, valid are 0 to 3861; .*num_classes 4716"),
         ([video("a", 9999)], "class ids up to 9999 are in use, valid are 0 to 3861$"),
     ],
 )
