@@ -31,23 +31,18 @@ from yt8m_ray.topk import top_k as best_classes
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model with everything that its inputs and outputs need.
+    """A model with everything that its inputs and outputs need."""
 
-    Attributes:
-        model: In eval mode, on `device`.
-        spec: What a row must hold.
-        vocabulary_path: None means the published vocabulary where the number of classes allows.
-        version: A short hash of the exact files that were loaded.
-        golden: What `self_check` compares with; None for a checkpoint and for a bundle of version 1.
-        document: Of a bundle; None for a checkpoint.
-    """
-
+    # In eval mode, on `device`.
     model: Model
     spec: FeatureSpec
     normalize: Normalization
+    # None: the published vocabulary, if the number of classes allows.
     vocabulary_path: str | None
+    # A short hash of the exact files that were loaded.
     version: str
     device: torch.device
+    # Of a bundle alone; golden answers since version 2 of its format.
     golden: GoldenAnswers | None = None
     document: BundleDocument | None = None
 
@@ -57,8 +52,7 @@ class Predictor:
 
         Args:
             path: The folder, or a bundle's tar; either may be in an object store.
-            ema: Whether to take a checkpoint's moving average of the weights; None takes what its run was validated
-                with.
+            ema: Whether to take a checkpoint's moving average of the weights; None takes what was validated.
 
         Raises:
             ConfigError: `ema` is given for a bundle, which has one set of weights.
@@ -84,19 +78,12 @@ class Predictor:
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """Names of the classes, read on the first use: predictions do without.
-
-        Raises:
-            ValueError, OSError: the table cannot be read, or has too few classes.
-        """
+        """Names of the classes; errors as in `load_vocabulary`."""
+        # Read on the first use: predictions need no names.
         return load_vocabulary(self.vocabulary_path, self.spec)
 
     def logits(self, batch: Batch) -> torch.Tensor:
-        """Returns the logits of a normalized batch on `device`, float32 [B, C].
-
-        Raises:
-            NaNScoresError: scores of a video are not numbers.
-        """
+        """Returns the logits of a normalized batch on `device`, float32 [B, C]; NaNScoresError where some are NaN."""
         with torch.inference_mode():
             logits: torch.Tensor = self.model(batch.frames, batch.num_frames)
         check_scores(logits, batch.video_ids)
@@ -110,7 +97,7 @@ class Predictor:
             top_k: More classes than there are give all.
 
         Raises:
-            NaNScoresError: scores of a video are not numbers.
+            NaNScoresError: scores of a video are NaN.
         """
         if not isinstance(videos, (PackedVideos, Batch)):
             videos = PackedVideos.from_rows(videos, self.spec)
@@ -120,7 +107,7 @@ class Predictor:
         return TopK(class_ids=best.class_ids.cpu(), scores=best.scores.cpu())
 
     def self_check(self, *, tolerance: float = TOLERANCE) -> int:
-        """Returns of how many videos the answers are those that the bundle gave when it was written; 0 without such.
+        """Compares answers with those that the bundle gave when it was written; returns of how many videos.
 
         Raises:
             ValueError: a score differs by more than its share `tolerance`; names the video, the class and both scores.
@@ -133,12 +120,7 @@ class Predictor:
 
 
 def locate_model(path: str | Path) -> Path:
-    """Returns the absolute path of a checkpoint's or bundle's folder, or of its copy from an object store or a tar.
-
-    Raises:
-        NoSuchFolderError: there is neither a bundle nor a checkpoint.
-        ValueError, OSError: the copy cannot be made.
-    """
+    """Returns the folder of a checkpoint or bundle; arguments and errors as in `open_folder`."""
     folder = open_folder(path)
     if not is_bundle(folder) and not (folder / CONFIG_FILE).is_file():
         raise NoSuchFolderError(
@@ -153,13 +135,14 @@ def is_bundle(folder: Path) -> bool:
 
 
 def model_version(folder: Path, *, ema: bool | None = None) -> str:
-    """Returns a short hash of a folder's files, which tells a checkpoint's weights from their average too."""
+    """Returns a short hash of a folder's files, with the choice of `ema`."""
+    # Without the choice, outputs of a checkpoint's weights and of their average would have one version.
     version = folder_version(folder)
     return version if ema is None else f"{version}-{'ema' if ema else 'raw'}"
 
 
 def read_spec(folder: Path) -> FeatureSpec:
-    """Returns what the model in a folder reads, after its files were compared with the manifest."""
+    """Returns what the model in a folder reads, after comparing its files with the manifest."""
     if is_bundle(folder):
         return read_document(folder).spec
     read_manifest(folder, kind="checkpoint")
@@ -167,17 +150,13 @@ def read_spec(folder: Path) -> FeatureSpec:
 
 
 def check_fit(folder: Path, shards: Sequence[str], *, labels: LabelPolicy, on_corrupt: OnCorruptPolicy) -> None:
-    """Checks in a moment, before a cluster is started, that the first videos of shards fit the model in a folder.
-
-    Raises:
-        ValueError, OSError: as `check_first_videos`.
-    """
+    """Checks that the first videos of shards fit the model in a folder; errors as in `check_first_videos`."""
     options = ReadOptions(labels=labels, on_corrupt=on_corrupt)
     check_first_videos(shards, read_spec(folder), options, key="shards")
 
 
 def load_vocabulary(path: str | None, spec: FeatureSpec) -> Vocabulary:
-    """Returns the vocabulary of a CSV file, or the published one where what is read can mean it.
+    """Returns the vocabulary of a CSV file; None means the published one, if `spec` can mean it.
 
     Raises:
         ValueError, OSError: the file cannot be read, or has fewer classes.

@@ -1,4 +1,4 @@
-"""A model and the shards it learned from -> the weights of the videos for the next one, on the Ray cluster."""
+"""A model and the shards it learned from -> the weights of the videos for the next model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 def _errors(predictor: Predictor, videos: PackedVideos) -> tuple[list[str], np.ndarray]:
     """Returns the ids and the errors [N] of the N videos of a block."""
-    errors = [np.empty(0, np.float32)]
+    errors = [np.empty(0, np.float32)]  # a block may have no video
     for batch in batches_on_device(videos, predictor, predictor.device):
         assert batch.labels is not None
         errors.append(ranking_errors(predictor.logits(batch), batch.labels).cpu().numpy())
@@ -39,13 +39,11 @@ def boost_videos(
     num_workers: int = 1,
     on_corrupt: OnCorruptPolicy = "fail",
 ) -> int:
-    """Writes the weights of the videos of the shards and returns their number; one that is there twice counts once.
+    """Writes the weights of the videos of labelled shards to a Parquet file and returns their number.
 
     Args:
         model_path: From `locate_model`.
-        shards: Paths of what it was trained on, labelled.
-        output: A Parquet file.
-        previous: The weights that it was trained with; None where it was trained without.
+        previous: The weights that the model was trained with; None where it was trained without.
         max_weight: Larger weights are cut to this before they are divided by their mean.
 
     Raises:
@@ -57,7 +55,7 @@ def boost_videos(
         weights_before = None if previous is None else VideoWeights.load(previous)
     except FileNotFoundError as error:
         raise ConfigError(f"previous: {error}") from None
-    error_of: dict[str, float] = {}
+    error_of: dict[str, float] = {}  # by id: a video that is in the shards twice counts once
     for answer in map_videos(
         shards,
         read_spec(model_path),

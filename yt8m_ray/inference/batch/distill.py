@@ -1,4 +1,4 @@
-"""A teacher and shards -> a data set of its scores, on the Ray cluster."""
+"""A teacher and shards -> a data set of its scores."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ from yt8m_ray.topk import top_k
 
 logger = logging.getLogger(__name__)
 
+# Entries a video by default: 430 bytes, and a student as good as with all (docs/results.md).
 NUM_ENTRIES = 100
-"""Entries a video by default: 430 bytes, and a student as good as with all (docs/results.md)."""
 
 
 def _label(predictor: Predictor, videos: PackedVideos, *, job: SoftLabelJob) -> pa.Table | list[bytes]:
     """Returns the rows of the N videos of a block, or their framed records."""
     batches = batches_on_device(videos, predictor, predictor.device, labelled=False)
+    # A block may have no video.
     logits = torch.cat([torch.empty(0, job.num_classes), *(predictor.logits(batch).cpu() for batch in batches)])
     if job.format == "tfrecord":
         return list(_records(videos, torch.sigmoid(logits).numpy(), predictor.spec))
@@ -64,11 +65,7 @@ def _take(labels: pa.Table | list[bytes], rows: np.ndarray) -> pa.Table | list[b
 
 
 def choose_format(file_format: str, *, top: int | None, dense: bool) -> tuple[LabelFormat, int]:
-    """Returns the format that the options of `jobs.distill` mean, and its entries a video; 0 stands for all classes.
-
-    Raises:
-        ConfigError: the options contradict each other.
-    """
+    """Returns the format that the options of `jobs.distill` mean, and its entries a video, 0 for all classes."""
     if top is not None and top < 1:
         raise ConfigError(f"top: expected at least 1, found {top}")
     if file_format == "tfrecord":
@@ -97,13 +94,12 @@ def label_shards(
 ) -> SoftLabelIndex:
     """Writes the teacher's scores of every video of the shards into a folder and returns its index.
 
-    What is finished is kept by shard; the same call after an interruption labels the others alone.
+    Finished shards are kept; the same call after an interruption, or with more shards, labels the others alone.
 
     Args:
         model_path: The teacher, from `locate_model`.
         label_format: `top` with the best entries, `dense` with all, or `tfrecord`, the published one.
         num_entries: Entries a video of `top`.
-        on_corrupt: `skip` leaves a bad record without labels.
 
     Raises:
         ConfigError: the folder holds other labels or the shards themselves, or the format does not fit the teacher.

@@ -1,4 +1,4 @@
-"""Checkpoint or bundle and labelled shards -> exact metrics, computed by a pool of workers on Ray."""
+"""A checkpoint or bundle and labelled shards -> exact metrics."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def evaluation_config(model_path: Path) -> EvaluateConfig:
 
 
 def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> dict[str, Any]:
-    """Returns num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss, counts of records, videos_per_s.
+    """Returns the metrics of `Evaluation.compute`, num_unlabelled, num_rejected, `rejected` by cause and videos_per_s.
 
-    The counts are num_unlabelled, num_rejected, and `rejected` by cause. Arguments and errors as in `evaluation_of`.
+    Arguments and errors as in `evaluation_of`.
     """
     started = time.monotonic()
     evaluation, left_out = evaluation_of(model_path, shards, config)
@@ -72,7 +72,9 @@ def _read_options(config: EvaluateConfig) -> ReadOptions:
 def evaluation_of(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> tuple[Evaluation, Counter[str]]:
     """Returns the evaluation of every labelled video, which others can be added to, and what was left out by cause.
 
-    The path is from `locate_model`, the shards from `shards_of`.
+    Args:
+        model_path: From `locate_model`.
+        shards: From `shards_of`.
 
     Raises:
         ValueError, OSError: the model or a shard cannot be read, or the shards hold no video with labels.

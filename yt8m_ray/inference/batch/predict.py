@@ -1,4 +1,4 @@
-"""Shards -> a file of predictions, on the Ray cluster, in the order of the shards and of their records."""
+"""Shards -> a file of predictions, in the order of the shards and of their records."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from yt8m_ray.topk import TopK
 
 logger = logging.getLogger(__name__)
 
+# Of the N videos of a block: ids, class ids int64 [N, K], scores float32 [N, K].
 _Predictions = tuple[list[str], np.ndarray, np.ndarray]
 
 
 def _predict(predictor: Predictor, videos: PackedVideos, *, top_k: int) -> _Predictions:
-    """Returns the ids, the class ids [N, K] and the scores [N, K] of the N videos of a block."""
     batches = batches_on_device(videos, predictor, predictor.device, labelled=False)
     parts = [predictor.predict(batch, top_k) for batch in batches]
     if not parts:
         return [], np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)
-    class_ids, scores = (torch.cat([getattr(part, name) for part in parts]) for name in ("class_ids", "scores"))
+    class_ids, scores = torch.cat([part.class_ids for part in parts]), torch.cat([part.scores for part in parts])
     return videos.video_ids.tolist(), class_ids.numpy(), scores.numpy()
 
 
@@ -49,13 +49,13 @@ def predict_shards(
     on_corrupt: OnCorruptPolicy = "fail",
     ema: bool | None = None,
 ) -> int:
-    """Writes the best classes of every video of the shards and returns the number of videos.
+    """Writes the best classes of every video of the shards to `output` and returns the number of videos.
 
-    What is finished is kept by shard in `OUTPUT.parts`; the same call after an interruption predicts the others alone.
+    Finished shards are kept in `OUTPUT.parts`; the same call after an interruption predicts the others alone.
 
     Args:
         model_path: From `locate_model`.
-        output: The file, `.csv`, `.csv.gz` or `.parquet`; it appears when it is complete.
+        output: A `.csv`, `.csv.gz` or `.parquet` file; it appears when it is complete.
         ema: As in `Predictor.from_path`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Predictions and soft labels of many shards: what is finished survives a kill, and is not made again."""
+"""Predictions and soft labels of many shards: a finished shard survives a kill, and is not computed again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ from yt8m_ray.topk import TopK
 
 
 class ResumableOutput(abc.ABC):
-    """A folder in which a job makes one file a shard, with `job.json` and, a line for each file, `done.jsonl`."""
+    """A folder in which a job writes one file a shard."""
+
+    # job.json says what the files have in common, done.jsonl has a line for each that is finished. A file counts by its
+    # line alone: of a shard that a kill cut short, a part may be there.
 
     def __init__(self, folder: Path, job: Mapping[str, Any], *, contents: str) -> None:
         self._folder, self._job, self._contents = folder, dict(job), contents
@@ -41,7 +44,7 @@ class ResumableOutput(abc.ABC):
     @property
     @abc.abstractmethod
     def done(self) -> list[int]:
-        """Shards that are finished, ascending."""
+        """Finished shards, ascending."""
 
     @abc.abstractmethod
     def write(self, shard: int, videos: Any) -> None:
@@ -49,18 +52,14 @@ class ResumableOutput(abc.ABC):
 
     @abc.abstractmethod
     def finish(self, shard: int, num_records: int, rejected: Counter[str]) -> None:
-        """Closes the file of a shard, which from now on is not made again; bad records by cause."""
+        """Completes the file of a shard; `rejected` counts its bad records by cause."""
 
     @abc.abstractmethod
     def abandon(self) -> None:
-        """Removes what is unfinished; the folder too where nothing is finished."""
+        """Removes unfinished files, and the folder if no shard is finished."""
 
     def _begin(self, *, completed: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Returns the entries of the files that earlier calls finished; `completed` is the job of a complete folder.
-
-        Raises:
-            ConfigError: the folder holds the files of another job.
-        """
+        """Returns the entries of earlier calls; ConfigError where those, or the `completed` job, are of another job."""
         self._folder.mkdir(parents=True, exist_ok=True)
         found, is_new = completed, completed is None and not self._job_file.exists()
         if found is None:
@@ -80,18 +79,19 @@ class PredictionParts(ResumableOutput):
     """The parts of a prediction file, in the folder `OUTPUT.parts`.
 
     Raises:
-        ConfigError: the folder holds parts of another prediction, or the name ends otherwise.
+        ConfigError: the folder holds parts of another prediction, or no format has the suffix of `output`.
     """
 
     def __init__(self, output: str, *, model_version: str, shards: Sequence[str], top_k: int) -> None:
+        # A digest: a training set has thousands of shards, and the job is shown in an error.
         digest = hashlib.sha256("\n".join(shards).encode()).hexdigest()
         job = {"model": model_version, "shards": len(shards), "sha256_of_shards": digest, "top_k": top_k}
         super().__init__(Path(f"{output}.parts"), job, contents="predictions")
         self._output, self._num_shards = output, len(shards)
         self._suffix = SubmissionWriter(output).suffix.removesuffix(".gz")  # the whole is packed, not each part
         self._open: dict[int, SubmissionWriter] = {}
-        self._counts = {entry.pop("shard"): Counter(entry) for entry in self._begin()}
-        self._counts = {shard: counts for shard, counts in self._counts.items() if Path(self._part(shard)).exists()}
+        entries = {entry.pop("shard"): Counter(entry) for entry in self._begin()}
+        self._counts = {shard: counts for shard, counts in entries.items() if Path(self._part(shard)).exists()}
 
     @property
     def done(self) -> list[int]:
@@ -108,21 +108,22 @@ class PredictionParts(ResumableOutput):
             self._writer(shard).write(*videos)
 
     def finish(self, shard: int, num_records: int, rejected: Counter[str]) -> None:
-        writer = self._writer(shard)
-        writer.finish()
+        writer = self._writer(shard)  # a shard without a video has a part, too
+        writer.close()
         del self._open[shard]
         self._counts[shard] = Counter({"num_videos": writer.num_videos}) + rejected
         append_json_line(self._done_file, {"shard": shard, **self._counts[shard]})
 
     def abandon(self) -> None:
         for writer in self._open.values():
-            writer.discard()
+            writer.close()
+            os.unlink(writer.path)
         self._open = {}
         if not self._counts:
             shutil.rmtree(self._folder)
 
     def join(self) -> None:
-        """Makes the file of all parts, in the order of the shards, and removes them."""
+        """Joins the parts, in the order of the shards, and removes them."""
         join_submissions([self._part(shard) for shard in range(self._num_shards)], self._output)
         shutil.rmtree(self._folder)
 
@@ -136,11 +137,10 @@ class PredictionParts(ResumableOutput):
 
 
 class SoftLabelParts(ResumableOutput):
-    """The files of a soft-label data set; one that is complete takes more shards from the same teacher.
+    """The files of a soft-label data set; a complete one takes more shards of the same job.
 
     Raises:
-        ConfigError: the folder holds labels of another teacher or in another form, or the shards themselves, or two
-            shards have one name.
+        ConfigError: the folder holds labels of another job or the shards themselves, or two shards have one name.
     """
 
     def __init__(self, folder: Path, job: SoftLabelJob, shards: Sequence[str]) -> None:
@@ -148,6 +148,7 @@ class SoftLabelParts(ResumableOutput):
         self._format = job.format
         self._names = [shard_name(path) for path in shards]
         self._check(shards)
+        # Of shards that are begun: rows, which are sorted at the end, or a file and the number of its records.
         self._tables: dict[int, list[pa.Table]] = {}
         self._files: dict[int, tuple[BinaryIO, int]] = {}
         index = SoftLabelIndex.load(str(folder)) if (folder / INDEX_FILE).exists() else None
@@ -170,7 +171,7 @@ class SoftLabelParts(ResumableOutput):
         return sum(entry.num_videos for entry in self._done.values())
 
     def write(self, shard: int, videos: pa.Table | Sequence[bytes]) -> None:
-        """Adds rows, or framed records in their order."""
+        """Adds rows, or framed records."""
         if isinstance(videos, pa.Table):
             self._tables.setdefault(shard, []).append(videos)
         else:
@@ -200,11 +201,11 @@ class SoftLabelParts(ResumableOutput):
         self._files, self._tables = {}, {}
         if not self._done:
             self._job_file.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it holds something else
+            with contextlib.suppress(OSError):  # the user has files of their own in it
                 self._folder.rmdir()
 
     def complete(self) -> SoftLabelIndex:
-        """Writes the index of all that is finished, by earlier calls too, and returns it."""
+        """Writes the index of all finished shards, those of earlier calls too, and returns it."""
         index = SoftLabelIndex.model_validate(
             {**self._job, "shards": [self._done[name].model_dump() for name in sorted(self._done)]}
         )
@@ -218,6 +219,7 @@ class SoftLabelParts(ResumableOutput):
         for name, path in zip(self._names, shards, strict=True):
             if paths.setdefault(name, path) != path:
                 raise ConfigError(f"shards: {paths[name]} and {path} have one name, by which labels are found")
+            # A file of labels may have the name of its shard.
             if os.path.realpath(os.path.dirname(path)) == os.path.realpath(self._folder):
                 raise ConfigError(f"output: {self._folder} holds {path}, which is to be labelled; choose another")
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run, scored as they appear: for shards that the training itself does not validate on."""
+"""Scores the checkpoints of a run as they appear, on shards that the training itself does not validate on."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from yt8m_ray.json_document import parse_json
 
 logger = logging.getLogger(__name__)
 
+# Between looks for a new checkpoint.
 INTERVAL_S = 2.0
-"""Seconds between looks for a new checkpoint."""
 
 _RUN_FILE = "run.json"
 
 
 def watch(run: str, changes: Mapping[str, object]) -> Iterator[dict[str, object]]:
-    """Yields the scores of each intact checkpoint of a run, oldest first and each once, until the run has ended.
+    """Yields the scores of each intact checkpoint of a run, oldest first, until the run has ended.
 
     They are `checkpoint` (its name), `step`, and what `evaluate_shards` returns.
 
     Args:
-        run: The run's folder, at one place on all nodes, or its URI.
-        changes: To how each would be evaluated, by dotted key.
+        run: The run's folder, which all nodes see, or its URI.
+        changes: What differs from `evaluation_config`, by dotted key.
 
     Raises:
         NoSuchFolderError: there is no such run.
@@ -49,7 +49,8 @@ def watch(run: str, changes: Mapping[str, object]) -> Iterator[dict[str, object]
     if _status(run) is None and not _names(run):
         raise NoSuchFolderError(f"{run}: expected a run's folder (has {_RUN_FILE} or {CHECKPOINT_PATTERN})")
     if "data.test" in changes:
-        expand_shards(override(EvaluateConfig(), changes).data.test, key="data.test")  # or refused now, not later
+        # Refused at once, not when the first checkpoint appears.
+        expand_shards(override(EvaluateConfig(), changes).data.test, key="data.test")
     scored: set[str] = set()
     while True:
         # Asked before the look, so that what is written between the two is not missed.
@@ -64,7 +65,7 @@ def watch(run: str, changes: Mapping[str, object]) -> Iterator[dict[str, object]
 
 
 def _score(run: str, name: str, changes: Mapping[str, object]) -> dict[str, object] | None:
-    """Returns the scores of a checkpoint; None where it is broken, or was removed before it could be read."""
+    """Returns the scores of a checkpoint; None where it is broken, or was removed."""
     try:
         path = local_folder(join_uri(run, name))
         step = read_manifest(path, kind="checkpoint").get("step")
@@ -74,6 +75,7 @@ def _score(run: str, name: str, changes: Mapping[str, object]) -> dict[str, obje
         logger.warning("passed over: %s", error)
         return None
     except (ValueError, OSError):
+        # A run removes its older checkpoints, even while they are read.
         if name in _names(run):
             raise
         logger.warning("passed over: %s was removed while it was read; raise checkpoint.num_to_keep", name)

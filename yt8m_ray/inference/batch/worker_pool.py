@@ -1,4 +1,4 @@
-"""A pool of workers over the videos of shards, on Ray: what prediction, evaluation and export share."""
+"""A pool of workers on Ray over the videos of shards, for prediction, evaluation and export."""
 
 from __future__ import annotations
 
@@ -33,31 +33,24 @@ M = TypeVar("M")
 
 logger = logging.getLogger(__name__)
 
+# Videos that go through the model at once; a NetVLAD's frames of so many fill some 100 MB.
 BATCH_SIZE = 64
-"""Videos that go through the model at once; a NetVLAD's frames of so many fill some 100 MB."""
 
+# Logical CPUs that a worker asks for, so that two of them and a reader fit a machine of two.
 CPUS_PER_WORKER = 0.5
-"""Logical CPUs that a worker asks for, so that two of them and a reader fit a machine of two."""
 
 PROGRESS_INTERVAL_S = 5.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker made of a block.
-
-    Attributes:
-        result: What `compute` returned.
-        shards: int32 [N], the shard of each of its videos.
-        records: int32 [N], the record in the shard.
-        rejections: Records that were left out.
-        ends: Shards that end with this block.
-        messages: About the records that were left out.
-    """
+    """What a worker made of a block of N videos."""
 
     result: Any
+    # int32 [N]: the shard of each video, and its record in the shard.
     shards: np.ndarray
     records: np.ndarray
+    # Records that were left out, shards that end with this block, and what to log of both.
     rejections: list[Rejection]
     ends: list[ShardEnd]
     messages: list[str]
@@ -77,7 +70,7 @@ def batches_on_device(
 
 
 class _Worker(Generic[M]):
-    """What Ray runs in each process: tables in, tables out."""
+    """What Ray runs in each process: the table of a block in, a table with one pickled `Answer` out."""
 
     def __init__(
         self,
@@ -110,7 +103,7 @@ class _Worker(Generic[M]):
         try:
             result = self._compute(videos)
         except NaNScoresError:
-            # Features that are finite, and so large that a model's sums are not: a bad record like any other.
+            # Finite features, so large that a model's sums are not: a bad record like any other.
             found = self._nan_scores(videos)
             rejections += found.values()
             messages += [rejection.message for rejection in found.values()]
@@ -148,14 +141,12 @@ def map_videos(
 ) -> Iterator[Answer]:
     """Yields what the workers make of each block of the shards, in order; logs progress and what was left out.
 
-    A video whose scores are NaN is a bad record.
-
     Args:
-        shards: Paths.
         spec: What is read of each video.
         load: `load(device=...)` returns a model, once in each process; paths in it are absolute, as each process has a
             working directory of its own.
-        compute: Called with the model and the videos of a block; its result can be pickled.
+        compute: Called with the model and the videos of a block; its result can be pickled. A video for which it raises
+            NaNScoresError is a bad record.
         key: Where the shards come from, for messages.
 
     Raises:
@@ -178,6 +169,7 @@ def map_videos(
             reported = time.monotonic()
             num_videos = done.num_done - done.num_rejected
             logger.info("%d videos, %.0f videos/s", num_videos, num_videos / (reported - started))
+    # Every record of every shard has arrived, as a video or as a rejection.
     done.check_complete(shards)
     check_labelled(key, done)
 
@@ -193,19 +185,20 @@ def write_missing(
     num_workers: int,
     options: ReadOptions,
 ) -> None:
-    """Writes what the workers make of the shards that `output` has not finished; after an error it keeps the others.
+    """Writes the answers for those of the shards that `output` has not finished; an error leaves the finished ones.
 
     Args:
         shards: All shards of the output.
-        take: Returns what `output.write` takes of a result: the videos of its rows, int64 [N].
+        take: `take(result, rows)` returns the part of a result that belongs to some of its videos.
     """
-    done = set(output.done)
-    left = [index for index in range(len(shards)) if index not in done]
+    done = output.done
+    left = sorted(set(range(len(shards))).difference(done))
     if done:
         logger.info("continuing: %d of %d shards were done", len(done), len(shards))
     if not left:
         return
     paths = [shards[index] for index in left]
+    # Of each shard that has not ended yet.
     rejected: dict[int, Counter[str]] = defaultdict(Counter)
     try:
         for answer in map_videos(paths, spec, load, compute, num_workers=num_workers, options=options):

@@ -18,15 +18,15 @@ from yt8m_ray.tracking.runs import Tracker, TrackingError, default_uri
 
 logger = logging.getLogger(__name__)
 
+# Tag of a model with the short hash of its bundle's contents: an experiment keeps the same bundle once.
 BUNDLE_TAG = "yt8m_ray.bundle"
-"""Tag of a model with the short hash of its bundle's contents: the same bundle is kept once in an experiment."""
 
 MODEL_NAME = "bundle"
 _SQLITE = "sqlite:///"
 
 
 def log_bundle(tracker: Tracker, folder: Path, document: BundleDocument) -> str:
-    """Logs what was measured of a bundle, and the bundle as a model of the run; returns the id of the model.
+    """Logs a bundle's GAP, and the bundle as a model of the run; returns the id of the model.
 
     Raises:
         TrackingError: MLflow does not take it.
@@ -52,11 +52,11 @@ def register_bundle(path: str | Path, uri: str, *, name: str, alias: str, experi
         path: A folder or tar.
         uri: Tracking server or SQLite store.
         name: The registered model, made if it is missing.
-        experiment: Where the bundle is looked for, and becomes a run if it is not there.
+        experiment: Where the bundle becomes a run, unless it is one already.
 
     Raises:
         ConfigError: MLflow takes no such name or alias, there is no such bundle, or MLflow has no store of that kind.
-        TrackingError: MLflow does not do what it is asked.
+        TrackingError: MLflow refuses, or cannot be reached.
         ValueError, OSError: the bundle is damaged.
     """
     check_names(name, alias)
@@ -85,7 +85,7 @@ def finishing(tracker: Tracker) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(TrackingError):  # the same server, most likely
+        with contextlib.suppress(TrackingError):  # most likely the first error, again
             tracker.finish("FAILED")
         raise
     tracker.finish("FINISHED")

@@ -1,4 +1,4 @@
-"""The rows of a table, as MLflow's servers and clients send them, -> videos; and answers -> the rows of a table."""
+"""Rows of a table, as MLflow's servers and clients send them, -> videos; answers -> rows of a table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_videos(records: Iterable[Mapping[str, Any]], spec: FeatureSpec) -> tupl
 
     Args:
         records: `video_id`, and each feature: the bytes of all frames as base64 text, or a mean as a list of numbers; a
-            video-level model takes the frames of a mean, too. None and NaN are a column that a row does not have.
+            video-level model takes the frames of a mean, too.
         spec: What the model reads.
 
     Raises:
@@ -29,6 +29,7 @@ def read_videos(records: Iterable[Mapping[str, Any]], spec: FeatureSpec) -> tupl
     """
     video_ids, rows = [], []
     for index, record in enumerate(records):
+        # pandas and MLflow have None and NaN for a column that a row does not have.
         given = {name: value for name, value in record.items() if not _is_missing(value)}
         video_ids.append(str(given.get(ID_COLUMN, "")))
         rows.append(read_video(given, spec, f"row {index}"))
@@ -36,7 +37,7 @@ def read_videos(records: Iterable[Mapping[str, Any]], spec: FeatureSpec) -> tupl
 
 
 def answer_rows(video_ids: Sequence[str], best: TopK, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
-    """Yields a row a video with ANSWER_COLUMNS: the id, and of the best classes the ids, the names and the scores."""
+    """Yields a row a video with ANSWER_COLUMNS, classes best first."""
     class_ids, scores = best.class_ids.tolist(), best.scores.tolist()
     for video_id, ids, values in zip(video_ids, class_ids, scores, strict=True):
         row = (video_id, ids, [vocabulary.name(class_id) for class_id in ids], values)

@@ -1,9 +1,7 @@
-"""How alike the predictions of several files are: files that err alike gain little from each other.
+"""How alike the predictions of several files are, as the published `predCorr` means it.
 
-As the published `predCorr` means it: the scores of two files for a video are two vectors over the classes that either
-lists, 0 where one does not, less a base that a class's mean score is near to; the cosine of the two is averaged over
-the videos that both have. The published code looks at the classes of the first file alone, so that its matrix is not
-symmetric.
+The scores of two files for a video are two vectors over the classes that either lists, 0 where one does not, less a
+base; their cosine is averaged over the videos that both files have.
 """
 
 from __future__ import annotations
@@ -12,18 +10,20 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from yt8m_ray.inference.predictions.align_files import AlignedVideo
 
+# Of the published tool; a class's mean score is near to it.
 BASE = 2.12e-4
-"""Of the published tool."""
 
 
 class Correlation:
     """The correlations of K files over the videos that were added."""
 
     def __init__(self, num_files: int) -> None:
-        self._sums = [[0.0] * num_files for _ in range(num_files)]
-        self._counts = [[0] * num_files for _ in range(num_files)]
+        self._sums = np.zeros((num_files, num_files))
+        self._counts = np.zeros((num_files, num_files), np.int64)
 
     def add(self, video: AlignedVideo) -> None:
         """Adds a video."""
@@ -34,31 +34,31 @@ class Correlation:
         ]
         for (one, scores), (other, others) in itertools.combinations_with_replacement(files, 2):
             value = _cosine(scores, others)
-            for first, second in {(one, other), (other, one)}:
-                self._sums[first][second] += value
-                self._counts[first][second] += 1
+            self._sums[one, other] += value
+            self._counts[one, other] += 1
 
     def matrix(self) -> list[list[float | None]]:
         """Returns the correlations [K, K]; None for two files without a video in common."""
-        return [
-            [total / count if count else None for total, count in zip(sums, counts, strict=True)]
-            for sums, counts in zip(self._sums, self._counts, strict=True)
-        ]
+        means = np.divide(self._sums, self._counts, out=np.full_like(self._sums, np.nan), where=self._counts > 0)
+        # Only the half with one <= other was added to.
+        symmetric = np.where(self._counts.T > 0, means.T, means)
+        return [[None if math.isnan(mean) else mean for mean in row] for row in symmetric.tolist()]
 
 
 def _cosine(scores: Mapping[int, float], others: Mapping[int, float]) -> float:
+    # Over the classes of both, where the published code takes those of the first file: its matrix is not symmetric.
     square = other_square = dot = 0.0
     for class_id in scores.keys() | others.keys():
         value, other = scores.get(class_id, 0.0) - BASE, others.get(class_id, 0.0) - BASE
         square += value * value
         other_square += other * other
         dot += value * other
-    product = square * other_square
+    product = square * other_square  # 0 where all scores of a file are the base: no direction to compare
     return dot / math.sqrt(product) if product > 0 else 0.0
 
 
 def correlation_table(paths: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> str:
-    """Returns the matrix as text, a line a file, the files of the columns by number."""
+    """Returns the matrix as text, a line a file; columns are named by the files' numbers."""
     width = max(map(len, paths))
     lines = [" ".join([" " * (width + 4), *(f"{number:7d}" for number in range(1, len(paths) + 1))])]
     for number, (path, row) in enumerate(zip(paths, matrix, strict=True), start=1):

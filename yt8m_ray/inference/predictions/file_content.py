@@ -1,7 +1,4 @@
-"""The text of a file that others wrote, out of gzip or zip and without a byte order mark.
-
-Kaggle takes gzip and zip; Excel and PowerShell write byte order marks, and UTF-16.
-"""
+"""The text of a file that others wrote, out of gzip or zip and without a byte order mark."""
 
 from __future__ import annotations
 
@@ -17,19 +14,18 @@ from typing import IO, Any
 
 GZIP_MAGIC, ZIP_MAGIC, PARQUET_MAGIC = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"
 
+# How many times its size a compressed file may become, beyond some bytes that are free: text becomes 3 to 10 times as
+# large, and what is made to fill a memory with one endless line a thousand times.
 MOST_EXPANSION, FREE_BYTES = 100, 64 << 20
-"""How many times larger a compressed file may become, beyond some bytes that are free: text becomes 3 to 10 times as
-large, and what is made to fill a memory with one endless line a thousand times."""
 
 _BUFFER_BYTES = 1 << 18
 
 
 @contextlib.contextmanager
 def open_text(path: str, *, errors: str = "surrogateescape") -> Iterator[IO[str]]:
-    """Gives a stream of the text, whose lines keep their ends.
+    """Gives a stream of the text of a local file, whose lines keep their ends.
 
     Args:
-        path: A local file.
         errors: What bytes that are no UTF-8 become, as in `open`; in UTF-16 they are always an error.
 
     Raises:
@@ -43,6 +39,7 @@ def open_text(path: str, *, errors: str = "surrogateescape") -> Iterator[IO[str]
             head = reader.peek(4)
             if content is not file and head.startswith(PARQUET_MAGIC):
                 raise ValueError(f"{path}: a Parquet file is compressed in itself; unpack it")
+            # Excel and PowerShell write byte order marks, and UTF-16.
             is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
             # No other line ends than "\n": a JSON object may hold "\r" between its values.
             with io.TextIOWrapper(
@@ -80,7 +77,7 @@ def _only_member(archive: zipfile.ZipFile) -> IO[bytes]:
 
 
 class _Limited(io.RawIOBase):
-    """A stream that may give no more than so many bytes."""
+    """A stream that gives `limit` bytes at most."""
 
     def __init__(self, stream: IO[bytes], limit: int, path: str) -> None:
         super().__init__()

@@ -20,23 +20,22 @@ logger = logging.getLogger(__name__)
 
 HEADER = b"VideoId,Labels\n"
 
+# A word, not a label, follows the comma.
 _HEADER_LINE = re.compile(r"[^,]*,\s*[A-Za-z]")
 
+# The labels of each video, ascending.
 GroundTruth = dict[str, Sequence[int]]
-"""The labels of each video, ascending."""
 
 
 def read_truth(path: str) -> GroundTruth:
     """Returns the ground truth of a file, which may be in gzip or zip.
 
-    Its first line is a header if a word, not a label, follows the comma.
-
     Raises:
         ConfigError: there is no such local file.
-        ValueError: it is empty or not to be unpacked, has a line that is none, or a video twice.
+        ValueError: it is empty, cannot be unpacked, has a malformed line, or a video twice.
     """
     if "://" in path or not os.path.isfile(path):
-        raise ConfigError(f"--score: {path}: expected a local file of ground truth, VIDEO_ID,LABEL1 LABEL2")
+        raise ConfigError(f"truth: {path}: expected a local file of ground truth, VIDEO_ID,LABEL1 LABEL2")
     truth: GroundTruth = {}
     file = open_csv(path, is_scored=False, is_header=lambda line: bool(_HEADER_LINE.match(line)))
     for _, row in file.rows():
@@ -61,13 +60,6 @@ def write_truth(
 
     A video of no class has a line without labels; one without a list of labels has none, and is counted in a warning.
 
-    Args:
-        shards: Paths or URIs.
-        path: The file; it appears when it is complete.
-        num_classes: Valid class ids are 0..num_classes - 1.
-        has_header: Whether a header comes first.
-        on_corrupt: What a bad record does; one that is skipped is told.
-
     Raises:
         ValueError: a bad record under `fail`, an id that the format cannot carry, or no video has labels.
         OSError: a shard cannot be read.
@@ -89,7 +81,7 @@ def write_truth(
                     file.write(csv_line(video_id, " ".join(map(str, itertools.islice(labels, count)))))
                 num_videos += len(block.video_ids)
                 num_unlabelled += block.num_unlabelled
-        if num_unlabelled and not num_videos:
+        if num_unlabelled and not num_videos:  # in here, so that no empty file stays
             raise ValueError(unlabelled_message("shards", num_unlabelled))
     if num_unlabelled:
         logger.warning("%d of %d videos have no labels and are left out", num_unlabelled, num_unlabelled + num_videos)

@@ -1,4 +1,4 @@
-"""Predictions against ground truth: the GAP of the competition, and the mean that older tools call GAP."""
+"""Scores of predictions against ground truth: the GAP of the competition, and the mean that older tools call GAP."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 class TruthScore:
-    """Scores of the predictions that were added, over all videos of the truth.
+    """Exact scores of the predictions that were added, over all videos of the truth; keeps 9 bytes a pair.
 
-    A video of the truth without predictions counts with all its labels: none was found. Predictions for other videos
-    are left out, since a file often covers more than the part whose labels are known, and count as no errors. GAP is
-    exact, so it keeps 9 bytes for each (video, class) pair.
+    A video of the truth without predictions counts with all its labels: none was found.
     """
 
     def __init__(self, truth: GroundTruth) -> None:
@@ -38,7 +36,7 @@ class TruthScore:
     def add(self, row: Row) -> None:
         """Adds a video, once, with its classes best first."""
         labels = self._truth.get(row.video_id)
-        if labels is None:
+        if labels is None:  # no error: a file often covers more than the part whose labels are known
             self._num_unknown += 1
             if self._num_unknown <= NUM_NAMED:
                 self._first_unknown.append(row.video_id)
@@ -47,6 +45,7 @@ class TruthScore:
         hits = [class_id in labels for class_id in row.class_ids]
         self._scores.extend(row.scores)
         self._hits += bytes(hits)
+        # PERR looks at as many classes as there are labels.
         self._is_perr_known &= len(hits) >= len(labels)
         if not any(hits):
             return
@@ -64,12 +63,10 @@ class TruthScore:
     def document(self) -> dict[str, Any]:
         """Returns the scores, and warns of what did not match.
 
-        Returns:
-            gap: Kaggle's: one ranking of all pairs, divided by the number of all labels.
-            per_video_ap: mean over the videos with labels of the average precision of the video's own ranking, divided
-                by the number of its labels; older tools call this GAP.
-            hit_at_1, perr: as `yt8m_ray.metrics`; perr is None where a video has more labels than classes listed.
-            num_videos: of the truth; missing: of these without predictions; unknown: predicted, not in the truth.
+        They are gap (one ranking of all pairs, over the number of all labels), per_video_ap (the mean over videos with
+        labels of the average precision of each one's ranking, over the number of its labels), hit_at_1 and perr (as
+        `yt8m_ray.metrics`; perr is None where a video has more labels than classes listed), num_videos of the truth,
+        missing (of these, without predictions) and unknown (predicted, not in the truth).
 
         Raises:
             ValueError: no video is in both, or the truth has no label.
@@ -77,10 +74,10 @@ class TruthScore:
         num_videos = len(self._truth)
         num_labels, num_labelled = sum(map(len, self._truth.values())), sum(map(bool, self._truth.values()))
         if not num_labels:
-            raise ValueError(f"--score: none of its {num_videos} videos has a label; nothing can be scored")
+            raise ValueError(f"truth: none of its {num_videos} videos has a label; nothing can be scored")
         num_missing = num_videos - len(self._predicted)
         if num_missing == num_videos:
-            raise ValueError(f"--score: none of its {num_videos} videos is predicted")
+            raise ValueError(f"truth: none of its {num_videos} videos is predicted")
         if num_missing:
             missing = (video_id for video_id in self._truth if video_id not in self._predicted)
             names = ", ".join(itertools.islice(missing, NUM_NAMED))

@@ -10,11 +10,11 @@ from typing import IO, Any
 from yt8m_ray.inference.predictions.rows import RowError
 from yt8m_ray.json_document import unique
 
+# Of an object: a video's classes and scores take some kilobytes.
 MOST_CHARACTERS = 16 << 20
-"""Of an object: a video's classes and scores take some kilobytes."""
 
 _CHUNK = 1 << 20
-_SPACE = re.compile(r"[ \t\r\n]*")
+_NOT_SPACE = re.compile(r"[^ \t\r\n]")
 
 
 def array_items(text: IO[str]) -> Iterator[Any]:
@@ -22,26 +22,20 @@ def array_items(text: IO[str]) -> Iterator[Any]:
 
     Raises:
         RowError: the text is no such array, after all objects before that place.
+        UnicodeDecodeError: it cannot be decoded.
     """
-    try:
-        yield from _objects(text)
-    except UnicodeDecodeError as error:
-        raise RowError(f"not UTF-8: {error}") from None
-
-
-def _objects(text: IO[str]) -> Iterator[Any]:
     decoder = json.JSONDecoder(object_pairs_hook=unique)
     buffer, position, expected = "", 0, "["
     while True:
-        position = _end_of_space(buffer, position)
-        if position == len(buffer):
+        match = _NOT_SPACE.search(buffer, position)
+        if match is None:
             buffer, position = text.read(_CHUNK), 0
             if not buffer and expected:
                 raise RowError(f"the array has no end; expected {' or '.join(expected)}")
             if not buffer:
                 return
             continue
-        found = buffer[position]
+        position, found = match.start(), match[0]
         if found not in expected:
             raise RowError(f"expected {' or '.join(expected) or 'nothing behind the array'}, found {found!r}")
         if found != "{":
@@ -51,6 +45,7 @@ def _objects(text: IO[str]) -> Iterator[Any]:
         try:
             item, position = decoder.raw_decode(buffer, position)
         except (ValueError, RecursionError) as error:
+            # No JSON, or an object that goes on in the next chunk: which of the two, more text shows.
             more = text.read(_CHUNK)
             if not more or len(buffer) - position > MOST_CHARACTERS:
                 raise RowError(
@@ -60,9 +55,3 @@ def _objects(text: IO[str]) -> Iterator[Any]:
             continue
         expected = ",]"
         yield item
-
-
-def _end_of_space(buffer: str, position: int) -> int:
-    match = _SPACE.match(buffer, position)
-    assert match is not None
-    return match.end()

@@ -15,7 +15,7 @@ from yt8m_ray.inference.predictions.align_files import Alignment
 from yt8m_ray.inference.predictions.correlation import Correlation, correlation_table
 from yt8m_ray.inference.predictions.ground_truth import read_truth
 from yt8m_ray.inference.predictions.reader import open_predictions
-from yt8m_ray.inference.predictions.weighted_mean import Mean, Mixer, normalized
+from yt8m_ray.inference.predictions.weighted_mean import Mean, normalized, weighted_mean
 from yt8m_ray.inference.predictions.writer import SubmissionWriter
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Written at once: a row group of a Parquet file.
 _BLOCK_VIDEOS = 4096
-"""Written at once: a row group of a Parquet file."""
 
+# What a video does that a file lacks: the others' weights count alone, or the merge fails.
 OnMissing = Literal["average", "fail"]
-"""What a video does that a file lacks: the others' weights count alone, or the merge fails."""
 
 
 def merge_predictions(
@@ -41,19 +41,15 @@ def merge_predictions(
     truth: str | None = None,
     has_correlation: bool = False,
 ) -> dict[str, Any]:
-    """Returns what was asked for besides the file: scores, `correlation`; nothing where neither was.
-
-    Videos are in the order of the first file, then those that only later files have, in theirs.
+    """Writes the means of prediction files; returns scores with `truth`, and `correlation` with `has_correlation`.
 
     Args:
         paths: Prediction files; one alone is converted, or scored.
-        output: The file to write, `.csv`, `.csv.gz` or `.parquet`; it appears when it is complete.
+        output: The file to write, `.csv`, `.csv.gz` or `.parquet`, its videos in the order of `Alignment`.
         weights: One a file, relative to each other; None for equal ones. A file with weight 0 is not read.
-        mean: As in `Mixer`.
+        mean: As in `weighted_mean`.
         top_k: Most classes of a video; all scores are of these.
-        missing: What a video does that a file lacks.
         truth: A CSV of ground truth to score the merged predictions with, before their scores are rounded.
-        has_correlation: Whether to compute the correlations of the files.
 
     Raises:
         ConfigError: there is no such file, or the weights are not numbers from 0 on, one a file.
@@ -62,9 +58,12 @@ def merge_predictions(
     started = time.monotonic()
     paths, shares = _weighted(paths, weights)
     files = [open_predictions(path) for path in paths]
-    mixer = Mixer(shares, mean=mean, top_k=top_k)
     correlation = Correlation(len(paths)) if has_correlation else None
-    score = None if truth is None else _score(truth)
+    score: TruthScore | None = None
+    if truth is not None:
+        from yt8m_ray.inference.predictions.ground_truth_score import TruthScore  # imports torch, which takes a second
+
+        score = TruthScore(read_truth(truth))
     with contextlib.ExitStack() as stack:
         # Before the files are read: where it cannot be written, that is known at once.
         writer = None if output is None else stack.enter_context(SubmissionWriter(output))
@@ -72,7 +71,7 @@ def merge_predictions(
         _report_missing(alignment, missing)
         videos = iter(alignment)
         while block := list(itertools.islice(videos, _BLOCK_VIDEOS)):
-            rows = list(map(mixer.mix, block))
+            rows = [weighted_mean(video, shares, mean=mean, top_k=top_k) for video in block]
             if writer is not None:
                 writer.write_rows(rows)
             for video, row in zip(block, rows, strict=True):
@@ -90,13 +89,13 @@ def merge_predictions(
 
 
 def _weighted(paths: Sequence[str], weights: Sequence[float] | None) -> tuple[list[str], list[float]]:
-    """Returns the files with a weight above 0, and the weights divided by their sum."""
+    """Returns the files with a weight above 0, and those weights divided by their sum."""
     given = [1.0] * len(paths) if weights is None else list(weights)
     if len(given) != len(paths):
-        raise ConfigError(f"--weights: expected one a file, {len(paths)}, found {len(given)}")
+        raise ConfigError(f"weights: expected one a file, {len(paths)}, found {len(given)}")
     if not all(0 <= weight < math.inf for weight in given) or not any(given):
         found = " ".join(f"{weight:g}" for weight in given)
-        raise ConfigError(f"--weights: expected numbers from 0 on, not all 0, found {found}")
+        raise ConfigError(f"weights: expected numbers from 0 on, not all 0, found {found}")
     for path, weight in zip(paths, given, strict=True):
         if not weight:
             logger.info("%s: has the weight 0 and is not read", path)
@@ -104,14 +103,7 @@ def _weighted(paths: Sequence[str], weights: Sequence[float] | None) -> tuple[li
     return [path for path, _ in used], normalized([weight for _, weight in used])
 
 
-def _score(truth: str) -> TruthScore:
-    from yt8m_ray.inference.predictions.ground_truth_score import TruthScore  # imports torch, which takes a second
-
-    return TruthScore(read_truth(truth))
-
-
 def _report_missing(alignment: Alignment, on_missing: OnMissing) -> None:
-    """Names the videos that files lack; raises where none may be missing."""
     remarks = alignment.missing()
     if remarks and on_missing == "fail":
         raise ValueError("; ".join(remarks))
