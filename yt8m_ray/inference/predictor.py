@@ -59,22 +59,16 @@ class Predictor:
             NoSuchFolderError: there is neither a bundle nor a checkpoint.
             ValueError: its files are damaged or of an unknown version, or there is no such average.
         """
-        path = locate_model(path)
-        golden: GoldenAnswers | None = None
-        document: BundleDocument | None = None
-        if is_bundle(path):
-            if ema is not None:
-                raise ConfigError(f"ema: {path} is a bundle, which has the weights that it was made of")
-            bundle = load_bundle(path, device=device)
-            model, golden, document = bundle.model, bundle.golden, bundle.document
-            spec, normalize = document.spec, document.input.normalize
-            vocabulary_path: str | None = str(path / VOCABULARY_FILE)
-        else:
+        path, place = locate_model(path), torch.device(device)
+        if not is_bundle(path):
             model, config = load_model(path, ema=ema)
-            spec, normalize, vocabulary_path = config.data.spec, config.data.normalize, config.data.vocabulary
-        version = model_version(path, ema=ema)
-        model = model.to(device).eval()
-        return cls(model, spec, normalize, vocabulary_path, version, torch.device(device), golden, document)
+            data, version = config.data, model_version(path, ema=ema)
+            return cls(model.to(place), data.spec, data.normalize, data.vocabulary, version, place)
+        if ema is not None:
+            raise ConfigError(f"ema: {path} is a bundle, which has the weights that it was made of")
+        bundle = load_bundle(path, device=device)
+        spec, normalize, names = bundle.document.spec, bundle.document.input.normalize, str(path / VOCABULARY_FILE)
+        return cls(bundle.model, spec, normalize, names, bundle.version, place, bundle.golden, bundle.document)
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:

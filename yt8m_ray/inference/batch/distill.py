@@ -112,12 +112,9 @@ def label_shards(
             f"format tfrecord: expected a teacher of frames, found one of {', '.join(spec.sizes)}; the published "
             "format holds frame-level videos alone"
         )
-    job = SoftLabelJob(
-        teacher=folder_version(model_path),
-        format=label_format,
-        num_classes=spec.num_classes,
-        num_entries=min(num_entries, spec.num_classes) if label_format == "top" else spec.num_classes,
-    )
+    teacher, num_classes = folder_version(model_path), spec.num_classes
+    most = min(num_entries, num_classes) if label_format == "top" else num_classes
+    job = SoftLabelJob(teacher=teacher, format=label_format, num_classes=num_classes, num_entries=most)
     parts = SoftLabelParts(output, job, shards)
     num_before = parts.num_videos
     write_missing(
@@ -131,13 +128,7 @@ def label_shards(
         options=ReadOptions(labels="optional" if label_format == "tfrecord" else "ignored", on_corrupt=on_corrupt),
     )
     num_videos, index, elapsed = parts.num_videos, parts.complete(), time.monotonic() - started
-    logger.info(
-        "%d videos of %d shards, %.0f bytes a video; %d of them in %.1f s: %.0f videos/s",
-        num_videos,
-        len(index.shards),
-        sum(shard.bytes for shard in index.shards) / max(num_videos, 1),
-        num_videos - num_before,
-        elapsed,
-        (num_videos - num_before) / elapsed,
-    )
+    num_new, bytes_each = num_videos - num_before, sum(shard.bytes for shard in index.shards) / max(num_videos, 1)
+    message = "%d videos of %d shards, %.0f bytes a video; %d of them in %.1f s: %.0f videos/s"
+    logger.info(message, num_videos, len(index.shards), bytes_each, num_new, elapsed, num_new / elapsed)
     return index

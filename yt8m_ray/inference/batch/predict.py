@@ -78,13 +78,8 @@ def predict_shards(
     parts.join()
     counts, elapsed = parts.counts, time.monotonic() - started
     num_videos = counts.pop("num_videos", 0)
-    logger.info(
-        "%d videos of %d shards; %d of them in %.1f s: %.0f videos/s; left out: %s",
-        num_videos,
-        len(shards),
-        num_videos - num_before,
-        elapsed,
-        (num_videos - num_before) / elapsed,
-        ", ".join(f"{cause} {count}" for cause, count in sorted(counts.items())) or "none",
-    )
+    num_new = num_videos - num_before
+    causes = ", ".join(f"{cause} {count}" for cause, count in sorted(counts.items())) or "none"
+    message = "%d videos of %d shards; %d of them in %.1f s: %.0f videos/s; left out: %s"
+    logger.info(message, num_videos, len(shards), num_new, elapsed, num_new / elapsed, causes)
     return num_videos

@@ -1,4 +1,4 @@
-"""The text of a file that others wrote, out of gzip or zip and without a byte order mark."""
+"""The text of a file that others wrote, out of gzip or zip, and the objects of a JSON array in it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import codecs
 import contextlib
 import gzip
 import io
+import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any
+
+from yt8m_ray.inference.predictions.rows import RowError
+from yt8m_ray.json_document import unique
 
 GZIP_MAGIC, ZIP_MAGIC, PARQUET_MAGIC = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"
 
@@ -18,7 +23,12 @@ GZIP_MAGIC, ZIP_MAGIC, PARQUET_MAGIC = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"
 # large, and what is made to fill a memory with one endless line a thousand times.
 MOST_EXPANSION, FREE_BYTES = 100, 64 << 20
 
+# Of a JSON object: a video's classes and scores take some kilobytes.
+MOST_CHARACTERS = 16 << 20
+
 _BUFFER_BYTES = 1 << 18
+_CHUNK_CHARACTERS = 1 << 20
+_NOT_SPACE = re.compile(r"[^ \t\r\n]")
 
 
 @contextlib.contextmanager
@@ -94,3 +104,43 @@ class _Limited(io.RawIOBase):
             raise ValueError(self._message)
         buffer[: len(data)] = data
         return len(data)
+
+
+def array_items(text: IO[str]) -> Iterator[Any]:
+    """Yields the objects of an array; the text is read as it is needed.
+
+    Raises:
+        RowError: the text is no such array, after all objects before that place.
+        UnicodeDecodeError: it cannot be decoded.
+    """
+    decoder = json.JSONDecoder(object_pairs_hook=unique)
+    buffer, position, expected = "", 0, "["
+    while True:
+        match = _NOT_SPACE.search(buffer, position)
+        if match is None:
+            buffer, position = text.read(_CHUNK_CHARACTERS), 0
+            if not buffer and expected:
+                raise RowError(f"the array has no end; expected {' or '.join(expected)}")
+            if not buffer:
+                return
+            continue
+        position, found = match.start(), match[0]
+        if found not in expected:
+            raise RowError(f"expected {' or '.join(expected) or 'nothing behind the array'}, found {found!r}")
+        if found != "{":
+            expected = {"[": "{]", ",": "{", "]": ""}[found]
+            position += 1
+            continue
+        try:
+            item, position = decoder.raw_decode(buffer, position)
+        except (ValueError, RecursionError) as error:
+            # No JSON, or an object that goes on in the next chunk: which of the two, more text shows.
+            more = text.read(_CHUNK_CHARACTERS)
+            if not more or len(buffer) - position > MOST_CHARACTERS:
+                raise RowError(
+                    f"expected a JSON object, found {buffer[position : position + 60]!r} ({error})"
+                ) from None
+            buffer, position = buffer[position:] + more, 0
+            continue
+        expected = ",]"
+        yield item

@@ -1,4 +1,4 @@
-"""Prediction files -> one file of their means, its score against ground truth, and how alike they are."""
+"""Prediction files -> one file of their weighted means, its score against ground truth, and how alike they are."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.predictions.align_files import Alignment
+from yt8m_ray.inference.predictions.align_files import AlignedVideo, Alignment
 from yt8m_ray.inference.predictions.correlation import Correlation, correlation_table
-from yt8m_ray.inference.predictions.ground_truth import read_truth
+from yt8m_ray.inference.predictions.ground_truth import TruthScore, read_truth
 from yt8m_ray.inference.predictions.reader import open_predictions
-from yt8m_ray.inference.predictions.weighted_mean import Mean, normalized, weighted_mean
+from yt8m_ray.inference.predictions.rows import Row
 from yt8m_ray.inference.predictions.writer import SubmissionWriter
 
-if TYPE_CHECKING:
-    from yt8m_ray.inference.predictions.ground_truth_score import TruthScore
-
 logger = logging.getLogger(__name__)
+
+Mean = Literal["arithmetic", "geometric"]
+
+# Least score in a geometric mean, and what a class that a file does not list counts there: with 0 it could never win.
+GEOMETRIC_FLOOR = 1e-4
 
 # Written at once: a row group of a Parquet file.
 _BLOCK_VIDEOS = 4096
@@ -59,11 +61,7 @@ def merge_predictions(
     paths, shares = _weighted(paths, weights)
     files = [open_predictions(path) for path in paths]
     correlation = Correlation(len(paths)) if has_correlation else None
-    score: TruthScore | None = None
-    if truth is not None:
-        from yt8m_ray.inference.predictions.ground_truth_score import TruthScore  # imports torch, which takes a second
-
-        score = TruthScore(read_truth(truth))
+    score = None if truth is None else TruthScore(read_truth(truth))
     with contextlib.ExitStack() as stack:
         # Before the files are read: where it cannot be written, that is known at once.
         writer = None if output is None else stack.enter_context(SubmissionWriter(output))
@@ -96,11 +94,44 @@ def _weighted(paths: Sequence[str], weights: Sequence[float] | None) -> tuple[li
     if not all(0 <= weight < math.inf for weight in given) or not any(given):
         found = " ".join(f"{weight:g}" for weight in given)
         raise ConfigError(f"weights: expected numbers from 0 on, not all 0, found {found}")
+    used, total = [], math.fsum(given)
     for path, weight in zip(paths, given, strict=True):
-        if not weight:
+        if weight:
+            used.append(path)
+        else:
             logger.info("%s: has the weight 0 and is not read", path)
-    used = [(path, weight) for path, weight in zip(paths, given, strict=True) if weight]
-    return [path for path, _ in used], normalized([weight for _, weight in used])
+    return used, [weight / total for weight in given if weight]
+
+
+def weighted_mean(video: AlignedVideo, weights: Sequence[float], *, mean: Mean, top_k: int) -> Row:
+    """Returns the `top_k` classes of a video with the largest means; of equal means the lower class id comes first.
+
+    The arithmetic mean of a class is the sum of `weight * score`, file by file, a class that a file does not list
+    counting 0. The geometric mean is the product of `max(floor, score) ** weight`, a class that a file does not list
+    counting the floor. For a video that files lack, the weights of the others are divided by their sum.
+
+    Args:
+        weights: One a file, with the sum 1.
+    """
+    present = [(weight, row) for weight, row in zip(weights, video.rows, strict=True) if row is not None]
+    # Not divided where no file lacks the video: the sum of all weights may be off 1 in its last bit.
+    total = 1.0 if len(present) == len(weights) else sum(weight for weight, _ in present)
+    means: dict[int, float] = {}
+    for weight, row in present:
+        share = weight / total
+        scores = map(_above_floor, row.scores) if mean == "geometric" else row.scores
+        for class_id, score in zip(row.class_ids, scores, strict=True):
+            means[class_id] = means.get(class_id, 0.0) + share * score
+    if mean == "geometric":
+        means = {class_id: GEOMETRIC_FLOOR * math.exp(value) for class_id, value in means.items()}
+    # Python's sort is stable, reversed too: of equal means the lower id stays first.
+    best = sorted(sorted(means), key=means.__getitem__, reverse=True)[:top_k]
+    return Row(video.video_id, best, [means[class_id] for class_id in best])
+
+
+def _above_floor(score: float) -> float:
+    # Logarithms above the floor's, so that a class that is not listed adds 0.
+    return math.log(max(score, GEOMETRIC_FLOOR) / GEOMETRIC_FLOOR)
 
 
 def _report_missing(alignment: Alignment, on_missing: OnMissing) -> None:

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.predictions.file_content import PARQUET_MAGIC, open_text
-from yt8m_ray.inference.predictions.json_items import array_items
+from yt8m_ray.inference.predictions.file_content import PARQUET_MAGIC, array_items, open_text
 from yt8m_ray.inference.predictions.rows import Row, RowError, check_pairs, parse_fields
 from yt8m_ray.json_document import unique
 
