@@ -53,7 +53,7 @@ def open_folder(path: str | Path) -> Path:
 
     Raises:
         NoSuchFolderError: there is none.
-        CheckpointError: a tar or a copy is not intact.
+        CheckpointError: a tar or a copy has not exactly the files of its manifest.
         OSError: the store or the tar cannot be read, or the cache cannot be written.
     """
     return unpacked_folder(path) if is_archive(path) else local_folder(path)
@@ -79,13 +79,7 @@ def write_archive(folder: Path, path: Path) -> None:
 
 
 def unpacked_folder(path: str | Path) -> Path:
-    """Returns the folder, below `cache_folder()`, with the files of a bundle's tar.
-
-    Raises:
-        NoSuchFolderError: there is no such file.
-        CheckpointError: it is no tar, or not exactly the files of its manifest; nothing of it is kept.
-        OSError: it cannot be read, or the cache cannot be written.
-    """
+    """Returns the folder, below `cache_folder()`, with the files of a bundle's tar; errors as in `open_folder`."""
     where = str(path) if is_remote(str(path)) else str(Path(path).absolute())
     with _opened(where) as (file, state), _explained(where):
         archive = tarfile.TarFile(fileobj=cast(Any, _Headers(file, state[0])), copybufsize=_CHUNK_BYTES)

@@ -139,9 +139,9 @@ def load_model(folder: str | Path, *, ema: bool | None = None) -> tuple[Model, T
     return load_checkpoint(folder, ema=ema)[:2]
 
 
-def weights_path(folder: str | Path, *, ema: bool | None = None) -> tuple[Path, TrainConfig]:
-    """Returns (file with the weights, config) of an intact checkpoint; arguments and errors as in `load_checkpoint`."""
-    return _find_weights(folder, ema)[:2]
+def weights_path(folder: str | Path, *, ema: bool | None = None) -> Path:
+    """Returns the file with the weights of an intact checkpoint; arguments and errors as in `load_checkpoint`."""
+    return _find_weights(folder, ema)[0]
 
 
 def _find_weights(folder: str | Path, ema: bool | None) -> tuple[Path, TrainConfig, dict[str, object]]:
@@ -160,10 +160,10 @@ def initialize(model: torch.nn.Module, folder: str | Path, *, ema: bool | None =
     Raises:
         CheckpointError: the folder is no intact checkpoint, nothing of it fits, or what fits is not finite.
     """
-    path, expected = weights_path(folder, ema=ema)[0], model.state_dict()
+    path, expected = weights_path(folder, ema=ema), model.state_dict()
     found = read_tensors(path)
     fitting = {
-        name: tensor for name, tensor in found.items() if name in expected and tensor.shape == expected[name].shape
+        name: found[name] for name in found.keys() & expected.keys() if found[name].shape == expected[name].shape
     }
     if not fitting:
         raise CheckpointError(f"{folder}: none of its {len(found)} weights fits the model by name and shape")
@@ -191,10 +191,11 @@ def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
     wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
     wrong += [f"{name} is unexpected" for name in found.keys() - expected.keys()]
     for name in expected.keys() & found.keys():
-        if found[name].shape != list(expected[name].shape):
-            wrong.append(f"{name} is {found[name].shape}, expected {list(expected[name].shape)}")
-        elif found[name].dtype != DTYPES.get(expected[name].dtype):
-            wrong.append(f"{name} is {found[name].dtype}, expected {DTYPES.get(expected[name].dtype)}")
+        entry, shape, dtype = found[name], list(expected[name].shape), DTYPES.get(expected[name].dtype)
+        if entry.shape != shape:
+            wrong.append(f"{name} is {entry.shape}, expected {shape}")
+        elif entry.dtype != dtype:
+            wrong.append(f"{name} is {entry.dtype}, expected {dtype}")
     check_fit(wrong, where=str(path))
     weights = read_tensors(path)
     check_finite(weights, where=str(path))

@@ -150,9 +150,7 @@ def local_folder(path: str | Path) -> Path:
     """Returns the absolute folder of a checkpoint or bundle; one in an object store is copied below `cache_folder()`.
 
     Raises:
-        NoSuchFolderError: the store has none there.
-        CheckpointError: what it has is not intact.
-        OSError: the store cannot be read.
+        NoSuchFolderError, CheckpointError, OSError: the store has none, or a damaged one, or cannot be read.
     """
     uri = str(path)
     if not is_remote(uri):

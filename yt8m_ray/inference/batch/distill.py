@@ -60,10 +60,6 @@ def _records(videos: PackedVideos, scores: np.ndarray, spec: FeatureSpec) -> Ite
         yield frame_record(encode_published(video_id, frames[row], known, scores[row], spec=spec))
 
 
-def _take(labels: pa.Table | list[bytes], rows: np.ndarray) -> pa.Table | list[bytes]:
-    return labels.take(rows) if isinstance(labels, pa.Table) else [labels[row] for row in rows.tolist()]
-
-
 def choose_format(file_format: str, *, top: int | None, dense: bool) -> tuple[LabelFormat, int]:
     """Returns the format that the options of `jobs.distill` mean, and its entries a video, 0 for all classes."""
     if top is not None and top < 1:
@@ -123,7 +119,6 @@ def label_shards(
         spec,
         functools.partial(Predictor.from_path, model_path),
         functools.partial(_label, job=job),
-        take=_take,
         num_workers=num_workers,
         options=ReadOptions(labels="optional" if label_format == "tfrecord" else "ignored", on_corrupt=on_corrupt),
     )

@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
@@ -20,23 +19,14 @@ from yt8m_ray.topk import TopK
 
 logger = logging.getLogger(__name__)
 
-# Of the N videos of a block: ids, class ids int64 [N, K], scores float32 [N, K].
-_Predictions = tuple[list[str], np.ndarray, np.ndarray]
 
-
-def _predict(predictor: Predictor, videos: PackedVideos, *, top_k: int) -> _Predictions:
+def _predict(predictor: Predictor, videos: PackedVideos, *, top_k: int) -> tuple[list[str], TopK]:
     batches = batches_on_device(videos, predictor, predictor.device, labelled=False)
     parts = [predictor.predict(batch, top_k) for batch in batches]
-    if not parts:
-        return [], np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)
+    if not parts:  # a block may have no video
+        return [], TopK(class_ids=torch.empty(0, 0, dtype=torch.int64), scores=torch.empty(0, 0))
     class_ids, scores = torch.cat([part.class_ids for part in parts]), torch.cat([part.scores for part in parts])
-    return videos.video_ids.tolist(), class_ids.numpy(), scores.numpy()
-
-
-def _take(predictions: _Predictions, rows: np.ndarray) -> tuple[list[str], TopK]:
-    video_ids, class_ids, scores = predictions
-    best = TopK(class_ids=torch.from_numpy(class_ids[rows]), scores=torch.from_numpy(scores[rows]))
-    return [video_ids[row] for row in rows], best
+    return videos.video_ids.tolist(), TopK(class_ids=class_ids, scores=scores)
 
 
 def predict_shards(
@@ -71,7 +61,6 @@ def predict_shards(
         read_spec(model_path),
         functools.partial(Predictor.from_path, model_path, ema=ema),
         functools.partial(_predict, top_k=top_k),
-        take=_take,
         num_workers=num_workers,
         options=ReadOptions(labels="ignored", on_corrupt=on_corrupt),
     )

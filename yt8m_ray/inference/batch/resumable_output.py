@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 
 from yt8m_ray.data.labels.soft_label_files import (
@@ -47,8 +48,8 @@ class ResumableOutput(abc.ABC):
         """Finished shards, ascending."""
 
     @abc.abstractmethod
-    def write(self, shard: int, videos: Any) -> None:
-        """Adds videos, in order, to the file of a shard."""
+    def write(self, shard: int, result: Any, rows: np.ndarray) -> None:
+        """Adds the `rows`, int64 [N], of a worker's result to the file of a shard."""
 
     @abc.abstractmethod
     def finish(self, shard: int, num_records: int, rejected: Counter[str]) -> None:
@@ -102,10 +103,12 @@ class PredictionParts(ResumableOutput):
         """`num_videos` and rejected records by cause, over all finished parts."""
         return sum(self._counts.values(), Counter())
 
-    def write(self, shard: int, videos: tuple[Sequence[str], TopK]) -> None:
-        """Adds the ids of videos and their best classes."""
-        if videos[0]:
-            self._writer(shard).write(*videos)
+    def write(self, shard: int, result: tuple[Sequence[str], TopK], rows: np.ndarray) -> None:
+        """Adds `rows` of the ids of videos and their best classes."""
+        video_ids, best = result
+        if rows.size:
+            taken = TopK(class_ids=best.class_ids[rows], scores=best.scores[rows])
+            self._writer(shard).write([video_ids[row] for row in rows], taken)
 
     def finish(self, shard: int, num_records: int, rejected: Counter[str]) -> None:
         writer = self._writer(shard)  # a shard without a video has a part, too
@@ -170,14 +173,14 @@ class SoftLabelParts(ResumableOutput):
         """Videos of all finished files."""
         return sum(entry.num_videos for entry in self._done.values())
 
-    def write(self, shard: int, videos: pa.Table | Sequence[bytes]) -> None:
-        """Adds rows, or framed records."""
-        if isinstance(videos, pa.Table):
-            self._tables.setdefault(shard, []).append(videos)
+    def write(self, shard: int, result: pa.Table | Sequence[bytes], rows: np.ndarray) -> None:
+        """Adds `rows` of a table, or of framed records."""
+        if isinstance(result, pa.Table):
+            self._tables.setdefault(shard, []).append(result.take(rows))
         else:
             file, count = self._files.get(shard) or (open(self._aside(shard), "wb"), 0)  # noqa: SIM115 - until finish
-            file.writelines(videos)
-            self._files[shard] = (file, count + len(videos))
+            file.writelines(result[row] for row in rows)
+            self._files[shard] = (file, count + len(rows))
 
     def finish(self, shard: int, num_records: int, rejected: Counter[str]) -> None:
         path, name = self._path(shard), self._names[shard]

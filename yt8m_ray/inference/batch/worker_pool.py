@@ -181,16 +181,10 @@ def write_missing(
     load: Callable[..., M],
     compute: Callable[[M, PackedVideos], Any],
     *,
-    take: Callable[[Any, np.ndarray], Any],
     num_workers: int,
     options: ReadOptions,
 ) -> None:
-    """Writes the answers for those of the shards that `output` has not finished; an error leaves the finished ones.
-
-    Args:
-        shards: All shards of the output.
-        take: `take(result, rows)` returns the part of a result that belongs to some of its videos.
-    """
+    """Writes the results of those shards of `output` that it has not finished; an error leaves the finished ones."""
     done = output.done
     left = sorted(set(range(len(shards))).difference(done))
     if done:
@@ -206,7 +200,7 @@ def write_missing(
                 rejected[rejection.shard][rejection.cause] += 1
             # A shard that ends here may have no video in this block, or none at all.
             for shard in sorted({*answer.shards.tolist(), *(end.shard for end in answer.ends)}):
-                output.write(left[shard], take(answer.result, np.flatnonzero(answer.shards == shard)))
+                output.write(left[shard], answer.result, np.flatnonzero(answer.shards == shard))
             for end in answer.ends:
                 output.finish(left[end.shard], end.num_records, rejected.pop(end.shard, Counter()))
     except BaseException:

@@ -29,8 +29,7 @@ def log_bundle(tracker: Tracker, folder: Path, document: BundleDocument) -> str:
     """Logs a bundle's GAP, and the bundle as a model of the run; returns the id of the model.
 
     Raises:
-        TrackingError: MLflow does not take it.
-        ValueError, OSError: the bundle is damaged or cannot be copied.
+        TrackingError, ValueError, OSError: MLflow refuses it, or the bundle is damaged or cannot be copied.
     """
     quality = document.quality
     gaps = {"validation/gap": quality.gap_after, "validation/gap_float32": quality.gap_before}
@@ -44,15 +43,9 @@ def log_bundle(tracker: Tracker, folder: Path, document: BundleDocument) -> str:
 
 
 def register_bundle(path: str | Path, uri: str, *, name: str, alias: str, experiment: str) -> str:
-    """Makes a bundle the newest version of a registered model, and returns that version.
+    """Makes a bundle, a folder or tar, the newest version of the registered model `name`, and returns that version.
 
-    A bundle that the experiment has already is not copied again; one that is a version already only gets the alias.
-
-    Args:
-        path: A folder or tar.
-        uri: Tracking server or SQLite store.
-        name: The registered model, made if it is missing.
-        experiment: Where the bundle becomes a run, unless it is one already.
+    A bundle that is a run of `experiment` is not copied again; one that is a version already only gets the alias.
 
     Raises:
         ConfigError: MLflow takes no such name or alias, there is no such bundle, or MLflow has no store of that kind.

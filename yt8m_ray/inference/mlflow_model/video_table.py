@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow
 from yt8m_ray.data.format.video_input import read_video
@@ -30,7 +29,11 @@ def read_videos(records: Iterable[Mapping[str, Any]], spec: FeatureSpec) -> tupl
     video_ids, rows = [], []
     for index, record in enumerate(records):
         # pandas and MLflow have None and NaN for a column that a row does not have.
-        given = {name: value for name, value in record.items() if not _is_missing(value)}
+        given = {
+            name: value
+            for name, value in record.items()
+            if value is not None and not (isinstance(value, float) and math.isnan(value))
+        }
         video_ids.append(str(given.get(ID_COLUMN, "")))
         rows.append(read_video(given, spec, f"row {index}"))
     return video_ids, rows
@@ -42,7 +45,3 @@ def answer_rows(video_ids: Sequence[str], best: TopK, vocabulary: Vocabulary) ->
     for video_id, ids, values in zip(video_ids, class_ids, scores, strict=True):
         row = (video_id, ids, [vocabulary.name(class_id) for class_id in ids], values)
         yield dict(zip(ANSWER_COLUMNS, row, strict=True))
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and np.isnan(value))

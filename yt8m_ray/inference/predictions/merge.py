@@ -46,7 +46,7 @@ def merge_predictions(
     """Writes the means of prediction files; returns scores with `truth`, and `correlation` with `has_correlation`.
 
     Args:
-        paths: Prediction files; one alone is converted, or scored.
+        paths: Prediction files; one alone is converted or scored.
         output: The file to write, `.csv`, `.csv.gz` or `.parquet`, its videos in the order of `Alignment`.
         weights: One a file, relative to each other; None for equal ones. A file with weight 0 is not read.
         mean: As in `weighted_mean`.
@@ -66,7 +66,11 @@ def merge_predictions(
         # Before the files are read: where it cannot be written, that is known at once.
         writer = None if output is None else stack.enter_context(SubmissionWriter(output))
         alignment = Alignment(files)
-        _report_missing(alignment, missing)
+        remarks = alignment.missing()
+        if remarks and missing == "fail":
+            raise ValueError("; ".join(remarks))
+        for remark in remarks:
+            logger.warning("%s; the mean is that of the other files", remark)
         videos = iter(alignment)
         while block := list(itertools.islice(videos, _BLOCK_VIDEOS)):
             rows = [weighted_mean(video, shares, mean=mean, top_k=top_k) for video in block]
@@ -119,7 +123,9 @@ def weighted_mean(video: AlignedVideo, weights: Sequence[float], *, mean: Mean, 
     means: dict[int, float] = {}
     for weight, row in present:
         share = weight / total
-        scores = map(_above_floor, row.scores) if mean == "geometric" else row.scores
+        scores = row.scores
+        if mean == "geometric":  # logarithms above the floor's, so that a class that is not listed adds 0
+            scores = [math.log(max(score, GEOMETRIC_FLOOR) / GEOMETRIC_FLOOR) for score in scores]
         for class_id, score in zip(row.class_ids, scores, strict=True):
             means[class_id] = means.get(class_id, 0.0) + share * score
     if mean == "geometric":
@@ -127,16 +133,3 @@ def weighted_mean(video: AlignedVideo, weights: Sequence[float], *, mean: Mean, 
     # Python's sort is stable, reversed too: of equal means the lower id stays first.
     best = sorted(sorted(means), key=means.__getitem__, reverse=True)[:top_k]
     return Row(video.video_id, best, [means[class_id] for class_id in best])
-
-
-def _above_floor(score: float) -> float:
-    # Logarithms above the floor's, so that a class that is not listed adds 0.
-    return math.log(max(score, GEOMETRIC_FLOOR) / GEOMETRIC_FLOOR)
-
-
-def _report_missing(alignment: Alignment, on_missing: OnMissing) -> None:
-    remarks = alignment.missing()
-    if remarks and on_missing == "fail":
-        raise ValueError("; ".join(remarks))
-    for remark in remarks:
-        logger.warning("%s; the mean is that of the other files", remark)
