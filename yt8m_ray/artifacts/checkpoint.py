@@ -61,12 +61,7 @@ def save_checkpoint(
     average: torch.nn.Module | None = None,
     details: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Writes a checkpoint into an existing folder; the manifest, over everything in it, comes last.
-
-    Args:
-        facts: What else the manifest keeps: `metrics` measured at this point, `mlflow_run_id`.
-        details: `Evaluation.details` of the validation at this point.
-    """
+    """Writes a checkpoint into an existing folder, with `facts` in its manifest and `Evaluation.details`."""
     folder = Path(folder)
     (folder / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
     safetensors.torch.save_file(_on_cpu(model.state_dict()), folder / MODEL_FILE)
@@ -75,15 +70,12 @@ def save_checkpoint(
         safetensors.torch.save_file(_on_cpu(average.state_dict()), folder / EMA_FILE)
     if details:
         safetensors.numpy.save_file(dict(details), folder / DETAILS_FILE)
+    # Last, over everything in the folder: without it there is no checkpoint.
     write_manifest(folder, {"kind": "checkpoint", **facts})
 
 
 def adopt_checkpoint(source: str | Path, folder: Path, config: TrainConfig) -> None:
-    """Makes a new folder with the contents of a checkpoint and the config of a run that goes on from there.
-
-    Raises:
-        CheckpointError: the source is no intact checkpoint.
-    """
+    """Makes a new folder with the contents of an intact checkpoint and the config of a run that goes on from there."""
     manifest = read_manifest(source, kind="checkpoint")
     with written_aside(folder) as aside:
         for name in cast(dict[str, Any], manifest["files"]):
@@ -157,19 +149,17 @@ def _find_weights(folder: str | Path, ema: bool | None) -> tuple[Path, TrainConf
 def initialize(model: torch.nn.Module, folder: str | Path, *, ema: bool | None = None) -> list[str]:
     """Copies weights of a checkpoint into `model` where name and shape fit; returns the names of its other weights.
 
-    Raises:
-        CheckpointError: the folder is no intact checkpoint, nothing of it fits, or what fits is not finite.
+    CheckpointError where the folder is no intact checkpoint, nothing of it fits, or what fits is not finite.
     """
-    path, expected = weights_path(folder, ema=ema), model.state_dict()
+    path = weights_path(folder, ema=ema)
     found = read_tensors(path)
-    fitting = {
-        name: found[name] for name in found.keys() & expected.keys() if found[name].shape == expected[name].shape
-    }
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    fitting = {name: tensor for name, tensor in found.items() if tensor.shape == shapes.get(name)}
     if not fitting:
         raise CheckpointError(f"{folder}: none of its {len(found)} weights fits the model by name and shape")
     check_finite(fitting, where=str(path))
     model.load_state_dict(fitting, strict=False)
-    return sorted(expected.keys() - fitting.keys())
+    return sorted(shapes.keys() - fitting.keys())
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:

@@ -105,11 +105,7 @@ def read_manifest(folder: str | Path, *, kind: str) -> dict[str, object]:
 
 
 def parse_manifest(content: bytes, *, where: str, kind: str) -> dict[str, object]:
-    """Returns the manifest of the folder or archive `where`; `kind` is `checkpoint` or `bundle`.
-
-    Raises:
-        CheckpointError: its kind or version is another, or it names files that are outside the folder.
-    """
+    """Returns the manifest of the folder or archive `where`, as `read_manifest` does, but compares no files."""
     path = f"{where}/{MANIFEST_FILE}"
     manifest = _parse(content, path)
     if manifest.get("kind") != kind:

@@ -31,11 +31,7 @@ class TensorEntry:
 
 
 def read_tensor_entries(path: Path) -> list[TensorEntry]:
-    """Returns the tensors of a safetensors file, in the order of their names; their values are not read.
-
-    Raises:
-        CheckpointError: it has no such head, or not the bytes that the head promises.
-    """
+    """Returns the tensors of a safetensors file, by name; CheckpointError where its head or size is wrong."""
     try:
         check_regular(path)
         with safetensors.safe_open(path, framework="numpy") as file:

@@ -84,14 +84,11 @@ class Predictor:
         return logits.float()
 
     def predict(self, videos: Sequence[VideoRow] | PackedVideos | Batch, top_k: int = 20) -> TopK:
-        """Returns the `top_k` best classes of each video, on the CPU.
+        """Returns the `top_k` best classes of each video, on the CPU; errors as in `logits`.
 
         Args:
             videos: Rows or packed videos that fit `spec`, or a normalized batch on `device`.
             top_k: More classes than there are give all.
-
-        Raises:
-            NaNScoresError: scores of a video are NaN.
         """
         if not isinstance(videos, (PackedVideos, Batch)):
             videos = PackedVideos.from_rows(videos, self.spec)
@@ -103,8 +100,7 @@ class Predictor:
     def self_check(self, *, tolerance: float = TOLERANCE) -> int:
         """Compares answers with those that the bundle gave when it was written; returns of how many videos.
 
-        Raises:
-            ValueError: a score differs by more than its share `tolerance`; names the video, the class and both scores.
+        ValueError where a score differs by more than its share `tolerance`; names the video, the class and both scores.
         """
         if self.golden is None:
             return 0
@@ -150,11 +146,7 @@ def check_fit(folder: Path, shards: Sequence[str], *, labels: LabelPolicy, on_co
 
 
 def load_vocabulary(path: str | None, spec: FeatureSpec) -> Vocabulary:
-    """Returns the vocabulary of a CSV file; None means the published one, if `spec` can mean it.
-
-    Raises:
-        ValueError, OSError: the file cannot be read, or has fewer classes.
-    """
+    """Returns the vocabulary of a CSV file of enough classes; None means the published one, if `spec` can mean it."""
     if path is None:
         return Vocabulary.meant_by(spec.sizes, spec.num_classes)
     return Vocabulary.load(path, num_classes=spec.num_classes)

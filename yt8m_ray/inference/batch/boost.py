@@ -47,9 +47,7 @@ def boost_videos(
         max_weight: Larger weights are cut to this before they are divided by their mean.
 
     Raises:
-        ConfigError: there are no such previous weights.
-        ValueError, OSError: the model, a shard or the weights cannot be read, a video has no previous weight, or the
-            model is too weak.
+        ValueError, OSError: a file cannot be read, a video has no previous weight, or the model is too weak.
     """
     try:
         weights_before = None if previous is None else VideoWeights.load(previous)

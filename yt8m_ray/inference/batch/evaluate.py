@@ -59,10 +59,7 @@ def evaluation_config(model_path: Path) -> EvaluateConfig:
 
 
 def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> dict[str, Any]:
-    """Returns the metrics of `Evaluation.compute`, num_unlabelled, num_rejected, `rejected` by cause and videos_per_s.
-
-    Arguments and errors as in `evaluation_of`.
-    """
+    """Returns `Evaluation.compute`, num_unlabelled, num_rejected, `rejected` by cause, and videos_per_s."""
     started = time.monotonic()
     evaluation, left_out = evaluation_of(model_path, shards, config)
     rate = round(evaluation.num_videos / (time.monotonic() - started), 1)
@@ -72,12 +69,7 @@ def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateCon
 
 
 def shards_of(model_path: Path, config: EvaluateConfig) -> list[str]:
-    """Returns the shards that an evaluation reads, whose first videos fit the model.
-
-    Raises:
-        NoShardsError: there is none.
-        ValueError, OSError: the first videos do not fit, have no labels, or cannot be read.
-    """
+    """Returns the shards that an evaluation reads; errors as in `expand_shards` and `check_first_videos`."""
     shards = expand_shards(config.data.test, key="data.test")
     check_first_videos(shards, read_spec(model_path), _read_options(config), key="data.test")
     return shards
@@ -91,12 +83,7 @@ def _read_options(config: EvaluateConfig) -> ReadOptions:
 def evaluation_of(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> tuple[Evaluation, Counter[str]]:
     """Returns the evaluation of every labelled video, which others can be added to, and what was left out by cause.
 
-    Args:
-        model_path: From `locate_model`.
-        shards: From `shards_of`.
-
-    Raises:
-        ValueError, OSError: the model or a shard cannot be read, or the shards hold no video with labels.
+    ValueError or OSError where the model or a shard cannot be read, or the shards hold no video with labels.
     """
     evaluation = Evaluation()
     answers = map_videos(
@@ -117,17 +104,11 @@ def evaluation_of(model_path: Path, shards: Sequence[str], config: EvaluateConfi
 
 
 def watch(run: str, changes: Mapping[str, object]) -> Iterator[dict[str, object]]:
-    """Yields the scores of each intact checkpoint of a run, oldest first, until the run has ended.
-
-    They are `checkpoint` (its name), `step`, and what `evaluate_shards` returns.
+    """Yields `checkpoint` (a name), `step` and the scores of each intact checkpoint of a run, until the run has ended.
 
     Args:
-        run: The run's folder, which all nodes see, or its URI.
+        run: The run's folder, which all nodes see, or its URI; NoSuchFolderError where it is none.
         changes: What differs from `evaluation_config`, by dotted key.
-
-    Raises:
-        NoSuchFolderError: there is no such run.
-        ConfigError, ValueError, OSError: as in `evaluate_shards`.
     """
     if not is_remote(run):
         run = str(Path(run).absolute())
@@ -138,7 +119,7 @@ def watch(run: str, changes: Mapping[str, object]) -> Iterator[dict[str, object]
         expand_shards(override(EvaluateConfig(), changes).data.test, key="data.test")
     scored: set[str] = set()
     while True:
-        # Asked before the look, so that what is written between the two is not missed.
+        # Asked before the look, so that a checkpoint which is written between the two is not missed.
         is_last_look = _status(run) != "running"
         for name in _names(run):
             if name not in scored and (scores := _score(run, name, changes)) is not None:

@@ -62,17 +62,17 @@ class ResumableOutput(abc.ABC):
     def _begin(self, *, completed: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Returns the entries of earlier calls; ConfigError where those, or the `completed` job, are of another job."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        found, is_new = completed, completed is None and not self._job_file.exists()
-        if found is None:
-            found = self._job if is_new else parse_json(read_document(self._job_file), where=str(self._job_file))
+        found = completed
+        if found is None and self._job_file.exists():
+            found = parse_json(read_document(self._job_file), where=str(self._job_file))
+        elif found is None:
+            found, text = self._job, json.dumps(self._job) + "\n"
+            replace_file(self._job_file, lambda aside: aside.write_text(text, encoding="utf-8"))
         if found != self._job:
             raise ConfigError(
                 f"output: {self._folder} holds {self._contents} of {found}; these are of {self._job}; remove it, or "
                 "choose another"
             )
-        if is_new:
-            text = json.dumps(self._job) + "\n"
-            replace_file(self._job_file, lambda aside: aside.write_text(text, encoding="utf-8"))
         return read_json_lines(self._done_file)
 
 

@@ -150,7 +150,6 @@ def map_videos(
         key: Where the shards come from, for messages.
 
     Raises:
-        AccountingError: after the last block, where a record did not arrive.
         ValueError, OSError: a shard cannot be read, or none of the videos has labels and they are required.
     """
     started = reported = time.monotonic()
@@ -169,7 +168,7 @@ def map_videos(
             reported = time.monotonic()
             num_videos = done.num_done - done.num_rejected
             logger.info("%d videos, %.0f videos/s", num_videos, num_videos / (reported - started))
-    # Every record of every shard has arrived, as a video or as a rejection.
+    # AccountingError unless every record of every shard has arrived, as a video or as a rejection.
     done.check_complete(shards)
     check_labelled(key, done)
 

@@ -18,7 +18,7 @@ import yt8m_ray
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.inference.bundle.document import read_document
 from yt8m_ray.inference.bundle.golden_answers import make_inputs
-from yt8m_ray.inference.mlflow_model.video_table import ID_COLUMN
+from yt8m_ray.inference.mlflow_model.video_table import ANSWER_COLUMNS, ID_COLUMN
 from yt8m_ray.schema import MEAN_PREFIX
 
 DEFAULT_TOP_K = 20
@@ -73,12 +73,8 @@ def signature(spec: FeatureSpec) -> ModelSignature:
             inputs.append(ColSpec(DataType.string, name.removeprefix(MEAN_PREFIX), required=False))
         else:
             inputs.append(ColSpec(DataType.string, name))
-    outputs: list[ColSpec | TensorSpec] = [
-        ColSpec(DataType.string, "video_id"),
-        ColSpec(Array(DataType.long), "class_ids"),
-        ColSpec(Array(DataType.string), "names"),
-        ColSpec(Array(DataType.double), "scores"),
-    ]
+    types: list[DataType | Array] = [DataType.string, *map(Array, (DataType.long, DataType.string, DataType.double))]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(*column) for column in zip(types, ANSWER_COLUMNS, strict=True)]
     params = ParamSchema([ParamSpec("top_k", DataType.long, DEFAULT_TOP_K)])
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs), params=params)
 

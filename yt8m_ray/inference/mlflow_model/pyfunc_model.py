@@ -32,11 +32,8 @@ class BundleModel(PythonModel):
 
         Args:
             context: Not used.
-            model_input: The columns of the signature.
+            model_input: The columns of the signature; MlflowException names the row and column that do not fit.
             params: `top_k`, classes a video; more than there are gives all.
-
-        Raises:
-            MlflowException: a row does not fit the model; names row and column.
         """
         predictor, top_k = self._predictor, int((params or {}).get("top_k", 20))
         try:

@@ -16,15 +16,12 @@ ANSWER_COLUMNS = ("video_id", "class_ids", "names", "scores")
 
 
 def read_videos(records: Iterable[Mapping[str, Any]], spec: FeatureSpec) -> tuple[list[str], list[VideoRow]]:
-    """Returns (ids as given, videos) of a table's rows.
+    """Returns (ids as given, videos) of a table's rows; ValueError names the row and the column.
 
     Args:
         records: `video_id`, and each feature: the bytes of all frames as base64 text, or a mean as a list of numbers; a
             video-level model takes the frames of a mean, too.
         spec: What the model reads.
-
-    Raises:
-        ValueError: names the row and the column.
     """
     video_ids, rows = [], []
     for index, record in enumerate(records):

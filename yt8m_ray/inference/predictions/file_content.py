@@ -35,9 +35,6 @@ _NOT_SPACE = re.compile(r"[^ \t\r\n]")
 def open_text(path: str, *, errors: str = "surrogateescape") -> Iterator[IO[str]]:
     """Gives a stream of the text of a local file, whose lines keep their ends.
 
-    Args:
-        errors: What bytes that are no UTF-8 become, as in `open`; in UTF-16 they are always an error.
-
     Raises:
         ValueError: a compressed file is damaged, grows too large, is a Parquet file, or a zip that does not hold just
             one file; or the text is no UTF-16.
@@ -51,10 +48,9 @@ def open_text(path: str, *, errors: str = "surrogateescape") -> Iterator[IO[str]
                 raise ValueError(f"{path}: a Parquet file is compressed in itself; unpack it")
             # Excel and PowerShell write byte order marks, and UTF-16.
             is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            encoding, errors = ("utf-16", "strict") if is_wide else ("utf-8-sig", errors)
             # No other line ends than "\n": a JSON object may hold "\r" between its values.
-            with io.TextIOWrapper(
-                reader, "utf-16" if is_wide else "utf-8-sig", errors="strict" if is_wide else errors, newline="\n"
-            ) as text:
+            with io.TextIOWrapper(reader, encoding, errors=errors, newline="\n") as text:
                 yield text
     except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, UnicodeError, RuntimeError) as error:
         raise ValueError(f"{path}: not a sound file of its kind: {error}") from None
@@ -107,12 +103,7 @@ class _Limited(io.RawIOBase):
 
 
 def array_items(text: IO[str]) -> Iterator[Any]:
-    """Yields the objects of an array; the text is read as it is needed.
-
-    Raises:
-        RowError: the text is no such array, after all objects before that place.
-        UnicodeDecodeError: it cannot be decoded.
-    """
+    """Yields the objects of an array as it reads them; RowError at the place where the text is no such array."""
     decoder = json.JSONDecoder(object_pairs_hook=unique)
     buffer, position, expected = "", 0, "["
     while True:

@@ -7,12 +7,13 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+
+import numpy as np
 
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictions.align_files import AlignedVideo, Alignment
-from yt8m_ray.inference.predictions.correlation import Correlation, correlation_table
 from yt8m_ray.inference.predictions.ground_truth import TruthScore, read_truth
 from yt8m_ray.inference.predictions.reader import open_predictions
 from yt8m_ray.inference.predictions.rows import Row
@@ -24,6 +25,9 @@ Mean = Literal["arithmetic", "geometric"]
 
 # Least score in a geometric mean, and what a class that a file does not list counts there: with 0 it could never win.
 GEOMETRIC_FLOOR = 1e-4
+
+# Of the published tool; a class's mean score is near to it.
+CORRELATION_BASE = 2.12e-4
 
 # Written at once: a row group of a Parquet file.
 _BLOCK_VIDEOS = 4096
@@ -133,3 +137,56 @@ def weighted_mean(video: AlignedVideo, weights: Sequence[float], *, mean: Mean, 
     # Python's sort is stable, reversed too: of equal means the lower id stays first.
     best = sorted(sorted(means), key=means.__getitem__, reverse=True)[:top_k]
     return Row(video.video_id, best, [means[class_id] for class_id in best])
+
+
+class Correlation:
+    """How alike the scores of K files are, as the published `predCorr` means it, over the videos that were added.
+
+    The scores of two files for a video are two vectors over the classes that either lists, 0 where one does not, less a
+    base; their cosine is averaged over the videos that both files have.
+    """
+
+    def __init__(self, num_files: int) -> None:
+        self._sums = np.zeros((num_files, num_files))
+        self._counts = np.zeros((num_files, num_files), np.int64)
+
+    def add(self, video: AlignedVideo) -> None:
+        """Adds a video."""
+        files = [
+            (number, dict(zip(row.class_ids, row.scores, strict=True)))
+            for number, row in enumerate(video.rows)
+            if row is not None
+        ]
+        for (one, scores), (other, others) in itertools.combinations_with_replacement(files, 2):
+            value = _cosine(scores, others)
+            self._sums[one, other] += value
+            self._counts[one, other] += 1
+
+    def matrix(self) -> list[list[float | None]]:
+        """Returns the correlations [K, K]; None for two files without a video in common."""
+        means = np.divide(self._sums, self._counts, out=np.full_like(self._sums, np.nan), where=self._counts > 0)
+        # Only the half with one <= other was added to.
+        symmetric = np.where(self._counts.T > 0, means.T, means)
+        return [[None if math.isnan(mean) else mean for mean in row] for row in symmetric.tolist()]
+
+
+def _cosine(scores: Mapping[int, float], others: Mapping[int, float]) -> float:
+    # Over the classes of both, where the published code takes those of the first file: its matrix is not symmetric.
+    square = other_square = dot = 0.0
+    for class_id in scores.keys() | others.keys():
+        value, other = scores.get(class_id, 0.0) - CORRELATION_BASE, others.get(class_id, 0.0) - CORRELATION_BASE
+        square += value * value
+        other_square += other * other
+        dot += value * other
+    product = square * other_square  # 0 where all scores of a file are the base: no direction to compare
+    return dot / math.sqrt(product) if product > 0 else 0.0
+
+
+def correlation_table(paths: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> str:
+    """Returns the matrix as text, a line a file; columns are named by the files' numbers."""
+    width = max(map(len, paths))
+    lines = [" ".join([" " * (width + 4), *(f"{number:7d}" for number in range(1, len(paths) + 1))])]
+    for number, (path, row) in enumerate(zip(paths, matrix, strict=True), start=1):
+        cells = (f"{math.nan if value is None else value:7.4f}" for value in row)
+        lines.append(" ".join([f"{number:3d} {path:{width}s}", *cells]))
+    return "\n".join(lines)

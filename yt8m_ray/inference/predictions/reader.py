@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictions.file_content import PARQUET_MAGIC, array_items, open_text
 from yt8m_ray.inference.predictions.rows import Row, RowError, check_pairs, parse_fields
+from yt8m_ray.inference.predictions.writer import PARQUET_SCHEMA
 from yt8m_ray.json_document import unique
 
 # A row after its place in the file: `line 3`, `object 3`, or `row 2` of a Parquet file, which counts from 0.
@@ -33,7 +34,7 @@ class PredictionFile:
 
 
 _HEADER = "videoid,labelconfidencepairs"
-_COLUMNS = ("video_id", "class_ids", "scores")
+_COLUMNS = PARQUET_SCHEMA.names
 _BATCH_ROWS = 4096
 _HEAD_CHARACTERS = 64
 
@@ -60,14 +61,11 @@ def open_predictions(path: str) -> PredictionFile:
 
 
 def open_csv(path: str, *, is_scored: bool, is_header: Callable[[str], bool]) -> PredictionFile:
-    """Returns a local CSV, whose fields may be quoted.
+    """Returns a local CSV, whose fields may be quoted; ValueError where it is empty or cannot be unpacked.
 
     Args:
         is_scored: Whether a line holds (class, score) pairs, or class ids alone.
         is_header: Says whether the first line, without quotes, is a header.
-
-    Raises:
-        ValueError: it is empty, or cannot be unpacked.
     """
     with open_text(path) as text:
         head = text.read(_HEAD_CHARACTERS)
@@ -187,7 +185,7 @@ def _open_parquet(path: str) -> pq.ParquetFile:
 
 def _parquet_rows(path: str, file: pq.ParquetFile) -> Iterator[PlacedRow]:
     num_before = 0
-    for batch in file.iter_batches(_BATCH_ROWS, columns=list(_COLUMNS)):
+    for batch in file.iter_batches(_BATCH_ROWS, columns=_COLUMNS):
         rows = _batch_rows(batch, f"{path}: rows {num_before} to {num_before + len(batch) - 1}")
         for number, row in enumerate(rows, num_before):
             try:

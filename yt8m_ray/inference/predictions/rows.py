@@ -23,14 +23,11 @@ class Row(NamedTuple):
 
 
 def parse_fields(fields: Sequence[str], text: str, *, is_scored: bool) -> Row:
-    """Returns the row of a CSV line.
+    """Returns the row of a CSV line; RowError where it is not sound.
 
     Args:
         text: The line, for messages.
         is_scored: Whether it holds (class, score) pairs, or class ids alone, which are returned ascending, each once.
-
-    Raises:
-        RowError: the line is not sound.
     """
     form = "VIDEO_ID,CLASS SCORE CLASS SCORE ..." if is_scored else "VIDEO_ID,CLASS CLASS ..."
     if len(fields) != 2 or not fields[0]:
@@ -68,11 +65,7 @@ def _numbers(text: str, words: Sequence[str], kind: Callable[[str], Any], name: 
 
 
 def check_pairs(class_ids: Sequence[int], scores: Sequence[float]) -> None:
-    """Checks the classes of a video, and their scores if it has some.
-
-    Raises:
-        RowError: a class id is out of range or there twice, or a score is not a finite number from 0 on.
-    """
+    """Raises RowError where a class id is out of range or there twice, or a score is not a finite number from 0 on."""
     if not class_ids:
         return
     # Nearly all rows pass here, in a few calls. The sum is finite only without NaN, which min() may pass over; finite

@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
@@ -22,11 +23,7 @@ if TYPE_CHECKING:  # torch takes a second to import, and files that are merged n
 
 CSV_HEADER = b"VideoId,LabelConfidencePairs\n"
 PARQUET_SCHEMA = pa.schema(
-    [
-        pa.field("video_id", pa.string()),
-        pa.field("class_ids", pa.list_(pa.int32())),
-        pa.field("scores", pa.list_(pa.float32())),
-    ]
+    {"video_id": pa.string(), "class_ids": pa.list_(pa.int32()), "scores": pa.list_(pa.float32())}
 )
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
@@ -67,15 +64,13 @@ def written_aside(path: str) -> Iterator[BinaryIO]:
             os.unlink(aside)
 
 
-@contextlib.contextmanager
-def _packing(file: BinaryIO, path: str) -> Iterator[BinaryIO]:
-    """Gives the stream that text is written to, which packs it where `path` ends in .gz."""
+def _packing(file: BinaryIO, path: str) -> AbstractContextManager[BinaryIO]:
+    """Returns the stream that text is written to, which packs it where `path` ends in .gz."""
     if not path.endswith(".gz"):
-        yield file
-        return
+        return contextlib.nullcontext(file)
     # Without name and time, so that the rows decide every byte.
-    with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=_COMPRESSION, mtime=0) as packed:
-        yield cast(BinaryIO, packed)
+    packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=_COMPRESSION, mtime=0)
+    return cast(AbstractContextManager[BinaryIO], packed)
 
 
 class SubmissionWriter:
@@ -115,11 +110,7 @@ class SubmissionWriter:
         self.write_rows([Row(*row) for row in zip(video_ids, *columns, strict=True)])
 
     def write_rows(self, rows: Sequence[Row]) -> None:
-        """Appends rows, in their order.
-
-        Raises:
-            ValueError: an id holds a comma, a quote or a line break, which a CSV cannot carry.
-        """
+        """Appends rows, in their order; ValueError where a CSV cannot carry an id."""
         if self._write is None:
             raise ValueError(f"{self.path}: a SubmissionWriter writes inside its with block")
         self._write(rows)
