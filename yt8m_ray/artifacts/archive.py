@@ -29,10 +29,8 @@ from yt8m_ray.data.storage.folders import is_remote
 from yt8m_ray.local_files import MOST_DOCUMENT_BYTES, regular_only
 
 SUFFIX = ".tar"
-
 # Of a read: from an object store each costs a round trip, and more at once would only be memory.
 _CHUNK_BYTES = 8 << 20
-
 # Of all headers together: 2,048 members, where a bundle has two for each model and five more.
 _MOST_HEADER_BYTES = 1 << 20
 _MOST_PADDING_BYTES = 1 << 20
@@ -175,12 +173,11 @@ def _files(archive: tarfile.TarFile, where: str) -> Iterator[tarfile.TarInfo]:
         if not safe.isreg() or safe.issparse():
             kind = "sparse one" if safe.issparse() else "link"
             raise CheckpointError(f"{where}: {member.name!r}: expected a regular file, found a {kind}")
-        # `tar -cf x.tar .` puts `./` before each name.
+        # `tar -cf x.tar .` puts `./` before each name. None: the time and mode of a new file.
         yield safe.replace(name=PurePosixPath(safe.name).as_posix(), mtime=cast(Any, None), mode=cast(Any, None))
 
 
 def _manifest(archive: tarfile.TarFile, file: BinaryIO, where: str) -> bytes:
-    """Returns the contents of the manifest."""
     for member in _files(archive, where):
         if member.name == MANIFEST_FILE:
             if not 0 <= member.size <= MOST_DOCUMENT_BYTES:
@@ -191,7 +188,8 @@ def _manifest(archive: tarfile.TarFile, file: BinaryIO, where: str) -> bytes:
             content = file.read(member.size)
             if len(content) < member.size:
                 raise tarfile.ReadError("unexpected end of data")
-            file.seek(position)  # where tarfile goes on
+            # Where tarfile goes on.
+            file.seek(position)
             return content
     raise CheckpointError(f"{where}: no bundle: {MANIFEST_FILE} is missing at the top of the tar")
 

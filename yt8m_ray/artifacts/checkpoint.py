@@ -42,12 +42,9 @@ from yt8m_ray.models import Model, build_model_for_weights
 
 EMA_FILE = "ema.safetensors"
 DETAILS_FILE = "validation.safetensors"
-
 CHECKPOINT_PATTERN = "epoch_*_step_*"
-
 # The names in a safetensors file of the types that models have.
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
-
 _MOST_FAULTS = 10
 
 
@@ -81,6 +78,7 @@ def adopt_checkpoint(source: str | Path, folder: Path, config: TrainConfig) -> N
         for name in cast(dict[str, Any], manifest["files"]):
             if name != CONFIG_FILE:
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                # Linked, as weights are large and nobody changes a file of a checkpoint in place.
                 try:
                     os.link(Path(source) / name, aside / name)
                 except OSError:  # another disk, or one without links
@@ -142,6 +140,7 @@ def _find_weights(folder: str | Path, ema: bool | None) -> tuple[Path, TrainConf
     has_average = (Path(folder) / EMA_FILE).is_file()
     if ema and not has_average:
         raise CheckpointError(f"{folder}: has no moving average of its weights (ema.* was not set when it was trained)")
+    # What validation measured is what others get.
     is_average = ema if ema is not None else has_average and config.ema.evaluate
     return Path(folder) / (EMA_FILE if is_average else MODEL_FILE), config, manifest
 
@@ -170,11 +169,8 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
 def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Returns a safetensors file's tensors, which are mapped from it.
 
-    Args:
-        expected: Tensors of the names, shapes and types that it must have, on any device, `meta` too.
-
-    Raises:
-        CheckpointError: names, shapes or types are others, or a tensor holds NaN or infinity.
+    CheckpointError where names, shapes or types are not those of `expected`, on any device, `meta` too, or a tensor
+    holds NaN or infinity.
     """
     # From the head alone: a file of other weights is refused before any of them is read.
     found = {entry.name: entry for entry in read_tensor_entries(path)}

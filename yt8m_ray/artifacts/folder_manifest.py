@@ -27,7 +27,6 @@ STATE_FILE = "state.safetensors"
 
 # Of the manifest; a bundle's document has a version of its own.
 FORMAT_VERSION = 1
-
 _MOST_THREADS = 4
 
 
@@ -70,6 +69,7 @@ def folder_aside(folder: Path) -> Iterator[Path]:
 
 def write_manifest(folder: Path, facts: Mapping[str, object]) -> None:
     """Writes manifest.json with `facts` and the size and hash of every file of the folder."""
+    # Sorted, as `folder_version` is a hash of the manifest.
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(folder.rglob("*"))
@@ -173,7 +173,8 @@ def cache_folder() -> Path:
 
 
 def folder_version(folder: str | Path) -> str:
-    """Returns a short name of the exact content of a bundle or checkpoint: a hash of its manifest."""
+    """Returns a short name of the exact content of a bundle or checkpoint."""
+    # The manifest has the hash of every other file.
     return hashlib.sha256((Path(folder) / MANIFEST_FILE).read_bytes()).hexdigest()[:12]
 
 

@@ -135,6 +135,7 @@ def read_spec(folder: Path) -> FeatureSpec:
     """Returns what the model in a folder reads, after comparing its files with the manifest."""
     if is_bundle(folder):
         return read_document(folder).spec
+    # A config alone may be what a write that was cut short has left.
     read_manifest(folder, kind="checkpoint")
     return load_config(folder).data.spec
 

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 
 def _errors(predictor: Predictor, videos: PackedVideos) -> tuple[list[str], np.ndarray]:
-    """Returns the ids and the errors [N] of the N videos of a block."""
-    errors = [np.empty(0, np.float32)]  # a block may have no video
+    # A block may have no video.
+    errors = [np.empty(0, np.float32)]
     for batch in batches_on_device(videos, predictor, predictor.device):
         assert batch.labels is not None
         errors.append(ranking_errors(predictor.logits(batch), batch.labels).cpu().numpy())
@@ -53,7 +53,8 @@ def boost_videos(
         weights_before = None if previous is None else VideoWeights.load(previous)
     except FileNotFoundError as error:
         raise ConfigError(f"previous: {error}") from None
-    error_of: dict[str, float] = {}  # by id: a video that is in the shards twice counts once
+    # By id: a video that is in the shards twice counts once.
+    error_of: dict[str, float] = {}
     for answer in map_videos(
         shards,
         read_spec(model_path),

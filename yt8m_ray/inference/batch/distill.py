@@ -37,7 +37,6 @@ NUM_ENTRIES = 100
 
 
 def _label(predictor: Predictor, videos: PackedVideos, *, job: SoftLabelJob) -> pa.Table | list[bytes]:
-    """Returns the rows of the N videos of a block, or their framed records."""
     batches = batches_on_device(videos, predictor, predictor.device, labelled=False)
     # A block may have no video.
     logits = torch.cat([torch.empty(0, job.num_classes), *(predictor.logits(batch).cpu() for batch in batches)])
@@ -56,6 +55,7 @@ def _records(videos: PackedVideos, scores: np.ndarray, spec: FeatureSpec) -> Ite
     frames = np.split(videos.frames, np.cumsum(videos.num_frames)[:-1])
     labels = np.split(videos.labels, np.cumsum(videos.num_labels)[:-1])
     for row, video_id in enumerate(videos.video_ids.tolist()):
+        # None where labels are unknown: an empty list is a video of no class.
         known = labels[row] if videos.is_labelled[row] else None
         yield frame_record(encode_published(video_id, frames[row], known, scores[row], spec=spec))
 
@@ -109,6 +109,7 @@ def label_shards(
             "format holds frame-level videos alone"
         )
     teacher, num_classes = folder_version(model_path), spec.num_classes
+    # What is written, not what was asked for: a repeated call is compared with it.
     most = min(num_entries, num_classes) if label_format == "top" else num_classes
     job = SoftLabelJob(teacher=teacher, format=label_format, num_classes=num_classes, num_entries=most)
     parts = SoftLabelParts(output, job, shards)

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 # Between looks for a new checkpoint.
 INTERVAL_S = 2.0
-
+# What training writes of a run: its status, and the id of its run in MLflow.
 _RUN_FILE = "run.json"
 
 
@@ -50,7 +50,7 @@ def _evaluate(predictor: Predictor, videos: PackedVideos, *, loss: ComponentConf
 
 def evaluation_config(model_path: Path) -> EvaluateConfig:
     """Returns how a checkpoint or a bundle is evaluated by default: as its training was validated."""
-    if is_bundle(model_path):
+    if is_bundle(model_path):  # which has no config of a training
         return EvaluateConfig()
     config = load_config(model_path)
     read = config.data
@@ -71,6 +71,7 @@ def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateCon
 def shards_of(model_path: Path, config: EvaluateConfig) -> list[str]:
     """Returns the shards that an evaluation reads; errors as in `expand_shards` and `check_first_videos`."""
     shards = expand_shards(config.data.test, key="data.test")
+    # In seconds, before a cluster is started.
     check_first_videos(shards, read_spec(model_path), _read_options(config), key="data.test")
     return shards
 
@@ -150,6 +151,7 @@ def _score(run: str, name: str, changes: Mapping[str, object]) -> dict[str, obje
 
 
 def _names(run: str) -> list[str]:
+    # In a store a checkpoint is complete when its manifest, the last file, is there.
     if is_remote(run):
         return list_folders(run, CHECKPOINT_PATTERN, last=MANIFEST_FILE)
     return sorted(path.name for path in Path(run).glob(CHECKPOINT_PATTERN))

@@ -89,7 +89,8 @@ class PredictionParts(ResumableOutput):
         job = {"model": model_version, "shards": len(shards), "sha256_of_shards": digest, "top_k": top_k}
         super().__init__(Path(f"{output}.parts"), job, contents="predictions")
         self._output, self._num_shards = output, len(shards)
-        self._suffix = SubmissionWriter(output).suffix.removesuffix(".gz")  # the whole is packed, not each part
+        # The whole is packed, not each part.
+        self._suffix = SubmissionWriter(output).suffix.removesuffix(".gz")
         self._open: dict[int, SubmissionWriter] = {}
         entries = {entry.pop("shard"): Counter(entry) for entry in self._begin()}
         self._counts = {shard: counts for shard, counts in entries.items() if Path(self._part(shard)).exists()}
@@ -111,7 +112,8 @@ class PredictionParts(ResumableOutput):
             self._writer(shard).write([video_ids[row] for row in rows], taken)
 
     def finish(self, shard: int, num_records: int, rejected: Counter[str]) -> None:
-        writer = self._writer(shard)  # a shard without a video has a part, too
+        # A shard without a video has a part, too.
+        writer = self._writer(shard)
         writer.close()
         del self._open[shard]
         self._counts[shard] = Counter({"num_videos": writer.num_videos}) + rejected
@@ -119,6 +121,7 @@ class PredictionParts(ResumableOutput):
 
     def abandon(self) -> None:
         for writer in self._open.values():
+            # Its name does no harm: the part is not in done.jsonl.
             writer.close()
             os.unlink(writer.path)
         self._open = {}

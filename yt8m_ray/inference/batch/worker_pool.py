@@ -35,10 +35,8 @@ logger = logging.getLogger(__name__)
 
 # Videos that go through the model at once; a NetVLAD's frames of so many fill some 100 MB.
 BATCH_SIZE = 64
-
 # Logical CPUs that a worker asks for, so that two of them and a reader fit a machine of two.
 CPUS_PER_WORKER = 0.5
-
 PROGRESS_INTERVAL_S = 5.0
 
 
@@ -69,61 +67,55 @@ def batches_on_device(
         yield to_batch(part, spec=reads.spec, normalize=reads.normalize, device=device, labelled=labelled)
 
 
+@dataclass
 class _Worker(Generic[M]):
     """What Ray runs in each process: the table of a block in, a table with one pickled `Answer` out."""
 
-    def __init__(
-        self,
-        load: Callable[..., M],
-        compute: Callable[[M, PackedVideos], Any],
-        spec: FeatureSpec,
-        shards: Sequence[str],
-        on_corrupt: OnCorruptPolicy,
-        *,
-        device: str,
-    ) -> None:
-        self._load, self._compute_block, self._device = load, compute, device
-        self._spec, self._shards, self._on_corrupt = spec, shards, on_corrupt
+    load: Callable[..., M]
+    compute: Callable[[M, PackedVideos], Any]
+    spec: FeatureSpec
+    shards: Sequence[str]
+    on_corrupt: OnCorruptPolicy
+    device: str
 
     @functools.cached_property
     def _model(self) -> M:
         # Loaded with the first block: of what an actor's constructor raises, Ray keeps the text alone.
-        return self._load(device=self._device)
+        return self.load(device=self.device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        # Ray Data moves tables alone, so that an answer is a value of one; of an error it would keep the text alone.
         with CarriedError.carrying():
             return pa.table({"answer": pa.array([pickle.dumps(self._answer(table))], pa.large_binary())})
 
-    def _compute(self, videos: PackedVideos) -> Any:
-        return self._compute_block(self._model, videos)
-
     def _answer(self, table: pa.Table) -> Answer:
-        block = from_table(table, self._spec)
+        block = from_table(table, self.spec)
         videos, rejections, messages = block.videos, list(block.rejections), list[str]()
         try:
-            result = self._compute(videos)
+            result = self.compute(self._model, videos)
         except NaNScoresError:
             # Finite features, so large that a model's sums are not: a bad record like any other.
             found = self._nan_scores(videos)
             rejections += found.values()
             messages += [rejection.message for rejection in found.values()]
             videos = videos.select(np.setdiff1d(np.arange(len(videos)), list(found)))
-            result = self._compute(videos)
+            result = self.compute(self._model, videos)
         messages += [end.message for end in block.ends if end.message is not None]
         return Answer(result, videos.shards, videos.records, rejections, block.ends, messages)
 
     def _nan_scores(self, videos: PackedVideos) -> dict[int, Rejection]:
-        """Returns the rejections of videos whose scores are NaN, by row; raises the first where none is skipped."""
+        """Returns the rejections of videos whose scores are NaN, by row; raises the first under `fail`."""
         found: dict[int, Rejection] = {}
-        for row in range(len(videos)):  # one by one: the videos of a batch share an error
+        # One by one: the videos of a batch share an error.
+        for row in range(len(videos)):
             video = videos.select(np.array([row]))
             try:
-                self._compute(video)
+                self.compute(self._model, video)
             except NaNScoresError as error:
                 shard, record = int(video.shards[0]), int(video.records[0])
                 largest = np.abs(video.frames.astype(np.float64)).max(initial=0)
-                message = f"{self._shards[shard]}: record {record}: {error}; its features reach {largest:.3g}"
-                if self._on_corrupt == "fail":
+                message = f"{self.shards[shard]}: record {record}: {error}; its features reach {largest:.3g}"
+                if self.on_corrupt == "fail":
                     raise ValueError(message) from None
                 found[row] = Rejection(shard, record, "value", message)
         return found

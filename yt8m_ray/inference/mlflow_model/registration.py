@@ -20,17 +20,12 @@ logger = logging.getLogger(__name__)
 
 # Tag of a model with the short hash of its bundle's contents: an experiment keeps the same bundle once.
 BUNDLE_TAG = "yt8m_ray.bundle"
-
 MODEL_NAME = "bundle"
 _SQLITE = "sqlite:///"
 
 
 def log_bundle(tracker: Tracker, folder: Path, document: BundleDocument) -> str:
-    """Logs a bundle's GAP, and the bundle as a model of the run; returns the id of the model.
-
-    Raises:
-        TrackingError, ValueError, OSError: MLflow refuses it, or the bundle is damaged or cannot be copied.
-    """
+    """Logs a bundle's GAP, and the bundle as a model of the run; returns the id of the model."""
     quality = document.quality
     gaps = {"validation/gap": quality.gap_after, "validation/gap_float32": quality.gap_before}
     if document.weighting is not None:

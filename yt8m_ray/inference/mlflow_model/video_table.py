@@ -12,6 +12,7 @@ from yt8m_ray.data.labels.vocabulary import Vocabulary
 from yt8m_ray.topk import TopK
 
 ID_COLUMN = "video_id"
+# As in the answers of the service.
 ANSWER_COLUMNS = ("video_id", "class_ids", "names", "scores")
 
 

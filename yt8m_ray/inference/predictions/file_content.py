@@ -22,7 +22,6 @@ GZIP_MAGIC, ZIP_MAGIC, PARQUET_MAGIC = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"
 # How many times its size a compressed file may become, beyond some bytes that are free: text becomes 3 to 10 times as
 # large, and what is made to fill a memory with one endless line a thousand times.
 MOST_EXPANSION, FREE_BYTES = 100, 64 << 20
-
 # Of a JSON object: a video's classes and scores take some kilobytes.
 MOST_CHARACTERS = 16 << 20
 
@@ -40,6 +39,7 @@ def open_text(path: str, *, errors: str = "surrogateescape") -> Iterator[IO[str]
             one file; or the text is no UTF-16.
         OSError: it cannot be read.
     """
+    # `errors`: what bytes that are no UTF-8 become, as in `open`; in UTF-16 they are always an error.
     try:
         with open(path, "rb", buffering=0) as file, _decompressed(file, path) as content:
             reader = io.BufferedReader(content, _BUFFER_BYTES)
@@ -52,6 +52,7 @@ def open_text(path: str, *, errors: str = "surrogateescape") -> Iterator[IO[str]
             # No other line ends than "\n": a JSON object may hold "\r" between its values.
             with io.TextIOWrapper(reader, encoding, errors=errors, newline="\n") as text:
                 yield text
+    # RuntimeError: a zip with a password.
     except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, UnicodeError, RuntimeError) as error:
         raise ValueError(f"{path}: not a sound file of its kind: {error}") from None
 

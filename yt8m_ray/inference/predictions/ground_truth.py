@@ -25,21 +25,14 @@ from yt8m_ray.inference.predictions.writer import csv_line, written_aside
 logger = logging.getLogger(__name__)
 
 HEADER = b"VideoId,Labels\n"
-
 # A word, not a label, follows the comma.
 _HEADER_LINE = re.compile(r"[^,]*,\s*[A-Za-z]")
-
 # The labels of each video, ascending.
 GroundTruth = dict[str, Sequence[int]]
 
 
 def read_truth(path: str) -> GroundTruth:
-    """Returns the ground truth of a file, which may be in gzip or zip.
-
-    Raises:
-        ConfigError: there is no such local file.
-        ValueError: it is empty, cannot be unpacked, has a malformed line, or a video twice.
-    """
+    """Returns the ground truth of a file, which may be in gzip or zip; ValueError where it is not sound."""
     if "://" in path or not os.path.isfile(path):
         raise ConfigError(f"truth: {path}: expected a local file of ground truth, VIDEO_ID,LABEL1 LABEL2")
     truth: GroundTruth = {}
@@ -82,6 +75,7 @@ def write_truth(
         for shard in shards:
             skip = reject if on_corrupt == "skip" else None
             for block in read_labels(shard, num_classes=num_classes, on_corrupt=skip):
+                # The labels of all videos of the block, one after the other.
                 labels = iter(block.labels.tolist())
                 for video_id, count in zip(block.video_ids, block.num_labels.tolist(), strict=True):
                     file.write(csv_line(video_id, " ".join(map(str, itertools.islice(labels, count)))))
@@ -103,9 +97,11 @@ class TruthScore:
 
     def __init__(self, truth: GroundTruth) -> None:
         self._truth = truth
-        self._scores, self._hits = array("d"), bytearray()  # of all pairs
+        # Of all pairs, in the order in which they came: GAP ranks them together at the end.
+        self._scores, self._hits = array("d"), bytearray()
         self._predicted: set[str] = set()
-        self._per_video_ap = self._precision = 0.0  # sums over videos
+        # Sums over videos.
+        self._per_video_ap = self._precision = 0.0
         self._num_hits_at_1 = 0
         self._is_perr_known = True
         self._num_unknown = 0
@@ -141,13 +137,9 @@ class TruthScore:
     def document(self) -> dict[str, Any]:
         """Returns the scores, and warns of what did not match.
 
-        They are gap (one ranking of all pairs, over the number of all labels), per_video_ap (the mean over videos with
-        labels of the average precision of each one's ranking, over the number of its labels), hit_at_1 and perr (as
-        `yt8m_ray.metrics`; perr is None where a video has more labels than classes listed), num_videos of the truth,
-        missing (of these, without predictions) and unknown (predicted, not in the truth).
-
-        Raises:
-            ValueError: no video is in both, or the truth has no label.
+        They are gap (Kaggle's), per_video_ap (what older tools call GAP), hit_at_1 and perr (as in `yt8m_ray.metrics`;
+        perr is None where a video has more labels than classes listed), num_videos of the truth, missing (of these,
+        without predictions) and unknown (predicted, not in the truth). ValueError where no label can be scored.
         """
         # Here, as it imports torch, which takes a second, and many merges have no truth.
         from yt8m_ray.metrics.average_precision import precision_sum, score_keys
@@ -171,7 +163,9 @@ class TruthScore:
             logger.warning("%d of %d videos of the truth list no label, and count as such", num_empty, num_videos)
         keys = score_keys(np.frombuffer(self._scores, np.float64), np.frombuffer(self._hits, np.bool_))
         return {
+            # One ranking of all pairs.
             "gap": precision_sum([keys]) / num_labels,
+            # A ranking a video, over the videos that have labels.
             "per_video_ap": self._per_video_ap / num_labelled,
             "hit_at_1": self._num_hits_at_1 / num_videos,
             "perr": self._precision / num_videos if self._is_perr_known else None,

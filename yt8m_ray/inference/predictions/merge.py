@@ -22,18 +22,15 @@ from yt8m_ray.inference.predictions.writer import SubmissionWriter
 logger = logging.getLogger(__name__)
 
 Mean = Literal["arithmetic", "geometric"]
+# What a video does that a file lacks: the others' weights count alone, or the merge fails.
+OnMissing = Literal["average", "fail"]
 
 # Least score in a geometric mean, and what a class that a file does not list counts there: with 0 it could never win.
 GEOMETRIC_FLOOR = 1e-4
-
 # Of the published tool; a class's mean score is near to it.
 CORRELATION_BASE = 2.12e-4
-
 # Written at once: a row group of a Parquet file.
 _BLOCK_VIDEOS = 4096
-
-# What a video does that a file lacks: the others' weights count alone, or the merge fails.
-OnMissing = Literal["average", "fail"]
 
 
 def merge_predictions(

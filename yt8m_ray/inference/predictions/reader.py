@@ -7,9 +7,8 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,8 +23,7 @@ from yt8m_ray.json_document import unique
 PlacedRow = tuple[str, Row]
 
 
-@dataclass(frozen=True)
-class PredictionFile:
+class PredictionFile(NamedTuple):
     """A file of predictions or of ground truth."""
 
     path: str
@@ -35,7 +33,9 @@ class PredictionFile:
 
 _HEADER = "videoid,labelconfidencepairs"
 _COLUMNS = PARQUET_SCHEMA.names
+# Rows of a Parquet file that are Python objects at once.
 _BATCH_ROWS = 4096
+# Enough to tell a format: white space may stand before the first bracket.
 _HEAD_CHARACTERS = 64
 
 
@@ -67,6 +67,7 @@ def open_csv(path: str, *, is_scored: bool, is_header: Callable[[str], bool]) ->
         is_scored: Whether a line holds (class, score) pairs, or class ids alone.
         is_header: Says whether the first line, without quotes, is a header.
     """
+    # Here, so that an empty file is refused before others are read for minutes.
     with open_text(path) as text:
         head = text.read(_HEAD_CHARACTERS)
     if not head.partition("\n")[0].strip():
@@ -131,6 +132,7 @@ def _parse_line(line: str) -> Row:
 
 def _array_rows(path: str) -> Iterator[PlacedRow]:
     number = 1
+    # Strict, as JSON lets surrogates pass, which stand for bytes that are no UTF-8.
     with open_text(path, errors="strict") as text:
         try:
             for found in array_items(text):
@@ -142,7 +144,7 @@ def _array_rows(path: str) -> Iterator[PlacedRow]:
 
 
 def _parse_object(found: Any) -> Row:
-    """Returns the row of an object as the published service answers with it."""
+    # As the published service answers with it.
     video_id = found.get("video_id") if isinstance(found, dict) else None
     if not isinstance(video_id, str) or not video_id:
         raise RowError("expected an object with video_id, class_indexes and predictions")
@@ -153,7 +155,7 @@ def _parse_object(found: Any) -> Row:
     if not all(type(class_id) is int for class_id in class_ids) or not all(type(s) in (int, float) for s in scores):
         raise RowError("expected integers in class_indexes and numbers in predictions")
     try:
-        video_id.encode()
+        video_id.encode()  # JSON may name half of a surrogate pair
         scores = [float(score) for score in scores]
     except UnicodeEncodeError:
         raise RowError(f"video_id {video_id[:60]!r}: half of a character is no UTF-8") from None

@@ -8,7 +8,6 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
@@ -64,13 +63,12 @@ def written_aside(path: str) -> Iterator[BinaryIO]:
             os.unlink(aside)
 
 
-def _packing(file: BinaryIO, path: str) -> AbstractContextManager[BinaryIO]:
-    """Returns the stream that text is written to, which packs it where `path` ends in .gz."""
+def _packing(file: BinaryIO, path: str) -> contextlib.AbstractContextManager[BinaryIO]:
     if not path.endswith(".gz"):
         return contextlib.nullcontext(file)
     # Without name and time, so that the rows decide every byte.
     packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=_COMPRESSION, mtime=0)
-    return cast(AbstractContextManager[BinaryIO], packed)
+    return cast(contextlib.AbstractContextManager[BinaryIO], packed)
 
 
 class SubmissionWriter:
@@ -135,6 +133,7 @@ def join_submissions(parts: Sequence[str], path: str) -> None:
     with written_aside(path) as file:
         if path.endswith(".parquet"):
             with pq.ParquetWriter(file, PARQUET_SCHEMA) as writer:
+                # A group at a time: however large a part is, little of it is in memory.
                 for part in map(pq.ParquetFile, parts):
                     for group in range(part.num_row_groups):
                         writer.write_table(part.read_row_group(group))
