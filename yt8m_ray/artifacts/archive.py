@@ -94,6 +94,7 @@ def unpacked_folder(path: str | Path) -> Path:
             archive.fileobj = cast(Any, file)  # these are no headers
             archive.extractall(written, members.values(), filter="data")
             (written / MANIFEST_FILE).write_bytes(content)
+            # Compares the hashes; names and sizes were right.
             try:
                 read_manifest(written, kind="bundle")
             except CheckpointError as error:

@@ -156,6 +156,7 @@ def local_folder(path: str | Path) -> Path:
         raise NoSuchFolderError(f"{uri}: no checkpoint: {MANIFEST_FILE} is missing")
     # By the contents of the manifest: the same checkpoint is copied once, and a changed one again.
     parent = cache_folder() / "checkpoints" / hashlib.sha256(content).hexdigest()[:16]
+    # Under its own name: that of a checkpoint says epoch and step.
     folder = parent / PurePosixPath(join_uri(uri).partition("?")[0]).name
     if not folder.exists():
         with folder_aside(folder) as written:

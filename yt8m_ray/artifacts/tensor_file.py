@@ -35,6 +35,7 @@ def read_tensor_entries(path: Path) -> list[TensorEntry]:
     try:
         check_regular(path)
         with safetensors.safe_open(path, framework="numpy") as file:
+            # A slice knows its type and shape; its values are read only when it is indexed.
             slices = {name: file.get_slice(name) for name in sorted(file.keys())}
             return [TensorEntry(name, part.get_dtype(), part.get_shape()) for name, part in slices.items()]
     except (safetensors.SafetensorError, OSError) as error:

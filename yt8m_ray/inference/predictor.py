@@ -42,7 +42,7 @@ class Predictor:
     # A short hash of the exact files that were loaded.
     version: str
     device: torch.device
-    # Of a bundle alone; golden answers since version 2 of its format.
+    # Of a bundle alone.
     golden: GoldenAnswers | None = None
     document: BundleDocument | None = None
 
@@ -98,10 +98,8 @@ class Predictor:
         return TopK(class_ids=best.class_ids.cpu(), scores=best.scores.cpu())
 
     def self_check(self, *, tolerance: float = TOLERANCE) -> int:
-        """Compares answers with those that the bundle gave when it was written; returns of how many videos.
-
-        ValueError where a score differs by more than its share `tolerance`; names the video, the class and both scores.
-        """
+        """Returns how many golden answers agree; ValueError where a score is off by more than its share `tolerance`."""
+        # A checkpoint has none, nor has a bundle of version 1.
         if self.golden is None:
             return 0
         videos = self.golden.videos

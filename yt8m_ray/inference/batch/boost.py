@@ -41,13 +41,12 @@ def boost_videos(
 ) -> int:
     """Writes the weights of the videos of labelled shards to a Parquet file and returns their number.
 
+    ValueError where a video has no previous weight, or the model is too weak.
+
     Args:
         model_path: From `locate_model`.
         previous: The weights that the model was trained with; None where it was trained without.
         max_weight: Larger weights are cut to this before they are divided by their mean.
-
-    Raises:
-        ValueError, OSError: a file cannot be read, a video has no previous weight, or the model is too weak.
     """
     try:
         weights_before = None if previous is None else VideoWeights.load(previous)

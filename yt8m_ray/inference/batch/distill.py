@@ -48,6 +48,7 @@ def _label(predictor: Predictor, videos: PackedVideos, *, job: SoftLabelJob) -> 
     else:
         best = top_k(logits, job.num_entries)
         scores, class_ids = best.scores, best.class_ids.numpy().astype(id_type)
+    # As float16, whose error is far below that of a teacher.
     return to_label_table(videos.records, videos.video_ids.tolist(), scores.half().numpy(), class_ids)
 
 

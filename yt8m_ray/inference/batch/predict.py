@@ -41,16 +41,13 @@ def predict_shards(
 ) -> int:
     """Writes the best classes of every video of the shards to `output` and returns the number of videos.
 
-    Finished shards are kept in `OUTPUT.parts`; the same call after an interruption predicts the others alone.
+    Finished shards are kept in `OUTPUT.parts`; the same call after an interruption predicts the others alone, and
+    another one is a ConfigError.
 
     Args:
         model_path: From `locate_model`.
         output: A `.csv`, `.csv.gz` or `.parquet` file; it appears when it is complete.
         ema: As in `Predictor.from_path`.
-
-    Raises:
-        ConfigError: `OUTPUT.parts` holds parts of another prediction.
-        ValueError, OSError: the model or a shard cannot be read.
     """
     started = time.monotonic()
     parts = PredictionParts(output, model_version=model_version(model_path, ema=ema), shards=shards, top_k=top_k)

@@ -216,6 +216,7 @@ class SoftLabelParts(ResumableOutput):
             {**self._job, "shards": [self._done[name].model_dump() for name in sorted(self._done)]}
         )
         index.save(self._folder)
+        # After the index, so that a kill in between loses nothing.
         self._job_file.unlink(missing_ok=True)
         self._done_file.unlink(missing_ok=True)
         return index

@@ -150,6 +150,7 @@ def map_videos(
     arguments = (load, compute, spec, list(shards), options.on_corrupt)
     for table in map_blocks(dataset, _Worker, arguments, num_workers=num_workers, cpus_per_worker=CPUS_PER_WORKER):
         for state in table["answer"].to_pylist():
+            # Unpickling runs code, but only our own workers write these.
             answer: Answer = pickle.loads(state)
             done.add(answer.shards, answer.records)
             done.add_remarks(answer.rejections, answer.ends)
@@ -194,6 +195,7 @@ def write_missing(
                 output.write(left[shard], answer.result, np.flatnonzero(answer.shards == shard))
             for end in answer.ends:
                 output.finish(left[end.shard], end.num_records, rejected.pop(end.shard, Counter()))
+    # An interruption too.
     except BaseException:
         output.abandon()
         raise

@@ -54,4 +54,5 @@ class BundleModel(PythonModel):
         return pd.DataFrame(answers, columns=list(ANSWER_COLUMNS))
 
 
+# By this call MLflow gets the model when it runs the file.
 set_model(BundleModel())

@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 # Tag of a model with the short hash of its bundle's contents: an experiment keeps the same bundle once.
 BUNDLE_TAG = "yt8m_ray.bundle"
-MODEL_NAME = "bundle"
 _SQLITE = "sqlite:///"
 
 
@@ -34,7 +33,7 @@ def log_bundle(tracker: Tracker, folder: Path, document: BundleDocument) -> str:
     with tempfile.TemporaryDirectory(prefix="yt8m-model-") as aside:
         save_pyfunc_model(folder, Path(aside) / "model")
         tags = {BUNDLE_TAG: folder_version(folder)}
-        return log_model(tracker, Path(aside) / "model", name=MODEL_NAME, tags=tags)
+        return log_model(tracker, Path(aside) / "model", name="bundle", tags=tags)
 
 
 def register_bundle(path: str | Path, uri: str, *, name: str, alias: str, experiment: str) -> str:
@@ -57,6 +56,7 @@ def register_bundle(path: str | Path, uri: str, *, name: str, alias: str, experi
             experiment=experiment,
             run_name=Path(path).name,
             params=flatten(document),
+            # Beside a SQLite store; a server has a place of its own.
             artifact_path=Path(uri.removeprefix(_SQLITE)).parent / "mlartifacts",
         )
         with finishing(tracker):

@@ -15,9 +15,9 @@ from yt8m_ray.inference.predictions.rows import Row
 
 # Ids that a message lists, however many are meant.
 NUM_NAMED = 5
-
 _ABSENT = -1
-_PAIR_BYTES = 12  # float64 and int32
+# Of a pair in a temporary file: the score as float64, which keeps its last bit, and the class id as int32.
+_PAIR_BYTES = 12
 
 
 class AlignedVideo(NamedTuple):

@@ -111,11 +111,11 @@ def array_items(text: IO[str]) -> Iterator[Any]:
         match = _NOT_SPACE.search(buffer, position)
         if match is None:
             buffer, position = text.read(_CHUNK_CHARACTERS), 0
-            if not buffer and expected:
+            if buffer:
+                continue
+            if expected:
                 raise RowError(f"the array has no end; expected {' or '.join(expected)}")
-            if not buffer:
-                return
-            continue
+            return
         position, found = match.start(), match[0]
         if found not in expected:
             raise RowError(f"expected {' or '.join(expected) or 'nothing behind the array'}, found {found!r}")
@@ -128,11 +128,10 @@ def array_items(text: IO[str]) -> Iterator[Any]:
         except (ValueError, RecursionError) as error:
             # No JSON, or an object that goes on in the next chunk: which of the two, more text shows.
             more = text.read(_CHUNK_CHARACTERS)
-            if not more or len(buffer) - position > MOST_CHARACTERS:
-                raise RowError(
-                    f"expected a JSON object, found {buffer[position : position + 60]!r} ({error})"
-                ) from None
-            buffer, position = buffer[position:] + more, 0
+            buffer, position = buffer[position:], 0
+            if not more or len(buffer) > MOST_CHARACTERS:
+                raise RowError(f"expected a JSON object, found {buffer[:60]!r} ({error})") from None
+            buffer += more
             continue
         expected = ",]"
         yield item

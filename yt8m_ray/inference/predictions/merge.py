@@ -155,8 +155,7 @@ class Correlation:
             if row is not None
         ]
         for (one, scores), (other, others) in itertools.combinations_with_replacement(files, 2):
-            value = _cosine(scores, others)
-            self._sums[one, other] += value
+            self._sums[one, other] += _cosine(scores, others)
             self._counts[one, other] += 1
 
     def matrix(self) -> list[list[float | None]]:

@@ -37,6 +37,7 @@ def parse_fields(fields: Sequence[str], text: str, *, is_scored: bool) -> Row:
     if not is_scored:
         class_ids = _numbers(pairs, words, int, "class id", "an integer")
         check_pairs(class_ids, ())
+        # A label that is listed twice is one label.
         return Row(video_id, sorted(set(class_ids)), ())
     if len(words) % 2:
         raise RowError(f"expected {form}, found {len(words)} words behind the comma, an odd number")
