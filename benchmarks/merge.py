@@ -33,7 +33,6 @@ from peers.plain_merge import merge_plainly
 
 from yt8m_ray.inference.predictions.merge import merge_predictions
 from yt8m_ray.inference.predictions.rows import Row
-from yt8m_ray.inference.predictions.weighted_mean import normalized
 from yt8m_ray.inference.predictions.writer import SubmissionWriter
 
 NUM_CLASSES = 3862
@@ -74,7 +73,7 @@ def merge_once(paths: list[str], output: str, *, is_ours: bool, is_geometric: bo
     if is_ours:
         merge_predictions(paths, output=output, weights=weights, mean="geometric" if is_geometric else "arithmetic")
     else:
-        merge_plainly(paths, normalized(weights), output, geometric=is_geometric)
+        merge_plainly(paths, [weight / sum(weights) for weight in weights], output, geometric=is_geometric)
     return {"cpu_s": time.process_time() - started, "merge_s": time.monotonic() - began, **peak_memory()}
 
 

@@ -14,8 +14,7 @@ import sys
 from jobs.cli import ray_cluster, run_verb, split_overrides
 from yt8m_ray.config.document import override, parse_override, to_yaml
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.batch.evaluate import evaluate_shards, evaluation_config, shards_of
-from yt8m_ray.inference.batch.watch_run import watch
+from yt8m_ray.inference.batch.evaluate import evaluate_shards, evaluation_config, shards_of, watch
 from yt8m_ray.inference.predictor import locate_model
 
 

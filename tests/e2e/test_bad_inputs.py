@@ -144,7 +144,7 @@ CASES = {
     ),
     "merge: a missing file": Case("merge no.csv --output {output}/m.csv", r"no\.csv: expected a local file of .*", 2),
     "merge: too many weights": Case(
-        "merge {bad} --weights 1 2 --output {output}/m.csv", r"--weights: expected one a file, 1, found 2", 2
+        "merge {bad} --weights 1 2 --output {output}/m.csv", r"weights: expected one a file, 1, found 2", 2
     ),
     "merge: another format to write": Case("merge {bad} --output {output}/m.json", r"output: expected a name .*", 2),
     "merge: nothing to do": Case("merge {bad}", r"nothing to do: give --output, --score or --correlation", 2),

@@ -13,8 +13,8 @@ from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
 from yt8m_ray.artifacts.checkpoint import checkpoint_name
 from yt8m_ray.artifacts.folder_manifest import NoSuchFolderError
 from yt8m_ray.errors import NoShardsError
-from yt8m_ray.inference.batch import watch_run as watching
-from yt8m_ray.inference.batch.watch_run import watch
+from yt8m_ray.inference.batch import evaluate
+from yt8m_ray.inference.batch.evaluate import watch
 
 Save = Callable[..., Path]
 
@@ -34,7 +34,7 @@ def write_status(run: Path, status: str) -> None:
 def test_each_intact_checkpoint_is_scored_once_oldest_first_until_the_run_has_ended(
     save: Callable[[int], Path], shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "INTERVAL_S", 0.1)
+    monkeypatch.setattr(evaluate, "INTERVAL_S", 0.1)
     run = tmp_path / "run"
     write_status(run, "running")
     save(2)

@@ -1,7 +1,4 @@
-"""A bundle as one uncompressed tar file, always the same bytes for the same folder; and back to a folder.
-
-A tar, which anybody may have made, is unpacked once a machine, into the cache.
-"""
+"""A bundle as one uncompressed tar file: the same bytes for the same folder. A tar is unpacked once a machine."""
 
 from __future__ import annotations
 
@@ -10,20 +7,19 @@ import hashlib
 import os
 import re
 import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
 from pyarrow.fs import FileType
 
 from yt8m_ray.artifacts.folder_manifest import (
     MANIFEST_FILE,
     CheckpointError,
-    FileEntry,
     NoSuchFolderError,
     cache_folder,
     files_of,
+    folder_aside,
     local_folder,
     parse_manifest,
     read_manifest,
@@ -33,13 +29,12 @@ from yt8m_ray.data.storage.folders import is_remote
 from yt8m_ray.local_files import MOST_DOCUMENT_BYTES, regular_only
 
 SUFFIX = ".tar"
-
+# Of a read: from an object store each costs a round trip, and more at once would only be memory.
 _CHUNK_BYTES = 8 << 20
-"""Of a read: from an object store each costs a round trip, and more at once would only be memory."""
-
+# Of all headers together: 2,048 members, where a bundle has two for each model and five more.
 _MOST_HEADER_BYTES = 1 << 20
-"""Of all headers together: 2,048 members, where a bundle has two for each model and five more."""
 _MOST_PADDING_BYTES = 1 << 20
+# tarfile takes time by the square of the digits of a number, and cannot seek so far.
 _LONG_NUMBER = re.compile(rb"[0-9]{20}")
 
 
@@ -56,8 +51,8 @@ def open_folder(path: str | Path) -> Path:
 
     Raises:
         NoSuchFolderError: there is none.
-        CheckpointError: a tar or a copy is not intact.
-        OSError: the store or the tar cannot be read, or the cache not be written.
+        CheckpointError: a tar or a copy has not exactly the files of its manifest.
+        OSError: the store or the tar cannot be read, or the cache cannot be written.
     """
     return unpacked_folder(path) if is_archive(path) else local_folder(path)
 
@@ -65,8 +60,9 @@ def open_folder(path: str | Path) -> Path:
 def write_archive(folder: Path, path: Path) -> None:
     """Writes the files of a sealed folder as a tar, its manifest first; the bytes depend on the files alone."""
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    # First, so that a reader can tell from the first block whether its cache has the rest.
     names.sort(key=lambda name: name != MANIFEST_FILE)
-    aside = path.with_name(path.name + ".part")
+    aside = path.with_name(path.name + ".part")  # `.tmp` is the folder that a bundle is written in
     try:
         # pax is ustar, but for what that cannot say: a file of more than 8 GiB.
         with tarfile.open(aside, "w:", format=tarfile.PAX_FORMAT) as archive:
@@ -81,34 +77,24 @@ def write_archive(folder: Path, path: Path) -> None:
 
 
 def unpacked_folder(path: str | Path) -> Path:
-    """Returns the folder with the files of a bundle's tar, which is unpacked once a machine, below `cache_folder()`.
-
-    The folder is named by the contents of the manifest. A tar is compared with it, file by file, when it is unpacked,
-    and again when its size or time of change is another; the folder itself is compared whenever it is loaded.
-
-    Raises:
-        NoSuchFolderError: there is no such file.
-        CheckpointError: it is no tar, or not exactly the files of its manifest; nothing of it is kept.
-        OSError: it cannot be read, or the cache cannot be written.
-    """
+    """Returns the folder, below `cache_folder()`, with the files of a bundle's tar; errors as in `open_folder`."""
     where = str(path) if is_remote(str(path)) else str(Path(path).absolute())
     with _opened(where) as (file, state), _explained(where):
-        archive = tarfile.TarFile(fileobj=cast(Any, _Headers(file, state.num_bytes)), copybufsize=_CHUNK_BYTES)
+        archive = tarfile.TarFile(fileobj=cast(Any, _Headers(file, state[0])), copybufsize=_CHUNK_BYTES)
         content = _manifest(archive, file, where)
         parent = cache_folder() / "bundles" / hashlib.sha256(content).hexdigest()[:16]
         folder = parent / "bundle"
+        # A tar with a mark is not compared with its manifest again; loading the folder compares that, each time.
         mark = parent / f".compared-{hashlib.sha256(f'{where} {state}'.encode()).hexdigest()[:16]}"
         if folder.is_dir() and mark.exists():
             return folder
         members = _members(archive, files_of(parse_manifest(content, where=where, kind="bundle")), where)
         _check_end(archive, file, where)
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".aside-") as aside:
-            written = Path(aside) / folder.name
-            written.mkdir()
+        with folder_aside(folder) as written:
             archive.fileobj = cast(Any, file)  # these are no headers
             archive.extractall(written, members.values(), filter="data")
             (written / MANIFEST_FILE).write_bytes(content)
+            # Compares the hashes; names and sizes were right.
             try:
                 read_manifest(written, kind="bundle")
             except CheckpointError as error:
@@ -119,16 +105,9 @@ def unpacked_folder(path: str | Path) -> Path:
     return folder
 
 
-class _State(NamedTuple):
-    """What is another when a file is: its size, and whatever else its place knows."""
-
-    num_bytes: int
-    others: tuple[int | None, ...]
-
-
 @contextlib.contextmanager
-def _opened(where: str) -> Iterator[tuple[BinaryIO, _State]]:
-    """Gives an open file that can seek, and its state."""
+def _opened(where: str) -> Iterator[tuple[BinaryIO, tuple[int, ...]]]:
+    """Gives an open file that can seek, and its state: its size, and what else changes when the file does."""
     if not is_remote(where):
         try:
             file = open(where, "rb", opener=regular_only)  # noqa: SIM115 - closed below
@@ -136,7 +115,7 @@ def _opened(where: str) -> Iterator[tuple[BinaryIO, _State]]:
             raise NoSuchFolderError(f"{where}: no bundle: there is no such file") from None
         with file:
             status = os.fstat(file.fileno())
-            yield file, _State(status.st_size, (status.st_dev, status.st_ino, status.st_mtime_ns))
+            yield file, (status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns)
         return
     with explaining(where):
         filesystem, place = from_uri(where)
@@ -144,25 +123,21 @@ def _opened(where: str) -> Iterator[tuple[BinaryIO, _State]]:
         if info.type != FileType.File:
             raise NoSuchFolderError(f"{where}: no bundle: there is no such file")
         with filesystem.open_input_file(place) as stored:
-            yield cast(BinaryIO, stored), _State(info.size, (info.mtime_ns,))
+            yield cast(BinaryIO, stored), (info.size, info.mtime_ns)
 
 
 class _Headers:
-    """The file of a tar while its headers are read, which themselves say how long they are.
+    """The file of a tar while its headers are read: no more than `_MOST_HEADER_BYTES` of it."""
 
-    Args:
-        file: Of which no more than `_MOST_HEADER_BYTES` are read.
-    """
-
+    # The headers themselves say how long they are, so that a few bytes could ask for any amount of memory.
     def __init__(self, file: BinaryIO, num_bytes: int) -> None:
         self._file, self._num_bytes = file, num_bytes
         self._num_left = _MOST_HEADER_BYTES
         self.tell = file.tell
 
     def seek(self, position: int) -> None:
-        if (
-            not 0 <= position <= self._num_bytes
-        ):  # a negative size, or one beyond the end: a store refuses to seek there
+        # After a negative size, or one beyond the end; a store refuses to seek there.
+        if not 0 <= position <= self._num_bytes:
             raise tarfile.ReadError("unexpected end of data")
         self._file.seek(position)
 
@@ -171,7 +146,7 @@ class _Headers:
             raise tarfile.ReadError(f"expected at most {_MOST_HEADER_BYTES} bytes of headers, found more")
         self._num_left -= num_bytes
         content = self._file.read(num_bytes)
-        if _LONG_NUMBER.search(content):  # tarfile takes time by the square of its digits, or cannot seek so far
+        if _LONG_NUMBER.search(content):
             raise tarfile.ReadError("a header holds a number that is too large")
         return content
 
@@ -184,18 +159,14 @@ def _explained(where: str) -> Iterator[None]:
         raise
     except tarfile.FilterError as error:
         raise CheckpointError(f"{where}: {error}") from None
-    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:  # what tarfile lets through
+    # tarfile lets the last three through; each extended header leads to the next one in a call of its own.
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         reason = "too many headers of one member" if isinstance(error, RecursionError) else error
         raise CheckpointError(f"{where}: not a whole, uncompressed tar file: {reason}") from None
 
 
 def _files(archive: tarfile.TarFile, where: str) -> Iterator[tarfile.TarInfo]:
-    """Yields each file of a tar, without the `./` that `tar -cf x.tar .` puts before its name, and without its time.
-
-    Raises:
-        CheckpointError: there is anything but regular files and folders.
-        tarfile.FilterError: one lies outside the folder, or is a device.
-    """
+    """Yields each file of a tar, without its time and mode; anything but files and folders inside it is an error."""
     for member in archive:
         safe = tarfile.data_filter(member, str(cache_folder()))
         if safe is None or safe.isdir():
@@ -203,43 +174,51 @@ def _files(archive: tarfile.TarFile, where: str) -> Iterator[tarfile.TarInfo]:
         if not safe.isreg() or safe.issparse():
             kind = "sparse one" if safe.issparse() else "link"
             raise CheckpointError(f"{where}: {member.name!r}: expected a regular file, found a {kind}")
+        # `tar -cf x.tar .` puts `./` before each name. None: the time and mode of a new file.
         yield safe.replace(name=PurePosixPath(safe.name).as_posix(), mtime=cast(Any, None), mode=cast(Any, None))
 
 
 def _manifest(archive: tarfile.TarFile, file: BinaryIO, where: str) -> bytes:
-    """Returns the contents of the manifest, which is the first member of a tar that `write_archive` made."""
     for member in _files(archive, where):
         if member.name == MANIFEST_FILE:
             if not 0 <= member.size <= MOST_DOCUMENT_BYTES:
                 raise CheckpointError(f"{where}: {MANIFEST_FILE}: {member.size} bytes are too many for a manifest")
+            # By the file itself: the manifest is no header, and is not counted as one.
             position = file.tell()
             file.seek(member.offset_data)
             content = file.read(member.size)
             if len(content) < member.size:
                 raise tarfile.ReadError("unexpected end of data")
+            # Where tarfile goes on.
             file.seek(position)
             return content
     raise CheckpointError(f"{where}: no bundle: {MANIFEST_FILE} is missing at the top of the tar")
 
 
-def _members(archive: tarfile.TarFile, entries: Mapping[str, FileEntry], where: str) -> dict[str, tarfile.TarInfo]:
+def _members(
+    archive: tarfile.TarFile, entries: Mapping[str, Mapping[str, object]], where: str
+) -> dict[str, tarfile.TarInfo]:
     """Returns the files of a tar by their names, the manifest aside, each as long as the manifest says."""
     members: dict[str, tarfile.TarInfo] = {}
     for member in _files(archive, where):
         name = member.name
-        if name in members:
+        if name in members:  # which of the two is meant, readers of tars disagree on
             raise CheckpointError(f"{where}: {name!r} is in the tar twice")
-        if name != MANIFEST_FILE and name not in entries:
-            raise CheckpointError(f"{where}: {name!r}: in the tar, but not in its manifest")
-        if name != MANIFEST_FILE and member.size != entries[name].num_bytes:
-            raise CheckpointError(f"{where}: {name!r}: {entries[name].num_bytes} bytes expected, {member.size} found")
         members[name] = member
+        if name == MANIFEST_FILE:
+            continue
+        if name not in entries:
+            raise CheckpointError(f"{where}: {name!r}: in the tar, but not in its manifest")
+        if member.size != entries[name]["bytes"]:
+            expected = entries[name]["bytes"]
+            raise CheckpointError(f"{where}: {name!r}: {expected} bytes expected, {member.size} found")
     del members[MANIFEST_FILE]
     return members
 
 
 def _check_end(archive: tarfile.TarFile, file: BinaryIO, where: str) -> None:
-    """Checks that nothing but padding is behind the last member: tarfile ends where it finds no header."""
+    """Checks that nothing but padding follows the last member."""
+    # tarfile ends where it finds no header; another program could find more files there.
     file.seek(archive.offset)
     rest = file.read(_MOST_PADDING_BYTES + 1)
     if len(rest) > _MOST_PADDING_BYTES or rest.strip(b"\0"):

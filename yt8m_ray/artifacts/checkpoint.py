@@ -1,11 +1,12 @@
-"""A checkpoint is a folder: config.yaml, model.safetensors, state.safetensors, manifest.json. Loading executes no code.
+"""A checkpoint is a sealed folder with a config, weights and the state of training. Loading one executes no code.
 
-`ema.safetensors` has the moving average of the weights where there is one; the folder `teacher`, itself a checkpoint,
-the model that was trained beside this one.
-Where a validation was made for it, validation.safetensors holds what a report shows of it besides the metrics.
-
-The manifest holds sizes and SHA-256 hashes. A folder whose files do not match it is refused, so that a write that was
-cut short is never taken for a checkpoint.
+config.yaml              the run, with every default
+model.safetensors        weights and statistics
+state.safetensors        what training needs to continue
+ema.safetensors          the moving average of the weights, if there is one
+validation.safetensors   what a report shows of the validation besides the metrics, if there was one
+teacher/                 a checkpoint of the model that was trained beside this one, if there was one
+manifest.json            sizes and hashes, by which a write that was cut short is told from a checkpoint
 """
 
 from __future__ import annotations
@@ -41,12 +42,9 @@ from yt8m_ray.models import Model, build_model_for_weights
 
 EMA_FILE = "ema.safetensors"
 DETAILS_FILE = "validation.safetensors"
-
 CHECKPOINT_PATTERN = "epoch_*_step_*"
-
+# The names in a safetensors file of the types that models have.
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
-"""Types by their names in a safetensors file, as far as models have them."""
-
 _MOST_FAULTS = 10
 
 
@@ -60,15 +58,7 @@ def save_checkpoint(
     average: torch.nn.Module | None = None,
     details: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Writes a checkpoint into an existing folder; the manifest, over everything in it, comes last.
-
-    Args:
-        config: The run, with every default.
-        model: Its weights and statistics are saved on the CPU.
-        state: What training needs to continue, by name.
-        facts: What else the manifest keeps: `metrics` measured at this point, `mlflow_run_id`.
-        details: Of the validation at this point, if there was one: `Evaluation.details`.
-    """
+    """Writes a checkpoint into an existing folder, with `facts` in its manifest and `Evaluation.details`."""
     folder = Path(folder)
     (folder / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
     safetensors.torch.save_file(_on_cpu(model.state_dict()), folder / MODEL_FILE)
@@ -77,32 +67,24 @@ def save_checkpoint(
         safetensors.torch.save_file(_on_cpu(average.state_dict()), folder / EMA_FILE)
     if details:
         safetensors.numpy.save_file(dict(details), folder / DETAILS_FILE)
+    # Last, over everything in the folder: without it there is no checkpoint.
     write_manifest(folder, {"kind": "checkpoint", **facts})
 
 
 def adopt_checkpoint(source: str | Path, folder: Path, config: TrainConfig) -> None:
-    """Makes a new folder with the contents of a checkpoint, but for its config: that of a run which goes on from there.
-
-    Files are linked where the disk can, else copied. The folder is there whole or not at all.
-
-    Raises:
-        CheckpointError: the source is no intact checkpoint.
-    """
+    """Makes a new folder with the contents of an intact checkpoint and the config of a run that goes on from there."""
     manifest = read_manifest(source, kind="checkpoint")
     with written_aside(folder) as aside:
         for name in cast(dict[str, Any], manifest["files"]):
             if name != CONFIG_FILE:
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
-                _link_or_copy(Path(source) / name, aside / name)
+                # Linked, as weights are large and nobody changes a file of a checkpoint in place.
+                try:
+                    os.link(Path(source) / name, aside / name)
+                except OSError:  # another disk, or one without links
+                    shutil.copyfile(Path(source) / name, aside / name)
         (aside / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
         write_manifest(aside, {key: value for key, value in manifest.items() if key not in ("format_version", "files")})
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)
 
 
 def load_config(folder: str | Path) -> TrainConfig:
@@ -116,7 +98,7 @@ def load_config(folder: str | Path) -> TrainConfig:
 
 
 class Checkpoint(NamedTuple):
-    """A loaded checkpoint: the model in eval mode on the CPU, its config, and its manifest."""
+    """A loaded checkpoint; the model is in eval mode, on the CPU."""
 
     model: Model
     config: TrainConfig
@@ -124,7 +106,7 @@ class Checkpoint(NamedTuple):
 
 
 def load_checkpoint(folder: str | Path, *, ema: bool | None = None) -> Checkpoint:
-    """Returns a checkpoint whose files are intact; each is hashed once.
+    """Returns a checkpoint whose files are intact.
 
     Args:
         ema: Whether to take the moving average of the weights; None takes what the run was validated with.
@@ -137,20 +119,19 @@ def load_checkpoint(folder: str | Path, *, ema: bool | None = None) -> Checkpoin
     sizes, num_classes = config.data.feature_sizes, config.data.num_classes
     model = build_model_for_weights(config.model, feature_sizes=sizes, num_classes=num_classes)
     weights = read_weights(path, model.state_dict())
-    model.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)  # maps no file
+    # Cloned, so that the model keeps no file mapped.
+    model.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
     return Checkpoint(model.eval(), config, manifest)
 
 
 def load_model(folder: str | Path, *, ema: bool | None = None) -> tuple[Model, TrainConfig]:
     """Returns (model in eval mode on the CPU, its config); arguments and errors as in `load_checkpoint`."""
-    model, config, _ = load_checkpoint(folder, ema=ema)
-    return model, config
+    return load_checkpoint(folder, ema=ema)[:2]
 
 
-def weights_path(folder: str | Path, *, ema: bool | None = None) -> tuple[Path, TrainConfig]:
-    """Returns (file with the weights, config) of an intact checkpoint; arguments and errors as in `load_checkpoint`."""
-    path, config, _ = _find_weights(folder, ema)
-    return path, config
+def weights_path(folder: str | Path, *, ema: bool | None = None) -> Path:
+    """Returns the file with the weights of an intact checkpoint; arguments and errors as in `load_checkpoint`."""
+    return _find_weights(folder, ema)[0]
 
 
 def _find_weights(folder: str | Path, ema: bool | None) -> tuple[Path, TrainConfig, dict[str, object]]:
@@ -159,29 +140,25 @@ def _find_weights(folder: str | Path, ema: bool | None) -> tuple[Path, TrainConf
     has_average = (Path(folder) / EMA_FILE).is_file()
     if ema and not has_average:
         raise CheckpointError(f"{folder}: has no moving average of its weights (ema.* was not set when it was trained)")
+    # What validation measured is what others get.
     is_average = ema if ema is not None else has_average and config.ema.evaluate
     return Path(folder) / (EMA_FILE if is_average else MODEL_FILE), config, manifest
 
 
 def initialize(model: torch.nn.Module, folder: str | Path, *, ema: bool | None = None) -> list[str]:
-    """Copies the weights of a checkpoint that fit into `model`, and returns the names of its other weights.
+    """Copies weights of a checkpoint into `model` where name and shape fit; returns the names of its other weights.
 
-    Args:
-        model: Any model; a weight fits where name and shape are the same.
-
-    Raises:
-        CheckpointError: the folder is no intact checkpoint, nothing of it fits, or what fits is not finite.
+    CheckpointError where the folder is no intact checkpoint, nothing of it fits, or what fits is not finite.
     """
-    path, expected = weights_path(folder, ema=ema)[0], model.state_dict()
+    path = weights_path(folder, ema=ema)
     found = read_tensors(path)
-    fitting = {
-        name: tensor for name, tensor in found.items() if name in expected and tensor.shape == expected[name].shape
-    }
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    fitting = {name: tensor for name, tensor in found.items() if tensor.shape == shapes.get(name)}
     if not fitting:
         raise CheckpointError(f"{folder}: none of its {len(found)} weights fits the model by name and shape")
     check_finite(fitting, where=str(path))
     model.load_state_dict(fitting, strict=False)
-    return sorted(expected.keys() - fitting.keys())
+    return sorted(shapes.keys() - fitting.keys())
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
@@ -192,21 +169,19 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
 def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Returns a safetensors file's tensors, which are mapped from it.
 
-    Args:
-        expected: Tensors of the names, shapes and types that it must have, of any device, `meta` too.
-
-    Raises:
-        CheckpointError: names, shapes or types are others, which is seen before anything is read; or a tensor holds NaN
-            or infinity.
+    CheckpointError where names, shapes or types are not those of `expected`, on any device, `meta` too, or a tensor
+    holds NaN or infinity.
     """
+    # From the head alone: a file of other weights is refused before any of them is read.
     found = {entry.name: entry for entry in read_tensor_entries(path)}
     wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
     wrong += [f"{name} is unexpected" for name in found.keys() - expected.keys()]
     for name in expected.keys() & found.keys():
-        if found[name].shape != list(expected[name].shape):
-            wrong.append(f"{name} is {found[name].shape}, expected {list(expected[name].shape)}")
-        elif found[name].dtype != DTYPES.get(expected[name].dtype):
-            wrong.append(f"{name} is {found[name].dtype}, expected {DTYPES.get(expected[name].dtype)}")
+        entry, shape, dtype = found[name], list(expected[name].shape), DTYPES.get(expected[name].dtype)
+        if entry.shape != shape:
+            wrong.append(f"{name} is {entry.shape}, expected {shape}")
+        elif entry.dtype != dtype:
+            wrong.append(f"{name} is {entry.dtype}, expected {dtype}")
     check_fit(wrong, where=str(path))
     weights = read_tensors(path)
     check_finite(weights, where=str(path))
@@ -214,31 +189,29 @@ def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
 
 
 def check_fit(wrong: Sequence[str], *, where: str) -> None:
-    """Raises CheckpointError where there are tensors that are not those of the model; lists the first of them."""
+    """Raises CheckpointError with the first faults, if there are any."""
     if wrong:
         more = f"; and {len(wrong) - _MOST_FAULTS} more" if len(wrong) > _MOST_FAULTS else ""
         raise CheckpointError(f"{where}: weights do not fit the model: {'; '.join(sorted(wrong)[:_MOST_FAULTS])}{more}")
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], *, where: str) -> None:
-    """Raises CheckpointError, with its name, where a tensor holds NaN or infinity."""
+    """Raises CheckpointError where a tensor holds NaN or infinity."""
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             raise CheckpointError(f"{where}: {name}: expected finite weights, found NaN or infinity")
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Returns whether a tensor holds neither NaN nor infinity.
-
-    Its least and largest values say so, as NaN is both; torch.isfinite(tensor).all() takes fifty times as long.
-    """
+    """Returns whether a tensor holds neither NaN nor infinity."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
+    # The extremes suffice, as NaN is both of them; torch.isfinite(tensor).all() takes fifty times as long.
     return all(math.isfinite(value) for value in tensor.aminmax())
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a safetensors file, which are mapped from it; anything else (a pickle, say) is refused."""
+    """Returns the tensors of a safetensors file, which are mapped from it; CheckpointError for any other file."""
     try:
         check_regular(path)
         return safetensors.torch.load_file(path)
@@ -247,7 +220,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_details(folder: str | Path) -> dict[str, np.ndarray]:
-    """Returns what `Evaluation.details` gave at a checkpoint; empty where it was not validated."""
+    """Returns the `Evaluation.details` of a checkpoint; empty where it was not validated."""
     path = Path(folder) / DETAILS_FILE
     if not path.exists():
         return {}
@@ -255,18 +228,19 @@ def load_details(folder: str | Path) -> dict[str, np.ndarray]:
 
 
 def latest_checkpoint(run_path: str | Path) -> Path | None:
-    """Returns the intact checkpoint of a run folder that is furthest on, or None; broken ones are passed over."""
+    """Returns the intact checkpoint of a run folder that is furthest on, or None."""
     for folder in sorted(Path(run_path).glob(CHECKPOINT_PATTERN), reverse=True):
         try:
             read_manifest(folder, kind="checkpoint")
-        except CheckpointError:
+        except CheckpointError:  # a write was cut short, or another process removes it
             continue
         return folder
     return None
 
 
 def checkpoint_name(*, epoch: int, step: int) -> str:
-    """Returns the folder name of a checkpoint after `epoch` whole epochs and `step` steps; names sort by progress."""
+    """Returns the folder name of a checkpoint after `epoch` whole epochs and `step` steps."""
+    # With zeros in front, so that names sort by progress.
     return f"epoch_{epoch:04d}_step_{step:09d}"
 
 

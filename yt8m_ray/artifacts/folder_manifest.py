@@ -1,10 +1,8 @@
-"""A sealed folder: its manifest, written last, names each file with its size and SHA-256. Checkpoints and bundles are.
-
-Imports no torch.
-"""
+"""Sealed folders, which checkpoints and bundles are: a manifest, written last, has each file's size and SHA-256."""
 
 from __future__ import annotations
 
+# Nothing here imports torch, so that `jobs.describe` starts at once.
 import contextlib
 import hashlib
 import json
@@ -13,7 +11,6 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -28,9 +25,8 @@ CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.safetensors"
 
+# Of the manifest; a bundle's document has a version of its own.
 FORMAT_VERSION = 1
-"""Of the manifest; what a bundle's document says has a version of its own."""
-
 _MOST_THREADS = 4
 
 
@@ -51,20 +47,29 @@ def check_new(folder: Path) -> None:
 @contextlib.contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
     """Gives an empty folder that becomes `folder` when the `with` block ends; after an error nothing stays."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside_folder = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
-    except OSError as error:
-        raise ConfigError(f"output: {folder}: cannot be written: {error}") from None
-    with aside_folder as aside:
-        written = Path(aside) / folder.name
-        written.mkdir()
+    with contextlib.ExitStack() as stack:
+        try:
+            written = stack.enter_context(folder_aside(folder))
+        except OSError as error:
+            raise ConfigError(f"output: {folder}: cannot be written: {error}") from None
         yield written
         written.replace(folder)
 
 
+@contextlib.contextmanager
+def folder_aside(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder that can be renamed to `folder`; what is left of it goes when the `with` block ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place: only within one filesystem does a rename make the whole folder appear at once.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
+        written = Path(aside) / folder.name
+        written.mkdir()
+        yield written
+
+
 def write_manifest(folder: Path, facts: Mapping[str, object]) -> None:
     """Writes manifest.json with `facts` and the size and hash of every file of the folder."""
+    # Sorted, as `folder_version` is a hash of the manifest.
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(folder.rglob("*"))
@@ -75,7 +80,7 @@ def write_manifest(folder: Path, facts: Mapping[str, object]) -> None:
 
 
 def read_manifest(folder: str | Path, *, kind: str) -> dict[str, object]:
-    """Returns the manifest of a folder after checking every file against it.
+    """Returns the manifest of a folder after comparing every file with it.
 
     Raises:
         CheckpointError: no manifest, another kind or version, or a file that is missing, cut short or altered.
@@ -94,21 +99,13 @@ def read_manifest(folder: str | Path, *, kind: str) -> dict[str, object]:
     manifest = parse_manifest(content, where=str(folder), kind=kind)
     # A hash takes several times as long as reading the file from the page cache, and other threads run meanwhile.
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(lambda file: _check_file(folder, *file), files_of(manifest).items()):
-            pass  # the first fault is raised here
+        # As a list, so that the first fault is raised here.
+        list(pool.map(lambda file: _check_file(folder, *file), files_of(manifest).items()))
     return manifest
 
 
 def parse_manifest(content: bytes, *, where: str, kind: str) -> dict[str, object]:
-    """Returns a manifest whose form is right: its version, its kind, and files that lie inside the folder.
-
-    Args:
-        where: The folder or archive that it is in, for messages.
-        kind: `checkpoint` or `bundle`.
-
-    Raises:
-        CheckpointError: it is none of that.
-    """
+    """Returns the manifest of the folder or archive `where`, as `read_manifest` does, but compares no files."""
     path = f"{where}/{MANIFEST_FILE}"
     manifest = _parse(content, path)
     if manifest.get("kind") != kind:
@@ -117,9 +114,11 @@ def parse_manifest(content: bytes, *, where: str, kind: str) -> dict[str, object
         raise CheckpointError(
             f"{where}: format version {manifest.get('format_version')} found, this program reads {FORMAT_VERSION}"
         )
+    # Which files a bundle needs, its document says.
     needed = {CONFIG_FILE, MODEL_FILE, STATE_FILE} if kind == "checkpoint" else set()
     if needed - manifest["files"].keys():
         raise CheckpointError(f"{path}: expected the files {sorted(needed)}, found {sorted(manifest['files'])[:10]}")
+    # Anybody may have written the manifest, and a name with `..` would reach files outside the folder.
     for name, facts in manifest["files"].items():
         if not isinstance(facts, dict) or not {"bytes", "sha256"} <= facts.keys():
             raise CheckpointError(f"{path}: files: {name!r}: expected its bytes and sha256, found {facts!r}")
@@ -138,29 +137,16 @@ def _parse(content: bytes, path: str) -> dict[str, Any]:
     return manifest
 
 
-@dataclass(frozen=True)
-class FileEntry:
-    """What a manifest says of a file: its size, and its SHA-256 in hexadecimal digits."""
-
-    num_bytes: object
-    sha256: object
-
-
-def files_of(manifest: Mapping[str, object]) -> dict[str, FileEntry]:
-    """Returns the files of a manifest by their names."""
-    files = cast(dict[str, dict[str, object]], manifest["files"])
-    return {name: FileEntry(facts["bytes"], facts["sha256"]) for name, facts in files.items()}
+def files_of(manifest: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """Returns the files of a manifest by their names, each with `bytes` and `sha256`, in hexadecimal digits."""
+    return cast(dict[str, dict[str, object]], manifest["files"])
 
 
 def local_folder(path: str | Path) -> Path:
-    """Returns the absolute folder of a checkpoint or bundle; one in an object store is copied to this machine, once.
-
-    Copies lie under $YT8M_CACHE, or else ~/.cache/yt8m_ray, by the contents of their manifest.
+    """Returns the absolute folder of a checkpoint or bundle; one in an object store is copied below `cache_folder()`.
 
     Raises:
-        NoSuchFolderError: the store has none there.
-        CheckpointError: what it has is not intact.
-        OSError: the store cannot be read.
+        NoSuchFolderError, CheckpointError, OSError: the store has none, or a damaged one, or cannot be read.
     """
     uri = str(path)
     if not is_remote(uri):
@@ -168,13 +154,12 @@ def local_folder(path: str | Path) -> Path:
     content = read_file(join_uri(uri, MANIFEST_FILE))
     if content is None:
         raise NoSuchFolderError(f"{uri}: no checkpoint: {MANIFEST_FILE} is missing")
+    # By the contents of the manifest: the same checkpoint is copied once, and a changed one again.
     parent = cache_folder() / "checkpoints" / hashlib.sha256(content).hexdigest()[:16]
+    # Under its own name: that of a checkpoint says epoch and step.
     folder = parent / PurePosixPath(join_uri(uri).partition("?")[0]).name
     if not folder.exists():
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".aside-") as aside:
-            written = Path(aside) / folder.name
-            written.mkdir()
+        with folder_aside(folder) as written:
             download_folder(uri, written)
             kind = _parse(content, join_uri(uri, MANIFEST_FILE)).get("kind")
             read_manifest(written, kind="bundle" if kind == "bundle" else "checkpoint")
@@ -184,28 +169,30 @@ def local_folder(path: str | Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Returns the folder for copies of what is in object stores."""
+    """Returns the folder for copies of what is in object stores: $YT8M_CACHE, or else ~/.cache/yt8m_ray."""
     return Path(os.environ.get("YT8M_CACHE", "~/.cache/yt8m_ray")).expanduser().absolute()
 
 
 def folder_version(folder: str | Path) -> str:
-    """Returns a short name of the exact content of a bundle or checkpoint: a hash of its manifest."""
+    """Returns a short name of the exact content of a bundle or checkpoint."""
+    # The manifest has the hash of every other file.
     return hashlib.sha256((Path(folder) / MANIFEST_FILE).read_bytes()).hexdigest()[:12]
 
 
-def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
+def _check_file(folder: Path, name: str, entry: Mapping[str, object]) -> None:
     file = folder / name
     try:
         status = file.stat()
         num_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
-        digest = _sha256(file) if num_bytes == entry.num_bytes else None
+        # A file of another size is not hashed: it is refused in any case.
+        digest = _sha256(file) if num_bytes == entry["bytes"] else None
     except (FileNotFoundError, NotADirectoryError):  # perhaps only now: a run removes its older checkpoints
         num_bytes = None
     if num_bytes is None:
         raise CheckpointError(f"{file}: listed in the manifest, but missing")
-    if num_bytes != entry.num_bytes:
-        raise CheckpointError(f"{file}: {entry.num_bytes} bytes expected, {num_bytes} found")
-    if digest != entry.sha256:
+    if num_bytes != entry["bytes"]:
+        raise CheckpointError(f"{file}: {entry['bytes']} bytes expected, {num_bytes} found")
+    if digest != entry["sha256"]:
         raise CheckpointError(f"{file}: the contents do not match the hash in the manifest")
 
 

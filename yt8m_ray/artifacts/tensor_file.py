@@ -1,7 +1,8 @@
-"""The tensors of a safetensors file by name, type and shape, without a byte of their values. Imports no torch."""
+"""The names, types and shapes in the head of a safetensors file."""
 
 from __future__ import annotations
 
+# Nothing here imports torch, so that `jobs.describe` starts at once.
 import math
 import re
 from dataclasses import dataclass
@@ -23,20 +24,18 @@ class TensorEntry:
 
     @property
     def num_bytes(self) -> int:
-        """Of its values; the format's names of types hold their bits, but for BOOL."""
+        """Size of its values."""
+        # The format's names of types end in their bits, but for BOOL, which is a byte.
         bits = re.search(r"\d+", self.dtype)
         return math.prod(self.shape) * (int(bits[0]) if bits else 8) // 8
 
 
 def read_tensor_entries(path: Path) -> list[TensorEntry]:
-    """Returns what the head of a safetensors file says, in the order of the names.
-
-    Raises:
-        CheckpointError: it has no such head, or not the bytes that the head promises.
-    """
+    """Returns the tensors of a safetensors file, by name; CheckpointError where its head or size is wrong."""
     try:
         check_regular(path)
         with safetensors.safe_open(path, framework="numpy") as file:
+            # A slice knows its type and shape; its values are read only when it is indexed.
             slices = {name: file.get_slice(name) for name in sorted(file.keys())}
             return [TensorEntry(name, part.get_dtype(), part.get_shape()) for name, part in slices.items()]
     except (safetensors.SafetensorError, OSError) as error:

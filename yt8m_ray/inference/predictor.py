@@ -31,23 +31,18 @@ from yt8m_ray.topk import top_k as best_classes
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model with everything that its inputs and outputs need.
+    """A model with everything that its inputs and outputs need."""
 
-    Attributes:
-        model: In eval mode, on `device`.
-        spec: What a row must hold.
-        vocabulary_path: None means the published vocabulary where the number of classes allows.
-        version: A short hash of the exact files that were loaded.
-        golden: What `self_check` compares with; None for a checkpoint and for a bundle of version 1.
-        document: Of a bundle; None for a checkpoint.
-    """
-
+    # In eval mode, on `device`.
     model: Model
     spec: FeatureSpec
     normalize: Normalization
+    # None: the published vocabulary, if the number of classes allows.
     vocabulary_path: str | None
+    # A short hash of the exact files that were loaded.
     version: str
     device: torch.device
+    # Of a bundle alone.
     golden: GoldenAnswers | None = None
     document: BundleDocument | None = None
 
@@ -57,60 +52,43 @@ class Predictor:
 
         Args:
             path: The folder, or a bundle's tar; either may be in an object store.
-            ema: Whether to take a checkpoint's moving average of the weights; None takes what its run was validated
-                with.
+            ema: Whether to take a checkpoint's moving average of the weights; None takes what was validated.
 
         Raises:
             ConfigError: `ema` is given for a bundle, which has one set of weights.
             NoSuchFolderError: there is neither a bundle nor a checkpoint.
             ValueError: its files are damaged or of an unknown version, or there is no such average.
         """
-        path = locate_model(path)
-        golden: GoldenAnswers | None = None
-        document: BundleDocument | None = None
-        if is_bundle(path):
-            if ema is not None:
-                raise ConfigError(f"ema: {path} is a bundle, which has the weights that it was made of")
-            bundle = load_bundle(path, device=device)
-            model, golden, document = bundle.model, bundle.golden, bundle.document
-            spec, normalize = document.spec, document.input.normalize
-            vocabulary_path: str | None = str(path / VOCABULARY_FILE)
-        else:
+        path, place = locate_model(path), torch.device(device)
+        if not is_bundle(path):
             model, config = load_model(path, ema=ema)
-            spec, normalize, vocabulary_path = config.data.spec, config.data.normalize, config.data.vocabulary
-        version = model_version(path, ema=ema)
-        model = model.to(device).eval()
-        return cls(model, spec, normalize, vocabulary_path, version, torch.device(device), golden, document)
+            data, version = config.data, model_version(path, ema=ema)
+            return cls(model.to(place), data.spec, data.normalize, data.vocabulary, version, place)
+        if ema is not None:
+            raise ConfigError(f"ema: {path} is a bundle, which has the weights that it was made of")
+        bundle = load_bundle(path, device=device)
+        spec, normalize, names = bundle.document.spec, bundle.document.input.normalize, str(path / VOCABULARY_FILE)
+        return cls(bundle.model, spec, normalize, names, bundle.version, place, bundle.golden, bundle.document)
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """Names of the classes, read on the first use: predictions do without.
-
-        Raises:
-            ValueError, OSError: the table cannot be read, or has too few classes.
-        """
+        """Names of the classes; errors as in `load_vocabulary`."""
+        # Read on the first use: predictions need no names.
         return load_vocabulary(self.vocabulary_path, self.spec)
 
     def logits(self, batch: Batch) -> torch.Tensor:
-        """Returns the logits of a normalized batch on `device`, float32 [B, C].
-
-        Raises:
-            NaNScoresError: scores of a video are not numbers.
-        """
+        """Returns the logits of a normalized batch on `device`, float32 [B, C]; NaNScoresError where some are NaN."""
         with torch.inference_mode():
             logits: torch.Tensor = self.model(batch.frames, batch.num_frames)
         check_scores(logits, batch.video_ids)
         return logits.float()
 
     def predict(self, videos: Sequence[VideoRow] | PackedVideos | Batch, top_k: int = 20) -> TopK:
-        """Returns the `top_k` best classes of each video, on the CPU.
+        """Returns the `top_k` best classes of each video, on the CPU; errors as in `logits`.
 
         Args:
             videos: Rows or packed videos that fit `spec`, or a normalized batch on `device`.
             top_k: More classes than there are give all.
-
-        Raises:
-            NaNScoresError: scores of a video are not numbers.
         """
         if not isinstance(videos, (PackedVideos, Batch)):
             videos = PackedVideos.from_rows(videos, self.spec)
@@ -120,11 +98,8 @@ class Predictor:
         return TopK(class_ids=best.class_ids.cpu(), scores=best.scores.cpu())
 
     def self_check(self, *, tolerance: float = TOLERANCE) -> int:
-        """Returns of how many videos the answers are those that the bundle gave when it was written; 0 without such.
-
-        Raises:
-            ValueError: a score differs by more than its share `tolerance`; names the video, the class and both scores.
-        """
+        """Returns how many golden answers agree; ValueError where a score is off by more than its share `tolerance`."""
+        # A checkpoint has none, nor has a bundle of version 1.
         if self.golden is None:
             return 0
         videos = self.golden.videos
@@ -133,12 +108,7 @@ class Predictor:
 
 
 def locate_model(path: str | Path) -> Path:
-    """Returns the absolute path of a checkpoint's or bundle's folder, or of its copy from an object store or a tar.
-
-    Raises:
-        NoSuchFolderError: there is neither a bundle nor a checkpoint.
-        ValueError, OSError: the copy cannot be made.
-    """
+    """Returns the folder of a checkpoint or bundle; arguments and errors as in `open_folder`."""
     folder = open_folder(path)
     if not is_bundle(folder) and not (folder / CONFIG_FILE).is_file():
         raise NoSuchFolderError(
@@ -153,35 +123,29 @@ def is_bundle(folder: Path) -> bool:
 
 
 def model_version(folder: Path, *, ema: bool | None = None) -> str:
-    """Returns a short hash of a folder's files, which tells a checkpoint's weights from their average too."""
+    """Returns a short hash of a folder's files, with the choice of `ema`."""
+    # Without the choice, outputs of a checkpoint's weights and of their average would have one version.
     version = folder_version(folder)
     return version if ema is None else f"{version}-{'ema' if ema else 'raw'}"
 
 
 def read_spec(folder: Path) -> FeatureSpec:
-    """Returns what the model in a folder reads, after its files were compared with the manifest."""
+    """Returns what the model in a folder reads, after comparing its files with the manifest."""
     if is_bundle(folder):
         return read_document(folder).spec
+    # A config alone may be what a write that was cut short has left.
     read_manifest(folder, kind="checkpoint")
     return load_config(folder).data.spec
 
 
 def check_fit(folder: Path, shards: Sequence[str], *, labels: LabelPolicy, on_corrupt: OnCorruptPolicy) -> None:
-    """Checks in a moment, before a cluster is started, that the first videos of shards fit the model in a folder.
-
-    Raises:
-        ValueError, OSError: as `check_first_videos`.
-    """
+    """Checks that the first videos of shards fit the model in a folder; errors as in `check_first_videos`."""
     options = ReadOptions(labels=labels, on_corrupt=on_corrupt)
     check_first_videos(shards, read_spec(folder), options, key="shards")
 
 
 def load_vocabulary(path: str | None, spec: FeatureSpec) -> Vocabulary:
-    """Returns the vocabulary of a CSV file, or the published one where what is read can mean it.
-
-    Raises:
-        ValueError, OSError: the file cannot be read, or has fewer classes.
-    """
+    """Returns the vocabulary of a CSV file of enough classes; None means the published one, if `spec` can mean it."""
     if path is None:
         return Vocabulary.meant_by(spec.sizes, spec.num_classes)
     return Vocabulary.load(path, num_classes=spec.num_classes)

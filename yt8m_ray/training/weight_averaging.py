@@ -56,7 +56,7 @@ def average_checkpoints(
     mean, total = model.state_dict(), shares[0]
     for path, share in zip(others, shares[1:], strict=True):  # one at a time is in memory besides the mean
         total += share
-        move_towards(mean, read_weights(weights_path(path, ema=ema)[0], mean), share / total)
+        move_towards(mean, read_weights(weights_path(path, ema=ema), mean), share / total)
     with written_aside(folder) as aside:
         places = [str(path) if is_remote(str(path)) else str(Path(path).absolute()) for path in paths]
         facts = {"averaged_from": places, "weights": shares}

@@ -12,7 +12,7 @@ from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import id_and_labels
 from yt8m_ray.data.format.framing import OnCorrupt, Records
 from yt8m_ray.data.format.tfrecord import read_records
-from yt8m_ray.data.pipeline.fast_decode import UNUSUAL, VIDEO_COLUMNS, Reading, pack_records, reading_of
+from yt8m_ray.data.pipeline.fast_decode import UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
 from yt8m_ray.data.storage.filesystem import open_stream
 
 _MOST_LABELS = 1 << 16

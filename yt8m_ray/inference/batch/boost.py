@@ -1,4 +1,4 @@
-"""A model and the shards it learned from -> the weights of the videos for the next one, on the Ray cluster."""
+"""A model and the shards it learned from -> the weights of the videos for the next model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def _errors(predictor: Predictor, videos: PackedVideos) -> tuple[list[str], np.ndarray]:
-    """Returns the ids and the errors [N] of the N videos of a block."""
+    # A block may have no video.
     errors = [np.empty(0, np.float32)]
     for batch in batches_on_device(videos, predictor, predictor.device):
         assert batch.labels is not None
@@ -39,24 +39,20 @@ def boost_videos(
     num_workers: int = 1,
     on_corrupt: OnCorruptPolicy = "fail",
 ) -> int:
-    """Writes the weights of the videos of the shards and returns their number; one that is there twice counts once.
+    """Writes the weights of the videos of labelled shards to a Parquet file and returns their number.
+
+    ValueError where a video has no previous weight, or the model is too weak.
 
     Args:
         model_path: From `locate_model`.
-        shards: Paths of what it was trained on, labelled.
-        output: A Parquet file.
-        previous: The weights that it was trained with; None where it was trained without.
+        previous: The weights that the model was trained with; None where it was trained without.
         max_weight: Larger weights are cut to this before they are divided by their mean.
-
-    Raises:
-        ConfigError: there are no such previous weights.
-        ValueError, OSError: the model, a shard or the weights cannot be read, a video has no previous weight, or the
-            model is too weak.
     """
     try:
         weights_before = None if previous is None else VideoWeights.load(previous)
     except FileNotFoundError as error:
         raise ConfigError(f"previous: {error}") from None
+    # By id: a video that is in the shards twice counts once.
     error_of: dict[str, float] = {}
     for answer in map_videos(
         shards,

@@ -1,4 +1,4 @@
-"""A teacher and shards -> a data set of its scores, on the Ray cluster."""
+"""A teacher and shards -> a data set of its scores."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from yt8m_ray.topk import top_k
 
 logger = logging.getLogger(__name__)
 
+# Entries a video by default: 430 bytes, and a student as good as with all (docs/results.md).
 NUM_ENTRIES = 100
-"""Entries a video by default: 430 bytes, and a student as good as with all (docs/results.md)."""
 
 
 def _label(predictor: Predictor, videos: PackedVideos, *, job: SoftLabelJob) -> pa.Table | list[bytes]:
-    """Returns the rows of the N videos of a block, or their framed records."""
     batches = batches_on_device(videos, predictor, predictor.device, labelled=False)
+    # A block may have no video.
     logits = torch.cat([torch.empty(0, job.num_classes), *(predictor.logits(batch).cpu() for batch in batches)])
     if job.format == "tfrecord":
         return list(_records(videos, torch.sigmoid(logits).numpy(), predictor.spec))
@@ -48,6 +48,7 @@ def _label(predictor: Predictor, videos: PackedVideos, *, job: SoftLabelJob) -> 
     else:
         best = top_k(logits, job.num_entries)
         scores, class_ids = best.scores, best.class_ids.numpy().astype(id_type)
+    # As float16, whose error is far below that of a teacher.
     return to_label_table(videos.records, videos.video_ids.tolist(), scores.half().numpy(), class_ids)
 
 
@@ -55,20 +56,13 @@ def _records(videos: PackedVideos, scores: np.ndarray, spec: FeatureSpec) -> Ite
     frames = np.split(videos.frames, np.cumsum(videos.num_frames)[:-1])
     labels = np.split(videos.labels, np.cumsum(videos.num_labels)[:-1])
     for row, video_id in enumerate(videos.video_ids.tolist()):
+        # None where labels are unknown: an empty list is a video of no class.
         known = labels[row] if videos.is_labelled[row] else None
         yield frame_record(encode_published(video_id, frames[row], known, scores[row], spec=spec))
 
 
-def _take(labels: pa.Table | list[bytes], rows: np.ndarray) -> pa.Table | list[bytes]:
-    return labels.take(rows) if isinstance(labels, pa.Table) else [labels[row] for row in rows.tolist()]
-
-
 def choose_format(file_format: str, *, top: int | None, dense: bool) -> tuple[LabelFormat, int]:
-    """Returns the format that the options of `jobs.distill` mean, and its entries a video; 0 stands for all classes.
-
-    Raises:
-        ConfigError: the options contradict each other.
-    """
+    """Returns the format that the options of `jobs.distill` mean, and its entries a video, 0 for all classes."""
     if top is not None and top < 1:
         raise ConfigError(f"top: expected at least 1, found {top}")
     if file_format == "tfrecord":
@@ -97,13 +91,12 @@ def label_shards(
 ) -> SoftLabelIndex:
     """Writes the teacher's scores of every video of the shards into a folder and returns its index.
 
-    What is finished is kept by shard; the same call after an interruption labels the others alone.
+    Finished shards are kept; the same call after an interruption, or with more shards, labels the others alone.
 
     Args:
         model_path: The teacher, from `locate_model`.
         label_format: `top` with the best entries, `dense` with all, or `tfrecord`, the published one.
         num_entries: Entries a video of `top`.
-        on_corrupt: `skip` leaves a bad record without labels.
 
     Raises:
         ConfigError: the folder holds other labels or the shards themselves, or the format does not fit the teacher.
@@ -116,12 +109,10 @@ def label_shards(
             f"format tfrecord: expected a teacher of frames, found one of {', '.join(spec.sizes)}; the published "
             "format holds frame-level videos alone"
         )
-    job = SoftLabelJob(
-        teacher=folder_version(model_path),
-        format=label_format,
-        num_classes=spec.num_classes,
-        num_entries=min(num_entries, spec.num_classes) if label_format == "top" else spec.num_classes,
-    )
+    teacher, num_classes = folder_version(model_path), spec.num_classes
+    # What is written, not what was asked for: a repeated call is compared with it.
+    most = min(num_entries, num_classes) if label_format == "top" else num_classes
+    job = SoftLabelJob(teacher=teacher, format=label_format, num_classes=num_classes, num_entries=most)
     parts = SoftLabelParts(output, job, shards)
     num_before = parts.num_videos
     write_missing(
@@ -130,18 +121,11 @@ def label_shards(
         spec,
         functools.partial(Predictor.from_path, model_path),
         functools.partial(_label, job=job),
-        take=_take,
         num_workers=num_workers,
         options=ReadOptions(labels="optional" if label_format == "tfrecord" else "ignored", on_corrupt=on_corrupt),
     )
     num_videos, index, elapsed = parts.num_videos, parts.complete(), time.monotonic() - started
-    logger.info(
-        "%d videos of %d shards, %.0f bytes a video; %d of them in %.1f s: %.0f videos/s",
-        num_videos,
-        len(index.shards),
-        sum(shard.bytes for shard in index.shards) / max(num_videos, 1),
-        num_videos - num_before,
-        elapsed,
-        (num_videos - num_before) / elapsed,
-    )
+    num_new, bytes_each = num_videos - num_before, sum(shard.bytes for shard in index.shards) / max(num_videos, 1)
+    message = "%d videos of %d shards, %.0f bytes a video; %d of them in %.1f s: %.0f videos/s"
+    logger.info(message, num_videos, len(index.shards), bytes_each, num_new, elapsed, num_new / elapsed)
     return index

@@ -1,4 +1,4 @@
-"""Shards -> a file of predictions, on the Ray cluster, in the order of the shards and of their records."""
+"""Shards -> a file of predictions, in the order of the shards and of their records."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
@@ -20,23 +19,14 @@ from yt8m_ray.topk import TopK
 
 logger = logging.getLogger(__name__)
 
-_Predictions = tuple[list[str], np.ndarray, np.ndarray]
 
-
-def _predict(predictor: Predictor, videos: PackedVideos, *, top_k: int) -> _Predictions:
-    """Returns the ids, the class ids [N, K] and the scores [N, K] of the N videos of a block."""
+def _predict(predictor: Predictor, videos: PackedVideos, *, top_k: int) -> tuple[list[str], TopK]:
     batches = batches_on_device(videos, predictor, predictor.device, labelled=False)
     parts = [predictor.predict(batch, top_k) for batch in batches]
-    if not parts:
-        return [], np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)
-    class_ids, scores = (torch.cat([getattr(part, name) for part in parts]) for name in ("class_ids", "scores"))
-    return videos.video_ids.tolist(), class_ids.numpy(), scores.numpy()
-
-
-def _take(predictions: _Predictions, rows: np.ndarray) -> tuple[list[str], TopK]:
-    video_ids, class_ids, scores = predictions
-    best = TopK(class_ids=torch.from_numpy(class_ids[rows]), scores=torch.from_numpy(scores[rows]))
-    return [video_ids[row] for row in rows], best
+    if not parts:  # a block may have no video
+        return [], TopK(class_ids=torch.empty(0, 0, dtype=torch.int64), scores=torch.empty(0, 0))
+    class_ids, scores = torch.cat([part.class_ids for part in parts]), torch.cat([part.scores for part in parts])
+    return videos.video_ids.tolist(), TopK(class_ids=class_ids, scores=scores)
 
 
 def predict_shards(
@@ -49,18 +39,15 @@ def predict_shards(
     on_corrupt: OnCorruptPolicy = "fail",
     ema: bool | None = None,
 ) -> int:
-    """Writes the best classes of every video of the shards and returns the number of videos.
+    """Writes the best classes of every video of the shards to `output` and returns the number of videos.
 
-    What is finished is kept by shard in `OUTPUT.parts`; the same call after an interruption predicts the others alone.
+    Finished shards are kept in `OUTPUT.parts`; the same call after an interruption predicts the others alone, and
+    another one is a ConfigError.
 
     Args:
         model_path: From `locate_model`.
-        output: The file, `.csv`, `.csv.gz` or `.parquet`; it appears when it is complete.
+        output: A `.csv`, `.csv.gz` or `.parquet` file; it appears when it is complete.
         ema: As in `Predictor.from_path`.
-
-    Raises:
-        ConfigError: `OUTPUT.parts` holds parts of another prediction.
-        ValueError, OSError: the model or a shard cannot be read.
     """
     started = time.monotonic()
     parts = PredictionParts(output, model_version=model_version(model_path, ema=ema), shards=shards, top_k=top_k)
@@ -71,20 +58,14 @@ def predict_shards(
         read_spec(model_path),
         functools.partial(Predictor.from_path, model_path, ema=ema),
         functools.partial(_predict, top_k=top_k),
-        take=_take,
         num_workers=num_workers,
         options=ReadOptions(labels="ignored", on_corrupt=on_corrupt),
     )
     parts.join()
     counts, elapsed = parts.counts, time.monotonic() - started
     num_videos = counts.pop("num_videos", 0)
-    logger.info(
-        "%d videos of %d shards; %d of them in %.1f s: %.0f videos/s; left out: %s",
-        num_videos,
-        len(shards),
-        num_videos - num_before,
-        elapsed,
-        (num_videos - num_before) / elapsed,
-        ", ".join(f"{cause} {count}" for cause, count in sorted(counts.items())) or "none",
-    )
+    num_new = num_videos - num_before
+    causes = ", ".join(f"{cause} {count}" for cause, count in sorted(counts.items())) or "none"
+    message = "%d videos of %d shards; %d of them in %.1f s: %.0f videos/s; left out: %s"
+    logger.info(message, num_videos, len(shards), num_new, elapsed, num_new / elapsed, causes)
     return num_videos

@@ -1,4 +1,4 @@
-"""Predictions and soft labels of many shards: what is finished survives a kill, and is not made again."""
+"""Predictions and soft labels of many shards: a finished shard survives a kill, and is not computed again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 
 from yt8m_ray.data.labels.soft_label_files import (
@@ -32,7 +33,10 @@ from yt8m_ray.topk import TopK
 
 
 class ResumableOutput(abc.ABC):
-    """A folder in which a job makes one file a shard, with `job.json` and, a line for each file, `done.jsonl`."""
+    """A folder in which a job writes one file a shard."""
+
+    # job.json says what the files have in common, done.jsonl has a line for each that is finished. A file counts by its
+    # line alone: of a shard that a kill cut short, a part may be there.
 
     def __init__(self, folder: Path, job: Mapping[str, Any], *, contents: str) -> None:
         self._folder, self._job, self._contents = folder, dict(job), contents
@@ -41,38 +45,34 @@ class ResumableOutput(abc.ABC):
     @property
     @abc.abstractmethod
     def done(self) -> list[int]:
-        """Shards that are finished, ascending."""
+        """Finished shards, ascending."""
 
     @abc.abstractmethod
-    def write(self, shard: int, videos: Any) -> None:
-        """Adds videos, in order, to the file of a shard."""
+    def write(self, shard: int, result: Any, rows: np.ndarray) -> None:
+        """Adds the `rows`, int64 [N], of a worker's result to the file of a shard."""
 
     @abc.abstractmethod
     def finish(self, shard: int, num_records: int, rejected: Counter[str]) -> None:
-        """Closes the file of a shard, which from now on is not made again; bad records by cause."""
+        """Completes the file of a shard; `rejected` counts its bad records by cause."""
 
     @abc.abstractmethod
     def abandon(self) -> None:
-        """Removes what is unfinished; the folder too where nothing is finished."""
+        """Removes unfinished files, and the folder if no shard is finished."""
 
     def _begin(self, *, completed: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Returns the entries of the files that earlier calls finished; `completed` is the job of a complete folder.
-
-        Raises:
-            ConfigError: the folder holds the files of another job.
-        """
+        """Returns the entries of earlier calls; ConfigError where those, or the `completed` job, are of another job."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        found, is_new = completed, completed is None and not self._job_file.exists()
-        if found is None:
-            found = self._job if is_new else parse_json(read_document(self._job_file), where=str(self._job_file))
+        found = completed
+        if found is None and self._job_file.exists():
+            found = parse_json(read_document(self._job_file), where=str(self._job_file))
+        elif found is None:
+            found, text = self._job, json.dumps(self._job) + "\n"
+            replace_file(self._job_file, lambda aside: aside.write_text(text, encoding="utf-8"))
         if found != self._job:
             raise ConfigError(
                 f"output: {self._folder} holds {self._contents} of {found}; these are of {self._job}; remove it, or "
                 "choose another"
             )
-        if is_new:
-            text = json.dumps(self._job) + "\n"
-            replace_file(self._job_file, lambda aside: aside.write_text(text, encoding="utf-8"))
         return read_json_lines(self._done_file)
 
 
@@ -80,18 +80,20 @@ class PredictionParts(ResumableOutput):
     """The parts of a prediction file, in the folder `OUTPUT.parts`.
 
     Raises:
-        ConfigError: the folder holds parts of another prediction, or the name ends otherwise.
+        ConfigError: the folder holds parts of another prediction, or no format has the suffix of `output`.
     """
 
     def __init__(self, output: str, *, model_version: str, shards: Sequence[str], top_k: int) -> None:
+        # A digest: a training set has thousands of shards, and the job is shown in an error.
         digest = hashlib.sha256("\n".join(shards).encode()).hexdigest()
         job = {"model": model_version, "shards": len(shards), "sha256_of_shards": digest, "top_k": top_k}
         super().__init__(Path(f"{output}.parts"), job, contents="predictions")
         self._output, self._num_shards = output, len(shards)
-        self._suffix = SubmissionWriter(output).suffix.removesuffix(".gz")  # the whole is packed, not each part
+        # The whole is packed, not each part.
+        self._suffix = SubmissionWriter(output).suffix.removesuffix(".gz")
         self._open: dict[int, SubmissionWriter] = {}
-        self._counts = {entry.pop("shard"): Counter(entry) for entry in self._begin()}
-        self._counts = {shard: counts for shard, counts in self._counts.items() if Path(self._part(shard)).exists()}
+        entries = {entry.pop("shard"): Counter(entry) for entry in self._begin()}
+        self._counts = {shard: counts for shard, counts in entries.items() if Path(self._part(shard)).exists()}
 
     @property
     def done(self) -> list[int]:
@@ -102,27 +104,32 @@ class PredictionParts(ResumableOutput):
         """`num_videos` and rejected records by cause, over all finished parts."""
         return sum(self._counts.values(), Counter())
 
-    def write(self, shard: int, videos: tuple[Sequence[str], TopK]) -> None:
-        """Adds the ids of videos and their best classes."""
-        if videos[0]:
-            self._writer(shard).write(*videos)
+    def write(self, shard: int, result: tuple[Sequence[str], TopK], rows: np.ndarray) -> None:
+        """Adds `rows` of the ids of videos and their best classes."""
+        video_ids, best = result
+        if rows.size:
+            taken = TopK(class_ids=best.class_ids[rows], scores=best.scores[rows])
+            self._writer(shard).write([video_ids[row] for row in rows], taken)
 
     def finish(self, shard: int, num_records: int, rejected: Counter[str]) -> None:
+        # A shard without a video has a part, too.
         writer = self._writer(shard)
-        writer.finish()
+        writer.close()
         del self._open[shard]
         self._counts[shard] = Counter({"num_videos": writer.num_videos}) + rejected
         append_json_line(self._done_file, {"shard": shard, **self._counts[shard]})
 
     def abandon(self) -> None:
         for writer in self._open.values():
-            writer.discard()
+            # Its name does no harm: the part is not in done.jsonl.
+            writer.close()
+            os.unlink(writer.path)
         self._open = {}
         if not self._counts:
             shutil.rmtree(self._folder)
 
     def join(self) -> None:
-        """Makes the file of all parts, in the order of the shards, and removes them."""
+        """Joins the parts, in the order of the shards, and removes them."""
         join_submissions([self._part(shard) for shard in range(self._num_shards)], self._output)
         shutil.rmtree(self._folder)
 
@@ -136,11 +143,10 @@ class PredictionParts(ResumableOutput):
 
 
 class SoftLabelParts(ResumableOutput):
-    """The files of a soft-label data set; one that is complete takes more shards from the same teacher.
+    """The files of a soft-label data set; a complete one takes more shards of the same job.
 
     Raises:
-        ConfigError: the folder holds labels of another teacher or in another form, or the shards themselves, or two
-            shards have one name.
+        ConfigError: the folder holds labels of another job or the shards themselves, or two shards have one name.
     """
 
     def __init__(self, folder: Path, job: SoftLabelJob, shards: Sequence[str]) -> None:
@@ -148,6 +154,7 @@ class SoftLabelParts(ResumableOutput):
         self._format = job.format
         self._names = [shard_name(path) for path in shards]
         self._check(shards)
+        # Of shards that are begun: rows, which are sorted at the end, or a file and the number of its records.
         self._tables: dict[int, list[pa.Table]] = {}
         self._files: dict[int, tuple[BinaryIO, int]] = {}
         index = SoftLabelIndex.load(str(folder)) if (folder / INDEX_FILE).exists() else None
@@ -169,14 +176,14 @@ class SoftLabelParts(ResumableOutput):
         """Videos of all finished files."""
         return sum(entry.num_videos for entry in self._done.values())
 
-    def write(self, shard: int, videos: pa.Table | Sequence[bytes]) -> None:
-        """Adds rows, or framed records in their order."""
-        if isinstance(videos, pa.Table):
-            self._tables.setdefault(shard, []).append(videos)
+    def write(self, shard: int, result: pa.Table | Sequence[bytes], rows: np.ndarray) -> None:
+        """Adds `rows` of a table, or of framed records."""
+        if isinstance(result, pa.Table):
+            self._tables.setdefault(shard, []).append(result.take(rows))
         else:
             file, count = self._files.get(shard) or (open(self._aside(shard), "wb"), 0)  # noqa: SIM115 - until finish
-            file.writelines(videos)
-            self._files[shard] = (file, count + len(videos))
+            file.writelines(result[row] for row in rows)
+            self._files[shard] = (file, count + len(rows))
 
     def finish(self, shard: int, num_records: int, rejected: Counter[str]) -> None:
         path, name = self._path(shard), self._names[shard]
@@ -200,15 +207,16 @@ class SoftLabelParts(ResumableOutput):
         self._files, self._tables = {}, {}
         if not self._done:
             self._job_file.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it holds something else
+            with contextlib.suppress(OSError):  # the user has files of their own in it
                 self._folder.rmdir()
 
     def complete(self) -> SoftLabelIndex:
-        """Writes the index of all that is finished, by earlier calls too, and returns it."""
+        """Writes the index of all finished shards, those of earlier calls too, and returns it."""
         index = SoftLabelIndex.model_validate(
             {**self._job, "shards": [self._done[name].model_dump() for name in sorted(self._done)]}
         )
         index.save(self._folder)
+        # After the index, so that a kill in between loses nothing.
         self._job_file.unlink(missing_ok=True)
         self._done_file.unlink(missing_ok=True)
         return index
@@ -218,6 +226,7 @@ class SoftLabelParts(ResumableOutput):
         for name, path in zip(self._names, shards, strict=True):
             if paths.setdefault(name, path) != path:
                 raise ConfigError(f"shards: {paths[name]} and {path} have one name, by which labels are found")
+            # A file of labels may have the name of its shard.
             if os.path.realpath(os.path.dirname(path)) == os.path.realpath(self._folder):
                 raise ConfigError(f"output: {self._folder} holds {path}, which is to be labelled; choose another")
 

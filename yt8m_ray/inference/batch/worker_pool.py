@@ -1,4 +1,4 @@
-"""A pool of workers over the videos of shards, on Ray: what prediction, evaluation and export share."""
+"""A pool of workers on Ray over the videos of shards, for prediction, evaluation and export."""
 
 from __future__ import annotations
 
@@ -32,31 +32,22 @@ M = TypeVar("M")
 
 logger = logging.getLogger(__name__)
 
+# Videos that go through the model at once; a NetVLAD's frames of so many fill some 100 MB.
 BATCH_SIZE = 64
-"""Videos that go through the model at once; a NetVLAD's frames of so many fill some 100 MB."""
-
+# Logical CPUs that a worker asks for, so that two of them and a reader fit a machine of two.
 CPUS_PER_WORKER = 0.5
-"""Logical CPUs that a worker asks for, so that two of them and a reader fit a machine of two."""
-
 PROGRESS_INTERVAL_S = 5.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker made of a block.
-
-    Attributes:
-        result: What `compute` returned.
-        shards: int32 [N], the shard of each of its videos.
-        records: int32 [N], the record in the shard.
-        rejections: Records that were left out.
-        ends: Shards that end with this block.
-        messages: About the records that were left out.
-    """
+    """What a worker made of a block of N videos."""
 
     result: Any
+    # int32 [N]: the shard of each video, and its record in the shard.
     shards: np.ndarray
     records: np.ndarray
+    # Records that were left out, shards that end with this block, and what to log of both.
     rejections: list[Rejection]
     ends: list[ShardEnd]
     messages: list[str]
@@ -75,61 +66,55 @@ def batches_on_device(
         yield to_batch(part, spec=reads.spec, normalize=reads.normalize, device=device, labelled=labelled)
 
 
+@dataclass
 class _Worker(Generic[M]):
-    """What Ray runs in each process: tables in, tables out."""
+    """What Ray runs in each process: the table of a block in, a table with one pickled `Answer` out."""
 
-    def __init__(
-        self,
-        load: Callable[..., M],
-        compute: Callable[[M, PackedVideos], Any],
-        spec: FeatureSpec,
-        shards: Sequence[str],
-        on_corrupt: OnCorruptPolicy,
-        *,
-        device: str,
-    ) -> None:
-        self._load, self._compute_block, self._device = load, compute, device
-        self._spec, self._shards, self._on_corrupt = spec, shards, on_corrupt
+    load: Callable[..., M]
+    compute: Callable[[M, PackedVideos], Any]
+    spec: FeatureSpec
+    shards: Sequence[str]
+    on_corrupt: OnCorruptPolicy
+    device: str
 
     @functools.cached_property
     def _model(self) -> M:
         # Loaded with the first block: of what an actor's constructor raises, Ray keeps the text alone.
-        return self._load(device=self._device)
+        return self.load(device=self.device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        # Ray Data moves tables alone, so that an answer is a value of one; of an error it would keep the text alone.
         with CarriedError.carrying():
             return pa.table({"answer": pa.array([pickle.dumps(self._answer(table))], pa.large_binary())})
 
-    def _compute(self, videos: PackedVideos) -> Any:
-        return self._compute_block(self._model, videos)
-
     def _answer(self, table: pa.Table) -> Answer:
-        block = from_table(table, self._spec)
+        block = from_table(table, self.spec)
         videos, rejections, messages = block.videos, list(block.rejections), list[str]()
         try:
-            result = self._compute(videos)
+            result = self.compute(self._model, videos)
         except NaNScoresError:
-            # Features that are finite, and so large that a model's sums are not: a bad record like any other.
+            # Finite features, so large that a model's sums are not: a bad record like any other.
             found = self._nan_scores(videos)
             rejections += found.values()
             messages += [rejection.message for rejection in found.values()]
             videos = videos.select(np.setdiff1d(np.arange(len(videos)), list(found)))
-            result = self._compute(videos)
+            result = self.compute(self._model, videos)
         messages += [end.message for end in block.ends if end.message is not None]
         return Answer(result, videos.shards, videos.records, rejections, block.ends, messages)
 
     def _nan_scores(self, videos: PackedVideos) -> dict[int, Rejection]:
-        """Returns the rejections of videos whose scores are NaN, by row; raises the first where none is skipped."""
+        """Returns the rejections of videos whose scores are NaN, by row; raises the first under `fail`."""
         found: dict[int, Rejection] = {}
-        for row in range(len(videos)):  # one by one: the videos of a batch share an error
+        # One by one: the videos of a batch share an error.
+        for row in range(len(videos)):
             video = videos.select(np.array([row]))
             try:
-                self._compute(video)
+                self.compute(self._model, video)
             except NaNScoresError as error:
                 shard, record = int(video.shards[0]), int(video.records[0])
                 largest = np.abs(video.frames.astype(np.float64)).max(initial=0)
-                message = f"{self._shards[shard]}: record {record}: {error}; its features reach {largest:.3g}"
-                if self._on_corrupt == "fail":
+                message = f"{self.shards[shard]}: record {record}: {error}; its features reach {largest:.3g}"
+                if self.on_corrupt == "fail":
                     raise ValueError(message) from None
                 found[row] = Rejection(shard, record, "value", message)
         return found
@@ -147,18 +132,15 @@ def map_videos(
 ) -> Iterator[Answer]:
     """Yields what the workers make of each block of the shards, in order; logs progress and what was left out.
 
-    A video whose scores are NaN is a bad record.
-
     Args:
-        shards: Paths.
         spec: What is read of each video.
         load: `load(device=...)` returns a model, once in each process; paths in it are absolute, as each process has a
             working directory of its own.
-        compute: Called with the model and the videos of a block; its result can be pickled.
+        compute: Called with the model and the videos of a block; its result can be pickled. A video for which it raises
+            NaNScoresError is a bad record.
         key: Where the shards come from, for messages.
 
     Raises:
-        AccountingError: after the last block, where a record did not arrive.
         ValueError, OSError: a shard cannot be read, or none of the videos has labels and they are required.
     """
     started = reported = time.monotonic()
@@ -167,6 +149,7 @@ def map_videos(
     arguments = (load, compute, spec, list(shards), options.on_corrupt)
     for table in map_blocks(dataset, _Worker, arguments, num_workers=num_workers, cpus_per_worker=CPUS_PER_WORKER):
         for state in table["answer"].to_pylist():
+            # Unpickling runs code, but only our own workers write these.
             answer: Answer = pickle.loads(state)
             done.add(answer.shards, answer.records)
             done.add_remarks(answer.rejections, answer.ends)
@@ -177,6 +160,7 @@ def map_videos(
             reported = time.monotonic()
             num_videos = done.num_done - done.num_rejected
             logger.info("%d videos, %.0f videos/s", num_videos, num_videos / (reported - started))
+    # AccountingError unless every record of every shard has arrived, as a video or as a rejection.
     done.check_complete(shards)
     check_labelled(key, done)
 
@@ -188,23 +172,18 @@ def write_missing(
     load: Callable[..., M],
     compute: Callable[[M, PackedVideos], Any],
     *,
-    take: Callable[[Any, np.ndarray], Any],
     num_workers: int,
     options: ReadOptions,
 ) -> None:
-    """Writes what the workers make of the shards that `output` has not finished; after an error it keeps the others.
-
-    Args:
-        shards: All shards of the output.
-        take: Returns what `output.write` takes of a result: the videos of its rows, int64 [N].
-    """
-    done = set(output.done)
-    left = [index for index in range(len(shards)) if index not in done]
+    """Writes the results of those shards of `output` that it has not finished; an error leaves the finished ones."""
+    done = output.done
+    left = sorted(set(range(len(shards))).difference(done))
     if done:
         logger.info("continuing: %d of %d shards were done", len(done), len(shards))
     if not left:
         return
     paths = [shards[index] for index in left]
+    # Of each shard that has not ended yet.
     rejected: dict[int, Counter[str]] = defaultdict(Counter)
     try:
         for answer in map_videos(paths, spec, load, compute, num_workers=num_workers, options=options):
@@ -212,9 +191,10 @@ def write_missing(
                 rejected[rejection.shard][rejection.cause] += 1
             # A shard that ends here may have no video in this block, or none at all.
             for shard in sorted({*answer.shards.tolist(), *(end.shard for end in answer.ends)}):
-                output.write(left[shard], take(answer.result, np.flatnonzero(answer.shards == shard)))
+                output.write(left[shard], answer.result, np.flatnonzero(answer.shards == shard))
             for end in answer.ends:
                 output.finish(left[end.shard], end.num_records, rejected.pop(end.shard, Counter()))
+    # An interruption too.
     except BaseException:
         output.abandon()
         raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
+import numpy as np
 import pandas as pd
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
@@ -15,14 +16,14 @@ from mlflow.types.schema import Array
 
 import yt8m_ray
 from yt8m_ray.data.format.features import FeatureSpec
-from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.inference.bundle.document import read_document
 from yt8m_ray.inference.bundle.golden_answers import make_inputs
-from yt8m_ray.inference.mlflow_model.video_table import ID_COLUMN
+from yt8m_ray.inference.mlflow_model.video_table import ANSWER_COLUMNS, ID_COLUMN
 from yt8m_ray.schema import MEAN_PREFIX
 
 DEFAULT_TOP_K = 20
 
+# Distributions that `pyfunc_model` imports, directly or not; each is pinned to the version that is installed here.
 REQUIREMENTS = (
     "crc32c",
     "filelock",
@@ -38,17 +39,12 @@ REQUIREMENTS = (
     "safetensors",
     "torch",
 )
-"""Distributions that `pyfunc_model` leads to, by name; each is pinned to the version that is installed here."""
 
 _CODE_FILE = Path(__file__).with_name("pyfunc_model.py")
 
 
 def save_pyfunc_model(bundle: Path, path: Path) -> None:
-    """Writes an MLflow model with a copy of a bundle into a new folder.
-
-    Raises:
-        ValueError, OSError: the bundle is damaged, or the folder cannot be written.
-    """
+    """Writes an MLflow model with a copy of a bundle into a new folder; ValueError where the bundle is damaged."""
     document = read_document(bundle)
     model = Model(metadata={"yt8m_ray": yt8m_ray.__version__})
     mlflow.pyfunc.save_model(
@@ -72,37 +68,28 @@ def signature(spec: FeatureSpec) -> ModelSignature:
     inputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, ID_COLUMN, required=False)]
     for name in spec.sizes:
         if spec.is_video_level:
+            # Means, or the frames to average; which of them a row has, the code checks.
             inputs.append(ColSpec(Array(DataType.double), name, required=False))
             inputs.append(ColSpec(DataType.string, name.removeprefix(MEAN_PREFIX), required=False))
         else:
             inputs.append(ColSpec(DataType.string, name))
-    outputs: list[ColSpec | TensorSpec] = [
-        ColSpec(DataType.string, "video_id"),
-        ColSpec(Array(DataType.long), "class_ids"),
-        ColSpec(Array(DataType.string), "names"),
-        ColSpec(Array(DataType.double), "scores"),
-    ]
+    types: list[DataType | Array] = [DataType.string, *map(Array, (DataType.long, DataType.string, DataType.double))]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(*column) for column in zip(types, ANSWER_COLUMNS, strict=True)]
     params = ParamSchema([ParamSpec("top_k", DataType.long, DEFAULT_TOP_K)])
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs), params=params)
 
 
 def input_example(spec: FeatureSpec) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Returns a table of one made-up video, and params."""
-    return pd.DataFrame([to_record(make_inputs(spec, 1), spec)]), {"top_k": 5}
-
-
-def to_record(videos: PackedVideos, spec: FeatureSpec) -> dict[str, Any]:
-    """Returns the columns of a single video: frames as base64 text, means as lists."""
-    record: dict[str, Any] = {ID_COLUMN: str(videos.video_ids[0])}
-    column = 0
-    for name, size in spec.sizes.items():
-        values = videos.frames[:, column : column + size]
-        column += size
-        is_mean = spec.is_video_level
-        record[name] = values[0].tolist() if is_mean else base64.b64encode(values.tobytes()).decode()
-    return record
+    video = make_inputs(spec, 1)
+    record: dict[str, Any] = {ID_COLUMN: str(video.video_ids[0])}
+    ends = np.cumsum(list(spec.sizes.values()))
+    for name, values in zip(spec.sizes, np.split(video.frames, ends[:-1], axis=1), strict=True):
+        record[name] = values[0].tolist() if spec.is_video_level else base64.b64encode(values.tobytes()).decode()
+    return pd.DataFrame([record]), {"top_k": 5}
 
 
 def requirements() -> list[str]:
-    """Returns the pins; a local version such as torch's `+cpu` is left out, as no index has it."""
+    """Returns the pins of REQUIREMENTS."""
+    # Without a local version such as torch's `+cpu`, which no index has.
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]

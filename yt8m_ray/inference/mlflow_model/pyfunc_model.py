@@ -13,15 +13,16 @@ from yt8m_ray.inference.mlflow_model.video_table import ANSWER_COLUMNS, answer_r
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.topk import NaNScoresError
 
+# Videos that go through the model at once, however long the table is.
 BATCH_SIZE = 256
-"""Videos that go through the model at once, however long the table is."""
 
 
 class BundleModel(PythonModel):
     """Answers tables of videos with the bundle in the artifacts of the model."""
 
+    # MLflow calls both methods, with arguments by keyword; this one once a process.
     def load_context(self, context: PythonModelContext) -> None:
-        """Loads the bundle; MLflow calls it once a process, by keyword."""
+        """Loads the bundle."""
         self._predictor = Predictor.from_path(context.artifacts["bundle"])
 
     def predict(
@@ -30,12 +31,9 @@ class BundleModel(PythonModel):
         """Returns a row a video: video_id, class_ids, names and scores, best first.
 
         Args:
-            context: The artifacts.
-            model_input: The columns of the signature.
+            context: Not used.
+            model_input: The columns of the signature; MlflowException names the row and column that do not fit.
             params: `top_k`, classes a video; more than there are gives all.
-
-        Raises:
-            MlflowException: a row does not fit the model; names row and column.
         """
         predictor, top_k = self._predictor, int((params or {}).get("top_k", 20))
         try:
@@ -50,12 +48,11 @@ class BundleModel(PythonModel):
             try:
                 best = predictor.predict(rows[part], top_k)
             except NaNScoresError as error:
-                row = start + error.rows[0]
-                raise MlflowException.invalid_parameter_value(
-                    f"row {row}: the model's scores of it are NaN; its features are too large"
-                ) from None
+                reason = "the model's scores of it are NaN; its features are too large"
+                raise MlflowException.invalid_parameter_value(f"row {start + error.rows[0]}: {reason}") from None
             answers += answer_rows(video_ids[part], best, predictor.vocabulary)
         return pd.DataFrame(answers, columns=list(ANSWER_COLUMNS))
 
 
+# By this call MLflow gets the model when it runs the file.
 set_model(BundleModel())

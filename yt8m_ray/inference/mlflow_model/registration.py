@@ -18,20 +18,13 @@ from yt8m_ray.tracking.runs import Tracker, TrackingError, default_uri
 
 logger = logging.getLogger(__name__)
 
+# Tag of a model with the short hash of its bundle's contents: an experiment keeps the same bundle once.
 BUNDLE_TAG = "yt8m_ray.bundle"
-"""Tag of a model with the short hash of its bundle's contents: the same bundle is kept once in an experiment."""
-
-MODEL_NAME = "bundle"
 _SQLITE = "sqlite:///"
 
 
 def log_bundle(tracker: Tracker, folder: Path, document: BundleDocument) -> str:
-    """Logs what was measured of a bundle, and the bundle as a model of the run; returns the id of the model.
-
-    Raises:
-        TrackingError: MLflow does not take it.
-        ValueError, OSError: the bundle is damaged or cannot be copied.
-    """
+    """Logs a bundle's GAP, and the bundle as a model of the run; returns the id of the model."""
     quality = document.quality
     gaps = {"validation/gap": quality.gap_after, "validation/gap_float32": quality.gap_before}
     if document.weighting is not None:
@@ -40,23 +33,17 @@ def log_bundle(tracker: Tracker, folder: Path, document: BundleDocument) -> str:
     with tempfile.TemporaryDirectory(prefix="yt8m-model-") as aside:
         save_pyfunc_model(folder, Path(aside) / "model")
         tags = {BUNDLE_TAG: folder_version(folder)}
-        return log_model(tracker, Path(aside) / "model", name=MODEL_NAME, tags=tags)
+        return log_model(tracker, Path(aside) / "model", name="bundle", tags=tags)
 
 
 def register_bundle(path: str | Path, uri: str, *, name: str, alias: str, experiment: str) -> str:
-    """Makes a bundle the newest version of a registered model, and returns that version.
+    """Makes a bundle, a folder or tar, the newest version of the registered model `name`, and returns that version.
 
-    A bundle that the experiment has already is not copied again; one that is a version already only gets the alias.
-
-    Args:
-        path: A folder or tar.
-        uri: Tracking server or SQLite store.
-        name: The registered model, made if it is missing.
-        experiment: Where the bundle is looked for, and becomes a run if it is not there.
+    A bundle that is a run of `experiment` is not copied again; one that is a version already only gets the alias.
 
     Raises:
         ConfigError: MLflow takes no such name or alias, there is no such bundle, or MLflow has no store of that kind.
-        TrackingError: MLflow does not do what it is asked.
+        TrackingError: MLflow refuses, or cannot be reached.
         ValueError, OSError: the bundle is damaged.
     """
     check_names(name, alias)
@@ -69,6 +56,7 @@ def register_bundle(path: str | Path, uri: str, *, name: str, alias: str, experi
             experiment=experiment,
             run_name=Path(path).name,
             params=flatten(document),
+            # Beside a SQLite store; a server has a place of its own.
             artifact_path=Path(uri.removeprefix(_SQLITE)).parent / "mlartifacts",
         )
         with finishing(tracker):
@@ -85,7 +73,7 @@ def finishing(tracker: Tracker) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(TrackingError):  # the same server, most likely
+        with contextlib.suppress(TrackingError):  # most likely the first error, again
             tracker.finish("FAILED")
         raise
     tracker.finish("FINISHED")

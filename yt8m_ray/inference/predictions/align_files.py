@@ -1,4 +1,4 @@
-"""What several prediction files say of each video, whatever the order of their rows."""
+"""The rows of each video in several prediction files, whatever the order of the files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import NamedTuple
 from yt8m_ray.inference.predictions.reader import PredictionFile
 from yt8m_ray.inference.predictions.rows import Row
 
+# Ids that a message lists, however many are meant.
 NUM_NAMED = 5
-
 _ABSENT = -1
-_PAIR_BYTES = 12  # float64 and int32
+# Of a pair in a temporary file: the score as float64, which keeps its last bit, and the class id as int32.
+_PAIR_BYTES = 12
 
 
 class AlignedVideo(NamedTuple):
@@ -29,8 +30,7 @@ class AlignedVideo(NamedTuple):
 class Alignment:
     """The videos of several files: those of the first in its order, then those that only later files have, in theirs.
 
-    The files are read once, when this object is made; their rows wait in temporary files, 12 bytes a pair. Memory holds
-    some 180 bytes for each video, and 12 more for each file.
+    Takes 12 bytes of disk for each (class, score) pair; of memory some 180 bytes for each video, and 12 for each file.
 
     Raises:
         ValueError: a file has no video, or one of them twice; or a row of it is not sound.
@@ -38,7 +38,8 @@ class Alignment:
     """
 
     def __init__(self, files: Sequence[PredictionFile]) -> None:
-        self._numbers: dict[str, int] = {}  # in the order in which the ids came
+        # The number of each video: files in other orders share it, and the dict keeps the order of the first.
+        self._numbers: dict[str, int] = {}
         self._files = [_SpooledFile(file, self._numbers) for file in files]
 
     def __len__(self) -> int:
@@ -62,22 +63,25 @@ class Alignment:
 
 
 class _SpooledFile:
-    """The rows of a file in a temporary file without a name, which vanishes with the process."""
+    """The rows of a file, which is read once, in a temporary file."""
 
     def __init__(self, file: PredictionFile, numbers: dict[str, int]) -> None:
         self.path = file.path
         self._num_rows = 0
-        self._starts, self._num_pairs = array("q"), array("i")  # of each video, by its number
+        # By the number of a video: where its pairs start in the file, and how many they are.
+        self._starts, self._num_pairs = array("q"), array("i")
+        # It has no name, so that it goes with the process, even a killed one.
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is read for as long as this object lives
         start = 0
         for _, row in file.rows():
             number = numbers.setdefault(row.video_id, len(numbers))
             if self.has(number):
-                raise ValueError(_twice(file, row.video_id))
-            num_new = number + 1 - len(self._starts)
-            if num_new > 0:
-                self._starts.extend([_ABSENT] * num_new)
-                self._num_pairs.extend([0] * num_new)
+                # The file is read again, so that no place has to be kept of all the videos that are there once.
+                places = itertools.islice((place for place, each in file.rows() if each.video_id == row.video_id), 2)
+                raise ValueError(f"{file.path}: video {row.video_id!r} is there twice: {', '.join(places)}")
+            num_new = number + 1 - len(self._starts)  # a list times a negative number is empty
+            self._starts.extend([_ABSENT] * num_new)
+            self._num_pairs.extend([0] * num_new)
             count = len(row.class_ids)
             self._starts[number], self._num_pairs[number] = start, count
             start += self._file.write(struct.pack(f"{count}d{count}i", *row.scores, *row.class_ids))
@@ -99,9 +103,3 @@ class _SpooledFile:
         data = os.pread(self._file.fileno(), _PAIR_BYTES * count, self._starts[number])
         numbers = struct.unpack(f"{count}d{count}i", data)
         return Row(video_id, numbers[count:], numbers[:count])
-
-
-def _twice(file: PredictionFile, video_id: str) -> str:
-    # The file is read again, so that no place has to be kept of all the videos that are there once.
-    places = itertools.islice((place for place, row in file.rows() if row.video_id == video_id), 2)
-    return f"{file.path}: video {video_id!r} is there twice: {', '.join(places)}"

@@ -1,7 +1,4 @@
-"""Prediction files of any system, row by row: the competition's CSV, our Parquet, JSON lines or an array.
-
-The content of a file decides how it is read, not its name; text may be in gzip or zip.
-"""
+"""Reads prediction files of any system by their content: the competition's CSV, our Parquet, JSON lines or arrays."""
 
 from __future__ import annotations
 
@@ -10,48 +7,44 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.predictions.file_content import PARQUET_MAGIC, open_text
-from yt8m_ray.inference.predictions.json_items import array_items
+from yt8m_ray.inference.predictions.file_content import PARQUET_MAGIC, array_items, open_text
 from yt8m_ray.inference.predictions.rows import Row, RowError, check_pairs, parse_fields
+from yt8m_ray.inference.predictions.writer import PARQUET_SCHEMA
 from yt8m_ray.json_document import unique
 
+# A row after its place in the file: `line 3`, `object 3`, or `row 2` of a Parquet file, which counts from 0.
 PlacedRow = tuple[str, Row]
-"""A row, and where it is in its file: `line 3`, `object 3`, or `row 2` of a Parquet file, which counts from 0."""
 
 
-@dataclass(frozen=True)
-class PredictionFile:
-    """A file of predictions or of ground truth.
-
-    Attributes:
-        path: As given.
-        rows: Opens the file and yields its rows; one that is not sound is a ValueError with the path and the place.
-    """
+class PredictionFile(NamedTuple):
+    """A file of predictions or of ground truth."""
 
     path: str
+    # Opens the file and yields its rows; one that is not sound is a ValueError with the path and the place.
     rows: Callable[[], Iterator[PlacedRow]]
 
 
 _HEADER = "videoid,labelconfidencepairs"
-_COLUMNS = ("video_id", "class_ids", "scores")
+_COLUMNS = PARQUET_SCHEMA.names
+# Rows of a Parquet file that are Python objects at once.
 _BATCH_ROWS = 4096
+# Enough to tell a format: white space may stand before the first bracket.
 _HEAD_CHARACTERS = 64
 
 
 def open_predictions(path: str) -> PredictionFile:
-    """Returns a file of predictions, of the format that its first bytes are in.
+    """Returns a file of predictions, read by the format that its first bytes show.
 
     Raises:
         ConfigError: there is no such local file.
-        ValueError: it is empty, is packed and not to be unpacked, or a Parquet file of something else.
+        ValueError: it is empty, cannot be unpacked, or is a Parquet file of something else.
     """
     if "://" in path or not os.path.isfile(path):
         raise ConfigError(f"{path}: expected a local file of predictions, .csv, .parquet or JSON")
@@ -68,16 +61,13 @@ def open_predictions(path: str) -> PredictionFile:
 
 
 def open_csv(path: str, *, is_scored: bool, is_header: Callable[[str], bool]) -> PredictionFile:
-    """Returns a CSV, whose fields may be quoted.
+    """Returns a local CSV, whose fields may be quoted; ValueError where it is empty or cannot be unpacked.
 
     Args:
-        path: A local file.
         is_scored: Whether a line holds (class, score) pairs, or class ids alone.
         is_header: Says whether the first line, without quotes, is a header.
-
-    Raises:
-        ValueError: it is empty, or not to be unpacked.
     """
+    # Here, so that an empty file is refused before others are read for minutes.
     with open_text(path) as text:
         head = text.read(_HEAD_CHARACTERS)
     if not head.partition("\n")[0].strip():
@@ -103,6 +93,7 @@ class _Lines:
                 line.encode()
             except UnicodeEncodeError:  # the text keeps what is no UTF-8 as surrogates
                 raise RowError(f"{line[:60].encode(errors='surrogateescape')!r} is not UTF-8") from None
+        # An empty line in the middle is returned, and refused: it may be where a row was lost.
         if line.isspace() and all(later.isspace() for later in self._text):
             raise StopIteration
         return line
@@ -140,33 +131,31 @@ def _parse_line(line: str) -> Row:
 
 
 def _array_rows(path: str) -> Iterator[PlacedRow]:
+    number = 1
+    # Strict, as JSON lets surrogates pass, which stand for bytes that are no UTF-8.
     with open_text(path, errors="strict") as text:
-        rows = map(_parse_object, array_items(text))
-        for number in itertools.count(1):
-            try:
-                row = next(rows, None)
-            except RowError as error:
-                raise ValueError(f"{path}: object {number}: {error}") from None
-            if row is None:
-                return
-            yield f"object {number}", row
+        try:
+            for found in array_items(text):
+                yield f"object {number}", _parse_object(found)
+                number += 1
+        except (RowError, UnicodeDecodeError) as error:
+            reason = f"not UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else error
+            raise ValueError(f"{path}: object {number}: {reason}") from None
 
 
 def _parse_object(found: Any) -> Row:
-    """Returns the row of an object with video_id, class_indexes and predictions, as the published service gives them.
-
-    The two are lists of N, or lists with one such list.
-    """
+    # As the published service answers with it.
     video_id = found.get("video_id") if isinstance(found, dict) else None
     if not isinstance(video_id, str) or not video_id:
         raise RowError("expected an object with video_id, class_indexes and predictions")
     class_ids, scores = _list_of(found, "class_indexes"), _list_of(found, "predictions")
     if len(class_ids) != len(scores):
         raise RowError(f"{len(class_ids)} class_indexes and {len(scores)} predictions")
+    # JSON's true is an int of Python's, too.
     if not all(type(class_id) is int for class_id in class_ids) or not all(type(s) in (int, float) for s in scores):
         raise RowError("expected integers in class_indexes and numbers in predictions")
     try:
-        video_id.encode()
+        video_id.encode()  # JSON may name half of a surrogate pair
         scores = [float(score) for score in scores]
     except UnicodeEncodeError:
         raise RowError(f"video_id {video_id[:60]!r}: half of a character is no UTF-8") from None
@@ -197,9 +186,8 @@ def _open_parquet(path: str) -> pq.ParquetFile:
 
 
 def _parquet_rows(path: str, file: pq.ParquetFile) -> Iterator[PlacedRow]:
-    """Yields the rows of the columns video_id, class_ids and scores, as `SubmissionWriter` writes them."""
     num_before = 0
-    for batch in file.iter_batches(_BATCH_ROWS, columns=list(_COLUMNS)):
+    for batch in file.iter_batches(_BATCH_ROWS, columns=_COLUMNS):
         rows = _batch_rows(batch, f"{path}: rows {num_before} to {num_before + len(batch) - 1}")
         for number, row in enumerate(rows, num_before):
             try:
@@ -212,7 +200,9 @@ def _parquet_rows(path: str, file: pq.ParquetFile) -> Iterator[PlacedRow]:
 
 def _batch_rows(batch: pa.RecordBatch, where: str) -> list[Row]:
     try:
+        # Arrow trusts the offsets and the text of a file, which may be damaged.
         batch.validate(full=True)
+        # Other programs write other widths of the same types.
         ids = batch["video_id"].cast(pa.large_utf8())
         class_ids = batch["class_ids"].cast(pa.large_list(pa.int32()))
         scores = batch["scores"].cast(pa.large_list(pa.float64()))

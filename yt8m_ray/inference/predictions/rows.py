@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+# Class ids are below: far beyond any vocabulary.
 MOST_CLASSES = 1 << 20
-"""Class ids are below: far beyond any vocabulary."""
 
 
 class RowError(ValueError):
-    """A row that is not sound; the message says why, and its reader adds where."""
+    """A row that is not sound; its reader adds the place."""
 
 
 class Row(NamedTuple):
@@ -23,15 +23,11 @@ class Row(NamedTuple):
 
 
 def parse_fields(fields: Sequence[str], text: str, *, is_scored: bool) -> Row:
-    """Returns the row of a CSV line; one without scores has its class ids ascending and each once.
+    """Returns the row of a CSV line; RowError where it is not sound.
 
     Args:
-        fields: Of the line, two if it is sound.
         text: The line, for messages.
-        is_scored: Whether it holds (class, score) pairs, or class ids alone.
-
-    Raises:
-        RowError: the line is not sound.
+        is_scored: Whether it holds (class, score) pairs, or class ids alone, which are returned ascending, each once.
     """
     form = "VIDEO_ID,CLASS SCORE CLASS SCORE ..." if is_scored else "VIDEO_ID,CLASS CLASS ..."
     if len(fields) != 2 or not fields[0]:
@@ -39,25 +35,25 @@ def parse_fields(fields: Sequence[str], text: str, *, is_scored: bool) -> Row:
     video_id, pairs = fields
     words = pairs.split()
     if not is_scored:
-        class_ids = _numbers(pairs, words, int, "class id: expected an integer")
+        class_ids = _numbers(pairs, words, int, "class id", "an integer")
         check_pairs(class_ids, ())
+        # A label that is listed twice is one label.
         return Row(video_id, sorted(set(class_ids)), ())
     if len(words) % 2:
         raise RowError(f"expected {form}, found {len(words)} words behind the comma, an odd number")
-    class_ids = _numbers(pairs, words[::2], int, "class id: expected an integer")
-    scores = _numbers(pairs, words[1::2], float, "score: expected a number")
+    class_ids = _numbers(pairs, words[::2], int, "class id", "an integer")
+    scores = _numbers(pairs, words[1::2], float, "score", "a number")
     check_pairs(class_ids, scores)
     return Row(video_id, class_ids, scores)
 
 
-def _numbers(text: str, words: Sequence[str], kind: Callable[[str], Any], message: str) -> list[Any]:
+def _numbers(text: str, words: Sequence[str], kind: Callable[[str], Any], name: str, expected: str) -> list[Any]:
     # Python takes more for a number than other programs do: digits of every script, and 1_000.
     if text.isascii() and "_" not in text:
         try:
             return list(map(kind, words))
         except ValueError:
             pass  # which of the words it is, the loop below finds
-    name, _, expected = message.partition(": ")
     numbers = []
     for word in words:
         try:
@@ -65,19 +61,16 @@ def _numbers(text: str, words: Sequence[str], kind: Callable[[str], Any], messag
                 raise ValueError
             numbers.append(kind(word))
         except ValueError:
-            raise RowError(f"{name} {word[:60]!r}: {expected}") from None
+            raise RowError(f"{name} {word[:60]!r}: expected {expected}") from None
     return numbers
 
 
 def check_pairs(class_ids: Sequence[int], scores: Sequence[float]) -> None:
-    """Checks the classes of a video, and their scores if there are some.
-
-    Raises:
-        RowError: a class id is out of range or there twice, or a score is not a finite number from 0 on.
-    """
+    """Raises RowError where a class id is out of range or there twice, or a score is not a finite number from 0 on."""
     if not class_ids:
         return
-    # The sum is finite only without NaN, which min() may pass over; finite scores that overflow it go the slow way.
+    # Nearly all rows pass here, in a few calls. The sum is finite only without NaN, which min() may pass over; finite
+    # scores that overflow it take the loops below.
     if (
         min(class_ids) >= 0
         and max(class_ids) < MOST_CLASSES

@@ -1,7 +1,4 @@
-"""Prediction files: the CSV of the Kaggle competitions, byte for byte, the same in gzip, and as Parquet.
-
-They are written chunk by chunk, and a file appears under its name only when it is complete.
-"""
+"""Writes files of predictions: the CSV of the Kaggle competitions, byte for byte, the same in gzip, and Parquet."""
 
 from __future__ import annotations
 
@@ -25,32 +22,25 @@ if TYPE_CHECKING:  # torch takes a second to import, and files that are merged n
 
 CSV_HEADER = b"VideoId,LabelConfidencePairs\n"
 PARQUET_SCHEMA = pa.schema(
-    [
-        pa.field("video_id", pa.string()),
-        pa.field("class_ids", pa.list_(pa.int32())),
-        pa.field("scores", pa.list_(pa.float32())),
-    ]
+    {"video_id": pa.string(), "class_ids": pa.list_(pa.int32()), "scores": pa.list_(pa.float32())}
 )
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 _COPY_BYTES = 1 << 20
-_COMPRESSION = 6  # of gzip: 9, its default here, takes twice as long for one part in a hundred
+# Of gzip: 9, the default of GzipFile, takes twice as long for one part in a hundred.
+_COMPRESSION = 6
 
 
 def csv_line(video_id: str, text: str) -> bytes:
-    """Returns a line of an id and what is said of it; nothing is quoted.
-
-    Raises:
-        ValueError: an id holds a comma, a quote or a line break, which this format cannot carry.
-    """
+    """Returns the line `video_id,text`; ValueError where an id would need quotes, which the format does not have."""
     if any(character in video_id for character in ',"\r\n'):
         raise ValueError(f"video id {video_id!r} holds a comma, a quote or a line break: write a .parquet file")
     return f"{video_id},{text}\n".encode()
 
 
 def _csv_row(row: Row) -> bytes:
-    # "%g", six significant digits, like the published inference script; one format of all pairs is twice as fast as
-    # one format each.
+    # "%g", six significant digits, as in the published inference script; one format of all pairs takes half the time
+    # of one each.
     pairs = itertools.chain.from_iterable(zip(row.class_ids, row.scores, strict=True))
     return csv_line(row.video_id, " ".join(["%d %g"] * len(row.class_ids)) % tuple(pairs))
 
@@ -68,26 +58,21 @@ def written_aside(path: str) -> Iterator[BinaryIO]:
         with open(aside, "wb") as file:
             yield file
         os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):  # it could not be opened
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it was renamed, or could not be opened
             os.unlink(aside)
-        raise
 
 
-@contextlib.contextmanager
-def _packing(file: BinaryIO, path: str) -> Iterator[BinaryIO]:
-    """Gives the stream that text is written to, which packs it where `path` ends in .gz; the rows decide all bytes."""
+def _packing(file: BinaryIO, path: str) -> contextlib.AbstractContextManager[BinaryIO]:
     if not path.endswith(".gz"):
-        yield file
-        return
-    with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=_COMPRESSION, mtime=0) as packed:
-        yield cast(BinaryIO, packed)
+        return contextlib.nullcontext(file)
+    # Without name and time, so that the rows decide every byte.
+    packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=_COMPRESSION, mtime=0)
+    return cast(contextlib.AbstractContextManager[BinaryIO], packed)
 
 
 class SubmissionWriter:
-    """A context manager that writes predictions to `path`, in the format of its suffix.
-
-    Rows are written aside and the file is renamed when the block ends; after an error nothing stays.
+    """A context manager that writes predictions to `path`, in the format of its suffix; after an error nothing stays.
 
     Example:
         with SubmissionWriter("predictions.csv") as writer:
@@ -102,14 +87,12 @@ class SubmissionWriter:
         self.path = path
         self.suffix = next(filter(path.endswith, SUFFIXES))
         self.num_videos = 0
-        self._aside = path + ".tmp"
         self._stack = contextlib.ExitStack()
         self._write: Callable[[Sequence[Row]], object] | None = None
 
     def open(self) -> Self:
-        """Starts the file; `finish` or `discard` ends it."""
-        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
-        file = self._stack.enter_context(open(self._aside, "wb"))  # noqa: SIM115 - the stack closes it
+        """Starts the file; `close` gives it its name."""
+        file = self._stack.enter_context(written_aside(self.path))
         if self.suffix == ".parquet":
             table = self._stack.enter_context(pq.ParquetWriter(file, PARQUET_SCHEMA))
             self._write = lambda rows: table.write_table(_parquet_table(rows))
@@ -125,25 +108,15 @@ class SubmissionWriter:
         self.write_rows([Row(*row) for row in zip(video_ids, *columns, strict=True)])
 
     def write_rows(self, rows: Sequence[Row]) -> None:
-        """Appends rows, in their order.
-
-        Raises:
-            ValueError: it is not open, or an id holds a comma, a quote or a line break, which a CSV cannot carry.
-        """
+        """Appends rows, in their order; ValueError where a CSV cannot carry an id."""
         if self._write is None:
             raise ValueError(f"{self.path}: a SubmissionWriter writes inside its with block")
         self._write(rows)
         self.num_videos += len(rows)
 
-    def finish(self) -> None:
-        """Gives the file its name."""
-        self._close()
-        os.replace(self._aside, self.path)
-
-    def discard(self) -> None:
-        """Leaves nothing of the file."""
-        self._close()
-        os.unlink(self._aside)
+    def close(self) -> None:
+        """Ends the file."""
+        self.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
         return self.open()
@@ -151,26 +124,16 @@ class SubmissionWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.finish()
-        else:
-            self.discard()
-
-    def _close(self) -> None:
         self._write = None
-        self._stack.close()
+        self._stack.__exit__(kind, error, trace)
 
 
 def join_submissions(parts: Sequence[str], path: str) -> None:
-    """Writes the rows of CSV or Parquet files, in the order given, to `path`; it appears when it is complete.
-
-    Args:
-        parts: Parquet files where `path` is one, else CSV files that are not packed.
-        path: See above.
-    """
+    """Writes the rows of files, Parquet where `path` is, else plain CSV, to `path`; it appears when it is complete."""
     with written_aside(path) as file:
         if path.endswith(".parquet"):
             with pq.ParquetWriter(file, PARQUET_SCHEMA) as writer:
+                # A group at a time: however large a part is, little of it is in memory.
                 for part in map(pq.ParquetFile, parts):
                     for group in range(part.num_row_groups):
                         writer.write_table(part.read_row_group(group))

@@ -4,6 +4,7 @@ import gzip
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,7 +23,7 @@ def parts_of(folder: Path, **changes: object) -> PredictionParts:
 
 def predict(parts: PredictionParts, *shards: int) -> None:
     for shard in shards:
-        parts.write(shard, ([f"video{shard}"], BEST))
+        parts.write(shard, ([f"video{shard}"], BEST), np.arange(1))
         parts.finish(shard, 1, Counter({"crc": shard}))
 
 
@@ -70,7 +71,7 @@ def test_parts_of_another_prediction_are_refused(tmp_path: Path, change: dict[st
 
 def test_a_prediction_that_finished_nothing_leaves_nothing(tmp_path: Path) -> None:
     parts = parts_of(tmp_path)
-    parts.write(0, (["video0"], BEST))
+    parts.write(0, (["video0"], BEST), np.arange(1))
 
     parts.abandon()
 
@@ -80,7 +81,7 @@ def test_a_prediction_that_finished_nothing_leaves_nothing(tmp_path: Path) -> No
 def test_a_prediction_that_fails_keeps_what_is_finished(tmp_path: Path) -> None:
     parts = parts_of(tmp_path)
     predict(parts, 1)
-    parts.write(2, (["video2"], BEST))
+    parts.write(2, (["video2"], BEST), np.arange(1))
 
     parts.abandon()
 

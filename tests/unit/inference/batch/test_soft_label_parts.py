@@ -23,14 +23,14 @@ def rows(first: int, count: int) -> pa.Table:
 
 
 def finish(parts: SoftLabelParts, shard: int, count: int = 3) -> None:
-    parts.write(shard, rows(0, count))
+    parts.write(shard, rows(0, count), np.arange(count))
     parts.finish(shard, count + 1, Counter())
 
 
 def test_finished_shards_are_kept_and_those_begun_are_made_again(tmp_path: Path) -> None:
     before = SoftLabelParts(tmp_path / "soft", JOB, SHARDS)
     finish(before, 0)
-    before.write(1, rows(0, 2))
+    before.write(1, rows(0, 2), np.arange(2))
 
     after = SoftLabelParts(tmp_path / "soft", JOB, SHARDS)
 
@@ -107,7 +107,7 @@ def test_the_folder_of_the_shards_is_refused(tmp_path: Path) -> None:
 def test_an_abandoned_set_leaves_nothing_unfinished(tmp_path: Path) -> None:
     records = SoftLabelJob.model_validate({**JOB.model_dump(), "format": "tfrecord"})
     parts = SoftLabelParts(tmp_path / "soft", records, SHARDS)
-    parts.write(0, [b"record"])
+    parts.write(0, [b"record"], np.arange(1))
     parts.abandon()
     assert not (tmp_path / "soft").exists()
 
@@ -118,7 +118,7 @@ def test_an_abandoned_set_keeps_what_is_finished_and_what_is_not_its_own(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     parts = SoftLabelParts(tmp_path, JOB, SHARDS)
     finish(parts, 0)
-    parts.write(1, rows(0, 1))
+    parts.write(1, rows(0, 1), np.arange(1))
     parts.abandon()
     assert SoftLabelParts(tmp_path, JOB, SHARDS).done == [0]
 
@@ -127,7 +127,7 @@ def test_framed_records_are_a_file_by_the_name_of_the_shard(tmp_path: Path) -> N
     records = SoftLabelJob.model_validate({**JOB.model_dump(), "format": "tfrecord"})
     parts = SoftLabelParts(tmp_path, records, SHARDS)
     for part in ([b"one", b"two"], [], [b"three"]):
-        parts.write(1, part)
+        parts.write(1, part, np.arange(len(part)))
     parts.finish(1, 3, Counter())
     assert (tmp_path / "b.tfrecord").read_bytes() == b"onetwothree"
     index = json.loads((tmp_path / "done.jsonl").read_text())

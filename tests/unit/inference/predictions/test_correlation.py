@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from yt8m_ray.inference.predictions.correlation import correlation_table
-from yt8m_ray.inference.predictions.merge import merge_predictions
+from yt8m_ray.inference.predictions.merge import correlation_table, merge_predictions
 
 BASE = 2.12e-4
 

@@ -98,7 +98,7 @@ def test_a_video_without_predictions_counts_and_is_named(tmp_path: Path, caplog:
 def test_a_truth_of_other_videos_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("v0,3 0.5\n")
     (tmp_path / "t.csv").write_text("a,3\nb,3\n")
-    with pytest.raises(ValueError, match="--score: none of its 2 videos is predicted"):
+    with pytest.raises(ValueError, match="truth: none of its 2 videos is predicted"):
         merge_predictions([str(tmp_path / "p.csv")], truth=str(tmp_path / "t.csv"), output=str(tmp_path / "o.csv"))
     assert not (tmp_path / "o.csv").exists()
 
@@ -106,7 +106,7 @@ def test_a_truth_of_other_videos_is_refused(tmp_path: Path) -> None:
 def test_a_truth_without_a_label_scores_nothing(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("v0,3 0.5\nv1,3 0.5\n")
     (tmp_path / "t.csv").write_text("v0,\nv1,\n")
-    with pytest.raises(ValueError, match="--score: none of its 2 videos has a label; nothing can be scored"):
+    with pytest.raises(ValueError, match="truth: none of its 2 videos has a label; nothing can be scored"):
         merge_predictions([str(tmp_path / "p.csv")], truth=str(tmp_path / "t.csv"))
 
 
@@ -152,7 +152,7 @@ def test_a_truth_that_is_none_is_refused(tmp_path: Path, content: str, message: 
 
 
 def test_a_missing_truth_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--score: no\.csv: expected a local file of ground truth"):
+    with pytest.raises(ConfigError, match=r"truth: no\.csv: expected a local file of ground truth"):
         read_truth("no.csv")
 
 

@@ -145,7 +145,7 @@ def test_a_file_with_weight_0_is_not_read(tmp_path: Path) -> None:
     ],
 )
 def test_weights_that_are_none_are_refused(tmp_path: Path, weights: list[float], message: str) -> None:
-    with pytest.raises(ConfigError, match=f"^--weights: {message}$"):
+    with pytest.raises(ConfigError, match=f"^weights: {message}$"):
         merged(tmp_path, {"v": {1: 0.5}}, {"v": {1: 0.5}}, weights=weights)
 
 
