@@ -20,16 +20,12 @@ _WAITING = ("pbt", "hyperband")
 
 @dataclass(frozen=True)
 class Capacity:
-    """Trials at once, and what each of their workers takes.
-
-    Attributes:
-        is_limit: Whether no more trials may begin; otherwise others begin, and wait for lack of room.
-    """
+    """Trials at once, and what each of their workers takes."""
 
     num_trials: int
     cpus_per_worker: float
     gpus_per_worker: float = 0.0
-    is_limit: bool = True
+    is_limit: bool = True  # no more trials may begin; otherwise others begin, and wait for lack of room
 
 
 def plan_trials(config: TuneConfig, nodes: Sequence[Node], *, reader_cpus: float) -> Capacity:

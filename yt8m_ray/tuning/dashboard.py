@@ -65,10 +65,7 @@ class Dashboard:
 def start_dashboard(folder: Path, *, port: int = 0, host: str = "127.0.0.1") -> Dashboard:
     """Serves the page of the search in a folder from a thread; the search may run in any process.
 
-    Args:
-        folder: Of the search.
-        port: 0 takes a free one.
-        host: An address or name of this machine.
+    Port 0 takes a free one; `host` is an address or name of this machine.
 
     Raises:
         ConfigError: there is no search, or the port is taken, or the host is not this machine's.

@@ -8,11 +8,12 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from yt8m_ray.config.space import Parameter, encode
@@ -22,8 +23,6 @@ from yt8m_ray.tuning.records import TrialRecord
 STUDY_FILE = "study.db"
 
 EARLIER_KEY = "earlier"  # user attribute of trials that come from other searches
-
-Direction = Literal["maximize", "minimize"]
 
 _LOCK_TIMEOUT_S = 60.0
 
@@ -46,8 +45,8 @@ def read_records(folder: Path) -> tuple[list[TrialRecord], str, list[str]]:
     return records_of(study), metric, costs
 
 
-def open_study(folder: Path, *, name: str, metrics: list[str], directions: list[Direction]) -> optuna.Study:
-    """Opens or creates the study in a folder.
+def open_study(folder: Path, *, name: str, metrics: list[str]) -> optuna.Study:
+    """Opens or creates the study in a folder, which maximizes the first metric and minimizes the others.
 
     Raises:
         ConfigError: the folder holds one of other metrics.
@@ -59,14 +58,14 @@ def open_study(folder: Path, *, name: str, metrics: list[str], directions: list[
         # In a folder aside: a reader that opens the file early would create the tables too, and one of both fails.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".study-") as aside:
             storage = study_storage(Path(aside) / STUDY_FILE)
-            _create(storage, name, metrics, directions)
+            _create(storage, name, metrics)
             storage.remove_session()
             storage.engine.dispose()
             (Path(aside) / STUDY_FILE).rename(path)
     storage = study_storage(path)
     names = optuna.get_all_study_names(storage)
     if not names:
-        _create(storage, name, metrics, directions)
+        _create(storage, name, metrics)
     study = optuna.load_study(study_name=names[0] if names else name, storage=storage)
     if study.metric_names != metrics:
         raise ConfigError(
@@ -76,7 +75,8 @@ def open_study(folder: Path, *, name: str, metrics: list[str], directions: list[
     return study
 
 
-def _create(storage: optuna.storages.RDBStorage, name: str, metrics: list[str], directions: list[Direction]) -> None:
+def _create(storage: optuna.storages.RDBStorage, name: str, metrics: list[str]) -> None:
+    directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * (len(metrics) - 1)]
     with without_experimental_warnings():
         optuna.create_study(study_name=name, storage=storage, directions=directions).set_metric_names(metrics)
 

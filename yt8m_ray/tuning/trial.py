@@ -53,22 +53,14 @@ def trial_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class TrialFacts:
-    """What is the same for all trials of a search.
+    """What is the same for all trials of a search."""
 
-    Attributes:
-        base: The train config that they change, as a document.
-        folder: The search's.
-        max_epochs: Of a trial; None leaves that to its config.
-        metric: The validation metric that is the score.
-        mlflow_run_id: The search's run in MLflow, or empty.
-    """
-
-    base: dict[str, Any]
-    folder: str
-    max_epochs: int | None
-    metric: str
+    base: dict[str, Any]  # the train config that they change, as a document
+    folder: str  # the search's
+    max_epochs: int | None  # None leaves that to a trial's config
+    metric: str  # the validation metric that is the score
     cpus_per_worker: float
-    mlflow_run_id: str
+    mlflow_run_id: str  # the search's run in MLflow, or empty
 
 
 @dataclass(frozen=True)
@@ -81,14 +73,7 @@ class _End:
 
 
 class _Run(RunHooks):
-    """A training run in a thread, whose epochs the caller waits for.
-
-    Args:
-        config: The run.
-        stop_file: Ends the run when it appears.
-        tags: Of the run in MLflow.
-        metric: The validation metric that is its score.
-    """
+    """A training run in a thread, whose epochs the caller waits for; a file at `stop_file` ends it."""
 
     has_uploads = False
 
@@ -185,14 +170,12 @@ class TrialRunner(tune.Trainable):
         state: dict[str, Any] = {"name": self.trial_name, "run_name": self._run_name, "params": self._params}
         latest = latest_checkpoint(self._folder / TRIALS_FOLDER / self._run_name)
         if latest is not None:
-            state["checkpoint"] = str(self._put_aside(latest))
-            state["checkpoint_name"] = latest.name
+            state |= {"checkpoint": str(self._put_aside(latest)), "checkpoint_name": latest.name}
         Path(checkpoint_dir, _STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
 
     def load_checkpoint(self, checkpoint_dir: Any) -> None:
         state = json.loads(Path(checkpoint_dir, _STATE_FILE).read_text(encoding="utf-8"))
-        is_own = state["name"] == self.trial_name and state["params"] == self._params
-        if is_own:
+        if state["name"] == self.trial_name and state["params"] == self._params:  # it was paused
             self._run_name = state["run_name"]
         elif "checkpoint" in state:
             self._go_on_from(Path(state["checkpoint"]), state["checkpoint_name"])
@@ -201,8 +184,7 @@ class TrialRunner(tune.Trainable):
         self._end()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        search = config[SEARCH_KEY]
-        self._search = TrialFacts(**search)
+        self._search = TrialFacts(**config[SEARCH_KEY])
         self._folder: Path = Path(self._search.folder)
         self._params: Params = {key: value for key, value in config.items() if key != SEARCH_KEY}
         runs = sorted((self._folder / TRIALS_FOLDER).glob(f"{self.trial_name}.*"), key=lambda run: int(run.suffix[1:]))
