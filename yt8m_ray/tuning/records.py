@@ -71,7 +71,7 @@ def pareto_front(records: Iterable[TrialRecord], cost: str) -> list[TrialRecord]
 
 def searched_keys(records: Sequence[TrialRecord]) -> list[str]:
     """Returns every key that some trial has, in the order of appearance."""
-    return list(dict.fromkeys(key for record in records for key in record.params))
+    return _names(record.params for record in records)
 
 
 def total_epochs(records: Iterable[TrialRecord]) -> int:
@@ -95,7 +95,7 @@ def write_trials(path: Path, records: Sequence[TrialRecord], metric: str) -> Non
     replace_file(path, write)
 
 
-def _names(tables: Iterable[dict[str, float]]) -> list[str]:
+def _names(tables: Iterable[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for table in tables for name in table))
 
 

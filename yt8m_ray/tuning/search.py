@@ -239,7 +239,6 @@ class _Search:
         self._tagger.submit(self._tag, record)  # aside: an MLflow that does not answer would hold up the trials
 
     def _tag(self, record: TrialRecord) -> None:
-        """Tags a trial's run in MLflow with its end."""
         run = RunRecord.load(self._folder / TRIALS_FOLDER / (record.run_name or trial_name(record.number)))
         if run is None or not run.mlflow_run_id:
             return

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
 import warnings
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ STUDY_FILE = "study.db"
 EARLIER_KEY = "earlier"  # user attribute of trials that come from other searches
 
 _LOCK_TIMEOUT_S = 60.0
+
+# Fields of a record that are user attributes of a trial; Optuna itself knows the others.
+_NOTED = {field.name for field in fields(TrialRecord)} - {"number", "started_s", "ended_s"}
 
 
 def read_records(folder: Path) -> tuple[list[TrialRecord], str, list[str]]:
@@ -121,22 +124,16 @@ def trial_of(study: optuna.Study, number: int) -> optuna.Trial:
 
 def to_record(frozen: FrozenTrial) -> TrialRecord:
     """Returns the record of a trial."""
-    facts = frozen.user_attrs
-    # The dashboard ends a trial without a status.
-    status = facts.get("status", "stopped" if frozen.state.is_finished() else "running")
+    # The dashboard ends a trial without a status, and a killed search leaves one without params.
+    facts: dict[str, Any] = {"params": {}, "status": "stopped" if frozen.state.is_finished() else "running"}
+    facts |= {name: value for name, value in frozen.user_attrs.items() if name in _NOTED}
+    # JSON's keys are text.
+    facts["scores"] = {int(epoch): score for epoch, score in facts.get("scores", {}).items()}
     return TrialRecord(
         number=frozen.number,
-        params=facts.get("params", {}),
-        status=status,
-        scores={int(epoch): score for epoch, score in facts.get("scores", {}).items()},
-        metrics=facts.get("metrics", {}),
-        costs=facts.get("costs", {}),
-        run_name=facts.get("run_name", ""),
-        cause=facts.get("cause", ""),
-        seconds=facts.get("seconds", 0.0),
-        videos_per_s=facts.get("videos_per_s", math.nan),
         started_s=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
         ended_s=frozen.datetime_complete.timestamp() if frozen.datetime_complete else None,
+        **facts,
     )
 
 

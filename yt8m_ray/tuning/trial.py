@@ -33,7 +33,7 @@ from yt8m_ray.training.run.run_folder import best_checkpoint, wait_until_free
 SEARCH_KEY = "search"  # the key of `TrialFacts` in a trial's config; the other keys are its params
 
 TRIALS_FOLDER, DONORS_FOLDER = "trials", "donors"
-STOP_FILE, LOG_FILE = "stop", "search.log"
+LOG_FILE = "search.log"
 
 SCORE, EPOCH = "score", "epoch"  # the keys of a result that Ray's schedulers read
 
@@ -49,6 +49,11 @@ Result = dict[str, Any]
 def trial_name(number: int) -> str:
     """Returns the name of a trial and of its run's folder."""
     return f"trial_{number:04d}"
+
+
+def stop_file(folder: Path, name: str) -> Path:
+    """Returns the file whose appearance stops a trial of the search in `folder`."""
+    return folder / TRIALS_FOLDER / name / "stop"
 
 
 @dataclass(frozen=True)
@@ -193,11 +198,10 @@ class TrialRunner(tune.Trainable):
     def _start(self) -> _Run:
         run_folder = self._folder / TRIALS_FOLDER / self._run_name
         run_folder.mkdir(parents=True, exist_ok=True)
-        stop_file = self._folder / TRIALS_FOLDER / self.trial_name / STOP_FILE
         tags = {"yt8m_ray.trial": self.trial_name}
         if self._search.mlflow_run_id:
             tags[PARENT_TAG] = self._search.mlflow_run_id
-        return _Run(self._train_config(), stop_file, tags, self._search.metric)
+        return _Run(self._train_config(), stop_file(self._folder, self.trial_name), tags, self._search.metric)
 
     def _train_config(self) -> TrainConfig:
         base = TrainConfig.model_validate(self._search.base)

@@ -25,16 +25,7 @@ from yt8m_ray.tuning.progress import describe_end, describe_params
 from yt8m_ray.tuning.records import TrialStatus, total_epochs
 from yt8m_ray.tuning.schedulers import build_scheduler
 from yt8m_ray.tuning.study import SearchStudy
-from yt8m_ray.tuning.trial import (
-    EPOCH,
-    SCORE,
-    SEARCH_KEY,
-    STOP_FILE,
-    TRIALS_FOLDER,
-    TrialFacts,
-    TrialRunner,
-    trial_name,
-)
+from yt8m_ray.tuning.trial import EPOCH, SCORE, SEARCH_KEY, TrialFacts, TrialRunner, stop_file, trial_name
 
 logger = logging.getLogger(__name__)
 
@@ -126,9 +117,8 @@ class SearchState:
             if number in self._asked:
                 return
             self._asked.add(number)
-        place = self.folder / TRIALS_FOLDER / trial_name(number)
         with contextlib.suppress(OSError):  # without a folder the trial has not begun
-            (place / STOP_FILE).touch()
+            stop_file(self.folder, trial_name(number)).touch()
 
 
 class _StudySearcher(Searcher):
@@ -152,8 +142,7 @@ class _StudySearcher(Searcher):
         if suggestion is None:
             return Searcher.FINISHED
         state.numbers[trial_id] = suggestion.number
-        name = trial_name(suggestion.number)
-        (state.folder / TRIALS_FOLDER / name / STOP_FILE).unlink(missing_ok=True)
+        stop_file(state.folder, trial_name(suggestion.number)).unlink(missing_ok=True)
         if suggestion.is_continued:
             state.continued.add(suggestion.number)
         return {**suggestion.params, SEARCH_KEY: dict(self._facts)}
@@ -251,6 +240,10 @@ def run_trials(config: TuneConfig, state: SearchState, capacity: Capacity, *, ml
         mlflow_run_id=mlflow_run_id,
     )
     searcher = _StudySearcher(state, facts)
+
+    def name_of(trial: Trial) -> str:
+        return trial_name(state.numbers[trial.trial_id])
+
     configure_environment(_TUNE_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     # On the shared disk, where a trial that moves to another node finds its state.
@@ -263,8 +256,8 @@ def run_trials(config: TuneConfig, state: SearchState, capacity: Capacity, *, ml
                 num_samples=-1,
                 max_concurrent_trials=capacity.num_trials if capacity.is_limit else None,
                 reuse_actors=True,
-                trial_name_creator=lambda trial: trial_name(state.numbers[trial.trial_id]),
-                trial_dirname_creator=lambda trial: trial_name(state.numbers[trial.trial_id]),
+                trial_name_creator=name_of,
+                trial_dirname_creator=name_of,
             ),
             run_config=tune.RunConfig(
                 name=_FOLDER,
