@@ -248,7 +248,7 @@ def longer_timeout() -> Iterator[None]:
 
 
 def _creation_lock(uri: str) -> AbstractContextManager[object]:
-    """Returns a lock on an SQLite store's file: two first starts at once would both create its tables."""
+    # Two first starts at once would both create the tables of an SQLite store.
     if not uri.startswith(_SQLITE):
         return nullcontext()
     path = Path(uri.removeprefix(_SQLITE))

@@ -185,7 +185,6 @@ class Sender:
             )
 
     def _work(self) -> None:
-        """Sends until the run is closed and all of it is sent, or its time for that is over."""
         wait_s = self._limits.idle_s
         while True:
             deadline = self._deadline  # as it is before the try: what was added before it is sent now, or kept

@@ -84,7 +84,7 @@ def _check_all_at_once(config: TuneConfig, num_trials: int) -> None:
 
 
 def _most_trials(nodes: Sequence[Node], num_workers: int, each: float, reader_cpus: float) -> int:
-    """Returns how many trials fit; a trial's workers and readers may be on several nodes."""
+    # A trial's workers and readers may be on several nodes, but each worker is on one.
     cpus = sum(node.cpus for node in nodes)
     places = sum(math.floor(node.cpus / each + _ROUNDING) for node in nodes)
     by_cpus = math.floor(cpus / (num_workers * each + 2 * reader_cpus + TRIAL_CPUS) + _ROUNDING)

@@ -85,12 +85,9 @@ def start_dashboard(folder: Path, *, port: int = 0, host: str = "127.0.0.1") -> 
 
 
 class _Guard:
-    """The WSGI application in front of optuna-dashboard's.
+    """The WSGI application in front of optuna-dashboard's; of what writes, it passes on notes and stops of trials."""
 
-    The study is the only record of a search, and optuna-dashboard lets anybody change it. The guard answers requests
-    that name this machine as host; of those that write it passes on notes and the end of a running trial.
-    """
-
+    # The study is the only record of a search, and optuna-dashboard lets anybody change it.
     def __init__(self, storage: optuna.storages.RDBStorage, host: str) -> None:
         self._storage = storage
         self._host = host
@@ -153,7 +150,7 @@ class _Guard:
         return None
 
     def _is_ours(self, address: str) -> bool:
-        """Returns whether a Host header names this machine; DNS rebinding brings other names here."""
+        # DNS rebinding brings requests here whose Host header names another machine.
         with contextlib.suppress(ValueError):
             name = urllib.parse.urlsplit(f"//{address}").hostname or ""
             if name in ("localhost", self._host.lower()):

@@ -303,14 +303,13 @@ def earlier_records(source: str, config: TuneConfig) -> list[TrialRecord]:
 
 
 def _dashboard(config: TuneConfig, folder: Path) -> contextlib.AbstractContextManager[object]:
-    """Starts the search's web page, and returns what closes it; a port that is taken does not end the search."""
     if config.tune.dashboard_port is None:
         return contextlib.nullcontext()
     from yt8m_ray.tuning.dashboard import start_dashboard  # late: it imports a web framework
 
     try:
         dashboard = start_dashboard(folder, port=config.tune.dashboard_port)
-    except ConfigError as error:
+    except ConfigError as error:  # a port that is taken does not end the search
         logger.warning("no dashboard: %s", error)
         return contextlib.nullcontext()
     logger.info("Search dashboard: %s", dashboard.url)

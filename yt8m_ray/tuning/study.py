@@ -235,13 +235,11 @@ class SearchStudy:
         return trial.number, params
 
     def _tried(self) -> list[TrialRecord]:
-        """Returns the trials whose configuration is not tried again."""
         if self._config.tune.scheduler.name == "pbt":  # a population changes its configurations
             return []
         return [one for one in self.records() if one.status != "invalid"]
 
     def _enqueue_untried(self, seed: int) -> None:
-        """Enqueues a random configuration that was not tried yet, if there is one."""
         tried = [one.params for one in self.records()]
         untried = [params for params in grid(self._config.tune.space, self._config.base) if params not in tried]
         if untried:

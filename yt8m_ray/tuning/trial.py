@@ -150,11 +150,10 @@ class _Run(RunHooks):
 
 
 class TrialRunner(tune.Trainable):
-    """Trials, one after the other, each a run of `fit`; a step is an epoch.
+    """Trials, one after the other, each a run of `fit`; a step is an epoch."""
 
-    Ray Tune's checkpoint names a copy of the run's latest one. A trial that continues another's weights (population
-    based training) begins a new run with it; a paused trial continues its run.
-    """
+    # Ray Tune's checkpoint names a copy of the run's latest one. A trial that continues another's weights (population
+    # based training) begins a new run with it; a paused trial continues its run.
 
     def setup(self, config: dict[str, Any]) -> None:
         self._run: _Run | None = None
@@ -215,7 +214,7 @@ class TrialRunner(tune.Trainable):
         return override(trial_config(base, self._params, max_epochs=self._search.max_epochs), changes)
 
     def _put_aside(self, checkpoint: Path) -> Path:
-        """Returns a copy, since the run replaces its checkpoints; the last two copies of a trial stay."""
+        # A copy, since the run replaces its checkpoints; the last two copies of a trial stay.
         donors: Path = self._folder / DONORS_FOLDER / self.trial_name
         donor = donors / f"{self._run_name}-{checkpoint.name}"
         if not donor.exists():

@@ -279,7 +279,7 @@ def run_trials(config: TuneConfig, state: SearchState, capacity: Capacity, *, ml
 
 @contextlib.contextmanager
 def _pending_trials(config: TuneConfig, capacity: Capacity) -> Iterator[None]:
-    """Lets as many trials begin as a scheduler compares, although some wait; Ray's default is one at a time."""
+    # As many trials begin as a scheduler compares, although some wait; Ray's default is one at a time.
     if capacity.is_limit:
         yield
         return
@@ -291,7 +291,7 @@ def _pending_trials(config: TuneConfig, capacity: Capacity) -> Iterator[None]:
 
 
 def _resources(config: TuneConfig, capacity: Capacity) -> dict[str, float]:
-    """Returns what the process of a trial takes: what its one worker needs, or almost nothing beside several."""
+    # A lone worker trains in the trial's own process; beside several, that process only waits.
     if config.scaling.most_workers > 1:
         return {"CPU": TRIAL_CPUS}
     gpus = {"GPU": capacity.gpus_per_worker} if capacity.gpus_per_worker else {}
