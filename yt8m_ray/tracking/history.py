@@ -24,17 +24,12 @@ _BYTES_A_READ = 1 << 18
 
 @dataclass(frozen=True)
 class Entry:
-    """One line: finite metrics at a step.
+    """One line: finite metrics at a step."""
 
-    Attributes:
-        time_ms: Milliseconds since 1970.
-        progress: How far the run is, for the bar; empty where that has not changed.
-    """
-
-    time_ms: int
+    time_ms: int  # since 1970
     step: int
     metrics: dict[str, float]
-    progress: dict[str, float] = field(default_factory=dict)
+    progress: dict[str, float] = field(default_factory=dict)  # for the bar; empty where it has not changed
 
 
 class History:

@@ -91,14 +91,9 @@ def find_model(uri: str, *, experiment: str, tags: Mapping[str, str]) -> str | N
 
 
 def register_model(uri: str, model_id: str, *, name: str, alias: str, tags: Mapping[str, str] | None = None) -> str:
-    """Makes a model of a run the newest version of a registered one, unless it is a version already; returns which.
+    """Makes a model of `log_model` the newest version of a registered one, unless it is one already; returns which.
 
-    Args:
-        uri: Tracking server or SQLite store.
-        model_id: From `log_model`.
-        name: The registered model, made if it is missing.
-        alias: Points to this version from now on.
-        tags: Of the version.
+    A missing registered model is made, and `alias` points to the version.
 
     Raises:
         ConfigError: MLflow has no store of that kind.
@@ -112,7 +107,7 @@ def register_model(uri: str, model_id: str, *, name: str, alias: str, tags: Mapp
             if version.source == place:
                 client.set_registered_model_alias(name, alias, version.version)
                 return str(version.version)
-        return _new_version(client, place, model.source_run_id, model_id, name=name, alias=alias, tags=tags or {})
+        return _new_version(client, place, model.source_run_id, model_id, name=name, alias=alias, tags=tags)
 
 
 def register_folder(
@@ -127,7 +122,7 @@ def register_folder(
     with tracking_errors(uri):
         client = open_client(uri)
         source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
-        return _new_version(client, source, run_id, None, name=name, alias=alias, tags=tags or {})
+        return _new_version(client, source, run_id, None, name=name, alias=alias, tags=tags)
 
 
 def _new_version(
@@ -138,11 +133,11 @@ def _new_version(
     *,
     name: str,
     alias: str,
-    tags: Mapping[str, str],
+    tags: Mapping[str, str] | None,
 ) -> str:
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    version = client.create_model_version(name, source, run_id, tags=dict(tags), model_id=model_id).version
+    version = client.create_model_version(name, source, run_id, tags=dict(tags or {}), model_id=model_id).version
     client.set_registered_model_alias(name, alias, version)
     return str(version)
 
@@ -188,16 +183,14 @@ def registered_name(uri: str) -> str | None:
 
 
 def _parse_uri(uri: str) -> tuple[str, str, str]:
-    """Returns name, alias and version, one of the last two empty."""
     found = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
     if not found:
         raise ConfigError(f"model: expected models:/NAME@ALIAS or models:/NAME/VERSION, found {uri!r}")
-    name, alias, version = found.groups(default="")
+    name, alias, version = found.groups(default="")  # one of the last two is empty
     return name, alias, version
 
 
 def _copy(tracking_uri: str, uri: str) -> Path:
-    """Returns a folder with the files of `models:/NAME/VERSION`."""
     name, _, version = _parse_uri(uri)
     with tracking_errors(tracking_uri):
         found = open_client(tracking_uri).get_model_version(name, version)

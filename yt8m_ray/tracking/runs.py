@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,14 +55,11 @@ _REASON = re.compile(r"""Caused by \w+\(['"](?:\w+\(.*?\): )?([^'"]*)['"]""")
 
 
 class TrackingError(ConnectionError):
-    """MLflow refused a call or did not answer; the message names its address.
-
-    Attributes:
-        is_temporary: Whether the same call may succeed later: no answer, a failing server, a locked store.
-    """
+    """MLflow refused a call or did not answer; the message names its address."""
 
     def __init__(self, message: str, *, is_temporary: bool) -> None:
         super().__init__(message)
+        # The same call may succeed later: no answer, a failing server, a locked store.
         self.is_temporary = is_temporary
 
 
@@ -91,17 +88,10 @@ class Tracker:
         key: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> Tracker:
-        """Returns a new run with `params` logged.
+        """Returns a new run with `params`, by dotted key; a missing SQLite store or experiment is created.
 
-        Args:
-            uri: Tracking server or SQLite store, which is created if missing.
-            experiment: Created if missing.
-            run_name: Shown in the user interface.
-            params: By dotted key.
-            artifact_path: Folder for artifacts of a store without a server.
-            key: Any text that no other run has: a second call with it, where the answer to the first did not arrive,
-                continues the same run.
-            tags: Of the run.
+        A second call with the same `key`, a text that no other run has, continues the run that the first made.
+        A store without a server keeps artifacts in `artifact_path`.
 
         Raises:
             ConfigError: MLflow has no store of that kind.
@@ -113,14 +103,16 @@ class Tracker:
                 client = open_client(uri)
                 found = client.get_experiment_by_name(experiment)
                 experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
-            run_id = _find_run(client, experiment_id, key) if key is not None else None
-            if run_id is None:
-                all_tags = {**(tags or {}), **({} if key is None else {_KEY_TAG: key})}
-                run_id = client.create_run(experiment_id, run_name=run_name, tags=all_tags).info.run_id
-            tracker = cls(uri, run_id)
+            all_tags = dict(tags or {})
+            found_runs: list[Run] = []
+            if key is not None:  # the answer to an earlier call may not have arrived
+                all_tags[_KEY_TAG] = key
+                found_runs = client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
+            run = found_runs[0] if found_runs else client.create_run(experiment_id, run_name=run_name, tags=all_tags)
+            tracker = cls(uri, run.info.run_id)
             entries = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in params.items()]
             for start in range(0, len(entries), _PARAMS_A_CALL):
-                client.log_batch(run_id, params=entries[start : start + _PARAMS_A_CALL])
+                client.log_batch(tracker.run_id, params=entries[start : start + _PARAMS_A_CALL])
         return tracker
 
     @classmethod
@@ -174,19 +166,15 @@ class Tracker:
 
 @dataclass(frozen=True)
 class RunView:
-    """A run as MLflow has it: parameters and tags as text, curves by step."""
+    """A run as MLflow has it: parameters and tags as text, the values of one metric by step."""
 
     params: Mapping[str, str]
     tags: Mapping[str, str]
-    curves: Mapping[str, list[float]]
-
-    def curve(self, metric: str) -> list[float]:
-        """Returns a metric's values in the order of their steps."""
-        return self.curves.get(metric, [])
+    curve: list[float]
 
 
-def child_runs(uri: str, parent_run_id: str, *, metrics: Sequence[str]) -> list[RunView]:
-    """Returns the runs that have another as their parent, the oldest first, with the curves of some metrics.
+def child_runs(uri: str, parent_run_id: str, *, metric: str) -> list[RunView]:
+    """Returns the runs that have another as their parent, the oldest first.
 
     Raises:
         ConfigError: MLflow has no store of that kind.
@@ -204,13 +192,11 @@ def child_runs(uri: str, parent_run_id: str, *, metrics: Sequence[str]) -> list[
             token = page.token or None
         views = []
         for run in found:
-            curves = {}
-            for metric in metrics:
-                points = client.get_metric_history(run.info.run_id, metric)
-                # Of a step that was taken again, the last: a run that was killed goes on from an earlier one.
-                by_step = {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
-                curves[metric] = [by_step[step] for step in sorted(by_step)]
-            views.append(RunView(dict(run.data.params), dict(run.data.tags), curves))
+            points = client.get_metric_history(run.info.run_id, metric)
+            # Of a step that was taken again, the last: a run that was killed goes on from an earlier one.
+            by_step = {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
+            curve = [by_step[step] for step in sorted(by_step)]
+            views.append(RunView(dict(run.data.params), dict(run.data.tags), curve))
     return views
 
 
@@ -261,13 +247,8 @@ def longer_timeout() -> Iterator[None]:
         os.environ[name] = before
 
 
-def _find_run(client: MlflowClient, experiment_id: str, key: str) -> str | None:
-    found = client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
-    return str(found[0].info.run_id) if found else None
-
-
 def _creation_lock(uri: str) -> AbstractContextManager[object]:
-    """Returns a lock on an SQLite store's file: two first starts at once would both create its tables."""
+    # Two first starts at once would both create the tables of an SQLite store.
     if not uri.startswith(_SQLITE):
         return nullcontext()
     path = Path(uri.removeprefix(_SQLITE))

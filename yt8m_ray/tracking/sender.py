@@ -31,27 +31,18 @@ STATE_FILE = "mlflow.json"
 
 @dataclass(frozen=True)
 class RetryLimits:
-    """How long a sender waits, in seconds.
+    """How long a sender waits, in seconds."""
 
-    Attributes:
-        idle_s: Between two looks at the history; after a failure twice as long, and so on.
-        longest_s: Between two tries.
-        server_s: For the first answer of a server.
-        store_s: For an SQLite store.
-        close_s: For the end of a run that is over to arrive.
-        close_retry_s: For that to be tried again.
-        stop_s: For the end of a run that was stopped to arrive.
-        artifacts_s: For artifacts that are on their way then.
-    """
-
-    idle_s: float = 1.0
-    longest_s: float = 15.0
-    server_s: float = 10.0
-    store_s: float = 120.0  # to make one takes seconds, and starts at the same time wait for one another
-    close_s: float = 30.0
-    close_retry_s: float = 10.0  # a server that is started again takes five seconds
-    stop_s: float = 8.0  # who stops a run, or takes its machine away, does not wait for long
-    artifacts_s: float = 600.0
+    idle_s: float = 1.0  # between two looks at the history; doubles after each failure
+    longest_s: float = 15.0  # between two tries
+    server_s: float = 10.0  # for the first answer of a server
+    # For an SQLite store: to make one takes seconds, and starts at the same time wait for one another.
+    store_s: float = 120.0
+    close_s: float = 30.0  # for the end of a run that is over to arrive
+    close_retry_s: float = 10.0  # for that to be tried again: a server that restarts takes five seconds
+    # For the end of a run that was stopped: who stops it, or takes its machine away, does not wait for long.
+    stop_s: float = 8.0
+    artifacts_s: float = 600.0  # for artifacts that are on their way when the run ends
 
 
 class _Connection(enum.Enum):
@@ -67,23 +58,14 @@ class _Connection(enum.Enum):
 
 @dataclass
 class State:
-    """How much of a run MLflow has.
-
-    Attributes:
-        uri: The store that this is about.
-        key: A tag of the run there.
-        run_id: The run there; empty until it is made.
-        num_sent_bytes: Of the history.
-        artifacts: [path, folder among the artifacts] that are still to be sent.
-        status: How the run ended, while MLflow has not heard of it.
-    """
+    """How much of a run the MLflow at `uri` has."""
 
     uri: str
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
-    run_id: str = ""
-    num_sent_bytes: int = 0
-    artifacts: list[tuple[str, str | None]] = field(default_factory=list)
-    status: Status | None = None
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)  # a tag of the run there
+    run_id: str = ""  # empty until the run is made
+    num_sent_bytes: int = 0  # of the history
+    artifacts: list[tuple[str, str | None]] = field(default_factory=list)  # (path, folder there), still to be sent
+    status: Status | None = None  # how the run ended, until MLflow has it
 
     @classmethod
     def load(cls, run_path: Path, uri: str, run_id: str) -> State:
@@ -121,22 +103,11 @@ class RunFacts:
 class Sender:
     """Sends a run's history, artifacts and end to MLflow from a thread of its own.
 
-    Args:
-        uri: Tracking server or SQLite store.
-        run_path: The run's folder; no other process sends from it.
-        facts: What the run is made with.
-        run_id: The run that is continued, where it is known.
-        limits: How long it waits.
+    No other process may send from `run_path`, the run's folder; `run_id` continues a run of MLflow.
     """
 
     def __init__(
-        self,
-        uri: str,
-        run_path: Path,
-        facts: RunFacts,
-        *,
-        run_id: str = "",
-        limits: RetryLimits = RetryLimits(),
+        self, uri: str, run_path: Path, facts: RunFacts, *, run_id: str = "", limits: RetryLimits = RetryLimits()
     ) -> None:
         self.uri = uri
         self._run_path = run_path
@@ -214,7 +185,6 @@ class Sender:
             )
 
     def _work(self) -> None:
-        """Sends until the run is closed and all of it is sent, or its time for that is over."""
         wait_s = self._limits.idle_s
         while True:
             deadline = self._deadline  # as it is before the try: what was added before it is sent now, or kept
@@ -264,7 +234,6 @@ class Sender:
         self._connection = _Connection.AWAY
 
     def _send(self) -> None:
-        """Sends all there is; a TrackingError leaves the rest for the next time."""
         state = self._state
         # Each part is saved as sent after MLflow took it: what is sent twice changes nothing, and nothing is lost.
         tracker = self._tracker = self._tracker or self._connect()

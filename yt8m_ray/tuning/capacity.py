@@ -20,16 +20,12 @@ _WAITING = ("pbt", "hyperband")
 
 @dataclass(frozen=True)
 class Capacity:
-    """Trials at once, and what each of their workers takes.
-
-    Attributes:
-        is_limit: Whether no more trials may begin; otherwise others begin, and wait for lack of room.
-    """
+    """Trials at once, and what each of their workers takes."""
 
     num_trials: int
     cpus_per_worker: float
     gpus_per_worker: float = 0.0
-    is_limit: bool = True
+    is_limit: bool = True  # no more trials may begin; otherwise others begin, and wait for lack of room
 
 
 def plan_trials(config: TuneConfig, nodes: Sequence[Node], *, reader_cpus: float) -> Capacity:
@@ -88,7 +84,7 @@ def _check_all_at_once(config: TuneConfig, num_trials: int) -> None:
 
 
 def _most_trials(nodes: Sequence[Node], num_workers: int, each: float, reader_cpus: float) -> int:
-    """Returns how many trials fit; a trial's workers and readers may be on several nodes."""
+    # A trial's workers and readers may be on several nodes, but each worker is on one.
     cpus = sum(node.cpus for node in nodes)
     places = sum(math.floor(node.cpus / each + _ROUNDING) for node in nodes)
     by_cpus = math.floor(cpus / (num_workers * each + 2 * reader_cpus + TRIAL_CPUS) + _ROUNDING)

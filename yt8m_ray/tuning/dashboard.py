@@ -65,10 +65,7 @@ class Dashboard:
 def start_dashboard(folder: Path, *, port: int = 0, host: str = "127.0.0.1") -> Dashboard:
     """Serves the page of the search in a folder from a thread; the search may run in any process.
 
-    Args:
-        folder: Of the search.
-        port: 0 takes a free one.
-        host: An address or name of this machine.
+    Port 0 takes a free one; `host` is an address or name of this machine.
 
     Raises:
         ConfigError: there is no search, or the port is taken, or the host is not this machine's.
@@ -88,12 +85,9 @@ def start_dashboard(folder: Path, *, port: int = 0, host: str = "127.0.0.1") -> 
 
 
 class _Guard:
-    """The WSGI application in front of optuna-dashboard's.
+    """The WSGI application in front of optuna-dashboard's; of what writes, it passes on notes and stops of trials."""
 
-    The study is the only record of a search, and optuna-dashboard lets anybody change it. The guard answers requests
-    that name this machine as host; of those that write it passes on notes and the end of a running trial.
-    """
-
+    # The study is the only record of a search, and optuna-dashboard lets anybody change it.
     def __init__(self, storage: optuna.storages.RDBStorage, host: str) -> None:
         self._storage = storage
         self._host = host
@@ -156,7 +150,7 @@ class _Guard:
         return None
 
     def _is_ours(self, address: str) -> bool:
-        """Returns whether a Host header names this machine; DNS rebinding brings other names here."""
+        # DNS rebinding brings requests here whose Host header names another machine.
         with contextlib.suppress(ValueError):
             name = urllib.parse.urlsplit(f"//{address}").hostname or ""
             if name in ("localhost", self._host.lower()):

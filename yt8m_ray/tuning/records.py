@@ -23,30 +23,19 @@ TRAINED: tuple[TrialStatus, ...] = ("completed", "pruned", "stopped")
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial; with population based training its params and run are the latest.
-
-    Attributes:
-        params: By dotted key.
-        scores: The metric by epoch, from 1.
-        metrics: All validation metrics at its best epoch.
-        run_name: The folder of its run under `trials`.
-        cause: Why it failed, or was not trained.
-        seconds: Of training, over all its starts.
-        videos_per_s: At its last epoch.
-        started_s, ended_s: Since 1970.
-    """
+    """One trial; with population based training its params and run are the latest."""
 
     number: int
-    params: dict[str, Any]
+    params: dict[str, Any]  # by dotted key
     status: TrialStatus
-    scores: dict[int, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    scores: dict[int, float] = field(default_factory=dict)  # the metric by epoch, from 1
+    metrics: dict[str, float] = field(default_factory=dict)  # all validation metrics at the best epoch
     costs: dict[str, float] = field(default_factory=dict)
-    run_name: str = ""
-    cause: str = ""
-    seconds: float = 0.0
-    videos_per_s: float = math.nan
-    started_s: float | None = None
+    run_name: str = ""  # its run's folder under `trials`
+    cause: str = ""  # why it failed, or was not trained
+    seconds: float = 0.0  # of training, over all its starts
+    videos_per_s: float = math.nan  # at its last epoch
+    started_s: float | None = None  # since 1970
     ended_s: float | None = None
 
     @property
@@ -61,7 +50,6 @@ class TrialRecord:
 
     @property
     def num_epochs(self) -> int:
-        """Epochs of training."""
         return max(self.scores, default=0)
 
 
@@ -83,7 +71,7 @@ def pareto_front(records: Iterable[TrialRecord], cost: str) -> list[TrialRecord]
 
 def searched_keys(records: Sequence[TrialRecord]) -> list[str]:
     """Returns every key that some trial has, in the order of appearance."""
-    return list(dict.fromkeys(key for record in records for key in record.params))
+    return _names(record.params for record in records)
 
 
 def total_epochs(records: Iterable[TrialRecord]) -> int:
@@ -107,7 +95,7 @@ def write_trials(path: Path, records: Sequence[TrialRecord], metric: str) -> Non
     replace_file(path, write)
 
 
-def _names(tables: Iterable[dict[str, float]]) -> list[str]:
+def _names(tables: Iterable[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for table in tables for name in table))
 
 

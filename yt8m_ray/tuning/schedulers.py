@@ -43,13 +43,8 @@ class _Population(PopulationBasedTraining):
 
 
 def build_scheduler(config: TuneConfig, earlier: Sequence[TrialRecord] = ()) -> TrialScheduler:
-    """Returns the configured scheduler.
-
-    Args:
-        config: The search.
-        earlier: Trials of earlier starts, with which ASHA and the median rule compare new ones. HyperBand and
-            population based training start again with the trials that continue.
-    """
+    """Returns the configured scheduler; ASHA and the median rule compare new trials with those of `earlier` starts."""
+    # HyperBand and population based training start again with the trials that continue.
     options = config.tune.scheduler
     common: dict[str, Any] = {"time_attr": EPOCH, "metric": SCORE, "mode": "max"}
     # The schedulers know a trial by its id alone.
@@ -69,11 +64,11 @@ def build_scheduler(config: TuneConfig, earlier: Sequence[TrialRecord] = ()) -> 
             reduction_factor=options.reduction_factor,
             brackets=options.brackets,
         )
-        nobody: Any = None  # ASHA does not use its controller
+        controller: Any = None  # ASHA does not use it
         for trial, results in ended:
-            asha.on_trial_add(nobody, trial)
+            asha.on_trial_add(controller, trial)
             for result in results:
-                asha.on_trial_result(nobody, trial, result)
+                asha.on_trial_result(controller, trial, result)
         return asha
     if options.name == "median":
         median = _MedianStopping(

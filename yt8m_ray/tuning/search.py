@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import shutil
@@ -88,7 +89,7 @@ def preview(config: TuneConfig, num_samples: int) -> list[Params]:
     with tempfile.TemporaryDirectory(prefix="yt8m_tune_") as folder:
         study = _open_study(config, Path(folder))
         suggestions = [study.next() for _ in range(num_samples)]
-    return [suggestion.params for suggestion in suggestions if suggestion is not None]
+    return [one.params for one in suggestions if one is not None]
 
 
 def _check(config: TuneConfig) -> Path:
@@ -116,11 +117,8 @@ def _check_same_base(config: TuneConfig, path: Path) -> None:
     """Raises ConfigError for other data or another model than before; logs other changes."""
     if not path.exists():  # the first start was killed before it wrote the file
         return
-    changed = [
-        change
-        for change in changes(load_document(path, TuneConfig), config)
-        if not change[0].startswith(_FREE_TO_CHANGE)
-    ]
+    everything = changes(load_document(path, TuneConfig), config)
+    changed = [change for change in everything if not change[0].startswith(_FREE_TO_CHANGE)]
     refused = [f"{key}: {old!r} in {path}, now {new!r}" for key, old, new in changed if key.startswith(_FIXED)]
     if refused:
         raise ConfigError("\n".join([*refused, "trials of one search are compared; choose another run.name"]))
@@ -185,21 +183,15 @@ class _Search:
 
     def _run_trials(self, capacity: Capacity) -> None:
         state = SearchState(self._config, self._study, self._folder, self._trial_ended)
-        num_trials = capacity.num_trials
+        num_trials, plural = capacity.num_trials, "s" * (capacity.num_trials > 1)
         logger.info(
-            "%s; %d trial%s at once, %g CPUs a worker",
-            self._headline(),
-            num_trials,
-            "s" * (num_trials > 1),
-            capacity.cpus_per_worker,
+            "%s; %d trial%s at once, %g CPUs a worker", self._headline(), num_trials, plural, capacity.cpus_per_worker
         )
-        ticks = 0
+        ticks = itertools.count()
         with live_table(self._config.tune.metric) as show:
 
             def tick() -> None:
-                nonlocal ticks
-                ticks += 1
-                if ticks % _TABLE_INTERVAL_TICKS == 1:
+                if next(ticks) % _TABLE_INTERVAL_TICKS == 0:
                     state.tick()
                     show(self._study.records())
 
@@ -211,29 +203,25 @@ class _Search:
         state.finish()
 
     def _finish(self) -> SearchResult:
-        records = self._study.records()
+        tune, records = self._config.tune, self._study.records()
         best = write_best(self._folder, self._config, records)
-        remove_checkpoints(self._folder, records, self._config.tune.keep_checkpoints)
+        remove_checkpoints(self._folder, records, tune.keep_checkpoints)
         shutil.rmtree(self._folder / DONORS_FOLDER, ignore_errors=True)
         self._write_trials()
         if not self._num_ended:
             logger.warning("nothing was left to try; raise tune.budget to go on, or choose another run.name")
-        facts = [("searcher", self._config.tune.searcher.name), ("scheduler", self._config.tune.scheduler.name)]
         report = write_report(
             self._folder,
             records,
             title=self._config.run.name,
-            metric=self._config.tune.metric,
-            pareto=self._config.tune.pareto,
-            facts=facts,
-            space=self._config.tune.space,
+            metric=tune.metric,
+            pareto=tune.pareto,
+            facts=[("searcher", tune.searcher.name), ("scheduler", tune.scheduler.name)],
+            space=tune.space,
         )
-        for path, artifact_path in (
-            (self._folder / TRIALS_FILE, None),
-            (report.parent, "report"),
-            (self._folder / BEST_FOLDER, BEST_FOLDER),
-        ):
-            self._sender.add_artifacts(path, artifact_path=artifact_path)
+        self._sender.add_artifacts(self._folder / TRIALS_FILE)
+        self._sender.add_artifacts(report.parent, artifact_path="report")
+        self._sender.add_artifacts(self._folder / BEST_FOLDER, artifact_path=BEST_FOLDER)
         logger.info("%s", self._headline())
         logger.info("report: %s", report)
         return SearchResult(self._folder, best, records, self._sender.uri, self._sender.run_id)
@@ -251,7 +239,6 @@ class _Search:
         self._tagger.submit(self._tag, record)  # aside: an MLflow that does not answer would hold up the trials
 
     def _tag(self, record: TrialRecord) -> None:
-        """Tags a trial's run in MLflow with its end."""
         run = RunRecord.load(self._folder / TRIALS_FOLDER / (record.run_name or trial_name(record.number)))
         if run is None or not run.mlflow_run_id:
             return
@@ -303,29 +290,26 @@ def earlier_records(source: str, config: TuneConfig) -> list[TrialRecord]:
     assert config.tracking.uri is not None
     metric = f"validation/{config.tune.metric}"
     try:
-        runs = tracking.child_runs(config.tracking.uri, source.removeprefix(MLFLOW_SOURCE), metrics=[metric])
+        runs = tracking.child_runs(config.tracking.uri, source.removeprefix(MLFLOW_SOURCE), metric=metric)
     except TrackingError as error:
         raise ConfigError(f"tune.warm_start: {source}: {error}") from None
     records = []
     for number, run in enumerate(runs):
         params = {key: parse_value(run.params[key]) for key in config.tune.space if key in run.params}
-        scores = dict(enumerate(run.curve(metric), start=1))
+        scores = {epoch: score for epoch, score in enumerate(run.curve, start=1) if not math.isnan(score)}
         status: Any = run.tags.get("yt8m_ray.status", "completed")
-        records.append(
-            TrialRecord(number, params, status, scores={k: v for k, v in scores.items() if not math.isnan(v)})
-        )
+        records.append(TrialRecord(number, params, status, scores=scores))
     return records
 
 
 def _dashboard(config: TuneConfig, folder: Path) -> contextlib.AbstractContextManager[object]:
-    """Starts the search's web page, and returns what closes it; a port that is taken does not end the search."""
     if config.tune.dashboard_port is None:
         return contextlib.nullcontext()
     from yt8m_ray.tuning.dashboard import start_dashboard  # late: it imports a web framework
 
     try:
         dashboard = start_dashboard(folder, port=config.tune.dashboard_port)
-    except ConfigError as error:
+    except ConfigError as error:  # a port that is taken does not end the search
         logger.warning("no dashboard: %s", error)
         return contextlib.nullcontext()
     logger.info("Search dashboard: %s", dashboard.url)

@@ -22,7 +22,6 @@ from yt8m_ray.errors import ConfigError
 from yt8m_ray.tuning.records import TRAINED, TrialRecord, TrialStatus
 from yt8m_ray.tuning.study_file import (
     EARLIER_KEY,
-    Direction,
     chosen_value,
     distribution_of,
     is_own,
@@ -78,13 +77,7 @@ class SearchStudy:
         self._lock = threading.RLock()
         self._size = _num_configurations(config)
         costs = [] if config.tune.pareto is None else [config.tune.pareto]
-        minimized: list[Direction] = ["minimize"] * len(costs)
-        self._study = open_study(
-            folder,
-            name=config.run.name,
-            metrics=[config.tune.metric, *costs],
-            directions=["maximize", *minimized],
-        )
+        self._study = open_study(folder, name=config.run.name, metrics=[config.tune.metric, *costs])
         self._running: dict[int, optuna.Trial] = {}
         _check_same(self._study, config, folder)
         begun = [self._frozen(record.number) for record in self.records() if record.status == "running"]
@@ -213,8 +206,8 @@ class SearchStudy:
 
     def _enqueue_first(self) -> None:
         search = self._config.tune
-        is_grid = search.searcher.name == "grid"
-        for params in grid(search.space, self._config.base) if is_grid else search.start_with:
+        first = grid(search.space, self._config.base) if search.searcher.name == "grid" else search.start_with
+        for params in first:
             self._enqueue(params)
 
     def _ask(self) -> tuple[int, Params] | None:
@@ -242,13 +235,11 @@ class SearchStudy:
         return trial.number, params
 
     def _tried(self) -> list[TrialRecord]:
-        """Returns the trials whose configuration is not tried again."""
         if self._config.tune.scheduler.name == "pbt":  # a population changes its configurations
             return []
         return [one for one in self.records() if one.status != "invalid"]
 
     def _enqueue_untried(self, seed: int) -> None:
-        """Enqueues a random configuration that was not tried yet, if there is one."""
         tried = [one.params for one in self.records()]
         untried = [params for params in grid(self._config.tune.space, self._config.base) if params not in tried]
         if untried:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
 import warnings
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from yt8m_ray.config.space import Parameter, encode
@@ -23,9 +24,10 @@ STUDY_FILE = "study.db"
 
 EARLIER_KEY = "earlier"  # user attribute of trials that come from other searches
 
-Direction = Literal["maximize", "minimize"]
-
 _LOCK_TIMEOUT_S = 60.0
+
+# Fields of a record that are user attributes of a trial; Optuna itself knows the others.
+_NOTED = {field.name for field in fields(TrialRecord)} - {"number", "started_s", "ended_s"}
 
 
 def read_records(folder: Path) -> tuple[list[TrialRecord], str, list[str]]:
@@ -46,8 +48,8 @@ def read_records(folder: Path) -> tuple[list[TrialRecord], str, list[str]]:
     return records_of(study), metric, costs
 
 
-def open_study(folder: Path, *, name: str, metrics: list[str], directions: list[Direction]) -> optuna.Study:
-    """Opens or creates the study in a folder.
+def open_study(folder: Path, *, name: str, metrics: list[str]) -> optuna.Study:
+    """Opens or creates the study in a folder, which maximizes the first metric and minimizes the others.
 
     Raises:
         ConfigError: the folder holds one of other metrics.
@@ -59,14 +61,14 @@ def open_study(folder: Path, *, name: str, metrics: list[str], directions: list[
         # In a folder aside: a reader that opens the file early would create the tables too, and one of both fails.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".study-") as aside:
             storage = study_storage(Path(aside) / STUDY_FILE)
-            _create(storage, name, metrics, directions)
+            _create(storage, name, metrics)
             storage.remove_session()
             storage.engine.dispose()
             (Path(aside) / STUDY_FILE).rename(path)
     storage = study_storage(path)
     names = optuna.get_all_study_names(storage)
     if not names:
-        _create(storage, name, metrics, directions)
+        _create(storage, name, metrics)
     study = optuna.load_study(study_name=names[0] if names else name, storage=storage)
     if study.metric_names != metrics:
         raise ConfigError(
@@ -76,7 +78,8 @@ def open_study(folder: Path, *, name: str, metrics: list[str], directions: list[
     return study
 
 
-def _create(storage: optuna.storages.RDBStorage, name: str, metrics: list[str], directions: list[Direction]) -> None:
+def _create(storage: optuna.storages.RDBStorage, name: str, metrics: list[str]) -> None:
+    directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * (len(metrics) - 1)]
     with without_experimental_warnings():
         optuna.create_study(study_name=name, storage=storage, directions=directions).set_metric_names(metrics)
 
@@ -121,22 +124,16 @@ def trial_of(study: optuna.Study, number: int) -> optuna.Trial:
 
 def to_record(frozen: FrozenTrial) -> TrialRecord:
     """Returns the record of a trial."""
-    facts = frozen.user_attrs
-    # The dashboard ends a trial without a status.
-    status = facts.get("status", "stopped" if frozen.state.is_finished() else "running")
+    # The dashboard ends a trial without a status, and a killed search leaves one without params.
+    facts: dict[str, Any] = {"params": {}, "status": "stopped" if frozen.state.is_finished() else "running"}
+    facts |= {name: value for name, value in frozen.user_attrs.items() if name in _NOTED}
+    # JSON's keys are text.
+    facts["scores"] = {int(epoch): score for epoch, score in facts.get("scores", {}).items()}
     return TrialRecord(
         number=frozen.number,
-        params=facts.get("params", {}),
-        status=status,
-        scores={int(epoch): score for epoch, score in facts.get("scores", {}).items()},
-        metrics=facts.get("metrics", {}),
-        costs=facts.get("costs", {}),
-        run_name=facts.get("run_name", ""),
-        cause=facts.get("cause", ""),
-        seconds=facts.get("seconds", 0.0),
-        videos_per_s=facts.get("videos_per_s", math.nan),
         started_s=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
         ended_s=frozen.datetime_complete.timestamp() if frozen.datetime_complete else None,
+        **facts,
     )
 
 

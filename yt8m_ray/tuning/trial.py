@@ -33,7 +33,7 @@ from yt8m_ray.training.run.run_folder import best_checkpoint, wait_until_free
 SEARCH_KEY = "search"  # the key of `TrialFacts` in a trial's config; the other keys are its params
 
 TRIALS_FOLDER, DONORS_FOLDER = "trials", "donors"
-STOP_FILE, LOG_FILE = "stop", "search.log"
+LOG_FILE = "search.log"
 
 SCORE, EPOCH = "score", "epoch"  # the keys of a result that Ray's schedulers read
 
@@ -51,24 +51,21 @@ def trial_name(number: int) -> str:
     return f"trial_{number:04d}"
 
 
+def stop_file(folder: Path, name: str) -> Path:
+    """Returns the file whose appearance stops a trial of the search in `folder`."""
+    return folder / TRIALS_FOLDER / name / "stop"
+
+
 @dataclass(frozen=True)
 class TrialFacts:
-    """What is the same for all trials of a search.
+    """What is the same for all trials of a search."""
 
-    Attributes:
-        base: The train config that they change, as a document.
-        folder: The search's.
-        max_epochs: Of a trial; None leaves that to its config.
-        metric: The validation metric that is the score.
-        mlflow_run_id: The search's run in MLflow, or empty.
-    """
-
-    base: dict[str, Any]
-    folder: str
-    max_epochs: int | None
-    metric: str
+    base: dict[str, Any]  # the train config that they change, as a document
+    folder: str  # the search's
+    max_epochs: int | None  # None leaves that to a trial's config
+    metric: str  # the validation metric that is the score
     cpus_per_worker: float
-    mlflow_run_id: str
+    mlflow_run_id: str  # the search's run in MLflow, or empty
 
 
 @dataclass(frozen=True)
@@ -81,14 +78,7 @@ class _End:
 
 
 class _Run(RunHooks):
-    """A training run in a thread, whose epochs the caller waits for.
-
-    Args:
-        config: The run.
-        stop_file: Ends the run when it appears.
-        tags: Of the run in MLflow.
-        metric: The validation metric that is its score.
-    """
+    """A training run in a thread, whose epochs the caller waits for; a file at `stop_file` ends it."""
 
     has_uploads = False
 
@@ -160,11 +150,10 @@ class _Run(RunHooks):
 
 
 class TrialRunner(tune.Trainable):
-    """Trials, one after the other, each a run of `fit`; a step is an epoch.
+    """Trials, one after the other, each a run of `fit`; a step is an epoch."""
 
-    Ray Tune's checkpoint names a copy of the run's latest one. A trial that continues another's weights (population
-    based training) begins a new run with it; a paused trial continues its run.
-    """
+    # Ray Tune's checkpoint names a copy of the run's latest one. A trial that continues another's weights (population
+    # based training) begins a new run with it; a paused trial continues its run.
 
     def setup(self, config: dict[str, Any]) -> None:
         self._run: _Run | None = None
@@ -185,14 +174,12 @@ class TrialRunner(tune.Trainable):
         state: dict[str, Any] = {"name": self.trial_name, "run_name": self._run_name, "params": self._params}
         latest = latest_checkpoint(self._folder / TRIALS_FOLDER / self._run_name)
         if latest is not None:
-            state["checkpoint"] = str(self._put_aside(latest))
-            state["checkpoint_name"] = latest.name
+            state |= {"checkpoint": str(self._put_aside(latest)), "checkpoint_name": latest.name}
         Path(checkpoint_dir, _STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
 
     def load_checkpoint(self, checkpoint_dir: Any) -> None:
         state = json.loads(Path(checkpoint_dir, _STATE_FILE).read_text(encoding="utf-8"))
-        is_own = state["name"] == self.trial_name and state["params"] == self._params
-        if is_own:
+        if state["name"] == self.trial_name and state["params"] == self._params:  # it was paused
             self._run_name = state["run_name"]
         elif "checkpoint" in state:
             self._go_on_from(Path(state["checkpoint"]), state["checkpoint_name"])
@@ -201,8 +188,7 @@ class TrialRunner(tune.Trainable):
         self._end()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        search = config[SEARCH_KEY]
-        self._search = TrialFacts(**search)
+        self._search = TrialFacts(**config[SEARCH_KEY])
         self._folder: Path = Path(self._search.folder)
         self._params: Params = {key: value for key, value in config.items() if key != SEARCH_KEY}
         runs = sorted((self._folder / TRIALS_FOLDER).glob(f"{self.trial_name}.*"), key=lambda run: int(run.suffix[1:]))
@@ -211,11 +197,10 @@ class TrialRunner(tune.Trainable):
     def _start(self) -> _Run:
         run_folder = self._folder / TRIALS_FOLDER / self._run_name
         run_folder.mkdir(parents=True, exist_ok=True)
-        stop_file = self._folder / TRIALS_FOLDER / self.trial_name / STOP_FILE
         tags = {"yt8m_ray.trial": self.trial_name}
         if self._search.mlflow_run_id:
             tags[PARENT_TAG] = self._search.mlflow_run_id
-        return _Run(self._train_config(), stop_file, tags, self._search.metric)
+        return _Run(self._train_config(), stop_file(self._folder, self.trial_name), tags, self._search.metric)
 
     def _train_config(self) -> TrainConfig:
         base = TrainConfig.model_validate(self._search.base)
@@ -229,7 +214,7 @@ class TrialRunner(tune.Trainable):
         return override(trial_config(base, self._params, max_epochs=self._search.max_epochs), changes)
 
     def _put_aside(self, checkpoint: Path) -> Path:
-        """Returns a copy, since the run replaces its checkpoints; the last two copies of a trial stay."""
+        # A copy, since the run replaces its checkpoints; the last two copies of a trial stay.
         donors: Path = self._folder / DONORS_FOLDER / self.trial_name
         donor = donors / f"{self._run_name}-{checkpoint.name}"
         if not donor.exists():

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from yt8m_ray.tuning.progress import describe_end, describe_params
 from yt8m_ray.tuning.records import TrialStatus, total_epochs
 from yt8m_ray.tuning.schedulers import build_scheduler
 from yt8m_ray.tuning.study import SearchStudy
-from yt8m_ray.tuning.trial import EPOCH, SEARCH_KEY, STOP_FILE, TRIALS_FOLDER, TrialFacts, TrialRunner, trial_name
+from yt8m_ray.tuning.trial import EPOCH, SCORE, SEARCH_KEY, TrialFacts, TrialRunner, stop_file, trial_name
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class SearchState:
         self.continued: set[int] = set()  # begun by an earlier start of the search
         self._budget = config.tune.budget
         self._reason = ""
-        self._is_interrupted = False
+        self.is_interrupted = False  # a later start continues the search
         self._spent_s = study.wall_s
         self._started = self._noted = time.monotonic()
         self._asked: set[int] = set()
@@ -67,7 +67,7 @@ class SearchState:
     @property
     def reason(self) -> str:
         """Why the search is over; empty while it runs, and where nothing is left to try."""
-        if self._is_interrupted:
+        if self.is_interrupted:
             return "interrupted"
         if not self._reason:
             epochs, seconds = self._budget.epochs, self._budget.wall_s
@@ -78,25 +78,20 @@ class SearchState:
         return self._reason
 
     @property
-    def is_interrupted(self) -> bool:
-        """Whether a later start continues the search."""
-        return self._is_interrupted
-
-    @property
     def wall_s(self) -> float:
         """Seconds of all starts of the search together."""
         return self._spent_s + time.monotonic() - self._started
 
     def interrupt(self) -> bool:
         """Ends all trials in order; a later start continues them."""
-        self._is_interrupted = True
+        self.is_interrupted = True
         self._stop_all()
         return True
 
     def finish(self) -> None:
         """Records the end of trials that Ray Tune has stopped without a callback."""
         for record in self.study.records():
-            if record.status == "running" and not self._is_interrupted:
+            if record.status == "running" and not self.is_interrupted:
                 self.on_end(self.study.tell(record.number, "stopped", self.reason or "left over"))
         if self.reason:
             logger.info("the search is over: %s", self.reason)
@@ -122,18 +117,17 @@ class SearchState:
             if number in self._asked:
                 return
             self._asked.add(number)
-        place = self.folder / TRIALS_FOLDER / trial_name(number)
         with contextlib.suppress(OSError):  # without a folder the trial has not begun
-            (place / STOP_FILE).touch()
+            stop_file(self.folder, trial_name(number)).touch()
 
 
 class _StudySearcher(Searcher):
     """Suggests what the study suggests."""
 
-    def __init__(self, state: SearchState, facts: Mapping[str, Any]) -> None:
-        super().__init__(metric="score", mode="max")
+    def __init__(self, state: SearchState, facts: TrialFacts) -> None:
+        super().__init__(metric=SCORE, mode="max")
         self._state = state
-        self._facts = dict(facts)
+        self._facts = vars(facts)
         self.error: Exception | None = None
 
     def suggest(self, trial_id: str) -> Any:
@@ -148,10 +142,10 @@ class _StudySearcher(Searcher):
         if suggestion is None:
             return Searcher.FINISHED
         state.numbers[trial_id] = suggestion.number
-        name = trial_name(suggestion.number)
-        (state.folder / TRIALS_FOLDER / name / STOP_FILE).unlink(missing_ok=True)
-        state.continued |= {suggestion.number} if suggestion.is_continued else set()
-        return {**suggestion.params, SEARCH_KEY: self._facts}
+        stop_file(state.folder, trial_name(suggestion.number)).unlink(missing_ok=True)
+        if suggestion.is_continued:
+            state.continued.add(suggestion.number)
+        return {**suggestion.params, SEARCH_KEY: dict(self._facts)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass  # the recorder does that
@@ -205,10 +199,8 @@ class _Recorder(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         error = trial.get_error()
-        text = (
-            str(error).strip().splitlines()[-1] if error is not None and str(error).strip() else "its process was lost"
-        )
-        self._tell(trial, "failed", text)
+        lines = "" if error is None else str(error).strip()
+        self._tell(trial, "failed", lines.splitlines()[-1] if lines else "its process was lost")
 
     def _tell(self, trial: Trial, status: TrialStatus, cause: str) -> None:
         state = self._state
@@ -247,7 +239,11 @@ def run_trials(config: TuneConfig, state: SearchState, capacity: Capacity, *, ml
         cpus_per_worker=capacity.cpus_per_worker,
         mlflow_run_id=mlflow_run_id,
     )
-    searcher = _StudySearcher(state, vars(facts))
+    searcher = _StudySearcher(state, facts)
+
+    def name_of(trial: Trial) -> str:
+        return trial_name(state.numbers[trial.trial_id])
+
     configure_environment(_TUNE_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     # On the shared disk, where a trial that moves to another node finds its state.
@@ -260,8 +256,8 @@ def run_trials(config: TuneConfig, state: SearchState, capacity: Capacity, *, ml
                 num_samples=-1,
                 max_concurrent_trials=capacity.num_trials if capacity.is_limit else None,
                 reuse_actors=True,
-                trial_name_creator=lambda trial: trial_name(state.numbers[trial.trial_id]),
-                trial_dirname_creator=lambda trial: trial_name(state.numbers[trial.trial_id]),
+                trial_name_creator=name_of,
+                trial_dirname_creator=name_of,
             ),
             run_config=tune.RunConfig(
                 name=_FOLDER,
@@ -283,7 +279,7 @@ def run_trials(config: TuneConfig, state: SearchState, capacity: Capacity, *, ml
 
 @contextlib.contextmanager
 def _pending_trials(config: TuneConfig, capacity: Capacity) -> Iterator[None]:
-    """Lets as many trials begin as a scheduler compares, although some wait; Ray's default is one at a time."""
+    # As many trials begin as a scheduler compares, although some wait; Ray's default is one at a time.
     if capacity.is_limit:
         yield
         return
@@ -295,7 +291,7 @@ def _pending_trials(config: TuneConfig, capacity: Capacity) -> Iterator[None]:
 
 
 def _resources(config: TuneConfig, capacity: Capacity) -> dict[str, float]:
-    """Returns what the process of a trial takes: what its one worker needs, or almost nothing beside several."""
+    # A lone worker trains in the trial's own process; beside several, that process only waits.
     if config.scaling.most_workers > 1:
         return {"CPU": TRIAL_CPUS}
     gpus = {"GPU": capacity.gpus_per_worker} if capacity.gpus_per_worker else {}

@@ -19,16 +19,11 @@ _MAX_CHARACTERS = 48
 
 @dataclass(frozen=True)
 class Dimension:
-    """One searched key.
-
-    Attributes:
-        distribution: Where its values lie. A category that is not numeric has distinct labels as choices.
-        values: Of a category, in the order of its choices.
-    """
+    """One searched key."""
 
     key: str
-    distribution: BaseDistribution
-    values: tuple[Any, ...] = ()
+    distribution: BaseDistribution  # a category that is not numeric has distinct labels as choices
+    values: tuple[Any, ...] = ()  # of a category, in the order of its choices
 
     def stored(self, value: Any) -> Any:
         """Returns the value, or the choice that stands for it."""
@@ -39,11 +34,10 @@ class Dimension:
 
 def dimensions_of(records: Sequence[TrialRecord], space: Mapping[str, Parameter] | None = None) -> list[Dimension]:
     """Returns every key that some trial has, in the order of appearance; the scale comes from `space` or the values."""
-    found = []
-    for key in searched_keys(records):
-        values = [record.params[key] for record in records if key in record.params]
-        found.append(_dimension(key, values, (space or {}).get(key)))
-    return found
+    return [
+        _dimension(key, [one.params[key] for one in records if key in one.params], (space or {}).get(key))
+        for key in searched_keys(records)
+    ]
 
 
 def study_of(records: Sequence[TrialRecord], dimensions: Sequence[Dimension], cost: str | None = None) -> optuna.Study:
@@ -65,10 +59,11 @@ def _dimension(key: str, values: list[Any], parameter: Parameter | None) -> Dime
     choices = parameter.choice if parameter is not None else None
     if choices is not None or not all(map(_is_number, values)):
         different = list({encode(value): value for value in [*(choices or []), *values]}.values())
-        if all(map(_is_number, different)):
+        is_numeric = all(map(_is_number, different))
+        if is_numeric:
             different.sort()
-            return Dimension(key, CategoricalDistribution(different), tuple(different))
-        return Dimension(key, CategoricalDistribution(_labels(different)), tuple(different))
+        choices = different if is_numeric else _labels(different)
+        return Dimension(key, CategoricalDistribution(choices), tuple(different))
     # Population based training may leave the range that the first generation was drawn from.
     ends = [*values, *(parameter.bounds if parameter is not None else ())]
     low, high = min(ends), max(ends)

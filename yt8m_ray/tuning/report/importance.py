@@ -24,18 +24,12 @@ _CHANCE_QUANTILE = 0.99
 
 @dataclass(frozen=True)
 class Importance:
-    """The importance of one key.
-
-    Attributes:
-        share: Of all keys' importance, from 0 to 1.
-        chance: The share that 99 of 100 random orders of the same scores stay below.
-        num_trials: In which the key was chosen.
-    """
+    """The importance of one key."""
 
     key: str
-    share: float
-    chance: float
-    num_trials: int
+    share: float  # of all keys' importance, from 0 to 1
+    chance: float  # the share that 99 of 100 random orders of the same scores stay below
+    num_trials: int  # in which the key was chosen
 
     @property
     def is_told(self) -> bool:

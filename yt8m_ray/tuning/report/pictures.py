@@ -30,6 +30,7 @@ _COLOURS: dict[TrialStatus, str] = {
 }
 _STATUSES = list(_COLOURS)  # what is drawn later covers the rest
 _MAX_PAUSE_S = 600.0
+_UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,6 @@ def _time_panel(ended: Sequence[TrialRecord]) -> tuple[np.ndarray, str]:
     return seconds / size, f"{unit} since the search began" + (", without pauses" if len(starts) > 1 else "")
 
 
-_UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
-
-
 def _draw_best_so_far(axes: Axes, ended: Sequence[TrialRecord], places: np.ndarray, view: View) -> None:
     scores = np.array([record.best_score for record in ended])
     best = np.maximum.accumulate(scores)
@@ -126,8 +124,7 @@ def _draw_best_so_far(axes: Axes, ended: Sequence[TrialRecord], places: np.ndarr
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
-def _put_key_outside(axes: Axes) -> None:
-    """Gives axes a key that hides no point."""
+def _put_key_outside(axes: Axes) -> None:  # where it hides no point
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 

@@ -13,7 +13,7 @@ from yt8m_ray.reporting.document import Section, write_document
 from yt8m_ray.training.run.report_pictures import QUALITIES
 from yt8m_ray.training.run.run_folder import REPORT_FOLDER
 from yt8m_ray.tuning.records import TrialRecord, TrialStatus, pareto_front, ranked, total_epochs
-from yt8m_ray.tuning.report import pictures as pictures
+from yt8m_ray.tuning.report import pictures
 from yt8m_ray.tuning.report.dimensions import Dimension, dimensions_of, shown
 from yt8m_ray.tuning.report.importance import MIN_TRIALS, countable, measure_importance, num_best
 from yt8m_ray.tuning.report.optuna_pictures import COSTS, PARALLEL, draw_front, draw_parallel
@@ -35,14 +35,8 @@ def write_report(
 ) -> Path:
     """Writes the report into `report` of the search's folder, and returns the path of report.html.
 
-    Args:
-        folder: Of the search.
-        records: All trials.
-        title: Of the report.
-        metric: The score's name.
-        pareto: The cost that was minimised too.
-        facts: Further rows (name, value) about the search.
-        space: Gives the keys' scales; without it their values do.
+    `metric` names the score, and `pareto` the cost that was minimised too; `facts` are further rows about the search.
+    Without a `space` the keys' values give their scales.
 
     Raises:
         OSError: the folder cannot be written.
