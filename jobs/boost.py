@@ -17,7 +17,6 @@ from yt8m_ray.inference.predictor import check_fit, locate_model
 
 
 def main(argv: list[str]) -> None:
-    """Weighs the videos of the shards that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.boost", description="Weighs videos by a model's errors.")
     parser.add_argument("model", help="folder of a checkpoint or a bundle")
     parser.add_argument("shards", nargs="+", help="paths or globs of what it was trained on")

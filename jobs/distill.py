@@ -17,7 +17,6 @@ from yt8m_ray.inference.predictor import check_fit, locate_model
 
 
 def main(argv: list[str]) -> None:
-    """Labels the shards that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.distill", description="Writes a teacher's scores.")
     parser.add_argument("model", help="folder of a checkpoint or a bundle: the teacher")
     parser.add_argument("shards", nargs="+", help="paths or globs; local, s3:// or gs://")

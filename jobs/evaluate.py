@@ -20,7 +20,6 @@ from yt8m_ray.inference.predictor import locate_model
 
 
 def main(argv: list[str]) -> None:
-    """Evaluates the checkpoint that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.evaluate", description="Exact metrics over every video.")
     parser.add_argument(
         "arguments", nargs="+", metavar="CHECKPOINT_OR_BUNDLE | key=value", help="a folder, then dotted keys"
@@ -34,7 +33,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"one CHECKPOINT_OR_BUNDLE is expected, found {', '.join(inputs) or 'none'}")
     changes = dict(map(parse_override, overrides))
     if options.watch:
-        stdout = sys.stdout
+        stdout = sys.stdout  # inside of `ray_cluster` it is stderr
         with ray_cluster():
             for scores in watch(inputs[0], changes):
                 print(json.dumps(scores), file=stdout, flush=True)

@@ -14,7 +14,6 @@ from yt8m_ray.inference.ensemble.export import check_records, export, resolve
 
 
 def main(argv: list[str]) -> None:
-    """Exports the bundle that `argv` describes."""
     config = parse_document(argv, ExportConfig, description="Quantizes checkpoints into one measured ensemble bundle.")
     config, shards = resolve(config)
     check_records(config, shards)

@@ -17,7 +17,6 @@ from yt8m_ray.interop.import_checkpoint import import_checkpoint
 
 
 def main(argv: list[str]) -> None:
-    """Writes the checkpoint that `argv` describes."""
     parser = argparse.ArgumentParser(
         prog="python -m jobs.import_weights", description="Brings the weights of a published TensorFlow system along."
     )

@@ -29,7 +29,6 @@ from yt8m_ray.inference.predictions.merge import OnMissing, merge_predictions
 
 
 def main(argv: list[str]) -> None:
-    """Merges the files that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.merge", description="Averages, converts and scores files.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="a file of predictions")
     parser.add_argument("--output", metavar="FILE", help="a .csv, .csv.gz or .parquet file")

@@ -18,7 +18,6 @@ from yt8m_ray.inference.predictor import check_fit, locate_model
 
 
 def main(argv: list[str]) -> None:
-    """Predicts the shards that `argv` names."""
     parser = argparse.ArgumentParser(
         prog="python -m jobs.predict", description="Writes the best classes of each video."
     )

@@ -16,7 +16,6 @@ from yt8m_ray.tracking.models import check_names
 
 
 def main(argv: list[str]) -> None:
-    """Registers the bundle that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.register", description="Puts a bundle into MLflow.")
     parser.add_argument("bundle", metavar="BUNDLE", help="a folder or a .tar, local or s3://")
     parser.add_argument("--name", required=True, help="of the registered model, made if it is missing")

@@ -20,7 +20,6 @@ from yt8m_ray.local_files import read_document
 
 
 def main(argv: list[str]) -> None:
-    """Asks or changes the service that `argv` names."""
     options = _parser().parse_args(argv)
     token = read_document(options.token_file).decode() if options.token_file else os.environ.get("YT8M_ADMIN_TOKEN", "")
     if not token.strip():

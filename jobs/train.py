@@ -12,7 +12,6 @@ from yt8m_ray.training.run.inputs import check_records, splits_of
 
 
 def main(argv: list[str]) -> None:
-    """Trains the run that `argv` describes."""
     config = parse_document(
         argv, TrainConfig, description="Trains one run on Ray; its checkpoints go to output/run.name."
     )

@@ -23,8 +23,7 @@ from serve.http.service import Service
 from serve.http.site.examples import add_example_routes
 from serve.http.site.openapi_examples import add_examples
 from serve.http.site.page_routes import add_page_routes
-from serve.http.v1.instances import request_type
-from serve.http.v1.routes import add_instance_routes
+from serve.http.v1_protocol import add_instance_routes, request_type
 from serve.http.video_types import body_types
 from yt8m_ray import __version__
 

@@ -6,9 +6,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from serve.errors import RequestError
-from serve.http.openapi import JSON_TYPE, refusals
 from serve.http.requests import read_json
-from serve.http.schemas import Change, Health
+from serve.http.schemas import JSON_TYPE, Change, Health, refusals
 from serve.http.service import Service
 from serve.model.card import ModelCards, card_of
 from serve.operations import changes

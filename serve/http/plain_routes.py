@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from serve.http.openapi import Responses
+from serve.http.schemas import Responses
 
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -14,9 +14,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from serve.http.open_inference.routes import TAG, check_name
-from serve.http.openapi import JSON_TYPE, protocol_refusals
 from serve.http.plain_routes import add_plain_route
 from serve.http.requests import read_json
+from serve.http.schemas import JSON_TYPE, protocol_refusals
 from serve.http.service import Service
 from serve.operations.statistics import ModelStatistics
 

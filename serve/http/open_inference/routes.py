@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from serve.errors import RequestError
-from serve.http import openapi
+from serve.http import schemas
 from serve.http.access_log import note_model
 from serve.http.error_handlers import request_id
 from serve.http.open_inference.protocol import (
@@ -21,9 +21,9 @@ from serve.http.open_inference.protocol import (
     output_metadata,
 )
 from serve.http.open_inference.tensors import input_metadata
-from serve.http.openapi import BINARY_TYPE, JSON_BYTES_HEADER, JSON_TYPE, protocol_refusals
 from serve.http.plain_routes import add_plain_route
 from serve.http.requests import ask_model, encode, query_parameters
+from serve.http.schemas import BINARY_TYPE, JSON_BYTES_HEADER, JSON_TYPE, protocol_refusals
 from serve.http.service import Service
 from serve.model.hosted_model import HostedModel
 from serve.model.label_json import dump
@@ -76,9 +76,9 @@ def add_protocol_routes(api: FastAPI, service: Service) -> None:
             infer,
             summary="The best classes of each video, as tensors",
             answer=InferenceResponse,
-            responses=openapi.INFERENCE_RESPONSES,
-            parameters=openapi.INFERENCE_PARAMETERS,
-            body=openapi.INFERENCE_BODY,
+            responses=schemas.INFERENCE_RESPONSES,
+            parameters=schemas.INFERENCE_PARAMETERS,
+            body=schemas.INFERENCE_BODY,
         )
 
 

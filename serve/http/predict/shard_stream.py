@@ -24,8 +24,8 @@ from serve.http.access_log import HAS_LEFT, NOTES
 from serve.http.encodings import DEFLATE, GZIP, IDENTITY, content_encoding
 from serve.http.error_handlers import error_detail, error_response
 from serve.http.intake import INLINE_BYTES
-from serve.http.openapi import NDJSON_TYPE
 from serve.http.requests import check_announced, seconds_for
+from serve.http.schemas import NDJSON_TYPE
 from serve.http.service import Service
 from serve.http.video_input import PredictionInput, check_top_k, decode_binary, decode_ordinary
 from serve.model.batching import Answer

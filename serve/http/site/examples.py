@@ -13,8 +13,8 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from serve.errors import RequestError
-from serve.http.openapi import BINARY_ANSWER, BINARY_TYPE, refusals
 from serve.http.plain_routes import add_plain_route
+from serve.http.schemas import BINARY_ANSWER, BINARY_TYPE, refusals
 from serve.http.service import Service
 from serve.model.hosted_model import HostedModel
 from yt8m_ray.data.format.example import Fields, decode_record
