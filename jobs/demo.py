@@ -124,8 +124,10 @@ def main(argv: list[str]) -> None:
 @contextlib.contextmanager
 def served(bundle: Path, output: Path) -> Iterator[str]:
     """Runs `serve run` on this process's cluster and yields the service's URL; stops it at the end."""
-    import ray  # late: `ray_cluster` sets variables that Ray reads at its import
+    # Late: `ray_cluster` sets variables that Ray reads when it is imported.
+    import ray
 
+    # The system chooses a free port.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -142,7 +144,8 @@ def served(bundle: Path, output: Path) -> Iterator[str]:
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches it through this process alone
+            # Ctrl-C reaches it through this process alone.
+            start_new_session=True,
         )
         try:
             url = f"http://127.0.0.1:{port}"

@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
         raise ConfigError("--top-k and --num-workers: expected at least 1")
     model = locate_model(options.model)
     shards = expand_shards(options.shards, key="shards")
-    SubmissionWriter(options.output)  # refuses a name that no format has, before anything starts
+    # Refuses a name that no format has, before anything starts.
+    SubmissionWriter(options.output)
     check_fit(model, shards, labels="ignored", on_corrupt=options.on_corrupt)
     with ray_cluster():
         predict_shards(

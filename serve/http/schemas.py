@@ -101,17 +101,14 @@ class ProtocolError(pydantic.BaseModel):
 
 
 def reference(name: str) -> dict[str, str]:
-    """Returns the schema of a type that `serve.http.api` adds to the document."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def refusals(*statuses: int, model: type[pydantic.BaseModel] = ErrorResponse) -> Responses:
-    """Returns the responses of a route that can refuse requests with these statuses."""
     return {status: {"model": model} for status in statuses}
 
 
 def protocol_refusals(*statuses: int) -> Responses:
-    """Returns the same for a route of an inference protocol."""
     return refusals(*statuses, model=ProtocolError)
 
 

@@ -18,7 +18,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from serve.errors import RequestError
 from serve.http import schemas
 from serve.http.access_log import note_model
-from serve.http.open_inference.routes import check_name
+from serve.http.open_inference.routes import check_name, named_versions
 from serve.http.plain_routes import add_plain_route
 from serve.http.requests import ask_model, encode, query_parameters
 from serve.http.schemas import JSON_TYPE, protocol_refusals
@@ -45,7 +45,8 @@ _TAG = "KServe V1 and TensorFlow Serving"
 
 
 class _NameConvertor(StringConvertor):
-    regex = "[^/:]+"  # in `yt8m:predict` the verb is not part of the name
+    # In `yt8m:predict` the verb is not part of the name.
+    regex = "[^/:]+"
 
 
 register_url_convertor("model_name", _NameConvertor())
@@ -59,7 +60,7 @@ class InstancesRequest(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(strict=True)
 
-    # `request_type` adds the largest number; the instances are checked as videos of /v1/predict.
+    # `request_type` adds the largest number.
     instances: list[Any] = Field(
         min_length=1,
         description='A video each, as in /v1/predict; {"b64": "..."} stands for bytes, and where the model has one '
@@ -119,9 +120,7 @@ def add_instance_routes(api: FastAPI, service: Service) -> None:
         return JSONResponse({"models": [service.args.name]})
 
     async def status(request: Request) -> Response:
-        check_name(request, service)
-        version = request.path_params.get("version")
-        versions = service.host.versions if version is None else [service.host.choose(version).version]
+        versions = named_versions(request, service)
         is_ready = service.is_ready()
         return JSONResponse(_status(service.args.name, versions, is_ready), status_code=200 if is_ready else 503)
 
@@ -186,7 +185,7 @@ def predictions(video_ids: Sequence[str], answers: Sequence[Answer], vocabulary:
 
 
 def _video(instance: Any, spec: FeatureSpec) -> Any:
-    """Returns an instance as a video of /v1/predict, valid or not."""
+    # Valid or not: videos are checked as those of /v1/predict.
     names = list(spec.sizes)
     if len(names) == 1 and (not isinstance(instance, dict) or instance.keys() == {_BASE64}):
         return {names[0]: _value(instance)}

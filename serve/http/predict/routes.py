@@ -30,15 +30,7 @@ _PARAMETERS = tuple(parameter["name"] for parameter in schemas.PREDICT_PARAMETER
 
 @dataclass(frozen=True)
 class Options:
-    """The query.
-
-    Attributes:
-        top_k: Classes a video; None takes the service's default.
-        threshold: Least score of a label.
-        names: Whether labels have names.
-        timeline: Whether the labels are also scored by windows.
-        version: Of the model; None lets the service choose.
-    """
+    """The query, as `serve.http.schemas.PREDICT_PARAMETERS` describes it; None leaves the choice to the service."""
 
     top_k: int | None
     threshold: float
@@ -108,15 +100,11 @@ async def _predict(
 
 
 async def _timelines(
-    service: Service,
-    model: HostedModel,
-    rows: list[VideoRow],
-    answers: list[Answer],
-    deadline: float,
-    request: Request,
+    service: Service, model: HostedModel, rows: list[VideoRow], answers: list[Answer], deadline: float, request: Request
 ) -> list[list[list[float]]]:
     """Returns the scores of each video's labels, window by window."""
     timelines = []
+    # All classes: the video's labels need not be among the best of a window.
     num_classes = model.predictor.spec.num_classes
     for row, answer in zip(rows, answers, strict=True):
         starts = range(0, len(row.frames), WINDOW_S)
