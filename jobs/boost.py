@@ -31,6 +31,7 @@ def main(argv: list[str]) -> None:
     if not options.output.endswith(".parquet") or "://" in options.output:
         raise ConfigError(f"--output: expected a local name that ends in .parquet, found {options.output!r}")
     model, shards = locate_model(options.model), expand_shards(options.shards, key="shards")
+    # Before Ray starts: what does not fit the model is refused within seconds.
     check_fit(model, shards, labels="required", on_corrupt=options.on_corrupt)
     with ray_cluster():
         boost_videos(

@@ -44,9 +44,11 @@ RAY_ENVIRONMENT = {
 def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
     """Runs `main(argv)` and exits; what a user can mend is one message, without a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):  # migrations and checks: nothing to act on
+    # Migrations and checks: nothing to act on.
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # frameworks clean up on KeyboardInterrupt
+    # Frameworks clean up on KeyboardInterrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _raise_exit)
     try:
         main(sys.argv[1:])
@@ -54,7 +56,8 @@ def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
         _fail(error, 2)
     except ClusterDiedError:
         sys.stdout.flush()
-        os._exit(1)  # Ray's own way out would wait for what has died
+        # Ray's own way out would wait for what has died.
+        os._exit(1)
     except (ValueError, OSError, FloatingPointError, OverflowError, MemoryError, RuntimeError) as error:
         _fail(error, 1)
     except KeyboardInterrupt:
@@ -122,7 +125,8 @@ def ray_cluster() -> Iterator[None]:
     from jobs.cluster import join_cluster, start_cluster, watched_cluster
 
     configure_environment(RAY_ENVIRONMENT)
-    if ray.is_initialized():  # a verb inside another, as in the demo: the outer one stops the cluster
+    # A verb inside another, as in the demo: the outer one stops the cluster.
+    if ray.is_initialized():
         with contextlib.redirect_stdout(sys.stderr):
             yield
         return
@@ -134,7 +138,8 @@ def ray_cluster() -> Iterator[None]:
             start_cluster(runtime_env)
         else:
             join_cluster(address, runtime_env)
-    except SystemExit:  # Ray installs handlers of its own, which exit with 1 or 15
+    except SystemExit:
+        # Ray installs handlers of its own, which exit with 1 or 15.
         _raise_exit()
     signal.signal(signal.SIGTERM, _raise_exit)
     # stdout is for the result alone, whatever Ray prints.

@@ -75,7 +75,8 @@ def join_cluster(address: str, runtime_env: dict[str, Any]) -> None:
     if not is_place:
         raise ConfigError(f"RAY_ADDRESS: expected HOST:PORT, `auto` or `local`, found {address!r}")
     _check_answer(address, place)
-    if not find_node_ids():  # `ray.init` would look for a node for a minute
+    # `ray.init` would look for a node for a minute.
+    if not find_node_ids():
         reason = "none of the cluster's nodes is on this machine; run the command on one, or with `ray job submit`"
         raise ConnectionError(f"RAY_ADDRESS {address}: {reason}")
     try:
@@ -96,7 +97,8 @@ def watched_cluster() -> Iterator[None]:
     try:
         with watch:
             yield
-    except BaseException:  # any error may be a consequence of the death
+    except BaseException:
+        # Any error may be a consequence of the death.
         if watch.error is not None:
             raise watch.error from None
         raise
@@ -133,8 +135,10 @@ class _Watch(threading.Thread):
             if dead:
                 logs = f"{self._node.get_session_dir_path()}/logs"
                 self.error = ClusterDiedError(f"Ray's {dead[0]} on this machine has died; its logs are in {logs}")
-                print(f"error: {self.error}", file=sys.stderr, flush=True)  # Ray may end this process at any moment
-                if self._node.is_head():  # a cluster of this process, whose other processes would wait for the dead one
+                # Now, since Ray may end this process at any moment.
+                print(f"error: {self.error}", file=sys.stderr, flush=True)
+                # A cluster of this process, whose other processes would wait for the dead one.
+                if self._node.is_head():
                     _kill_descendants()
                 signal.pthread_kill(self._caller, signal.SIGUSR1)
                 if not self._is_over.wait(_LAST_WORDS_S):
@@ -167,7 +171,8 @@ def _start(runtime_env: dict[str, Any]) -> Any:
     try:
         return ray.init("local", runtime_env=runtime_env, **_QUIET)
     except Exception as error:  # noqa: BLE001 - Ray 2.60 raises Exception itself where a raylet or the dashboard is late
-        ray.shutdown()  # does not stop the processes of an incomplete cluster
+        # It does not stop the processes of an incomplete cluster.
+        ray.shutdown()
         psutil.wait_procs(_kill_descendants(but=others), timeout=10)
         raise _StartError(_one_line(error)) from None
 

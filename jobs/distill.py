@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
     label_format, num_entries = choose_format(options.format, top=options.top, dense=options.dense)
     model, output = locate_model(options.model), local_folder(options.output)
     shards = expand_shards(options.shards, key="shards")
+    # Before Ray starts: what does not fit the model is refused within seconds.
     check_fit(model, shards, labels="ignored", on_corrupt=options.on_corrupt)
     with ray_cluster():
         label_shards(

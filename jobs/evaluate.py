@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"one CHECKPOINT_OR_BUNDLE is expected, found {', '.join(inputs) or 'none'}")
     changes = dict(map(parse_override, overrides))
     if options.watch:
-        stdout = sys.stdout  # inside of `ray_cluster` it is stderr
+        # Inside of `ray_cluster` it is stderr.
+        stdout = sys.stdout
         with ray_cluster():
             for scores in watch(inputs[0], changes):
                 print(json.dumps(scores), file=stdout, flush=True)

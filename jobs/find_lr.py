@@ -31,7 +31,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--warm-up", type=int, default=0, help="steps before, at the config's own rate (default 0)")
     parser.add_argument("--output", metavar="DIR", help="a folder (default: output/run.name-find_lr)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
-    options = parser.parse_intermixed_args(argv)  # keys may follow the flags
+    # Keys may follow the flags.
+    options = parser.parse_intermixed_args(argv)
     config = load_config(options.arguments, TrainConfig)
     if options.dry_run:
         print(to_yaml(config), end="")

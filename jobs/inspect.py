@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
     add_fields(parser, InspectionConfig)
     options = parser.parse_args(argv)
     config = fields_of(options, InspectionConfig)
+    # A manifest that cannot be read is a fault of the command line: exit code 2, before Ray starts.
     try:
         manifest = None if config.manifest is None else load_manifest(config.manifest)
     except (OSError, ValueError) as error:
@@ -42,7 +43,8 @@ def main(argv: list[str]) -> None:
         summary = inspect_shards(config, shards, manifest=manifest)
     print(json.dumps(summary.document(), indent=2))
     if not summary.is_sound:
-        raise SystemExit(1)  # without a message: the document has said what is wrong
+        # Without a message: the document has said what is wrong.
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def main(argv: list[str]) -> None:
         truth=options.score,
         has_correlation=options.correlation,
     )
+    # The last line of stdout is the path, if there is one: the document then goes elsewhere.
     if document:
         print(json.dumps(document), file=sys.stderr if options.output else sys.stdout)
     if options.output:

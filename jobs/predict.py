@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     shards = expand_shards(options.shards, key="shards")
     # Refuses a name that no format has, before anything starts.
     SubmissionWriter(options.output)
+    # Before Ray starts: what does not fit the model is refused within seconds.
     check_fit(model, shards, labels="ignored", on_corrupt=options.on_corrupt)
     with ray_cluster():
         predict_shards(

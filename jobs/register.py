@@ -23,6 +23,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--uri", help="MLflow's server or store (default: the mlflow.db beside BUNDLE)")
     parser.add_argument("--experiment", default="yt8m_ray", help="of the bundle's run (default yt8m_ray)")
     options = parser.parse_args(argv)
+    # Before the bundle is copied.
     check_names(options.name, options.alias)
     uri = options.uri or store_beside(Path(options.bundle))
     register_bundle(options.bundle, uri, name=options.name, alias=options.alias, experiment=options.experiment)

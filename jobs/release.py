@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
         releases = client.releases()
     else:
         fields = {"model": getattr(options, "name", None), "share": getattr(options, "share", None)}
+        # To finish a canary is to promote it: a promotion without a name.
         what = "promote" if options.what == "finish" else options.what
         releases = client.change(what, {key: value for key, value in fields.items() if value is not None})
     print(json.dumps(releases, indent=2))

@@ -22,6 +22,7 @@ def main(argv: list[str]) -> None:
     config = fields_of(options, SynthesisConfig)
     pattern = config.from_video_level
     shards = [] if pattern is None else expand_shards(pattern, key="--from-video-level")
+    # Given to it, since data/ and metrics/ do not import each other.
     synthesize(config, options.output, source_shards=shards, new_gap=lambda: build_metric("gap"))
     print_result(options.output)
 

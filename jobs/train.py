@@ -15,6 +15,7 @@ def main(argv: list[str]) -> None:
     config = parse_document(
         argv, TrainConfig, description="Trains one run on Ray; its checkpoints go to output/run.name."
     )
+    # Before Ray starts: what does not fit the model is refused within seconds.
     check_records(config, splits_of(config.data))
     with ray_cluster():
         result = fit(config)

@@ -28,14 +28,16 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--samples", type=int, default=5, metavar="N", help="how many (default 5)")
     parser.add_argument("--retrain", action="store_true", help="train the best configuration at full length")
     parser.add_argument("--register", metavar="NAME[@ALIAS]", help=f"in MLflow (default alias: {DEFAULT_ALIAS})")
-    options = parser.parse_intermixed_args(argv)  # keys may follow the flags
+    # Keys may follow the flags.
+    options = parser.parse_intermixed_args(argv)
     config = load_config(options.arguments, TuneConfig)
     if options.dry_run:
         print("---\n".join([to_yaml(config), *map(dump_yaml, preview(config, options.samples))]), end="")
         return
     name, _, alias = (options.register or "").partition("@")
     alias = alias or DEFAULT_ALIAS
-    if options.register is not None:  # before the search, which may take days
+    # Before the search, which may take days.
+    if options.register is not None:
         check_names(name, alias)
     check_records(config.base, splits_of(config.data))
     with ray_cluster():
