@@ -13,7 +13,6 @@ from yt8m_ray.training.weight_averaging import average_checkpoints
 
 
 def main(argv: list[str]) -> None:
-    """Averages the checkpoints that `argv` names."""
     parser = argparse.ArgumentParser(
         prog="python -m jobs.average", description="Averages the weights of several checkpoints of one model."
     )
@@ -30,8 +29,7 @@ def main(argv: list[str]) -> None:
         "--ema", action=argparse.BooleanOptionalAction, help="the moving averages of the weights or not"
     )
     options = parser.parse_args(argv)
-    average = average_checkpoints(options.checkpoints, options.output, weights=options.weights, ema=options.ema)
-    print_result(average)
+    print_result(average_checkpoints(options.checkpoints, options.output, weights=options.weights, ema=options.ema))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from yt8m_ray.inference.predictor import check_fit, locate_model
 
 
 def main(argv: list[str]) -> None:
-    """Weighs the videos of the shards that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.boost", description="Weighs videos by a model's errors.")
     parser.add_argument("model", help="folder of a checkpoint or a bundle")
     parser.add_argument("shards", nargs="+", help="paths or globs of what it was trained on")
@@ -32,6 +31,7 @@ def main(argv: list[str]) -> None:
     if not options.output.endswith(".parquet") or "://" in options.output:
         raise ConfigError(f"--output: expected a local name that ends in .parquet, found {options.output!r}")
     model, shards = locate_model(options.model), expand_shards(options.shards, key="shards")
+    # Before Ray starts: what does not fit the model is refused within seconds.
     check_fit(model, shards, labels="required", on_corrupt=options.on_corrupt)
     with ray_cluster():
         boost_videos(

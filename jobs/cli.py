@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from yt8m_ray.config.document import load_document, to_yaml
+from yt8m_ray.config.document import load_document, to_yaml, validate
 from yt8m_ray.errors import ClusterDiedError, ClusterTooSmallError, ConfigError, NoShardsError
 from yt8m_ray.local_cluster import configure_environment, import_environment
 from yt8m_ray.registry import Config
@@ -44,9 +44,11 @@ RAY_ENVIRONMENT = {
 def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
     """Runs `main(argv)` and exits; what a user can mend is one message, without a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):  # migrations and checks: nothing to act on
+    # Migrations and checks: nothing to act on.
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # frameworks clean up on KeyboardInterrupt
+    # Frameworks clean up on KeyboardInterrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _raise_exit)
     try:
         main(sys.argv[1:])
@@ -54,7 +56,8 @@ def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
         _fail(error, 2)
     except ClusterDiedError:
         sys.stdout.flush()
-        os._exit(1)  # Ray's own way out would wait for what has died
+        # Ray's own way out would wait for what has died.
+        os._exit(1)
     except (ValueError, OSError, FloatingPointError, OverflowError, MemoryError, RuntimeError) as error:
         _fail(error, 1)
     except KeyboardInterrupt:
@@ -89,6 +92,20 @@ def load_config(arguments: Sequence[str], config_type: type[C]) -> C:
     return load_document(paths[0] if paths else None, config_type, overrides)
 
 
+def add_fields(parser: argparse.ArgumentParser, config_type: type[Config]) -> None:
+    """Adds a flag for each field of a flat config; `fields_of` reads them."""
+    for name, field in config_type.model_fields.items():
+        has_default = not field.is_required() and field.default is not None
+        text = f"{field.description} (default: {field.default})" if has_default else field.description
+        parser.add_argument(f"--{name.replace('_', '-')}", required=field.is_required(), metavar="VALUE", help=text)
+
+
+def fields_of(options: argparse.Namespace, config_type: type[C]) -> C:
+    """Returns the config of the flags that were given."""
+    given = {name: getattr(options, name) for name in config_type.model_fields}
+    return validate({name: text for name, text in given.items() if text is not None}, config_type, where="command line")
+
+
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns (inputs, `key=value` overrides); a path that holds `=` is an input if it begins with `.` or `/`."""
     overrides = [text for text in arguments if "=" in text and not text.startswith((".", "/"))]
@@ -99,20 +116,17 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def ray_cluster() -> Iterator[None]:
     """Connects to $RAY_ADDRESS (`ray job submit` sets it), or starts a cluster of this machine and stops it again.
 
-    Ray's own log lines stay in its session folder; what an operator acts on comes from this package. What Ray prints
-    nevertheless goes to stderr.
-
-    Raises:
-        ConfigError: $RAY_ADDRESS is no address.
-        ConnectionError, RuntimeError: no cluster answers there, or none could be started.
-        ClusterDiedError: a process of Ray has died that nothing goes on without.
+    ConfigError if $RAY_ADDRESS is no address, ConnectionError or RuntimeError if no cluster answers or starts,
+    ClusterDiedError if a process dies that Ray needs.
     """
+    # Late: Ray reads the environment when it is imported, and many verbs do without it.
     import ray
 
     from jobs.cluster import join_cluster, start_cluster, watched_cluster
 
     configure_environment(RAY_ENVIRONMENT)
-    if ray.is_initialized():  # a verb inside another, as in the demo: the outer one stops the cluster
+    # A verb inside another, as in the demo: the outer one stops the cluster.
+    if ray.is_initialized():
         with contextlib.redirect_stdout(sys.stderr):
             yield
         return
@@ -124,9 +138,11 @@ def ray_cluster() -> Iterator[None]:
             start_cluster(runtime_env)
         else:
             join_cluster(address, runtime_env)
-    except SystemExit:  # Ray installs handlers of its own, which exit with 1 or 15
+    except SystemExit:
+        # Ray installs handlers of its own, which exit with 1 or 15.
         _raise_exit()
     signal.signal(signal.SIGTERM, _raise_exit)
+    # stdout is for the result alone, whatever Ray prints.
     with contextlib.redirect_stdout(sys.stderr), watched_cluster():
         yield
 
@@ -157,7 +173,7 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def _raise_exit(*_: object) -> NoReturn:
-    """Ends a verb, which may have something to put in order first."""
+    # An exception and no exit: the verb may have something to clean up.
     raise SystemExit(_TERMINATED)
 
 
@@ -169,6 +185,6 @@ def _is_program() -> bool:
 if _is_program():
     # Ray reads the environment when it is imported: a verb imports it after this module, and before it runs.
     configure_environment(RAY_ENVIRONMENT, import_environment())
-    # Those imports take seconds; until `run_verb` nothing needs more than to end quietly.
+    # Importing torch and Ray takes seconds; until `run_verb` there is nothing to clean up.
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)

@@ -27,8 +27,10 @@ logger = logging.getLogger("jobs")
 ANSWER_TIMEOUT_S = 10.0
 
 _WATCH_INTERVAL_S = 0.5
+# From the signal to a hard exit: for a main thread that waits in Ray's C++ code, which no signal reaches.
 _LAST_WORDS_S = 10.0
 
+# Ray's own lines stay in its session folder; what an operator acts on comes from this package.
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 _REFUSALS = {
@@ -38,11 +40,7 @@ _REFUSALS = {
 
 
 def start_cluster(runtime_env: dict[str, Any]) -> None:
-    """Starts a cluster on 127.0.0.1 with this user's token, in two tries.
-
-    Raises:
-        RuntimeError: both failed; none of their processes is left.
-    """
+    """Starts a cluster on 127.0.0.1 with this user's token; RuntimeError after two tries, with no process left."""
     os.environ.update(local_environment())
     if os.environ["RAY_AUTH_MODE"] != "token":
         logger.warning("RAY_AUTH_MODE is %s: every user of this machine can run code here", os.environ["RAY_AUTH_MODE"])
@@ -65,9 +63,7 @@ def start_cluster(runtime_env: dict[str, Any]) -> None:
 def join_cluster(address: str, runtime_env: dict[str, Any]) -> None:
     """Connects to the cluster at `address`, a value of RAY_ADDRESS.
 
-    Raises:
-        ConfigError: it is no address.
-        ConnectionError: no cluster there accepts this process.
+    ConfigError if it is no address, ConnectionError if no cluster there accepts this process.
     """
     try:
         place = canonicalize_bootstrap_address(address) or ""
@@ -79,7 +75,8 @@ def join_cluster(address: str, runtime_env: dict[str, Any]) -> None:
     if not is_place:
         raise ConfigError(f"RAY_ADDRESS: expected HOST:PORT, `auto` or `local`, found {address!r}")
     _check_answer(address, place)
-    if not find_node_ids():  # `ray.init` would look for a node for a minute
+    # `ray.init` would look for a node for a minute.
+    if not find_node_ids():
         reason = "none of the cluster's nodes is on this machine; run the command on one, or with `ray job submit`"
         raise ConnectionError(f"RAY_ADDRESS {address}: {reason}")
     try:
@@ -92,8 +89,7 @@ def join_cluster(address: str, runtime_env: dict[str, Any]) -> None:
 def watched_cluster() -> Iterator[None]:
     """Disconnects at the end, and interrupts the block when the raylet of this node or a GCS on this machine dies.
 
-    Raises:
-        ClusterDiedError: one has died, as stderr says. Ray cannot be shut down any more: end with `os._exit`.
+    ClusterDiedError says that one has died. Ray cannot be shut down any more then: end with `os._exit`.
     """
     # Ray 2.60 would end this process without a message, 15 s after the raylet's death and 60 s after the GCS's.
     watch = _Watch()
@@ -101,7 +97,8 @@ def watched_cluster() -> Iterator[None]:
     try:
         with watch:
             yield
-    except BaseException:  # any error may be a consequence of the death
+    except BaseException:
+        # Any error may be a consequence of the death.
         if watch.error is not None:
             raise watch.error from None
         raise
@@ -129,7 +126,6 @@ class _Watch(threading.Thread):
         self._is_over.set()
 
     def interrupt(self, *_: object) -> None:
-        """Raises the error in that thread, as the handler of its signal."""
         if self.error is not None:
             raise self.error
 
@@ -139,11 +135,13 @@ class _Watch(threading.Thread):
             if dead:
                 logs = f"{self._node.get_session_dir_path()}/logs"
                 self.error = ClusterDiedError(f"Ray's {dead[0]} on this machine has died; its logs are in {logs}")
-                print(f"error: {self.error}", file=sys.stderr, flush=True)  # Ray may end this process at any moment
-                if self._node.is_head():  # a cluster of this process, whose other processes would wait for the dead one
+                # Now, since Ray may end this process at any moment.
+                print(f"error: {self.error}", file=sys.stderr, flush=True)
+                # A cluster of this process, whose other processes would wait for the dead one.
+                if self._node.is_head():
                     _kill_descendants()
                 signal.pthread_kill(self._caller, signal.SIGUSR1)
-                if not self._is_over.wait(_LAST_WORDS_S):  # the thread waits in Ray's C++ code, which takes no signal
+                if not self._is_over.wait(_LAST_WORDS_S):
                     os._exit(1)
                 return
 
@@ -173,7 +171,8 @@ def _start(runtime_env: dict[str, Any]) -> Any:
     try:
         return ray.init("local", runtime_env=runtime_env, **_QUIET)
     except Exception as error:  # noqa: BLE001 - Ray 2.60 raises Exception itself where a raylet or the dashboard is late
-        ray.shutdown()  # does not stop the processes of an incomplete cluster
+        # It does not stop the processes of an incomplete cluster.
+        ray.shutdown()
         psutil.wait_procs(_kill_descendants(but=others), timeout=10)
         raise _StartError(_one_line(error)) from None
 
@@ -188,7 +187,6 @@ def _kill_descendants(*, but: Set[psutil.Process] = frozenset()) -> Set[psutil.P
 
 
 def _check_answer(address: str, place: str) -> None:
-    """Asks the cluster for its id; raises ConnectionError with the reason if it does not answer."""
     # `ray.init` of Ray 2.60 would try for 13 minutes where nothing answers.
     host, _, port = place.rpartition(":")
     try:

@@ -18,11 +18,11 @@ from yt8m_ray.training.cross_validation import cross_validate, folds_of
 
 
 def main(argv: list[str]) -> None:
-    """Trains the folds that `argv` describes."""
     parser = argparse.ArgumentParser(prog="python -m jobs.cross_validate", description="Trains all folds of a run.")
     parser.add_argument("arguments", nargs="+", metavar="CONFIG | key=value", help="a train config, dotted keys")
     parser.add_argument("--num-parallel", type=int, help="folds at once (default: what the cluster has CPUs for)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
+    # Keys may follow the flags.
     options = parser.parse_intermixed_args(argv)
     if options.num_parallel is not None and options.num_parallel < 1:
         raise ConfigError(f"--num-parallel: expected at least 1, found {options.num_parallel}")

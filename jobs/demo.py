@@ -55,7 +55,7 @@ class Demo:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, step: str, verb: Callable[[list[str]], None], *arguments: str) -> str:
-        """Runs a verb, logs its command, and returns the last line of its stdout."""
+        """Runs a verb and returns the last line of its stdout."""
         command = ["python", "-m", verb.__module__, *arguments]
         logger.info("\n[%s] %s", step, shlex.join(command))
         started = time.monotonic()
@@ -68,11 +68,8 @@ class Demo:
         """Writes a split and returns its dataset.json."""
         folder = self.output / "shards" / split
         flags = f"--kind frame --split {split} --num-shards {num_shards} --videos-per-shard 250 --seed 0"
-        self.run(
-            f"synthesize {split}",
-            synthesize.main,
-            *("--output", str(folder), *flags.split(), "--num-classes", str(NUM_CLASSES)),
-        )
+        sizes = ("--num-classes", str(NUM_CLASSES))
+        self.run(f"synthesize {split}", synthesize.main, "--output", str(folder), *flags.split(), *sizes)
         document: dict[str, float] = json.loads((folder / "dataset.json").read_text())
         return document
 
@@ -97,14 +94,12 @@ class Demo:
     def evaluate(self, name: str, checkpoint: str) -> dict[str, float]:
         """Returns the metrics of a checkpoint over the whole validation split."""
         shards = self.output / "shards/validate/*.tfrecord"
-        metrics: dict[str, float] = json.loads(
-            self.run(f"evaluate {name}", evaluate.main, checkpoint, f"data.test={shards}")
-        )
+        line = self.run(f"evaluate {name}", evaluate.main, checkpoint, f"data.test={shards}")
+        metrics: dict[str, float] = json.loads(line)
         return metrics
 
 
 def main(argv: list[str]) -> None:
-    """Runs the demo."""
     parser = argparse.ArgumentParser(prog="python -m jobs.demo", description="All steps once, on synthetic data.")
     parser.add_argument("--output", default="demo_output", help="a folder of the demo's own, replaced if it exists")
     demo = Demo(Path(parser.parse_args(argv).output).absolute())
@@ -129,8 +124,10 @@ def main(argv: list[str]) -> None:
 @contextlib.contextmanager
 def served(bundle: Path, output: Path) -> Iterator[str]:
     """Runs `serve run` on this process's cluster and yields the service's URL; stops it at the end."""
-    import ray  # late: `ray_cluster` sets variables that Ray reads at its import
+    # Late: `ray_cluster` sets variables that Ray reads when it is imported.
+    import ray
 
+    # The system chooses a free port.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -147,7 +144,8 @@ def served(bundle: Path, output: Path) -> Iterator[str]:
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches it through this process alone
+            # Ctrl-C reaches it through this process alone.
+            start_new_session=True,
         )
         try:
             url = f"http://127.0.0.1:{port}"
@@ -185,7 +183,6 @@ def predict_one(url: str, output: Path) -> dict[str, Any]:
 
 
 def print_answer(answer: dict[str, Any]) -> None:
-    """Prints the top 20 of the video that was sent."""
     (prediction,) = answer["predictions"]
     print(f"\nTop {len(prediction['labels'])} of video {prediction['video_id']}, by bundle {answer['model_version']}")
     for label in prediction["labels"]:
@@ -194,7 +191,6 @@ def print_answer(answer: dict[str, Any]) -> None:
 
 
 def print_tables(demo: Demo, gaps: dict[str, float], checkpoints: dict[str, str], bundle: Path, ideal: float) -> None:
-    """Prints GAP and size of each model, the seconds of each step, and where to look next."""
     quality = read_document(bundle).quality
     rows = [(name, gaps[name], Path(path, MODEL_FILE).stat().st_size) for name, path in checkpoints.items()]
     stored = sum(path.stat().st_size for path in bundle.rglob(MODEL_FILE))

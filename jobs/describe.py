@@ -13,7 +13,6 @@ from yt8m_ray.inference.bundle.description import describe, to_json, to_text
 
 
 def main(argv: list[str]) -> None:
-    """Describes the bundle that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.describe", description="Prints what a bundle is.")
     parser.add_argument("bundle", metavar="BUNDLE", help="a folder or a .tar, local or s3://")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a page")

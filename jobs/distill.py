@@ -17,7 +17,6 @@ from yt8m_ray.inference.predictor import check_fit, locate_model
 
 
 def main(argv: list[str]) -> None:
-    """Labels the shards that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.distill", description="Writes a teacher's scores.")
     parser.add_argument("model", help="folder of a checkpoint or a bundle: the teacher")
     parser.add_argument("shards", nargs="+", help="paths or globs; local, s3:// or gs://")
@@ -34,6 +33,7 @@ def main(argv: list[str]) -> None:
     label_format, num_entries = choose_format(options.format, top=options.top, dense=options.dense)
     model, output = locate_model(options.model), local_folder(options.output)
     shards = expand_shards(options.shards, key="shards")
+    # Before Ray starts: what does not fit the model is refused within seconds.
     check_fit(model, shards, labels="ignored", on_corrupt=options.on_corrupt)
     with ray_cluster():
         label_shards(

@@ -19,7 +19,6 @@ from yt8m_ray.inference.predictor import locate_model
 
 
 def main(argv: list[str]) -> None:
-    """Evaluates the checkpoint that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.evaluate", description="Exact metrics over every video.")
     parser.add_argument(
         "arguments", nargs="+", metavar="CHECKPOINT_OR_BUNDLE | key=value", help="a folder, then dotted keys"
@@ -33,6 +32,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"one CHECKPOINT_OR_BUNDLE is expected, found {', '.join(inputs) or 'none'}")
     changes = dict(map(parse_override, overrides))
     if options.watch:
+        # Inside of `ray_cluster` it is stderr.
         stdout = sys.stdout
         with ray_cluster():
             for scores in watch(inputs[0], changes):

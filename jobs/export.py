@@ -14,12 +14,13 @@ from yt8m_ray.inference.ensemble.export import check_records, export, resolve
 
 
 def main(argv: list[str]) -> None:
-    """Exports the bundle that `argv` describes."""
     config = parse_document(argv, ExportConfig, description="Quantizes checkpoints into one measured ensemble bundle.")
     config, shards = resolve(config)
+    # Before Ray starts: what does not fit the members is refused within seconds.
     check_records(config, shards)
     with ray_cluster():
         path, document = export(config, shards)
+    # stdout has the path alone.
     print(format_table(document), file=sys.stderr)
     print_result(path)
 

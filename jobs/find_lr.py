@@ -21,7 +21,6 @@ from yt8m_ray.training.run.inputs import prepare_inputs, splits_of
 
 
 def main(argv: list[str]) -> None:
-    """Tests the rates that `argv` describes."""
     parser = argparse.ArgumentParser(
         prog="python -m jobs.find_lr", description="The learning-rate range test of a run."
     )
@@ -32,6 +31,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--warm-up", type=int, default=0, help="steps before, at the config's own rate (default 0)")
     parser.add_argument("--output", metavar="DIR", help="a folder (default: output/run.name-find_lr)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
+    # Keys may follow the flags.
     options = parser.parse_intermixed_args(argv)
     config = load_config(options.arguments, TrainConfig)
     if options.dry_run:

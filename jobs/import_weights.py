@@ -17,7 +17,6 @@ from yt8m_ray.interop.import_checkpoint import import_checkpoint
 
 
 def main(argv: list[str]) -> None:
-    """Writes the checkpoint that `argv` describes."""
     parser = argparse.ArgumentParser(
         prog="python -m jobs.import_weights", description="Brings the weights of a published TensorFlow system along."
     )
@@ -27,7 +26,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", required=True, metavar="CHECKPOINT", help="a folder that does not exist yet")
     parser.add_argument("--ema", action="store_true", help="take the moving averages where there are some")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
-    options = parser.parse_intermixed_args(argv)  # keys may follow the flags
+    # Keys may follow the flags.
+    options = parser.parse_intermixed_args(argv)
     inputs, overrides = split_overrides(options.arguments)
     if len(inputs) != 2:
         raise ConfigError(f"expected CONFIG and VARIABLES, found {', '.join(inputs) or 'neither'}")

@@ -20,8 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from jobs.cli import ray_cluster, run_verb
-from yt8m_ray.config.document import validate
+from jobs.cli import add_fields, fields_of, ray_cluster, run_verb
 from yt8m_ray.data.inspection.dataset_manifest import load_manifest
 from yt8m_ray.data.inspection.inspect_shards import InspectionConfig, inspect_shards
 from yt8m_ray.data.pipeline.shards import expand_shards
@@ -29,25 +28,22 @@ from yt8m_ray.errors import ConfigError
 
 
 def main(argv: list[str]) -> None:
-    """Inspects the shards that `argv` names; SystemExit(1) where something is wrong with them."""
     parser = argparse.ArgumentParser(prog="python -m jobs.inspect", description="Verifies and summarises shards.")
     parser.add_argument("shards", nargs="+", metavar="GLOB", help="paths or globs; local, s3:// or gs://")
-    for name, field in InspectionConfig.model_fields.items():
-        default = "" if field.default is None else f" (default: {field.default})"
-        parser.add_argument(f"--{name.replace('_', '-')}", help=f"{field.description}{default}", metavar="VALUE")
-    options = vars(parser.parse_args(argv))
-    patterns = options.pop("shards")
-    given = {name: value for name, value in options.items() if value is not None}
-    config = validate(given, InspectionConfig, where="command line")
+    add_fields(parser, InspectionConfig)
+    options = parser.parse_args(argv)
+    config = fields_of(options, InspectionConfig)
+    # A manifest that cannot be read is a fault of the command line: exit code 2, before Ray starts.
     try:
         manifest = None if config.manifest is None else load_manifest(config.manifest)
     except (OSError, ValueError) as error:
         raise ConfigError(f"command line: manifest: {error}") from None
-    shards = expand_shards(patterns, key="shards", keep_folders=True)
+    shards = expand_shards(options.shards, key="shards", keep_folders=True)
     with ray_cluster():
         summary = inspect_shards(config, shards, manifest=manifest)
     print(json.dumps(summary.document(), indent=2))
     if not summary.is_sound:
+        # Without a message: the document has said what is wrong.
         raise SystemExit(1)
 
 

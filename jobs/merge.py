@@ -29,7 +29,6 @@ from yt8m_ray.inference.predictions.merge import OnMissing, merge_predictions
 
 
 def main(argv: list[str]) -> None:
-    """Merges the files that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.merge", description="Averages, converts and scores files.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="a file of predictions")
     parser.add_argument("--output", metavar="FILE", help="a .csv, .csv.gz or .parquet file")
@@ -54,6 +53,7 @@ def main(argv: list[str]) -> None:
         truth=options.score,
         has_correlation=options.correlation,
     )
+    # The last line of stdout is the path, if there is one: the document then goes elsewhere.
     if document:
         print(json.dumps(document), file=sys.stderr if options.output else sys.stdout)
     if options.output:

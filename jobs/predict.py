@@ -18,7 +18,6 @@ from yt8m_ray.inference.predictor import check_fit, locate_model
 
 
 def main(argv: list[str]) -> None:
-    """Predicts the shards that `argv` names."""
     parser = argparse.ArgumentParser(
         prog="python -m jobs.predict", description="Writes the best classes of each video."
     )
@@ -34,7 +33,9 @@ def main(argv: list[str]) -> None:
         raise ConfigError("--top-k and --num-workers: expected at least 1")
     model = locate_model(options.model)
     shards = expand_shards(options.shards, key="shards")
-    SubmissionWriter(options.output)  # refuses a name that no format has, before anything starts
+    # Refuses a name that no format has, before anything starts.
+    SubmissionWriter(options.output)
+    # Before Ray starts: what does not fit the model is refused within seconds.
     check_fit(model, shards, labels="ignored", on_corrupt=options.on_corrupt)
     with ray_cluster():
         predict_shards(

@@ -16,7 +16,6 @@ from yt8m_ray.tracking.models import check_names
 
 
 def main(argv: list[str]) -> None:
-    """Registers the bundle that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.register", description="Puts a bundle into MLflow.")
     parser.add_argument("bundle", metavar="BUNDLE", help="a folder or a .tar, local or s3://")
     parser.add_argument("--name", required=True, help="of the registered model, made if it is missing")
@@ -24,6 +23,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--uri", help="MLflow's server or store (default: the mlflow.db beside BUNDLE)")
     parser.add_argument("--experiment", default="yt8m_ray", help="of the bundle's run (default yt8m_ray)")
     options = parser.parse_args(argv)
+    # Before the bundle is copied.
     check_names(options.name, options.alias)
     uri = options.uri or store_beside(Path(options.bundle))
     register_bundle(options.bundle, uri, name=options.name, alias=options.alias, experiment=options.experiment)

@@ -20,7 +20,6 @@ from yt8m_ray.local_files import read_document
 
 
 def main(argv: list[str]) -> None:
-    """Asks or changes the service that `argv` names."""
     options = _parser().parse_args(argv)
     token = read_document(options.token_file).decode() if options.token_file else os.environ.get("YT8M_ADMIN_TOKEN", "")
     if not token.strip():
@@ -30,6 +29,7 @@ def main(argv: list[str]) -> None:
         releases = client.releases()
     else:
         fields = {"model": getattr(options, "name", None), "share": getattr(options, "share", None)}
+        # To finish a canary is to promote it: a promotion without a name.
         what = "promote" if options.what == "finish" else options.what
         releases = client.change(what, {key: value for key, value in fields.items() if value is not None})
     print(json.dumps(releases, indent=2))

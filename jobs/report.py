@@ -13,7 +13,6 @@ from yt8m_ray.training.run.run_report import write_report
 
 
 def main(argv: list[str]) -> None:
-    """Writes the report that `argv` asks for."""
     parser = argparse.ArgumentParser(prog="python -m jobs.report", description="Writes the report of a run again.")
     parser.add_argument("path", metavar="RUN_OR_CHECKPOINT", help="a folder")
     parser.add_argument("--output", metavar="DIR", help="default: report, in the run's folder")

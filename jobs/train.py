@@ -12,10 +12,10 @@ from yt8m_ray.training.run.inputs import check_records, splits_of
 
 
 def main(argv: list[str]) -> None:
-    """Trains the run that `argv` describes."""
     config = parse_document(
         argv, TrainConfig, description="Trains one run on Ray; its checkpoints go to output/run.name."
     )
+    # Before Ray starts: what does not fit the model is refused within seconds.
     check_records(config, splits_of(config.data))
     with ray_cluster():
         result = fit(config)

@@ -18,7 +18,6 @@ from yt8m_ray.schema import NUM_CLASSES_2018
 
 
 def main(argv: list[str]) -> None:
-    """Writes the labels of the shards that `argv` names."""
     parser = argparse.ArgumentParser(prog="python -m jobs.truth", description="Writes the labels of each video.")
     parser.add_argument("shards", nargs="+", metavar="GLOB", help="paths or globs; local, s3:// or gs://")
     parser.add_argument("--output", required=True, metavar="FILE", help="a .csv file")

@@ -22,30 +22,30 @@ DEFAULT_ALIAS = "best"
 
 
 def main(argv: list[str]) -> None:
-    """Runs the search that `argv` describes."""
     parser = argparse.ArgumentParser(prog="python -m jobs.tune", description="Searches hyper-parameters on Ray.")
     parser.add_argument("arguments", nargs="+", metavar="CONFIG | key=value", help="a tune config, dotted keys")
     parser.add_argument("--dry-run", action="store_true", help="print the config and the first samples, and exit")
     parser.add_argument("--samples", type=int, default=5, metavar="N", help="how many (default 5)")
     parser.add_argument("--retrain", action="store_true", help="train the best configuration at full length")
     parser.add_argument("--register", metavar="NAME[@ALIAS]", help=f"in MLflow (default alias: {DEFAULT_ALIAS})")
+    # Keys may follow the flags.
     options = parser.parse_intermixed_args(argv)
     config = load_config(options.arguments, TuneConfig)
     if options.dry_run:
         print("---\n".join([to_yaml(config), *map(dump_yaml, preview(config, options.samples))]), end="")
         return
     name, _, alias = (options.register or "").partition("@")
+    alias = alias or DEFAULT_ALIAS
+    # Before the search, which may take days.
     if options.register is not None:
-        check_names(name, alias or DEFAULT_ALIAS)
+        check_names(name, alias)
     check_records(config.base, splits_of(config.data))
     with ray_cluster():
         result = search(config)
         if options.retrain:
             winner.retrain(result.folder)
         if options.register is not None:
-            winner.register(
-                result.folder, result.tracking_uri, result.mlflow_run_id, name=name, alias=alias or DEFAULT_ALIAS
-            )
+            winner.register(result.folder, result.tracking_uri, result.mlflow_run_id, name=name, alias=alias)
     print_result(result.folder / winner.BEST_FOLDER)
 
 

@@ -15,7 +15,6 @@ from yt8m_ray.tuning.dashboard import start_dashboard
 
 
 def main(argv: list[str]) -> None:
-    """Serves the page that `argv` asks for."""
     parser = argparse.ArgumentParser(prog="python -m jobs.tune_dashboard", description="Shows a search in a browser.")
     parser.add_argument("path", metavar="SEARCH", help="a folder")
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one (default 8080)")

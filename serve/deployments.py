@@ -79,12 +79,7 @@ class ReleaseManager:
 
 
 class PredictionService:
-    """The replica: it runs the HTTP application and the models in one process, which saves a second hop.
-
-    Args:
-        args: With a model.
-        releases: The release manager.
-    """
+    """The replica: it runs the HTTP application and the models in one process, which saves a second hop."""
 
     def __init__(self, args: ServeArgs, releases: DeploymentHandle[Any]) -> None:
         assert args.model is not None
@@ -120,7 +115,8 @@ class PredictionService:
         """Applies `user_config` of serve/config.yaml; Ray Serve calls it at the start and on every change."""
         self.limits = Limits.model_validate(user_config)
         if self._batcher is None:
-            await self._replica_releases.start()  # before this replica counts as ready
+            # Ray Serve sends requests once this has returned: models are loaded before.
+            await self._replica_releases.start()
             self._batcher = Batcher(lambda: self.limits, self.metrics.observe_batch)
             self.metrics.watch_queue(lambda: self.batcher.num_queued)
 
@@ -134,8 +130,7 @@ class PredictionService:
     async def change(self, change: Change) -> dict[str, Any]:
         """Makes a change of releases on all replicas and returns the status after it.
 
-        Raises:
-            RequestError: the configuration does not name the model (404), or the change was refused (409).
+        RequestError 404 if the configuration does not name the model, 409 if the change was refused.
         """
         if not isinstance(change, Rollback) and change.model is not None:
             change = dataclasses.replace(change, uri=self._uri_of(change.model))
@@ -158,7 +153,8 @@ class PredictionService:
         return merge_statistics([self.metrics.statistics.snapshot(), *others])
 
     async def _other_reports(self) -> list[Report]:
-        with contextlib.suppress(RayError, RayServeException):  # without a manager this replica's own numbers remain
+        # Without a manager this replica's own numbers remain.
+        with contextlib.suppress(RayError, RayServeException):
             reports: list[Report] = await self._releases.other_reports.remote(self._id)
             return reports
         return []

@@ -24,13 +24,7 @@ CLOSE = {"connection": "close"}
 
 
 class RequestError(Exception):
-    """A request that the client has to change.
-
-    Attributes:
-        status: The HTTP status, one of CODES.
-        message: One sentence: where, what was expected, what was found.
-        headers: Of the answer.
-    """
+    """A request that the client has to change: a status of CODES, and one sentence (where, expected, found)."""
 
     def __init__(self, status: int, message: str, *, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -40,7 +34,7 @@ class RequestError(Exception):
 
 
 class OverloadedError(RequestError):
-    """A valid request that there is no room for now; the client can retry it."""
+    """A valid request for which there is no room now; the client can retry it."""
 
     def __init__(self, message: str, *, retry_after_s: int, headers: dict[str, str] | None = None) -> None:
         all_headers = {"retry-after": str(retry_after_s), **(headers or {})}

@@ -30,20 +30,17 @@ _MANIFEST = "manifest.json"
 
 
 class Deployment:
-    """The applications of a config on a cluster.
+    """The applications of a config, as `serve deploy` takes it, on the cluster whose dashboard has this address.
 
-    Args:
-        config: As of `serve deploy`.
-        address: Of the cluster's dashboard.
-        model: The bundle; only a local one is waited for.
-        token: Of the cluster; None if it asks for none.
+    Only a local bundle is waited for; without a token the cluster asks for none.
     """
 
     def __init__(self, config: dict[str, Any], address: str, *, model: str | None, token: str | None = None) -> None:
         self._config, self._url, self._model = config, address.rstrip("/") + _PATH, model
         self._names = [application["name"] for application in config["applications"]]
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._deployed: str | None = None  # the state of the bundle then
+        # The state of the bundle when it was deployed.
+        self._deployed: str | None = None
 
     def step(self) -> str:
         """Deploys if that is due, and returns the state in one sentence."""

@@ -27,11 +27,7 @@ BUFFER_BYTES = 512 * 1024
 
 
 def haproxy_environment(folder: str | None = None) -> dict[str, str]:
-    """Returns the variables.
-
-    Args:
-        folder: For HAProxy's files; two clusters on one machine need two. None takes one of this user.
-    """
+    """Returns the variables; `folder` is for HAProxy's files, of which two clusters on one machine need two."""
     # A folder that only this user can enter: whoever reaches the socket in it can send requests elsewhere.
     place = folder or private_folder("yt8m-haproxy")
     return {
@@ -57,7 +53,7 @@ def haproxy_environment(folder: str | None = None) -> dict[str, str]:
 
 
 def bundled_binary() -> str:
-    """Returns the path of Ray's HAProxy, also if the environment names another one already."""
+    # Of Ray's own, even if the environment names another one already: `get_haproxy_binary` would return that.
     override = os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)
     try:
         return str(get_haproxy_binary())

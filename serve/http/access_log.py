@@ -33,13 +33,7 @@ _NUM_ROTATED = 4
 
 
 class AccessLog:
-    """ASGI middleware that gives each request an id, counts it and logs it.
-
-    Args:
-        app: Answers.
-        service: Its metrics count the request.
-        sends_ids: Whether answers get the header x-request-id.
-    """
+    """ASGI middleware that gives each request an id, counts it and logs it; see `build_api` for `sends_ids`."""
 
     def __init__(self, app: ASGIApp, service: Service, *, sends_ids: bool = True) -> None:
         self._app = app
@@ -51,7 +45,8 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         started, status, method = time.perf_counter(), 500, scope["method"]
-        if method == "HEAD":  # answered as GET without the body: FastAPI's routes for GET do not take it
+        # HEAD is answered as GET without the body: FastAPI's routes for GET do not take it.
+        if method == "HEAD":
             scope = {**scope, "method": "GET"}
         request_id = _give_id(scope)
         scope[NOTES], scope[SENDS_ID], scope[_STAGE_SECONDS] = {}, self._sends_ids, []
@@ -70,10 +65,12 @@ class AccessLog:
         try:
             await self._app(scope, receive, noting)
         except asyncio.CancelledError:
-            status = 499  # Ray Serve cancels the request of a client that has disconnected
+            # Ray Serve cancels the request of a client that has disconnected.
+            status = 499
             raise
         except BaseException:
-            status = 500  # even if the answer had begun
+            # Even if an answer had begun with another status.
+            status = 500
             raise
         finally:
             status = 499 if HAS_LEFT in scope else status
@@ -96,9 +93,8 @@ class AccessLog:
             "route": route,
             "status": status,
             "milliseconds": round(seconds * 1e3, 2),
-            **scope[NOTES],
         }
-        logger.info(dump(line))
+        logger.info(dump(line | scope[NOTES]))
 
 
 def note_model(request: Request, version: str) -> None:
@@ -111,7 +107,7 @@ def note_stage(request: Request, stage: str, seconds: float) -> None:
 
 
 def write_access_log(path: Path) -> None:
-    """Writes the lines of this process to a file, which is rotated, and no longer to the log of Ray Serve."""
+    """Writes the lines of this process to a file, which is rotated, in place of the log of Ray Serve."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = RotatingFileHandler(path, maxBytes=_ROTATED_BYTES, backupCount=_NUM_ROTATED, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -23,8 +23,7 @@ from serve.http.service import Service
 from serve.http.site.examples import add_example_routes
 from serve.http.site.openapi_examples import add_examples
 from serve.http.site.page_routes import add_page_routes
-from serve.http.v1.instances import request_type
-from serve.http.v1.routes import add_instance_routes
+from serve.http.v1_protocol import add_instance_routes, request_type
 from serve.http.video_types import body_types
 from yt8m_ray import __version__
 
@@ -41,22 +40,19 @@ DESCRIPTION = (
 
 
 def build_api(service: Service, *, sends_ids: bool = True) -> FastAPI:
-    """Returns the application.
-
-    Args:
-        service: Its limits and models may change at any time.
-        sends_ids: Whether answers get the header x-request-id here; Ray Serve adds it itself.
-    """
+    """Returns the application; with `sends_ids` its answers have the header x-request-id, which Ray Serve adds too."""
     api = _Api(service, title="yt8m_ray", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     add_error_handlers(api)
-    add_predict_routes(api, service)  # first: routes are tried in their order
+    # First: routes are tried in their order.
+    add_predict_routes(api, service)
     _add_docs(api)
     add_page_routes(api)
     routes = (add_instance_routes, add_model_routes, add_example_routes, add_repository_routes, add_protocol_routes)
     for add_routes in (*routes, add_operation_routes, add_admin_routes):
         add_routes(api, service)
     api.add_middleware(HostCheck, names=service.args.allowed_hosts)
-    api.add_middleware(AccessLog, service=service, sends_ids=sends_ids)  # the last one is the outermost
+    # The last middleware is the outermost: a refused host is logged too.
+    api.add_middleware(AccessLog, service=service, sends_ids=sends_ids)
     return api
 
 

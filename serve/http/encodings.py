@@ -14,7 +14,6 @@ Encoding = Literal["identity", "gzip", "deflate"]
 IDENTITY: Final = "identity"
 GZIP: Final = "gzip"
 DEFLATE: Final = "deflate"
-
 _NAMES: dict[str, Encoding] = {"": IDENTITY, IDENTITY: IDENTITY, GZIP: GZIP, "x-gzip": GZIP, DEFLATE: DEFLATE}
 
 # A body may be unpacked to _FREE_BYTES and _MAX_RATIO times what has been read of it. Frames and lists of numbers
@@ -45,8 +44,7 @@ def content_encoding(request: Request) -> Encoding:
 def unpack(body: bytes, encoding: Encoding, max_bytes: int) -> bytes:
     """Returns the body as it was before it was packed, of GZIP data all members.
 
-    Raises:
-        RequestError: it is not packed like that (400), or is longer than `max_bytes` or shrinks too much (413).
+    RequestError 400 if it is not packed like that, 413 if it is longer than `max_bytes` or expands too much.
     """
     if encoding == IDENTITY:
         return body

@@ -24,7 +24,6 @@ def request_id(request: Request) -> str:
 
 
 def error_detail(request: Request, status: int, message: str) -> dict[str, str]:
-    """Returns what stands under `error` in an answer; the status is one of CODES."""
     return {"code": CODES[status], "message": message, "request_id": request_id(request)}
 
 

@@ -17,12 +17,7 @@ _HOST = re.compile(r"(?P<name>[^:\[\]]+|\[[0-9A-Fa-f:.]+\])(:\d*)?")
 
 
 class HostCheck:
-    """ASGI middleware that answers 421 to names of other hosts, against DNS rebinding.
-
-    Args:
-        app: Answers the other requests.
-        names: Of the service, without ports; `*` accepts all.
-    """
+    """ASGI middleware that answers 421 to names of other hosts, against DNS rebinding; the name `*` accepts all."""
 
     # The owner of a site can point its name at 127.0.0.1 once its page is loaded; the browser then takes the page and
     # this service for one site, and lets the page read all answers. Such a request names that site in Host. Nobody can
@@ -34,7 +29,6 @@ class HostCheck:
         self._names = {name.lower() for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or refuses it before its body is read."""
         headers = scope["headers"] if scope["type"] == "http" else ()
         given = [value.decode("latin-1") for key, value in headers if key == b"host"]
         if _ANY in self._names or all(self._is_ours(host) for host in given):

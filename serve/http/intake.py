@@ -28,11 +28,7 @@ _SECONDS_A_BYTE = 2e-9  # what receiving a body costs this process, about
 
 
 class Intake:
-    """Bounds what all requests together hold in memory before they are rows.
-
-    Args:
-        limits: Called for each decision.
-    """
+    """Bounds what all requests together hold in memory before they are rows; `limits` is called for each decision."""
 
     def __init__(self, limits: Callable[[], Limits]) -> None:
         self._limits = limits
@@ -47,7 +43,6 @@ class Intake:
         return self._num_bytes
 
     def hold(self) -> Hold:
-        """Returns what one request holds: nothing yet."""
         return Hold(self)
 
     def add(self, num_bytes: int, *, held: int = 0) -> None:
@@ -63,7 +58,6 @@ class Intake:
             self._num_bytes += num_bytes
 
     def remove(self, num_bytes: int) -> None:
-        """Removes bytes; may be called in any thread."""
         with self._lock:
             self._num_bytes -= num_bytes
 
@@ -86,15 +80,14 @@ class Hold:
         self.release()
 
     def release(self) -> None:
-        """Releases the bytes, once the thread does not decode them any more."""
         num_bytes, self._num_bytes = self._num_bytes, 0
+        # A body that the thread decodes stays in memory until it is done, whether or not its client has gone.
         if self._job is None:
             self._intake.remove(num_bytes)
         else:
             self._job.add_done_callback(lambda _: self._intake.remove(num_bytes))
 
     def add(self, num_bytes: int) -> None:
-        """Adds bytes that have arrived; OverloadedError if there is no room for them."""
         self._intake.add(num_bytes, held=self._num_bytes)
         self._num_bytes += num_bytes
 
@@ -103,13 +96,8 @@ class Hold:
     ) -> T:
         """Returns what a function returns in the decoder's thread; a refusal is delayed by a multiple of its cost.
 
-        Args:
-            function: Raises RequestError if the body is wrong.
-            deadline: On the clock of the event loop.
-            at_once: Called before, in the event loop; None leaves the body to `function`.
-
-        Raises:
-            RequestError: of the functions, or the deadline passed (504).
+        The deadline is on the clock of the event loop; RequestError 504 after it. `at_once` is called before, in the
+        event loop; if it returns None, the body is left to `function`.
         """
         seconds = 0.0
 

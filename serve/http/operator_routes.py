@@ -6,14 +6,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from serve.errors import RequestError
-from serve.http.openapi import JSON_TYPE, refusals
 from serve.http.requests import read_json
-from serve.http.schemas import Change, Health
+from serve.http.schemas import JSON_TYPE, Change, Health, refusals
 from serve.http.service import Service
 from serve.model.card import ModelCards, card_of
 from serve.operations import changes
 
-_MAX_CHANGE_BYTES = 65536  # of a change's body, which is read in the event loop
+# Of a change's body, which is read in the event loop.
+_MAX_CHANGE_BYTES = 65536
 
 
 def add_admin_routes(api: FastAPI, service: Service) -> None:
@@ -55,7 +55,7 @@ def _change(what: str, asked: Change) -> changes.Change:
 
 
 def add_operation_routes(api: FastAPI, service: Service) -> None:
-    """Adds the routes of health and metrics, which need no token."""
+    # Neither needs a token: probes and scrapers have none.
 
     @api.get(
         "/healthz",

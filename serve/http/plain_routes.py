@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from serve.http.openapi import Responses
+from serve.http.schemas import Responses
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -45,13 +45,9 @@ def add_plain_route(
     tag: str | None = None,
     **options: Any,
 ) -> None:
-    """Adds a route for GET, or for POST if it has a body.
+    """Adds a route for GET, or for POST if it has a body, whose schemas `body` has by content type.
 
-    Args:
-        api, path, handler: As in FastAPI.
-        summary, answer, responses, tag, options: For the OpenAPI document, as FastAPI takes them.
-        parameters: Besides those of the path.
-        body: Schemas by content type.
+    `parameters` come besides those of the path; all else is as FastAPI takes it, for the OpenAPI document.
     """
     # Not arguments of the handler: FastAPI would document a 422 that no text of a path leads to.
     named = [

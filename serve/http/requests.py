@@ -25,22 +25,18 @@ from yt8m_ray.data.format.features import VideoRow
 
 DEADLINE_HEADER = "x-request-timeout-seconds"  # Ray Serve's proxy reads the same one
 
-_FEW_LABELS = 1000  # an answer of so many is written in the event loop, in less time than a thread takes to start
-_WATCH_AFTER_S = 0.05  # a disconnect is looked for after this time: a request that is answered sooner costs nothing
-
+# An answer of so many is written in the event loop, in less time than a thread takes to start.
+_FEW_LABELS = 1000
+# A disconnect is looked for after this time: a request that is answered sooner costs nothing.
+_WATCH_AFTER_S = 0.05
 
 T = TypeVar("T")
 A = TypeVar("A", bound=ModelInput)
 M = TypeVar("M", bound=pydantic.BaseModel)
 
 
-def deadline_of(request: Request, service: Service) -> float:
-    """Returns when the answer is due, on the clock of the event loop."""
-    return asyncio.get_running_loop().time() + seconds_for(request, service)
-
-
 def seconds_for(request: Request, service: Service) -> float:
-    """Returns how long the answer may take: what the client asks for, and no more than the limit."""
+    """Returns how many seconds the answer may take: what the client asks for, and no more than the limit."""
     seconds = service.limits.deadline_s
     given = request.headers.get(DEADLINE_HEADER)
     if given is not None:
@@ -75,16 +71,9 @@ def check_announced(request: Request, max_bytes: int) -> None:
 
 
 async def read_body(request: Request, limits: Limits, hold: Hold, *, max_bytes: int | None = None) -> bytes:
-    """Returns the body as it was sent; nothing of it may have been read.
+    """Returns the body as it was sent; `max_bytes` replaces the limit of its size.
 
-    Args:
-        request: With the body.
-        limits: Of the body's size and time.
-        hold: Counts its bytes.
-        max_bytes: Replaces the limit of the size.
-
-    Raises:
-        RequestError: it is too large (413), too slow (408), or there is no room for it (503).
+    RequestError if it is too large (413) or too slow (408), or if there is no room for it (503).
     """
     most = limits.max_body_bytes if max_bytes is None else max_bytes
     check_announced(request, most)
@@ -106,11 +95,9 @@ async def read_body(request: Request, limits: Limits, hold: Hold, *, max_bytes: 
 
 
 async def read_json(request: Request, service: Service, model: type[M], *, max_bytes: int) -> M:
-    """Returns a short JSON body, packed or not; an empty body stands for an empty object.
-
-    It is read in the event loop, so `max_bytes` bounds it both as it is sent and as it is unpacked.
-    """
+    """Returns a short JSON body, packed or not; an empty body stands for an empty object."""
     encoding = content_encoding(request)
+    # It is read in the event loop, so `max_bytes` bounds it both as it is sent and as it is unpacked.
     with service.intake.hold() as hold:
         body = unpack(await read_body(request, service.limits, hold, max_bytes=max_bytes), encoding, max_bytes)
     return validate_json(model, json_text(body) or b"{}", strict=True)
@@ -125,25 +112,19 @@ async def ask_model(
 ) -> tuple[A, list[Answer], float]:
     """Reads the body and returns what it asks for, the model's answers, and the deadline.
 
-    Args:
-        request: Nothing of its body has been read.
-        service: The replica.
-        model: Answers.
-        decode: Reads the body in a thread, since it may take long enough to hold up other requests.
-        decode_at_once: Tried before it, in the event loop, on a short body that is not packed: some microseconds cost
-            less than a thread. None leaves the body to `decode`.
-
-    Raises:
-        RequestError: the body is wrong, there is no room for it, or the deadline passed.
-        ClientDisconnect: the client has gone.
+    `decode` reads the body in a thread; `decode_at_once` is tried before it, in the event loop, on a short body that is
+    not packed. RequestError if the body is wrong, there is no room for it or the deadline passed; ClientDisconnect if
+    the client has gone.
     """
-    deadline = deadline_of(request, service)
-    service.batcher.check_room()  # before the body is read: a refusal must cost next to nothing
+    deadline = asyncio.get_running_loop().time() + seconds_for(request, service)
+    # Before the body is read: a refusal must cost next to nothing.
+    service.batcher.check_room()
     encoding, limits = content_encoding(request), service.limits
     with service.intake.hold() as hold:
         body = await read_body(request, limits, hold)
         started = time.perf_counter()
         at_once = None
+        # Some microseconds in the event loop cost less than a thread; more would hold up other requests.
         if decode_at_once is not None and encoding == IDENTITY and len(body) <= INLINE_BYTES:
             at_once = functools.partial(decode_at_once, body)
         asked = await hold.decode(
@@ -159,9 +140,8 @@ async def wait_for(
 ) -> list[Answer]:
     """Returns the model's answers to videos; those of a client that disconnects are not computed.
 
-    Raises:
-        RequestError: there is no room in the queue (503), or the deadline passed (504).
-        ClientDisconnect: the client has gone.
+    RequestError if there is no room in the queue (503) or the deadline passed (504), ClientDisconnect if the client has
+    gone.
     """
     watcher = _DisconnectWatcher(request)
     try:
@@ -194,7 +174,9 @@ async def encode(request: Request, write: Callable[[], T], *, num_labels: int) -
 
 
 class _DisconnectWatcher:
-    """Cancels futures when the client disconnects. Ray Serve does so too, but not behind HAProxy: see its wrapper."""
+    """Cancels futures when the client disconnects."""
+
+    # Ray Serve does so too, but not behind HAProxy: see the wrapper in serve/haproxy.
 
     def __init__(self, request: Request) -> None:
         self.has_disconnected = False

@@ -1,4 +1,4 @@
-"""What the HTTP application needs of the replica that it runs in."""
+"""What the HTTP application needs of its replica."""
 
 from __future__ import annotations
 

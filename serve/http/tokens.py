@@ -20,12 +20,8 @@ logger = logging.getLogger("ray.serve.yt8m")
 class TokenFile:
     """The tokens of a file, one a line of printable ASCII; empty lines and lines that begin with # are ignored.
 
-    Args:
-        path: The file; None asks for no token.
-        role: Whose tokens they are, for errors.
-
-    Raises:
-        ValueError, OSError: the file cannot be read, or has no token.
+    Without a path no token is asked for. ValueError or OSError if the file cannot be read or has no token; `role` says
+    in errors whose tokens they are.
     """
 
     def __init__(self, path: str | None, *, role: str = "this service") -> None:
@@ -39,11 +35,10 @@ class TokenFile:
 
     @property
     def is_set(self) -> bool:
-        """Whether there is a file, so that a token is asked for."""
         return self._path is not None
 
     def check(self, request: Request) -> None:
-        """Checks that a request carries one of the tokens, if any is asked for; RequestError 401 if not."""
+        """Raises RequestError 401 unless a request carries one of the tokens, or none is asked for."""
         if self.is_set and not self.accepts(request.headers.get("authorization", "")):
             challenge = {"www-authenticate": "Bearer"}
             raise RequestError(401, f"authorization: expected Bearer and a token of {self._role}", headers=challenge)
@@ -67,12 +62,14 @@ class TokenFile:
                 self._read(self._path)
         except (ValueError, OSError) as error:
             error_text = str(error)
-        if error_text and error_text != self._last_error:  # once, and not with each request
+        # Once, and not with each request.
+        if error_text and error_text != self._last_error:
             logger.error("%s; the tokens stay as they were", error_text)
         self._last_error = error_text
 
     def _read(self, path: Path) -> None:
-        status = os.stat(path)  # before the file is read: the next request sees a change in between
+        # Before the file is read: the next request sees a change in between.
+        status = os.stat(path)
         try:
             lines = [line.strip() for line in read_document(path).decode("ascii").splitlines()]
         except UnicodeDecodeError:

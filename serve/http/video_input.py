@@ -28,11 +28,14 @@ from yt8m_ray.schema import ID_KEYS
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 
-_OTHER_FIELDS = 2048  # of a record, and integers of its lists, besides the frames; published records have some dozens
-_OTHER_KEYS = 100  # keys and lists of a video in JSON, and such characters in its id, besides those of its features
+# Fields of a record, and integers of its lists, besides the frames; published records have some dozens.
+_OTHER_FIELDS = 2048
+# Keys and lists of a video in JSON, and such characters in its id, besides those of its features.
+_OTHER_KEYS = 100
 
 _JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*+[{\[]")
-_ENTRY_VALUE = b"\x12"  # begins the value of a map entry, and the feature lists of a SequenceExample
+# Begins the value of a map entry, and the feature lists of a SequenceExample.
+_ENTRY_VALUE = b"\x12"
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,6 @@ class ModelInput:
 
 @dataclass(frozen=True)
 class PredictionInput(ModelInput):
-    """The same with the videos' ids as given."""
-
     video_ids: list[str]
 
 
@@ -147,7 +148,6 @@ def decode_binary(body: bytes | memoryview, top_k: int | None, spec: FeatureSpec
 
 
 def parse_top_k(text: str | None) -> int | None:
-    """Returns the number in the query parameter `top_k`; None if it is not given."""
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
@@ -156,7 +156,6 @@ def parse_top_k(text: str | None) -> int | None:
 
 
 def parameter_top_k(parameters: Mapping[str, Any]) -> int | None:
-    """Returns `top_k` of a JSON request's parameters; None if it is not given."""
     asked = parameters.get(TOP_K)
     if asked is not None and type(asked) is not int:
         raise RequestError(422, f"parameters.top_k: expected a whole number, found {shorten(asked)}")
@@ -193,12 +192,8 @@ def validate_json(model: type[M], text: bytes, *, strict: bool | None = None) ->
 
 
 def _refusal(error: pydantic.ValidationError, types: BodyTypes | None = None, root: str = "") -> RequestError:
-    """Returns one sentence for the first thing that is wrong.
-
-    Args:
-        types: Of videos; None for other documents, whose values are not repeated.
-        root: The place of the videos in the body.
-    """
+    """Returns one sentence for the first thing that is wrong; `root` is the place of the videos in the body."""
+    # Without types of videos it is a document whose values errors do not repeat.
     first = error.errors(include_url=False, include_input=types is not None)[0]
     location = [root, *first["loc"]] if root else list(first["loc"])
     where, kind, context = location_text(location), first["type"], first.get("ctx", {})

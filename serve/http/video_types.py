@@ -42,14 +42,9 @@ _Unread = Annotated[Any, SkipJsonSchema()]
 
 @dataclass(frozen=True)
 class BodyTypes:
-    """The JSON bodies that a model takes.
+    """The JSON bodies that a model takes: an object with `videos`, or the list of videos alone."""
 
-    Attributes:
-        video_keys: That are read: the id, frames, and at video level means too.
-        request: An object with `videos`.
-        videos: The list of videos alone.
-    """
-
+    # The keys of a video that are read: the id, frames, and at video level means too.
     video_keys: tuple[str, ...]
     request: pydantic.TypeAdapter[dict[str, Any]]
     videos: pydantic.TypeAdapter[list[dict[str, Any]]]

@@ -22,23 +22,18 @@ from serve.errors import OverloadedError, RequestError
 from serve.settings import Limits
 from yt8m_ray.data.format.features import VideoRow
 
-_SHARE_OF_LAST = 0.2  # of the last batch in the moving average of the seconds a batch
+# Of the last batch in the moving average of the seconds a batch.
+_SHARE_OF_LAST = 0.2
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The best classes of one video, best first.
-
-    Attributes:
-        class_ids, scores: As many as were asked for.
-        queue_s: From arrival to the start of its batch.
-        model_s: Of the whole batch.
-    """
+    """The best classes of one video, best first, as many as were asked for."""
 
     class_ids: list[int]
     scores: list[float]
-    queue_s: float
-    model_s: float
+    queue_s: float  # from arrival to the start of its batch
+    model_s: float  # of the whole batch
 
 
 Best = tuple[list[int], list[float]]  # class ids and scores of a video, best first
@@ -76,7 +71,6 @@ class Pace:
         self._elapsed: float | None = None
 
     def learn(self, size: int, elapsed: float, limits: Limits) -> None:
-        """Updates the size with that of a batch and its seconds."""
         before = elapsed if self._elapsed is None else self._elapsed
         self._elapsed = before + _SHARE_OF_LAST * (elapsed - before)
         largest = min(self._largest, limits.max_batch_size)
@@ -89,23 +83,22 @@ class Pace:
         return int(min(self._largest, limits.max_batch_size))
 
     def seconds(self, num_videos: int, limits: Limits) -> float:
-        """Returns how long so many videos take in batches."""
         return math.ceil(num_videos / self.largest_batch(limits)) * (self._elapsed or 0.0)
 
 
 class Batcher:
     """The queue and its thread; used in one event loop, and closed once.
 
-    Args:
-        limits: Called for each decision, since they change.
-        observe: Called with the model's version, the size and the seconds of each batch, after it is answered.
+    `limits` is called for each decision, since they change; `observe` with the model's version, the size and the
+    seconds of each batch, after it is answered.
     """
 
     def __init__(self, limits: Callable[[], Limits], observe: Callable[[str, int, float], None]) -> None:
         self._limits = limits
         self._observe = observe
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[_Waiting] = deque()  # the event loop appends, the thread takes
+        # The event loop appends, the thread takes.
+        self._queue: deque[_Waiting] = deque()
         self._closing = False
         self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes the thread
         self._lock = threading.Lock()  # of the paces
@@ -136,9 +129,7 @@ class Batcher:
     def ask(self, model: BatchModel, rows: Sequence[VideoRow], top_k: int) -> list[asyncio.Future[Answer]]:
         """Queues videos and returns their answers; a future that is cancelled before its batch is not computed.
 
-        Raises:
-            OverloadedError: there is no room for all of them.
-            RuntimeError: the thread has ended.
+        OverloadedError if there is no room for all of them, RuntimeError if the thread has ended.
         """
         self.check_alive()
         self.check_room(len(rows))
@@ -157,7 +148,7 @@ class Batcher:
             raise RuntimeError("the thread of the models has ended")
 
     def close(self) -> None:
-        """Ends the thread after the queue is answered."""
+        # The thread answers what is queued before it ends.
         self._closing = True
         self._wake()
         self._thread.join()
@@ -199,7 +190,8 @@ class Batcher:
     def _next_batch(self) -> list[_Waiting]:
         """Waits for videos and returns those of one model, in their order; none when it closes."""
         while True:
-            while self._queue and self._queue[0].future.done():  # nobody waits for it any more
+            # A cancelled request, for which nobody waits any more.
+            while self._queue and self._queue[0].future.done():
                 self._queue.popleft()
             if self._queue:
                 break

@@ -48,6 +48,7 @@ class CardTransform(pydantic.BaseModel):
     activations: str = Field(description="What linear layers multiply by them")
 
 
+# Docstrings and descriptions of these types are part of the OpenAPI document.
 class ModelCard(pydantic.BaseModel):
     """One model; null is unknown, which of a checkpoint is all that a bundle measures."""
 
@@ -105,6 +106,7 @@ def _measured(document: BundleDocument) -> dict[str, Any]:
 
 
 def _quality(quality: Quality) -> CardQuality | None:
+    # Without held-out videos nothing was measured.
     if quality.num_videos == 0:
         return None
     ends = quality.split[:1] + quality.split[1:][-1:]
@@ -131,7 +133,7 @@ def _member(entry: MemberEntry, document: BundleDocument) -> CardMember:
 
 
 def _without_paths(value: Any) -> Any:
-    """Returns options without those that may name a file: a model from outside the package can have some."""
+    # Options that may name a file stay out: a model from outside the package can have some.
     if isinstance(value, dict):
         return {key: _without_paths(each) for key, each in value.items() if not _is_path(each)}
     if isinstance(value, Sequence) and not isinstance(value, str):

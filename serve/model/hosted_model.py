@@ -31,13 +31,8 @@ class HostedModel:
     def load(cls, uri: str, *, device: str = "cpu") -> Self:
         """Returns a model after checks of its files and golden answers, and a first call.
 
-        Args:
-            uri: A bundle (folder or tar) or a checkpoint, local or in an object store, or `models:/NAME@ALIAS`.
-            device: Of the model, such as `cuda`.
-
-        Raises:
-            ValueError, OSError, RuntimeError: it is missing or damaged, or its answers are not those it was written
-                with.
+        The place is that of a bundle (folder or tar) or a checkpoint, local or in an object store, or
+        `models:/NAME@ALIAS`. ValueError, OSError or RuntimeError if it is missing, damaged, or fails a golden answer.
         """
         predictor = Predictor.from_path(fetch_model(uri), device=device)
         predictor.self_check()
@@ -46,8 +41,10 @@ class HostedModel:
         warm_up = VideoRow("warm-up", np.zeros((spec.max_frames, spec.dim), spec.dtype), np.empty(0, np.int32))
         predictor.predict([warm_up])
         model = cls(uri, predictor)
-        model.records.read(encode_row(warm_up, spec))  # the first call on a machine compiles it, in seconds
-        _ = model.label_texts  # fails now, and not in a request, if the table of names cannot be read
+        # The first call on a machine compiles the reader, in seconds.
+        model.records.read(encode_row(warm_up, spec))
+        # Fails now, and not in a request, if the table of names cannot be read.
+        _ = model.label_texts
         return model
 
     @functools.cached_property
@@ -57,7 +54,6 @@ class HostedModel:
 
     @functools.cached_property
     def records(self) -> OrdinaryRecords:
-        """The reader of records with its features."""
         return OrdinaryRecords(self.predictor.spec)
 
     @property
@@ -72,12 +68,10 @@ class HostedModel:
             # The other rows may belong to other requests.
             others = [row for index, row in enumerate(rows) if index not in error.rows]
             answers = iter(self.best_classes(others, top_k) if others else ())
-            return [_nan_scores() if index in error.rows else next(answers) for index in range(len(rows))]
+            refusal = "the model's scores of this video are NaN: its features are finite, and too large"
+            # An error for each row: each is raised in a task of its own.
+            return [RequestError(422, refusal) if index in error.rows else next(answers) for index in range(len(rows))]
         return list(zip(best.class_ids.tolist(), best.scores.tolist(), strict=True))
-
-
-def _nan_scores() -> RequestError:
-    return RequestError(422, "the model's scores of this video are NaN: its features are finite, and too large")
 
 
 class ModelHost:
@@ -103,10 +97,9 @@ class ModelHost:
 
     @property
     def models(self) -> list[HostedModel]:
-        """All models that answer, the current one first."""
         return [self.current] if self.canary is None else [self.current, self.canary]
 
     @property
     def versions(self) -> list[str]:
-        """The versions of these models, each once."""
+        # Each once: a canary can have the files of the current model.
         return list(dict.fromkeys(model.version for model in self.models))

@@ -7,28 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Promote:
-    """Makes a model the current one.
+    """Makes a model the current one."""
 
-    Attributes:
-        model: Its name, as the operator gives it; None stands for the canary.
-        uri: Its place, which only the configuration names.
-    """
-
-    model: str | None = None
-    uri: str = ""
+    model: str | None = None  # its name, as the operator gives it; None stands for the canary
+    uri: str = ""  # its place, which only the configuration names
 
 
 @dataclass(frozen=True)
 class Canary:
-    """Lets a model answer a share of the requests.
-
-    Attributes:
-        model, uri: As in `Promote`; None stands for the canary that there is.
-        share: 0 to 1; 0 ends the canary.
-    """
+    """Lets a model, or with None the present canary, answer a share of the requests."""
 
     model: str | None = None
-    share: float = 0.0
+    share: float = 0.0  # 0 to 1; 0 ends the canary
     uri: str = ""
 
 
@@ -41,11 +31,7 @@ Change = Promote | Canary | Rollback
 
 
 class RefusedError(Exception):
-    """A change that was not made.
-
-    Attributes:
-        reason: Why; one sentence.
-    """
+    """A change that was not made; `reason` says why in one sentence."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

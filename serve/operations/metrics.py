@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 
 from serve.operations.statistics import Statistics
+
+M = TypeVar("M", bound=MetricWrapperBase)
 
 STAGES = ("body", "decode", "queue", "model", "encode")  # of a request, in their order
 
@@ -36,32 +40,25 @@ class Metrics:
     def __init__(self, replica: str) -> None:
         self.statistics = Statistics()
         self._replica = replica
-        self._registry = registry = CollectorRegistry()
-        label = ("replica",)
-        self._requests = Counter(
-            "yt8m_requests", "Requests by route and status", (*label, "route", "status"), registry=registry
-        )
+        self._registry = CollectorRegistry()
+
+        def new(kind: type[M], name: str, about: str, *labels: str, **options: Any) -> M:
+            return kind(f"yt8m_{name}", about, ("replica", *labels), registry=self._registry, **options)
+
+        self._requests = new(Counter, "requests", "Requests by route and status", "route", "status")
         about = "From the first byte of a request to the last of its answer"
-        self._request_seconds = Histogram(
-            "yt8m_request_seconds", about, (*label, "route"), buckets=_LATENCY_BUCKETS, registry=registry
-        )
+        self._request_seconds = new(Histogram, "request_seconds", about, "route", buckets=_LATENCY_BUCKETS)
         about = f"Time of a request by stage: {', '.join(STAGES)}"
-        stage_seconds = Histogram(
-            "yt8m_stage_seconds", about, (*label, "stage"), buckets=_LATENCY_BUCKETS, registry=registry
-        )
+        stage_seconds = new(Histogram, "stage_seconds", about, "stage", buckets=_LATENCY_BUCKETS)
+        # Children are looked up once: `labels` takes a lock, and each request has several stages.
         self._stages = {stage: stage_seconds.labels(replica, stage) for stage in STAGES}
-        sizes = Histogram("yt8m_batch_size", "Videos a batch", label, buckets=_SIZE_BUCKETS, registry=registry)
-        self._batch_size = sizes.labels(replica)
-        videos = Counter("yt8m_videos", "Videos that were answered", label, registry=registry)
-        self._videos = videos.labels(replica)
-        about = "1 for each model that answers"
-        self._models = Gauge("yt8m_model", about, (*label, "model", "version"), registry=registry)
-        in_flight = Gauge("yt8m_requests_in_flight", "Requests that are being answered", label, registry=registry)
-        self._in_flight = in_flight.labels(replica)
-        queued = Gauge("yt8m_queued_videos", "Videos that wait for the model", label, registry=registry)
-        self._queued = queued.labels(replica)
+        self._batch_size = new(Histogram, "batch_size", "Videos a batch", buckets=_SIZE_BUCKETS).labels(replica)
+        self._videos = new(Counter, "videos", "Videos that were answered").labels(replica)
+        self._models = new(Gauge, "model", "1 for each model that answers", "model", "version")
+        self._in_flight = new(Gauge, "requests_in_flight", "Requests that are being answered").labels(replica)
+        self._queued = new(Gauge, "queued_videos", "Videos that wait for the model").labels(replica)
         about = "Requests that were refused, by the code of their error"
-        self._refusals = Counter("yt8m_refusals", about, (*label, "code"), registry=registry)
+        self._refusals = new(Counter, "refusals", about, "code")
 
     def watch_queue(self, length: Callable[[], int]) -> None:
         self._queued.set_function(length)
@@ -71,7 +68,7 @@ class Metrics:
         self._in_flight.inc()
 
     def observe_request(self, route: str, status: int, seconds: float, code: str | None = None) -> None:
-        """Counts a request that was answered; `code` is that of its error, if it was refused."""
+        """Counts an answered request; `code` is that of its error, if it was refused."""
         self._in_flight.dec()
         self._requests.labels(self._replica, route, status).inc()
         self._request_seconds.labels(self._replica, route).observe(seconds)

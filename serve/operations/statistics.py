@@ -18,17 +18,13 @@ _DURATIONS = ("success", "fail", *_STAGES.values(), "cache_hit", "cache_miss")
 
 @dataclass
 class ModelStatistics:
-    """Of one model.
+    """Of one model."""
 
-    Attributes:
-        last_inference: When its last batch ended, in milliseconds since 1970.
-        counts, nanoseconds: Requests and the sum of their time, for each duration of the protocol.
-        batches, batch_nanoseconds: Batches and the sum of their time, by size.
-    """
-
-    last_inference: int = 0
+    last_inference: int = 0  # when its last batch ended, in milliseconds since 1970
+    # Requests and the sum of their time, for each duration of the protocol.
     counts: Counter[str] = field(default_factory=Counter)
     nanoseconds: Counter[str] = field(default_factory=Counter)
+    # Batches and the sum of their time, by size.
     batches: Counter[int] = field(default_factory=Counter)
     batch_nanoseconds: Counter[int] = field(default_factory=Counter)
 
@@ -44,7 +40,8 @@ class ModelStatistics:
     def described(self) -> dict[str, Any]:
         """Returns a $model_stat of the protocol, without name and version."""
         sizes = sorted(self.batches)
-        unmeasured = {"count": 0, "ns": 0}  # for batches; requests have it
+        # Decoding and encoding are measured for requests alone.
+        unmeasured = {"count": 0, "ns": 0}
         return {
             "last_inference": self.last_inference,
             "inference_count": sum(size * self.batches[size] for size in sizes),
@@ -73,17 +70,13 @@ class Statistics:
     def observe_request(
         self, version: str, seconds: float, stages: Iterable[tuple[str, float]], *, is_success: bool
     ) -> None:
-        """Counts a request by the version of its model.
-
-        Args:
-            seconds: Of the whole request.
-            stages: Pairs of a stage and its seconds; if a stage occurs more than once, the longest counts.
-        """
+        """Counts a request by the version of its model; `stages` are pairs of a stage and its seconds."""
         statistics = self._of(version)
         if not is_success:
             statistics.observe("fail", seconds)
             return
         statistics.observe("success", seconds)
+        # A stage occurs once for each video, all of which wait at the same time: the longest counts.
         longest: dict[str, float] = {}
         for stage, stage_seconds in stages:
             longest[stage] = max(stage_seconds, longest.get(stage, 0.0))
@@ -109,7 +102,6 @@ class Statistics:
 
 
 def merge_statistics(replicas: Iterable[Mapping[str, ModelStatistics]]) -> dict[str, ModelStatistics]:
-    """Returns the sums over all replicas, by version."""
     merged: dict[str, ModelStatistics] = {}
     for models in replicas:
         for version, statistics in models.items():

@@ -16,11 +16,7 @@ async def follow_alias(plan: ReleasePlan, resolve: Callable[[str], str], interva
     """Promotes what the plan's configured alias points to whenever it has moved; never returns.
 
     A refused model is not retried until the alias moves, and a model that an operator promotes stays until then.
-
-    Args:
-        plan: Of a service that is deployed with an alias.
-        resolve: Returns what the alias points to, or raises ValueError or OSError; called in a thread.
-        interval_s: Between two calls of `resolve`.
+    `resolve` returns what the alias points to, or raises ValueError or OSError; it is called in a thread.
     """
     seen, last_error = plan.release.followed, ""
     while True:
@@ -28,7 +24,8 @@ async def follow_alias(plan: ReleasePlan, resolve: Callable[[str], str], interva
         try:
             uri = await asyncio.to_thread(resolve, plan.configured)
         except (ValueError, OSError) as error:
-            if str(error) != last_error:  # once, and not at each interval
+            # Once, and not at each interval.
+            if str(error) != last_error:
                 logger.warning("%s: %s; the models stay as they are", plan.configured, error)
             last_error = str(error)
             continue

@@ -21,44 +21,32 @@ from serve.operations.statistics import ModelStatistics
 logger = logging.getLogger("ray.serve.yt8m")
 
 REPORT_INTERVAL_S = 0.5
-LIVING_S = 5.0  # a change does not wait for a replica that has not reported for longer
+# A change does not wait for a replica that has not reported for longer.
+LIVING_S = 5.0
 LOADING_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One request for a model: a second request for the same place loads it again.
-
-    Attributes:
-        uri: Its place.
-        name: What an operator calls it.
-        version: That its files must have; empty accepts any.
-    """
+    """One request for a model: a second request for the same place loads it again."""
 
     uri: str
-    name: str
+    name: str  # what an operator calls it
     # Random and no counter: a manager that Ray restarts does not know which numbers were used.
     id: int = field(default_factory=lambda: secrets.randbits(48))
-    version: str = ""
+    version: str = ""  # that its files must have; empty accepts any
 
 
 @dataclass(frozen=True)
 class Release:
-    """What the replicas answer with.
+    """What the replicas answer with."""
 
-    Attributes:
-        number: Grows with each change.
-        canary, share: It answers this share of the requests, 0 to 1, in place of `current`.
-        previous: What a rollback goes back to.
-        followed: What the alias pointed to at the last change that came from it.
-    """
-
-    number: int
+    number: int  # grows with each change
     current: Slot
     canary: Slot | None = None
-    share: float = 0.0
-    previous: Slot | None = None
-    followed: str = ""
+    share: float = 0.0  # of the requests, 0 to 1, that the canary answers in place of `current`
+    previous: Slot | None = None  # what a rollback goes back to
+    followed: str = ""  # what the alias pointed to at the last change that came from it
 
     @property
     def slots(self) -> list[Slot]:
@@ -68,23 +56,14 @@ class Release:
 
 @dataclass(frozen=True)
 class Report:
-    """The state of a replica.
+    """The state of a replica."""
 
-    Attributes:
-        configured: The model that it was deployed with.
-        release: What it answers with now.
-        versions: Of the loaded models, by slot id.
-        failures: Why others could not be loaded, by slot id.
-        metrics: In Prometheus' text form.
-        statistics: By model version.
-    """
-
-    configured: str
-    release: Release
-    versions: Mapping[int, str] = field(default_factory=dict)
-    failures: Mapping[int, str] = field(default_factory=dict)
-    metrics: str = ""
-    statistics: Mapping[str, ModelStatistics] = field(default_factory=dict)
+    configured: str  # the model that it was deployed with
+    release: Release  # what it answers with now
+    versions: Mapping[int, str] = field(default_factory=dict)  # of the loaded models, by slot id
+    failures: Mapping[int, str] = field(default_factory=dict)  # why others could not be loaded, by slot id
+    metrics: str = ""  # in Prometheus' text form
+    statistics: Mapping[str, ModelStatistics] = field(default_factory=dict)  # by model version
 
 
 @dataclass(frozen=True)
@@ -107,9 +86,7 @@ class BusyError(RefusedError):
 class ReleasePlan:
     """Decides releases. A new plan takes over the newest release that a replica of its configuration reports.
 
-    Args:
-        configured: The model that the replicas are deployed with.
-        current: What `configured` resolves to now, such as a version for an alias.
+    `current` is what `configured` resolves to now, such as a version for an alias.
     """
 
     def __init__(self, configured: str, current: Slot, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -146,8 +123,7 @@ class ReleasePlan:
     async def make(self, change: Change) -> dict[str, object]:
         """Makes a change on all replicas and returns the status after it.
 
-        Raises:
-            RefusedError: another change is under way, there is nothing to change, or a replica cannot load the model.
+        RefusedError if another change is under way, there is nothing to change, or a replica cannot load the model.
         """
         match change:
             case Promote(model=None):
@@ -248,7 +224,8 @@ class ReleasePlan:
         deadline = self._now() + LOADING_TIMEOUT_S
         while self._now() < deadline:
             living = self.living
-            if living and all([is_done(report) for report in living.values()]):  # noqa: C419 - a failure anywhere raises
+            # A list: a failure anywhere raises, also after a replica that is not done yet.
+            if living and all([is_done(report) for report in living.values()]):  # noqa: C419
                 return True
             await asyncio.sleep(REPORT_INTERVAL_S / 5)
         return False

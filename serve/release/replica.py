@@ -25,13 +25,10 @@ class ManagerUnavailableError(Exception):
 
 
 class ReplicaReleases:
-    """The models of one replica.
+    """The models of one replica, which is deployed with the model `configured`.
 
-    Args:
-        configured: The model that the replica is deployed with.
-        send: Sends a report to the release manager and returns its orders, or raises ManagerUnavailableError.
-        load: Returns the model at a place after its checks; called in a thread.
-        metrics: Of the replica.
+    `send` sends a report to the release manager and returns its orders, or raises ManagerUnavailableError; `load`
+    returns the model at a place after its checks, and is called in a thread.
     """
 
     def __init__(
@@ -67,9 +64,7 @@ class ReplicaReleases:
     async def start(self) -> None:
         """Loads what the other replicas answer with, or the configured model, and follows orders from then on.
 
-        Raises:
-            ManagerUnavailableError: there is no release manager.
-            ValueError, OSError, RuntimeError: a model cannot be loaded.
+        ManagerUnavailableError if there is no release manager, errors of `load` if a model cannot be loaded.
         """
         loop = asyncio.get_running_loop()
         release = (await self._send(self._report())).release
@@ -99,7 +94,8 @@ class ReplicaReleases:
             try:
                 orders = await self._send(self._report())
             except ManagerUnavailableError as error:
-                if is_available:  # once, and not at each interval
+                # Once, and not at each interval.
+                if is_available:
                     logger.warning("the release manager does not answer, models stay as they are: %s", error)
                 is_available = False
                 continue
@@ -126,7 +122,8 @@ class ReplicaReleases:
         while not loading.done():
             await asyncio.wait([loading], timeout=REPORT_INTERVAL_S)
             with contextlib.suppress(ManagerUnavailableError):
-                await self._send(self._report())  # the manager must know that this replica is alive
+                # Loading may take longer than LIVING_S, after which the manager counts a replica as dead.
+                await self._send(self._report())
         # Whatever is wrong with a bundle, the replica keeps its old model and does not fail.
         error = loading.exception()
         if error is not None:

@@ -70,7 +70,7 @@ SUB_LAYERS = {
         ("deployments",),
         ("app", "keep_deployed"),
     ),
-    "serve/http": ((OTHERS,), ("predict", "open_inference", "site"), ("v1",), ("api",)),
+    "serve/http": ((OTHERS,), ("predict", "open_inference", "site"), ("v1_protocol",), ("api",)),
 }
 FOLDERS = {PACKAGE: LAYERS, **SUB_LAYERS}
 

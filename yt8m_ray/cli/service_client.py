@@ -14,13 +14,7 @@ class ServiceError(RuntimeError):
 
 
 class ServiceClient:
-    """A service and the token of an operator.
-
-    Args:
-        url: Such as http://127.0.0.1:8000; ConfigError if it is not one of HTTP.
-        token: Sent to that host alone: redirections are not followed.
-        timeout_s: For each answer.
-    """
+    """A service and the token of an operator; ConfigError unless the URL is one of HTTP."""
 
     def __init__(self, url: str, token: str, *, timeout_s: float) -> None:
         if not url.startswith(("http://", "https://")):
@@ -34,11 +28,9 @@ class ServiceClient:
         return self._ask("GET", "releases", None)
 
     def change(self, what: str, fields: dict[str, object]) -> dict[str, Any]:
-        """Makes a change and returns which models answer after it; ServiceError as of `releases`.
+        """Makes a change (promote, canary or rollback) and returns which models answer after it; ServiceError as above.
 
-        Args:
-            what: promote, canary or rollback.
-            fields: `model` and `share`, if they are given.
+        The fields are `model` and `share`, if they are given.
         """
         return self._ask("POST", what, fields)
 
@@ -46,7 +38,9 @@ class ServiceClient:
         url = f"{self._url}/v1/admin/{what}"
         try:
             with requests.Session() as session:
-                session.trust_env = False  # ~/.netrc would take the place of the token
+                # Else ~/.netrc would take the place of the token.
+                session.trust_env = False
+                # Without redirections: the token is for this host alone.
                 answer = session.request(
                     method, url, json=fields, headers=self._headers, timeout=self._timeout_s, allow_redirects=False
                 )

@@ -86,15 +86,10 @@ class InferenceResponse(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class Inference(ModelInput):
-    """A request that can be answered.
+    """A request that can be answered."""
 
-    Attributes:
-        id: As given, or empty.
-        outputs: By name, whether it is sent as bytes.
-    """
-
-    id: str
-    outputs: dict[str, bool]
+    id: str  # as given, or empty
+    outputs: dict[str, bool]  # by name, whether it is sent as bytes
 
 
 def output_metadata() -> list[TensorMetadata]:
@@ -105,10 +100,8 @@ def output_metadata() -> list[TensorMetadata]:
 def decode_inference(body: bytes, json_bytes: int | None, spec: FeatureSpec, limits: Limits) -> Inference:
     """Returns the input of a body; RequestError if it cannot be read or does not fit the model.
 
-    Args:
-        body: JSON, then the binary data of the inputs, without gaps.
-        json_bytes: Length of the JSON; None stands for all of the body.
-        spec, limits: Of the model.
+    `json_bytes` is the length of the JSON, behind which the binary data of the inputs follows without gaps; None stands
+    for all of the body.
     """
     end = len(body) if json_bytes is None else json_bytes
     if end > len(body):
@@ -125,13 +118,7 @@ def decode_inference(body: bytes, json_bytes: int | None, spec: FeatureSpec, lim
 def encode_inference(
     inference: Inference, answers: Sequence[Answer], head: Mapping[str, str], name_of: Callable[[int], str | None]
 ) -> tuple[dict[str, Any], list[bytes]]:
-    """Returns the answer's JSON document, and the binary data that follows it.
-
-    Args:
-        inference, answers: One answer for each row.
-        head: The fields before the outputs.
-        name_of: Returns the name of a class; None becomes the empty string.
-    """
+    """Returns the answer's JSON document, with the fields of `head` first, and the binary data that follows it."""
     outputs, parts = [], list[bytes]()
     for name, is_binary in inference.outputs.items():
         values = _values(name, answers, name_of)
@@ -152,12 +139,14 @@ def _values(name: str, answers: Sequence[Answer], name_of: Callable[[int], str |
         return [answer.scores for answer in answers]
     if name == CLASS_IDS:
         return [answer.class_ids for answer in answers]
+    # BYTES has no null: a class without a name gets the empty string.
     return [[name_of(class_id) or "" for class_id in answer.class_ids] for answer in answers]
 
 
 def _to_bytes(name: str, flat: Sequence[Any]) -> bytes:
     if name != NAMES:
         return np.array(flat, DTYPES[_OUTPUT_TYPES[name]]).tobytes()
+    # The protocol's BYTES: each text after its length as four little-endian bytes.
     encoded = [text.encode() for text in flat]
     return b"".join(part for text in encoded for part in (len(text).to_bytes(4, "little"), text))
 
@@ -172,14 +161,12 @@ def _check_parameters(request: InferenceRequest) -> None:
 
 
 def _outputs(request: InferenceRequest) -> dict[str, bool]:
-    """Returns the outputs in the order of the request, and whether each is sent as bytes."""
     is_binary: Any = request.parameters.get("binary_data_output", False)
     outputs: dict[str, Any] = {}
     for output in request.outputs or ():
         if output.name not in _OUTPUT_TYPES or output.name in outputs:
-            problem = (
-                "is asked for twice" if output.name in outputs else f"no output; valid: {', '.join(_OUTPUT_TYPES)}"
-            )
+            valid = f"no output; valid: {', '.join(_OUTPUT_TYPES)}"
+            problem = "is asked for twice" if output.name in outputs else valid
             raise RequestError(422, f"outputs: {output.name[:60]!r}: {problem}")
         outputs[output.name] = output.parameters.get("binary_data", is_binary)
     outputs = outputs or {CLASS_IDS: is_binary, SCORES: is_binary}

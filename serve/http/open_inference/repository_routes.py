@@ -13,10 +13,10 @@ import pydantic
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from serve.http.open_inference.routes import TAG, check_name
-from serve.http.openapi import JSON_TYPE, protocol_refusals
+from serve.http.open_inference.routes import TAG, named_versions
 from serve.http.plain_routes import add_plain_route
 from serve.http.requests import read_json
+from serve.http.schemas import JSON_TYPE, protocol_refusals
 from serve.http.service import Service
 from serve.operations.statistics import ModelStatistics
 
@@ -67,7 +67,7 @@ class StatisticsResponse(pydantic.BaseModel):
 
 
 def add_repository_routes(api: FastAPI, service: Service) -> None:
-    """Adds the routes; before those of the models, of which one could be called `stats`."""
+    # Before the routes of the models, of which one could be called `stats`.
 
     async def index(request: Request) -> Response:
         service.client_tokens.check(request)
@@ -76,7 +76,7 @@ def add_repository_routes(api: FastAPI, service: Service) -> None:
 
     async def statistics(request: Request) -> Response:
         service.client_tokens.check(request)
-        versions = _versions(request, service)
+        versions = named_versions(request, service)
         known = await service.statistics()
         entries = [
             {"name": service.args.name, "version": version, **known.get(version, ModelStatistics()).described()}
@@ -92,13 +92,6 @@ def add_repository_routes(api: FastAPI, service: Service) -> None:
     for path in ("/v2/models/stats", "/v2/models/{name}/stats", "/v2/models/{name}/versions/{version}/stats"):
         refusals = protocol_refusals(401, 404) if "{" in path else protocol_refusals(401)
         add(path, statistics, summary="What the models have done", answer=StatisticsResponse, responses=refusals)
-
-
-def _versions(request: Request, service: Service) -> list[str]:
-    if "name" in request.path_params:
-        check_name(request, service)
-    version = request.path_params.get("version")
-    return service.host.versions if version is None else [service.host.choose(version).version]
 
 
 def _index(service: Service, *, only_ready: bool) -> list[dict[str, Any]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from serve.errors import RequestError
-from serve.http import openapi
+from serve.http import schemas
 from serve.http.access_log import note_model
 from serve.http.error_handlers import request_id
 from serve.http.open_inference.protocol import (
@@ -21,9 +20,9 @@ from serve.http.open_inference.protocol import (
     output_metadata,
 )
 from serve.http.open_inference.tensors import input_metadata
-from serve.http.openapi import BINARY_TYPE, JSON_BYTES_HEADER, JSON_TYPE, protocol_refusals
 from serve.http.plain_routes import add_plain_route
 from serve.http.requests import ask_model, encode, query_parameters
+from serve.http.schemas import BINARY_TYPE, JSON_BYTES_HEADER, JSON_TYPE, protocol_refusals
 from serve.http.service import Service
 from serve.model.hosted_model import HostedModel
 from serve.model.label_json import dump
@@ -31,7 +30,8 @@ from yt8m_ray import __version__
 
 TAG = "Open Inference Protocol"
 
-_SHORT_JSON_BYTES = 4096  # JSON that describes binary data is shorter, and is read in the event loop
+# JSON that describes binary data is shorter, and is read in the event loop.
+_SHORT_JSON_BYTES = 4096
 
 _EXTENSIONS = ["binary_tensor_data", "statistics"]
 _PLATFORM = "pytorch_yt8m"
@@ -51,7 +51,12 @@ def add_protocol_routes(api: FastAPI, service: Service) -> None:
 
     async def model_metadata(request: Request) -> Response:
         service.client_tokens.check(request)
-        return JSONResponse(_metadata(service, _described_model(request, service)))
+        inputs = input_metadata(_described_model(request, service).predictor.spec)
+        name, versions = service.args.name, service.host.versions
+        metadata = ModelMetadata(
+            name=name, versions=versions, platform=_PLATFORM, inputs=inputs, outputs=output_metadata()
+        )
+        return JSONResponse(metadata.model_dump())
 
     async def model_ready(request: Request) -> Response:
         model = _described_model(request, service)
@@ -76,9 +81,9 @@ def add_protocol_routes(api: FastAPI, service: Service) -> None:
             infer,
             summary="The best classes of each video, as tensors",
             answer=InferenceResponse,
-            responses=openapi.INFERENCE_RESPONSES,
-            parameters=openapi.INFERENCE_PARAMETERS,
-            body=openapi.INFERENCE_BODY,
+            responses=schemas.INFERENCE_RESPONSES,
+            parameters=schemas.INFERENCE_PARAMETERS,
+            body=schemas.INFERENCE_BODY,
         )
 
 
@@ -88,10 +93,17 @@ def _check_ready(service: Service) -> None:
 
 
 def check_name(request: Request, service: Service) -> None:
-    """Checks that the path names the model of this service; RequestError 404 gives its name."""
     name = request.path_params["name"]
     if name != service.args.name:
         raise RequestError(404, f"model: {name[:60]!r} is not served; valid: {service.args.name}")
+
+
+def named_versions(request: Request, service: Service) -> list[str]:
+    """Returns the version that the path names, or all that answer; RequestError 404 for another name or version."""
+    if "name" in request.path_params:
+        check_name(request, service)
+    version = request.path_params.get("version")
+    return service.host.versions if version is None else [service.host.choose(version).version]
 
 
 def _described_model(request: Request, service: Service) -> HostedModel:
@@ -101,25 +113,14 @@ def _described_model(request: Request, service: Service) -> HostedModel:
     return service.host.current if version is None else service.host.choose(version)
 
 
-def _metadata(service: Service, model: HostedModel) -> dict[str, Any]:
-    return ModelMetadata(
-        name=service.args.name,
-        versions=service.host.versions,
-        platform=_PLATFORM,
-        inputs=input_metadata(model.predictor.spec),
-        outputs=output_metadata(),
-    ).model_dump()
-
-
 async def _infer(request: Request, service: Service) -> Response:
     query_parameters(request, ())
     check_name(request, service)
     model = service.host.choose(request.path_params.get("version"))
     note_model(request, model.version)
     json_bytes = _json_bytes(request)
-    decode = functools.partial(
-        decode_inference, json_bytes=json_bytes, spec=model.predictor.spec, limits=service.limits
-    )
+    spec = model.predictor.spec
+    decode = functools.partial(decode_inference, json_bytes=json_bytes, spec=spec, limits=service.limits)
     # Lists of numbers take long to read, and many rows to copy.
     is_short = json_bytes is not None and json_bytes <= _SHORT_JSON_BYTES
     inference, answers, _ = await ask_model(request, service, model, decode, decode if is_short else None)

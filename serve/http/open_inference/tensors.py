@@ -22,7 +22,8 @@ Array = npt.NDArray[Any]
 
 DTYPES = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}  # the protocol's names -> NumPy's
 
-BINARY_SIZE = "binary_data_size"  # parameter: how many of the bytes after the JSON belong to a tensor
+# A parameter: how many of the bytes after the JSON belong to a tensor.
+BINARY_SIZE = "binary_data_size"
 _NUM_FRAMES = "num_frames"
 
 
@@ -96,8 +97,8 @@ def _from_binary(tensor: InputTensor, binary: memoryview) -> tuple[Array, memory
         raise RequestError(422, f"{tensor.name}: expected data, or {BINARY_SIZE} and as many bytes after the JSON")
     size = math.prod(tensor.shape) * dtype.itemsize
     if type(announced) is not int or announced != size:
-        found = f"{BINARY_SIZE} is {shorten(announced)}"
-        raise RequestError(422, f"{tensor.name}: shape {tensor.shape} has {size} bytes, {found}")
+        found = f"has {size} bytes, {BINARY_SIZE} is {shorten(announced)}"
+        raise RequestError(422, f"{tensor.name}: shape {tensor.shape} {found}")
     if size > len(binary):
         raise RequestError(400, f"{tensor.name}: {size} bytes promised, {len(binary)} found after the JSON")
     return np.frombuffer(binary[:size], dtype).reshape(tensor.shape), binary[size:]
@@ -114,11 +115,13 @@ def _from_list(tensor: InputTensor) -> Array:
             flat = list(itertools.chain.from_iterable(flat))
     if len(flat) != math.prod(shape):
         raise RequestError(422, f"{tensor.name}: shape {shape} has {math.prod(shape)} values, found {len(flat)}")
-    types: tuple[type, ...] = (int, float) if tensor.datatype == "FP32" else (int,)  # exactly: True is no 1
+    # Types are compared exactly: True is an int, and no 1.
+    types: tuple[type, ...] = (int, float) if tensor.datatype == "FP32" else (int,)
     if not set(map(type, flat)) <= set(types):
         raise RequestError(422, f"{tensor.name}: expected {' or '.join(each.__name__ for each in types)} values alone")
     try:
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, which is refused later
+        # What does not fit a float becomes infinite, which is refused later.
+        with np.errstate(over="ignore"):
             return np.array(flat, DTYPES[tensor.datatype]).reshape(shape)
     except OverflowError:
         raise RequestError(422, f"{tensor.name}: expected values that fit {tensor.datatype}") from None

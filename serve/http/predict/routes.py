@@ -9,14 +9,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from serve.errors import RequestError
-from serve.http import openapi
+from serve.http import schemas
 from serve.http.access_log import note_model
 from serve.http.error_handlers import request_id
-from serve.http.openapi import BINARY_TYPE, JSON_TYPE, TFRECORD_TYPE
 from serve.http.plain_routes import add_plain_route
 from serve.http.predict.shard_stream import ShardAnswer
 from serve.http.requests import ask_model, encode, query_parameters, wait_for
-from serve.http.schemas import PredictResponse
+from serve.http.schemas import BINARY_TYPE, JSON_TYPE, TFRECORD_TYPE, PredictResponse
 from serve.http.service import Service
 from serve.http.video_input import PredictionInput, decode_binary, decode_json, decode_ordinary, is_json, parse_top_k
 from serve.model.batching import Answer
@@ -26,20 +25,12 @@ from serve.settings import Limits
 from yt8m_ray.data.format.features import VideoRow
 
 _TYPES = (JSON_TYPE, BINARY_TYPE, TFRECORD_TYPE)
-_PARAMETERS = tuple(parameter["name"] for parameter in openapi.PREDICT_PARAMETERS)
+_PARAMETERS = tuple(parameter["name"] for parameter in schemas.PREDICT_PARAMETERS)
 
 
 @dataclass(frozen=True)
 class Options:
-    """The query.
-
-    Attributes:
-        top_k: Classes a video; None takes the service's default.
-        threshold: Least score of a label.
-        names: Whether labels have names.
-        timeline: Whether the labels are also scored by windows.
-        version: Of the model; None lets the service choose.
-    """
+    """The query, as `serve.http.schemas.PREDICT_PARAMETERS` describes it; None leaves the choice to the service."""
 
     top_k: int | None
     threshold: float
@@ -65,9 +56,9 @@ def add_predict_routes(api: FastAPI, service: Service) -> None:
         predict,
         summary="The best classes of each video",
         answer=PredictResponse,
-        responses=openapi.PREDICT_RESPONSES,
-        parameters=openapi.PREDICT_PARAMETERS,
-        body=openapi.PREDICT_BODY,
+        responses=schemas.PREDICT_RESPONSES,
+        parameters=schemas.PREDICT_PARAMETERS,
+        body=schemas.PREDICT_BODY,
     )
 
 
@@ -109,15 +100,11 @@ async def _predict(
 
 
 async def _timelines(
-    service: Service,
-    model: HostedModel,
-    rows: list[VideoRow],
-    answers: list[Answer],
-    deadline: float,
-    request: Request,
+    service: Service, model: HostedModel, rows: list[VideoRow], answers: list[Answer], deadline: float, request: Request
 ) -> list[list[list[float]]]:
     """Returns the scores of each video's labels, window by window."""
     timelines = []
+    # All classes: the video's labels need not be among the best of a window.
     num_classes = model.predictor.spec.num_classes
     for row, answer in zip(rows, answers, strict=True):
         starts = range(0, len(row.frames), WINDOW_S)

@@ -24,8 +24,8 @@ from serve.http.access_log import HAS_LEFT, NOTES
 from serve.http.encodings import DEFLATE, GZIP, IDENTITY, content_encoding
 from serve.http.error_handlers import error_detail, error_response
 from serve.http.intake import INLINE_BYTES
-from serve.http.openapi import NDJSON_TYPE
 from serve.http.requests import check_announced, seconds_for
+from serve.http.schemas import NDJSON_TYPE
 from serve.http.service import Service
 from serve.http.video_input import PredictionInput, check_top_k, decode_binary, decode_ordinary
 from serve.model.batching import Answer
@@ -46,17 +46,9 @@ Describe = Callable[[str, Answer], str]  # video id and answer -> the fields of 
 
 
 class ShardAnswer(Response):
-    """The answer to a shard, which is read while the answer is sent.
+    """The answer to a shard, which is read while the answer is sent; RequestError if it cannot be answered at all.
 
-    Args:
-        service: The replica.
-        model: Answers all records, even if another one is promoted meanwhile.
-        top_k: Classes a video; None takes the service's default.
-        describe: Makes the lines.
-        request: Nothing of its body has been read.
-
-    Raises:
-        RequestError: the shard cannot be answered at all.
+    `model` answers all records, even if another one is promoted meanwhile.
     """
 
     def __init__(
@@ -74,7 +66,6 @@ class ShardAnswer(Response):
         self._reader = LineReader(service, model, checked_top_k, seconds, encoding)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers until the shard ends, an error ends it, or the client disconnects."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 receiving = tasks.create_task(self._reader.receive(receive))
@@ -96,7 +87,8 @@ class ShardAnswer(Response):
         """Sends the lines, all that are ready at once."""
         lines = self._reader.lines
         line = await lines.get()
-        if line.is_last and line.error is not None:  # nothing has been sent yet, so the status can be the error's
+        # Nothing has been sent yet, so the status can be the error's.
+        if line.is_last and line.error is not None:
             error = line.error
             response = error_response(self._request, error.status, error.message, headers=CLOSE)
             await response(scope, receive, send)
@@ -153,9 +145,8 @@ class ShardAnswer(Response):
         """Ends the answer to a client that takes none of it; ClientDisconnect if it does not send on either."""
         self._reader.stop()
         limits = self._service.limits
-        error = RequestError(
-            408, f"answer: none of it was taken for {limits.body_timeout_s:g} s; read it while you send"
-        )
+        message = f"answer: none of it was taken for {limits.body_timeout_s:g} s; read it while you send"
+        error = RequestError(408, message)
         last = self._error_text(record, error, is_last=True).encode()
         # Most such clients read only after they have sent everything, and closing the connection would not reach them:
         # the rest of the body is dropped until they read, as long as bytes arrive and the limit of a stream allows.
@@ -177,20 +168,13 @@ class _NotTakenError(Exception):
 
 @dataclass
 class Line:
-    """A line of the answer, or its end.
+    """A line of the answer, or its end: a last line without an error is empty."""
 
-    Attributes:
-        record: Index in the shard.
-        deadline: Of the answer, on the clock of the event loop.
-        error: Why the model was not asked.
-        is_last: Whether nothing follows; without an error such a line is empty.
-    """
-
-    record: int
+    record: int  # index in the shard
     video_id: str = ""
     answer: asyncio.Future[Answer] | None = None
-    deadline: float = 0.0
-    error: RequestError | None = None
+    deadline: float = 0.0  # of the answer, on the clock of the event loop
+    error: RequestError | None = None  # why the model was not asked
     is_last: bool = False
 
     @property
@@ -199,17 +183,9 @@ class Line:
 
 
 class LineReader:
-    """Reads a shard, and asks the model for each record.
-
-    Args:
-        service, model: As of `ShardAnswer`.
-        top_k: Classes a video, 1 to the number of classes.
-        seconds: For the answer to each record, from when it has arrived.
-        encoding: Of the body; the shard may be packed itself.
+    """Reads a shard into `lines`, and asks the model for each record, within `seconds` from when it has arrived.
 
     Attributes:
-        lines: The lines; while it is full, nothing is read.
-        num_records: Read so far.
         num_bytes: That have arrived, read or dropped.
     """
 
@@ -224,6 +200,7 @@ class LineReader:
         self._in_flight: set[asyncio.Future[Answer]] = set()
         self._messages: asyncio.Queue[Message] = asyncio.Queue(1)
         self._is_read = False
+        # While it is full, nothing is read.
         self.lines: asyncio.Queue[Line] = asyncio.Queue(2 * self._limits.max_batch_size)
         self.num_records = self.num_bytes = 0
 
@@ -242,11 +219,11 @@ class LineReader:
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             self.num_bytes += len(message.get("body", b""))
-            if not self._is_read:  # the rest is dropped: a client that cannot send on would not read the answer's end
+            # The rest is dropped: a client that cannot send on would not read the answer's end.
+            if not self._is_read:
                 await self._messages.put(message)
 
     async def read(self) -> None:
-        """Puts a line for each record, and a last one."""
         last = None
         try:
             async for records in self._records():
@@ -267,7 +244,6 @@ class LineReader:
             self._messages.get_nowait()
 
     async def _records(self) -> AsyncIterator[Records]:
-        """Yields the records as they arrive."""
         shard = ArrivingShard("body", max_record_bytes=self._limits.max_body_bytes, compression=self._compression)
         has_more = True
         while has_more:
@@ -303,7 +279,6 @@ class LineReader:
             raise RequestError(413, f"body: at most {self._limits.max_stream_bytes} bytes, found more")
 
     async def _line_of(self, payload: memoryview) -> Line:
-        """Returns the line of a record, after the model was asked for it."""
         record = self.num_records
         self.num_records += 1
         try:

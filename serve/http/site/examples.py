@@ -13,8 +13,8 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from serve.errors import RequestError
-from serve.http.openapi import BINARY_ANSWER, BINARY_TYPE, refusals
 from serve.http.plain_routes import add_plain_route
+from serve.http.schemas import BINARY_ANSWER, BINARY_TYPE, refusals
 from serve.http.service import Service
 from serve.model.hosted_model import HostedModel
 from yt8m_ray.data.format.example import Fields, decode_record
@@ -69,25 +69,13 @@ def add_example_routes(api: FastAPI, service: Service) -> None:
 
 @dataclass(frozen=True)
 class ExampleVideo:
-    """A video to try.
-
-    Attributes:
-        title: The video's id.
-        num_frames: None if it has means alone.
-        record: The serialized Example or SequenceExample.
-    """
-
-    title: str
-    num_frames: int | None
-    record: bytes
+    title: str  # the video's id
+    num_frames: int | None  # None if it has means alone
+    record: bytes  # a serialized Example or SequenceExample
 
 
 class Examples:
-    """The examples of a replica, read at the first use and kept.
-
-    Args:
-        path: A shard, local or in an object store; None takes the golden videos of the model.
-    """
+    """The examples of a replica, read at the first use and kept; without a shard, the golden videos of the model."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path
@@ -95,14 +83,11 @@ class Examples:
         self._of_shard: dict[str, ExampleVideo] | None = None
 
     async def of(self, model: HostedModel) -> dict[str, ExampleVideo]:
-        """Returns the examples by id, in order; none if there are neither a shard nor golden videos.
-
-        Raises:
-            ValueError, OSError: the shard cannot be read.
-        """
+        """Returns the examples by id, in order; ValueError or OSError if the shard cannot be read."""
         if self._path is None:
             return await asyncio.to_thread(_golden_examples, model)
-        async with self._lock:  # requests that come meanwhile do not read it again
+        # Requests that come meanwhile wait, and do not read it again.
+        async with self._lock:
             if self._of_shard is None:
                 self._of_shard = await asyncio.to_thread(_read_examples, self._path)
             return self._of_shard
@@ -111,13 +96,12 @@ class Examples:
 def _read_examples(path: str) -> dict[str, ExampleVideo]:
     with open_stream(path) as stream:
         payloads = [bytes(each) for _, _, each in itertools.islice(read_payloads(stream, path=path), NUM_EXAMPLES)]
-    return {str(index): _example(payload, index) for index, payload in enumerate(payloads, 1)}
-
-
-def _example(payload: bytes, index: int) -> ExampleVideo:
-    fields = decode_record(payload)
-    lengths = [len(steps) for steps in fields.sequences.values()]
-    return ExampleVideo(_title(fields, index), max(lengths, default=None), payload)
+    examples = {}
+    for index, payload in enumerate(payloads, 1):
+        fields = decode_record(payload)
+        lengths = [len(steps) for steps in fields.sequences.values()]
+        examples[str(index)] = ExampleVideo(_title(fields, index), max(lengths, default=None), payload)
+    return examples
 
 
 def _title(fields: Fields, index: int) -> str:

@@ -16,7 +16,8 @@ from yt8m_ray.data.format.video_input import missing_feature
 from yt8m_ray.inference.predictor import Predictor
 
 _REQUEST_ID = "5f0c9f5e-5a0b-4c55-9d3c-0c2f3a5f2f10"
-_MIDDLE = 128  # the byte that stands for a value of about zero
+# The byte that stands for a value of about zero.
+_MIDDLE = 128
 
 _CLASS_IDS, _SCORES = (3, 9), (0.9125, 0.4375)
 

@@ -12,7 +12,7 @@ import pytest
 
 from serve.errors import RequestError
 from serve.http.open_inference.protocol import decode_inference
-from serve.http.v1.instances import decode_instances
+from serve.http.v1_protocol import decode_instances
 from serve.http.video_input import decode_binary, decode_json, decode_ordinary
 from serve.settings import Limits
 from tests.support.costly import costly_json, costly_records, empty_steps, num_calls
