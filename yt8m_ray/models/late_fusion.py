@@ -22,17 +22,14 @@ CLIPS_A_PART = 4  # clips that a CPU pools at a time without a gradient
 
 
 class LateFusionFields(FrameModelFields):
-    """The fields of every such model.
-
-    Attributes:
-        num_clusters: K of the first feature; the others have a published fraction of it.
-        use_relu: Whether the hidden layer is relu6 of a batch norm; otherwise it is linear with a bias.
-        batch_norm: Whether frames, clusters, hidden layer and gate are batch-normalized.
-    """
+    """The fields of every such model."""
 
     num_clusters: int = pydantic.Field(default=256, ge=2)
+    """K of the first feature; the others have a published fraction of it."""
     use_relu: bool = False
+    """Whether the hidden layer is relu6 of a batch norm; otherwise it is linear with a bias."""
     batch_norm: bool = True
+    """Whether frames, clusters, hidden layer and gate are batch-normalized."""
 
 
 class Assignment(nn.Module):
