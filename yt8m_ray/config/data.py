@@ -17,51 +17,48 @@ Shards = LocalPath | list[LocalPath] | None
 
 
 class DataConfig(Config):
-    """What is read, and how it becomes batches.
-
-    Attributes:
-        train: What is trained on; several globs are taken together.
-        validation: What every epoch is measured on; no shard of `train`.
-        test: What `jobs.evaluate` measures on.
-        folds: Splits the shards of `train` into so many folds and holds one out as validation.
-        fold: The one held out, from 0.
-        split_seed: Chooses which shards are in which fold.
-        bagging: Seed of a bootstrap: as many shards of `train` as there are, drawn with replacement; null takes each
-            once. Members trained on different ones are bagged.
-        video_weights: What `jobs.boost` wrote: the weight of each video in the loss; null weighs all alike.
-        features: Sizes by name, in the order in which they are concatenated; names that begin with `mean_` are
-            video-level. Either all are, or none.
-        normalize: `l2` divides each frame by its norm over the concatenated features, as the published systems do;
-            `reverse_whitened` is what NeXtVLAD's authors do; it and `unwhitened` are described in
-            `yt8m_ray.data.pipeline.normalize`.
-        manifest: A file that `jobs.inspect` wrote. Every shard of `train` and `validation` has to be in it, every shard
-            in it has to exist in its size, and each epoch counts records again; null checks none of that.
-        shuffle_window: Videos that a worker gathers and deals out at random; 0 keeps the order of the shards.
-        vocabulary: CSV of class names; null takes the published one where there are 3,862 classes, or fewer of videos
-            with the published features alone; other classes have no names.
-        verify_checksums: CRC-32C of every record, both fields.
-        on_corrupt: What a bad record does: `fail` stops with its place, `skip` leaves it out and counts it by cause.
-        cache: A folder on every node in which decoded shards are kept for the next epoch; null keeps none.
-    """
+    """What is read, and how it becomes batches."""
 
     train: Shards = None
+    """What is trained on; several globs are taken together."""
     validation: Shards = None
+    """What every epoch is measured on; no shard of `train`."""
     test: Shards = None
+    """What `jobs.evaluate` measures on."""
     folds: Annotated[int, Field(ge=2)] | None = None
+    """Splits the shards of `train` into so many folds and holds one out as validation."""
     fold: NonNegativeInt = 0
+    """The one held out, from 0."""
     split_seed: NonNegativeInt = 0
+    """Chooses which shards are in which fold."""
     bagging: NonNegativeInt | None = None
+    """Seed of a bootstrap: as many shards of `train` as there are, drawn with replacement; null takes each once.
+    Members trained on different ones are bagged."""
     video_weights: LocalPath | None = None
+    """What `jobs.boost` wrote: the weight of each video in the loss; null weighs all alike."""
     manifest: LocalPath | None = None
+    """A file that `jobs.inspect` wrote. Every shard of `train` and `validation` has to be in it, every shard in it has
+    to exist in its size, and each epoch counts records again; null checks none of that."""
     features: dict[str, PositiveInt] = Field(default=dict(VIDEO_FEATURES), min_length=1)
+    """Sizes by name, in the order in which they are concatenated; names that begin with `mean_` are video-level. Either
+    all are, or none."""
     num_classes: PositiveInt = NUM_CLASSES_2018
     max_frames: Annotated[PositiveInt, Field(le=MOST_FRAMES)] = MAX_FRAMES
     normalize: Normalization = "l2"
+    """`l2` divides each frame by its norm over the concatenated features, as the published systems do;
+    `reverse_whitened` is what NeXtVLAD's authors do; it and `unwhitened` are described in
+    `yt8m_ray.data.pipeline.normalize`."""
     shuffle_window: NonNegativeInt = 1024
+    """Videos that a worker gathers and deals out at random; 0 keeps the order of the shards."""
     vocabulary: LocalPath | None = None
+    """CSV of class names; null takes the published one where there are 3,862 classes, or fewer of videos with the
+    published features alone; other classes have no names."""
     verify_checksums: bool = True
+    """CRC-32C of every record, both fields."""
     on_corrupt: OnCorruptPolicy = "fail"
+    """What a bad record does: `fail` stops with its place, `skip` leaves it out and counts it by cause."""
     cache: LocalPath | None = None
+    """A folder on every node in which decoded shards are kept for the next epoch; null keeps none."""
 
     @property
     def spec(self) -> FeatureSpec:
@@ -95,17 +92,14 @@ class DataConfig(Config):
 
 
 class AugmentationConfig(Config):
-    """What training changes in its batches at random; evaluation sees every video as it is.
-
-    Attributes:
-        mixup_alpha: Each video is mixed with another of its batch, frames and labels, by a share drawn from
-            Beta(alpha, alpha), at least one half its own (arXiv:1710.09412; the 7th place of 2019 takes 0.4); 0 mixes
-            none. At frame level the mixture is of the frames at equal times, as long as the longer clip.
-        frame_dropout: Each frame is left out with this probability; at least one stays.
-        min_crop: Of each clip a stretch of consecutive frames is taken, of a length drawn between this share and all of
-            it; 1 takes all.
-    """
+    """What training changes in its batches at random; evaluation sees every video as it is."""
 
     mixup_alpha: NonNegativeFloat = 0.0
+    """Each video is mixed with another of its batch, frames and labels, by a share drawn from Beta(alpha, alpha), at
+    least one half its own (arXiv:1710.09412; the 7th place of 2019 takes 0.4); 0 mixes none. At frame level the mixture
+    is of the frames at equal times, as long as the longer clip."""
     frame_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Each frame is left out with this probability; at least one stays."""
     min_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of each clip a stretch of consecutive frames is taken, of a length drawn between this share and all of it; 1
+    takes all."""

@@ -19,20 +19,17 @@ OptionalModel = Annotated[
 
 
 class DistillationConfig(Config):
-    """A teacher's predictions beside the labels: weight * CE(teacher) + (1 - weight) * loss(labels).
-
-    Attributes:
-        labels: The folder that `jobs.distill` wrote.
-        teacher: A checkpoint or a bundle that runs beside the student; either this or `labels`, or none.
-        weight: Share of the teacher (published: lambda 0.5).
-        temperature: Divides the logits of both in the teacher's term, which is multiplied by its square so that
-            gradients keep their size.
-    """
+    """A teacher's predictions beside the labels: weight * CE(teacher) + (1 - weight) * loss(labels)."""
 
     labels: LocalPath | None = None
+    """The folder that `jobs.distill` wrote."""
     teacher: LocalPath | None = None
+    """A checkpoint or a bundle that runs beside the student; either this or `labels`, or none."""
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the teacher (published: lambda 0.5)."""
     temperature: PositiveFloat = 1.0
+    """Divides the logits of both in the teacher's term, which is multiplied by its square so that gradients keep their
+    size."""
 
     @property
     def is_on(self) -> bool:
@@ -53,23 +50,21 @@ class TeacherConfig(Config):
                    + label_weight * loss(labels)
 
     with s what each head classifies and p its scores divided by their sum.
-
-    Attributes:
-        model: Trained beside the student, on labels alone (parallel); its checkpoint is `CHECKPOINT/teacher`.
-        checkpoint: A trained one, which stays as it is (serial); either this or `model`, or none.
-        representation_weight: Both representations have to be of one size where it is not 0.
-        prediction_weight: See above.
-        label_weight: See above.
-        published_sums: As coded by the paper's authors: the representation's term twice, the KL summed over the batch,
-            regularization twice.
     """
 
     model: OptionalModel = None
+    """Trained beside the student, on labels alone (parallel); its checkpoint is `CHECKPOINT/teacher`."""
     checkpoint: LocalPath | None = None
+    """A trained one, which stays as it is (serial); either this or `model`, or none."""
     representation_weight: NonNegativeFloat = 1.0
+    """Both representations have to be of one size where it is not 0."""
     prediction_weight: NonNegativeFloat = 1.0
+    """See above."""
     label_weight: NonNegativeFloat = 1.0
+    """See above."""
     published_sums: bool = False
+    """As coded by the paper's authors: the representation's term twice, the KL summed over the batch, regularization
+    twice."""
 
     @property
     def is_on(self) -> bool:

@@ -12,17 +12,14 @@ from yt8m_ray.registry import Config, PositiveInt
 
 
 class EvaluateDataConfig(Config):
-    """What is read.
-
-    Attributes:
-        test: A path, a glob, or a list of them.
-        verify_checksums: CRC-32C of every record, both fields.
-        on_corrupt: What a bad record does: `fail` stops with its place, `skip` leaves it out and counts it.
-    """
+    """What is read."""
 
     test: Shards = None
+    """A path, a glob, or a list of them."""
     verify_checksums: bool = True
+    """CRC-32C of every record, both fields."""
     on_corrupt: OnCorruptPolicy = "fail"
+    """What a bad record does: `fail` stops with its place, `skip` leaves it out and counts it."""
 
 
 class EvaluateScalingConfig(Config):
@@ -32,13 +29,10 @@ class EvaluateScalingConfig(Config):
 
 
 class EvaluateConfig(Config):
-    """Which shards are scored, and by which loss besides the metrics.
-
-    Attributes:
-        ema: Whether to take the moving average of a checkpoint's weights; null takes what its run was validated with.
-    """
+    """Which shards are scored, and by which loss besides the metrics."""
 
     data: EvaluateDataConfig = EvaluateDataConfig()
     loss: LossField = Field(default_factory=lambda: LOSSES.parse({"name": "cross_entropy"}))
     ema: bool | None = None
+    """Whether to take the moving average of a checkpoint's weights; null takes what its run was validated with."""
     scaling: EvaluateScalingConfig = EvaluateScalingConfig()

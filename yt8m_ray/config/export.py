@@ -22,84 +22,69 @@ def _check_licence(expression: str) -> str:
 
 
 class MemberConfig(Config):
-    """One model of the ensemble.
-
-    Attributes:
-        checkpoint: A checkpoint folder, as the last line of `jobs.train` names it.
-        weight: Its share of the averaged probabilities, relative to the other members; equal shares by default. Where
-            `weighting.name` is another than `given`, shares are found and none may be given.
-        ema: Whether to take the moving average of its weights; null takes what its run was validated with.
-        transform: How its weights are stored; null takes `transform.name` of the export.
-    """
+    """One model of the ensemble."""
 
     checkpoint: str
+    """A checkpoint folder, as the last line of `jobs.train` names it."""
     weight: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    """Its share of the averaged probabilities, relative to the other members; equal shares by default. Where
+    `weighting.name` is another than `given`, shares are found and none may be given."""
     ema: bool | None = None
+    """Whether to take the moving average of its weights; null takes what its run was validated with."""
     transform: TransformName | None = None
+    """How its weights are stored; null takes `transform.name` of the export."""
 
 
 class ExportDataConfig(Config):
-    """The shards that GAP is measured on.
-
-    Attributes:
-        validation: A glob, or a list of globs; None takes the first member's own `data.validation`.
-        batch_size: Videos a batch while measuring; no result depends on it.
-    """
+    """The shards that GAP is measured on."""
 
     validation: Shards = None
+    """A glob, or a list of globs; None takes the first member's own `data.validation`."""
     batch_size: Annotated[int, pydantic.Field(ge=1)] = 256
+    """Videos a batch while measuring; no result depends on it."""
 
 
 class WeightingConfig(ComponentConfig):
-    """Where the members' shares come from.
-
-    Attributes:
-        name: `given` (`members[].weight`), `equal`, `nnls` (non-negative least squares of the labels) or `gap`
-            (coordinate ascent on GAP, from the best of the others and of the best member alone).
-        shards: What shares, members and transforms are chosen on: a glob, or a list of globs. No video of it may be in
-            `data.validation`, which reports what the choice is worth, and no member may have been trained on it.
-        folds: Of `shards`, by which cross-fitting measures what the choice is worth on other videos.
-        top_k: Best classes of each member that are kept of a video while shares are sought; GAP counts 20.
-    """
+    """Where the members' shares come from."""
 
     name: Literal["given", "equal", "nnls", "gap"] = "given"
+    """`given` (`members[].weight`), `equal`, `nnls` (non-negative least squares of the labels) or `gap` (coordinate
+    ascent on GAP, from the best of the others and of the best member alone)."""
     shards: Shards = None
+    """What shares, members and transforms are chosen on: a glob, or a list of globs. No video of it may be in
+    `data.validation`, which reports what the choice is worth, and no member may have been trained on it."""
     folds: Annotated[int, pydantic.Field(ge=2)] = 5
+    """Of `shards`, by which cross-fitting measures what the choice is worth on other videos."""
     top_k: Annotated[int, pydantic.Field(ge=20)] = 60
+    """Best classes of each member that are kept of a video while shares are sought; GAP counts 20."""
 
 
 class SelectionConfig(Config):
-    """The limits within which members are chosen, by GAP on `weighting.shards`; null means no limit.
-
-    Attributes:
-        max_bytes: Of all members' weights as the bundle stores them; the rest of a bundle has some 0.2 MB.
-        max_latency_ms: Of one clip through all members, one after the other, on one thread of this machine's CPU.
-    """
+    """The limits within which members are chosen, by GAP on `weighting.shards`; null means no limit."""
 
     max_bytes: pydantic.PositiveFloat | None = None
+    """Of all members' weights as the bundle stores them; the rest of a bundle has some 0.2 MB."""
     max_latency_ms: pydantic.PositiveFloat | None = None
+    """Of one clip through all members, one after the other, on one thread of this machine's CPU."""
 
 
 class ExportConfig(Config):
-    """Checkpoints -> one bundle.
-
-    Attributes:
-        members: The models, at least one, in the order of the bundle's `members/` folders.
-        weighting: How their shares are found.
-        selection: Chooses among the members by a greedy search; null takes all of them.
-        output: The bundle's folder, or a file where it ends in `.tar`; it must not exist yet.
-        licence: SPDX expression for the weights, `LicenseRef-NAME` for a licence of one's own.
-        tracking: The MLflow store that gets a run with the bundle; a null uri means the first member's own store.
-    """
+    """Checkpoints -> one bundle."""
 
     members: Annotated[tuple[MemberConfig, ...], pydantic.Field(min_length=1)]
+    """The models, at least one, in the order of the bundle's `members/` folders."""
     weighting: WeightingConfig = WeightingConfig()
+    """How their shares are found."""
     selection: SelectionConfig | None = None
+    """Chooses among the members by a greedy search; null takes all of them."""
     transform: TransformConfig = TransformConfig()
     data: ExportDataConfig = ExportDataConfig()
     output: str
+    """The bundle's folder, or a file where it ends in `.tar`; it must not exist yet."""
     licence: Annotated[str, pydantic.AfterValidator(_check_licence)] = "Apache-2.0"
+    """SPDX expression for the weights, `LicenseRef-NAME` for a licence of one's own."""
     tracking: TrackingConfig = TrackingConfig()
+    """The MLflow store that gets a run with the bundle; a null uri means the first member's own store."""
 
     @property
     def needs_scores(self) -> bool:

@@ -25,60 +25,54 @@ _USED_BY = {
 
 
 class OptimizerConfig(Config):
-    """The optimizer, and a learning rate that depends on examples seen: not on the number of workers.
-
-    Attributes:
-        name: `adamw` is Adam with decoupled weight decay; `sgd` has momentum.
-        learning_rate: The base rate.
-        learning_rate_factors: By pattern of parameter names (`head.*`), what the rate is multiplied by there; the last
-            pattern that fits decides, 0 freezes.
-        schedule: What the base rate is multiplied by. `staircase`: decay_factor ** floor(examples / decay_examples)
-            (published: 0.95 every 4,000,000). `linear` and `cosine`: falls from 1 to `final_fraction` over
-            `schedule_examples` and stays there. `triangular`: rises from `final_fraction` to 1 and falls again in each
-            `cycle_examples`.
-        warm_up_examples: In the first examples the rate also rises in a straight line from 0; the schedule begins after
-            them.
-        schedule_examples: Examples over which `linear` and `cosine` fall; null takes what the run has left after the
-            warm-up.
-        final_fraction: Lowest share of the base rate.
-        cycle_examples: Examples of one rise and fall.
-        epsilon: Added to the root of the second moment.
-        epsilon_hat: Whether to add it before the moment's bias is corrected, as TensorFlow's Adam and therefore the
-            published systems do; otherwise after, as torch does. Only gradients near epsilon tell the difference.
-        momentum: Of `sgd`.
-        nesterov: Whether that momentum looks ahead.
-        weight_decay: Of `adamw`: share of a weight taken off at each step, times the learning rate.
-        no_weight_decay: Patterns of parameter names that keep out of it. Vectors (biases, and the scales and offsets of
-            normalization) do in any case.
-        clip_gradient_norm: Bound of a gradient's norm; 0 switches clipping off.
-        clip: Whether the bound holds for each variable's own gradient, as published, or for all of them together.
-        gradient_reduction: Whether the step follows the mean over all videos, or the sum of the workers' means, as the
-            published towers do (regularization included).
-        fused: One kernel for all weights of a step; null takes it where torch has it.
-    """
+    """The optimizer, and a learning rate that depends on examples seen: not on the number of workers."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
+    """`adamw` is Adam with decoupled weight decay; `sgd` has momentum."""
     learning_rate: PositiveFloat = 0.01
+    """The base rate."""
     learning_rate_factors: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    """By pattern of parameter names (`head.*`), what the rate is multiplied by there; the last pattern that fits
+    decides, 0 freezes."""
     schedule: Literal["staircase", "linear", "cosine", "triangular"] = "staircase"
+    """What the base rate is multiplied by. `staircase`: decay_factor ** floor(examples / decay_examples) (published:
+    0.95 every 4,000,000). `linear` and `cosine`: falls from 1 to `final_fraction` over `schedule_examples` and stays
+    there. `triangular`: rises from `final_fraction` to 1 and falls again in each `cycle_examples`."""
     warm_up_examples: NonNegativeInt = 0
+    """In the first examples the rate also rises in a straight line from 0; the schedule begins after them."""
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.95
     decay_examples: PositiveInt = 4_000_000
     schedule_examples: PositiveInt | None = None
+    """Examples over which `linear` and `cosine` fall; null takes what the run has left after the warm-up."""
     final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Lowest share of the base rate."""
     cycle_examples: PositiveInt | None = None
+    """Examples of one rise and fall."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     epsilon: PositiveFloat = 1e-8
+    """Added to the root of the second moment."""
     epsilon_hat: bool = False
+    """Whether to add it before the moment's bias is corrected, as TensorFlow's Adam and therefore the published systems
+    do; otherwise after, as torch does. Only gradients near epsilon tell the difference."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of `sgd`."""
     nesterov: bool = False
+    """Whether that momentum looks ahead."""
     weight_decay: NonNegativeFloat = 0.0
+    """Of `adamw`: share of a weight taken off at each step, times the learning rate."""
     no_weight_decay: tuple[str, ...] = ()
+    """Patterns of parameter names that keep out of it. Vectors (biases, and the scales and offsets of normalization) do
+    in any case."""
     clip_gradient_norm: NonNegativeFloat = 1.0
+    """Bound of a gradient's norm; 0 switches clipping off."""
     clip: Literal["variable", "global"] = "variable"
+    """Whether the bound holds for each variable's own gradient, as published, or for all of them together."""
     gradient_reduction: Literal["mean", "sum"] = "mean"
+    """Whether the step follows the mean over all videos, or the sum of the workers' means, as the published towers do
+    (regularization included)."""
     fused: bool | None = None
+    """One kernel for all weights of a step; null takes it where torch has it."""
 
     @pydantic.model_validator(mode="after")
     def _check_use(self) -> OptimizerConfig:
@@ -98,24 +92,20 @@ class OptimizerConfig(Config):
 
 
 class EMAConfig(Config):
-    """The exponential moving average of weights and batch-norm statistics; at most one of the first three is given.
-
-    Attributes:
-        decay: What is kept of the average at each step.
-        half_life_steps: Steps after which half of the average is newer.
-        mean_lifetime_steps: Mean age of the weights in the average: decay 1 - 1 / steps, the published flag
-            `ema_halflife`.
-        warm_up: The decay is at most (1 + steps) / (10 + steps), so that the average soon forgets the initial weights;
-            false is published.
-        evaluate: Whether validation, and therefore the choice of the best checkpoint, is of the average; both are in
-            every checkpoint, and each verb takes either.
-    """
+    """The exponential moving average of weights and batch-norm statistics; at most one of the first three is given."""
 
     decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """What is kept of the average at each step."""
     half_life_steps: PositiveFloat | None = None
+    """Steps after which half of the average is newer."""
     mean_lifetime_steps: Annotated[float, Field(ge=1)] | None = None
+    """Mean age of the weights in the average: decay 1 - 1 / steps, the published flag `ema_halflife`."""
     warm_up: bool = False
+    """The decay is at most (1 + steps) / (10 + steps), so that the average soon forgets the initial weights; false is
+    published."""
     evaluate: bool = True
+    """Whether validation, and therefore the choice of the best checkpoint, is of the average; both are in every
+    checkpoint, and each verb takes either."""
 
     @property
     def is_on(self) -> bool:

@@ -27,28 +27,25 @@ TransformName = Literal["int8", "int4", "float16", "bfloat16", "uniform", "quant
 
 
 class TransformConfig(ComponentConfig):
-    """How weights are stored, and what becomes of them when a bundle is loaded.
-
-    Attributes:
-        name: `int8` (a scale a channel, symmetric), `int4` (a scale a group of inputs, symmetric; linear layers, other
-            matrices are int8), `float16`, `bfloat16`, the 2018 winner's codes into 256 values a tensor, which are
-            evenly spaced (`uniform`), quantiles (`quantile`) or have the least squared error (`kmeans`), or `none`
-            (float32 as trained). `smallest`: each member its own, the one of `of` with the fewest bytes that loses at
-            most `max_gap_loss`, and `none` where all lose more.
-        min_elements: Only matrices, with codebooks and 16 bits only tensors, with more elements are transformed.
-        group_size: Inputs that share a scale in `int4`.
-        activations: With `int8` and `int4`, linear layers round each row of their inputs to 7 bits and multiply
-            integers (`int8`), or expand the weights when they are loaded (`float32`). All else is always expanded.
-        of: What `smallest` tries.
-        max_gap_loss: What a member's GAP alone may fall by in `smallest`, on `weighting.shards` of the export.
-    """
+    """How weights are stored, and what becomes of them when a bundle is loaded."""
 
     name: TransformName | Literal["smallest"] = "int8"
+    """`int8` (a scale a channel, symmetric), `int4` (a scale a group of inputs, symmetric; linear layers, other
+    matrices are int8), `float16`, `bfloat16`, the 2018 winner's codes into 256 values a tensor, which are evenly spaced
+    (`uniform`), quantiles (`quantile`) or have the least squared error (`kmeans`), or `none` (float32 as trained).
+    `smallest`: each member its own, the one of `of` with the fewest bytes that loses at most `max_gap_loss`, and `none`
+    where all lose more."""
     min_elements: Annotated[int, pydantic.Field(ge=0)] = PUBLISHED_MIN_ELEMENTS
+    """Only matrices, with codebooks and 16 bits only tensors, with more elements are transformed."""
     group_size: Annotated[int, pydantic.Field(ge=2, multiple_of=2)] = 64
+    """Inputs that share a scale in `int4`."""
     activations: Literal["int8", "float32"] = "int8"
+    """With `int8` and `int4`, linear layers round each row of their inputs to 7 bits and multiply integers (`int8`), or
+    expand the weights when they are loaded (`float32`). All else is always expanded."""
     of: Annotated[tuple[TransformName, ...], pydantic.Field(min_length=1)] = ("int4", "int8", "float16")
+    """What `smallest` tries."""
     max_gap_loss: pydantic.NonNegativeFloat = 0.0005
+    """What a member's GAP alone may fall by in `smallest`, on `weighting.shards` of the export."""
 
     def named(self, name: TransformName) -> TransformConfig:
         """Returns the transform of a member that is stored as `name`."""

@@ -26,26 +26,23 @@ Params = dict[str, Any]  # values by dotted key
 
 
 class Parameter(Config):
-    """The values of a key, one of the first six, and its condition.
-
-    Attributes:
-        choice: One of these values of any type, also whole sections.
-        uniform: Any number from the first to the second.
-        loguniform: The same, equally likely in each decade; both above 0.
-        quniform: [first, last, step]: first, first + step and so on; whole numbers where all three are.
-        integer: A whole number from the first to the last.
-        loginteger: The same, equally likely in each decade.
-        when: The key is searched only where other keys have these values, or one of a list; elsewhere it keeps the
-            document's value.
-    """
+    """The values of a key, one of the first six, and its condition."""
 
     choice: list[Any] | None = None
+    """One of these values of any type, also whole sections."""
     uniform: Range | None = None
+    """Any number from the first to the second."""
     loguniform: Range | None = None
+    """The same, equally likely in each decade; both above 0."""
     quniform: tuple[Number, Number, Number] | None = None
+    """[first, last, step]: first, first + step and so on; whole numbers where all three are."""
     integer: tuple[pydantic.StrictInt, pydantic.StrictInt] | None = None
+    """A whole number from the first to the last."""
     loginteger: tuple[pydantic.StrictInt, pydantic.StrictInt] | None = None
+    """The same, equally likely in each decade."""
     when: dict[str, Any] = Field(default_factory=dict)
+    """The key is searched only where other keys have these values, or one of a list; elsewhere it keeps the document's
+    value."""
 
     @pydantic.model_serializer(mode="wrap")
     def _short(self, serialize: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:

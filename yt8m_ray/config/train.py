@@ -21,61 +21,55 @@ LossField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeV
 
 
 class RunConfig(Config):
-    """Which run this is: its folder is `output/name`.
-
-    Attributes:
-        trace_videos: Each worker writes the ids of the videos of each of its steps to `videos-RANK.jsonl` there.
-    """
+    """Which run this is: its folder is `output/name`."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: NonNegativeInt = 0
     resume: Literal["auto", "never", "must"] = "auto"
     trace_videos: bool = False
+    """Each worker writes the ids of the videos of each of its steps to `videos-RANK.jsonl` there."""
 
 
 Precision = Literal["float32", "bfloat16"]
 
 
 class LoopConfig(Config):
-    """How long to train, and on what batches.
-
-    Attributes:
-        batch_size: Videos a step over all workers together.
-        max_steps: Ends the run early; null trains all epochs.
-        init_from: A checkpoint whose weights the run starts from. Weights that do not fit the model, such as those of
-            a head for other classes, are initialised as usual and named.
-        accumulation: Parts that a worker's share of a batch is cut into, one after the other, for what does not fit the
-            memory at once; the step is that of the whole batch, but batch norm sees parts.
-        precision: `bfloat16` runs the model under autocast; weights and loss stay float32. A CPU without instructions
-            for it takes float32, which is faster there, with a warning.
-        regularization_penalty: Weight of the model's own L2 terms.
-        sync_batch_norm: Statistics over the global batch, so that results do not depend on the number of workers.
-        warm_up_batch_norm: Moving statistics follow fast in the first steps, so that short runs can be evaluated; false
-            is the published share from the start.
-        compile: Whether torch.compile translates the model first: minutes at the start, faster steps after.
-        transfer: Frames go to the device as they are stored, or as floats, four times the bytes.
-        on_nonfinite: What a loss or gradient that is not finite does: `stop` ends the run, `skip` leaves the step out
-            and counts it; ten such steps one after the other stop in any case. Either names the videos.
-        profile: Writes a trace of some steps of the first epoch into the run's folder, for a trace viewer.
-        report: Ends the run with a report of its best checkpoint: `report/report.html` in its folder.
-        log_every_steps: Interval of the progress line and of the curves in MLflow.
-    """
+    """How long to train, and on what batches."""
 
     batch_size: PositiveInt = 1024
+    """Videos a step over all workers together."""
     num_epochs: PositiveInt = 5
     max_steps: PositiveInt | None = None
+    """Ends the run early; null trains all epochs."""
     init_from: LocalPath | None = None
+    """A checkpoint whose weights the run starts from. Weights that do not fit the model, such as those of a head for
+    other classes, are initialised as usual and named."""
     accumulation: PositiveInt = 1
+    """Parts that a worker's share of a batch is cut into, one after the other, for what does not fit the memory at
+    once; the step is that of the whole batch, but batch norm sees parts."""
     precision: Precision = "float32"
+    """`bfloat16` runs the model under autocast; weights and loss stay float32. A CPU without instructions for it takes
+    float32, which is faster there, with a warning."""
     regularization_penalty: NonNegativeFloat = 1.0
+    """Weight of the model's own L2 terms."""
     sync_batch_norm: bool = True
+    """Statistics over the global batch, so that results do not depend on the number of workers."""
     warm_up_batch_norm: bool = True
+    """Moving statistics follow fast in the first steps, so that short runs can be evaluated; false is the published
+    share from the start."""
     compile: bool = False
+    """Whether torch.compile translates the model first: minutes at the start, faster steps after."""
     transfer: Literal["uint8", "float32"] = "uint8"
+    """Frames go to the device as they are stored, or as floats, four times the bytes."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What a loss or gradient that is not finite does: `stop` ends the run, `skip` leaves the step out and counts it;
+    ten such steps one after the other stop in any case. Either names the videos."""
     profile: bool = False
+    """Writes a trace of some steps of the first epoch into the run's folder, for a trace viewer."""
     report: bool = True
+    """Ends the run with a report of its best checkpoint: `report/report.html` in its folder."""
     log_every_steps: PositiveInt = 10
+    """Interval of the progress line and of the curves in MLflow."""
 
     def is_reached(self, *, epoch: int, step: int) -> bool:
         """Returns whether a run is at its end after `epoch` whole epochs and `step` steps."""
@@ -83,40 +77,35 @@ class LoopConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """When checkpoints are written; one is written after every epoch in any case.
-
-    Attributes:
-        every_steps: Steps between two checkpoints inside an epoch.
-        num_to_keep: Best checkpoints by validation GAP to keep; the last one is kept too.
-        on_write_error: What a checkpoint that cannot be written does (a full disk): `stop` ends the run, `continue`
-            trains on and tries again at the next one. The earlier ones stay whole.
-    """
+    """When checkpoints are written; one is written after every epoch in any case."""
 
     every_steps: PositiveInt | None = None
+    """Steps between two checkpoints inside an epoch."""
     num_to_keep: PositiveInt = 1
+    """Best checkpoints by validation GAP to keep; the last one is kept too."""
     on_write_error: Literal["stop", "continue"] = "stop"
+    """What a checkpoint that cannot be written does (a full disk): `stop` ends the run, `continue` trains on and tries
+    again at the next one. The earlier ones stay whole."""
 
 
 class ScalingConfig(Config):
-    """The workers of the run; what is learned does not depend on how many there are.
-
-    Attributes:
-        num_workers: How many, or `[least, most]`: as many as the cluster has room for, fewer when a node leaves and
-            more when one comes.
-        use_gpu: One GPU a worker; null takes GPUs where the cluster has one for every worker.
-        gpus_per_worker: GPUs of a worker that has some; a part of one lets several runs of one worker share it.
-        cpus_per_worker: Logical CPUs and torch threads of a worker; null takes one, or less where the cluster is small.
-        local_mode: One worker without a GPU, on a cluster of one machine, trains in the process of the command, which
-            starts faster; false gives it a process of its own, so that the run survives its death.
-        max_failures: Restarts after a lost worker before the run fails.
-    """
+    """The workers of the run; what is learned does not depend on how many there are."""
 
     num_workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
+    """How many, or `[least, most]`: as many as the cluster has room for, fewer when a node leaves and more when one
+    comes."""
     use_gpu: bool | None = None
+    """One GPU a worker; null takes GPUs where the cluster has one for every worker."""
     gpus_per_worker: PositiveFloat = 1.0
+    """GPUs of a worker that has some; a part of one lets several runs of one worker share it."""
     cpus_per_worker: PositiveFloat | None = None
+    """Logical CPUs and torch threads of a worker; null takes one, or less where the cluster is small."""
+
     local_mode: bool = True
+    """One worker without a GPU, on a cluster of one machine, trains in the process of the command, which starts faster;
+    false gives it a process of its own, so that the run survives its death."""
     max_failures: NonNegativeInt = 3
+    """Restarts after a lost worker before the run fails."""
 
     @property
     def least_workers(self) -> int:
@@ -142,15 +131,12 @@ class ScalingConfig(Config):
 
 
 class TrackingConfig(Config):
-    """Where MLflow keeps the run; a null uri means an SQLite file under the output folder.
-
-    Attributes:
-        system_metrics: Whether load and memory of rank 0's processor and GPU are logged with each interval.
-    """
+    """Where MLflow keeps the run; a null uri means an SQLite file under the output folder."""
 
     uri: LocalPath | None = None
     experiment: str = "yt8m_ray"
     system_metrics: bool = True
+    """Whether load and memory of rank 0's processor and GPU are logged with each interval."""
 
 
 class TrainConfig(Config):

@@ -34,18 +34,15 @@ _MAY_CHANGE = ("augmentation.", "optimizer.", "distillation.", "loss.", "train.b
 
 
 class SearcherConfig(Config):
-    """The choice of the next configuration.
-
-    Attributes:
-        name: `tpe`: tree-structured Parzen estimators (Bergstra et al. 2011; Optuna's, over all keys jointly); `gp`: a
-            Gaussian process (Optuna's); `random`; `grid`: every configuration once.
-        seed: Null takes `run.seed`, the seed of the trials' training.
-        num_random: Random configurations before `tpe` and `gp` begin to model.
-    """
+    """The choice of the next configuration."""
 
     name: Literal["tpe", "gp", "random", "grid"] = "tpe"
+    """`tpe`: tree-structured Parzen estimators (Bergstra et al. 2011; Optuna's, over all keys jointly); `gp`: a
+    Gaussian process (Optuna's); `random`; `grid`: every configuration once."""
     seed: NonNegativeInt | None = None
+    """Null takes `run.seed`, the seed of the trials' training."""
     num_random: PositiveInt = 10
+    """Random configurations before `tpe` and `gp` begin to model."""
 
     @pydantic.model_validator(mode="after")
     def _check_use(self) -> SearcherConfig:
@@ -55,34 +52,30 @@ class SearcherConfig(Config):
 
 
 class SchedulerConfig(Config):
-    """The rule that stops trials early.
-
-    Attributes:
-        name: `asha`: at epochs grace, grace * factor and so on a trial continues if it is among the best 1 / factor of
-            those that came there (arXiv:1810.05934); `hyperband`: brackets of trials that wait for one another
-            (arXiv:1603.06560); `median`: stops below the median of the others' means; `pbt`: population based training
-            (arXiv:1711.09846), in which the worst continue with the weights of the best and other rates; `fifo`: none.
-        grace_epochs: Epochs before a trial may be stopped.
-        brackets: Of `asha`: each further one begins to stop a factor later.
-        min_trials: Of `median`: trials with a result before any is stopped.
-        perturbation_epochs: Of `pbt`: epochs between two comparisons of the population.
-        perturb: Of `pbt`: keys of the space that change in a trial, such as the learning rate and dropout.
-        quantile: Of `pbt`: share of the population that counts as best, and as worst.
-        resample_probability: Of `pbt`: how often a key is drawn instead of multiplied by 0.8 or 1.2.
-        synchronous: Of `pbt`: whether trials wait for one another; otherwise those that begin first are compared with
-            few others.
-    """
+    """The rule that stops trials early."""
 
     name: Literal["asha", "hyperband", "median", "pbt", "fifo"] = "asha"
+    """`asha`: at epochs grace, grace * factor and so on a trial continues if it is among the best 1 / factor of those
+    that came there (arXiv:1810.05934); `hyperband`: brackets of trials that wait for one another (arXiv:1603.06560);
+    `median`: stops below the median of the others' means; `pbt`: population based training (arXiv:1711.09846), in which
+    the worst continue with the weights of the best and other rates; `fifo`: none."""
     grace_epochs: PositiveInt = 1
+    """Epochs before a trial may be stopped."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3
     brackets: PositiveInt = 1
+    """Of `asha`: each further one begins to stop a factor later."""
     min_trials: PositiveInt = 3
+    """Of `median`: trials with a result before any is stopped."""
     perturbation_epochs: PositiveInt = 1
+    """Of `pbt`: epochs between two comparisons of the population."""
     perturb: tuple[str, ...] = ()
+    """Of `pbt`: keys of the space that change in a trial, such as the learning rate and dropout."""
     quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    """Of `pbt`: share of the population that counts as best, and as worst."""
     resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Of `pbt`: how often a key is drawn instead of multiplied by 0.8 or 1.2."""
     synchronous: bool = False
+    """Of `pbt`: whether trials wait for one another; otherwise those that begin first are compared with few others."""
 
     @pydantic.model_validator(mode="after")
     def _check_use(self) -> SchedulerConfig:
@@ -95,67 +88,58 @@ class SchedulerConfig(Config):
 
 
 class BudgetConfig(Config):
-    """When the search ends, whichever comes first. A grid also ends after its last configuration.
-
-    Attributes:
-        trials: Trained configurations; null is as many as the others allow.
-        epochs: Of all trials together.
-        wall_s: Of all starts of the search together.
-    """
+    """When the search ends, whichever comes first. A grid also ends after its last configuration."""
 
     trials: PositiveInt | None = 20
+    """Trained configurations; null is as many as the others allow."""
     epochs: PositiveInt | None = None
+    """Of all trials together."""
     wall_s: PositiveFloat | None = None
+    """Of all starts of the search together."""
 
 
 class LimitsConfig(Config):
-    """The most that a model may cost; a configuration beyond is recorded and not trained.
-
-    Attributes:
-        int8_bytes: Of the weights as `jobs.export` stores them.
-        macs: Multiply-accumulates of a clip of `data.max_frames` frames.
-        latency_ms: Median of one such clip's forward pass, float32, on one thread of the CPU where the search started.
-    """
+    """The most that a model may cost; a configuration beyond is recorded and not trained."""
 
     int8_bytes: PositiveFloat | None = None
+    """Of the weights as `jobs.export` stores them."""
     macs: PositiveFloat | None = None
+    """Multiply-accumulates of a clip of `data.max_frames` frames."""
     latency_ms: PositiveFloat | None = None
+    """Median of one such clip's forward pass, float32, on one thread of the CPU where the search started."""
 
 
 class SearchConfig(Config):
-    """A search: its space, searcher and scheduler, budget and limits.
-
-    Attributes:
-        space: By dotted key of the train config: see `yt8m_ray.config.space.Parameter`.
-        metric: The validation metric to maximise, the best of a trial's epochs.
-        pareto: A cost to minimise too: the result is a front, whose best is the one with the highest metric, and no
-            trial is stopped early.
-        max_epochs: Of a trial; null is the train config's `train.num_epochs`. The winner's config keeps that.
-        max_concurrent: Trials at once; null is as many as fit the cluster.
-        start_with: Configurations to try first, by dotted key; the searcher chooses missing keys.
-        warm_start: Earlier searches that `tpe` and `gp` learn from: their folders, or `mlflow:RUN_ID`, a parent run in
-            the store of `tracking.uri`.
-        keep_checkpoints: Number of best trials whose checkpoints stay after the search.
-        max_failures: How often a trial whose process or node is lost starts again from its last checkpoint.
-        retrain: Further changes of `jobs.tune --retrain` and `best/config.yaml`, by dotted key.
-        dashboard_port: Of the web page on 127.0.0.1; 0 takes a free one, null shows none.
-    """
+    """A search: its space, searcher and scheduler, budget and limits."""
 
     space: Space = Field(min_length=1)
+    """By dotted key of the train config: see `yt8m_ray.config.space.Parameter`."""
     metric: Literal["gap", "hit_at_1", "perr", "mean_ap"] = "gap"
+    """The validation metric to maximise, the best of a trial's epochs."""
     pareto: Cost | None = None
+    """A cost to minimise too: the result is a front, whose best is the one with the highest metric, and no trial is
+    stopped early."""
     searcher: SearcherConfig = SearcherConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     budget: BudgetConfig = BudgetConfig()
     limits: LimitsConfig = LimitsConfig()
     max_epochs: PositiveInt | None = None
+    """Of a trial; null is the train config's `train.num_epochs`. The winner's config keeps that."""
     max_concurrent: PositiveInt | None = None
+    """Trials at once; null is as many as fit the cluster."""
     start_with: list[dict[str, Any]] = Field(default_factory=list)
+    """Configurations to try first, by dotted key; the searcher chooses missing keys."""
     warm_start: list[str] = Field(default_factory=list)
+    """Earlier searches that `tpe` and `gp` learn from: their folders, or `mlflow:RUN_ID`, a parent run in the store of
+    `tracking.uri`."""
     keep_checkpoints: PositiveInt = 1
+    """Number of best trials whose checkpoints stay after the search."""
     max_failures: NonNegativeInt = 2
+    """How often a trial whose process or node is lost starts again from its last checkpoint."""
     retrain: dict[str, Any] = Field(default_factory=dict)
+    """Further changes of `jobs.tune --retrain` and `best/config.yaml`, by dotted key."""
     dashboard_port: NonNegativeInt | None = 0
+    """Of the web page on 127.0.0.1; 0 takes a free one, null shows none."""
 
     @property
     def costs(self) -> list[Cost]:

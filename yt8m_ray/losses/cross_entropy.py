@@ -14,18 +14,15 @@ from yt8m_ray.registry import ComponentConfig, LocalPath
 
 
 class BinaryConfig(ComponentConfig):
-    """The fields of losses of independent classes.
-
-    Attributes:
-        label_smoothing: s in y (1 - s) + s / 2, arXiv:1512.00567 for two outcomes.
-        class_weights: A CSV file with a count for each class: the published vocabulary (`Index`, `TrainVideoCount`) or
-            `class_histogram.csv` of `jobs.inspect`; null weighs all classes alike.
-        max_class_weight: The largest weight; see `yt8m_ray.losses.class_weights`.
-    """
+    """The fields of losses of independent classes."""
 
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    """s in y (1 - s) + s / 2, arXiv:1512.00567 for two outcomes."""
     class_weights: LocalPath | None = None
+    """A CSV file with a count for each class: the published vocabulary (`Index`, `TrainVideoCount`) or
+    `class_histogram.csv` of `jobs.inspect`; null weighs all classes alike."""
     max_class_weight: float = pydantic.Field(default=10.0, ge=1)
+    """The largest weight; see `yt8m_ray.losses.class_weights`."""
 
     @pydantic.model_validator(mode="after")
     def _check_use(self) -> BinaryConfig:
@@ -67,15 +64,12 @@ class BinaryLoss(Loss):
 
 
 class CrossEntropyConfig(BinaryConfig):
-    """The cross-entropy of independent classes.
-
-    Attributes:
-        published_epsilon: Added to the arguments of both logarithms, by published systems 1e-5, which bounds the loss
-            of a class at 11.5 and lets gradients of certain errors vanish; 0 is the exact cross-entropy.
-    """
+    """The cross-entropy of independent classes."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
     published_epsilon: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    """Added to the arguments of both logarithms, by published systems 1e-5, which bounds the loss of a class at 11.5
+    and lets gradients of certain errors vanish; 0 is the exact cross-entropy."""
 
 
 @LOSSES.register("cross_entropy", CrossEntropyConfig)
@@ -96,16 +90,13 @@ class CrossEntropy(BinaryLoss):
 
 
 class FocalConfig(BinaryConfig):
-    """The focal loss (arXiv:1708.02002).
-
-    Attributes:
-        gamma: 0 is the cross-entropy; 2 in the paper.
-        alpha: Weight of positive labels, 1 - alpha of negative ones (0.25 in the paper); null weighs both 1.
-    """
+    """The focal loss (arXiv:1708.02002)."""
 
     name: Literal["focal"] = "focal"
     gamma: float = pydantic.Field(default=2.0, ge=0)
+    """0 is the cross-entropy; 2 in the paper."""
     alpha: float | None = pydantic.Field(default=None, gt=0, lt=1)
+    """Weight of positive labels, 1 - alpha of negative ones (0.25 in the paper); null weighs both 1."""
 
 
 @LOSSES.register("focal", FocalConfig)

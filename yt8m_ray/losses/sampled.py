@@ -13,18 +13,15 @@ from yt8m_ray.registry import ComponentConfig
 
 
 class SampledConfig(ComponentConfig):
-    """The loss of segments of the 7th place of 2019 (ceshine/yt8m-2019, SampledCrossEntropyLoss).
-
-    Attributes:
-        positive_weight: Of a rated label that is 1.
-        negative_weight: Of a rated label that is 0, as coded; the paper prints 1.
-        unrated_weight: Of the mean over unrated negatives.
-    """
+    """The loss of segments of the 7th place of 2019 (ceshine/yt8m-2019, SampledCrossEntropyLoss)."""
 
     name: Literal["sampled"] = "sampled"
     positive_weight: float = pydantic.Field(default=1.5, ge=0)
+    """Of a rated label that is 1."""
     negative_weight: float = pydantic.Field(default=0.5, ge=0)
+    """Of a rated label that is 0, as coded; the paper prints 1."""
     unrated_weight: float = pydantic.Field(default=0.5, ge=0)
+    """Of the mean over unrated negatives."""
 
 
 @LOSSES.register("sampled", SampledConfig)

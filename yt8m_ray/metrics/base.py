@@ -25,17 +25,14 @@ SHARED_DEPTH = 20
 
 @dataclass(frozen=True)
 class TopPairs:
-    """The k best classes of each video: equal scores in the order of class ids, whatever the batch.
-
-    Attributes:
-        scores: [B, k], descending.
-        class_ids: [B, k], uint16 where that holds every class id, else int32.
-        hits: bool [B, k], whether the video has the label.
-    """
+    """The k best classes of each video: equal scores in the order of class ids, whatever the batch."""
 
     scores: Array
+    """[B, k], descending."""
     class_ids: Array
+    """[B, k], uint16 where that holds every class id, else int32."""
     hits: Array
+    """bool [B, k], whether the video has the label."""
 
 
 class RankedBatch:

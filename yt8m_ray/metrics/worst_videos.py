@@ -14,20 +14,17 @@ _TOP_K = 20
 
 @dataclass(frozen=True, order=True)
 class WorstVideo:
-    """One of them; they sort by these values, the worst first.
-
-    Attributes:
-        average_precision: Mean over the labels of the precision at the label's rank, 0 beyond the best 20 classes.
-        doubt: 1 less the best score: of two equally wrong predictions, the surer is worse.
-        labels: Class ids.
-        class_ids: The best classes, best first, with their `scores`.
-    """
+    """One of them; they sort by these values, the worst first."""
 
     average_precision: float
+    """Mean over the labels of the precision at the label's rank, 0 beyond the best 20 classes."""
     doubt: float
+    """1 less the best score: of two equally wrong predictions, the surer is worse."""
     video_id: str
     labels: tuple[int, ...]
+    """Class ids."""
     class_ids: tuple[int, ...]
+    """The best classes, best first, with their `scores`."""
     scores: tuple[float, ...]
 
 

@@ -80,13 +80,10 @@ class Model(nn.Module):
 
 
 class FrameModelFields(ComponentConfig):
-    """The fields of models of single frames.
-
-    Attributes:
-        batch_norm_momentum: Share of a batch in the moving statistics, those of the head too.
-    """
+    """The fields of models of single frames."""
 
     batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
+    """Share of a batch in the moving statistics, those of the head too."""
     sampling: SamplingField = AllFramesConfig()
     head: HeadField = MoEHeadConfig()
 

@@ -33,14 +33,11 @@ INITIAL_BIAS = 0.1
 
 
 class CNNConfig(ComponentConfig):
-    """You8M's CNN.
-
-    Attributes:
-        num_channels: Of each of the eight convolutions; 164 makes the published 1312 in all.
-    """
+    """You8M's CNN."""
 
     name: Literal["cnn"] = "cnn"
     num_channels: int = pydantic.Field(default=164, ge=1)
+    """Of each of the eight convolutions; 164 makes the published 1312 in all."""
     head: HeadField = MoEHeadConfig()
 
 

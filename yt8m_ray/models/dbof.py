@@ -21,21 +21,18 @@ ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {"sigmoi
 
 
 class BagFields(FrameModelFields):
-    """The fields of a deep bag of frames.
-
-    Attributes:
-        num_clusters: K, the units that every frame is projected to.
-        hidden_dim: Units after the pooling.
-        pooling: Over the frames, of each unit.
-        activation: Of the units before and after the pooling.
-        batch_norm: Whether frames, clusters and hidden units are batch-normalized; else the latter two have biases.
-    """
+    """The fields of a deep bag of frames."""
 
     num_clusters: int = pydantic.Field(default=8192, ge=1)
+    """K, the units that every frame is projected to."""
     hidden_dim: int = pydantic.Field(default=1024, ge=1)
+    """Units after the pooling."""
     pooling: Pooled = "max"
+    """Over the frames, of each unit."""
     activation: Activation = "sigmoid"
+    """Of the units before and after the pooling."""
     batch_norm: bool = True
+    """Whether frames, clusters and hidden units are batch-normalized; else the latter two have biases."""
 
 
 class DBoFConfig(BagFields):

@@ -17,20 +17,17 @@ from yt8m_ray.registry import ComponentConfig
 
 
 class DeepCombineChainConfig(ComponentConfig):
-    """The runner-up's video-level chain; the defaults are its run.
-
-    Attributes:
-        num_layers: Classifiers before the last one, L.
-        relu_dim: Units that a classifier's predictions are compressed to for the following ones.
-        support_weight: Share of the L classifiers in the loss; the last one has the rest.
-        head: Every classifier of the chain.
-    """
+    """The runner-up's video-level chain; the defaults are its run."""
 
     name: Literal["deep_combine_chain"] = "deep_combine_chain"
     num_layers: int = pydantic.Field(default=8, ge=1, le=100)
+    """Classifiers before the last one, L."""
     relu_dim: int = pydantic.Field(default=128, ge=1)
+    """Units that a classifier's predictions are compressed to for the following ones."""
     support_weight: float = pydantic.Field(default=0.025, ge=0, le=1)
+    """Share of the L classifiers in the loss; the last one has the rest."""
     head: HeadField = MoEHeadConfig()
+    """Every classifier of the chain."""
 
 
 @MODELS.register("deep_combine_chain", DeepCombineChainConfig)

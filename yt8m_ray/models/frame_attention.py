@@ -18,15 +18,12 @@ EXPANSION = 2  # units for each dimension of a feature
 
 
 class FrameAttentionConfig(FrameModelFields):
-    """The 2018 winner's attention_frames_v0.
-
-    Attributes:
-        attend_to_padding: Whether every clip counts as `max_frames` frames, padded with zeros, as published; published
-            weights need it, and `load_published` switches it on. Otherwise padding has no weight.
-    """
+    """The 2018 winner's attention_frames_v0."""
 
     name: Literal["frame_attention"] = "frame_attention"
     attend_to_padding: bool = False
+    """Whether every clip counts as `max_frames` frames, padded with zeros, as published; published weights need it, and
+    `load_published` switches it on. Otherwise padding has no weight."""
     max_frames: int = pydantic.Field(default=300, ge=1)
     head: HeadField = LogisticHeadConfig()
 

@@ -27,22 +27,19 @@ from yt8m_ray.models.sampling import SamplingField, TrimmedFramesConfig
 
 
 class GatedDBoF2019Config(FrameModelFields):
-    """The defaults are the run that was published as dbof-3.
-
-    Attributes:
-        num_clusters: Units that each frame is projected to.
-        hidden_dim: Units after the pooling.
-        dropout: Of the pooled units.
-        frame_se_reduction: How much narrower the middle of the gate on a frame's units is; null is no gate.
-        se_reduction: The same for the hidden layer.
-    """
+    """The defaults are the run that was published as dbof-3."""
 
     name: Literal["gated_dbof_2019"] = "gated_dbof_2019"
     num_clusters: int = pydantic.Field(default=4096, ge=1)
+    """Units that each frame is projected to."""
     hidden_dim: int = pydantic.Field(default=2048, ge=1)
+    """Units after the pooling."""
     dropout: float = pydantic.Field(default=0.5, ge=0, lt=1)
+    """Of the pooled units."""
     frame_se_reduction: int | None = pydantic.Field(default=8, ge=1)
+    """How much narrower the middle of the gate on a frame's units is; null is no gate."""
     se_reduction: int | None = pydantic.Field(default=4, ge=1)
+    """The same for the hidden layer."""
     batch_norm_momentum: float = pydantic.Field(default=TORCH_BATCH_NORM_MOMENTUM, gt=0, le=1)
     sampling: SamplingField = TrimmedFramesConfig()
     head: HeadField = LogitMoEHeadConfig()

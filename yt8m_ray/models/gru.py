@@ -38,16 +38,13 @@ def _gating(dim: int, *, enabled: bool, batch_norm_momentum: float) -> ContextGa
 
 
 class BidirectionalGRUConfig(FrameModelFields):
-    """GRUbidirect of the 2018 winner, and of You8M with 1,250 cells.
-
-    Attributes:
-        cell_dim: Units of the second layer; each direction of the first has half of them.
-        gating: Whether a context gate, with a bias, follows.
-    """
+    """GRUbidirect of the 2018 winner, and of You8M with 1,250 cells."""
 
     name: Literal["bidirectional_gru"] = "bidirectional_gru"
     cell_dim: int = pydantic.Field(default=1024, ge=2, multiple_of=2)
+    """Units of the second layer; each direction of the first has half of them."""
     gating: bool = False
+    """Whether a context gate, with a bias, follows."""
 
 
 @MODELS.register("bidirectional_gru", BidirectionalGRUConfig)
@@ -68,14 +65,11 @@ class BidirectionalGRUModel(FrameModel):
 
 
 class BranchedGRUConfig(FrameModelFields):
-    """The 2018 winner's GRUbidirect_branchedBN.
-
-    Attributes:
-        gating: Whether a context gate, with a bias, follows; the published one cannot run.
-    """
+    """The 2018 winner's GRUbidirect_branchedBN."""
 
     name: Literal["branched_gru"] = "branched_gru"
     gating: bool = False
+    """Whether a context gate, with a bias, follows; the published one cannot run."""
 
 
 class GRUBranch(nn.Module):

@@ -15,15 +15,11 @@ from yt8m_ray.models.layers import mask_frames
 
 
 class GRUDBoFConfig(BagFields):
-    """You8M's GRU_DBoF_hybrid.
-
-    Attributes:
-        cell_dim: Of the GRU over both directions; each of them has half as many.
-        sampling: The frames in the bag, 30 random ones as published; the GRU reads all.
-    """
+    """You8M's GRU_DBoF_hybrid; `sampling` chooses the bag's frames, 30 random ones as published, the GRU reads all."""
 
     name: Literal["gru_dbof"] = "gru_dbof"
     cell_dim: int = pydantic.Field(default=1024, ge=2, multiple_of=2)
+    """Of the GRU over both directions; each of them has half as many."""
     activation: Activation = "relu6"
 
 

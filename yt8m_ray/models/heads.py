@@ -59,18 +59,14 @@ def _set_bias(linear: nn.Linear, probabilities: torch.Tensor) -> None:
 
 
 class LogisticFields(ComponentConfig):
-    """The fields of a logistic classifier, as a head or as a whole model.
-
-    Attributes:
-        l2: Weight of the l2 term.
-        l2_on_biases: Whether the biases are in the l2 term, as with NeXtVLAD's authors.
-        initial_probability: Of every class before training; None is the published start of 0.5, which takes hundreds of
-            steps to unlearn.
-    """
+    """The fields of a logistic classifier, as a head or as a whole model."""
 
     l2: float = pydantic.Field(default=L2, ge=0)
+    """Weight of the l2 term."""
     l2_on_biases: bool = False
+    """Whether the biases are in the l2 term, as with NeXtVLAD's authors."""
     initial_probability: float | None = pydantic.Field(default=None, gt=0, lt=1)
+    """Of every class before training; None is the published start of 0.5, which takes hundreds of steps to unlearn."""
 
 
 class LogisticHeadConfig(LogisticFields):
@@ -111,24 +107,21 @@ class LogisticHead(Head):
 
 
 class MoEFields(ComponentConfig):
-    """The fields of a mixture of experts, as a head or as a whole model.
-
-    Attributes:
-        num_mixtures: Experts a class, M; a dummy expert that predicts 0 joins them.
-        low_rank: Rank of the gates' weights; None is full rank.
-        prob_gating: The input of a gate on the probabilities: none, the probabilities or the head's input.
-        prob_gating_remove_diagonal: Whether a class's own probability is kept out of its gate.
-        l2: Weight of the l2 term on gates and experts.
-        initial_probability: Of every class before training, below the M / (M + 1) that the dummy leaves (half of it
-            with probability gating); None is the published start, half of that bound.
-    """
+    """The fields of a mixture of experts, as a head or as a whole model."""
 
     num_mixtures: int = pydantic.Field(default=2, ge=1)
+    """Experts a class, M; a dummy expert that predicts 0 joins them."""
     low_rank: int | None = pydantic.Field(default=None, ge=1)
+    """Rank of the gates' weights; None is full rank."""
     prob_gating: Literal["none", "prob", "input"] = "none"
+    """The input of a gate on the probabilities: none, the probabilities or the head's input."""
     prob_gating_remove_diagonal: bool = False
+    """Whether a class's own probability is kept out of its gate."""
     l2: float = pydantic.Field(default=L2, ge=0)
+    """Weight of the l2 term on gates and experts."""
     initial_probability: float | None = pydantic.Field(default=None, gt=0, lt=1)
+    """Of every class before training, below the M / (M + 1) that the dummy leaves (half of it with probability gating);
+    None is the published start, half of that bound."""
 
     @property
     def expert_share(self) -> float:

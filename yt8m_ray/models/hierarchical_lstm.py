@@ -15,16 +15,13 @@ from yt8m_ray.models.recurrent import LSTM, full_state
 
 
 class HierarchicalLSTMConfig(StackedLSTMFields):
-    """HierarchicalLstmModel; the defaults are the teacher, and `every: 10, num_blocks: 5` is its student.
-
-    Attributes:
-        num_blocks: Blocks of a clip of `max_frames` frames; a longer clip has more of the same length.
-        every: The frames 0, every, 2 * every, ... are read.
-    """
+    """HierarchicalLstmModel; the defaults are the teacher, and `every: 10, num_blocks: 5` is its student."""
 
     name: Literal["hierarchical_lstm"] = "hierarchical_lstm"
     num_blocks: int = pydantic.Field(default=20, ge=1, le=10_000)
+    """Blocks of a clip of `max_frames` frames; a longer clip has more of the same length."""
     every: int = pydantic.Field(default=1, ge=1)
+    """The frames 0, every, 2 * every, ... are read."""
     max_frames: int = pydantic.Field(default=300, ge=1)
 
     @property

@@ -10,43 +10,31 @@ import torch
 from torch import nn
 
 from yt8m_ray.models.base import FrameModel, FrameModelFields
-from yt8m_ray.models.layers import (
-    BatchNorm,
-    ContextGating,
-    HiddenLayer,
-    NormalizedBy,
-    normal_linear,
-)
+from yt8m_ray.models.layers import BatchNorm, ContextGating, HiddenLayer, NormalizedBy, normal_linear
 
 CLIPS_A_PART = 4  # clips that a CPU pools at a time without a gradient
 
 
 class LateFusionFields(FrameModelFields):
-    """The fields of every such model.
-
-    Attributes:
-        num_clusters: K of the first feature; the others have a published fraction of it.
-        use_relu: Whether the hidden layer is relu6 of a batch norm; otherwise it is linear with a bias.
-        batch_norm: Whether frames, clusters, hidden layer and gate are batch-normalized.
-    """
+    """The fields of every such model."""
 
     num_clusters: int = pydantic.Field(default=256, ge=2)
+    """K of the first feature; the others have a published fraction of it."""
     use_relu: bool = False
+    """Whether the hidden layer is relu6 of a batch norm; otherwise it is linear with a bias."""
     batch_norm: bool = True
+    """Whether frames, clusters, hidden layer and gate are batch-normalized."""
 
 
 class Assignment(nn.Module):
-    """Soft assignment of frames to clusters: softmax(BN(x W)) over the clusters, with a bias where there is no BN.
-
-    Attributes:
-        shares_weights: Whether the pooling layer reads the weights too.
-    """
+    """Soft assignment of frames to clusters: softmax(BN(x W)) over the clusters, with a bias where there is no BN."""
 
     def __init__(self, feature_dim: int, num_clusters: int, fields: LateFusionFields) -> None:
         super().__init__()
         std = 1 / math.sqrt(feature_dim)
         self.weights = normal_linear(feature_dim, num_clusters, std=std, bias_std=None if fields.batch_norm else std)
         self.bn = BatchNorm(num_clusters, momentum=fields.batch_norm_momentum) if fields.batch_norm else None
+        # Set by a pooling layer that reads the weights too: then their output is not for the batch norm alone.
         self.shares_weights = False
 
     @property
@@ -75,7 +63,6 @@ class LateFusionModel(FrameModel):
     """Batch-normalized frames, a pooling layer a feature, the results concatenated; hidden layer, gate and head on top.
 
     Args:
-        config: The shared fields.
         pools: One a feature.
         hidden_dim: None is no hidden layer.
         gating: Whether a context gate follows.

@@ -19,24 +19,21 @@ from yt8m_ray.registry import ComponentConfig
 
 
 class LogitMoEHeadConfig(ComponentConfig):
-    """The head `logit_moe`; the defaults are those of the 7th place of 2019, but for its weight decay instead of l2.
-
-    Attributes:
-        num_mixtures: Experts a class, M; a dummy expert whose logit is 0 joins them.
-        per_class: Whether each class has gates of its own.
-        batch_norm: Whether experts and gates batch-normalize the input, each apart; not with the 3rd place of 2019.
-        dropout: Of the input, drawn for experts and gates apart.
-        l2: Weight of the l2 term on gates and experts.
-        initial_probability: Of every class before training; None is the published start of 0.5.
-    """
+    """The head `logit_moe`; the defaults are those of the 7th place of 2019, but for its weight decay instead of l2."""
 
     name: Literal["logit_moe"] = "logit_moe"
     num_mixtures: int = pydantic.Field(default=4, ge=1)
+    """Experts a class, M; a dummy expert whose logit is 0 joins them."""
     per_class: bool = False
+    """Whether each class has gates of its own."""
     batch_norm: bool = True
+    """Whether experts and gates batch-normalize the input, each apart; not with the 3rd place of 2019."""
     dropout: float = pydantic.Field(default=0.5, ge=0, lt=1)
+    """Of the input, drawn for experts and gates apart."""
     l2: float = pydantic.Field(default=L2, ge=0)
+    """Weight of the l2 term on gates and experts."""
     initial_probability: float | None = pydantic.Field(default=None, gt=0, lt=1)
+    """Of every class before training; None is the published start of 0.5."""
 
 
 @HEADS.register("logit_moe", LogitMoEHeadConfig)

@@ -65,16 +65,13 @@ class LSTMPairModel(FrameModel):
 
 
 class BidirectionalLSTMConfig(FrameModelFields):
-    """Lstmbidirect of the 2018 winner, and of You8M with 1,200 cells.
-
-    Attributes:
-        cell_dim: Units of the second layer; each direction of the first has half of them.
-        frame_shuffle: Whether training sees a clip's frames in random order; the published code evaluates so, too.
-    """
+    """Lstmbidirect of the 2018 winner, and of You8M with 1,200 cells."""
 
     name: Literal["bidirectional_lstm"] = "bidirectional_lstm"
     cell_dim: int = pydantic.Field(default=1024, ge=2, multiple_of=2)
+    """Units of the second layer; each direction of the first has half of them."""
     frame_shuffle: bool = False
+    """Whether training sees a clip's frames in random order; the published code evaluates so, too."""
 
 
 @MODELS.register("bidirectional_lstm", BidirectionalLSTMConfig)

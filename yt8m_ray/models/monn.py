@@ -23,21 +23,18 @@ MIDDLE_NUM_FRAMES, NUM_FRAMES_SCALE = 151, 300  # the published feature is (n - 
 
 
 class MoNNConfig(ComponentConfig):
-    """You8M's MoNN; the defaults are MoNN3Lw, and configs/train/ has the others.
-
-    Attributes:
-        hidden_dims: Units of the experts' relu layers; published are MoNN2Lw (13830, 6915), MoNN3L (4096 three times),
-            MoNN3Lw (18440, 2305, 9220) and MoNN4Ln (2048 four times).
-        num_mixtures: Experts a class, M; a dummy expert that predicts 0 joins them.
-        statistics: The input, in order; You8M wrote them to shards.
-        l2: Weight of the l2 term on all matrices.
-    """
+    """You8M's MoNN; the defaults are MoNN3Lw, and configs/train/ has the others."""
 
     name: Literal["monn"] = "monn"
     hidden_dims: tuple[PositiveInt, ...] = pydantic.Field(default=(18440, 2305, 9220), min_length=1, max_length=100)
+    """Units of the experts' relu layers; published are MoNN2Lw (13830, 6915), MoNN3L (4096 three times), MoNN3Lw
+    (18440, 2305, 9220) and MoNN4Ln (2048 four times)."""
     num_mixtures: int = pydantic.Field(default=3, ge=1)
+    """Experts a class, M; a dummy expert that predicts 0 joins them."""
     statistics: tuple[Statistic, ...] = pydantic.Field(default=("mean", "std", "num_frames"), min_length=1)
+    """The input, in order; You8M wrote them to shards."""
     l2: float = pydantic.Field(default=L2, ge=0)
+    """Weight of the l2 term on all matrices."""
 
 
 def statistics_of(

@@ -18,21 +18,18 @@ MIN_DEVIATION = 1e-6  # added to the square of a learned deviation, as published
 
 
 class NetFVConfig(LateFusionFields):
-    """The 2018 winner's NetFVModelLF; the defaults are its flags'.
-
-    Attributes:
-        hidden_dim: Outputs of the hidden layer.
-        use_relu: Whether the hidden layer is relu6 of a batch norm; otherwise it is linear with a bias.
-        gating: Whether a context gate follows the hidden layer.
-        couple_weights: Whether the centres are the assignment's weights times `coupling_factor`, or learned.
-    """
+    """The 2018 winner's NetFVModelLF; the defaults are its flags'."""
 
     name: Literal["netfv"] = "netfv"
     num_clusters: int = pydantic.Field(default=64, ge=2)
     hidden_dim: int = pydantic.Field(default=2048, ge=1)
+    """Outputs of the hidden layer."""
     use_relu: bool = True
+    """Whether the hidden layer is relu6 of a batch norm; otherwise it is linear with a bias."""
     gating: bool = False
+    """Whether a context gate follows the hidden layer."""
     couple_weights: bool = True
+    """Whether the centres are the assignment's weights times `coupling_factor`, or learned."""
     coupling_factor: float = 0.01
 
 

@@ -16,17 +16,14 @@ from yt8m_ray.models.layers import L2_NORMALIZE_EPSILON
 
 
 class NetVLADFields(LateFusionFields):
-    """The 2018 winner's NetVLADModelLF; the defaults are its largest model, but for the probability gating of its head.
-
-    Attributes:
-        hidden_dim: Outputs of the hidden layer.
-        gating: Whether a context gate follows the hidden layer.
-        gating_remove_diagonal: Whether a hidden unit is kept out of its own gate.
-    """
+    """The 2018 winner's NetVLADModelLF; the defaults are its largest model, but for its head's probability gating."""
 
     hidden_dim: int = pydantic.Field(default=1024, ge=1)
+    """Outputs of the hidden layer."""
     gating: bool = True
+    """Whether a context gate follows the hidden layer."""
     gating_remove_diagonal: bool = False
+    """Whether a hidden unit is kept out of its own gate."""
 
 
 class NetVLADConfig(NetVLADFields):

@@ -27,22 +27,19 @@ ClusterNormalization = Literal["batch_norm", "shared_batch_norm", "bias"]
 
 
 class NeXtVLADFields(FrameModelFields):
-    """The fields of one NeXtVLAD, alone or as a branch of a mixture.
-
-    Attributes:
-        num_clusters: K of the first feature; the others have K // 2 clusters.
-        groups: G of the first feature; the others have G // 2 groups.
-        expansion: How many times a feature's frames are widened before they are cut into groups.
-        dropout: Of the descriptors.
-        gating_reduction: How much narrower than the hidden layer the middle of its gate is.
-    """
+    """The fields of one NeXtVLAD, alone or as a branch of a mixture."""
 
     num_clusters: int = pydantic.Field(default=128, ge=2)
+    """K of the first feature; the others have K // 2 clusters."""
     groups: int = pydantic.Field(default=8, ge=1)
+    """G of the first feature; the others have G // 2 groups."""
     expansion: int = pydantic.Field(default=2, ge=1)
+    """How many times a feature's frames are widened before they are cut into groups."""
     hidden_dim: int = pydantic.Field(default=2048, ge=1)
     dropout: float = pydantic.Field(default=0.5, ge=0, lt=1)
+    """Of the descriptors."""
     gating_reduction: int = pydantic.Field(default=8, ge=1)
+    """How much narrower than the hidden layer the middle of its gate is."""
     head: HeadField = LogisticHeadConfig(l2=1e-5, l2_on_biases=True)
 
 
@@ -53,20 +50,17 @@ class NeXtVLADConfig(NeXtVLADFields):
 
 
 class MixNeXtVLADConfig(NeXtVLADFields):
-    """The authors' mixture, with the defaults of its final run.
-
-    Attributes:
-        num_branches: NeXtVLADs in the mixture.
-        temperature: Divides the logits before branches are compared with the mixture.
-        kl_weight: Of that comparison in the loss; published is the square of the temperature.
-    """
+    """The authors' mixture, with the defaults of its final run."""
 
     name: Literal["mix_nextvlad"] = "mix_nextvlad"
     num_clusters: int = pydantic.Field(default=112, ge=2)
     gating_reduction: int = pydantic.Field(default=16, ge=1)
     num_branches: int = pydantic.Field(default=3, ge=2, le=100)
+    """NeXtVLADs in the mixture."""
     temperature: float = pydantic.Field(default=3.0, gt=0)
+    """Divides the logits before branches are compared with the mixture."""
     kl_weight: float = pydantic.Field(default=9.0, ge=0)
+    """Of that comparison in the loss; published is the square of the temperature."""
 
 
 class NeXtVLAD(nn.Module):

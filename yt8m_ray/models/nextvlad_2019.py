@@ -29,25 +29,22 @@ ALPHA = 100.0  # the first assignments are softmax(-ALPHA * squared distance to 
 
 
 class NeXtVLAD2019Config(FrameModelFields):
-    """The defaults are the run that was published as nextvlad-2.
-
-    Attributes:
-        num_clusters: K of the first feature; the others have K // 2 clusters.
-        groups: G of every feature.
-        expansion: How many times a feature's frames are widened before they are cut into groups.
-        cluster_bn: Whether a batch norm of K channels, shared by groups, precedes the assignment, or a bias.
-        dropout: Of whole clusters.
-        se_reduction: How much narrower than the hidden layer the middle of its gate is; null is no gate.
-    """
+    """The defaults are the run that was published as nextvlad-2."""
 
     name: Literal["nextvlad_2019"] = "nextvlad_2019"
     num_clusters: int = pydantic.Field(default=64, ge=2)
+    """K of the first feature; the others have K // 2 clusters."""
     groups: int = pydantic.Field(default=16, ge=1)
+    """G of every feature."""
     expansion: int = pydantic.Field(default=2, ge=1)
+    """How many times a feature's frames are widened before they are cut into groups."""
     hidden_dim: int = pydantic.Field(default=2048, ge=1)
     cluster_bn: bool = True
+    """Whether a batch norm of K channels, shared by groups, precedes the assignment, or a bias."""
     dropout: float = pydantic.Field(default=0.25, ge=0, lt=1)
+    """Of whole clusters."""
     se_reduction: int | None = pydantic.Field(default=4, ge=1)
+    """How much narrower than the hidden layer the middle of its gate is; null is no gate."""
     batch_norm_momentum: float = pydantic.Field(default=TORCH_BATCH_NORM_MOMENTUM, gt=0, le=1)
     sampling: SamplingField = TrimmedFramesConfig()
     head: HeadField = LogitMoEHeadConfig()

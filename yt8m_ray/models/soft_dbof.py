@@ -15,18 +15,15 @@ from yt8m_ray.models.layers import BatchNorm, NormalizedBy, l2_normalize, normal
 
 
 class SoftDBoFFields(LateFusionFields):
-    """The fields of both bags; the defaults are the winner's DBoF1 but for `use_relu`, its flag's default.
-
-    Attributes:
-        num_clusters: K of the first feature; the others have K // 8, at least 2.
-        hidden_dim: Null or 0 is no hidden layer (the flag `fc_dimred` off).
-        max_pool: Whether the largest shares stand beside the sums; the gated bag of the first feature ignores it.
-    """
+    """The fields of both bags; the defaults are the winner's DBoF1 but for `use_relu`, its flag's default."""
 
     num_clusters: int = pydantic.Field(default=4096, ge=2)
+    """K of the first feature; the others have K // 8, at least 2."""
     hidden_dim: int | None = pydantic.Field(default=1024, ge=0)
+    """Null or 0 is no hidden layer (the flag `fc_dimred` off)."""
     use_relu: bool = True
     max_pool: bool = False
+    """Whether the largest shares stand beside the sums; the gated bag of the first feature ignores it."""
 
 
 class SoftDBoFConfig(SoftDBoFFields):
