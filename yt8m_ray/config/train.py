@@ -100,7 +100,6 @@ class ScalingConfig(Config):
     """GPUs of a worker that has some; a part of one lets several runs of one worker share it."""
     cpus_per_worker: PositiveFloat | None = None
     """Logical CPUs and torch threads of a worker; null takes one, or less where the cluster is small."""
-
     local_mode: bool = True
     """One worker without a GPU, on a cluster of one machine, trains in the process of the command, which starts faster;
     false gives it a process of its own, so that the run survives its death."""
