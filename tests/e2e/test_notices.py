@@ -144,8 +144,8 @@ def give_notice(giver: NoticeGiver, second: Command, run: RunFolder, watch: Watc
     longer than the wait.
     """
     num_starts = len(run.starts())
-    giver.give(second)
     num_answers = watch.command.stderr.count("starting again")
+    giver.give(second)  # may return after the answer
     watch.until(lambda: watch.command.stderr.count("starting again") > num_answers)
     last_step = run.last_step()
     watch.until(lambda: len(run.starts()) > num_starts)
