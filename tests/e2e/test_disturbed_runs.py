@@ -25,8 +25,9 @@ from yt8m_ray.artifacts.folder_manifest import read_manifest
 NUM_KILLS = 10
 
 
-def arguments(shards: Shards, output: Path, *more: str, num_epochs: int = 2) -> list[str]:
-    settings = f"data.num_classes={NUM_CLASSES} scaling.num_workers=2 train.batch_size=20 model.name=moe run.name=run"
+def arguments(shards: Shards, output: Path, *more: str, num_epochs: int = 2, num_workers: int = 2) -> list[str]:
+    settings = f"data.num_classes={NUM_CLASSES} scaling.num_workers={num_workers} train.batch_size=20"
+    settings += " model.name=moe run.name=run"
     intervals = f"train.num_epochs={num_epochs} train.log_every_steps=10 checkpoint.every_steps=5 train.report=false"
     paths = [f"output={output}", f"data.train={shards.train}", f"data.validation={shards.validation}"]
     return [*paths, *settings.split(), *intervals.split(), "run.trace_videos=true", *more]
@@ -39,7 +40,7 @@ def errors(stderr: str) -> list[str]:
 def test_a_second_command_is_refused_and_a_removed_folder_is_one_message(
     start_verb: StartVerb, run_verb: RunVerb, video_shards: Shards, tmp_path: Path
 ) -> None:
-    command_line = arguments(video_shards, tmp_path, num_epochs=1000)
+    command_line = arguments(video_shards, tmp_path, num_epochs=1000, num_workers=1)
     with start_verb("train", *command_line) as first:
         first.wait_until(lambda: latest_checkpoint(tmp_path / "run"))
 

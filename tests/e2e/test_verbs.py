@@ -38,7 +38,7 @@ class Submitted:
 @pytest.fixture(scope="module")
 def submitted(head: Head, frame_shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
     output = tmp_path_factory.mktemp("submitted")
-    settings = "run.name=run model.name=netvlad model.num_clusters=4 model.hidden_dim=16 scaling.num_workers=2"
+    settings = "run.name=run model.name=netvlad model.num_clusters=4 model.hidden_dim=16"
     settings += f" train.batch_size=16 train.num_epochs=2 data.num_classes={NUM_CLASSES}"
     settings += " data.features.rgb=1024 data.features.audio=128"
     paths = [f"output={output}", f"data.train={frame_shards.train}", f"data.validation={frame_shards.validation}"]

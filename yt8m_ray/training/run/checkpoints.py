@@ -50,8 +50,6 @@ class LocalCheckpoints:
 
     def save(self, name: str, write: Callable[[Path], None]) -> None:
         aside, place = self._folder / f"{_ASIDE}{name}", self._folder / name
-        if not self._folder.is_dir():
-            raise CheckpointWriteError(f"{self._folder}: the folder of the run was removed while the run was at work")
         try:
             self._clear_aside()
             aside.mkdir()
@@ -63,6 +61,10 @@ class LocalCheckpoints:
             aside.rename(place)
             _to_disk(self._folder)
         except (OSError, safetensors.SafetensorError) as error:
+            if not self._folder.is_dir():
+                raise CheckpointWriteError(
+                    f"{self._folder}: the folder of the run was removed while the run was at work"
+                ) from None
             shutil.rmtree(aside, ignore_errors=True)
             latest = self.latest()
             kept = f"the last one is {latest}" if latest else "there is none yet"

@@ -191,3 +191,14 @@ def test_a_run_whose_folder_was_removed_says_so(save: Save, tmp_path: Path) -> N
 
     with pytest.raises(CheckpointWriteError, match=r"the folder of the run was removed while the run was at work"):
         save(2)
+
+
+def test_a_run_whose_folder_is_renamed_while_it_writes_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def write(aside: Path) -> None:
+        aside.parent.rename(tmp_path / "removed")
+
+    with pytest.raises(CheckpointWriteError, match=r"the folder of the run was removed while the run was at work"):
+        LocalCheckpoints(folder, num_to_keep=1).save("epoch_0000", write)
