@@ -24,14 +24,7 @@ _UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a bundle without loading it.
-
-    Attributes:
-        path: As it was asked for.
-        version: The short hash of its contents.
-        document: Its bundle.yaml.
-        tensors: Of each member, in the order of their names.
-    """
+    """What is known of a bundle without loading it; `tensors` are those of each member, in the order of their names."""
 
     path: str
     version: str

@@ -38,7 +38,7 @@ from yt8m_ray.inference.predictor import load_vocabulary
 from yt8m_ray.inference.quantization.quantize import channel_axes, quantize_state
 from yt8m_ray.inference.quantization.restore import restore_model
 from yt8m_ray.metrics import Metric, build_metric
-from yt8m_ray.models import Model
+from yt8m_ray.models import Model, build_model_for_weights
 from yt8m_ray.models.ensemble import Ensemble
 from yt8m_ray.registry import ComponentConfig
 from yt8m_ray.schema import Batch
@@ -57,19 +57,14 @@ class StoredModel:
 
     @property
     def num_bytes(self) -> int:
-        """Of the tensors."""
+        """Bytes of the tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def restore(self, device: str = "cpu") -> Model:
         """Returns the model that computes with the stored weights, as a bundle's does."""
-        return restore_model(
-            self.config,
-            dict(self.tensors),
-            feature_sizes=self.feature_sizes,
-            num_classes=self.num_classes,
-            activations=self.activations,
-            device=device,
-        )
+        sizes, num_classes = self.feature_sizes, self.num_classes
+        model = build_model_for_weights(self.config, feature_sizes=sizes, num_classes=num_classes)
+        return restore_model(model, dict(self.tensors), activations=self.activations, device=device)
 
     # Pickle copies a tensor of torch several times; arrays of bytes go into Ray's store, and out of it, as they are.
     def __getstate__(self) -> dict[str, Any]:
@@ -117,12 +112,6 @@ def load_members(config: ExportConfig) -> list[Member]:
         members.append(Member(asked.checkpoint, trained, config.transform_of(asked), run_id, model))
     check_agreement([member.checkpoint for member in members], [member.config.data for member in members])
     return members
-
-
-def ensembles(config: ExportConfig, members: Sequence[Member]) -> tuple[Ensemble, Ensemble]:
-    """Returns the ensemble of the members as trained and as stored."""
-    before = Ensemble([member.model for member in members], config.weights())
-    return before.eval(), Ensemble([member.stored.restore() for member in members], config.weights()).eval()
 
 
 class QualityMeter:
