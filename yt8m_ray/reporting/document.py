@@ -36,13 +36,9 @@ class Section:
 def write_document(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     """Writes both files beside their pictures, and returns the path of report.html."""
     markdown, document = _to_markdown(title, sections), _to_html(title, sections, folder)
-    replace_file(folder / "report.md", lambda aside: _write(aside, markdown))
-    replace_file(folder / "report.html", lambda aside: _write(aside, document))
+    replace_file(folder / "report.md", lambda aside: aside.write_text(markdown, encoding="utf-8"))
+    replace_file(folder / "report.html", lambda aside: aside.write_text(document, encoding="utf-8"))
     return folder / "report.html"
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _to_markdown(title: str, sections: Sequence[Section]) -> str:

@@ -75,6 +75,7 @@ def to_json(description: Description, *, with_tensors: bool = False) -> str:
         "float32_bytes": document.float32_bytes,
         "stored_bytes": document.stored_bytes,
         **document.model_dump(mode="json"),
+        # Left out of bundle.yaml itself, and so of the dump.
         "migrated_from": document.migrated_from,
     }
     if with_tensors:

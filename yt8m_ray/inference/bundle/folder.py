@@ -89,7 +89,7 @@ def write_bundle(
 
 
 def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
-    """Returns the bundle in a folder or tar, its model on `device`, after its files were compared with the manifest.
+    """Returns the bundle in a folder or tar, its model on `device`.
 
     Raises:
         ValueError: there is no bundle, a file is missing, changed or malformed, or the format version is unknown.

@@ -99,16 +99,11 @@ class Member:
 
 
 def load_members(config: ExportConfig) -> list[Member]:
-    """Returns the members that `config` names.
-
-    Raises:
-        ValueError: a checkpoint cannot be read, or the members do not go together.
-    """
+    """Returns the members that `config` names; ValueError where one cannot be read, or they do not go together."""
     members = []
     for asked in config.members:
         model, trained, manifest = load_checkpoint(asked.checkpoint, ema=asked.ema)
-        run_id = manifest.get("mlflow_run_id")
-        run_id = None if run_id is None else str(run_id)
+        run_id = None if manifest.get("mlflow_run_id") is None else str(manifest["mlflow_run_id"])
         members.append(Member(asked.checkpoint, trained, config.transform_of(asked), run_id, model))
     check_agreement([member.checkpoint for member in members], [member.config.data for member in members])
     return members
@@ -142,11 +137,7 @@ class QualityMeter:
         self.num_labels += other.num_labels
 
     def compute(self) -> list[float]:
-        """Returns GAP of each member, then of the ensemble.
-
-        Raises:
-            ValueError: no video had a label.
-        """
+        """Returns GAP of each member, then of the ensemble; ValueError where no video had a label."""
         if not self.num_labels:
             raise ValueError(f"data.validation: none of its {self.num_videos} videos has a label to measure GAP with")
         return [metric.compute() for metric in self._metrics]
@@ -162,14 +153,9 @@ def assemble(
     weighting: WeightingReport | None = None,
     trials: TransformReport | None = None,
 ) -> tuple[Path, BundleDocument]:
-    """Writes the bundle of `members` and returns its folder and document.
+    """Writes the bundle of `members`, those that `config` names, and returns its folder and document.
 
-    Args:
-        config: The export, with the members that were chosen and their weights.
-        members: Those members.
-        before: Of the weights as trained.
-        after: Of the weights as stored.
-        split: The shards that both were measured on.
+    `before` is of the weights as trained, `after` of those as stored, both measured on the shards of `split`.
     """
     data = members[0].config.data
     (*gaps_before, gap_before), (*gaps_after, gap_after) = before.compute(), after.compute()

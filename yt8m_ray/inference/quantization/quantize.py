@@ -182,8 +182,8 @@ def unpack_int4(packed: torch.Tensor) -> torch.Tensor:
     return halves.to(torch.int8) - _INT4_MIDDLE
 
 
-def quantize_channels(weights: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns int8 codes of the shape of `weights`, and float32 scales of shape 1 in all axes but `axis`."""
+def quantize_channels(weights: torch.Tensor, axis: int, *, most: int = MAX_CODE) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns int8 codes -most..most shaped as `weights`, and float32 scales of shape 1 in all axes but `axis`."""
     codes = torch.empty_like(weights, dtype=torch.int8)
     scales = weights.new_empty([size if number == axis else 1 for number, size in enumerate(weights.shape)])
     other_axes = [other for other in range(weights.ndim) if other != axis]
@@ -193,8 +193,8 @@ def quantize_channels(weights: torch.Tensor, axis: int) -> tuple[torch.Tensor, t
     for part, part_codes, part_scale in zip(*parts, strict=True):
         largest = part.abs().amax(dim=other_axes, keepdim=True)
         # The floor keeps the division finite for an all-zero channel; its codes are 0 whatever the scale.
-        part_scale.copy_((largest / MAX_CODE).clamp_min(_TINY))
-        part_codes.copy_((part / part_scale).round_().clamp_(-MAX_CODE, MAX_CODE))
+        part_scale.copy_((largest / most).clamp_min(_TINY))
+        part_codes.copy_((part / part_scale).round_().clamp_(-most, most))
     return codes, scales
 
 
@@ -221,12 +221,6 @@ def _to_half(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
 
 def _quantize_groups(weights: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns bytes of two codes [out, in / 2] of weights [out, in], and scales [out, in / size]."""
-    packed, scales = [], []
-    for part in weights.split(max(_PART_ELEMENTS // weights.shape[1], 1)):
-        groups = part.reshape(len(part), -1, size)
-        scale = (groups.abs().amax(dim=2) / MAX_INT4_CODE).clamp_min(_TINY)
-        codes = (groups / scale.unsqueeze(2)).round_().clamp_(-MAX_INT4_CODE, MAX_INT4_CODE)
-        halves = (codes.flatten(1) + _INT4_MIDDLE).to(torch.uint8)
-        packed.append(halves[:, 0::2] | halves[:, 1::2] << 4)
-        scales.append(scale)
-    return torch.cat(packed), torch.cat(scales)
+    codes, scales = quantize_channels(weights.reshape(-1, size), 0, most=MAX_INT4_CODE)
+    halves = codes.add_(_INT4_MIDDLE).view(torch.uint8).view(len(weights), -1)
+    return halves[:, 0::2] | halves[:, 1::2] << 4, scales.view(len(weights), -1)
