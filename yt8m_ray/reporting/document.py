@@ -10,6 +10,7 @@ from pathlib import Path
 
 from yt8m_ray.local_files import replace_file
 
+# Inside the page, as the pictures are: report.html is one file that can be sent on.
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #202124; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
@@ -29,8 +30,10 @@ class Section:
     text: str = ""
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    picture: str = ""  # a file beside the report
-    is_wide: bool = False  # whether the table or the picture needs more room than a text
+    # A file beside the report.
+    picture: str = ""
+    # Whether the table or the picture needs more room than a text.
+    is_wide: bool = False
 
 
 def write_document(folder: Path, title: str, sections: Sequence[Section]) -> Path:
