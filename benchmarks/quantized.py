@@ -35,7 +35,7 @@ from tests.unit.models.test_parameter_counts import PUBLISHED, UINT8_MEGABYTES
 from yt8m_ray.config.quantization import TransformConfig
 from yt8m_ray.inference.quantization.quantize import channel_axes, quantize_state
 from yt8m_ray.inference.quantization.restore import restore_model
-from yt8m_ray.models import build_model
+from yt8m_ray.models import build_model, build_model_for_weights
 from yt8m_ray.models.ensemble import Ensemble
 
 SIZES: dict[str, Any] = {"feature_sizes": [1024, 128], "num_classes": 3862}
@@ -55,7 +55,8 @@ def load(kind: str, folder: Path, configs: list[dict[str, Any]]) -> Ensemble:
     members = []
     for index, config in enumerate(configs):
         state = load_file(folder / f"{kind}{index}.safetensors")
-        members.append(restore_model(config, state, **SIZES))  # without codes all layers are those of torch
+        # Without codes all layers are those of torch.
+        members.append(restore_model(build_model_for_weights(config, **SIZES), state))
     return Ensemble(members, WEIGHTS).eval()
 
 

@@ -12,13 +12,10 @@ import ray.exceptions
 from yt8m_ray.errors import CarriedError
 
 R = TypeVar("R")
-
-
 T = TypeVar("T")
 
-
+# Logical CPUs that a read task asks for: little, so that readers fit beside workers on few CPUs.
 READ_CPUS = 0.25
-"""Logical CPUs that a read task asks for: little, so that readers fit beside workers on few CPUs."""
 
 
 def cluster_cpus() -> float:
@@ -27,7 +24,7 @@ def cluster_cpus() -> float:
 
 
 class Shared(Generic[T]):
-    """A value in the cluster's object store, for as long as its maker holds this; processes are handed the place."""
+    """A value in the cluster's object store, for as long as its maker holds this; pickle copies only the reference."""
 
     def __init__(self, value: T) -> None:
         self._place = ray.put(value)
@@ -49,16 +46,13 @@ def map_tasks(
 ) -> Generator[tuple[int, R], None, None]:
     """Yields (index of the item, `function(item)`) in the order in which they are done, each by a task of its own.
 
-    Args:
-        function: Can be pickled; where a worker dies it is called again.
-        items: Its arguments.
-        num_workers: Tasks at once, at most; None takes as many as the cluster has CPUs.
-        num_cpus: Logical CPUs of a task.
-        on_error: Makes a result of an item's error, and the others go on; None raises the first.
-        grace_s: Where the caller is interrupted, its tasks are too, and have so long to end.
+    At most `num_workers` run at once, as many as the cluster has CPUs by default. `on_error` makes a result of an
+    item's error, and the others go on; without it the first error is raised. Where the caller is interrupted, its tasks
+    are too, and have `grace_s` to end.
     """
     if num_workers is None:
         num_workers = max(int(cluster_cpus()), 1)
+    # Ray calls the function again where its worker dies.
     call: Any = ray.remote(num_cpus=num_cpus)(_call)
     shared = ray.put(function)
     waiting = iter(enumerate(items))
@@ -80,7 +74,8 @@ def map_tasks(
             yield index, result
     finally:
         for task in running:
-            ray.cancel(task, recursive=False)  # what it started is its own to end
+            # Not recursive: a task ends what it started itself.
+            ray.cancel(task, recursive=False)
         if running and grace_s:
             ray.wait(list(running), num_returns=len(running), timeout=grace_s)
 

@@ -23,12 +23,9 @@ class NoShardsError(FileNotFoundError):
 
 
 class CarriedError(Exception):
-    """An error of ours on its way through Ray Data, which adds advice about retries to the text of any error.
+    """An error of ours on its way through Ray Data, which adds advice about retries to the text of any error."""
 
-    Attributes:
-        error: As it was raised. It is no argument: only arguments get the advice.
-    """
-
+    # As it was raised; no argument of the exception, as Ray adds its advice to arguments.
     error: BaseException
 
     @classmethod

@@ -79,11 +79,7 @@ class Evaluation:
 
 
 def evaluate(model: torch.nn.Module, batches: Iterable[Batch], loss: torch.nn.Module) -> Evaluation:
-    """Returns the evaluation of labelled batches in eval mode; the model's mode is put back afterwards.
-
-    Raises:
-        NaNScoresError: scores of a video are not numbers.
-    """
+    """Returns the evaluation of labelled batches in eval mode; NaNScoresError where scores are not numbers."""
     evaluation = Evaluation()
     was_training = model.training
     model.eval()

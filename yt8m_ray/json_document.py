@@ -18,12 +18,8 @@ def parse_json(content: bytes | str, *, where: str, nan: bool = False) -> Any:
         ValueError: it is malformed or nested too deeply, has a key twice, a number of more than 20 digits, or NaN.
     """
     try:
-        return json.loads(
-            content,
-            object_pairs_hook=unique,
-            parse_int=_integer,
-            parse_constant=None if nan else _refuse_constant,
-        )
+        refuse = None if nan else _refuse_constant
+        return json.loads(content, object_pairs_hook=unique, parse_int=_integer, parse_constant=refuse)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"{where}: not a JSON document: {reason}") from None
@@ -39,7 +35,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Returns the entries of a list, none where there is no file, but for a line that a kill cut short."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if text and not text.endswith("\n"):
-        path.write_text(text + "\n", encoding="utf-8")  # the next entry must not be appended to the cut line
+        # The next entry must not be appended to the cut line.
+        path.write_text(text + "\n", encoding="utf-8")
     entries = []
     for line in text.splitlines():
         with contextlib.suppress(ValueError):  # the cut line
@@ -50,7 +47,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Returns the object of these members; ValueError for a key that occurs twice."""
     found = dict(pairs)
-    if len(found) < len(pairs):  # JSON leaves open which one counts, and readers differ
+    # JSON leaves open which of two members counts, and readers differ.
+    if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice[:100]!r} is there twice")

@@ -33,8 +33,10 @@ def regular_only(path: str, flags: int) -> int:
         NotAFileError: the path is a pipe, a socket or a device.
         OSError: it is nothing, a folder, or not readable.
     """
-    check_regular(path)  # opening a named pipe waits for a writer, and opening a device may act on it
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe that has replaced the file since is empty
+    # Opening a named pipe waits for a writer, and opening a device may act on it.
+    check_regular(path)
+    # Not waiting either for a pipe that has replaced the file since: it reads as empty.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def check_regular(path: str | Path) -> None:
@@ -58,12 +60,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def read_document(path: str | Path, *, most_bytes: int = MOST_DOCUMENT_BYTES) -> bytes:
-    """Returns the content of a small file.
-
-    Raises:
-        NotAFileError: it is larger than `most_bytes`, or no regular file.
-        OSError: as in `regular_only`.
-    """
+    """Returns the content of a small file; NotAFileError where it is larger than `most_bytes` or no regular file."""
     with open(path, "rb", opener=regular_only) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:

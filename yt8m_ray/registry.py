@@ -9,24 +9,26 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import pydantic
 
-MOST = 10**15  # the largest count in a document: beyond any run, and well inside 64 bits
+# The largest count in a document: beyond any run, and well inside 64 bits.
+MOST = 10**15
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0, le=MOST)]
 NonNegativeInt = Annotated[int, pydantic.Field(ge=0, le=MOST)]
 
+# The context of a validation that makes each LocalPath absolute.
 ABSOLUTE = "absolute"
-"""The context of a validation that makes each LocalPath absolute."""
 
 
 def _place(path: str, info: pydantic.ValidationInfo) -> str:
-    scheme, separator, rest = path.rpartition("sqlite:///")  # the one URI that holds a path of this machine
+    # `sqlite:///` is the one URI that holds a path of this machine.
+    scheme, separator, rest = path.rpartition("sqlite:///")
     if info.context != ABSOLUTE or scheme or "://" in rest:
         return path
     return separator + os.path.abspath(rest)
 
 
+# A path, a glob, or a URI; a relative one is below the folder that its process runs in.
 LocalPath = Annotated[str, pydantic.AfterValidator(_place)]
-"""A path, a glob, or a URI; a relative one is below the folder that its process runs in."""
 
 T = TypeVar("T")
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -51,11 +53,9 @@ class ComponentConfig(Config):
 
 
 class Registry(Generic[T]):
-    """Components of one kind by name, each with a config type.
+    """Components of one kind by name, each with a config type; error messages name the kind ("model").
 
-    Args:
-        kind: Of the components, for error messages ("model").
-        entry_point_group: Its packages are imported at the first look-up: they add components from outside.
+    Packages of the entry-point group add components from outside: they are imported at the first look-up.
     """
 
     def __init__(self, kind: str, *, entry_point_group: str | None = None) -> None:
@@ -84,11 +84,7 @@ class Registry(Generic[T]):
         return self._lookup(name)[0]
 
     def parse(self, section: Mapping[str, Any] | ComponentConfig) -> ComponentConfig:
-        """Returns the typed config of a section such as `{"name": "moe", "num_mixtures": 2}`.
-
-        Raises:
-            ValueError: the name is missing or unknown, or a field is unknown or out of range.
-        """
+        """Returns the typed config of a section such as `{"name": "moe"}`; ValueError names a key that is wrong."""
         if isinstance(section, ComponentConfig):
             return section
         name = section.get("name") if isinstance(section, Mapping) else None
@@ -113,6 +109,7 @@ class Registry(Generic[T]):
         return self._components[name]
 
     def _load_entry_points(self) -> None:
+        # Cleared before the import, whose modules may look up names themselves.
         group, self._entry_point_group = self._entry_point_group, None
         if group is not None:
             for entry_point in importlib.metadata.entry_points(group=group):

@@ -10,27 +10,18 @@ import torch
 
 @dataclass(frozen=True)
 class TopK:
-    """Predictions of B videos, best first; equal scores are ordered by class id.
+    """Predictions of B videos, best first; equal scores are ordered by class id."""
 
-    Attributes:
-        class_ids: int64 [B, k].
-        scores: float32 [B, k], probabilities.
-    """
-
-    class_ids: torch.Tensor
-    scores: torch.Tensor
+    class_ids: torch.Tensor  # int64 [B, k]
+    scores: torch.Tensor  # float32 [B, k], probabilities
 
 
 class NaNScoresError(ValueError):
-    """A model's scores of some videos are NaN, as features that are finite and enormous make them.
-
-    Attributes:
-        rows: The videos' rows in the batch.
-        video_ids: Their ids.
-    """
+    """A model's scores of some videos are NaN, as features that are finite and enormous make them."""
 
     def __init__(self, rows: Sequence[int], video_ids: Sequence[str]) -> None:
-        super().__init__(rows, video_ids)  # lets the error cross a process boundary by pickle
+        # Pickle builds an exception from its arguments.
+        super().__init__(rows, video_ids)
         self.rows = list(rows)
         self.video_ids = list(video_ids)
 
@@ -42,8 +33,7 @@ class NaNScoresError(ValueError):
 def check_scores(logits: torch.Tensor, video_ids: Sequence[str]) -> None:
     """Checks that scores can be made of `logits` [B, C]; infinite ones are scores of 0 and 1.
 
-    Raises:
-        NaNScoresError: names the videos whose logits are not numbers.
+    NaNScoresError names the videos whose logits are not numbers.
     """
     # One pass over the batch, and a second where the sum of infinities of both signs is NaN too.
     if not logits.sum(dim=1).isnan().any():

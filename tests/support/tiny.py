@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.format.features import VideoRow
 from yt8m_ray.inference.bundle.golden_answers import make_inputs
-from yt8m_ray.inference.ensemble.members import QualityMeter, assemble, ensembles, load_members
+from yt8m_ray.inference.ensemble.members import Member, QualityMeter, assemble, load_members
 from yt8m_ray.models import build_model
+from yt8m_ray.models.ensemble import Ensemble
 
 
 def save_checkpoint_of(folder: Path, *, seed: int = 0, state: dict[str, Any] | None = None, **sections: Any) -> Path:
@@ -37,6 +39,12 @@ def save_checkpoint_of(folder: Path, *, seed: int = 0, state: dict[str, Any] | N
     state = state or {"position.shards": torch.empty(0, dtype=torch.int64)}
     save_checkpoint(folder, config=config, model=model, state=state, facts={}, average=average)
     return folder
+
+
+def ensembles(config: ExportConfig, members: Sequence[Member]) -> tuple[Ensemble, Ensemble]:
+    """Returns the ensemble of the members as trained and as stored."""
+    before = Ensemble([member.model for member in members], config.weights())
+    return before.eval(), Ensemble([member.stored.restore() for member in members], config.weights()).eval()
 
 
 def write_bundle_of(

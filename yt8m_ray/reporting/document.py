@@ -10,6 +10,7 @@ from pathlib import Path
 
 from yt8m_ray.local_files import replace_file
 
+# Inside the page, as the pictures are: report.html is one file that can be sent on.
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #202124; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
@@ -29,20 +30,18 @@ class Section:
     text: str = ""
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    picture: str = ""  # a file beside the report
-    is_wide: bool = False  # whether the table or the picture needs more room than a text
+    # A file beside the report.
+    picture: str = ""
+    # Whether the table or the picture needs more room than a text.
+    is_wide: bool = False
 
 
 def write_document(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     """Writes both files beside their pictures, and returns the path of report.html."""
     markdown, document = _to_markdown(title, sections), _to_html(title, sections, folder)
-    replace_file(folder / "report.md", lambda aside: _write(aside, markdown))
-    replace_file(folder / "report.html", lambda aside: _write(aside, document))
+    replace_file(folder / "report.md", lambda aside: aside.write_text(markdown, encoding="utf-8"))
+    replace_file(folder / "report.html", lambda aside: aside.write_text(document, encoding="utf-8"))
     return folder / "report.html"
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _to_markdown(title: str, sections: Sequence[Section]) -> str:

@@ -17,14 +17,14 @@ BLUE = "#2f6db3"
 GREY = "#5f6368"
 GRID = "#e3e5e8"
 SIZE_INCHES = (8.0, 4.8)
-
 DPI = 150
 
 
 def save_picture(path: Path, draw: Callable[[Figure], None], *, size: tuple[float, float] = SIZE_INCHES) -> None:
     """Writes the PNG of a figure of `size` inches that `draw` fills."""
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)  # never a window, whatever the user's settings say
+    # Never a window, whatever the user's settings say.
+    FigureCanvasAgg(figure)
     draw(figure)
     replace_file(path, lambda aside: figure.savefig(aside, format="png"))
 

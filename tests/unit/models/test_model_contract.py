@@ -14,7 +14,7 @@ from yt8m_ray.inference.quantization.int8_linear import Int8Linear
 from yt8m_ray.inference.quantization.quantize import channel_axes, quantize_state
 from yt8m_ray.inference.quantization.restore import restore_model
 from yt8m_ray.losses import build_loss
-from yt8m_ray.models import MODELS, Model, build_empty_model, build_model
+from yt8m_ray.models import MODELS, Model, build_empty_model, build_model, build_model_for_weights
 from yt8m_ray.models.layers import batch_norms
 
 FEATURE_SIZES = (6, 4)
@@ -308,9 +308,9 @@ def test_an_export_that_multiplies_integers_stays_near_float32(
     config = TransformConfig.model_validate({"name": transform, "min_elements": 0, "group_size": 4})
     stored = quantize_state(model.state_dict(), channel_axes(model), config)
 
-    restored = restore_model(
-        CONFIGS[request.node.callspec.params["model"]], stored, feature_sizes=FEATURE_SIZES, num_classes=NUM_CLASSES
-    )
+    name = request.node.callspec.params["model"]
+    empty = build_model_for_weights(CONFIGS[name], feature_sizes=FEATURE_SIZES, num_classes=NUM_CLASSES)
+    restored = restore_model(empty, stored)
 
     assert stored == {}
     assert any(isinstance(module, Int8Linear) for module in restored.modules())

@@ -7,50 +7,39 @@ from yt8m_ray.registry import Config
 
 
 class Candidate(Config):
-    """A model that was considered for an ensemble.
-
-    Attributes:
-        name: Its architecture.
-        checkpoint: Its folder.
-        transform: How it is stored; null where an older version did not write it down.
-        weight: Its share; 0 where it was left out.
-        gap: GAP alone.
-        num_bytes: Of its weights as a bundle stores them.
-        latency_ms: Of one clip; null where no limit asked for it.
-    """
+    """A model that was considered for an ensemble: architecture, folder, share, and GAP and costs alone."""
 
     name: str
     checkpoint: str
     ema: bool | None = None
+    # Null where an older version did not write it down.
     transform: str | None = None
+    # 0 where it was left out.
     weight: float
     gap: float
+    # Of its weights as a bundle stores them.
     num_bytes: int
+    # Of one clip; null where no limit asked for it.
     latency_ms: float | None = None
 
 
 class WeightingReport(Config):
-    """How members and their shares were chosen, and what GAP@20 that gave on the videos they were chosen on.
-
-    Attributes:
-        name: The rule: `given`, `equal`, `nnls` or `gap`.
-        shards: What was chosen on; no video of it is among those that `quality` was measured on.
-        gap_cross_fitted: Of every video's mean by the rule applied to the other folds: an unbiased estimate.
-        gap_in_sample: Of the mean by the rule applied to all videos; higher by what fits chance.
-        gap_equal: Of equal shares of all candidates, whatever they cost.
-        num_uncertain: Videos of which the chosen mean's best 20 may have classes outside the union that was kept.
-        candidates: In the order of the config.
-    """
+    """How the rule `name` chose members and shares, and what GAP@20 that gave on the videos they were chosen on."""
 
     name: str
+    # No video of them is among those that `quality` was measured on.
     shards: list[str]
     num_videos: int
     folds: int
     max_bytes: float | None = None
     max_latency_ms: float | None = None
+    # Of every video's mean by the rule applied to the other folds: an unbiased estimate.
     gap_cross_fitted: float
+    # Of the mean by the rule applied to all videos; higher by what fits chance.
     gap_in_sample: float
+    # Of equal shares of all candidates, whatever they cost.
     gap_equal: float
+    # Videos of which the chosen mean's best 20 may have classes outside the union that was kept.
     num_uncertain: int
     candidates: list[Candidate]
 
@@ -64,26 +53,23 @@ class Trial(Config):
 
 
 class TriedMember(Config):
-    """A member, the way that was taken to store it, and all that were tried; the first is `none`, as trained."""
+    """A member, the way that was taken to store it, and all that were tried."""
 
     name: str
     checkpoint: str
     ema: bool | None = None
     transform: TransformName
+    # The first is `none`, as trained: losses are differences from it.
     trials: list[Trial]
 
 
 class TransformReport(Config):
-    """What was tried, on videos of which none is among those that `quality` was measured on.
-
-    Attributes:
-        max_gap_loss: The limit, as the export had it.
-        members: All whose transform was not given, also those that weights or limits left out later.
-    """
+    """What was tried, on videos of which none is among those that `quality` was measured on."""
 
     shards: list[str]
     num_videos: int
     max_gap_loss: float
+    # All whose transform was not given, also those that weights or limits left out later.
     members: list[TriedMember]
 
 
@@ -99,9 +85,9 @@ def format_weighting(report: WeightingReport) -> list[str]:
     lines += [f"{text:<42} {gap:.6f}" for text, gap in rows]
     for candidate in report.candidates:
         if not candidate.weight:
-            cost = f"{candidate.num_bytes / 1e6:.2f} MB"
-            cost += "" if candidate.transform is None else f" as {candidate.transform}"
-            cost += "" if candidate.latency_ms is None else f", {candidate.latency_ms:.1f} ms"
+            stored_as = "" if candidate.transform is None else f" as {candidate.transform}"
+            latency = "" if candidate.latency_ms is None else f", {candidate.latency_ms:.1f} ms"
+            cost = f"{candidate.num_bytes / 1e6:.2f} MB{stored_as}{latency}"
             lines.append(f"left out: {candidate.name} (GAP {candidate.gap:.6f}, {cost}) of {_source(candidate)}")
     return lines
 

@@ -24,14 +24,7 @@ _UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a bundle without loading it.
-
-    Attributes:
-        path: As it was asked for.
-        version: The short hash of its contents.
-        document: Its bundle.yaml.
-        tensors: Of each member, in the order of their names.
-    """
+    """What is known of a bundle without loading it; `tensors` are those of each member, in the order of their names."""
 
     path: str
     version: str
@@ -82,6 +75,7 @@ def to_json(description: Description, *, with_tensors: bool = False) -> str:
         "float32_bytes": document.float32_bytes,
         "stored_bytes": document.stored_bytes,
         **document.model_dump(mode="json"),
+        # Left out of bundle.yaml itself, and so of the dump.
         "migrated_from": document.migrated_from,
     }
     if with_tensors:

@@ -44,26 +44,19 @@ class DataManifest(Config):
 
 
 class MemberEntry(Config):
-    """One model of a bundle; None is what an older version did not write down.
+    """One model of a bundle, and GAP and bytes alone; None is what an older version did not write down."""
 
-    Attributes:
-        model: The config of the model, as its checkpoint had it.
-        weight: Its share of the averaged probabilities.
-        transform: How its weights are stored.
-        checkpoint: The folder that it came from, for the record; nothing reads it.
-        checkpoint_version: The short hash of that checkpoint.
-        mlflow_run_id: The run that trained it, if it was tracked.
-        gap_before: GAP alone, with the weights as trained; `gap_after` with those stored here.
-        float32_bytes: Its tensors as trained; `stored_bytes` as stored here.
-    """
-
+    # The config of the model, as its checkpoint had it.
     model: dict[str, Any]
+    # Its share of the averaged probabilities.
     weight: pydantic.PositiveFloat
     transform: TransformName | None = None
+    # The folder that it came from, for the record: nothing reads it.
     checkpoint: str
     checkpoint_version: str | None = None
     mlflow_run_id: str | None = None
     data_manifest: DataManifest | None = None
+    # With the weights as trained, then with those stored here.
     gap_before: float
     gap_after: float
     float32_bytes: NonNegativeInt | None = None
@@ -112,28 +105,24 @@ class Provenance(Config):
 
 
 class BundleDocument(Config):
-    """bundle.yaml.
-
-    Attributes:
-        transform: As the export had it; each member says how it is stored itself.
-        weighting: How the members and their weights were chosen; None where they were given.
-        trials: What the members' transforms were chosen by; None where they were given.
-        licence: None where an older version did not write it down.
-        num_golden_inputs: Videos whose answers are kept, so that a loaded bundle can check itself.
-        migrated_from: The version of the file, where it was an older one; never written.
-    """
+    """The content of bundle.yaml."""
 
     format_version: Literal[2] = 2
     input: InputSchema
     num_classes: PositiveInt
     members: list[MemberEntry] = Field(min_length=1)
+    # As the export had it; each member says how it is stored itself.
     transform: TransformConfig
     quality: Quality
+    # None where the members' weights, or their transforms, were given.
     weighting: WeightingReport | None = None
     trials: TransformReport | None = None
+    # None where an older version did not write it down.
     licence: Licence | None = None
     provenance: Provenance
+    # Videos whose answers are kept, so that a loaded bundle can check itself.
     num_golden_inputs: NonNegativeInt = 0
+    # The version of the file, where it was an older one; never written.
     migrated_from: int | None = Field(default=None, exclude=True)
 
     @property
@@ -193,11 +182,7 @@ def open_bundle(path: str | Path) -> tuple[Path, BundleDocument]:
 
 
 def read_document(folder: str | Path) -> BundleDocument:
-    """Returns the document of a bundle, after its files were compared with the manifest.
-
-    Raises:
-        ValueError: there is no bundle, a file is missing, changed or malformed, or the format version is unknown.
-    """
+    """Returns the document of a bundle, after its files were compared with the manifest; errors as in `open_bundle`."""
     folder = Path(folder)
     files = files_of(read_manifest(folder, kind="bundle"))
     if DOCUMENT_FILE not in files:
@@ -212,19 +197,17 @@ def read_document(folder: str | Path) -> BundleDocument:
 
 
 def parse_document(content: bytes, *, where: str) -> BundleDocument:
-    """Returns the document in a file; one of an older version as if it had been written today.
-
-    Raises:
-        ValueError: it is malformed, or of a version that is not known here.
-    """
+    """Returns the document in a file, migrated from version 1; ValueError: it is malformed, or of no known version."""
     try:
         tree = parse_yaml(content.decode(), where=where)
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{where}: not UTF-8 text: {error}") from None
     found = tree.get("format_version")
-    if type(found) is int and found == 1:  # in YAML `true` is another thing
+    # In Python `True` is 1; in a document it is no version.
+    version = found if type(found) is int else None
+    if version == 1:
         return _migrated(validate(tree, _DocumentV1, where=where), where)
-    if type(found) is not int or found != FORMAT_VERSION:
+    if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{where}: format_version {found!r} found, this program reads 1 and {FORMAT_VERSION}; take the yt8m_ray "
             "that wrote the bundle, or export it again"
@@ -243,10 +226,10 @@ def _migrated(old: _DocumentV1, where: str) -> BundleDocument:
         "normalize": tree.pop("normalize"),
         "num_frames": NUM_FRAMES[level],
     }
-    tree["transform"]["activations"] = "float32"  # as its GAP was measured
-    return validate(
-        {**tree, "format_version": FORMAT_VERSION, "migrated_from": old.format_version}, BundleDocument, where=where
-    )
+    # As its GAP was measured.
+    tree["transform"]["activations"] = "float32"
+    tree |= {"format_version": FORMAT_VERSION, "migrated_from": old.format_version}
+    return validate(tree, BundleDocument, where=where)
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:

@@ -35,8 +35,9 @@ from yt8m_ray.inference.bundle.document import (
     weights_name,
 )
 from yt8m_ray.inference.bundle.golden_answers import GoldenAnswers, answer, make_inputs
-from yt8m_ray.inference.quantization.restore import check_stored, restore_model
-from yt8m_ray.models import MODELS, Model
+from yt8m_ray.inference.quantization.quantize import stored_faults
+from yt8m_ray.inference.quantization.restore import restore_model
+from yt8m_ray.models import MODELS, Model, build_model_for_weights
 from yt8m_ray.models.ensemble import Ensemble
 from yt8m_ray.registry import first_fault
 
@@ -58,17 +59,12 @@ def write_bundle(
     states: Sequence[Mapping[str, torch.Tensor]],
     vocabulary: Vocabulary,
 ) -> Path:
-    """Writes a bundle of one state dict a member and returns `output`: a folder, or a file where it ends in `.tar`.
-
-    The golden answers are those of the model as it is loaded from what was written.
-
-    Raises:
-        FileExistsError: `output` exists; a bundle is never written over.
-    """
+    """Writes a bundle of one state dict a member and returns `output`: a folder, or a file where it ends in `.tar`."""
     output = Path(output)
     if output.exists():
         raise FileExistsError(f"{output}: exists already; a bundle is never written over, choose another output")
-    aside = output.with_name(output.name + ".tmp")  # renamed at the end: a bundle is always whole
+    # Renamed at the end: a bundle is always whole.
+    aside = output.with_name(output.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         for index, state in enumerate(states):
@@ -78,6 +74,7 @@ def write_bundle(
         vocabulary.save(str(aside / VOCABULARY_FILE))
         (aside / DOCUMENT_FILE).write_text(to_yaml(document), encoding="utf-8")
         if document.num_golden_inputs:
+            # Answered by the model as it is loaded from here, with the rounding of its stored weights.
             videos = make_inputs(document.spec, document.num_golden_inputs)
             answers = answer(_load_model(document, aside), videos, document.spec, document.input.normalize)
             answers.save(aside / GOLDEN_FILE)
@@ -92,7 +89,7 @@ def write_bundle(
 
 
 def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
-    """Returns the bundle in a folder or tar, its model on `device`, after its files were compared with the manifest.
+    """Returns the bundle in a folder or tar, its model on `device`.
 
     Raises:
         ValueError: there is no bundle, a file is missing, changed or malformed, or the format version is unknown.
@@ -121,23 +118,18 @@ def _load_model(document: BundleDocument, folder: Path, device: str = "cpu") -> 
 
 
 def _load_member(entry: MemberEntry, document: BundleDocument, path: Path, device: str) -> Model:
-    sizes, num_classes = list(document.input.sizes.values()), document.num_classes
+    sizes = list(document.input.sizes.values())
     try:
         config = MODELS.parse(entry.model)
-        wrong = check_stored(config, read_tensor_entries(path), feature_sizes=sizes, num_classes=num_classes)
+        model = build_model_for_weights(config, feature_sizes=sizes, num_classes=document.num_classes)
+        wrong = stored_faults(model.state_dict(), read_tensor_entries(path))
     except CheckpointError:
         raise
     except ValueError as error:
         fault = first_fault(error) if isinstance(error, pydantic.ValidationError) else error
         raise CheckpointError(f"{path}: its model in {DOCUMENT_FILE}: {fault}") from None
+    # The head of the file decides before its tensors, which may be of any size, are read.
     check_fit(wrong, where=str(path))
     stored = read_tensors(path)
     check_finite(stored, where=str(path))
-    return restore_model(
-        config,
-        stored,
-        feature_sizes=sizes,
-        num_classes=num_classes,
-        activations=document.transform.activations,
-        device=device,
-    )
+    return restore_model(model, stored, activations=document.transform.activations, device=device)

@@ -20,14 +20,16 @@ from yt8m_ray.topk import TopK, top_k
 
 NUM_INPUTS = 3
 TOP_K = 20
+# Relative to a score, and so what its logit may differ by: other devices differ by 1e-5, other weights by more.
 TOLERANCE = 0.02
-"""Of a score, relative to it: what its logit may differ by. Other devices differ by 1e-5, other weights by more."""
 
-_LEAST_DIFFERENCE = 1e-6  # of two scores: the smallest ones are not worth a comparison of their own
+# Of two scores: the smallest are not worth a comparison of their own.
+_LEAST_DIFFERENCE = 1e-6
 _DTYPES = {"num_frames": torch.int64, "class_ids": torch.int64, "scores": torch.float32}
 _NUM_FRAMES = (1, 12, 60)
 _SEED = 8
-_BYTE_MEAN, _BYTE_STD = 128, 48  # published bytes lie about the middle, few of them at the ends
+# Published bytes are about the middle, few of them at the ends.
+_BYTE_MEAN, _BYTE_STD = 128, 48
 _MEAN_STD = 0.3
 
 
@@ -46,11 +48,7 @@ class GoldenAnswers:
 
     @classmethod
     def load(cls, path: Path, spec: FeatureSpec) -> Self:
-        """Returns the answers in a file.
-
-        Raises:
-            CheckpointError: it holds something else.
-        """
+        """Returns the answers in a file; CheckpointError where it holds something else."""
         tensors = read_tensors(path)
         try:
             frames, counts = tensors["frames"].numpy(), tensors["num_frames"].tolist()
@@ -83,11 +81,13 @@ class GoldenAnswers:
     def compare(self, found: TopK, *, tolerance: float) -> None:
         """Checks the present answers, of all classes; ValueError where a score, or one among the best, differs."""
         expected = self.best
+        # A score is compared by its class and by its rank: near ties may trade places, but not their values.
         by_class = torch.zeros_like(found.scores).scatter(1, found.class_ids, found.scores)
         k = expected.scores.shape[1]
         of_same_class, of_same_rank = by_class.gather(1, expected.class_ids), found.scores[:, :k]
         for scores in (of_same_class, of_same_rank):
-            wrong = ~((scores - expected.scores).abs() <= tolerance * expected.scores + _LEAST_DIFFERENCE)  # NaN is
+            # Not `>`: NaN compares false, and is wrong.
+            wrong = ~((scores - expected.scores).abs() <= tolerance * expected.scores + _LEAST_DIFFERENCE)
             for video, rank in wrong.nonzero().tolist()[:1]:
                 raise ValueError(
                     f"self check: golden video {video}, class {int(expected.class_ids[video, rank])} at rank "

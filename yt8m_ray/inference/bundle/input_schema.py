@@ -13,7 +13,6 @@ from yt8m_ray.schema import MOST_FRAMES
 
 Level = Literal["frame", "video"]
 
-_VIDEO_ID = "any text; comes back with the answer and changes nothing of it"
 NUM_FRAMES: dict[Level, str] = {
     "frame": "frames at one a second, as many of each feature, 1 to max_frames; of longer videos in shards, the first",
     "video": "always 1: each feature is the mean over the video's dequantized frames",
@@ -29,21 +28,17 @@ class InputFeature(Config):
 
 
 class InputSchema(Config):
-    """What a video must hold; a client needs no other document.
+    """What a video must hold; a client needs no other document."""
 
-    Attributes:
-        level: Whether a video is many frames (`frame`) or one mean over them (`video`).
-        features: In the order in which they are concatenated.
-        normalize: What becomes of the dequantized frames, by name; the client does none of it.
-        video_id: What the id of a video means.
-        num_frames: What the number of its frames means.
-    """
-
+    # Whether a video is many frames, or one mean over them.
     level: Level
-    features: tuple[InputFeature, ...] = Field(min_length=1)  # not a mapping, which tools sort
+    # In the order in which they are concatenated; not a mapping, which tools sort.
+    features: tuple[InputFeature, ...] = Field(min_length=1)
     max_frames: Annotated[PositiveInt, Field(le=MOST_FRAMES)]
+    # What becomes of the dequantized frames, by name; the client does none of it.
     normalize: Normalization
-    video_id: str = _VIDEO_ID
+    # Sentences for the reader of the document: what these two mean.
+    video_id: str = "any text; comes back with the answer and changes nothing of it"
     num_frames: str
 
     @classmethod

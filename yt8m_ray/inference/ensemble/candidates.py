@@ -44,11 +44,7 @@ def _score(
 
 
 def score_members(config: ExportConfig, members: Sequence[Member], *, num_workers: int) -> MemberScores:
-    """Returns what members, with their weights as stored, say of all videos of `config.weighting.shards`.
-
-    Raises:
-        ValueError, OSError: a shard cannot be read, or holds no video.
-    """
+    """Returns what members, with their weights as stored, say of all videos of `config.weighting.shards`."""
     data, shards = members[0].config.data, config.weighting.shards
     assert isinstance(shards, list)
     stored, equal = [Shared(member.stored) for member in members], [1 / len(members)] * len(members)
@@ -70,16 +66,11 @@ def score_members(config: ExportConfig, members: Sequence[Member], *, num_worker
 def choose_transforms(
     config: ExportConfig, members: Sequence[Member], *, num_workers: int
 ) -> tuple[ExportConfig, list[Member], TransformReport, Array]:
-    """Measures the ways in which a member may be stored, and takes the smallest one that loses little enough.
+    """Takes the smallest way to store each member that loses little enough; a given transform stays.
 
-    Members whose transform is given stay as they are.
-
-    Returns:
-        `config` with a transform for each member, the members as they are to be stored, what was measured, and the keys
-        of the videos that it was measured on, uint64 [N, 2].
-
-    Raises:
-        ValueError, OSError: a shard cannot be read, none of its videos has a label, or a way cannot hold the weights.
+    Returns (`config` with a transform for each member, the members as they are to be stored, what was measured, the
+    keys of the videos that it was measured on, uint64 [N, 2]). ValueError where no video has a label, or a way cannot
+    hold the weights.
     """
     limit, shards = config.transform.max_gap_loss, config.weighting.shards
     assert isinstance(shards, list)
@@ -93,13 +84,10 @@ def choose_transforms(
         ways = [dataclasses.replace(members[index], transform=transform) for transform in transforms]
         scores = score_members(config, ways, num_workers=num_workers)
         check_labelled(scores)
+        gaps = [scores.gap(equal_shares([number], len(ways))) for number in range(len(ways))]
         trials = [
-            Trial(
-                transform=way.transform.name,
-                gap=scores.gap(equal_shares([number], len(ways))),
-                num_bytes=way.stored.num_bytes,
-            )
-            for number, way in enumerate(ways)
+            Trial(transform=way.transform.name, gap=gap, num_bytes=way.stored.num_bytes)
+            for way, gap in zip(ways, gaps, strict=True)
         ]
         taken = smallest_within(trials, limit)
         chosen[index] = ways[trials.index(taken)]

@@ -59,27 +59,24 @@ class WeightingStrategy:
         self._costs = np.stack([np.array(costs.num_bytes, np.float64), np.array(latencies)], axis=1)
 
     def __call__(self, scores: MemberScores) -> Array:
-        """Returns shares [M] of the sum 1, 0 for the members that are left out.
-
-        Raises:
-            ConfigError: no member fits all limits.
-        """
+        """Returns shares [M] of the sum 1, 0 for members that are left out; ConfigError where none fits all limits."""
+        # One pass over all pairs, from which the least squares of every set follow.
         needs_squares = self._name in ("nnls", "gap")
         triangle = moments(scores) if needs_squares else np.empty((0, scores.num_members + 1))
         members: Sequence[int] = range(scores.num_members)
         if self._selection is not None:
             # Sets are compared before any ascent, which would take a hundred times as long for each.
             limits = [self._selection.max_bytes, self._selection.max_latency_ms]
-            chosen = select_members(
+            members = select_members(
                 lambda subset: _best(scores, self._proposals(triangle, sorted(subset)))[1],
                 self._costs,
                 np.array([np.inf if limit is None else limit for limit in limits]),
                 min_gain=MIN_GAIN,
-            )
-            members = chosen.members
+            ).members
         proposals = self._proposals(triangle, members)
         if self._name != "gap":
             return _best(scores, proposals)[0]
+        # Ascent never falls below its start, and so the outcome is no worse than the best member alone.
         alone = [equal_shares([member], scores.num_members) for member in members]
         return ascend(scores, _best(scores, [*proposals, *alone])[0], members)[0]
 
@@ -105,9 +102,7 @@ def choose(
 ) -> tuple[Array, WeightingReport]:
     """Returns the shares [M] of the candidates, 0 for those left out, and the report; `names` are architectures.
 
-    Raises:
-        ConfigError: no candidate fits all limits.
-        ValueError: the videos have no labels, or too few for the folds.
+    ConfigError: no candidate fits all limits. ValueError: the videos have no labels, or too few for the folds.
     """
     weighting, limits = config.weighting, config.selection or SelectionConfig()
     check_labelled(scores)

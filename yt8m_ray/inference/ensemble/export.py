@@ -44,7 +44,6 @@ from yt8m_ray.tracking.runs import Tracker, TrackingError, default_uri
 
 logger = logging.getLogger(__name__)
 
-
 _Pair = tuple[Ensemble, Ensemble]  # as trained, as stored
 
 
@@ -102,11 +101,7 @@ def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
 
 
 def check_records(config: ExportConfig, shards: Sequence[str]) -> None:
-    """Checks that the first videos of all shards fit the members and are labelled; arguments are from `resolve`.
-
-    Raises:
-        ValueError, OSError: as `check_first_videos`.
-    """
+    """Checks that the first videos of all shards fit the members and are labelled; arguments are from `resolve`."""
     data = load_config(config.members[0].checkpoint).data
     check_first_videos(shards, data.spec, data.read_options, key="data.validation")
     if isinstance(config.weighting.shards, list):
@@ -120,8 +115,9 @@ def _weighting_shards(config: ExportConfig, data: Sequence[DataConfig], validati
     for index, read in enumerate(data):
         try:
             trained_on = expand_shards(read.train, key="data.train")
-        except (NoShardsError, OSError):  # trained elsewhere, or imported
-            continue
+        except (NoShardsError, OSError):
+            continue  # trained elsewhere, or imported
+        # What the member did read of them: its fold's training part, and of that its bootstrap sample.
         if read.folds is not None and len(trained_on) >= read.folds:
             trained_on, _ = split_folds(trained_on, num_folds=read.folds, fold=read.fold, seed=read.split_seed)
         if read.bagging is not None:
@@ -131,10 +127,9 @@ def _weighting_shards(config: ExportConfig, data: Sequence[DataConfig], validati
 
 
 def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1) -> tuple[Path, BundleDocument]:
-    """Writes the bundle that `config` describes; both arguments are from `resolve`.
+    """Writes the bundle that `config` describes and returns its folder or tar, and its document.
 
-    Returns:
-        The bundle, a folder or a tar, and what was measured of it.
+    Both arguments are from `resolve`.
 
     Raises:
         ConfigError: no member fits the limits.
@@ -148,7 +143,8 @@ def export(config: ExportConfig, shards: Sequence[str], *, num_workers: int = 1)
         seen = SeenVideos(video_keys)
     if config.needs_scores:
         costs = _costs(config, members)
-        check_limits(config, costs)  # before minutes are spent on what cannot end well
+        # Before the minutes that scoring takes.
+        check_limits(config, costs)
         logger.info("asking %d models about the videos of weighting.shards", len(members))
         scores = score_members(config, members, num_workers=num_workers)
         seen = SeenVideos(scores.video_keys)

@@ -6,37 +6,31 @@ or more members none of which helps without the others, and exchanges that help 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from yt8m_ray.errors import ConfigError
+from yt8m_ray.inference.ensemble.member_scores import Array
 
-Array = npt.NDArray[Any]
 Score = Callable[[frozenset[int]], float]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A set of members that fits: ascending, its score and its costs, float64 [L]; and how many sets were scored."""
+    """A set of members that fits, ascending, and its score."""
 
     members: tuple[int, ...]
     score: float
-    costs: Array
-    num_scored: int
 
 
 def select_members(score: Score, costs: Array, limits: Array, *, min_gain: float = 0.0) -> Selection:
     """Returns the set of members with the best score that the search finds within the limits.
 
-    Args:
-        score: Of a set that is not empty; asked once for each.
-        costs: float [M, L], positive, which add up; the first of the L, bytes, decides between equal scores.
-        limits: float [L], the most that each may come to; infinity where there is none.
-        min_gain: A member that adds no more to the score than this is not taken.
+    `costs`, float [M, L], are positive and add up; the first of the L, bytes, decides between equal scores. `limits`,
+    float [L], are infinity where there is none. A member that adds no more than `min_gain` to the score is not taken.
 
     Raises:
         ConfigError: no member fits alone.
@@ -53,25 +47,20 @@ def select_members(score: Score, costs: Array, limits: Array, *, min_gain: float
     # or are errors of means; one limit or two): the optimum in 99 to 100 %, 0.925 of it at worst, for a quarter of the
     # scores. Where all sets have independent random scores: the optimum in 57 to 71 %, 0.979 of it at worst.
     best = max((search.run(start, by_cost=by_cost) for by_cost in (False, True) for start in starts), key=search.rank)
-    return Selection(tuple(sorted(best)), search.score(best), search.costs_of(best), len(search.scores))
+    return Selection(tuple(sorted(best)), search.score(best))
 
 
 class _Search:
     """A search that grows a set by one member at a time, exchanges one, or leaves one out, until nothing helps."""
 
     def __init__(self, score: Score, costs: Array, limits: Array, min_gain: float) -> None:
-        self._score, self._costs, self._limits, self._min_gain = score, costs, limits, min_gain
-        self.scores: dict[frozenset[int], float] = {}
+        # A score takes a pass over all videos: each set has it once.
+        self.score = functools.cache(score)
+        self._costs, self._limits, self._min_gain = costs, limits, min_gain
         # A member's share of the limit that it takes most of; without limits each costs the same.
         self._shares = np.maximum((costs / limits).max(axis=1), np.finfo(np.float64).tiny)
         if not np.isfinite(limits).any():
             self._shares = np.ones(len(costs))
-
-    def score(self, chosen: frozenset[int]) -> float:
-        """Returns the score of a set, which is asked for once."""
-        if chosen not in self.scores:
-            self.scores[chosen] = self._score(chosen)
-        return self.scores[chosen]
 
     def costs_of(self, chosen: frozenset[int]) -> Array:
         """Returns what a set costs, [L]."""
@@ -114,6 +103,7 @@ class _Search:
 
     def _better(self, sets: list[frozenset[int]], chosen: frozenset[int]) -> Iterator[frozenset[int]]:
         for candidate in sets:
-            fits = (self.costs_of(candidate) <= self._limits).all()  # what does not is not scored
+            # What does not fit is not scored.
+            fits = (self.costs_of(candidate) <= self._limits).all()
             if fits and self.score(candidate) > self.score(chosen) + self._min_gain:
                 yield candidate

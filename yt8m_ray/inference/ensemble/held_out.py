@@ -19,11 +19,9 @@ _MOST_NAMED = 3
 
 
 def check_apart(shards: Sequence[str], others: Sequence[str], *, other_key: str) -> None:
-    """Checks that no shard of `weighting.shards` is among those of another key: by its path, or by its content.
+    """Checks that no shard of `weighting.shards` is among those of another key, by its path or by its content.
 
-    Raises:
-        ConfigError: names the first one that is in both.
-        OSError: a shard cannot be read.
+    ConfigError names the first one that is in both.
     """
     places = {_place(path): path for path in others}
     shared = [(path, places[_place(path)]) for path in shards if _place(path) in places]
@@ -68,7 +66,7 @@ def _same_contents(shards: Sequence[str], others: Sequence[str]) -> list[tuple[s
     return [
         (path, other)
         for path, size in file_sizes(shards).items()
-        if size  # empty files have nothing in common
+        if size  # all empty files are alike
         for other in by_size[size]
         if digest(path) == digest(other)
     ]

@@ -19,10 +19,10 @@ from yt8m_ray.topk import top_k as best_classes
 
 Array = npt.NDArray[Any]
 
+# Best classes of a video that GAP counts.
 DEPTH = 20
-"""Best classes of a video that GAP counts."""
-
-_UNBOUNDED = np.float32(-1)  # below any probability: no class is outside the union
+# Below any probability: no class is outside the union.
+_UNBOUNDED = np.float32(-1)
 
 
 @dataclass(frozen=True)
@@ -31,35 +31,30 @@ class MemberScores:
 
     The classes of a video are the union of the members' own best k. A class takes 4 M + 5 bytes: some 2 kB a video for
     five members and 80 classes, where all 3,862 would take 77 kB.
-
-    Attributes:
-        video_keys: uint64 [N, 2], the videos' ids as `id_keys` gives them.
-        num_labels: int32 [N], all labels, also those outside the union.
-        num_pairs: int32 [N], classes that are kept of each video; their sum is P.
-        class_ids: int32 [P], ascending within a video.
-        hits: bool [P], whether the class is a label.
-        scores: float32 [P, M].
-        bounds: float32 [N, M], what a member gives at most to a class that is not kept; -1 where all are.
     """
 
+    # uint64 [N, 2], the videos' ids as `id_keys` gives them.
     video_keys: Array
+    # int32 [N], all labels, also those outside the union.
     num_labels: Array
+    # int32 [N], classes that are kept of each video; their sum is P.
     num_pairs: Array
+    # int32 [P], ascending within a video.
     class_ids: Array
+    # bool [P], whether the class is a label.
     hits: Array
+    # float32 [P, M].
     scores: Array
+    # float32 [N, M], what a member gives at most to a class that is not kept; -1 where all are.
     bounds: Array
 
     @classmethod
     def from_logits(
         cls, member_logits: Sequence[torch.Tensor], labels: torch.Tensor, video_ids: Sequence[str], *, top_k: int
     ) -> Self:
-        """Returns what the members say of a batch.
+        """Returns what the members say of a batch: their logits [B, C] each, multi-hot labels [B, C].
 
-        Args:
-            member_logits: [B, C] of each member.
-            labels: Multi-hot [B, C].
-            top_k: Classes that each member adds to the union; more than there are keeps all.
+        Each member adds its `top_k` best classes to the union; more than there are keeps all.
 
         Raises:
             NaNScoresError: a member's scores of a video are not numbers.
@@ -109,8 +104,7 @@ class MemberScores:
 
         Of equal means the lower class id is the better one, as everywhere. `weights` are shares [M] of the sum 1.
         """
-        means, hits, _ = self._ranked(weights)
-        return means, hits
+        return self._ranked(weights)[:2]
 
     def gap(self, weights: Array) -> float:
         """Returns GAP@20 of the weighted mean; 0 where no video has a label."""
@@ -144,11 +138,7 @@ def pooled_gap(ranked: Sequence[tuple[Array, Array]], num_labels: int) -> float:
 def _rank(
     scores: Array, hits: Array, num_pairs: Array, weights: Array, best_means: Array, best_hits: Array, last_means: Array
 ) -> int:
-    """Fills in the best weighted means of each video, best first, whether they are hits, and the last of them.
-
-    Returns:
-        How many means there are.
-    """
+    """Fills in each video's best weighted means, best first, their hits, and the last mean; returns how many means."""
     num_ranked, pair = 0, 0
     for video in range(len(num_pairs)):
         num_kept = 0

@@ -38,7 +38,7 @@ from yt8m_ray.inference.predictor import load_vocabulary
 from yt8m_ray.inference.quantization.quantize import channel_axes, quantize_state
 from yt8m_ray.inference.quantization.restore import restore_model
 from yt8m_ray.metrics import Metric, build_metric
-from yt8m_ray.models import Model
+from yt8m_ray.models import Model, build_model_for_weights
 from yt8m_ray.models.ensemble import Ensemble
 from yt8m_ray.registry import ComponentConfig
 from yt8m_ray.schema import Batch
@@ -57,19 +57,14 @@ class StoredModel:
 
     @property
     def num_bytes(self) -> int:
-        """Of the tensors."""
+        """Bytes of the tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def restore(self, device: str = "cpu") -> Model:
         """Returns the model that computes with the stored weights, as a bundle's does."""
-        return restore_model(
-            self.config,
-            dict(self.tensors),
-            feature_sizes=self.feature_sizes,
-            num_classes=self.num_classes,
-            activations=self.activations,
-            device=device,
-        )
+        sizes, num_classes = self.feature_sizes, self.num_classes
+        model = build_model_for_weights(self.config, feature_sizes=sizes, num_classes=num_classes)
+        return restore_model(model, dict(self.tensors), activations=self.activations, device=device)
 
     # Pickle copies a tensor of torch several times; arrays of bytes go into Ray's store, and out of it, as they are.
     def __getstate__(self) -> dict[str, Any]:
@@ -104,25 +99,14 @@ class Member:
 
 
 def load_members(config: ExportConfig) -> list[Member]:
-    """Returns the members that `config` names.
-
-    Raises:
-        ValueError: a checkpoint cannot be read, or the members do not go together.
-    """
+    """Returns the members that `config` names; ValueError where one cannot be read, or they do not go together."""
     members = []
     for asked in config.members:
         model, trained, manifest = load_checkpoint(asked.checkpoint, ema=asked.ema)
-        run_id = manifest.get("mlflow_run_id")
-        run_id = None if run_id is None else str(run_id)
+        run_id = None if manifest.get("mlflow_run_id") is None else str(manifest["mlflow_run_id"])
         members.append(Member(asked.checkpoint, trained, config.transform_of(asked), run_id, model))
     check_agreement([member.checkpoint for member in members], [member.config.data for member in members])
     return members
-
-
-def ensembles(config: ExportConfig, members: Sequence[Member]) -> tuple[Ensemble, Ensemble]:
-    """Returns the ensemble of the members as trained and as stored."""
-    before = Ensemble([member.model for member in members], config.weights())
-    return before.eval(), Ensemble([member.stored.restore() for member in members], config.weights()).eval()
 
 
 class QualityMeter:
@@ -153,11 +137,7 @@ class QualityMeter:
         self.num_labels += other.num_labels
 
     def compute(self) -> list[float]:
-        """Returns GAP of each member, then of the ensemble.
-
-        Raises:
-            ValueError: no video had a label.
-        """
+        """Returns GAP of each member, then of the ensemble; ValueError where no video had a label."""
         if not self.num_labels:
             raise ValueError(f"data.validation: none of its {self.num_videos} videos has a label to measure GAP with")
         return [metric.compute() for metric in self._metrics]
@@ -173,14 +153,9 @@ def assemble(
     weighting: WeightingReport | None = None,
     trials: TransformReport | None = None,
 ) -> tuple[Path, BundleDocument]:
-    """Writes the bundle of `members` and returns its folder and document.
+    """Writes the bundle of `members`, those that `config` names, and returns its folder and document.
 
-    Args:
-        config: The export, with the members that were chosen and their weights.
-        members: Those members.
-        before: Of the weights as trained.
-        after: Of the weights as stored.
-        split: The shards that both were measured on.
+    `before` is of the weights as trained, `after` of those as stored, both measured on the shards of `split`.
     """
     data = members[0].config.data
     (*gaps_before, gap_before), (*gaps_after, gap_after) = before.compute(), after.compute()

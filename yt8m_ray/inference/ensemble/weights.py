@@ -6,25 +6,23 @@ All are functions of `MemberScores`, deterministic, and give shares [M] of the s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import nnls
 
-from yt8m_ray.inference.ensemble.member_scores import MemberScores, pooled_gap
+from yt8m_ray.inference.ensemble.member_scores import Array, MemberScores, pooled_gap
 
-Array = npt.NDArray[Any]
 Fit = Callable[[MemberScores], Array]
 
+# A smaller share is 0: the member would cost its bytes and its time for nothing that can be measured.
 MIN_SHARE = 1e-3
-"""A smaller share is 0: the member would cost its bytes and its time for nothing that can be measured."""
-
+# The least by which GAP has to rise: less is the rounding of float32 means.
 MIN_GAIN = 1e-6
-"""The least by which GAP has to rise: what float32 means leave of it is no gain."""
 
 _FIRST_STEP = 0.25
-_LAST_STEP = 1 / 128  # a finer one moves GAP by less than any two splits differ
+# A finer step moves GAP by less than any two splits differ.
+_LAST_STEP = 1 / 128
 _CHUNK_PAIRS = 1 << 18
 _RIDGE = 1e-6
 
@@ -50,12 +48,8 @@ def moments(scores: MemberScores) -> Array:
 def least_squares_shares(triangle: Array, members: Sequence[int]) -> Array:
     """Returns the shares of non-negative least squares: the mean of probabilities that is closest to the labels.
 
-    Labels outside the union, to which every member gives little, are not seen. Members that say the same get the same;
-    all do where none gives anything to any label.
-
-    Args:
-        triangle: From `moments`.
-        members: Those that may have a share.
+    Only `members` have a share; `triangle` is from `moments`. Labels outside the union, to which every member gives
+    little, are not seen. Members that say the same get the same; all do where none gives anything to any label.
     """
     columns, num_members = list(members), triangle.shape[1] - 1
     table, target = triangle[:, columns], triangle[:, -1]
@@ -68,15 +62,10 @@ def least_squares_shares(triangle: Array, members: Sequence[int]) -> Array:
 
 
 def ascend(scores: MemberScores, start: Array, members: Sequence[int]) -> tuple[Array, float]:
-    """Returns (shares, their GAP) of coordinate ascent on GAP from `start`, to a local maximum, never worse than it.
+    """Returns (shares, their GAP) of coordinate ascent on GAP from shares `start`, to a local maximum.
 
-    One share after another is raised or lowered by a step, the others scaled to fit, and kept where GAP rises; the step
-    is halved when no change helps.
-
-    Args:
-        scores: What GAP is measured on.
-        start: Shares [M].
-        members: Those whose share may change.
+    The share of one of `members` after another is raised or lowered by a step, the others scaled to fit, and kept where
+    GAP rises; the step is halved when no change helps.
     """
     shares, best = start, scores.gap(start)
     step = _FIRST_STEP
@@ -106,7 +95,7 @@ def cross_fitted_gap(scores: MemberScores, fit: Fit, num_folds: int) -> float:
 
 
 def folds_of(video_keys: Array, num_folds: int) -> Array:
-    """Returns the fold of each video, int64 [N], by a hash of its key, uint64 [N, 2]: whatever the order."""
+    """Returns the fold of each video, int64 [N], by a hash of its key, uint64 [N, 2], whatever the order."""
     # MurmurHash3's 64-bit finalizer: ids are text, whose bits by themselves are anything but evenly distributed.
     mixed = video_keys[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ video_keys[:, 1]
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
@@ -120,7 +109,7 @@ def _moved(shares: Array, member: int, change: float) -> Array | None:
     moved = shares.copy()
     moved[member] = max(moved[member] + change, 0.0)
     if moved[member] == shares[member] or not moved.any():
-        return None  # it changes nothing
+        return None
     moved = _normalized(moved)
     return None if np.array_equal(moved, shares) else moved
 

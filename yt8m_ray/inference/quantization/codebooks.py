@@ -19,9 +19,8 @@ CodebookName = Literal["uniform", "quantile", "kmeans"]
 
 NUM_CODES = 256
 
+# Cells that the exact search chooses its borders among; Lloyd's steps then move them freely.
 _NUM_CELLS = 8192
-"""Cells of equal mass that the exact search chooses its borders among; Lloyd's steps then move them freely."""
-
 _MAX_STEPS = 200
 
 
@@ -65,7 +64,8 @@ def kmeans_values(weights: Array) -> Array:
         values = np.diff(sums[borders]) / np.diff(borders)
         middles = ((values[:-1] + values[1:]) / 2).astype(np.float32)
         moved = np.concatenate([[0], np.searchsorted(ordered, middles, side="right"), [len(ordered)]])
-        moved = moved[np.concatenate([[True], np.diff(moved) > 0])]  # an interval that lost all its weights
+        # Without the intervals that lost all their weights.
+        moved = moved[np.concatenate([[True], np.diff(moved) > 0])]
         if np.array_equal(moved, borders):
             break
         borders = moved
@@ -83,10 +83,12 @@ _VALUES: dict[CodebookName, Callable[[Array], Array]] = {
 def _best_borders(ordered: Array, sums: Array) -> Array:
     """Returns the borders [n + 1], n <= 256, of the intervals of cells with the least squared error."""
     edges = _cells(ordered, _NUM_CELLS)
-    centre = sums[-1] / len(ordered)  # squares of what is centred cancel less
+    # Squares of centred values cancel less.
+    centre = sums[-1] / len(ordered)
     masses = np.diff(edges).astype(np.float64)
     firsts = np.diff(sums[edges]) - masses * centre
     seconds = _squares(ordered, edges, float(centre))
+    # Sums up to each cell: the moments of an interval are differences of two.
     masses_to, firsts_to, seconds_to = (np.concatenate([[0.0], np.cumsum(part)]) for part in (masses, firsts, seconds))
     borders: Array = edges[_split(masses_to, firsts_to, seconds_to, min(NUM_CODES, len(masses)))]
     return borders
@@ -115,7 +117,7 @@ def _cells(ordered: Array, most: int) -> Array:
 
 @compiled
 def _squares(ordered: Array, edges: Array, centre: float) -> Array:
-    # Compiled for the sake of memory: NumPy would make a copy of all weights.
+    # Compiled to save memory: NumPy would make a copy of all weights.
     sums = np.zeros(len(edges) - 1)
     for cell in range(len(sums)):
         for index in range(edges[cell], edges[cell + 1]):
@@ -173,7 +175,8 @@ def _split(masses: Array, firsts: Array, seconds: Array, num_intervals: int) -> 
 def _find_nearest(weights: Array, values: Array, middles: Array, codes: Array) -> None:
     for index in range(len(weights)):
         weight = np.float64(weights[index])
-        code = np.searchsorted(middles, weight)  # the rounded middle decides nearly always; the distances have the say
+        # The rounded middle is right nearly always, but the distances decide.
+        code = np.searchsorted(middles, weight)
         distance = (weight - values[code]) ** 2
         if code > 0 and (weight - values[code - 1]) ** 2 <= distance:
             code -= 1

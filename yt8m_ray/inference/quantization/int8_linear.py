@@ -14,14 +14,15 @@ from torch.nn import functional as F
 
 from yt8m_ray.compiled import compiled
 
+# Activations are -63..63: two products then fit the 16 bits in which a CPU without VNNI adds them up.
 LEVELS = 63
-"""Activations are -63..63: two products then fit the 16 bits in which a CPU without VNNI adds them up."""
-
+# Code of an activation of 0: codes are unsigned, as the engines for x86 want one of the two sides.
 MIDDLE = 64
-"""Code of an activation of 0: codes are unsigned, as the engines for x86 want one of the two sides."""
 
-_PART_ELEMENTS = 1 << 20  # values that are expanded at a time: 4 MB, which a cache holds
-_GPU_MULTIPLE = 32  # cuBLAS multiplies 8-bit matrices of these multiples of rows and columns
+# Values that are expanded at a time: 4 MB, which a cache holds.
+_PART_ELEMENTS = 1 << 20
+# cuBLAS multiplies 8-bit matrices of these multiples of rows and columns.
+_GPU_MULTIPLE = 32
 _TINY = float(np.finfo(np.float32).tiny)
 _MAGNITUDE_BITS = np.int32(0x7FFFFFFF)
 _INFINITE_BITS = np.int32(0x7F800000)
@@ -32,13 +33,8 @@ Kernel = Literal["onednn", "fbgemm", "cublas", "float32"]
 class Int8Linear(nn.Module):
     """Takes the place of an `nn.Linear`: [..., in] -> [..., out] in float32, by sums of integers.
 
-    All kernels add up the same integers, and differ by the rounding of float32 alone.
-
-    Args:
-        codes: int8 [out, in], -127..127; packed, or kept as they are.
-        scale: float32 [out, 1], not negative.
-        bias: float32 [out], or None.
-        kernel: What multiplies; the device's fastest by default.
+    All kernels add up the same integers, and differ by the rounding of float32 alone; the device's fastest is the
+    default. Codes are int8 [out, in] in -127..127, scales float32 [out, 1] and not negative, the bias float32 [out].
     """
 
     def __init__(
@@ -95,7 +91,8 @@ class _Float32:
         self._codes, self._scale = codes, scale
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Float32:
-        return self  # never changed, so that copies of a model share it
+        # Never changed, so that copies of a model share it.
+        return self
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
         """Returns the sums [N, out] in float32 of activations [N, in] as codes, times the weights' scales."""
@@ -121,7 +118,8 @@ class _OneDNN(_Float32):
             return self._scale.new_empty(0, len(self._scale))
         codes = (activations, 1.0, MIDDLE)
         weights = (self._codes, self._scale, self._zeros)
-        output = (1.0, 0, torch.float32)  # scale and middle of an output of integers count nothing for this type
+        # Scale and zero point are for an output of integers, and ignored with this type.
+        output = (1.0, 0, torch.float32)
         sums: torch.Tensor = torch.ops.onednn.qlinear_pointwise(*codes, *weights, None, *output, "none", [], "")
         return sums
 
@@ -136,7 +134,8 @@ class _FBGEMM(_Float32):
     def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
         zeros = torch.zeros(len(codes), dtype=torch.int64)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch announces the end of its quantized tensors
+            # torch announces the end of its quantized tensors.
+            warnings.simplefilter("ignore", UserWarning)
             weights = torch._make_per_channel_quantized_tensor(codes, scale.double(), zeros, 0)
             super().__init__(torch.ops.quantized.linear_prepack(weights, None), scale)
 
@@ -151,7 +150,7 @@ class _FBGEMM(_Float32):
 
 
 class _CuBLAS(_Float32):
-    """8-bit tensor cores; both sides are padded with zeros to the multiples that they ask for."""
+    """8-bit tensor cores, for matrices padded with zeros."""
 
     def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
         super().__init__(_pad(codes), scale)

@@ -12,7 +12,7 @@ Whatever has no more than `min_elements` elements stays float32; of int8 and int
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
 import torch
@@ -29,24 +29,23 @@ GROUP_SUFFIX = ".group_scale"
 CODEBOOK_SUFFIX = ".codebook"
 SUFFIXES = (SCALE_SUFFIX, GROUP_SUFFIX, CODEBOOK_SUFFIX)
 
+# Codes are -127..127: without -128 the code of -w is minus the code of w.
 MAX_CODE = 127
-"""Codes are -127..127: without -128 the code of -w is minus the code of w."""
-
 MAX_INT4_CODE = 7
 _INT4_MIDDLE = 8
 _FLOAT_BYTES = 4
-
+# Weights that are coded or expanded at a time: 1 MB of float32, which a cache holds.
 _PART_ELEMENTS = 1 << 18
 
 _OUTPUT_FIRST = (nn.Linear, nn.Embedding, nn.Conv1d, LSTMCellWeights)
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+_FLOATS = ("F32", "F16", "BF16")
+_TINY = torch.finfo(torch.float32).tiny
+
+_DEFAULT = TransformConfig()
 
 State = dict[str, torch.Tensor]
-_Form = tuple[tuple[str, ...], list[int]]
-
-_FLOATS = ("F32", "F16", "BF16")
-
-DEFAULT = TransformConfig()
+_Form = tuple[tuple[str, ...], list[int]]  # the dtypes that a stored tensor may have, and its shape
 
 
 def channel_axes(model: nn.Module) -> dict[str, int]:
@@ -63,16 +62,12 @@ def channel_axes(model: nn.Module) -> dict[str, int]:
 
 
 def quantize_state(
-    state: Mapping[str, torch.Tensor], axes: Mapping[str, int], transform: TransformConfig = DEFAULT
+    state: Mapping[str, torch.Tensor], axes: Mapping[str, int], transform: TransformConfig = _DEFAULT
 ) -> State:
     """Returns a state dict as `transform` stores it.
 
     With int8, each weight comes back within half its channel's scale (largest magnitude / 127), with int4 within half
-    its group's (largest magnitude / 7), plus float32 rounding.
-
-    Args:
-        state: Of a model; it is not changed.
-        axes: From `channel_axes`.
+    its group's (largest magnitude / 7), plus float32 rounding. `axes` are from `channel_axes`.
 
     Raises:
         ValueError: a tensor holds NaN or infinity, or what float16 cannot hold, or two names collide.
@@ -104,8 +99,9 @@ def dequantize_tensor(stored: Mapping[str, torch.Tensor], name: str) -> torch.Te
         return tensor.float().mul_(stored[name + SCALE_SUFFIX])
     if name + CODEBOOK_SUFFIX in stored:
         values, weights = stored[name + CODEBOOK_SUFFIX], torch.empty(tensor.shape)
+        # In parts, as torch takes eight bytes an index.
         parts = (each.view(-1).split(_PART_ELEMENTS) for each in (tensor, weights))
-        for codes, part in zip(*parts, strict=True):  # torch takes eight bytes an index
+        for codes, part in zip(*parts, strict=True):
             torch.index_select(values, 0, codes.int(), out=part)
         return weights
     if name + GROUP_SUFFIX in stored:
@@ -116,13 +112,9 @@ def dequantize_tensor(stored: Mapping[str, torch.Tensor], name: str) -> torch.Te
     return tensor.float() if tensor.dtype in _HALVES.values() else tensor.clone()
 
 
-def stored_faults(expected: Mapping[str, torch.Tensor], found: Mapping[str, TensorEntry]) -> list[str]:
-    """Returns a sentence for each tensor of a file from which a model's would not come back.
-
-    Args:
-        expected: The model's state dict, of any device, `meta` too.
-        found: The file's tensors by name.
-    """
+def stored_faults(expected: Mapping[str, torch.Tensor], entries: Sequence[TensorEntry]) -> list[str]:
+    """Returns a sentence for each tensor of a file from which a state dict, of any device, would not come back."""
+    found = {entry.name: entry for entry in entries}
     needed: dict[str, _Form] = {}
     for name, tensor in expected.items():
         suffix = next((s for s in SUFFIXES if name + s in found and name + s not in expected), "")
@@ -162,6 +154,7 @@ def _kind(tensor: torch.Tensor, axis: int | None, transform: TransformConfig) ->
         return "none"
     if transform.name not in ("int8", "int4"):
         return transform.name
+    # Biases and batch norm have no channels to share a scale.
     if axis is None:
         return "none"
     is_linear = axis == 0 and tensor.ndim == 2
@@ -189,20 +182,19 @@ def unpack_int4(packed: torch.Tensor) -> torch.Tensor:
     return halves.to(torch.int8) - _INT4_MIDDLE
 
 
-def quantize_channels(weights: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns int8 codes of the shape of `weights`, and float32 scales of shape 1 in all axes but `axis`."""
+def quantize_channels(weights: torch.Tensor, axis: int, *, most: int = MAX_CODE) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns int8 codes -most..most shaped as `weights`, and float32 scales of shape 1 in all axes but `axis`."""
     codes = torch.empty_like(weights, dtype=torch.int8)
     scales = weights.new_empty([size if number == axis else 1 for number, size in enumerate(weights.shape)])
     other_axes = [other for other in range(weights.ndim) if other != axis]
     # A few channels at a time, in memory that a cache holds: a NetVLAD's hidden layer has 1.2 GB.
     step = max(_PART_ELEMENTS * weights.shape[axis] // max(weights.numel(), 1), 1)
-    for part, part_codes, part_scale in zip(
-        *(each.split(step, axis) for each in (weights, codes, scales)), strict=True
-    ):
-        # The floor keeps the division finite for an all-zero channel; its codes are 0 whatever the scale.
+    parts = (each.split(step, axis) for each in (weights, codes, scales))
+    for part, part_codes, part_scale in zip(*parts, strict=True):
         largest = part.abs().amax(dim=other_axes, keepdim=True)
-        part_scale.copy_((largest / MAX_CODE).clamp_min(torch.finfo(torch.float32).tiny))
-        part_codes.copy_((part / part_scale).round_().clamp_(-MAX_CODE, MAX_CODE))
+        # The floor keeps the division finite for an all-zero channel; its codes are 0 whatever the scale.
+        part_scale.copy_((largest / most).clamp_min(_TINY))
+        part_codes.copy_((part / part_scale).round_().clamp_(-most, most))
     return codes, scales
 
 
@@ -229,12 +221,6 @@ def _to_half(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
 
 def _quantize_groups(weights: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns bytes of two codes [out, in / 2] of weights [out, in], and scales [out, in / size]."""
-    packed, scales = [], []
-    for part in weights.split(max(_PART_ELEMENTS // weights.shape[1], 1)):
-        groups = part.reshape(len(part), -1, size)
-        scale = (groups.abs().amax(dim=2) / MAX_INT4_CODE).clamp_min(torch.finfo(torch.float32).tiny)
-        codes = (groups / scale.unsqueeze(2)).round_().clamp_(-MAX_INT4_CODE, MAX_INT4_CODE)
-        halves = (codes.flatten(1) + _INT4_MIDDLE).to(torch.uint8)
-        packed.append(halves[:, 0::2] | halves[:, 1::2] << 4)
-        scales.append(scale)
-    return torch.cat(packed), torch.cat(scales)
+    codes, scales = quantize_channels(weights.reshape(-1, size), 0, most=MAX_INT4_CODE)
+    halves = codes.add_(_INT4_MIDDLE).view(torch.uint8).view(len(weights), -1)
+    return halves[:, 0::2] | halves[:, 1::2] << 4, scales.view(len(weights), -1)

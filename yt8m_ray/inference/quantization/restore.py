@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 from torch import nn
 
-from yt8m_ray.artifacts.tensor_file import TensorEntry
 from yt8m_ray.config.quantization import TransformConfig
 from yt8m_ray.inference.quantization.int8_linear import Int8Linear
 from yt8m_ray.inference.quantization.quantize import (
@@ -17,16 +13,14 @@ from yt8m_ray.inference.quantization.quantize import (
     dequantize_state,
     dequantize_tensor,
     quantize_channels,
-    stored_faults,
 )
-from yt8m_ray.models import Model, build_model_for_weights
+from yt8m_ray.models import Model
 from yt8m_ray.models.layers import BatchNorm
-from yt8m_ray.registry import ComponentConfig
 
 _AFFINE = ("gamma", "beta", "moving_mean", "moving_variance")
 
+# Rows of an int4 matrix that are expanded at a time.
 _ROWS_A_PART = 64
-"""Rows of an int4 matrix that are expanded at a time."""
 
 
 class Folded(nn.Module):
@@ -37,33 +31,29 @@ class Folded(nn.Module):
 
 
 def restore_model(
-    config: Mapping[str, Any] | ComponentConfig,
+    model: Model,
     stored: dict[str, torch.Tensor],
     *,
-    feature_sizes: Sequence[int],
-    num_classes: int,
     activations: str = TransformConfig().activations,
     device: str | torch.device = "cpu",
 ) -> Model:
-    """Returns the model of a stored state dict, in eval mode; it cannot be trained.
+    """Returns `model`, from `build_model_for_weights`, with a stored state dict, in eval mode; it cannot be trained.
 
-    Linear layers stored as int8 or int4 multiply integers (see `TransformConfig.activations`); those of int4 do it as
-    int8, rounded once more to a scale a channel. A batch norm that alone reads such a layer is folded into its scales.
-
-    Args:
-        stored: From `quantize_state`; it is emptied, so that no more than one layer is in memory twice.
-        activations: `int8`, or `float32`, which expands all weights.
+    Linear layers stored as int8 or int4 multiply integers, those of int4 as int8, rounded once more to a scale a
+    channel; with `activations` of `float32`, all weights are expanded. A batch norm that alone reads such a layer is
+    folded into its scales. `stored`, from `quantize_state`, is emptied.
 
     Raises:
         RuntimeError: the tensors do not fit the model; torch lists names and shapes.
     """
-    model = build_model_for_weights(config, feature_sizes=feature_sizes, num_classes=num_classes)
+    # Each layer leaves `stored` before the next is restored: no more than one is in memory twice.
     linears = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
     norms = _norms(model)
     for name, linear in linears.items() if activations == "int8" else ():
         is_whole = linear.bias is None or f"{name}.bias" in stored
         codes_and_scale = _take_codes(stored, f"{name}.weight", linear) if is_whole else None
-        if codes_and_scale is None:  # stored as floats; or not fit, which loading will say
+        # Stored as floats; or not fit, which loading will say.
+        if codes_and_scale is None:
             continue
         bias = stored.pop(f"{name}.bias", None) if linear.bias is not None else None
         codes, scale = codes_and_scale
@@ -76,22 +66,6 @@ def restore_model(
     stored.clear()
     model.load_state_dict(state, assign=True)
     return model.eval()
-
-
-def check_stored(
-    config: Mapping[str, Any] | ComponentConfig,
-    entries: Sequence[TensorEntry],
-    *,
-    feature_sizes: Sequence[int],
-    num_classes: int,
-) -> list[str]:
-    """Returns a sentence for each tensor of a file that `restore_model` could not use, from the head of the file.
-
-    Raises:
-        ValueError: no machine has room for such a model.
-    """
-    model = build_model_for_weights(config, feature_sizes=feature_sizes, num_classes=num_classes)
-    return stored_faults(model.state_dict(), {entry.name: entry for entry in entries})
 
 
 def _norms(model: nn.Module) -> dict[str, tuple[str, BatchNorm]]:
@@ -131,6 +105,7 @@ def _fold(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns codes, scales and bias of a layer whose outputs are multiplied with a factor a channel, and shifted."""
     factor, shift = affine
+    # Scales are not negative: a negative factor turns the signs of its channel's codes instead.
     if bool((factor < 0).any()):
         codes = torch.where(factor.unsqueeze(1) < 0, -codes, codes)
     return codes, scale * factor.abs().unsqueeze(1), shift if bias is None else shift + bias * factor

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.support.batch import make_batch
+from tests.support.tiny import ensembles
 from yt8m_ray.artifacts.folder_manifest import CheckpointError, NoSuchFolderError, write_manifest
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.config.quantization import TransformConfig
@@ -23,7 +24,7 @@ from yt8m_ray.data.pipeline.shard_reader import read_rows
 from yt8m_ray.inference.bundle.description import format_table
 from yt8m_ray.inference.bundle.document import BundleDocument
 from yt8m_ray.inference.bundle.folder import load_bundle
-from yt8m_ray.inference.ensemble.members import QualityMeter, assemble, ensembles, load_members
+from yt8m_ray.inference.ensemble.members import QualityMeter, assemble, load_members
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.inference.quantization.quantize import channel_axes, dequantize_state, quantize_state
 

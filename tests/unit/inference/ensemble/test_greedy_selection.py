@@ -69,7 +69,7 @@ def shares_of_the_optimum(make: MakeTable, num_limits: int, num_tables: int) -> 
         score = make(rng, num_members)
         costs, limits = random_costs(rng, num_members, num_limits)
         found = select_members(score, costs, limits)
-        assert (found.costs <= limits).all()
+        assert (costs[list(found.members)].sum(axis=0) <= limits).all()
         shares.append(found.score / best_of_all(score, costs, limits))
     return np.array(shares)
 
@@ -197,7 +197,6 @@ def test_of_equal_scores_the_one_of_fewer_bytes_is_taken() -> None:
     found = select_members(lambda _: 0.5, costs, np.array([20.0, 20.0]))
 
     assert found.members == (1,)
-    assert found.costs.tolist() == [3.0, 9.0]
 
 
 def test_a_member_that_lowers_the_score_is_left_out_though_there_is_room() -> None:
@@ -236,9 +235,9 @@ def test_no_set_is_scored_twice() -> None:
         asked.append(chosen)
         return float(len(chosen))
 
-    found = select_members(score, column([1, 2, 3, 4]), np.array([7.0]))
+    select_members(score, column([1, 2, 3, 4]), np.array([7.0]))
 
-    assert len(asked) == len(set(asked)) == found.num_scored
+    assert len(asked) == len(set(asked))
 
 
 def column(num_bytes: Sequence[float]) -> Array:
