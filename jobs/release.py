@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--url", default="http://127.0.0.1:8000", help="of the service (default %(default)s)")
     common.add_argument("--token-file", metavar="FILE", help="instead of the environment variable YT8M_ADMIN_TOKEN")
+    # The service itself waits 600 s for its replicas to load a model.
     common.add_argument("--timeout-s", type=float, default=660, help="to wait for the end of a change (default 660)")
     parser = new_parser("Says or changes which model answers.")
     verbs = parser.add_subparsers(dest="what", required=True, metavar="status|promote|canary|finish|rollback")

@@ -40,6 +40,7 @@ from yt8m_ray.inference.mlflow_model.video_table import ANSWER_COLUMNS
 
 INSTANCES = "instances"
 _BASE64 = "b64"
+# TensorFlow Serving takes the default signature where a request names none.
 _SIGNATURES = ("", "serving_default")
 _TAG = "KServe V1 and TensorFlow Serving"
 
