@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 
-from jobs.cli import print_result, run_verb
+from jobs.cli import new_parser, print_result, run_verb
 from yt8m_ray.training.weight_averaging import average_checkpoints
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.average", description="Averages the weights of several checkpoints of one model."
-    )
+    parser = new_parser("Averages the weights of several checkpoints of one model.")
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="a checkpoint's folder")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="a folder that does not exist yet")
     parser.add_argument(

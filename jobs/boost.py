@@ -7,9 +7,7 @@ The last line of stdout is FILE.
 
 from __future__ import annotations
 
-import argparse
-
-from jobs.cli import print_result, ray_cluster, run_verb
+from jobs.cli import new_parser, print_result, ray_cluster, run_verb
 from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.batch.boost import boost_videos
@@ -17,7 +15,7 @@ from yt8m_ray.inference.predictor import check_fit, locate_model
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.boost", description="Weighs videos by a model's errors.")
+    parser = new_parser("Weighs videos by a model's errors.")
     parser.add_argument("model", help="folder of a checkpoint or a bundle")
     parser.add_argument("shards", nargs="+", help="paths or globs of what it was trained on")
     parser.add_argument("--output", required=True, help="a .parquet file")

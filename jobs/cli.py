@@ -69,19 +69,33 @@ def run_verb(main: Callable[[list[str]], None]) -> NoReturn:
     sys.exit(0)
 
 
+def new_parser(description: str) -> argparse.ArgumentParser:
+    """Returns a parser that names the verb of this process."""
+    return argparse.ArgumentParser(prog=f"python -m jobs.{Path(sys.argv[0]).stem}", description=description)
+
+
 def parse_document(argv: Sequence[str], config_type: type[C], *, description: str) -> C:
     """Returns the config of `CONFIG [section.key=value ...]`; `--dry-run` prints it and exits."""
-    parser = argparse.ArgumentParser(prog=_program(), description=description)
+    parser = new_parser(description)
     parser.add_argument(
         "arguments", nargs="*", metavar="CONFIG | section.key=value", help="a YAML file, then overrides"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
+    add_dry_run(parser)
     options = parser.parse_args(argv)
     config = load_config(options.arguments, config_type)
+    exit_if_dry(options, config)
+    return config
+
+
+def add_dry_run(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
+
+
+def exit_if_dry(options: argparse.Namespace, config: Config) -> None:
+    """Prints the resolved config and exits if `--dry-run` was given."""
     if options.dry_run:
         print(to_yaml(config), end="")
         sys.exit(0)
-    return config
 
 
 def load_config(arguments: Sequence[str], config_type: type[C]) -> C:
@@ -150,10 +164,6 @@ def ray_cluster() -> Iterator[None]:
 def print_result(path: str | Path) -> None:
     """Prints the result's path as the last line of stdout."""
     print(path, flush=True)
-
-
-def _program() -> str:
-    return f"python -m jobs.{Path(sys.argv[0]).stem}"
 
 
 def _fail(error: BaseException, code: int) -> NoReturn:

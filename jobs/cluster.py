@@ -157,6 +157,7 @@ def _servers(node: Any) -> Iterator[tuple[str, psutil.Process]]:
 
 def _is_alive(process: psutil.Process) -> bool:
     try:
+        # A dead child is a zombie until its parent waits for it.
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -7,29 +7,25 @@ had not seen it. The same command continues: finished folds are not trained agai
 
 from __future__ import annotations
 
-import argparse
 import json
 
-from jobs.cli import load_config, ray_cluster, run_verb
-from yt8m_ray.config.document import to_yaml
+from jobs.cli import add_dry_run, exit_if_dry, load_config, new_parser, ray_cluster, run_verb
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.training.cross_validation import cross_validate, folds_of
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.cross_validate", description="Trains all folds of a run.")
+    parser = new_parser("Trains all folds of a run.")
     parser.add_argument("arguments", nargs="+", metavar="CONFIG | key=value", help="a train config, dotted keys")
     parser.add_argument("--num-parallel", type=int, help="folds at once (default: what the cluster has CPUs for)")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
+    add_dry_run(parser)
     # Keys may follow the flags.
     options = parser.parse_intermixed_args(argv)
     if options.num_parallel is not None and options.num_parallel < 1:
         raise ConfigError(f"--num-parallel: expected at least 1, found {options.num_parallel}")
     config = load_config(options.arguments, TrainConfig)
-    if options.dry_run:
-        print(to_yaml(config), end="")
-        return
+    exit_if_dry(options, config)
     folds = folds_of(config)
     with ray_cluster():
         report = cross_validate(folds, num_parallel=options.num_parallel)

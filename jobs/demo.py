@@ -6,7 +6,6 @@ unless clustering frames beats averaging them by as much as the planted data all
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import io
@@ -29,7 +28,7 @@ from typing import Any
 import requests
 
 from jobs import evaluate, export, synthesize, train
-from jobs.cli import print_result, ray_cluster, run_verb
+from jobs.cli import new_parser, print_result, ray_cluster, run_verb
 from yt8m_ray.artifacts.folder_manifest import MODEL_FILE
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.pipeline.shard_reader import read_rows
@@ -100,7 +99,7 @@ class Demo:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.demo", description="All steps once, on synthetic data.")
+    parser = new_parser("All steps once, on synthetic data.")
     parser.add_argument("--output", default="demo_output", help="a folder of the demo's own, replaced if it exists")
     demo = Demo(Path(parser.parse_args(argv).output).absolute())
     _clear(demo.output)

@@ -6,14 +6,12 @@ version, GAP before and after, sizes, input, licence, and where each member is f
 
 from __future__ import annotations
 
-import argparse
-
-from jobs.cli import run_verb
+from jobs.cli import new_parser, run_verb
 from yt8m_ray.inference.bundle.description import describe, to_json, to_text
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.describe", description="Prints what a bundle is.")
+    parser = new_parser("Prints what a bundle is.")
     parser.add_argument("bundle", metavar="BUNDLE", help="a folder or a .tar, local or s3://")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a page")
     parser.add_argument("--tensors", action="store_true", help="each tensor too, with its type and bytes")

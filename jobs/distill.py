@@ -7,9 +7,7 @@ shards it adds theirs. The last line of stdout is DIR.
 
 from __future__ import annotations
 
-import argparse
-
-from jobs.cli import print_result, ray_cluster, run_verb
+from jobs.cli import new_parser, print_result, ray_cluster, run_verb
 from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.batch.distill import NUM_ENTRIES, choose_format, label_shards, local_folder
@@ -17,7 +15,7 @@ from yt8m_ray.inference.predictor import check_fit, locate_model
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.distill", description="Writes a teacher's scores.")
+    parser = new_parser("Writes a teacher's scores.")
     parser.add_argument("model", help="folder of a checkpoint or a bundle: the teacher")
     parser.add_argument("shards", nargs="+", help="paths or globs; local, s3:// or gs://")
     parser.add_argument("--output", required=True, help="a folder")

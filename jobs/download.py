@@ -5,15 +5,13 @@ The same command again continues a download that was interrupted. The last line 
 
 from __future__ import annotations
 
-import argparse
-
-from jobs.cli import add_fields, fields_of, print_result, run_verb
+from jobs.cli import add_fields, fields_of, new_parser, print_result, run_verb
 from yt8m_ray.data.download.config import DownloadConfig
 from yt8m_ray.data.download.published_shards import download
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.download", description="Fetches YouTube-8M's shards.")
+    parser = new_parser("Fetches YouTube-8M's shards.")
     parser.add_argument("--output", required=True, metavar="DIR", help="a folder; what is right in it stays")
     add_fields(parser, DownloadConfig)
     options = parser.parse_args(argv)

@@ -7,24 +7,23 @@ With --watch the input is the folder of a run: a line for each checkpoint, as it
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
-from jobs.cli import ray_cluster, run_verb, split_overrides
-from yt8m_ray.config.document import override, parse_override, to_yaml
+from jobs.cli import add_dry_run, exit_if_dry, new_parser, ray_cluster, run_verb, split_overrides
+from yt8m_ray.config.document import override, parse_override
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.batch.evaluate import evaluate_shards, evaluation_config, shards_of, watch
 from yt8m_ray.inference.predictor import locate_model
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.evaluate", description="Exact metrics over every video.")
+    parser = new_parser("Exact metrics over every video.")
     parser.add_argument(
         "arguments", nargs="+", metavar="CHECKPOINT_OR_BUNDLE | key=value", help="a folder, then dotted keys"
     )
     modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
+    add_dry_run(modes)
     modes.add_argument("--watch", action="store_true", help="score the checkpoints of a run's folder as they appear")
     options = parser.parse_args(argv)
     inputs, overrides = split_overrides(options.arguments)
@@ -40,9 +39,7 @@ def main(argv: list[str]) -> None:
         return
     model = locate_model(inputs[0])
     config = override(evaluation_config(model), changes)
-    if options.dry_run:
-        print(to_yaml(config), end="")
-        return
+    exit_if_dry(options, config)
     shards = shards_of(model, config)
     with ray_cluster():
         metrics = evaluate_shards(model, shards, config)

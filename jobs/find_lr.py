@@ -7,36 +7,30 @@ the loss falls fastest and a tenth of that at which it is lowest.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import torch
 
-from jobs.cli import load_config, run_verb
-from yt8m_ray.config.document import to_yaml
+from jobs.cli import add_dry_run, exit_if_dry, load_config, new_parser, run_verb
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.training.lr_range_test import RateRange, find_learning_rate
 from yt8m_ray.training.run.inputs import prepare_inputs, splits_of
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.find_lr", description="The learning-rate range test of a run."
-    )
+    parser = new_parser("The learning-rate range test of a run.")
     parser.add_argument("arguments", nargs="+", metavar="CONFIG | key=value", help="a train config, dotted keys")
     parser.add_argument("--min", type=float, default=1e-6, help="the first step's rate (default 1e-6)")
     parser.add_argument("--max", type=float, default=1.0, help="the last step's rate (default 1)")
     parser.add_argument("--steps", type=int, default=200, help="how many (default 200)")
     parser.add_argument("--warm-up", type=int, default=0, help="steps before, at the config's own rate (default 0)")
     parser.add_argument("--output", metavar="DIR", help="a folder (default: output/run.name-find_lr)")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
+    add_dry_run(parser)
     # Keys may follow the flags.
     options = parser.parse_intermixed_args(argv)
     config = load_config(options.arguments, TrainConfig)
-    if options.dry_run:
-        print(to_yaml(config), end="")
-        return
+    exit_if_dry(options, config)
     rates = RateRange(options.min, options.max, options.steps, options.warm_up)
     folder = options.output or Path(config.output) / f"{config.run.name}-find_lr"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -17,10 +17,9 @@ The level and the features are those of the first record that has some; `--featu
 
 from __future__ import annotations
 
-import argparse
 import json
 
-from jobs.cli import add_fields, fields_of, ray_cluster, run_verb
+from jobs.cli import add_fields, fields_of, new_parser, ray_cluster, run_verb
 from yt8m_ray.data.inspection.dataset_manifest import load_manifest
 from yt8m_ray.data.inspection.inspect_shards import InspectionConfig, inspect_shards
 from yt8m_ray.data.pipeline.shards import expand_shards
@@ -28,7 +27,7 @@ from yt8m_ray.errors import ConfigError
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.inspect", description="Verifies and summarises shards.")
+    parser = new_parser("Verifies and summarises shards.")
     parser.add_argument("shards", nargs="+", metavar="GLOB", help="paths or globs; local, s3:// or gs://")
     add_fields(parser, InspectionConfig)
     options = parser.parse_args(argv)

@@ -18,18 +18,17 @@ last line of stdout is its path, and the JSON document goes to stderr; without i
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from typing import get_args
 
-from jobs.cli import print_result, run_verb
+from jobs.cli import new_parser, print_result, run_verb
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictions.merge import OnMissing, merge_predictions
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.merge", description="Averages, converts and scores files.")
+    parser = new_parser("Averages, converts and scores files.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="a file of predictions")
     parser.add_argument("--output", metavar="FILE", help="a .csv, .csv.gz or .parquet file")
     parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="one a file (default: all alike)")

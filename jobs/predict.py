@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from jobs.cli import print_result, ray_cluster, run_verb
+from jobs.cli import new_parser, print_result, ray_cluster, run_verb
 from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.batch.predict import predict_shards
@@ -18,9 +18,7 @@ from yt8m_ray.inference.predictor import check_fit, locate_model
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.predict", description="Writes the best classes of each video."
-    )
+    parser = new_parser("Writes the best classes of each video.")
     parser.add_argument("model", help="folder of a checkpoint or a bundle")
     parser.add_argument("shards", nargs="+", help="paths or globs; local, s3:// or gs://")
     parser.add_argument("--output", required=True, help="a .csv, .csv.gz or .parquet file")

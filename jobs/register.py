@@ -7,16 +7,15 @@ line of stdout is models:/NAME@ALIAS.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from jobs.cli import print_result, run_verb
+from jobs.cli import new_parser, print_result, run_verb
 from yt8m_ray.inference.mlflow_model.registration import register_bundle, store_beside
 from yt8m_ray.tracking.models import check_names
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.register", description="Puts a bundle into MLflow.")
+    parser = new_parser("Puts a bundle into MLflow.")
     parser.add_argument("bundle", metavar="BUNDLE", help="a folder or a .tar, local or s3://")
     parser.add_argument("--name", required=True, help="of the registered model, made if it is missing")
     parser.add_argument("--alias", default="champion", help="what points to it from now on (default champion)")

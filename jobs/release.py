@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 
-from jobs.cli import run_verb
+from jobs.cli import new_parser, run_verb
 from yt8m_ray.cli.service_client import ServiceClient
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.local_files import read_document
@@ -39,8 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--url", default="http://127.0.0.1:8000", help="of the service (default %(default)s)")
     common.add_argument("--token-file", metavar="FILE", help="instead of the environment variable YT8M_ADMIN_TOKEN")
+    # The service itself waits 600 s for its replicas to load a model.
     common.add_argument("--timeout-s", type=float, default=660, help="to wait for the end of a change (default 660)")
-    parser = argparse.ArgumentParser(prog="python -m jobs.release", description="Says or changes which model answers.")
+    parser = new_parser("Says or changes which model answers.")
     verbs = parser.add_subparsers(dest="what", required=True, metavar="status|promote|canary|finish|rollback")
     verb = {name: verbs.add_parser(name, parents=[common]) for name in ("status", "finish", "rollback")}
     verb["promote"] = verbs.add_parser("promote", parents=[common])

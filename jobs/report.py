@@ -5,15 +5,14 @@ The last line of stdout is the path of report.html; report.md and the pictures l
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from jobs.cli import print_result, run_verb
+from jobs.cli import new_parser, print_result, run_verb
 from yt8m_ray.training.run.run_report import write_report
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.report", description="Writes the report of a run again.")
+    parser = new_parser("Writes the report of a run again.")
     parser.add_argument("path", metavar="RUN_OR_CHECKPOINT", help="a folder")
     parser.add_argument("--output", metavar="DIR", help="default: report, in the run's folder")
     options = parser.parse_args(argv)

@@ -5,9 +5,7 @@ The last line of stdout is the folder; its `dataset.json` says what is in it and
 
 from __future__ import annotations
 
-import argparse
-
-from jobs.cli import add_fields, fields_of, print_result, run_verb
+from jobs.cli import add_fields, fields_of, new_parser, print_result, run_verb
 from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.data.synthetic.video_source import SynthesisConfig
 from yt8m_ray.data.synthetic.write_shards import synthesize
@@ -15,7 +13,7 @@ from yt8m_ray.metrics import build_metric
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.synthesize", description="Writes synthetic shards.")
+    parser = new_parser("Writes synthetic shards.")
     parser.add_argument("--output", required=True, metavar="DIR", help="a folder that does not exist yet or is empty")
     add_fields(parser, SynthesisConfig)
     options = parser.parse_args(argv)

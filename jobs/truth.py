@@ -7,9 +7,7 @@ every checksum is compared. The last line of stdout is the CSV.
 
 from __future__ import annotations
 
-import argparse
-
-from jobs.cli import print_result, run_verb
+from jobs.cli import new_parser, print_result, run_verb
 from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictions.ground_truth import write_truth
@@ -18,7 +16,7 @@ from yt8m_ray.schema import NUM_CLASSES_2018
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.truth", description="Writes the labels of each video.")
+    parser = new_parser("Writes the labels of each video.")
     parser.add_argument("shards", nargs="+", metavar="GLOB", help="paths or globs; local, s3:// or gs://")
     parser.add_argument("--output", required=True, metavar="FILE", help="a .csv file")
     parser.add_argument("--header", action="store_true", help="begin with the line VideoId,Labels")

@@ -7,9 +7,7 @@ in MLflow. The last line of stdout is the folder `best` of the search: config.ya
 
 from __future__ import annotations
 
-import argparse
-
-from jobs.cli import load_config, print_result, ray_cluster, run_verb
+from jobs.cli import load_config, new_parser, print_result, ray_cluster, run_verb
 from yt8m_ray.config.document import to_yaml
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.config.yaml_text import dump_yaml
@@ -22,7 +20,7 @@ DEFAULT_ALIAS = "best"
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.tune", description="Searches hyper-parameters on Ray.")
+    parser = new_parser("Searches hyper-parameters on Ray.")
     parser.add_argument("arguments", nargs="+", metavar="CONFIG | key=value", help="a tune config, dotted keys")
     parser.add_argument("--dry-run", action="store_true", help="print the config and the first samples, and exit")
     parser.add_argument("--samples", type=int, default=5, metavar="N", help="how many (default 5)")

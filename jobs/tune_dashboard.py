@@ -5,17 +5,16 @@ SEARCH is its folder. The only line of stdout is the page's address; Ctrl-C ends
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import threading
 from pathlib import Path
 
-from jobs.cli import run_verb
+from jobs.cli import new_parser, run_verb
 from yt8m_ray.tuning.dashboard import start_dashboard
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.tune_dashboard", description="Shows a search in a browser.")
+    parser = new_parser("Shows a search in a browser.")
     parser.add_argument("path", metavar="SEARCH", help="a folder")
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one (default 8080)")
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="of this machine (default 127.0.0.1)")

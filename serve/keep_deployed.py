@@ -90,6 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _state_of(model: str | None) -> str | None:
     """Returns a text that changes with a local bundle; None if it is missing."""
+    # An object store, or MLflow's `models:/`: the replicas find out themselves.
     if model is None or ":/" in model:
         return "not local"
     path = Path(model) / _MANIFEST if os.path.isdir(model) else Path(model)

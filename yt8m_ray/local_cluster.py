@@ -57,8 +57,7 @@ def import_environment() -> dict[str, str]:
 def local_environment() -> dict[str, str]:
     """Returns all variables of a local cluster, those of the environment unchanged; creates private folder and token.
 
-    Raises:
-        OSError: the temporary folder cannot be written, or the folder in it belongs to another user.
+    OSError if the temporary folder cannot be written, or the folder in it belongs to another user.
     """
     variables = {**LOOPBACK_ONLY, "RAY_TMPDIR": os.environ.get("RAY_TMPDIR") or str(private_folder("ray"))}
     if not any(os.environ.get(name) for name in _TOKEN_VARIABLES):
@@ -67,11 +66,7 @@ def local_environment() -> dict[str, str]:
 
 
 def private_folder(name: str) -> Path:
-    """Returns NAME-UID in the temporary folder, created with access for this user alone.
-
-    Raises:
-        OSError: it cannot be created, or belongs to another user.
-    """
+    """Returns NAME-UID in the temporary folder, for this user alone; OSError if it is another's or cannot be made."""
     # Ray makes its folders writable for everybody: another user could replace sockets and code of a session.
     path = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
     with contextlib.suppress(FileExistsError):

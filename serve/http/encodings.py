@@ -26,6 +26,7 @@ _STEP_BYTES = 2**14
 # of each 64 KiB.
 _FREE_MEMBERS = 100
 _MEMBER_BYTES = 2**15
+# The first byte of a GZIP header (RFC 1952): anything else after a member is no member.
 _MEMBER_START = b"\x1f"
 
 

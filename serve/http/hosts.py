@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 from collections.abc import Iterable
@@ -44,12 +45,8 @@ class HostCheck:
         if found is None:
             return False
         name = found["name"].lower().removesuffix(".")
-        return name in self._names or _is_address(name)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
-    except ValueError:
+        if name in self._names:
+            return True
+        with contextlib.suppress(ValueError):
+            return bool(ipaddress.ip_address(name.removeprefix("[").removesuffix("]")))
         return False
-    return True

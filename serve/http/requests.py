@@ -44,6 +44,7 @@ def seconds_for(request: Request, service: Service) -> float:
             asked = float(given)
         except ValueError:
             asked = -1.0
+        # `nan` is a number to Python, and fails this comparison.
         if not 0 < asked < float("inf"):
             raise RequestError(422, f"{DEADLINE_HEADER}: expected a positive number of seconds, found {given[:60]!r}")
         seconds = min(seconds, asked)

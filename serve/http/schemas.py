@@ -40,8 +40,6 @@ class Prediction(pydantic.BaseModel):
 
 
 class PredictResponse(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(protected_namespaces=())
-
     model_name: str
     model_version: str = Field(description="Of the exact files; the query parameter `version` asks for it")
     request_id: str
@@ -49,8 +47,6 @@ class PredictResponse(pydantic.BaseModel):
 
 
 class Health(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(protected_namespaces=())
-
     status: str
     model_version: str
 
@@ -83,8 +79,6 @@ class ErrorResponse(pydantic.BaseModel):
 
 class RecordLine(pydantic.BaseModel):
     """One line of the answer to a whole shard: `video_id`, `labels` and `model_version`, or `error`."""
-
-    model_config = pydantic.ConfigDict(protected_namespaces=())
 
     record: int = Field(description="Index in the shard")
     video_id: str | None = None

@@ -40,6 +40,7 @@ from yt8m_ray.inference.mlflow_model.video_table import ANSWER_COLUMNS
 
 INSTANCES = "instances"
 _BASE64 = "b64"
+# TensorFlow Serving takes the default signature where a request names none.
 _SIGNATURES = ("", "serving_default")
 _TAG = "KServe V1 and TensorFlow Serving"
 
@@ -103,7 +104,7 @@ class VersionError(pydantic.BaseModel):
 
 class VersionStatus(pydantic.BaseModel):
     version: str
-    state: str = pydantic.Field(description="AVAILABLE or LOADING")
+    state: str = Field(description="AVAILABLE or LOADING")
     status: VersionError
 
 
@@ -121,8 +122,12 @@ def add_instance_routes(api: FastAPI, service: Service) -> None:
 
     async def status(request: Request) -> Response:
         versions = named_versions(request, service)
-        is_ready = service.is_ready()
-        return JSONResponse(_status(service.args.name, versions, is_ready), status_code=200 if is_ready else 503)
+        is_ready, name = service.is_ready(), service.args.name
+        state, code = ("AVAILABLE", "OK") if is_ready else ("LOADING", "UNAVAILABLE")
+        error = {"error_code": code, "error_message": "" if is_ready else "see the log of the service"}
+        statuses = [{"version": version, "state": state, "status": error} for version in versions]
+        content = {"name": name, "ready": is_ready, "model_version_status": statuses}
+        return JSONResponse(content, status_code=200 if is_ready else 503)
 
     async def predict(request: Request) -> Response:
         service.client_tokens.check(request)
@@ -157,13 +162,6 @@ async def _predict(request: Request, service: Service) -> Response:
 
     text = await encode(request, write, num_labels=len(answers) * asked.top_k)
     return Response(text, media_type=JSON_TYPE)
-
-
-def _status(name: str, versions: list[str], is_ready: bool) -> dict[str, Any]:
-    state, code = ("AVAILABLE", "OK") if is_ready else ("LOADING", "UNAVAILABLE")
-    error = {"error_code": code, "error_message": "" if is_ready else "see the log of the service"}
-    statuses = [{"version": version, "state": state, "status": error} for version in versions]
-    return {"name": name, "ready": is_ready, "model_version_status": statuses}
 
 
 def decode_instances(body: bytes, top_k: int | None, spec: FeatureSpec, limits: Limits) -> PredictionInput:

@@ -1,7 +1,4 @@
-"""Request bodies -> rows, or RequestError: 400 if a body cannot be read, 422 if it does not fit the model.
-
-The cost of a body is bounded before it is parsed: a record by its fields, JSON by its keys and values.
-"""
+"""Request bodies -> rows, or RequestError: 400 if a body cannot be read, 422 if it does not fit the model."""
 
 from __future__ import annotations
 
@@ -135,7 +132,7 @@ def decode_binary(body: bytes | memoryview, top_k: int | None, spec: FeatureSpec
     """Returns the input of one serialized SequenceExample or Example."""
     if not body:
         raise RequestError(400, "body: expected a serialized SequenceExample or Example, found no bytes")
-    # A frame is two or three fields, and a mean may have a field for each value.
+    # Bounds the cost before the record is parsed. A frame is two or three fields, and a mean may have one a value.
     most = 4 * len(spec.sizes) * (spec.max_frames + 1) + spec.dim + _OTHER_FIELDS
     try:
         fields = decode_record(body, max_steps=spec.max_frames + 1, max_fields=most)

@@ -1,8 +1,4 @@
-"""One thread that runs models, behind a queue that makes a batch of whatever waits; no video waits for others.
-
-While the thread computes, others arrive and are the next batch: batches grow with the load, up to `max_batch_size` and
-to what the model can compute within `target_latency_s`.
-"""
+"""One thread that runs models, behind a queue that makes a batch of whatever waits; no video waits for others."""
 
 from __future__ import annotations
 
@@ -124,6 +120,7 @@ class Batcher:
         seconds = max((pace.seconds(num_queued, limits) for pace in paces), default=0.0)
         if num_queued + num_videos > limits.max_queued_videos or seconds > limits.max_queue_s:
             message = f"{num_queued} videos wait already, some {seconds:.1f} s"
+            # The header has whole seconds, and after 0 clients would retry at once.
             raise OverloadedError(message, retry_after_s=max(1, math.ceil(seconds)))
 
     def ask(self, model: BatchModel, rows: Sequence[VideoRow], top_k: int) -> list[asyncio.Future[Answer]]:
@@ -198,6 +195,7 @@ class Batcher:
             if self._closing:
                 return []
             self._signals.get()
+        # Whatever has arrived while the thread computed: batches grow with the load, up to the largest size.
         model = self._queue[0].model
         batch: list[_Waiting] = []
         others: list[_Waiting] = []

@@ -109,6 +109,7 @@ def _quality(quality: Quality) -> CardQuality | None:
     # Without held-out videos nothing was measured.
     if quality.num_videos == 0:
         return None
+    # The last one unless it is the first too.
     ends = quality.split[:1] + quality.split[1:][-1:]
     return CardQuality(
         gap_before=quality.gap_before,

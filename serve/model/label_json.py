@@ -21,6 +21,7 @@ class LabelTexts:
 
     def labels(self, answer: Answer, *, num_labels: int, names: bool) -> str:
         """Returns the best labels of a video as a list."""
+        # One call for all scores: most of its cost is the call.
         scores = dump(answer.scores[:num_labels])[1:-1].split(",")
         pairs = zip(answer.class_ids[:num_labels], scores, strict=True) if num_labels else ()
         if names:

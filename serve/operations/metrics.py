@@ -14,6 +14,7 @@ M = TypeVar("M", bound=MetricWrapperBase)
 
 STAGES = ("body", "decode", "queue", "model", "encode")  # of a request, in their order
 
+# Seconds, up to the default deadline of a request.
 _LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 

@@ -6,7 +6,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,13 +65,13 @@ class Statistics:
     """The statistics of a replica, by the versions of its models."""
 
     def __init__(self) -> None:
-        self._models: dict[str, ModelStatistics] = {}
+        self._models: defaultdict[str, ModelStatistics] = defaultdict(ModelStatistics)
 
     def observe_request(
         self, version: str, seconds: float, stages: Iterable[tuple[str, float]], *, is_success: bool
     ) -> None:
         """Counts a request by the version of its model; `stages` are pairs of a stage and its seconds."""
-        statistics = self._of(version)
+        statistics = self._models[version]
         if not is_success:
             statistics.observe("fail", seconds)
             return
@@ -85,25 +85,22 @@ class Statistics:
                 statistics.observe(duration, longest[stage])
 
     def observe_batch(self, version: str, size: int, seconds: float) -> None:
-        statistics = self._of(version)
+        statistics = self._models[version]
         statistics.last_inference = int(time.time() * 1e3)
         statistics.batches[size] += 1
         statistics.batch_nanoseconds[size] += int(seconds * 1e9)
 
     def keep(self, versions: Iterable[str]) -> None:
         """Drops the models that no longer answer."""
-        self._models = {version: self._of(version) for version in versions}
+        self._models = defaultdict(ModelStatistics, {version: self._models[version] for version in versions})
 
     def snapshot(self) -> dict[str, ModelStatistics]:
         return dict(self._models)
 
-    def _of(self, version: str) -> ModelStatistics:
-        return self._models.setdefault(version, ModelStatistics())
-
 
 def merge_statistics(replicas: Iterable[Mapping[str, ModelStatistics]]) -> dict[str, ModelStatistics]:
-    merged: dict[str, ModelStatistics] = {}
+    merged: defaultdict[str, ModelStatistics] = defaultdict(ModelStatistics)
     for models in replicas:
         for version, statistics in models.items():
-            merged.setdefault(version, ModelStatistics()).add(statistics)
-    return merged
+            merged[version].add(statistics)
+    return dict(merged)

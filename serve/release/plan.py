@@ -176,6 +176,7 @@ class ReleasePlan:
 
     def _before(self, old: Release, slot: Slot) -> Slot | None:
         """Returns what a rollback goes back to once `slot` answers: a model of another version."""
+        # Promoting the same files again must not lose the way back.
         current = self._kept(old.current)
         is_same = current.version != "" and current.version == self._kept(slot).version
         return old.previous if is_same else current

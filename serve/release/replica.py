@@ -43,6 +43,7 @@ class ReplicaReleases:
         self._load = load
         self._metrics = metrics
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        # Below all numbers of a plan, which does not take it over.
         self._release = Release(-1, Slot(configured, configured))
         self._loaded: dict[int, HostedModel] = {}
         self._failures: dict[int, str] = {}

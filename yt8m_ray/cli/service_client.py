@@ -60,6 +60,7 @@ class ServiceClient:
 def _reason(status: int, document: object) -> str:
     error = document.get("error") if isinstance(document, dict) else None
     message = error.get("message") if isinstance(error, dict) else "expected the service, found something else"
+    # A service without tokens of operators has no such route, and says so in general words.
     if status == requests.codes.not_found and "nothing here" in str(message):
         message = "the service has no administration: args.admin_tokens_file is not set"
     return f"{status}: {message}"

@@ -76,8 +76,6 @@ class ModelMetadata(pydantic.BaseModel):
 
 
 class InferenceResponse(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(protected_namespaces=())
-
     model_name: str
     model_version: str
     id: str
@@ -121,10 +119,13 @@ def encode_inference(
     """Returns the answer's JSON document, with the fields of `head` first, and the binary data that follows it."""
     outputs, parts = [], list[bytes]()
     for name, is_binary in inference.outputs.items():
-        values = _values(name, answers, name_of)
+        rows = (answer.scores if name == SCORES else answer.class_ids for answer in answers)
+        flat: list[Any] = list(itertools.chain.from_iterable(rows))
+        if name == NAMES:
+            # BYTES has no null: a class without a name gets the empty string.
+            flat = [name_of(class_id) or "" for class_id in flat]
         shape = [len(answers), inference.top_k]
         output: dict[str, Any] = {"name": name, "datatype": _OUTPUT_TYPES[name], "shape": shape}
-        flat = list(itertools.chain.from_iterable(values))
         if is_binary:
             parts.append(_to_bytes(name, flat))
             output["parameters"] = {BINARY_SIZE: len(parts[-1])}
@@ -132,15 +133,6 @@ def encode_inference(
             output["data"] = flat
         outputs.append(output)
     return {**head, "outputs": outputs}, parts
-
-
-def _values(name: str, answers: Sequence[Answer], name_of: Callable[[int], str | None]) -> list[list[Any]]:
-    if name == SCORES:
-        return [answer.scores for answer in answers]
-    if name == CLASS_IDS:
-        return [answer.class_ids for answer in answers]
-    # BYTES has no null: a class without a name gets the empty string.
-    return [[name_of(class_id) or "" for class_id in answer.class_ids] for answer in answers]
 
 
 def _to_bytes(name: str, flat: Sequence[Any]) -> bytes:

@@ -7,7 +7,6 @@ and unloading, for which operators have `serve.http.operator_routes`.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import pydantic
 from fastapi import FastAPI, Request
@@ -72,7 +71,11 @@ def add_repository_routes(api: FastAPI, service: Service) -> None:
     async def index(request: Request) -> Response:
         service.client_tokens.check(request)
         asked = await read_json(request, service, IndexRequest, max_bytes=_MAX_INDEX_BYTES)
-        return JSONResponse(_index(service, only_ready=bool(asked.ready)))
+        is_ready, name = service.is_ready(), service.args.name
+        state, reason = ("READY", "") if is_ready else ("UNAVAILABLE", "see the log of the service")
+        versions = service.host.versions if is_ready or not asked.ready else []
+        entries = [{"name": name, "version": each, "state": state, "reason": reason} for each in versions]
+        return JSONResponse(entries)
 
     async def statistics(request: Request) -> Response:
         service.client_tokens.check(request)
@@ -92,11 +95,3 @@ def add_repository_routes(api: FastAPI, service: Service) -> None:
     for path in ("/v2/models/stats", "/v2/models/{name}/stats", "/v2/models/{name}/versions/{version}/stats"):
         refusals = protocol_refusals(401, 404) if "{" in path else protocol_refusals(401)
         add(path, statistics, summary="What the models have done", answer=StatisticsResponse, responses=refusals)
-
-
-def _index(service: Service, *, only_ready: bool) -> list[dict[str, Any]]:
-    is_ready, name = service.is_ready(), service.args.name
-    if only_ready and not is_ready:
-        return []
-    state, reason = ("READY", "") if is_ready else ("UNAVAILABLE", "see the log of the service")
-    return [{"name": name, "version": each, "state": state, "reason": reason} for each in service.host.versions]

@@ -41,7 +41,7 @@ class ProtocolPart(pydantic.BaseModel):
     """A part of a request."""
 
     # Clients add keys of their own servers, which are ignored.
-    model_config = pydantic.ConfigDict(extra="ignore", strict=True, frozen=True, protected_namespaces=())
+    model_config = pydantic.ConfigDict(extra="ignore", strict=True, frozen=True)
 
 
 class InputTensor(ProtocolPart):
@@ -134,22 +134,26 @@ def rows_of(tensors: Mapping[str, Array], spec: FeatureSpec, limits: Limits) -> 
         raise RequestError(422, f"inputs: this model needs {', '.join(spec.sizes)}; {missing} is missing")
     features = {name: tensors[name] for name in spec.sizes}
     first = next(iter(features.values()))
+    num_axes, axes, also = 2, "videos, frames", ", the first two as in the other features"
+    if spec.is_video_level:
+        num_axes, axes, also = 1, "videos", ""
     for name, size in spec.sizes.items():
-        expected = [len(first), size] if spec.is_video_level else [len(first), *first.shape[1:2], size]
-        if list(features[name].shape) != expected or features[name].ndim != (2 if spec.is_video_level else 3):
-            wanted = f"[videos, {size}]" if spec.is_video_level else f"[videos, frames, {size}]"
-            also = ", the first two as in the other features" if not spec.is_video_level else ""
-            raise RequestError(422, f"{name}: expected {wanted}{also}, found {list(features[name].shape)}")
+        shape = features[name].shape
+        if len(shape) != num_axes + 1 or shape != (*first.shape[:num_axes], size):
+            raise RequestError(422, f"{name}: expected [{axes}, {size}]{also}, found {list(shape)}")
     if not 1 <= len(first) <= limits.max_videos:
         raise RequestError(422, f"inputs: expected 1 to {limits.max_videos} videos a request, found {len(first)}")
-    if spec.is_video_level:
-        means = [{name: values[index] for name, values in features.items()} for index in range(len(first))]
-        with refusals():
-            return [checked_row(video, {}, spec, f"inputs[{index}]") for index, video in enumerate(means)]
-    lengths = enumerate(_lengths(tensors.get(_NUM_FRAMES), len(first), first.shape[1]))
-    frames = [{name: values[index, :length] for name, values in features.items()} for index, length in lengths]
+    # A mean has no axis of frames: all of it is taken.
+    lengths: Sequence[int | None] = [None] * len(first)
+    if not spec.is_video_level:
+        lengths = _lengths(tensors.get(_NUM_FRAMES), len(first), first.shape[1])
+    rows = []
     with refusals():
-        return [checked_row({}, video, spec, f"inputs[{index}]") for index, video in enumerate(frames)]
+        for index, length in enumerate(lengths):
+            video = {name: values[index][:length] for name, values in features.items()}
+            means, frames = (video, {}) if spec.is_video_level else ({}, video)
+            rows.append(checked_row(means, frames, spec, f"inputs[{index}]"))
+    return rows
 
 
 def _lengths(given: Array | None, num_videos: int, num_frames: int) -> list[int]:

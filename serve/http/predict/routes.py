@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
@@ -21,7 +20,6 @@ from serve.http.video_input import PredictionInput, decode_binary, decode_json, 
 from serve.model.batching import Answer
 from serve.model.hosted_model import HostedModel
 from serve.model.label_json import WINDOW_S, count_labels, dump, timeline_text
-from serve.settings import Limits
 from yt8m_ray.data.format.features import VideoRow
 
 _TYPES = (JSON_TYPE, BINARY_TYPE, TFRECORD_TYPE)
@@ -76,8 +74,18 @@ def _answer_shard(service: Service, model: HostedModel, options: Options, reques
 async def _predict(
     request: Request, service: Service, model: HostedModel, content_type: str, options: Options
 ) -> Response:
-    decode = functools.partial(_decode, content_type, options, model, service.limits)
-    decode_at_once = functools.partial(_decode_ordinary, content_type, options, model, service.limits)
+    spec, limits = model.predictor.spec, service.limits
+
+    def is_text(body: bytes) -> bool:
+        return content_type == JSON_TYPE or (not content_type and is_json(body))
+
+    def decode(body: bytes) -> PredictionInput:
+        read = decode_json if is_text(body) else decode_binary
+        return read(body, options.top_k, spec, limits)
+
+    def decode_at_once(body: bytes) -> PredictionInput | None:
+        return None if is_text(body) else decode_ordinary(body, options.top_k, model.records, spec, limits)
+
     asked, answers, deadline = await ask_model(request, service, model, decode, decode_at_once)
     num_labels, timelines = len(answers) * asked.top_k, None
     if options.timeline:
@@ -140,6 +148,7 @@ def _number(text: str, name: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
+    # `nan` is a number to Python, and fails this comparison.
     if not 0 <= value <= 1:
         raise RequestError(422, f"{name}: expected a number from 0 to 1, found {text[:60]!r}")
     return value
@@ -149,23 +158,6 @@ def _flag(text: str, name: str) -> bool:
     if text not in ("true", "false"):
         raise RequestError(422, f"{name}: expected true or false, found {text[:60]!r}")
     return text == "true"
-
-
-def _decode(content_type: str, options: Options, model: HostedModel, limits: Limits, body: bytes) -> PredictionInput:
-    decode = decode_json if _has_json(content_type, body) else decode_binary
-    return decode(body, options.top_k, model.predictor.spec, limits)
-
-
-def _decode_ordinary(
-    content_type: str, options: Options, model: HostedModel, limits: Limits, body: bytes
-) -> PredictionInput | None:
-    if _has_json(content_type, body):
-        return None
-    return decode_ordinary(body, options.top_k, model.records, model.predictor.spec, limits)
-
-
-def _has_json(content_type: str, body: bytes) -> bool:
-    return content_type == JSON_TYPE or (not content_type and is_json(body))
 
 
 def _prediction_fields(model: HostedModel, video_id: str, answer: Answer, options: Options) -> str:

@@ -1,9 +1,4 @@
-"""A whole shard as the body of a request: answered line by line while it arrives, in memory of bounded size.
-
-One task reads, decodes and asks the model, another sends the answers in the order of the records. Between them are at
-most some `2 * max_batch_size` videos: a model that is slower than the client stops the reading, and a client that takes
-no answers stops both.
-"""
+"""A whole shard as the body of a request: answered line by line while it arrives, in memory of bounded size."""
 
 from __future__ import annotations
 
@@ -70,21 +65,19 @@ class ShardAnswer(Response):
             async with asyncio.TaskGroup() as tasks:
                 receiving = tasks.create_task(self._reader.receive(receive))
                 reading = tasks.create_task(self._reader.read())
-                try:
-                    await self._write(scope, receive, send)
-                except _NotTakenError as error:
-                    reading.cancel()
-                    await self._give_up(send, error.record)
-                receiving.cancel()
+                not_taken = await self._write(scope, receive, send)
                 reading.cancel()
+                if not_taken is not None:
+                    await self._give_up(send, not_taken)
+                receiving.cancel()
         except* ClientDisconnect:
             scope[HAS_LEFT] = True
         finally:
             self._reader.stop()
             scope[NOTES]["videos"] = self._reader.num_records
 
-    async def _write(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the lines, all that are ready at once."""
+    async def _write(self, scope: Scope, receive: Receive, send: Send) -> int | None:
+        """Sends the lines, all that are ready at once; returns the first record whose line the client did not take."""
         lines = self._reader.lines
         line = await lines.get()
         # Nothing has been sent yet, so the status can be the error's.
@@ -92,7 +85,7 @@ class ShardAnswer(Response):
             error = line.error
             response = error_response(self._request, error.status, error.message, headers=CLOSE)
             await response(scope, receive, send)
-            return
+            return None
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         texts: list[str] = []
         first = line.record
@@ -103,30 +96,27 @@ class ShardAnswer(Response):
                 body = "".join(texts).encode()
                 texts.clear()
                 if not await self._is_taken(send, body, more_body=not line.is_last):
-                    raise _NotTakenError(first)
+                    return first
                 first = line.record + 1
             if line.is_last:
-                return
+                return None
             line = following or await lines.get()
 
     async def _text_of(self, line: Line) -> str:
         """Returns the text of a line: an answer, an error, or nothing at the end of a sound shard."""
-        try:
-            if line.error is not None:
-                raise line.error
-            if line.answer is None:
-                return ""
-            async with asyncio.timeout_at(line.deadline):
-                answer = await line.answer
-        except TimeoutError:
-            error = RequestError(504, "the deadline passed before the model had answered")
-        except RequestError as refusal:
-            error = refusal
-        else:
-            self._service.metrics.observe_stage("queue", answer.queue_s)
-            self._service.metrics.observe_stage("model", answer.model_s)
-            return f'{{"record":{line.record},{self._describe(line.video_id, answer)}}}\n'
-        return self._error_text(line.record, error, is_last=line.is_last)
+        error = line.error
+        if line.answer is not None:
+            try:
+                async with asyncio.timeout_at(line.deadline):
+                    answer = await line.answer
+                self._service.metrics.observe_stage("queue", answer.queue_s)
+                self._service.metrics.observe_stage("model", answer.model_s)
+                return f'{{"record":{line.record},{self._describe(line.video_id, answer)}}}\n'
+            except TimeoutError:
+                error = RequestError(504, "the deadline passed before the model had answered")
+            except RequestError as refusal:
+                error = refusal
+        return "" if error is None else self._error_text(line.record, error, is_last=line.is_last)
 
     def _error_text(self, record: int, error: RequestError, *, is_last: bool) -> str:
         content: dict[str, Any] = {"record": record, "error": error_detail(self._request, error.status, error.message)}
@@ -158,14 +148,6 @@ class ShardAnswer(Response):
         raise ClientDisconnect
 
 
-class _NotTakenError(Exception):
-    """The client takes no answers; `record` is the first that it did not get."""
-
-    def __init__(self, record: int) -> None:
-        super().__init__(record)
-        self.record = record
-
-
 @dataclass
 class Line:
     """A line of the answer, or its end: a last line without an error is empty."""
@@ -183,11 +165,7 @@ class Line:
 
 
 class LineReader:
-    """Reads a shard into `lines`, and asks the model for each record, within `seconds` from when it has arrived.
-
-    Attributes:
-        num_bytes: That have arrived, read or dropped.
-    """
+    """Reads a shard into `lines`, and asks the model for each record, within `seconds` from when it has arrived."""
 
     def __init__(self, service: Service, model: HostedModel, top_k: int, seconds: float, encoding: str) -> None:
         self._service = service
@@ -200,9 +178,11 @@ class LineReader:
         self._in_flight: set[asyncio.Future[Answer]] = set()
         self._messages: asyncio.Queue[Message] = asyncio.Queue(1)
         self._is_read = False
-        # While it is full, nothing is read.
+        # Between the task that reads and asks the model and the one that sends the answers. While it is full, nothing
+        # is read: a model slower than the client stops the reading, and a client that takes no answers stops both.
         self.lines: asyncio.Queue[Line] = asyncio.Queue(2 * self._limits.max_batch_size)
-        self.num_records = self.num_bytes = 0
+        self.num_records = 0
+        self.num_bytes = 0  # that have arrived, read or dropped
 
     def stop(self) -> None:
         """Drops the rest of the body, and cancels what the model has not begun."""

@@ -45,8 +45,7 @@ def add_example_routes(api: FastAPI, service: Service) -> None:
     async def examples(request: Request) -> ExampleList:
         service.client_tokens.check(request)
         found = await held.of(service.host.current)
-        entries = [ExampleEntry(id=key, title=each.title, num_frames=each.num_frames) for key, each in found.items()]
-        return ExampleList(is_made_up=service.args.examples is None, examples=entries)
+        return ExampleList(is_made_up=service.args.examples is None, examples=[each.entry for each in found.values()])
 
     async def example(request: Request) -> Response:
         service.client_tokens.check(request)
@@ -69,8 +68,7 @@ def add_example_routes(api: FastAPI, service: Service) -> None:
 
 @dataclass(frozen=True)
 class ExampleVideo:
-    title: str  # the video's id
-    num_frames: int | None  # None if it has means alone
+    entry: ExampleEntry
     record: bytes  # a serialized Example or SequenceExample
 
 
@@ -99,8 +97,10 @@ def _read_examples(path: str) -> dict[str, ExampleVideo]:
     examples = {}
     for index, payload in enumerate(payloads, 1):
         fields = decode_record(payload)
+        # Means alone have no sequences.
         lengths = [len(steps) for steps in fields.sequences.values()]
-        examples[str(index)] = ExampleVideo(_title(fields, index), max(lengths, default=None), payload)
+        entry = ExampleEntry(id=str(index), title=_title(fields, index), num_frames=max(lengths, default=None))
+        examples[entry.id] = ExampleVideo(entry, payload)
     return examples
 
 
@@ -117,7 +117,7 @@ def _golden_examples(model: HostedModel) -> dict[str, ExampleVideo]:
         return {}
     videos, examples = golden.videos, {}
     for index, clip in enumerate(np.split(videos.frames, np.cumsum(videos.num_frames)[:-1]), 1):
-        record = encode_row(VideoRow(f"made-up-{index}", clip, np.empty(0, np.int32)), spec)
         num_frames = None if spec.is_video_level else len(clip)
-        examples[str(index)] = ExampleVideo(f"made-up-{index}", num_frames, record)
+        entry = ExampleEntry(id=str(index), title=f"made-up-{index}", num_frames=num_frames)
+        examples[entry.id] = ExampleVideo(entry, encode_row(VideoRow(entry.title, clip, np.empty(0, np.int32)), spec))
     return examples

@@ -24,21 +24,21 @@ _CLASS_IDS, _SCORES = (3, 9), (0.9125, 0.4375)
 
 def request_examples(spec: FeatureSpec) -> dict[str, Any]:
     """Returns bodies of POST /v1/predict, each with a summary."""
+    values = _values(spec)
     if spec.is_video_level:
-        means = {name: [0.0] * size for name, size in spec.sizes.items()}
-        return {"means": {"summary": "The means of a video", "value": _request({"video_id": "abcd", **means}, top_k=1)}}
+        body = {"videos": [{"video_id": "abcd", **values}], "top_k": 1}
+        return {"means": {"summary": "The means of a video", "value": body}}
     one = {name: base64.b64encode(bytes([_MIDDLE]) * size).decode() for name, size in spec.sizes.items()}
-    flat = {name: [_MIDDLE] * size for name, size in spec.sizes.items()}
-    nested = {name: [[_MIDDLE] * size] * min(2, spec.max_frames) for name, size in spec.sizes.items()}
+    nested = {name: [frame] * min(2, spec.max_frames) for name, frame in values.items()}
     return {
         # One frame is the shortest base64 that a model takes, so "Try it out" works.
         "one frame": {
             "summary": "A video of one frame, as base64",
-            "value": _request({"video_id": "abcd", **one}, top_k=1),
+            "value": {"videos": [{"video_id": "abcd", **one}], "top_k": 1},
         },
         "two videos": {
             "summary": "Two videos: all bytes in one list, or a list a frame",
-            "value": _request({"video_id": "flat", **flat}, {"video_id": "nested", **nested}),
+            "value": {"videos": [{"video_id": "flat", **values}, {"video_id": "nested", **nested}]},
         },
     }
 
@@ -80,19 +80,17 @@ def messages(predictor: Predictor) -> Mapping[int, str]:
 
 def inference_example(spec: FeatureSpec) -> dict[str, Any]:
     """Returns a body of POST /v2/models/NAME/infer: one video."""
-    datatype, value = ("FP32", 0.0) if spec.is_video_level else ("UINT8", _MIDDLE)
-    head = [1] if spec.is_video_level else [1, 1]
+    datatype, head = ("FP32", [1]) if spec.is_video_level else ("UINT8", [1, 1])
     inputs = [
-        {"name": name, "datatype": datatype, "shape": [*head, size], "data": [value] * size}
-        for name, size in spec.sizes.items()
+        {"name": name, "datatype": datatype, "shape": [*head, len(values)], "data": values}
+        for name, values in _values(spec).items()
     ]
     return {"inputs": inputs, "parameters": {"top_k": 1}}
 
 
 def instances_example(spec: FeatureSpec) -> dict[str, Any]:
     """Returns a body of POST /v1/models/NAME:predict: one video."""
-    value: Any = 0.0 if spec.is_video_level else _MIDDLE
-    return {"instances": [{name: [value] * size for name, size in spec.sizes.items()}], "parameters": {"top_k": 1}}
+    return {"instances": [_values(spec)], "parameters": {"top_k": 1}}
 
 
 def add_examples(document: dict[str, Any], predictor: Predictor) -> None:
@@ -112,5 +110,7 @@ def add_examples(document: dict[str, Any], predictor: Predictor) -> None:
             content["example"] = {"error": detail}
 
 
-def _request(*videos: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return {"videos": list(videos), **fields}
+def _values(spec: FeatureSpec) -> dict[str, list[Any]]:
+    """Returns the means of a video, or its only frame."""
+    value = 0.0 if spec.is_video_level else _MIDDLE
+    return {name: [value] * size for name, size in spec.sizes.items()}

@@ -25,6 +25,7 @@ HEADERS = {
     "content-security-policy": _POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
+    # A browser asks each time whether a file has changed: the page and its scripts must be of one version.
     "cache-control": "no-cache",
 }
 
