@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from mlflow.utils.validation import (
     _validate_model_name,
 )
 
-from yt8m_ray.artifacts.folder_manifest import cache_folder
+from yt8m_ray.artifacts.folder_manifest import cache_folder, folder_aside
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking.runs import Tracker, longer_timeout, open_client, tracking_errors
 
@@ -196,12 +195,10 @@ def _copy(tracking_uri: str, uri: str) -> Path:
         found = open_client(tracking_uri).get_model_version(name, version)
         # A name that was deleted and registered again has the same version numbers.
         key = f"{tracking_uri} {uri} {found.source} {found.creation_timestamp}"
-        parent = cache_folder() / "mlflow" / hashlib.sha256(key.encode()).hexdigest()[:16]
-        folder = parent / "model"
+        folder = cache_folder() / "mlflow" / hashlib.sha256(key.encode()).hexdigest()[:16] / "model"
         if not folder.is_dir():
-            parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=parent, prefix=".aside-") as aside:
-                written = download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri, dst_path=aside)
+            with folder_aside(folder) as aside:
+                written = download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri, dst_path=str(aside))
                 with contextlib.suppress(OSError):  # another process was faster
                     Path(written).rename(folder)
     return folder
