@@ -23,8 +23,8 @@ from yt8m_ray.artifacts.folder_manifest import cache_folder, folder_aside
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking.runs import Tracker, longer_timeout, open_client, tracking_errors
 
+# Begins the address of a registered model.
 MODEL_SCHEME = "models:/"
-"""Begins the address of a registered model."""
 
 _NOT_IN_NAMES = "@'?#"
 _LONGEST_NAME = 256
@@ -37,15 +37,12 @@ def check_names(name: str, alias: str) -> None:
         ConfigError: MLflow would refuse one of them, or the name cannot stand in `models:/NAME@ALIAS` or in a query.
     """
     # Private, in a version that is pinned: the client asks a store, which checks them when the model is copied already.
-    for rule, given in (
-        (_validate_model_name, name),
-        (_validate_model_alias_name, alias),
-        (_validate_model_alias_name_reserved, alias),
-    ):
-        try:
-            rule(given)
-        except MlflowException as error:
-            raise ConfigError(f"registered model {name!r}, alias {alias!r}: {error.message}") from None
+    try:
+        _validate_model_name(name)
+        _validate_model_alias_name(alias)
+        _validate_model_alias_name_reserved(alias)
+    except MlflowException as error:
+        raise ConfigError(f"registered model {name!r}, alias {alias!r}: {error.message}") from None
     if any(character in name for character in _NOT_IN_NAMES) or not name.isprintable() or name != name.strip():
         without = " ".join(_NOT_IN_NAMES)
         raise ConfigError(f"registered model {name[:80]!r}: expected a name without {without} and what cannot be seen")

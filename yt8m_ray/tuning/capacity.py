@@ -12,6 +12,7 @@ from yt8m_ray.training.driver.scaling import Node, gpu_places
 
 TRIAL_CPUS = 0.001  # logical CPUs of a trial's driver, which only waits for its workers
 
+# Quotients of CPU shares such as 0.1 may come out just below a whole number.
 _ROUNDING = 1e-6
 
 # Schedulers whose trials wait for one another, so that more have begun than train at a time.

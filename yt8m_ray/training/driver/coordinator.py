@@ -19,11 +19,11 @@ from yt8m_ray.data.pipeline.read_position import Position
 
 Metrics = Mapping[str, float]
 
+# Metrics at a step, and how far the run is: the arguments of `History.append`.
 Measured = tuple[Metrics, int, Metrics]
-"""Metrics at a step, and how far the run is: the arguments of `History.append`."""
 
+# Between two times that a worker asks whether it is to stop.
 POLL_S = 0.5
-"""Seconds between two times that a worker asks whether it is to stop."""
 
 _ANSWER_TIMEOUT_S = 10.0
 

@@ -20,8 +20,8 @@ from yt8m_ray.training.run.run_folder import LOG_FILE
 
 logger = logging.getLogger(__name__)
 
+# A start with too few workers trains at least this long before a start with more follows.
 GROWTH_PAUSE_S = 30.0
-"""Seconds that a start with too few workers trains, at least, before a start with more follows."""
 
 _LOOK_INTERVAL_S = 1.0
 
