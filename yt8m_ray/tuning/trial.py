@@ -123,6 +123,9 @@ class _Run(RunHooks):
             wait_until_free(Path(self._config.output) / self._config.run.name, timeout_s=_END_TIMEOUT_S)
             with logging_to(Path(self._config.output).parent / LOG_FILE, prefix=f"{self._config.run.name}: "):
                 result = fit(self._config, self)
+            if not self._last[EPOCH]:  # an earlier start had finished the run
+                self._last = _to_result(result.metrics, self._metric)
+            self._end("completed")
         except SystemExit:
             self._end("stopped")
         except (ValueError, OSError, FloatingPointError, WorkersLostError) as error:
@@ -130,10 +133,6 @@ class _Run(RunHooks):
             self._end("failed", cause=text.splitlines()[0][:_MAX_CAUSE])
         except BaseException as error:  # noqa: BLE001 - `next` raises it, so that Ray Tune replaces this process
             self._events.put(error)
-        else:
-            if not self._last[EPOCH]:  # an earlier start had finished the run
-                self._last = _to_result(result.metrics, self._metric)
-            self._end("completed")
 
     def _end(self, status: str, cause: str = "") -> None:
         self._events.put({**self._last, "done": True, "status": status, "cause": cause})
