@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +19,12 @@ from mlflow.utils.validation import (
     _validate_model_name,
 )
 
-from yt8m_ray.artifacts.folder_manifest import cache_folder
+from yt8m_ray.artifacts.folder_manifest import cache_folder, folder_aside
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking.runs import Tracker, longer_timeout, open_client, tracking_errors
 
+# Begins the address of a registered model.
 MODEL_SCHEME = "models:/"
-"""Begins the address of a registered model."""
 
 _NOT_IN_NAMES = "@'?#"
 _LONGEST_NAME = 256
@@ -38,15 +37,12 @@ def check_names(name: str, alias: str) -> None:
         ConfigError: MLflow would refuse one of them, or the name cannot stand in `models:/NAME@ALIAS` or in a query.
     """
     # Private, in a version that is pinned: the client asks a store, which checks them when the model is copied already.
-    for rule, given in (
-        (_validate_model_name, name),
-        (_validate_model_alias_name, alias),
-        (_validate_model_alias_name_reserved, alias),
-    ):
-        try:
-            rule(given)
-        except MlflowException as error:
-            raise ConfigError(f"registered model {name!r}, alias {alias!r}: {error.message}") from None
+    try:
+        _validate_model_name(name)
+        _validate_model_alias_name(alias)
+        _validate_model_alias_name_reserved(alias)
+    except MlflowException as error:
+        raise ConfigError(f"registered model {name!r}, alias {alias!r}: {error.message}") from None
     if any(character in name for character in _NOT_IN_NAMES) or not name.isprintable() or name != name.strip():
         without = " ".join(_NOT_IN_NAMES)
         raise ConfigError(f"registered model {name[:80]!r}: expected a name without {without} and what cannot be seen")
@@ -196,12 +192,10 @@ def _copy(tracking_uri: str, uri: str) -> Path:
         found = open_client(tracking_uri).get_model_version(name, version)
         # A name that was deleted and registered again has the same version numbers.
         key = f"{tracking_uri} {uri} {found.source} {found.creation_timestamp}"
-        parent = cache_folder() / "mlflow" / hashlib.sha256(key.encode()).hexdigest()[:16]
-        folder = parent / "model"
+        folder = cache_folder() / "mlflow" / hashlib.sha256(key.encode()).hexdigest()[:16] / "model"
         if not folder.is_dir():
-            parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=parent, prefix=".aside-") as aside:
-                written = download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri, dst_path=aside)
+            with folder_aside(folder) as aside:
+                written = download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri, dst_path=str(aside))
                 with contextlib.suppress(OSError):  # another process was faster
                     Path(written).rename(folder)
     return folder

@@ -17,7 +17,7 @@ from typing import Literal
 import requests
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
@@ -40,6 +40,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _SQLITE = "sqlite:///"
 _LOCK_TIMEOUT_S = 120.0
+# At most what MLflow takes: characters of a value, entries of a call.
 _MAX_PARAM_LENGTH = 6000
 _MAX_TAG_LENGTH = 5000
 _PARAMS_A_CALL = 100
@@ -47,9 +48,9 @@ _METRICS_A_CALL = 1000
 _ARTIFACT_TIMEOUT_S = 120
 _KEY_TAG = "yt8m_ray.key"
 
+# MLflow's page shows a run with this tag below the run that it names.
 PARENT_TAG = "mlflow.parentRunId"
-"""A run with it is shown below the run that it names."""
-_TRIED_AGAIN = 429
+_TRIED_AGAIN = 429  # HTTP's "too many requests"
 _SQLALCHEMY_ADVICE = "(raised as a result of Query-invoked autoflush"
 _REASON = re.compile(r"""Caused by \w+\(['"](?:\w+\(.*?\): )?([^'"]*)['"]""")
 
@@ -203,9 +204,8 @@ def child_runs(uri: str, parent_run_id: str, *, metric: str) -> list[RunView]:
 def set_tags(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
     """Sets tags of a run; TrackingError where MLflow does not."""
     with tracking_errors(uri):
-        client = open_client(uri)
-        for name, value in tags.items():
-            client.set_tag(run_id, name, value[:_MAX_TAG_LENGTH])
+        entries = [RunTag(name, value[:_MAX_TAG_LENGTH]) for name, value in tags.items()]
+        open_client(uri).log_batch(run_id, tags=entries)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from yt8m_ray.training.driver.scaling import Node, gpu_places
 
 TRIAL_CPUS = 0.001  # logical CPUs of a trial's driver, which only waits for its workers
 
+# Quotients of CPU shares such as 0.1 may come out just below a whole number.
 _ROUNDING = 1e-6
 
 # Schedulers whose trials wait for one another, so that more have begun than train at a time.
@@ -62,16 +63,13 @@ def plan_trials(config: TuneConfig, nodes: Sequence[Node], *, reader_cpus: float
         each = math.floor(each * 1000) / 1000  # what is rounded up would not fit
     is_limit = config.tune.scheduler.name not in _WAITING or num_workers > 1
     if not is_limit:
-        each = _keeping_others_out(each, num_trials, cpus, reader_cpus)
+        # Ray Tune sets no limit here, so a trial takes CPUs enough that one more does not fit, if readers keep theirs.
+        enough = max(each, math.ceil(1000 * cpus / (num_trials + 1) + 1) / 1000)
+        if num_trials * enough + reader_cpus <= cpus:
+            each = enough
     elif config.tune.scheduler.name in _WAITING:
         _check_all_at_once(config, num_trials)
     return Capacity(num_trials, each, share if use_gpu else 0.0, is_limit)
-
-
-def _keeping_others_out(each: float, num_trials: int, cpus: float, reader_cpus: float) -> float:
-    """Returns the CPUs of a trial with which one more does not fit, if that leaves a reader its share."""
-    enough = math.ceil(1000 * cpus / (num_trials + 1) + 1) / 1000
-    return max(each, enough) if num_trials * max(each, enough) + reader_cpus <= cpus else each
 
 
 def _check_all_at_once(config: TuneConfig, num_trials: int) -> None:

@@ -9,7 +9,7 @@ from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import Cost
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.quantization.quantize import channel_axes, stored_bytes
-from yt8m_ray.models import Model, build_model, build_model_for_weights
+from yt8m_ray.models import build_model, build_model_for_weights
 from yt8m_ray.models.cost import count_macs
 from yt8m_ray.models.latency import clip_latency_ms
 
@@ -28,15 +28,12 @@ def measure_costs(config: TrainConfig, names: Collection[Cost]) -> dict[str, flo
     num_frames = 1 if config.data.spec.is_video_level else config.data.max_frames
     costs: dict[str, float] = {}
     if "int8_bytes" in names:
-        costs["int8_bytes"] = float(int8_bytes(model))
+        # As the export transform `int8` stores the weights: their shapes alone give the size.
+        transform = TransformConfig(name="int8")
+        costs["int8_bytes"] = float(stored_bytes(model.state_dict(), channel_axes(model), transform))
     if "macs" in names:
         costs["macs"] = float(count_macs(model, num_frames=num_frames))
     if "latency_ms" in names:  # of a model with storage, and random weights
         timed = build_model(config.model, feature_sizes=data.feature_sizes, num_classes=data.num_classes)
         costs["latency_ms"] = clip_latency_ms(timed, num_frames=num_frames)
     return costs
-
-
-def int8_bytes(model: Model) -> int:
-    """Returns the bytes of a model's weights as the export transform `int8` stores them, from their shapes alone."""
-    return stored_bytes(model.state_dict(), channel_axes(model), TransformConfig(name="int8"))

@@ -84,13 +84,13 @@ def write_trials(path: Path, records: Sequence[TrialRecord], metric: str) -> Non
     metrics = [name for name in _names(record.metrics for record in records) if name != metric]
     costs, keys = _names(record.costs for record in records), searched_keys(records)
     header = ["number", "status", metric, "best_epoch", "num_epochs", *metrics, *costs, "seconds", "videos_per_s"]
+    header += [*keys, "run_name", "started", "ended", "cause"]
 
     def write(aside: Path) -> None:
         with aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([*header, *keys, "run_name", "started", "ended", "cause"])
-            for record in sorted(records, key=lambda record: record.number):
-                writer.writerow(_row(record, metrics, costs, keys))
+            writer = csv.DictWriter(file, header)
+            writer.writeheader()
+            writer.writerows(_row(record, metric) for record in sorted(records, key=lambda record: record.number))
 
     replace_file(path, write)
 
@@ -99,27 +99,26 @@ def _names(tables: Iterable[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for table in tables for name in table))
 
 
-def _row(record: TrialRecord, metrics: Sequence[str], costs: Sequence[str], keys: Sequence[str]) -> list[Any]:
-    return [
-        record.number,
-        record.status,
-        _number(record.best_score),
-        record.best_epoch or "",
-        record.num_epochs,
-        *(_number(record.metrics.get(name)) for name in metrics),
-        *(_number(record.costs.get(name)) for name in costs),
-        round(record.seconds, 3),
-        _number(record.videos_per_s),
-        *(_text(record.params[key]) if key in record.params else "" for key in keys),
-        record.run_name,
-        _time(record.started_s),
-        _time(record.ended_s),
-        record.cause,
-    ]
-
-
-def _number(value: float | None) -> float | str:
-    return "" if value is None or math.isnan(value) else value
+def _row(record: TrialRecord, metric: str) -> dict[str, Any]:
+    numbers = {
+        **record.metrics,
+        **record.costs,
+        metric: record.best_score,
+        "seconds": round(record.seconds, 3),
+        "videos_per_s": record.videos_per_s,
+    }
+    return {
+        "number": record.number,
+        "status": record.status,
+        "best_epoch": record.best_epoch or "",
+        "num_epochs": record.num_epochs,
+        **{name: value for name, value in numbers.items() if not math.isnan(value)},
+        **{key: _text(value) for key, value in record.params.items()},
+        "run_name": record.run_name,
+        "started": _time(record.started_s),
+        "ended": _time(record.ended_s),
+        "cause": record.cause,
+    }
 
 
 def _text(value: Any) -> str:

@@ -105,6 +105,7 @@ def _population(config: TuneConfig, common: dict[str, Any]) -> PopulationBasedTr
         resample_probability=options.resample_probability,
         synch=options.synchronous,
         custom_explore_fn=into_range,
+        # Ray would write a file of its own for each change; the study has them.
         log_config=False,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import threading
@@ -74,6 +73,7 @@ class SearchStudy:
     def __init__(self, folder: Path, config: TuneConfig, measure: Measure) -> None:
         self._config = config
         self._measure = measure
+        # Reentrant, as the methods call one another; Ray Tune's thread and the main one's tick both come here.
         self._lock = threading.RLock()
         self._size = _num_configurations(config)
         costs = [] if config.tune.pareto is None else [config.tune.pareto]
@@ -85,7 +85,9 @@ class SearchStudy:
         # An earlier start was killed between asking for those and measuring their costs.
         self._unmeasured = [frozen.number for frozen in begun if "costs" not in frozen.user_attrs]
         if not self._study.get_trials(deepcopy=False):
-            self._enqueue_first()
+            search = config.tune
+            for params in grid(search.space, config.base) if search.searcher.name == "grid" else search.start_with:
+                self._enqueue(params)
 
     def records(self) -> list[TrialRecord]:
         """Returns all trials that were handed out, by number."""
@@ -111,12 +113,10 @@ class SearchStudy:
             while len(faults) < MAX_REFUSED:
                 if self._is_spent() or (self._size is not None and len(self._tried()) >= self._size):
                     return None
-                trial = self._ask()
-                if trial is None:
-                    return None
-                fault = self._refuse(*trial)
+                suggestion = self._ask()
+                fault = None if suggestion is None else self._refuse(suggestion.number, suggestion.params)
                 if fault is None:
-                    return Suggestion(*trial)
+                    return suggestion
                 faults.append(fault)
             raise ConfigError(
                 f"tune.space: {MAX_REFUSED} configurations in a row were invalid or over tune.limits; the last: "
@@ -150,9 +150,8 @@ class SearchStudy:
             record = self.record(number)
             if record.status != "running":
                 return record
-            state = _STATES[status]
-            if status in TRAINED and not record.scores:
-                state = TrialState.FAIL  # it has nothing to learn from
+            # A trial without a score has nothing to learn from.
+            state = TrialState.FAIL if status in TRAINED and not record.scores else _STATES[status]
             self.note(number, status=status, **({"cause": cause} if cause else {}))
             values = None
             # A pruned trial counts in Optuna by its intermediate values, which a front does not have.
@@ -204,14 +203,8 @@ class SearchStudy:
         counted = [one for one in self.records() if one.status not in ("infeasible", "invalid")]
         return num_trials is not None and len(counted) - len(self._unmeasured) >= num_trials
 
-    def _enqueue_first(self) -> None:
-        search = self._config.tune
-        first = grid(search.space, self._config.base) if search.searcher.name == "grid" else search.start_with
-        for params in first:
-            self._enqueue(params)
-
-    def _ask(self) -> tuple[int, Params] | None:
-        """Returns (number, params) of a new trial; None after the last of a grid."""
+    def _ask(self) -> Suggestion | None:
+        """Returns a new trial; None after the last of a grid."""
         search, trials = self._config.tune, self._study.get_trials(deepcopy=False)
         num_waiting = sum(trial.state is TrialState.WAITING for trial in trials)
         if search.searcher.name == "grid" and not num_waiting and not self._unmeasured:
@@ -232,7 +225,7 @@ class SearchStudy:
 
         params = choose(search.space, self._config.base, pick)
         self.note(trial.number, params=params)
-        return trial.number, params
+        return Suggestion(trial.number, params)
 
     def _tried(self) -> list[TrialRecord]:
         if self._config.tune.scheduler.name == "pbt":  # a population changes its configurations
@@ -313,7 +306,7 @@ def _check_same(study: optuna.Study, config: TuneConfig, folder: Path) -> None:
     before = study.user_attrs.get(_SPACE_KEY)
     if before is None:
         study.set_user_attr(_SPACE_KEY, space)
-    elif encode(before) != encode(json.loads(json.dumps(space))):
+    elif encode(before) != encode(space):
         changed = sorted(key for key in {*before, *space} if before.get(key) != space.get(key))
         raise ConfigError(
             f"tune.space: {folder} holds a search of another space ({', '.join(changed)}); choose another run.name, "
@@ -327,6 +320,8 @@ def _sampler(config: TuneConfig, seed: int, *, is_lost: bool) -> optuna.samplers
         return optuna.samplers.RandomSampler(seed=seed)
     with without_experimental_warnings():
         if searcher.name == "tpe":
+            # Multivariate, as keys depend on one another; by group, as some exist under a condition only. The constant
+            # liar keeps trials that train at once from being alike.
             return optuna.samplers.TPESampler(
                 n_startup_trials=searcher.num_random, multivariate=True, group=True, constant_liar=True, seed=seed
             )

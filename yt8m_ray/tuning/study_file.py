@@ -39,11 +39,9 @@ def read_records(folder: Path) -> tuple[list[TrialRecord], str, list[str]]:
     path = folder / STUDY_FILE
     if not path.is_file():
         raise ConfigError(f"{folder}: no search: {STUDY_FILE} is missing")
-    storage = study_storage(path)
-    names = optuna.get_all_study_names(storage)
-    if not names:
+    study = _load(study_storage(path))
+    if study is None:
         raise ConfigError(f"{folder}: no search: {STUDY_FILE} holds none")
-    study = optuna.load_study(study_name=names[0], storage=storage)
     metric, *costs = study.metric_names or ["gap"]
     return records_of(study), metric, costs
 
@@ -66,10 +64,7 @@ def open_study(folder: Path, *, name: str, metrics: list[str]) -> optuna.Study:
             storage.engine.dispose()
             (Path(aside) / STUDY_FILE).rename(path)
     storage = study_storage(path)
-    names = optuna.get_all_study_names(storage)
-    if not names:
-        _create(storage, name, metrics)
-    study = optuna.load_study(study_name=names[0] if names else name, storage=storage)
+    study = _load(storage) or _create(storage, name, metrics)
     if study.metric_names != metrics:
         raise ConfigError(
             f"tune.metric, tune.pareto: {folder} holds a search for {study.metric_names}, now {metrics}; choose "
@@ -78,10 +73,17 @@ def open_study(folder: Path, *, name: str, metrics: list[str]) -> optuna.Study:
     return study
 
 
-def _create(storage: optuna.storages.RDBStorage, name: str, metrics: list[str]) -> None:
+def _load(storage: optuna.storages.RDBStorage) -> optuna.Study | None:
+    names = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=names[0], storage=storage) if names else None
+
+
+def _create(storage: optuna.storages.RDBStorage, name: str, metrics: list[str]) -> optuna.Study:
     directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * (len(metrics) - 1)]
     with without_experimental_warnings():
-        optuna.create_study(study_name=name, storage=storage, directions=directions).set_metric_names(metrics)
+        study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+        study.set_metric_names(metrics)
+    return study
 
 
 def study_storage(path: Path, *, timeout_s: float = _LOCK_TIMEOUT_S) -> optuna.storages.RDBStorage:

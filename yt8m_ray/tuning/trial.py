@@ -68,15 +68,6 @@ class TrialFacts:
     mlflow_run_id: str  # the search's run in MLflow, or empty
 
 
-@dataclass(frozen=True)
-class _End:
-    """How a run ended."""
-
-    status: str
-    cause: str = ""
-    metrics: Mapping[str, float] | None = None
-
-
 class _Run(RunHooks):
     """A training run in a thread, whose epochs the caller waits for; a file at `stop_file` ends it."""
 
@@ -88,7 +79,7 @@ class _Run(RunHooks):
         self._config = config
         self._stop_file = stop_file
         self._metric = metric
-        self._events: queue.Queue[Result | _End | BaseException] = queue.Queue()
+        self._events: queue.Queue[Result | BaseException] = queue.Queue()
         self._is_stopping, self._may_go_on = threading.Event(), threading.Event()
         self._last: Result = {EPOCH: 0}
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -97,13 +88,14 @@ class _Run(RunHooks):
     def checkpoint_written(self, metrics: Mapping[str, float]) -> None:
         if "validation/gap" not in metrics:
             return
-        result = _to_result(metrics, self._metric)
+        self._last = _to_result(metrics, self._metric)
+        if self._last[EPOCH] >= self._config.train.num_epochs:
+            return  # Ray Tune takes no result after the last, so the end of the run brings this one
         self._may_go_on.clear()
-        self._events.put(result)
-        if self.is_in_process and result[EPOCH] < self._config.train.num_epochs:
-            # The run waits while the scheduler decides; a run with workers in other processes does not.
-            while not self._may_go_on.wait(_POLL_S) and not self.should_stop():
-                pass
+        self._events.put(self._last)
+        # The run waits while the scheduler decides; a run with workers in other processes does not.
+        while self.is_in_process and not self._may_go_on.wait(_POLL_S) and not self.should_stop():
+            pass
 
     def should_stop(self) -> bool:
         return self._is_stopping.is_set() or self._stop_file.exists()
@@ -112,17 +104,9 @@ class _Run(RunHooks):
         """Waits for the next epoch or the end of the run; the last epoch's result is the end's."""
         self._may_go_on.set()
         event = self._events.get()
-        while isinstance(event, dict):
-            self._last = event
-            if event[EPOCH] < self._config.train.num_epochs:
-                return event
-            event = self._events.get()
         if isinstance(event, BaseException):
             raise event
-        result = self._last | {"done": True, "status": event.status, "cause": event.cause}
-        if event.metrics is not None and not self._last[EPOCH]:  # an earlier start had finished the run
-            result |= _to_result(event.metrics, self._metric)
-        return result
+        return event
 
     def stop(self) -> None:
         """Stops the run and waits for its end; ends this process where it does not come."""
@@ -139,14 +123,19 @@ class _Run(RunHooks):
             wait_until_free(Path(self._config.output) / self._config.run.name, timeout_s=_END_TIMEOUT_S)
             with logging_to(Path(self._config.output).parent / LOG_FILE, prefix=f"{self._config.run.name}: "):
                 result = fit(self._config, self)
+            if not self._last[EPOCH]:  # an earlier start had finished the run
+                self._last = _to_result(result.metrics, self._metric)
+            self._end("completed")
         except SystemExit:
-            self._events.put(_End("stopped"))
+            self._end("stopped")
         except (ValueError, OSError, FloatingPointError, WorkersLostError) as error:
-            self._events.put(_End("failed", cause=_cause(error)))
+            text = str(root_cause(error)).strip() or repr(error)
+            self._end("failed", cause=text.splitlines()[0][:_MAX_CAUSE])
         except BaseException as error:  # noqa: BLE001 - `next` raises it, so that Ray Tune replaces this process
             self._events.put(error)
-        else:
-            self._events.put(_End("completed", metrics=result.metrics))
+
+    def _end(self, status: str, cause: str = "") -> None:
+        self._events.put({**self._last, "done": True, "status": status, "cause": cause})
 
 
 class TrialRunner(tune.Trainable):
@@ -236,11 +225,6 @@ class TrialRunner(tune.Trainable):
         if self._run is not None:
             self._run.stop()
             self._run = None
-
-
-def _cause(error: BaseException) -> str:
-    text = str(root_cause(error)).strip() or repr(error)
-    return text.splitlines()[0][:_MAX_CAUSE]
 
 
 def best_of_trial(folder: Path, name: str) -> tuple[Path, dict[str, float]]:

@@ -26,6 +26,7 @@ from yt8m_ray.tuning.records import TrialStatus, total_epochs
 from yt8m_ray.tuning.schedulers import build_scheduler
 from yt8m_ray.tuning.study import SearchStudy
 from yt8m_ray.tuning.trial import EPOCH, SCORE, SEARCH_KEY, TrialFacts, TrialRunner, stop_file, trial_name
+from yt8m_ray.tuning.winner import BEST_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -299,6 +300,8 @@ def _resources(config: TuneConfig, capacity: Capacity) -> dict[str, float]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes Ray Tune's own files of a search that was killed."""
-    for path in folder.glob(f".{_FOLDER}-*"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Removes the temporary folders of a search that was killed."""
+    # Ray Tune's, the study's while it is created, and the winner's while it is written.
+    for name in (_FOLDER, "study", BEST_FOLDER):
+        for path in folder.glob(f".{name}-*"):
+            shutil.rmtree(path, ignore_errors=True)

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from yt8m_ray.artifacts.checkpoint import CHECKPOINT_PATTERN, adopt_checkpoint, load_config
-from yt8m_ray.artifacts.folder_manifest import CheckpointError, read_manifest
+from yt8m_ray.artifacts.folder_manifest import CheckpointError, folder_aside, read_manifest
 from yt8m_ray.config.document import load_document, override, to_yaml
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import TuneConfig
@@ -90,16 +90,13 @@ def remove_checkpoints(folder: Path, records: list[TrialRecord], num_to_keep: in
 
 
 def _replace(best: Path, config: TrainConfig, checkpoint: Path) -> None:
-    aside, old = best.with_name(f".{best.name}-new"), best.with_name(f".{best.name}-old")
-    for path in (aside, old):
-        shutil.rmtree(path, ignore_errors=True)
-    aside.mkdir(parents=True)
-    (aside / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
-    adopt_checkpoint(checkpoint, aside / CHECKPOINT_FOLDER, load_config(checkpoint))
-    with contextlib.suppress(FileNotFoundError):
-        best.rename(old)
-    aside.rename(best)
-    shutil.rmtree(old, ignore_errors=True)
+    with folder_aside(best) as aside:
+        (aside / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
+        adopt_checkpoint(checkpoint, aside / CHECKPOINT_FOLDER, load_config(checkpoint))
+        # A folder with content cannot be renamed over: the old one moves beside the new one, and goes with the rest.
+        with contextlib.suppress(FileNotFoundError):
+            best.rename(aside.with_name("old"))
+        aside.rename(best)
 
 
 def _causes(records: list[TrialRecord]) -> str:

@@ -19,30 +19,23 @@ from yt8m_ray.data.pipeline.read_position import Position
 
 Metrics = Mapping[str, float]
 
+# Metrics at a step, and how far the run is: the arguments of `History.append`.
 Measured = tuple[Metrics, int, Metrics]
-"""Metrics at a step, and how far the run is: the arguments of `History.append`."""
 
+# Between two times that a worker asks whether it is to stop.
 POLL_S = 0.5
-"""Seconds between two times that a worker asks whether it is to stop."""
 
 _ANSWER_TIMEOUT_S = 10.0
 
 
 @dataclass
 class Taken:
-    """What workers sent since the driver last looked.
+    """What workers sent since the driver last looked."""
 
-    Attributes:
-        lines: Log lines.
-        measured: For the history.
-        reported: Metrics of the checkpoints that were written.
-        node_ids: The nodes where workers train; all of them, not the new ones alone.
-    """
-
-    lines: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)  # of the log
     measured: list[Measured] = field(default_factory=list)
-    reported: list[Metrics] = field(default_factory=list)
-    node_ids: frozenset[str] = frozenset()
+    reported: list[Metrics] = field(default_factory=list)  # of the checkpoints that were written
+    node_ids: frozenset[str] = frozenset()  # where workers train: all nodes, not the new ones alone
 
 
 class Messages:

@@ -20,8 +20,8 @@ from yt8m_ray.training.run.run_folder import LOG_FILE
 
 logger = logging.getLogger(__name__)
 
+# A start with too few workers trains at least this long before a start with more follows.
 GROWTH_PAUSE_S = 30.0
-"""Seconds that a start with too few workers trains, at least, before a start with more follows."""
 
 _LOOK_INTERVAL_S = 1.0
 
@@ -29,24 +29,14 @@ _LOOK_INTERVAL_S = 1.0
 class Supervisor:
     """Watches one start of a run, and asks its workers to stop where another start would be better.
 
-    Args:
-        config: The run.
-        workers: Those of this start.
-        folder: Of the run, whose log gets the workers' lines, and whose history what they measure.
-        hooks: Follow the checkpoints, and may end the run.
-        is_local: Whether this process is the one worker.
-
-    Attributes:
-        coordinator: Of this start.
-        reason: Why the workers were asked to stop; None where they were not.
-        has_notice: Whether that is because a node of theirs is about to go.
+    The run's `folder` gets the workers' log lines and history; `is_local`: this process is the one worker.
     """
 
     def __init__(self, config: TrainConfig, workers: Workers, folder: Path, hooks: RunHooks, *, is_local: bool) -> None:
         self.workers = workers
         self.coordinator: Coordinator | Messages = Messages() if is_local else Coordinator()
-        self.reason: str | None = None
-        self.has_notice = False
+        self.reason: str | None = None  # why the workers were asked to stop
+        self.has_notice = False  # whether that is because a node of theirs is about to go
         self._config = config
         self._log_path = folder / LOG_FILE
         self._history = History(folder)

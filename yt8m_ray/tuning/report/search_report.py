@@ -139,7 +139,19 @@ def _front(place: Path, records: Sequence[TrialRecord], cost: str, label: str) -
 
 def _trials(records: Sequence[TrialRecord], label: str, costs: Sequence[str]) -> list[Section]:
     running = [record for record in records if record.status == "running"]
-    rows = [_trial_row(record, costs) for record in (*ranked(records), *running)]
+    rows = [
+        (
+            f"#{record.number}",
+            record.status,
+            _number(record.best_score, ".4f"),
+            f"{record.best_epoch} of {record.num_epochs}" if record.scores else "–",
+            *_cost_cells(record, costs),
+            f"{record.seconds / 60:.1f}",
+            _number(record.videos_per_s, ",.0f"),
+            _configuration(record),
+        )
+        for record in (*ranked(records), *running)
+    ]
     if not rows:
         return []
     header = (
@@ -149,19 +161,6 @@ def _trials(records: Sequence[TrialRecord], label: str, costs: Sequence[str]) ->
     )
     text = "The best first. Epoch: the best of those trained."
     return [Section("Trials", text + _left_out(rows), header, rows[:MAX_ROWS], is_wide=True)]
-
-
-def _trial_row(record: TrialRecord, costs: Sequence[str]) -> list[str]:
-    return [
-        f"#{record.number}",
-        record.status,
-        _number(record.best_score, ".4f"),
-        f"{record.best_epoch} of {record.num_epochs}" if record.scores else "–",
-        *_cost_cells(record, costs),
-        f"{record.seconds / 60:.1f}",
-        _number(record.videos_per_s, ",.0f"),
-        _configuration(record),
-    ]
 
 
 def _others(records: Sequence[TrialRecord]) -> list[Section]:
