@@ -156,6 +156,22 @@ def test_each_member_is_stored_as_the_smallest_that_keeps_its_gap_on_other_video
     assert load_bundle(tmp_path / "smallest").document == document
 
 
+def test_the_report_of_weights_says_how_a_candidate_is_stored_whose_transform_was_chosen(tmp_path: Path) -> None:
+    tree = {
+        "members": [{"checkpoint": str(save_member(tmp_path / "one", noise=0.6, seed=2))}],
+        "weighting": {"name": "equal", "shards": str(write_shard(tmp_path / "choose.tfrecord", 0, 60))},
+        "selection": {"max_bytes": 1e9},
+        "transform": {"name": "smallest", "min_elements": 100, "of": ["int8"], "max_gap_loss": 1},
+        "data": {"validation": str(write_shard(tmp_path / "judge.tfrecord", 1000, 40))},
+        "output": str(tmp_path / "bundle"),
+    }
+
+    document = export(*resolve(ExportConfig.model_validate(tree)))[1]
+
+    assert document.weighting is not None
+    assert [candidate.transform for candidate in document.weighting.candidates] == document.transforms == ["int8"]
+
+
 def test_a_video_that_chose_a_transform_and_shall_judge_it_is_named(tmp_path: Path) -> None:
     write_shard(tmp_path / "choose.tfrecord", 0, 40)
     write_shard(tmp_path / "judge.tfrecord", 39, 30)

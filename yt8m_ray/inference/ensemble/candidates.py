@@ -90,7 +90,7 @@ def choose_transforms(
             for way, gap in zip(ways, gaps, strict=True)
         ]
         taken = smallest_within(trials, limit)
-        chosen[index] = ways[trials.index(taken)]
+        names[index], chosen[index] = taken.transform, ways[trials.index(taken)]
         name = members[index].config.model.name
         tried.append(
             TriedMember(name=name, checkpoint=asked.checkpoint, ema=asked.ema, transform=taken.transform, trials=trials)
