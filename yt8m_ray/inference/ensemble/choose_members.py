@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,48 +49,39 @@ def check_limits(config: ExportConfig, costs: Costs) -> None:
             )
 
 
-class WeightingStrategy:
-    """How shares come from scores: of all members, or of those that a greedy search takes within limits."""
+def find_shares(config: ExportConfig, costs: Costs, scores: MemberScores) -> Array:
+    """Returns shares [M] of the sum 1, 0 for members that are left out; ConfigError where none fits all limits."""
+    name, num_members = config.weighting.name, scores.num_members
+    # One pass over all pairs, from which the least squares of every set follow.
+    triangle = moments(scores) if name in ("nnls", "gap") else np.empty((0, num_members + 1))
 
-    def __init__(self, config: ExportConfig, costs: Costs) -> None:
-        self._name = config.weighting.name
-        self._given = np.array(config.weights())
-        self._selection = config.selection
-        latencies = costs.latency_ms if costs.latency_ms is not None else [0.0] * len(costs.num_bytes)
-        self._costs = np.stack([np.array(costs.num_bytes, np.float64), np.array(latencies)], axis=1)
-
-    def __call__(self, scores: MemberScores) -> Array:
-        """Returns shares [M] of the sum 1, 0 for members that are left out; ConfigError where none fits all limits."""
-        # One pass over all pairs, from which the least squares of every set follow.
-        needs_squares = self._name in ("nnls", "gap")
-        triangle = moments(scores) if needs_squares else np.empty((0, scores.num_members + 1))
-        members: Sequence[int] = range(scores.num_members)
-        if self._selection is not None:
-            # Sets are compared before any ascent, which would take a hundred times as long for each.
-            limits = [self._selection.max_bytes, self._selection.max_latency_ms]
-            members = select_members(
-                lambda subset: _best(scores, self._proposals(triangle, sorted(subset)))[1],
-                self._costs,
-                np.array([np.inf if limit is None else limit for limit in limits]),
-                min_gain=MIN_GAIN,
-            ).members
-        proposals = self._proposals(triangle, members)
-        if self._name != "gap":
-            return _best(scores, proposals)[0]
-        # Ascent never falls below its start, and so the outcome is no worse than the best member alone.
-        alone = [equal_shares([member], scores.num_members) for member in members]
-        return ascend(scores, _best(scores, [*proposals, *alone])[0], members)[0]
-
-    def _proposals(self, triangle: Array, members: Sequence[int]) -> list[Array]:
+    def proposals(members: Sequence[int]) -> list[Array]:
         """Returns the shares of a set of members that need no ascent."""
-        equal = equal_shares(members, len(self._given))
-        if self._name == "equal":
+        equal = equal_shares(members, num_members)
+        if name == "equal":
             return [equal]
-        if self._name == "given":
-            given = np.where(equal > 0, self._given, 0)
+        if name == "given":
+            given = np.where(equal > 0, config.weights(), 0)
             return [given / given.sum()]
         least_squares = least_squares_shares(triangle, members)
-        return [least_squares] if self._name == "nnls" else [equal, least_squares]
+        return [least_squares] if name == "nnls" else [equal, least_squares]
+
+    members: Sequence[int] = range(num_members)
+    if config.selection is not None:
+        latencies = [0.0] * num_members if costs.latency_ms is None else costs.latency_ms
+        limits = [config.selection.max_bytes, config.selection.max_latency_ms]
+        # Sets are compared before any ascent, which would take a hundred times as long for each.
+        members = select_members(
+            lambda subset: _best(scores, proposals(sorted(subset)))[1],
+            np.column_stack([costs.num_bytes, latencies]),
+            np.array([np.inf if limit is None else limit for limit in limits]),
+            min_gain=MIN_GAIN,
+        )
+    if name != "gap":
+        return _best(scores, proposals(members))[0]
+    # Ascent never falls below its start, and so the outcome is no worse than the best member alone.
+    alone = [equal_shares([member], num_members) for member in members]
+    return ascend(scores, _best(scores, [*proposals(members), *alone])[0], members)[0]
 
 
 def _best(scores: MemberScores, proposals: Sequence[Array]) -> tuple[Array, float]:
@@ -111,7 +103,8 @@ def choose(
             f"weighting.folds: expected labelled videos in two of {weighting.folds} folds at least, found "
             f"{len(scores)} videos; choose by more of them"
         )
-    rule = WeightingStrategy(config, costs)
+    # Cross-fitting applies the whole rule to the other folds, with its choice of members.
+    rule = functools.partial(find_shares, config, costs)
     shares = rule(scores)
     logger.info("%d of %d models chosen; cross-fitting in %d folds", (shares > 0).sum(), len(shares), weighting.folds)
     patterns = weighting.shards

@@ -187,9 +187,11 @@ def _costs(config: ExportConfig, members: Sequence[Member]) -> Costs:
 
 
 def _track(config: ExportConfig, trained: TrainConfig, path: Path, document: BundleDocument) -> None:
-    """Logs the bundle as the model of an MLflow run of its own; a local store that is gone is not made again."""
+    """Logs the bundle as the model of an MLflow run of its own."""
     uri = config.tracking.uri or trained.tracking.uri or default_uri(trained.output)
-    if config.tracking.uri is None and uri.startswith("sqlite:///") and not Path(uri[len("sqlite:///") :]).exists():
+    store = uri.removeprefix("sqlite:///")
+    # The first member's own local store: where it is gone, nobody would look for a new one there.
+    if config.tracking.uri is None and store != uri and not Path(store).exists():
         logger.info("MLflow: %s does not exist here; name a store in tracking.uri to log the bundle", uri)
         return
     tracker = Tracker.start(
@@ -203,8 +205,6 @@ def _track(config: ExportConfig, trained: TrainConfig, path: Path, document: Bun
         with finishing(tracker):
             log_bundle(tracker, open_folder(path), document)
     except TrackingError as error:
-        raise TrackingError(
-            f"{path} is written, but not in MLflow, where jobs.register puts it: {error}",
-            is_temporary=error.is_temporary,
-        ) from None
+        message = f"{path} is written, but not in MLflow, where jobs.register puts it: {error}"
+        raise TrackingError(message, is_temporary=error.is_temporary) from None
     logger.info("MLflow: run %s in %s", tracker.run_id, uri)

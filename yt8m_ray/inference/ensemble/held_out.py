@@ -14,7 +14,6 @@ from yt8m_ray.data.storage.filesystem import file_sizes, open_stream
 from yt8m_ray.data.video_keys import KEY_BYTES, id_of
 from yt8m_ray.errors import ConfigError
 
-_COMPARED_BYTES = 1 << 20
 _MOST_NAMED = 3
 
 
@@ -58,7 +57,8 @@ def _place(path: str) -> str:
 
 
 def _same_contents(shards: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns pairs of shards whose sizes and first MB are the same; only shards of one size are opened."""
+    """Returns pairs of shards whose sizes and first MB are the same."""
+    # Only shards of one size are opened.
     by_size = defaultdict(list)
     for path, size in file_sizes(others).items():
         by_size[size].append(path)
@@ -74,14 +74,12 @@ def _same_contents(shards: Sequence[str], others: Sequence[str]) -> list[tuple[s
 
 def _first_bytes(path: str) -> bytes:
     """Returns a hash of a file's first MB as it stands, compressed or not."""
-    content = hashlib.sha256()
-    buffer = memoryview(bytearray(_COMPARED_BYTES))
-    num_left = _COMPARED_BYTES
+    content, num_read = memoryview(bytearray(1 << 20)), 0
     with open_stream(path) as stream:
-        while num_left and (count := stream.readinto(buffer[:num_left])):
-            content.update(buffer[:count])
-            num_left -= count
-    return content.digest()
+        # A stream may return less than it is asked for.
+        while num_read < len(content) and (count := stream.readinto(content[num_read:])):
+            num_read += count
+    return hashlib.sha256(content[:num_read]).digest()
 
 
 def _as_bytes(video_keys: np.ndarray) -> list[bytes]:

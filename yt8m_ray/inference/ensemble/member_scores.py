@@ -139,30 +139,26 @@ def _rank(
     scores: Array, hits: Array, num_pairs: Array, weights: Array, best_means: Array, best_hits: Array, last_means: Array
 ) -> int:
     """Fills in each video's best weighted means, best first, their hits, and the last mean; returns how many means."""
-    num_ranked, pair = 0, 0
+    num_ranked, end = 0, 0
     for video in range(len(num_pairs)):
-        num_kept = 0
-        for _ in range(num_pairs[video]):
+        num_kept, start = 0, end
+        end += num_pairs[video]
+        for pair in range(start, end):
             exact = 0.0
             for member in range(len(weights)):
                 exact += weights[member] * scores[pair, member]
             mean = np.float32(exact)
-            is_kept = num_kept < DEPTH
-            if is_kept:
-                place = num_ranked + num_kept
-                num_kept += 1
-            else:
-                place = num_ranked + DEPTH - 1
-                is_kept = mean > best_means[place]
-            if is_kept:
-                # Class ids ascend: a pair that goes behind its equals leaves them in their order.
-                while place > num_ranked and best_means[place - 1] < mean:
-                    best_means[place] = best_means[place - 1]
-                    best_hits[place] = best_hits[place - 1]
-                    place -= 1
-                best_means[place] = mean
-                best_hits[place] = hits[pair]
-            pair += 1
+            place = num_ranked + min(num_kept, DEPTH - 1)
+            if num_kept == DEPTH and mean <= best_means[place]:
+                continue
+            num_kept = min(num_kept + 1, DEPTH)
+            # Class ids ascend: a pair that goes behind its equals leaves them in their order.
+            while place > num_ranked and best_means[place - 1] < mean:
+                best_means[place] = best_means[place - 1]
+                best_hits[place] = best_hits[place - 1]
+                place -= 1
+            best_means[place] = mean
+            best_hits[place] = hits[pair]
         num_ranked += num_kept
         last_means[video] = best_means[num_ranked - 1]
     return num_ranked

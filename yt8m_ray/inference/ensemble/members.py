@@ -114,8 +114,7 @@ class QualityMeter:
 
     def __init__(self, num_members: int) -> None:
         self._metrics: list[Metric] = [build_metric("gap") for _ in range(num_members + 1)]
-        self.num_videos = 0
-        self.num_labels = 0
+        self.num_videos = self.num_labels = 0
 
     def update(self, ensemble: Ensemble, batch: Batch) -> None:
         """Adds a labelled batch."""
@@ -159,6 +158,7 @@ def assemble(
     """
     data = members[0].config.data
     (*gaps_before, gap_before), (*gaps_after, gap_after) = before.compute(), after.compute()
+    measured = zip(members, config.weights(), gaps_before, gaps_after, strict=True)
     vocabulary = load_vocabulary(data.vocabulary, data.spec)
     document = BundleDocument(
         input=InputSchema.of(data.spec, data.normalize),
@@ -177,9 +177,7 @@ def assemble(
                 float32_bytes=sum(tensor.nbytes for tensor in member.model.state_dict().values()),
                 stored_bytes=member.stored.num_bytes,
             )
-            for member, weight, member_before, member_after in zip(
-                members, config.weights(), gaps_before, gaps_after, strict=True
-            )
+            for member, weight, member_before, member_after in measured
         ],
         transform=config.transform,
         quality=Quality(split=list(split), num_videos=before.num_videos, gap_before=gap_before, gap_after=gap_after),
@@ -207,6 +205,7 @@ def _git_commit() -> str | None:
     """Returns the commit of the working tree that this file belongs to, None where it was installed otherwise."""
     path, output = Path(__file__), ""
     try:
+        # git also answers for a package that is installed below somebody's repository, without being one of its files.
         for arguments in (["ls-files", "--error-unmatch", path.name], ["rev-parse", "HEAD"]):
             command = ["git", "-C", str(path.parent), *arguments]
             output = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

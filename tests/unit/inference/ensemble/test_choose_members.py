@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.unit.inference.ensemble.test_member_scores import answers, ids, score
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.bundle.choice_reports import WeightingReport, format_weighting
-from yt8m_ray.inference.ensemble.choose_members import Costs, WeightingStrategy, check_limits, choose
+from yt8m_ray.inference.ensemble.choose_members import Costs, check_limits, choose, find_shares
 from yt8m_ray.inference.ensemble.member_scores import MemberScores
 from yt8m_ray.inference.ensemble.weights import cross_fitted_gap
 
@@ -44,15 +45,15 @@ def gap(scores: MemberScores, *shares: float) -> float:
 
 def test_equal_and_given_shares_are_what_they_say(scores: MemberScores) -> None:
     selection = {"max_bytes": 1e9}
-    ones = WeightingStrategy(config("equal", selection=selection), COSTS)(scores)
-    given = WeightingStrategy(config("given", weights=(2, 1, 1), selection=selection), COSTS)(scores)
+    ones = find_shares(config("equal", selection=selection), COSTS, scores)
+    given = find_shares(config("given", weights=(2, 1, 1), selection=selection), COSTS, scores)
 
     assert ones.tolist() == [0.5, 0.5, 0]  # the one that guesses lowers GAP
     assert given == pytest.approx([2 / 3, 1 / 3, 0])
 
 
 def test_gap_is_at_least_that_of_every_other_rule_and_member_in_sample(scores: MemberScores) -> None:
-    found = {name: scores.gap(WeightingStrategy(config(name), COSTS)(scores)) for name in ("nnls", "gap")}
+    found = {name: scores.gap(find_shares(config(name), COSTS, scores)) for name in ("nnls", "gap")}
     alone = [gap(scores, *row) for row in np.eye(3).tolist()]
 
     assert found["gap"] >= max(found["nnls"], gap(scores, 1, 1, 1), *alone)
@@ -72,7 +73,7 @@ def test_gap_is_at_least_that_of_every_other_rule_and_member_in_sample(scores: M
 def test_members_are_chosen_within_the_limits(
     scores: MemberScores, selection: dict[str, float], expected: set[int]
 ) -> None:
-    shares = WeightingStrategy(config("equal", selection=selection), COSTS)(scores)
+    shares = find_shares(config("equal", selection=selection), COSTS, scores)
 
     assert set(np.flatnonzero(shares).tolist()) == expected
 
@@ -86,7 +87,7 @@ def test_the_report_states_the_rule_its_honest_figure_and_every_candidate(scores
     assert (report.max_bytes, report.max_latency_ms, report.num_uncertain) == (1150, None, 0)
     assert report.gap_in_sample == scores.gap(shares)
     assert report.gap_equal == gap(scores, 1, 1, 1)
-    assert report.gap_cross_fitted == cross_fitted_gap(scores, WeightingStrategy(asked, COSTS), 3)
+    assert report.gap_cross_fitted == cross_fitted_gap(scores, functools.partial(find_shares, asked, COSTS), 3)
     assert [candidate.weight for candidate in report.candidates] == shares.tolist()
     assert [candidate.gap for candidate in report.candidates] == [gap(scores, *row) for row in np.eye(3).tolist()]
     assert [(entry.name, entry.checkpoint, entry.num_bytes, entry.latency_ms) for entry in report.candidates] == [
