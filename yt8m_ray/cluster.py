@@ -59,6 +59,7 @@ def map_tasks(
     running: dict[Any, int] = {}
     try:
         while True:
+            # As many as there is room for, not all: what is submitted waits in Ray and has to be cancelled.
             for index, item in itertools.islice(waiting, num_workers - len(running)):
                 running[call.remote(shared, item)] = index
             if not running:

@@ -16,14 +16,12 @@ from yt8m_ray.metrics.worst_videos import WorstVideos
 from yt8m_ray.schema import Batch
 from yt8m_ray.topk import check_scores
 
-METRIC_NAMES = ("gap", "hit_at_1", "perr", "mean_ap")
-
 
 class Evaluation:
     """Metrics and mean loss of the videos seen so far; mergeable and picklable."""
 
     def __init__(self) -> None:
-        self._metrics: dict[str, Metric] = {name: build_metric(name) for name in METRIC_NAMES}
+        self._metrics: dict[str, Metric] = {name: build_metric(name) for name in ("gap", "hit_at_1", "perr", "mean_ap")}
         self._worst = WorstVideos()
         self._loss_sum = 0.0
         self.num_videos = 0
@@ -34,6 +32,7 @@ class Evaluation:
         """Adds a batch: logits and labels [B, C], `loss` the mean over its B videos; ids where the worst are wanted."""
         if not len(logits):
             return
+        # All metrics share one selection of the best classes.
         batch = RankedBatch(torch.sigmoid(logits.float()), labels)
         for metric in self._metrics.values():
             metric.update_ranked(batch)

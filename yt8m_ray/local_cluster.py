@@ -32,17 +32,16 @@ LOOPBACK_ONLY = {
     # Without it both choose an interface of the network.
     "GLOO_SOCKET_IFNAME": _INTERFACE,
     "NCCL_SOCKET_IFNAME": _INTERFACE,
-    "RAY_AUTH_MODE": "token",  # other users of this machine reach 127.0.0.1 too
+    # Other users of this machine reach 127.0.0.1 too.
+    "RAY_AUTH_MODE": "token",
 }
-
-_TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-_TOKEN_FILE = "auth_token"
 
 
 def configure_environment(*variables: Mapping[str, str]) -> None:
     """Sets what a framework reads from the environment of this process, but for what the user has set."""
-    for name, value in [pair for several in variables for pair in several.items()]:
-        os.environ.setdefault(name, value)
+    for several in variables:
+        for name, value in several.items():
+            os.environ.setdefault(name, value)
 
 
 def import_environment() -> dict[str, str]:
@@ -60,7 +59,7 @@ def local_environment() -> dict[str, str]:
     OSError if the temporary folder cannot be written, or the folder in it belongs to another user.
     """
     variables = {**LOOPBACK_ONLY, "RAY_TMPDIR": os.environ.get("RAY_TMPDIR") or str(private_folder("ray"))}
-    if not any(os.environ.get(name) for name in _TOKEN_VARIABLES):
+    if not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
         variables["RAY_AUTH_TOKEN_PATH"] = str(token_file())
     return {name: os.environ.get(name, value) for name, value in variables.items()}
 
@@ -71,6 +70,7 @@ def private_folder(name: str) -> Path:
     path = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
+    # Not `stat`: another user may have put a link to a folder of this user there.
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise OSError(f"{path}: expected a folder of this user, found something of user {status.st_uid}; set TMPDIR")
@@ -81,7 +81,8 @@ def private_folder(name: str) -> Path:
 
 def token_file() -> Path:
     """Returns the file of this user's token, created if missing, which only this user can read."""
-    try:  # Ray's own file, so that `ray get-auth-token` prints it
+    try:
+        # Ray's own file, so that `ray get-auth-token` prints it.
         return _token_in(Path.home() / ".ray")
     except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         return _token_in(private_folder("ray"))
@@ -89,21 +90,20 @@ def token_file() -> Path:
 
 def _token_in(folder: Path) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / _TOKEN_FILE
+    path = folder / "auth_token"
     with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_mode & 0o077:  # Ray itself writes it for everybody to read
+        # Ray itself writes it for everybody to read.
+        if path.stat().st_mode & 0o077:
             path.chmod(0o600)
         if path.read_text(encoding="utf-8").strip():
             return path
         path.unlink()
-    descriptor, new = tempfile.mkstemp(dir=folder)  # mode 0600
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(secrets.token_hex(32))
-        with contextlib.suppress(FileExistsError):  # another command was first
-            os.link(new, path)
-    finally:
-        os.unlink(new)
+    # Written aside with mode 0600, and linked when whole: of two commands that start at once, one is first.
+    with tempfile.NamedTemporaryFile("w", dir=folder, encoding="utf-8") as file:
+        file.write(secrets.token_hex(32))
+        file.flush()
+        with contextlib.suppress(FileExistsError):
+            os.link(file.name, path)
     return path
 
 

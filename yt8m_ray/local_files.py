@@ -11,12 +11,7 @@ from pathlib import Path
 # Of a config, a manifest or another document: a manifest of all 3,844 shards of YouTube-8M has 0.9 MB.
 MOST_DOCUMENT_BYTES = 16 << 20
 
-_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (stat.S_ISFIFO, "named pipe"),
-    (stat.S_ISSOCK, "socket"),
-    (stat.S_ISCHR, "device"),
-    (stat.S_ISBLK, "device"),
-)
+_KINDS = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 
 class NotAFileError(OSError):
@@ -41,12 +36,11 @@ def regular_only(path: str, flags: int) -> int:
 
 def check_regular(path: str | Path) -> None:
     """Checks a path for a library that opens it; errors as in `regular_only`."""
-    mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
+    kind = stat.S_IFMT(os.stat(path).st_mode)
+    if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(mode):
-        found = next(name for is_kind, name in _KINDS if is_kind(mode))
-        raise NotAFileError(errno.EINVAL, f"expected a regular file, found a {found}", str(path))
+    if kind != stat.S_IFREG:
+        raise NotAFileError(errno.EINVAL, f"expected a regular file, found a {_KINDS[kind]}", str(path))
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

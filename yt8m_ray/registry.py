@@ -93,8 +93,9 @@ class Registry(Generic[T]):
         return self.config_type(name).model_validate(dict(section))
 
     def validate(self, section: Mapping[str, Any] | ComponentConfig, info: pydantic.ValidationInfo) -> ComponentConfig:
-        """Returns the same as `parse` for a field of a document, whose context holds for its sections too."""
+        """Returns the same as `parse`, for a field of a document."""
         config = self.parse(section)
+        # The context of the document, such as ABSOLUTE, holds for its sections too.
         return type(config).model_validate(config.model_dump(), context=info.context) if info.context else config
 
     def build(self, section: Mapping[str, Any] | ComponentConfig, **context: Any) -> T:

@@ -22,8 +22,7 @@ class NaNScoresError(ValueError):
     def __init__(self, rows: Sequence[int], video_ids: Sequence[str]) -> None:
         # Pickle builds an exception from its arguments.
         super().__init__(rows, video_ids)
-        self.rows = list(rows)
-        self.video_ids = list(video_ids)
+        self.rows, self.video_ids = list(rows), list(video_ids)
 
     def __str__(self) -> str:
         more = f" and of {len(self.rows) - 1} other videos" if len(self.rows) > 1 else ""
@@ -58,6 +57,7 @@ def top_k(logits: torch.Tensor, k: int) -> TopK:
     if crossing.any():
         stable_values, stable_ids = torch.sort(scores[crossing], dim=1, descending=True, stable=True)
         values[crossing], class_ids[crossing] = stable_values[:, :k], stable_ids[:, :k]
+    # By score, and among equal scores by id: two stable sorts, the last key first.
     by_id = torch.argsort(class_ids, dim=1, stable=True)
     values, class_ids = values.gather(1, by_id), class_ids.gather(1, by_id)
     by_score = torch.argsort(values, dim=1, descending=True, stable=True)

@@ -62,7 +62,7 @@ def write_archive(folder: Path, path: Path) -> None:
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     # First, so that a reader can tell from the first block whether its cache has the rest.
     names.sort(key=lambda name: name != MANIFEST_FILE)
-    aside = path.with_name(path.name + ".part")  # `.tmp` is the folder that a bundle is written in
+    aside = path.with_name(path.name + ".part")
     try:
         # pax is ustar, but for what that cannot say: a file of more than 8 GiB.
         with tarfile.open(aside, "w:", format=tarfile.PAX_FORMAT) as archive:

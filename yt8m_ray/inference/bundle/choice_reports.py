@@ -6,12 +6,21 @@ from yt8m_ray.config.quantization import TransformName
 from yt8m_ray.registry import Config
 
 
-class Candidate(Config):
-    """A model that was considered for an ensemble: architecture, folder, share, and GAP and costs alone."""
+class _Considered(Config):
+    """A model that could become a member: its architecture, its folder, and which of its weights were asked for."""
 
     name: str
     checkpoint: str
     ema: bool | None = None
+
+    @property
+    def source(self) -> str:
+        return self.checkpoint if self.ema is None else f"{self.checkpoint}, ema: {str(self.ema).lower()}"
+
+
+class Candidate(_Considered):
+    """A model that was considered for an ensemble: its share, and GAP and costs alone."""
+
     # Null where an older version did not write it down.
     transform: str | None = None
     # 0 where it was left out.
@@ -52,12 +61,9 @@ class Trial(Config):
     num_bytes: int
 
 
-class TriedMember(Config):
+class TriedMember(_Considered):
     """A member, the way that was taken to store it, and all that were tried."""
 
-    name: str
-    checkpoint: str
-    ema: bool | None = None
     transform: TransformName
     # The first is `none`, as trained: losses are differences from it.
     trials: list[Trial]
@@ -88,25 +94,20 @@ def format_weighting(report: WeightingReport) -> list[str]:
             stored_as = "" if candidate.transform is None else f" as {candidate.transform}"
             latency = "" if candidate.latency_ms is None else f", {candidate.latency_ms:.1f} ms"
             cost = f"{candidate.num_bytes / 1e6:.2f} MB{stored_as}{latency}"
-            lines.append(f"left out: {candidate.name} (GAP {candidate.gap:.6f}, {cost}) of {_source(candidate)}")
+            lines.append(f"left out: {candidate.name} (GAP {candidate.gap:.6f}, {cost}) of {candidate.source}")
     return lines
 
 
 def format_trials(report: TransformReport) -> list[str]:
     """Returns lines of text: what each way costs and loses, and which was taken."""
-    lines = [
-        f"stored as the smallest that loses at most {report.max_gap_loss:g} of GAP, "
-        f"on {report.num_videos} videos of {len(report.shards)} other shards:",
-    ]
+    limit, videos = report.max_gap_loss, f"{report.num_videos} videos of {len(report.shards)} other shards"
+    lines = [f"stored as the smallest that loses at most {limit:g} of GAP, on {videos}:"]
     for member in report.members:
-        lines += [f"{member.name} of {_source(member)}", f"  {'':<10} {'GAP':>9} {'loss':>10} {'MB':>9}"]
+        lines += [f"{member.name} of {member.source}", f"  {'':<10} {'GAP':>9} {'loss':>10} {'MB':>9}"]
         for trial in sorted(member.trials, key=lambda trial: trial.num_bytes):
             loss = member.trials[0].gap - trial.gap
             taken = "  taken" if trial.transform == member.transform else ""
             size = trial.num_bytes / 1e6
+            # `z`: a loss of less than a millionth has no sign.
             lines.append(f"  {trial.transform:<10} {trial.gap:9.6f} {loss:z10.6f} {size:9.2f}{taken}")
     return lines
-
-
-def _source(model: Candidate | TriedMember) -> str:
-    return model.checkpoint if model.ema is None else f"{model.checkpoint}, ema: {str(model.ema).lower()}"

@@ -121,9 +121,8 @@ def _head(description: Description) -> list[str]:
     old, transform = document.migrated_from, document.transform
     stored_as = ", ".join(dict.fromkeys(document.transforms))
     if transform.name == "smallest":
-        stored_as += (
-            f" (the smallest of {', '.join(transform.of)} that loses at most {transform.max_gap_loss:g} of GAP)"
-        )
+        tried, limit = ", ".join(transform.of), transform.max_gap_loss
+        stored_as += f" (the smallest of {tried} that loses at most {limit:g} of GAP)"
     if {"int8", "int4"} & set(document.transforms):
         stored_as += f"; activations {transform.activations}"
     return [

@@ -9,8 +9,6 @@ manifest.json                  size and SHA-256 of each file, written last
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from safetensors.torch import save_file
 
 from yt8m_ray.artifacts.archive import is_archive, open_folder, write_archive
 from yt8m_ray.artifacts.checkpoint import check_finite, check_fit, read_tensors
-from yt8m_ray.artifacts.folder_manifest import CheckpointError, folder_version, write_manifest
+from yt8m_ray.artifacts.folder_manifest import CheckpointError, folder_aside, folder_version, write_manifest
 from yt8m_ray.artifacts.tensor_file import read_tensor_entries
 from yt8m_ray.config.document import to_yaml
 from yt8m_ray.data.labels.vocabulary import Vocabulary
@@ -54,22 +52,18 @@ class Bundle:
 
 
 def write_bundle(
-    output: str | Path,
-    document: BundleDocument,
-    states: Sequence[Mapping[str, torch.Tensor]],
-    vocabulary: Vocabulary,
+    output: str | Path, document: BundleDocument, states: Sequence[Mapping[str, torch.Tensor]], vocabulary: Vocabulary
 ) -> Path:
     """Writes a bundle of one state dict a member and returns `output`: a folder, or a file where it ends in `.tar`."""
     output = Path(output)
     if output.exists():
         raise FileExistsError(f"{output}: exists already; a bundle is never written over, choose another output")
     # Renamed at the end: a bundle is always whole.
-    aside = output.with_name(output.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with folder_aside(output) as aside:
         for index, state in enumerate(states):
             path = aside / weights_name(index)
             path.parent.mkdir(parents=True)
+            # safetensors refuses what is not contiguous, such as a transposed matrix.
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
         vocabulary.save(str(aside / VOCABULARY_FILE))
         (aside / DOCUMENT_FILE).write_text(to_yaml(document), encoding="utf-8")
@@ -82,9 +76,7 @@ def write_bundle(
         if is_archive(output):
             write_archive(aside, output)
         else:
-            os.rename(aside, output)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            aside.rename(output)
     return output
 
 
@@ -107,12 +99,11 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
 
 
 def _load_model(document: BundleDocument, folder: Path, device: str = "cpu") -> Model:
-    members = [
-        _load_member(entry, document, folder / weights_name(index), device)
-        for index, entry in enumerate(document.members)
-    ]
+    entries = document.members
+    paths = [folder / weights_name(index) for index in range(len(entries))]
+    members = [_load_member(entry, document, path, device) for entry, path in zip(entries, paths, strict=True)]
     try:
-        return Ensemble(members, [entry.weight for entry in document.members]).to(device).eval()
+        return Ensemble(members, [entry.weight for entry in entries]).to(device).eval()
     except ValueError as error:
         raise CheckpointError(f"{folder / DOCUMENT_FILE}: members: {error}") from None
 

@@ -1,12 +1,7 @@
-"""Codebooks: 256 values that stand for all weights of a tensor, and the code of each weight (the 2018 winner's form).
-
-Three ways to choose the values, by their published names: `uniform` (evenly spaced from the smallest weight to the
-largest), `quantile` (the 256 quantiles at 0, 1/255, ..., 1) and `kmeans` (least squared error).
-"""
+"""Codebooks: 256 values that stand for all weights of a tensor, and a code for each weight (the 2018 winner's form)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +10,7 @@ import numpy.typing as npt
 from yt8m_ray.compiled import compiled
 
 Array = npt.NDArray[Any]
+# How the values are chosen, by the published names.
 CodebookName = Literal["uniform", "quantile", "kmeans"]
 
 NUM_CODES = 256
@@ -25,11 +21,7 @@ _MAX_STEPS = 200
 
 
 def codebook(weights: Array, name: CodebookName) -> tuple[Array, Array]:
-    """Returns (codes uint8, shaped as `weights`; values float32 [256], ascending) of a tensor of finite weights.
-
-    A weight gets the nearest of the values in float64, and the lower code where two are as near, as in the published
-    program's vector quantization.
-    """
+    """Returns (codes uint8, shaped as `weights`; values float32 [256], ascending) of a tensor of finite weights."""
     flat = np.ascontiguousarray(weights, dtype=np.float32).reshape(-1)
     values = _VALUES[name](flat)
     codes = np.empty(flat.shape, np.uint8)
@@ -49,10 +41,7 @@ def quantile_values(weights: Array) -> Array:
 
 
 def kmeans_values(weights: Array) -> Array:
-    """Returns the float64 [256] values with the least sum of squared distances to the weights, ascending.
-
-    Where there are at most 256 different weights, each is a value, and the largest is repeated.
-    """
+    """Returns the values, float64 [256], ascending, with the least sum of squared distances to the weights."""
     # On a line, clusters are intervals of the sorted weights: the best borders among those of 8,192 cells are found
     # exactly, and Lloyd's steps, each two binary searches a value, move them to a local optimum. Begun from the borders
     # of 256 such cells, the steps end with 1.01 to 1.9 times the error. Sorting takes most of the time.
@@ -70,19 +59,16 @@ def kmeans_values(weights: Array) -> Array:
             break
         borders = moved
     values = np.diff(sums[borders]) / np.diff(borders)
+    # Of fewer than 256 different weights each is a value, and the largest is repeated.
     return np.concatenate([values, np.repeat(values[-1:], NUM_CODES - len(values))])
 
 
-_VALUES: dict[CodebookName, Callable[[Array], Array]] = {
-    "uniform": uniform_values,
-    "quantile": quantile_values,
-    "kmeans": kmeans_values,
-}
+_VALUES = {"uniform": uniform_values, "quantile": quantile_values, "kmeans": kmeans_values}
 
 
 def _best_borders(ordered: Array, sums: Array) -> Array:
     """Returns the borders [n + 1], n <= 256, of the intervals of cells with the least squared error."""
-    edges = _cells(ordered, _NUM_CELLS)
+    edges = _cells(ordered)
     # Squares of centred values cancel less.
     centre = sums[-1] / len(ordered)
     masses = np.diff(edges).astype(np.float64)
@@ -95,22 +81,22 @@ def _best_borders(ordered: Array, sums: Array) -> Array:
 
 
 @compiled
-def _cells(ordered: Array, most: int) -> Array:
-    """Returns the borders of at most `most` cells of sorted weights, each between two different weights."""
+def _cells(ordered: Array) -> Array:
+    """Returns the borders of at most 8,192 cells of sorted weights, each between two different weights."""
     # The best values have the density of the weights to the power 1/3 (Panter and Dite 1951), and so do the borders: a
     # gap between neighbours adds its length to the power 2/3, and there is one border for each share of the sum.
     total = 0.0
     for index in range(1, len(ordered)):
         total += np.cbrt((np.float64(ordered[index]) - np.float64(ordered[index - 1])) ** 2)
-    edges = np.zeros(most + 1, np.int64)
+    edges = np.zeros(_NUM_CELLS + 1, np.int64)
     count, passed, shares = 1, 0.0, 0
     for index in range(1, len(ordered)):
         gap = np.float64(ordered[index]) - np.float64(ordered[index - 1])
         passed += np.cbrt(gap**2)
-        if gap > 0 and passed * most >= total * (shares + 1) and count < most:
+        if gap > 0 and passed * _NUM_CELLS >= total * (shares + 1) and count < _NUM_CELLS:
             edges[count] = index
             count += 1
-            shares = int(passed * most / total)
+            shares = int(passed * _NUM_CELLS / total)
     edges[count] = len(ordered)
     return edges[: count + 1]
 
@@ -173,6 +159,7 @@ def _split(masses: Array, firsts: Array, seconds: Array, num_intervals: int) -> 
 
 @compiled
 def _find_nearest(weights: Array, values: Array, middles: Array, codes: Array) -> None:
+    # The nearest value in float64, and the lower code where two are as near, as in the published vector quantization.
     for index in range(len(weights)):
         weight = np.float64(weights[index])
         # The rounded middle is right nearly always, but the distances decide.

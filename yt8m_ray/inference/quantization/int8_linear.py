@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -120,12 +120,11 @@ class _OneDNN(_Float32):
         weights = (self._codes, self._scale, self._zeros)
         # Scale and zero point are for an output of integers, and ignored with this type.
         output = (1.0, 0, torch.float32)
-        sums: torch.Tensor = torch.ops.onednn.qlinear_pointwise(*codes, *weights, None, *output, "none", [], "")
-        return sums
+        multiply = torch.ops.onednn.qlinear_pointwise
+        return cast(torch.Tensor, multiply(*codes, *weights, None, *output, "none", [], ""))
 
     def codes(self) -> torch.Tensor:
-        codes: torch.Tensor = self._codes.to_dense()
-        return codes.t()
+        return self._codes.to_dense().t()
 
 
 class _FBGEMM(_Float32):
@@ -141,12 +140,10 @@ class _FBGEMM(_Float32):
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
         multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        sums: torch.Tensor = multiply(activations.float().sub_(MIDDLE), 1.0, MIDDLE, self._codes)
-        return sums
+        return cast(torch.Tensor, multiply(activations.float().sub_(MIDDLE), 1.0, MIDDLE, self._codes))
 
     def codes(self) -> torch.Tensor:
-        codes: torch.Tensor = torch.ops.quantized.linear_unpack(self._codes)[0].int_repr()
-        return codes
+        return cast(torch.Tensor, torch.ops.quantized.linear_unpack(self._codes)[0].int_repr())
 
 
 class _CuBLAS(_Float32):
@@ -166,16 +163,12 @@ class _CuBLAS(_Float32):
         return self._codes[: self._shape[0], : self._shape[1]]
 
 
-_MULTIPLIERS: dict[Kernel, type[_Float32]] = {
-    "onednn": _OneDNN,
-    "fbgemm": _FBGEMM,
-    "cublas": _CuBLAS,
-    "float32": _Float32,
-}
+_MULTIPLIERS = {"onednn": _OneDNN, "fbgemm": _FBGEMM, "cublas": _CuBLAS, "float32": _Float32}
 
 
 def _pad(matrix: torch.Tensor) -> torch.Tensor:
     rows, columns = (-size % _GPU_MULTIPLE for size in matrix.shape)
+    # Padding by nothing would copy the matrix.
     return F.pad(matrix, (0, columns, 0, rows)) if rows or columns else matrix
 
 
@@ -183,7 +176,6 @@ def encode(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns codes uint8 [N, D], 1..127, of activations float32 [N, D], and what a step is worth, float32 [N, 1].
 
     A row's step is its largest magnitude / 63; NaN for a row that is not finite, so that its outputs are not either.
-    A row whose largest magnitude is next to nothing is all 64: 1 / step would be infinite.
     """
     rows = rows.detach()
     if rows.device.type != "cpu":
@@ -198,6 +190,7 @@ def encode_by_torch(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the same as `encode`, on any device."""
     step = rows.abs().amax(dim=1, keepdim=True) / LEVELS
     step = torch.where(step.isfinite(), step, torch.nan)
+    # The inverse of a step next to nothing would be infinite: such a row is all 64.
     factor = torch.where(step > _TINY, 1 / step, 0.0)
     return (torch.nan_to_num(rows) * factor).round_().add_(MIDDLE).to(torch.uint8), step
 
@@ -213,12 +206,7 @@ def _encode_rows(rows: Any, bits: Any, codes: Any, steps: Any) -> None:
             steps[row] = np.nan
             codes[row] = MIDDLE
             continue
-        largest = np.float32(0)
-        for column in range(rows.shape[1]):
-            if bits[row, column] & _MAGNITUDE_BITS == largest_bits:
-                largest = abs(rows[row, column])
-                break
-        step = largest / np.float32(LEVELS)
+        step = np.int32(largest_bits).view(np.float32) / np.float32(LEVELS)
         factor = np.float32(1) / step if step > _TINY else np.float32(0)
         steps[row] = step
         for column in range(rows.shape[1]):

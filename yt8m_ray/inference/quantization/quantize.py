@@ -201,7 +201,11 @@ def quantize_channels(weights: torch.Tensor, axis: int, *, most: int = MAX_CODE)
 def _store(name: str, tensor: torch.Tensor, kind: str, axis: int, group_size: int) -> State:
     match kind:
         case "float16" | "bfloat16":
-            return {name: _to_half(name, tensor, _HALVES[kind])}
+            half = tensor.to(_HALVES[kind])
+            if not is_finite(half):
+                largest = float(tensor.abs().max())
+                raise ValueError(f"{name}: float16 holds at most 65,504, found {largest:g}; take bfloat16")
+            return {name: half}
         case "int8":
             codes, scale = quantize_channels(tensor.float(), axis)
             return {name: codes, name + SCALE_SUFFIX: scale}
@@ -210,13 +214,6 @@ def _store(name: str, tensor: torch.Tensor, kind: str, axis: int, group_size: in
             return {name: packed, name + GROUP_SUFFIX: scale}
     numbers, values = codebook(tensor.float().numpy(), cast(CodebookName, kind))
     return {name: torch.from_numpy(numbers), name + CODEBOOK_SUFFIX: torch.from_numpy(values)}
-
-
-def _to_half(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    half = tensor.to(dtype)
-    if not is_finite(half):
-        raise ValueError(f"{name}: float16 holds at most 65,504, found {float(tensor.abs().max()):g}; take bfloat16")
-    return half
 
 
 def _quantize_groups(weights: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
