@@ -25,24 +25,20 @@ class CheckpointWriteError(OSError):
 
 
 class Checkpoints(Protocol):
-    """The checkpoints of one run, by name."""
+    """The checkpoints of one run, by name; the best ones stay, as many as the run keeps, and the last."""
 
     def save(self, name: str, write: Callable[[Path], None]) -> None:
-        """Keeps what `write(folder)` writes, and removes checkpoints that are neither the best nor the last.
-
-        Raises:
-            CheckpointWriteError: it cannot be written; the others are as they were.
-        """
+        """Keeps what `write(folder)` writes, and removes superfluous ones; CheckpointWriteError where it cannot."""
 
     def latest(self) -> str | None:
-        """Returns the name of the intact checkpoint that is furthest on, None where there is none."""
+        """Returns the name of the intact checkpoint that is furthest on, or None."""
 
     def path(self, name: str) -> Path:
         """Returns the folder of a checkpoint on this machine."""
 
 
 class LocalCheckpoints:
-    """Those in a folder of this machine, or one that all machines share; `num_to_keep` best ones stay, and the last."""
+    """Those in a folder of this machine, or one that all machines share."""
 
     def __init__(self, folder: Path, *, num_to_keep: int) -> None:
         self._folder = folder
@@ -53,12 +49,16 @@ class LocalCheckpoints:
         if not self._folder.is_dir():
             raise CheckpointWriteError(f"{self._folder}: the folder of the run was removed while the run was at work")
         try:
-            self._clear_aside()
+            # What writes left that were cut short.
+            for path in self._folder.glob(f"{_ASIDE}*"):
+                shutil.rmtree(path, ignore_errors=True)
             aside.mkdir()
             write(aside)
+            # A name must never come to the disk before what it names.
             for path in (*aside.rglob("*"), aside):
-                _to_disk(path)  # a name must never come to the disk before what it names
-            if place.exists():  # a broken one, or one that was not validated
+                _to_disk(path)
+            # A broken one, or one that was not validated.
+            if place.exists():
                 self._remove(name)
             aside.rename(place)
             _to_disk(self._folder)
@@ -68,7 +68,8 @@ class LocalCheckpoints:
             kept = f"the last one is {latest}" if latest else "there is none yet"
             raise CheckpointWriteError(f"{place}: the checkpoint cannot be written: {error}; {kept}") from None
         for old in superfluous(self._metrics(), self._num_to_keep):
-            with contextlib.suppress(OSError):  # it is tried again at the next one
+            # It is tried again after the next one.
+            with contextlib.suppress(OSError):
                 self._remove(old)
 
     def latest(self) -> str | None:
@@ -85,13 +86,9 @@ class LocalCheckpoints:
     def _remove(self, name: str) -> None:
         away = self._folder / f"{_ASIDE}old-{name}"
         shutil.rmtree(away, ignore_errors=True)
-        (self._folder / name).rename(away)  # at once: a process that reads meanwhile finds all of it or nothing
+        # At once: a process that reads meanwhile finds all of it or nothing.
+        (self._folder / name).rename(away)
         shutil.rmtree(away)
-
-    def _clear_aside(self) -> None:
-        """Removes what writes left that were cut short."""
-        for path in self._folder.glob(f"{_ASIDE}*"):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def score_of(metrics: Mapping[str, float]) -> float:
@@ -105,6 +102,7 @@ def superfluous(metrics: dict[str, dict[str, float] | None], num_to_keep: int) -
 
     def rank(name: str) -> tuple[float, str]:
         values = metrics[name]
+        # What has no readable manifest is below a run without any label, and names sort by progress.
         return (-2.0 if values is None else score_of(values)), name
 
     best = sorted(metrics, key=rank, reverse=True)[:num_to_keep]
