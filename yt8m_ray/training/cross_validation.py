@@ -52,9 +52,7 @@ class FoldResult:
 def folds_of(config: TrainConfig) -> list[TrainConfig]:
     """Returns the runs NAME-fold0 and so on of `data.folds`, whatever `data.fold` is.
 
-    Raises:
-        ConfigError: there are no folds, or there is no local folder for what they predict.
-        ValueError: there are fewer shards than folds, or they do not fit the model.
+    ConfigError where there are no folds, or no local folder for what they predict; other errors as in `prepare_inputs`.
     """
     config = with_absolute_paths(config)
     if config.data.folds is None:

@@ -6,9 +6,9 @@ import csv
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,8 +40,7 @@ _SETTLING_STEPS = 5
 _MARKS = {"steepest_descent": "#c5221f", "tenth_of_minimum": "#188038"}
 
 
-@dataclass(frozen=True)
-class RatePoint:
+class RatePoint(NamedTuple):
     """One step of the test: its rate, and the loss of its batch before it."""
 
     step: int
@@ -99,8 +98,10 @@ def find_learning_rate(
     suggestion = suggest(points)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_table(folder / TABLE_FILE, points)
-    _draw(folder / PICTURE_FILE, points, suggestion, title=config.run.name)
+    table, picture = folder.absolute() / TABLE_FILE, folder.absolute() / PICTURE_FILE
+    with table.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([RatePoint._fields, *points])
+    _draw(picture, points, suggestion, title=config.run.name)
     is_whole = num_steps == rates.steps and not _has_diverged(points)
     if is_whole and points[-1].smoothed_loss == min(point.smoothed_loss for point in points):
         logger.warning("max: the loss still falls at %g; its minimum lies beyond", rates.max)
@@ -108,8 +109,8 @@ def find_learning_rate(
         **suggestion,
         "diverged_at": None if is_whole else rates.at(min(num_steps, rates.steps - 1)),
         "num_steps": num_steps,
-        "table": str((folder / TABLE_FILE).absolute()),
-        "picture": str((folder / PICTURE_FILE).absolute()),
+        "table": str(table),
+        "picture": str(picture),
     }
 
 
@@ -156,11 +157,10 @@ def suggest(points: Sequence[RatePoint]) -> dict[str, float]:
 
 
 def _constant_rate(config: TrainConfig, num_steps: int) -> dict[str, Any]:
-    """Returns the overrides that make every schedule the constant 1, and a run as long as the test."""
+    # Every schedule is the constant 1, and the run as long as the test.
     defaults = type(config.optimizer)().model_dump(mode="json")
     keys = ("schedule", "warm_up_examples", "schedule_examples", "final_fraction", "cycle_examples", "decay_examples")
-    return {
-        **{f"optimizer.{key}": defaults[key] for key in keys},
+    return {f"optimizer.{key}": defaults[key] for key in keys} | {
         "optimizer.learning_rate": 1.0,
         "optimizer.decay_factor": 1.0,
         "train.max_steps": num_steps,
@@ -199,13 +199,6 @@ def _read(shards: Sequence[str], config: TrainConfig, epoch: int) -> Iterator[Pa
 def _has_diverged(points: Sequence[RatePoint]) -> bool:
     lowest = min(point.smoothed_loss for point in points)
     return not math.isfinite(points[-1].smoothed_loss) or points[-1].smoothed_loss > _DIVERGED * lowest
-
-
-def _write_table(path: Path, points: Sequence[RatePoint]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(RatePoint))
-        writer.writerows(astuple(point) for point in points)
 
 
 def _draw(path: Path, points: Sequence[RatePoint], suggestion: dict[str, float], *, title: str) -> None:

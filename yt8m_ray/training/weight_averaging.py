@@ -29,11 +29,8 @@ def average_checkpoints(
     Integers, which have no mean, are the last checkpoint's; the config is the first one's. The folder is written whole
     or not at all.
 
-    Args:
-        paths: Checkpoints of one model; local, or URIs.
-        folder: One that does not exist yet, or is empty.
-        weights: A positive share of each, with the sum 1; None weighs all alike.
-        ema: As in `yt8m_ray.artifacts.checkpoint.load_model`.
+    `paths` are local or URIs; `weights` are a positive share of each, with the sum 1, or None for equal ones; `ema` is
+    as in `yt8m_ray.artifacts.checkpoint.load_model`.
 
     Raises:
         ConfigError: the folder is taken, or the checkpoints are of different models; says which and in what.

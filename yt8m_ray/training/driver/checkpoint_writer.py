@@ -45,11 +45,8 @@ class CheckpointWriter:
     ) -> bool:
         """Writes a checkpoint and returns whether it is there; collective.
 
-        `position` is what all workers have done of the epoch, `details` are those of its validation. `only_if_new`
-        writes none where no step was taken since the last one.
-
-        Raises:
-            CheckpointWriteError: it cannot be written, and `checkpoint.on_write_error` is to stop.
+        `position` is what all workers have done of the epoch; `only_if_new` writes none where no step was taken since
+        the last one. CheckpointWriteError where it cannot be written, and `checkpoint.on_write_error` is to stop.
         """
         loop = self.loop
         name = checkpoint_name(epoch=position.epoch, step=loop.progress.step)

@@ -38,13 +38,9 @@ def run_interruptibly(
 ) -> T:
     """Runs `call` in a thread of its own and returns or raises what it does.
 
-    Args:
-        tick: Called several times a second meanwhile, and once more when the call has ended.
-        ask_to_stop: Asks the call to end within `timeout_s`; False where there is nothing to wait for.
-
-    Raises:
-        KeyboardInterrupt, SystemExit: a signal came, or `tick` raised StopRequested; `call` has ended since, or did not
-            in time, or a second signal came.
+    `tick` runs several times a second meanwhile, and once more when the call has ended. After a signal, or a
+    StopRequested of `tick`, `ask_to_stop` asks the call to end within `timeout_s`, and returns False where there is
+    nothing to wait for; then KeyboardInterrupt or SystemExit is raised. A second signal does not wait.
     """
     outcome: Future[T] = Future()
     # Not Thread.join, which, interrupted, takes a thread for dead that is not (bpo-45274), nor a wait for `outcome`,

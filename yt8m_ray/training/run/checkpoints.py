@@ -67,7 +67,9 @@ class LocalCheckpoints:
             latest = self.latest()
             kept = f"the last one is {latest}" if latest else "there is none yet"
             raise CheckpointWriteError(f"{place}: the checkpoint cannot be written: {error}; {kept}") from None
-        for old in superfluous(self._metrics(), self._num_to_keep):
+        manifests = {path.name: path / MANIFEST_FILE for path in self._folder.glob(CHECKPOINT_PATTERN)}
+        contents = {name: read_document(path) if path.is_file() else None for name, path in manifests.items()}
+        for old in superfluous(contents, self._num_to_keep):
             # It is tried again after the next one.
             with contextlib.suppress(OSError):
                 self._remove(old)
@@ -78,10 +80,6 @@ class LocalCheckpoints:
 
     def path(self, name: str) -> Path:
         return self._folder / name
-
-    def _metrics(self) -> dict[str, dict[str, float] | None]:
-        manifests = {path.name: path / MANIFEST_FILE for path in self._folder.glob(CHECKPOINT_PATTERN)}
-        return {name: metrics_of(read_document(path) if path.is_file() else None) for name, path in manifests.items()}
 
     def _remove(self, name: str) -> None:
         away = self._folder / f"{_ASIDE}old-{name}"
@@ -97,25 +95,20 @@ def score_of(metrics: Mapping[str, float]) -> float:
     return -1.0 if math.isnan(gap) else gap
 
 
-def superfluous(metrics: dict[str, dict[str, float] | None], num_to_keep: int) -> list[str]:
+def superfluous(manifests: Mapping[str, bytes | None], num_to_keep: int) -> list[str]:
     """Returns the names that are neither the last nor among the best by validation GAP; a later one wins a tie."""
-
-    def rank(name: str) -> tuple[float, str]:
-        values = metrics[name]
-        # What has no readable manifest is below a run without any label, and names sort by progress.
-        return (-2.0 if values is None else score_of(values)), name
-
-    best = sorted(metrics, key=rank, reverse=True)[:num_to_keep]
-    return sorted(set(metrics) - {*best, max(metrics)})
+    scores = {name: _score_in(manifest) for name, manifest in manifests.items()}
+    # Names sort by progress.
+    best = sorted(scores, key=lambda name: (scores[name], name), reverse=True)[:num_to_keep]
+    return sorted(scores.keys() - {*best, max(scores)})
 
 
-def metrics_of(manifest: bytes | None) -> dict[str, float] | None:
-    """Returns the metrics in a manifest, or None where it is not one of a checkpoint."""
+def _score_in(manifest: bytes | None) -> float:
     try:
-        metrics = parse_json(manifest or b"null", where=MANIFEST_FILE, nan=True)["metrics"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return metrics if isinstance(metrics, dict) else None
+        return score_of(parse_json(manifest or b"null", where=MANIFEST_FILE, nan=True)["metrics"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # No manifest of a checkpoint: below one that was not validated.
+        return -2.0
 
 
 def _to_disk(path: Path) -> None:

@@ -116,8 +116,7 @@ def shards_digest(shards: Sequence[str]) -> torch.Tensor:
 def check_resume(config: TrainConfig, train_shards: Sequence[str]) -> Path | None:
     """Returns the checkpoint that the run continues from, or None for a new run.
 
-    Raises:
-        ConfigError: `run.resume` forbids what the folder holds, or the model or its data differ from the checkpoint's.
+    ConfigError where `run.resume` forbids what the folder holds, or the model or its data differ from the checkpoint's.
     """
     folder = run_path(config)
     record, checkpoint = RunRecord.load(folder), latest_checkpoint(folder)

@@ -29,10 +29,7 @@ def write_report(path: str | Path, output: str | Path | None = None) -> Path:
     """Writes the report of a run's best checkpoint, or of the checkpoint given, and returns the path of report.html.
 
     `path` is the folder of a run, or of a checkpoint in one; `output` is `report` in the run's folder by default.
-
-    Raises:
-        CheckpointError: there is no intact checkpoint.
-        OSError: the folder cannot be written.
+    CheckpointError where there is no intact checkpoint.
     """
     path = Path(path)
     # A path of nothing is refused by the message for a checkpoint.

@@ -29,7 +29,6 @@ from yt8m_ray.training.run.checkpoints import (
     Checkpoints,
     CheckpointWriteError,
     LocalCheckpoints,
-    metrics_of,
     superfluous,
 )
 from yt8m_ray.training.run.run_folder import LOCK_FILE, LOG_FILE, REPORT_FOLDER, RUN_FILE, RunRecord, run_path
@@ -59,8 +58,8 @@ class StoredCheckpoints:
             raise CheckpointWriteError(message) from None
         # It is tried again after the next one.
         with contextlib.suppress(OSError):
-            metrics = {one: metrics_of(read_file(join_uri(self._uri, one, MANIFEST_FILE))) for one in self._names()}
-            for old in superfluous(metrics, self._num_to_keep):
+            manifests = {one: read_file(join_uri(self._uri, one, MANIFEST_FILE)) for one in self._names()}
+            for old in superfluous(manifests, self._num_to_keep):
                 remove_folder(join_uri(self._uri, old), first=MANIFEST_FILE)
 
     def latest(self) -> str | None:

@@ -42,11 +42,7 @@ def build_loop(
 
     Without a checkpoint it begins with new weights, or those of `train.init_from`. `shards` are those of `train`, which
     soft labels go by, and `num_videos` is the estimated size of an epoch. `teacher_outputs` replaces what the config
-    names.
-
-    Raises:
-        ConfigError: a teacher does not go with the model.
-        ValueError: a checkpoint is damaged, or does not fit.
+    names. ConfigError where a teacher does not go with the model, ValueError for a checkpoint that does not fit.
     """
     # The same initial weights on all workers.
     torch.manual_seed(config.run.seed)

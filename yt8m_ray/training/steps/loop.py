@@ -136,9 +136,8 @@ class TrainingLoop:
     def steps(self, videos: Iterator[PackedVideos]) -> Iterator[int]:
         """Takes a step for each batch, yielding the step's number, until all workers are out of videos or to stop.
 
-        Raises:
-            FloatingPointError: a loss or gradient is not finite, and the config does not say to skip it.
-            ValueError: the device has too little memory for the batch.
+        FloatingPointError where a loss or gradient is not finite and `train.on_nonfinite` is to stop, ValueError where
+        the device has too little memory for the batch.
         """
         self.model.train()
         if self.teacher is not None:

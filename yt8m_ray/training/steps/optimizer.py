@@ -22,11 +22,7 @@ _STATE = {"adam": _ADAM_STATE, "adamw": _ADAM_STATE, "sgd": ("momentum_buffer",)
 
 
 def build_optimizer(parameters: Mapping[str, torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Returns the optimizer of parameters by name; `prepare_step` sets its learning rates before each step.
-
-    Raises:
-        ConfigError: a pattern fits no parameter, or none is left to train.
-    """
+    """Returns the optimizer of parameters by name; ConfigError where a pattern fits none, or none is left to train."""
     _check_patterns("learning_rate_factors", config.learning_rate_factors, parameters)
     _check_patterns("no_weight_decay", config.no_weight_decay, parameters)
     # A group for each pair of rate and decay, not for each parameter: torch updates a group by one kernel.
@@ -132,12 +128,11 @@ def load_optimizer_state(
     num_missing = 0
     for parameter, name in names.items():
         if all(f"{kind}.{name}" in tensors for kind in kinds):
+            device = parameter.device
+            # The fused kernels read `step` beside the parameter, the others on the CPU.
+            places = {"step": torch.device("cpu") if config.fused is False else device}
             optimizer.state[parameter] = {
-                # The fused kernels read `step` beside the parameter, the others on the CPU.
-                kind: tensors[f"{kind}.{name}"].to(
-                    "cpu" if kind == "step" and config.fused is False else parameter.device, copy=True
-                )
-                for kind in kinds
+                kind: tensors[f"{kind}.{name}"].to(places.get(kind, device), copy=True) for kind in kinds
             }
         elif any(key.endswith(f".{name}") for key in tensors):
             num_missing += 1

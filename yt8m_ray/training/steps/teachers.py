@@ -37,16 +37,16 @@ class FrozenTeacher:
     model: Model
     normalize: Normalization
 
+    @torch.no_grad()
     def scores(self, batch: Batch) -> torch.Tensor:
         """Returns its scores [B, C] in 0..1."""
-        with torch.no_grad():
-            return torch.sigmoid(self.model(batch.frames, batch.num_frames).float())
+        return torch.sigmoid(self.model(batch.frames, batch.num_frames).float())
 
+    @torch.no_grad()
     def outputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns its representation [B, R] and logits [B, C]."""
-        with torch.no_grad():
-            representation = self.model.represent(batch.frames, batch.num_frames)
-            return representation, self.model.head(representation).float()
+        representation = self.model.represent(batch.frames, batch.num_frames)
+        return representation, self.model.head(representation).float()
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,7 @@ class TeacherOutputs:
     def load(cls, config: TrainConfig, shards: Sequence[str], device: torch.device) -> TeacherOutputs:
         """Returns what `config` names; `shards` are those of `train`, teachers go to `device`.
 
-        Raises:
-            ConfigError: a teacher reads other features or knows other classes than the student, or labels or weights
-                are not there or damaged.
-            ValueError, OSError: a teacher is damaged.
+        ConfigError where something of it does not fit the student, ValueError or OSError where a teacher is damaged.
         """
         soft_labels, video_weights = _load_labels(config, shards)
         return cls(
@@ -138,9 +135,7 @@ def save_teacher(folder: Path, *, config: TrainConfig, model: Model) -> None:
 def check_paths(config: TrainConfig, shards: Sequence[str], *, is_new: bool = True) -> None:
     """Checks, before anything starts, that what a run names of other runs is there and goes with its model and shards.
 
-    Raises:
-        ConfigError: a teacher, labels, weights, or what the run starts from, is not there or does not fit.
-        CheckpointError: a teacher is damaged.
+    ConfigError where something is not there or does not fit, CheckpointError where a teacher is damaged.
     """
     _load_labels(config, shards)
     # A continued run has weights of its own.
