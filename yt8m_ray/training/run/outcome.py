@@ -57,6 +57,7 @@ def describe(place: str, metrics: dict[str, float]) -> str:
 
 def describe_stop(store: RunStore) -> str:
     """Returns where a run has stopped, and how to continue it."""
+    # Workers have written to the store since the copy was made.
     try:
         store.pull()
     except OSError as error:
@@ -75,6 +76,7 @@ def start_tracking(config: TrainConfig, folder: Path, hooks: RunHooks) -> Sender
     sender = sender_of(config, folder, hooks)
     sender.start()
     folder.mkdir(parents=True, exist_ok=True)
+    # At once: a start after a crash then continues in the same MLflow run.
     RunRecord("running", sender.run_id).save(folder)
     return sender
 

@@ -109,9 +109,11 @@ def _details(folder: Path, details: Mapping[str, np.ndarray], names: Sequence[st
 def _worst_videos(details: Mapping[str, np.ndarray], names: Sequence[str]) -> list[tuple[str, str, str, str]]:
     rows = []
     for row, encoded in enumerate(details["worst_video_ids"][:_MAX_VIDEOS]):
+        # Rows of classes are filled up with -1.
         labels = [names[class_id] for class_id in details["worst_labels"][row] if class_id >= 0]
         pairs = zip(details["worst_class_ids"][row], details["worst_scores"][row], strict=True)
         guesses = [f"{names[class_id]} {score:.2f}" for class_id, score in pairs if class_id >= 0]
+        # An array of ids has rows of equal length, filled up with zeros.
         video_id = encoded.tobytes().rstrip(b"\0").decode(errors="replace")
         precision = f"{details['worst_average_precision'][row]:.3f}"
         rows.append((video_id, precision, ", ".join(labels), ", ".join(guesses[:_MAX_NAMES])))

@@ -105,6 +105,7 @@ class RunStore:
     @property
     def checkpoints(self) -> Checkpoints:
         """Those of the run, for its workers."""
+        # Pickled to the workers, which write the checkpoints.
         if self._uri is None:
             return LocalCheckpoints(self.folder, num_to_keep=self._num_to_keep)
         return StoredCheckpoints(self._uri, num_to_keep=self._num_to_keep)
@@ -151,6 +152,7 @@ class RunStore:
         """Puts the run's record, log, curves and report into the store; OSError where that cannot be written."""
         if self._uri is None or not self.folder.is_dir():
             return
+        # Checkpoints are there already: the workers write them to the store.
         for path in self.folder.iterdir():
             if path.is_file() and path.name != LOCK_FILE:
                 write_file(path.read_bytes(), join_uri(self._uri, path.name))

@@ -49,6 +49,7 @@ def build_loop(
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
     teacher = build_teacher(config)
     teacher_outputs = TeacherOutputs.load(config, shards, device) if teacher_outputs is None else teacher_outputs
+    # Before training starts: the representations of student and teacher have one size.
     frozen = teacher_outputs.frozen_teacher
     if frozen is not None:
         check_pair(config.teacher, model, frozen.model)
@@ -58,6 +59,7 @@ def build_loop(
             load_weights(teacher, checkpoint / TEACHER_FOLDER / MODEL_FILE)
     elif config.train.init_from is not None:
         _initialize(model, config.train.init_from)
+    # Before DistributedDataParallel, which waits for the gradient of each parameter that requires one when it is built.
     freeze(dict(model.named_parameters()), config.optimizer)
     objective: torch.nn.Module = Objective(
         model, build_loss(config.loss), distillation=config.distillation, teaching=config.teacher, teacher=teacher

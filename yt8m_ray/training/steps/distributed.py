@@ -70,6 +70,7 @@ def from_rank_0(value: T) -> T:
     """Returns rank 0's value on every worker; also a barrier."""
     if world_size() == 1:
         return value
+    # Only rank 0's entry is sent; the others are replaced.
     values: list[Any] = [value]
     torch.distributed.broadcast_object_list(values, src=0)
     received: T = values[0]

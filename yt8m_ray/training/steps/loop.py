@@ -103,6 +103,7 @@ class TrainingLoop:
         self._is_bfloat16 = runs_in_bfloat16(config.train.precision, device)
         self._run_examples = run_examples
         self._teachers = teacher_outputs
+        # What a worker steps with whose videos have run out.
         self._nothing = PackedVideos.from_rows([], config.data.spec)
         named = dict(self.model.named_parameters())
         if self.teacher is not None:
@@ -115,6 +116,7 @@ class TrainingLoop:
         self._skipped_in_a_row = 0
         decay = config.ema.decay_per_step
         self.ema = None if decay is None else MovingAverage(self.model, decay=decay, warm_up=config.ema.warm_up)
+        # New statistics count as settled: they have no warm-up.
         if not config.train.warm_up_batch_norm:
             set_batch_norm_updates(inner)
         self._batch_norms = batch_norms(inner)
@@ -175,6 +177,7 @@ class TrainingLoop:
         loss_sum, num_videos, wait = sum_over_workers(
             [mine.loss_sum, mine.num_videos, mine.wait_s / elapsed], self._device
         )
+        # Times are those of this worker, but all take their steps together.
         metrics = {
             "train/loss": loss_sum / max(num_videos, 1),
             "train/videos_per_s": num_videos / elapsed,
@@ -309,6 +312,7 @@ class TrainingLoop:
         self.progress.num_examples += total
         self.progress.num_examples_in_epoch += total
         self._interval.num_steps += 1
+        # Videos of a step that was left out are done too; a loss that is not finite is in no mean.
         if len(mine):
             self.progress.position.add(mine.shards, mine.records)
             if math.isfinite(loss):
