@@ -92,7 +92,7 @@ def loop_of(config: TrainConfig, device: torch.device) -> TrainingLoop:
         objective = Objective(model, build_loss(config.loss)).to(device)
     if config.train.compile:
         objective.compile()
-    return TrainingLoop(objective, config, spec=config.data.spec, device=device)
+    return TrainingLoop(objective, config, device=device)
 
 
 def wait_for(device: torch.device) -> None:

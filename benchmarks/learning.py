@@ -98,7 +98,7 @@ def learn(config: TrainConfig, train: list[PackedVideos], validation: list[Packe
     spec, device = config.data.spec, torch.device("cpu")
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=NUM_CLASSES)
     criterion = build_loss(config.loss)
-    loop = TrainingLoop(Objective(model, criterion), config, spec=spec, device=device)
+    loop = TrainingLoop(Objective(model, criterion), config, device=device)
     for epoch in range(config.train.num_epochs):
         for _ in loop.steps(_shuffled(train, config, epoch)):
             pass

@@ -111,10 +111,10 @@ class RememberedScores(TeacherOutputs):
     scores: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
     def prepare(
-        self, videos: PackedVideos, config: TrainConfig, spec: FeatureSpec, device: torch.device, *, total: int
+        self, videos: PackedVideos, config: TrainConfig, device: torch.device, *, total: int
     ) -> tuple[Batch, TeacherTargets]:
         assert self.shards is not None
-        batch, targets = super().prepare(videos, config, spec, device, total=total)
+        batch, targets = super().prepare(videos, config, device, total=total)
         rows = torch.from_numpy(self.shards.rows_of(videos)).to(device)
         return batch, dataclasses.replace(targets, soft_labels=self.scores[rows].float())
 
@@ -145,7 +145,6 @@ def run(task: Task, shards: Shards, device: torch.device) -> dict[str, Any]:
     loop = TrainingLoop(
         objective,
         config,
-        spec=config.data.spec,
         device=device,
         run_examples=run_examples(config, len(train)),
         teacher_outputs=teacher_outputs,

@@ -78,7 +78,7 @@ def measure(options: argparse.Namespace, folder: str) -> dict[str, float]:
         device
     )
     objective = Objective(model, build_loss(config.loss).to(device))
-    loop = TrainingLoop(objective, config, spec=config.data.spec, device=device)
+    loop = TrainingLoop(objective, config, device=device)
     paths = make_shards(folder, num_classes=config.data.num_classes)
     num_passes = 2 + options.batch_size * (options.num_steps + NUM_WARM_UP_STEPS) // 4096
     is_gpu = device.type == "cuda"

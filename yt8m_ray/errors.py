@@ -22,6 +22,15 @@ class NoShardsError(FileNotFoundError):
     """A path or glob that names no shard."""
 
 
+@contextlib.contextmanager
+def config_errors(key: str) -> Iterator[None]:
+    """Raises what is wrong with a file that the config names under `key`, in the `with` block, as a ConfigError."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
 class CarriedError(Exception):
     """An error of ours on its way through Ray Data, which adds advice about retries to the text of any error."""
 

@@ -181,11 +181,11 @@ RUN = ["run.name=x", "model.name=logistic", "data.train=*.tfrecord"]
         (cross_validate.main, RUN, r"data\.folds: how many folds\? expected at least 2, found null"),
         (cross_validate.main, [*RUN, "data.folds=2"], r"data\.folds: 2 folds need as many shards"),
         (cross_validate.main, [*RUN, "data.folds=2", "--num-parallel", "0"], "--num-parallel: expected at least 1"),
-        (find_lr.main, [*RUN, "--min", "1", "--max", "0.1"], "--min, --max: expected 0 < min < max"),
+        (find_lr.main, [*RUN, "--min", "1", "--max", "0.1"], "min, max: expected 0 < min < max"),
         (find_lr.main, [*RUN, "data.train=b*"], r"data\.train: no file matches 'b\*'"),
         (average.main, ["nothing", "one", "--output", "mean"], "nothing: no checkpoint: there is no such folder"),
         (average.main, ["one", "one", "--output", "one"], "output: one: expected a folder that does not exist"),
-        (average.main, ["one", "one", "--output", "mean", "--weights", "1"], "--weights: expected one a checkpoint"),
+        (average.main, ["one", "one", "--output", "mean", "--weights", "1"], "weights: expected one a checkpoint"),
         (predict.main, ["nothing", "*.tfrecord", "--output", "p.csv"], "nothing: expected a checkpoint's folder"),
         (
             predict.main,

@@ -79,8 +79,8 @@ def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
         node[last] = value
 
 
-def flatten(config: Config) -> dict[str, Any]:
-    """Returns the config by dotted key, lists as YAML text: the names of parameters in MLflow and in search spaces."""
+def flatten(config: Config, *, exclude_defaults: bool = False) -> dict[str, Any]:
+    """Returns the config by dotted key, lists whole: the names of parameters in MLflow and in search spaces."""
 
     def walk(prefix: str, node: Any) -> Iterable[tuple[str, Any]]:
         if isinstance(node, dict) and node:
@@ -89,7 +89,7 @@ def flatten(config: Config) -> dict[str, Any]:
         else:
             yield prefix, node
 
-    return dict(walk("", config.model_dump(mode="json")))
+    return dict(walk("", config.model_dump(mode="json", exclude_defaults=exclude_defaults)))
 
 
 def to_yaml(config: Config) -> str:

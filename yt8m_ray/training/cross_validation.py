@@ -31,41 +31,36 @@ logger = logging.getLogger(__name__)
 PREDICTIONS_FILE = "out_of_fold.parquet"
 LOG_FILE = "folds.log"
 
-_TASK_CPUS = 0.01  # a fold's own process waits for the workers that it starts
-# Seconds that interrupted folds have to write their last checkpoints
+# A fold's own process waits for the workers that it starts.
+_TASK_CPUS = 0.01
+# Interrupted folds write their last checkpoints.
 _GRACE_S = STOP_TIMEOUT_S + 15.0
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """The outcome of a fold: either `error`, or the rest.
-
-    Attributes:
-        checkpoint: The best one.
-        predictions: Its predictions of the videos held out, a Parquet file.
-    """
+    """The outcome of a fold: either `error`, or the rest."""
 
     fold: int
     run_name: str
     error: str | None = None
-    checkpoint: Path | None = None
-    predictions: Path | None = None
+    checkpoint: Path | None = None  # the best one
+    predictions: Path | None = None  # of the videos held out, a Parquet file
     evaluation: Evaluation | None = None
 
 
 def folds_of(config: TrainConfig) -> list[TrainConfig]:
     """Returns the runs NAME-fold0 and so on of `data.folds`, whatever `data.fold` is.
 
-    Raises:
-        ConfigError: there are no folds, or there is no local folder for what they predict.
-        ValueError: there are fewer shards than folds, or none.
+    ConfigError where there are no folds, or no local folder for what they predict; other errors as in `prepare_inputs`.
     """
     config = with_absolute_paths(config)
     if config.data.folds is None:
         raise ConfigError("data.folds: how many folds? expected at least 2, found null")
     if "://" in config.output:
         raise ConfigError(f"output: cross-validation keeps its predictions in a local folder, found {config.output}")
-    prepare_inputs(config, splits_of(config.data))  # what is wrong with the shards is wrong in all folds
+    # What is wrong with the shards is wrong in all folds.
+    prepare_inputs(config, splits_of(config.data))
     name = config.run.name
     return [
         override(config, {"run.name": f"{name}-fold{fold}", "data.fold": fold}) for fold in range(config.data.folds)
@@ -73,54 +68,9 @@ def folds_of(config: TrainConfig) -> list[TrainConfig]:
 
 
 def cross_validate(folds: Sequence[TrainConfig], *, num_parallel: int | None = None) -> dict[str, Any]:
-    """Trains the runs that `folds_of` returned, and returns the document of `report_of`.
+    """Trains the runs that `folds_of` returned; `num_parallel` None takes as many at once as the cluster has CPUs for.
 
     A fold that fails does not stop the others. The same call continues: finished folds are not trained again.
-    `num_parallel` None takes as many at once as the cluster has CPUs for.
-    """
-    name = folds[0].run.name.removesuffix("-fold0")
-    folder = Path(folds[0].output) / f"{name}-folds"
-    folder.mkdir(parents=True, exist_ok=True)
-    num_parallel = num_parallel or most_at_once(folds[0])
-    logger.info("%d folds, %d at once; predictions in %s", len(folds), num_parallel, folder)
-
-    def failed(fold: int, error: BaseException) -> FoldResult:
-        return FoldResult(fold, folds[fold].run.name, error=f"{type(error).__name__}: {error}")
-
-    results: list[FoldResult] = []
-    run = functools.partial(run_fold, folder=folder)
-    tasks = map_tasks(run, folds, num_workers=num_parallel, num_cpus=_TASK_CPUS, on_error=failed, grace_s=_GRACE_S)
-    with lines_passed_on(folder / LOG_FILE), contextlib.closing(tasks):
-        for _, result in tasks:
-            results.append(result)
-            if result.error is not None:
-                logger.error("fold %d failed: %s", result.fold, result.error)
-    return report_of(sorted(results, key=lambda result: result.fold), folder)
-
-
-def most_at_once(config: TrainConfig) -> int:
-    """Returns how many such runs the cluster has CPUs for, at least one."""
-    scaling = config.scaling
-    each = scaling.most_workers * (scaling.cpus_per_worker or 1.0) + 2 * READ_CPUS
-    return max(int(cluster_cpus() / each), 1)
-
-
-def run_fold(config: TrainConfig, *, folder: Path) -> FoldResult:
-    """Trains a fold, and predicts its held-out shards by its best checkpoint; what is there is not done again."""
-    # In a process of its own: its log lines reach the driver through a file.
-    with logging_to(folder / LOG_FILE, prefix=f"fold {config.data.fold}: "):
-        checkpoint = fit(config).checkpoint
-        held_out = splits_of(config.data)["validation"]
-        # The contents of the checkpoint are in the name: a run that was continued, or made again, predicts again.
-        predictions = folder / f"fold{config.data.fold}-{checkpoint.name}-{folder_version(checkpoint)}.parquet"
-        if not predictions.exists():
-            predict_shards(checkpoint, held_out, str(predictions), on_corrupt=config.data.on_corrupt)
-        evaluation, _ = evaluation_of(checkpoint, held_out, evaluation_config(checkpoint))
-        return FoldResult(config.data.fold, config.run.name, None, checkpoint, predictions, evaluation)
-
-
-def report_of(results: list[FoldResult], folder: Path) -> dict[str, Any]:
-    """Writes the joined predictions where all folds have theirs, and returns the document of all folds.
 
     Returns:
         folds: The `fold`, `run`, `checkpoint`, `predictions` and metrics of each, or its `error`.
@@ -129,12 +79,54 @@ def report_of(results: list[FoldResult], folder: Path) -> dict[str, Any]:
         predictions: The file of all of them; None where a fold failed.
         num_failed: Folds that failed.
     """
+    name = folds[0].run.name.removesuffix("-fold0")
+    folder = Path(folds[0].output) / f"{name}-folds"
+    folder.mkdir(parents=True, exist_ok=True)
+    num_parallel = num_parallel or _most_at_once(folds[0])
+    logger.info("%d folds, %d at once; predictions in %s", len(folds), num_parallel, folder)
+
+    def failed(fold: int, error: BaseException) -> FoldResult:
+        return FoldResult(fold, folds[fold].run.name, error=f"{type(error).__name__}: {error}")
+
+    results: list[FoldResult] = []
+    run = functools.partial(_run_fold, folder=folder)
+    tasks = map_tasks(run, folds, num_workers=num_parallel, num_cpus=_TASK_CPUS, on_error=failed, grace_s=_GRACE_S)
+    with lines_passed_on(folder / LOG_FILE), contextlib.closing(tasks):
+        for _, result in tasks:
+            results.append(result)
+            if result.error is not None:
+                logger.error("fold %d failed: %s", result.fold, result.error)
+    return _report_of(sorted(results, key=lambda result: result.fold), folder)
+
+
+def _most_at_once(config: TrainConfig) -> int:
+    scaling = config.scaling
+    each = scaling.most_workers * (scaling.cpus_per_worker or 1.0) + 2 * READ_CPUS
+    return max(int(cluster_cpus() / each), 1)
+
+
+def _run_fold(config: TrainConfig, *, folder: Path) -> FoldResult:
+    # In a process of its own: its log lines reach the driver through a file.
+    with logging_to(folder / LOG_FILE, prefix=f"fold {config.data.fold}: "):
+        checkpoint = fit(config).checkpoint
+        held_out = splits_of(config.data)["validation"]
+        # The hash of the checkpoint is in the name: a run that was continued, or made again, predicts again.
+        predictions = folder / f"fold{config.data.fold}-{checkpoint.name}-{folder_version(checkpoint)}.parquet"
+        if not predictions.exists():
+            predict_shards(checkpoint, held_out, str(predictions), on_corrupt=config.data.on_corrupt)
+        evaluation, _ = evaluation_of(checkpoint, held_out, evaluation_config(checkpoint))
+        return FoldResult(config.data.fold, config.run.name, None, checkpoint, predictions, evaluation)
+
+
+def _report_of(results: list[FoldResult], folder: Path) -> dict[str, Any]:
+    """Writes the joined predictions where all folds have theirs, and returns the document of `cross_validate`."""
     whole, folds, gaps = Evaluation(), [], []
     for result in results:
         entry: dict[str, Any] = {"fold": result.fold, "run": result.run_name}
         if result.evaluation is None:
             entry["error"] = result.error
         else:
+            # The parts merge exactly: each video is held out once.
             whole.merge(result.evaluation)
             metrics = result.evaluation.compute()
             gaps.append(metrics["gap"])
@@ -142,7 +134,8 @@ def report_of(results: list[FoldResult], folder: Path) -> dict[str, Any]:
         folds.append(entry)
     num_failed = len(results) - len(gaps)
     joined = folder / PREDICTIONS_FILE
-    joined.unlink(missing_ok=True)  # of an earlier call
+    # Of an earlier call, which may have had other folds.
+    joined.unlink(missing_ok=True)
     if not num_failed:
         join_submissions([str(result.predictions) for result in results], str(joined))
     return {

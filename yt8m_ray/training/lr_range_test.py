@@ -6,9 +6,9 @@ import csv
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,19 +30,17 @@ logger = logging.getLogger(__name__)
 TABLE_FILE = "learning_rate.csv"
 PICTURE_FILE = "learning_rate.png"
 
-SMOOTHING = 0.9
-"""Share of the smoothed loss that stays at each step."""
-
-DIVERGED = 4.0
-"""The test ends where the smoothed loss is this many times its lowest."""
-
+# Share of the smoothed loss that stays at each step.
+_SMOOTHING = 0.9
+# The test ends where the smoothed loss is this many times its lowest.
+_DIVERGED = 4.0
 _LEAST_STEPS = 10
-_SETTLING_STEPS = 5  # the first smoothed losses are too few to have a slope
+# The first smoothed losses are too few to have a slope.
+_SETTLING_STEPS = 5
 _MARKS = {"steepest_descent": "#c5221f", "tenth_of_minimum": "#188038"}
 
 
-@dataclass(frozen=True)
-class RatePoint:
+class RatePoint(NamedTuple):
     """One step of the test: its rate, and the loss of its batch before it."""
 
     step: int
@@ -53,44 +51,34 @@ class RatePoint:
 
 @dataclass(frozen=True)
 class RateRange:
-    """The rates of a test: each is a constant factor above the one before.
+    """The rates of a test, from `min` at its first step to `max` at its last, each a constant factor above another."""
 
-    Attributes:
-        lowest, highest: Of its first and its last step.
-        num_steps: From one to the other.
-        warm_up_steps: Steps before it, at the run's own rate. A model that begins with a score of one half for
-            thousands of classes first learns, at any rate, how rare they are; the test says more after that.
-    """
-
-    lowest: float = 1e-6
-    highest: float = 1.0
-    num_steps: int = 200
-    warm_up_steps: int = 0
+    min: float = 1e-6
+    max: float = 1.0
+    steps: int = 200
+    # Steps before the test, at the run's own rate. A model that begins with a score of one half for thousands of
+    # classes first learns, at any rate, how rare they are; the test says more after that.
+    warm_up: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.lowest < self.highest:
-            raise ConfigError(f"--min, --max: expected 0 < min < max, found {self.lowest:g} and {self.highest:g}")
-        if self.num_steps < _LEAST_STEPS:
-            raise ConfigError(f"--steps: expected at least {_LEAST_STEPS}, found {self.num_steps}")
-        if self.warm_up_steps < 0:
-            raise ConfigError(f"--warm-up: expected at least 0, found {self.warm_up_steps}")
+        if not 0 < self.min < self.max:
+            raise ConfigError(f"min, max: expected 0 < min < max, found {self.min:g} and {self.max:g}")
+        if self.steps < _LEAST_STEPS:
+            raise ConfigError(f"steps: expected at least {_LEAST_STEPS}, found {self.steps}")
+        if self.warm_up < 0:
+            raise ConfigError(f"warm_up: expected at least 0, found {self.warm_up}")
 
     def at(self, step: int) -> float:
         """Returns the rate of a step of the test, from 0."""
-        return float(self.lowest * (self.highest / self.lowest) ** (step / (self.num_steps - 1)))
+        return float(self.min * (self.max / self.min) ** (step / (self.steps - 1)))
 
 
 def find_learning_rate(
     config: TrainConfig, shards: Sequence[str], rates: RateRange, folder: str | Path, *, device: torch.device
 ) -> dict[str, Any]:
-    """Tests `rates` on the run that `config` describes; writes a table and a picture.
+    """Tests `rates` on the run that `config` describes; writes a table and a picture into `folder`.
 
-    Args:
-        config: Whose model, loss and batches; its schedule is left out, its factors by parameter are kept.
-        shards: What to train on, in as many passes as are needed.
-        rates: The rates to try.
-        folder: Made where it is missing; the files of an earlier test in it are replaced.
-        device: Where to compute.
+    The schedule is left out, factors of the rate by parameter are kept; the shards are read as often as needed.
 
     Returns:
         steepest_descent: The rate at which the smoothed loss falls fastest.
@@ -102,24 +90,27 @@ def find_learning_rate(
         ValueError, OSError: a shard cannot be read, or the first steps diverge already.
     """
     points = list(run_rates(config, shards, rates, device=device))
-    if len(points) < _LEAST_STEPS:
+    num_steps = len(points)
+    if num_steps < _LEAST_STEPS:
         raise ValueError(
-            f"--min: the loss diverges after {len(points)} steps already, at {rates.at(len(points)):g}; begin lower"
+            f"min: the loss diverges after {num_steps} steps already, at {rates.at(num_steps):g}; begin lower"
         )
     suggestion = suggest(points)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_table(folder / TABLE_FILE, points)
-    _draw(folder / PICTURE_FILE, points, suggestion, title=config.run.name)
-    is_whole = len(points) == rates.num_steps and not _has_diverged(points)
+    table, picture = folder.absolute() / TABLE_FILE, folder.absolute() / PICTURE_FILE
+    with table.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([RatePoint._fields, *points])
+    _draw(picture, points, suggestion, title=config.run.name)
+    is_whole = num_steps == rates.steps and not _has_diverged(points)
     if is_whole and points[-1].smoothed_loss == min(point.smoothed_loss for point in points):
-        logger.warning("--max: the loss still falls at %g; its minimum lies beyond", rates.highest)
+        logger.warning("max: the loss still falls at %g; its minimum lies beyond", rates.max)
     return {
         **suggestion,
-        "diverged_at": None if is_whole else rates.at(min(len(points), rates.num_steps - 1)),
-        "num_steps": len(points),
-        "table": str((folder / TABLE_FILE).absolute()),
-        "picture": str((folder / PICTURE_FILE).absolute()),
+        "diverged_at": None if is_whole else rates.at(min(num_steps, rates.steps - 1)),
+        "num_steps": num_steps,
+        "table": str(table),
+        "picture": str(picture),
     }
 
 
@@ -127,8 +118,8 @@ def run_rates(
     config: TrainConfig, shards: Sequence[str], rates: RateRange, *, device: torch.device
 ) -> Iterator[RatePoint]:
     """Yields the points of the test until its last step, or until the loss diverges."""
-    own_rate, num_before = config.optimizer.learning_rate, rates.warm_up_steps
-    config = override(config, _constant_rate(config, num_before + rates.num_steps))
+    own_rate, num_before = config.optimizer.learning_rate, rates.warm_up
+    config = override(config, _constant_rate(config, num_before + rates.steps))
     loop, _ = build_loop(config, device=device, shards=shards)
 
     def set_rates(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -143,8 +134,9 @@ def run_rates(
         loss, step = loop.interval()["train/loss"], whole_step - num_before
         if step < 1:
             continue
-        smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss
-        points.append(RatePoint(step, rates.at(step - 1), loss, smoothed / (1 - SMOOTHING**step)))
+        smoothed = _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
+        # Divided by the weights of so many losses, whose sum is below 1 at first: the average begins at 0.
+        points.append(RatePoint(step, rates.at(step - 1), loss, smoothed / (1 - _SMOOTHING**step)))
         yield points[-1]
         if _has_diverged(points):
             return
@@ -156,6 +148,7 @@ def suggest(points: Sequence[RatePoint]) -> dict[str, float]:
     losses = np.array([point.smoothed_loss for point in points])
     slopes = np.gradient(losses, np.log(rates))
     lowest = int(losses.argmin())
+    # After its minimum the loss may fall again, from heights where nothing is learned.
     before = slopes[_SETTLING_STEPS : max(lowest, _SETTLING_STEPS) + 1]
     return {
         "steepest_descent": float(f"{rates[_SETTLING_STEPS + before.argmin()]:.3g}"),
@@ -164,11 +157,10 @@ def suggest(points: Sequence[RatePoint]) -> dict[str, float]:
 
 
 def _constant_rate(config: TrainConfig, num_steps: int) -> dict[str, Any]:
-    """Returns the overrides that make every schedule the constant 1, and a run as long as the test."""
+    # Every schedule is the constant 1, and the run as long as the test.
     defaults = type(config.optimizer)().model_dump(mode="json")
     keys = ("schedule", "warm_up_examples", "schedule_examples", "final_fraction", "cycle_examples", "decay_examples")
-    return {
-        **{f"optimizer.{key}": defaults[key] for key in keys},
+    return {f"optimizer.{key}": defaults[key] for key in keys} | {
         "optimizer.learning_rate": 1.0,
         "optimizer.decay_factor": 1.0,
         "train.max_steps": num_steps,
@@ -178,7 +170,7 @@ def _constant_rate(config: TrainConfig, num_steps: int) -> dict[str, Any]:
 
 
 def _steps(loop: TrainingLoop, shards: Sequence[str], config: TrainConfig, *, pin_memory: bool) -> Iterator[int]:
-    """Yields each step, over as many passes as the run has; ends where a loss is not finite."""
+    # Over as many passes as the run has; a loss that is not finite is the end of the test, not a failure.
     while not loop.is_finished:
         epoch, before = loop.progress.position.epoch, loop.progress.step
         batches = batches_of(
@@ -206,14 +198,7 @@ def _read(shards: Sequence[str], config: TrainConfig, epoch: int) -> Iterator[Pa
 
 def _has_diverged(points: Sequence[RatePoint]) -> bool:
     lowest = min(point.smoothed_loss for point in points)
-    return not math.isfinite(points[-1].smoothed_loss) or points[-1].smoothed_loss > DIVERGED * lowest
-
-
-def _write_table(path: Path, points: Sequence[RatePoint]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(RatePoint))
-        writer.writerows(astuple(point) for point in points)
+    return not math.isfinite(points[-1].smoothed_loss) or points[-1].smoothed_loss > _DIVERGED * lowest
 
 
 def _draw(path: Path, points: Sequence[RatePoint], suggestion: dict[str, float], *, title: str) -> None:
@@ -228,7 +213,8 @@ def _draw(path: Path, points: Sequence[RatePoint], suggestion: dict[str, float],
         axes.semilogx(rates, smoothed, color=BLUE, linewidth=2, label="smoothed")
         for name, rate in suggestion.items():
             axes.axvline(rate, color=_MARKS[name], linestyle="--", label=f"{name.replace('_', ' ')}: {rate:.2g}")
-        axes.set_ylim(lowest - margin, highest + 4 * margin)  # the divergence leaves the picture
+        # The divergence leaves the picture.
+        axes.set_ylim(lowest - margin, highest + 4 * margin)
         axes.legend(frameon=False)
         label_axes(axes, title=title, subtitle="learning-rate range test", x="learning rate", y="loss")
 

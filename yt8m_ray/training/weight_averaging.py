@@ -1,4 +1,4 @@
-"""Checkpoints of one model -> a checkpoint with the mean of their weights. Torch only."""
+"""Checkpoints of one model -> a checkpoint with the mean of their weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yt8m_ray.errors import ConfigError
 from yt8m_ray.models.ensemble import WEIGHT_TOLERANCE
 from yt8m_ray.training.steps.ema import move_towards
 
-# Keys that have to be equal: weights of models that differ there have no mean, or no common input
+# Keys that have to be equal: weights of models that differ there have no mean, or no common input.
 _SAME = ("model.", "data.features", "data.num_classes", "data.max_frames", "data.normalize")
 
 
@@ -26,13 +26,11 @@ def average_checkpoints(
 ) -> Path:
     """Writes a checkpoint whose weights and batch-norm statistics are a weighted mean, and returns its folder.
 
-    Integers, which have no mean, are the last checkpoint's; the config is the first one's.
+    Integers, which have no mean, are the last checkpoint's; the config is the first one's. The folder is written whole
+    or not at all.
 
-    Args:
-        paths: Checkpoints of one model; local, or URIs.
-        folder: A folder that does not exist yet, or is empty; it is there whole or not at all.
-        weights: A positive share of each, with the sum 1; None weighs all alike.
-        ema: As in `yt8m_ray.artifacts.checkpoint.load_model`.
+    `paths` are local or URIs; `weights` are a positive share of each, with the sum 1, or None for equal ones; `ema` is
+    as in `yt8m_ray.artifacts.checkpoint.load_model`.
 
     Raises:
         ConfigError: the folder is taken, or the checkpoints are of different models; says which and in what.
@@ -42,19 +40,21 @@ def average_checkpoints(
     first, *others = map(local_folder, paths)
     shares = [1 / len(paths)] * len(paths) if weights is None else list(weights)
     if len(shares) != len(paths):
-        raise ConfigError(f"--weights: expected one a checkpoint, {len(paths)}, found {len(shares)}")
+        raise ConfigError(f"weights: expected one a checkpoint, {len(paths)}, found {len(shares)}")
     if min(shares) <= 0 or abs(sum(shares) - 1) > WEIGHT_TOLERANCE:
-        raise ConfigError(f"--weights: expected positive numbers with the sum 1, found {shares}")
+        raise ConfigError(f"weights: expected positive numbers with the sum 1, found {shares}")
     check_new(folder)
     config = load_config(first)
-    for path in others:  # all of them before the first is read
+    # All of them are compared before the first is read.
+    for path in others:
         found = changes(config, load_config(path))
         wrong = [f"{key} is {new!r}, {old!r} in {first}" for key, old, new in found if key.startswith(_SAME)]
         if wrong:
             raise ConfigError(f"{path}: no mean of different models: {'; '.join(wrong)}")
     model, _ = load_model(first, ema=ema)
+    # A running mean: one checkpoint at a time is in memory besides it.
     mean, total = model.state_dict(), shares[0]
-    for path, share in zip(others, shares[1:], strict=True):  # one at a time is in memory besides the mean
+    for path, share in zip(others, shares[1:], strict=True):
         total += share
         move_towards(mean, read_weights(weights_path(path, ema=ema), mean), share / total)
     with written_aside(folder) as aside:

@@ -72,7 +72,7 @@ def loop_of(config: TrainConfig, wrap: Callable[[Objective], torch.nn.Module] = 
     torch.manual_seed(0)
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
     objective = wrap(Objective(model, build_loss(config.loss)).to(GPU))
-    return TrainingLoop(objective, config, spec=config.data.spec, device=GPU)
+    return TrainingLoop(objective, config, device=GPU)
 
 
 @pytest.mark.parametrize("name", MODELS.names())

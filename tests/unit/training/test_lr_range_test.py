@@ -106,8 +106,8 @@ def test_the_suggestions_are_the_steepest_descent_and_a_tenth_of_the_minimum() -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "flag"), [((1.0, 0.1), "--min, --max"), ((0.0, 0.1), "--min"), ((0.1, 1.0, 3), "--steps")]
+    ("arguments", "name"), [((1.0, 0.1), "min, max: "), ((0.0, 0.1), "min, max: "), ((0.1, 1.0, 3), "steps: ")]
 )
-def test_a_range_that_is_none_is_refused(arguments: tuple[float, ...], flag: str) -> None:
-    with pytest.raises(ConfigError, match=flag):
+def test_a_range_that_is_none_is_refused(arguments: tuple[float, ...], name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
         RateRange(*arguments)  # type: ignore[arg-type]

@@ -98,7 +98,7 @@ def test_checkpoints_that_have_no_mean_are_named(
 def test_shares_that_are_none_are_refused(save_tiny_checkpoint: Save, tmp_path: Path, weights: list[float]) -> None:
     path = save_tiny_checkpoint()
 
-    with pytest.raises(ConfigError, match=r"--weights: expected"):
+    with pytest.raises(ConfigError, match=r"^weights: expected"):
         average_checkpoints([path, path], tmp_path / "mean", weights=weights)
 
 

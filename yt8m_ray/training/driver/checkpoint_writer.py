@@ -25,25 +25,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class CheckpointWriter:
-    """Writes what a run needs to continue; rank 0 has the files, every worker takes part.
-
-    Attributes:
-        config: The run.
-        loop: Its models and optimizer.
-        checkpoints: Where they are kept.
-        shards: Of `train`.
-        mlflow_run_id: For the manifest.
-        device: Of this worker.
-        last: Name of the checkpoint that was written last, or that the run continues from.
-    """
+    """Writes what a run needs to continue; rank 0 has the files, every worker takes part."""
 
     config: TrainConfig
     loop: TrainingLoop
     checkpoints: Checkpoints
-    shards: Sequence[str]
-    mlflow_run_id: str
+    shards: Sequence[str]  # of `train`
+    mlflow_run_id: str  # for the manifest
     device: torch.device
-    last: str | None
+    last: str | None  # the checkpoint that was written last, or that the run continues from
 
     def write(
         self,
@@ -55,14 +45,8 @@ class CheckpointWriter:
     ) -> bool:
         """Writes a checkpoint and returns whether it is there; collective.
 
-        Args:
-            position: What all workers have done of the epoch.
-            metrics: For the manifest.
-            details: Of its validation.
-            only_if_new: Writes none where no step was taken since the last one.
-
-        Raises:
-            CheckpointWriteError: it cannot be written, and `checkpoint.on_write_error` is to stop.
+        `position` is what all workers have done of the epoch; `only_if_new` writes none where no step was taken since
+        the last one. CheckpointWriteError where it cannot be written, and `checkpoint.on_write_error` is to stop.
         """
         loop = self.loop
         name = checkpoint_name(epoch=position.epoch, step=loop.progress.step)
@@ -72,6 +56,7 @@ class CheckpointWriter:
         for model in (loop.model, loop.teacher, average):
             if model is not None:
                 share_buffers(model)
+        # Of these processes since they were started: a continued run begins to count again.
         cpu_s = sum_over_workers([time.process_time()], self.device)[0]
 
         def write(folder: Path) -> None:

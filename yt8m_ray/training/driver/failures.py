@@ -16,7 +16,7 @@ _LOSSES = (
     ray.exceptions.ObjectLostError,
     ray.exceptions.WorkerCrashedError,
 )
-# In the errors of gloo and NCCL where the other end of a collective died, or is silent for half an hour
+# In the errors of gloo and NCCL where the other end of a collective died, or is silent for half an hour.
 _LOST_PEER = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -36,21 +36,23 @@ def final_error(error: Exception) -> BaseException | None:
         cause = root_cause(cause)
         if isinstance(cause, ValueError | OSError | FloatingPointError):
             return cause
-    logger.error("%s", error)  # not for a user to mend: with the worker's traceback
+    # Not for a user to mend: with the worker's traceback.
+    logger.error("%s", error)
     return causes[0] if causes else error
 
 
 def _is_loss(cause: BaseException) -> bool:
-    """Returns whether a process or node is gone, by its own error or by that of a worker which waited for it."""
+    # By its own error, or by that of a worker that waited for it.
     is_gone = isinstance(cause, _LOSSES) or "HealthCheck" in type(cause).__name__
     return is_gone or (isinstance(cause, RuntimeError) and any(text in str(cause) for text in _LOST_PEER))
 
 
 def _is_failed_start(error: BaseException) -> bool:
-    """Returns whether the workers could not all be started, since a node went or others took its place."""
+    # The workers could not all be started, since a node went or others took its place.
     return type(getattr(error, "controller_failure", None)).__name__.startswith("WorkerGroupStartup")
 
 
 def last_line(error: BaseException) -> str:
-    """Returns the last line of an error of Ray, which comes after the tracebacks of all its processes."""
+    """Returns the last line of an error of Ray."""
+    # It comes after the tracebacks of all its processes.
     return str(error).strip().splitlines()[-1][:300]

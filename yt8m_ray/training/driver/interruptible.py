@@ -7,17 +7,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 logger = logging.getLogger(__name__)
 
+# A run has so long for its last step and checkpoint when it is interrupted or terminated.
 STOP_TIMEOUT_S = 60.0
-"""Seconds that a run has for its last step and checkpoint when it is interrupted or terminated."""
-
-_INTERVAL_S = 0.2
-
+# The exit code of a process that SIGTERM ended, and of a run that is ended from outside.
 TERMINATED = 143
-"""The exit code of a process that SIGTERM ended, and of a run that is ended from outside."""
+_INTERVAL_S = 0.2
 
 
 class StopRequested(SystemExit):
@@ -39,35 +38,31 @@ def run_interruptibly(
 ) -> T:
     """Runs `call` in a thread of its own and returns or raises what it does.
 
-    Args:
-        call: The long call.
-        tick: Called several times a second meanwhile, and once more when the call has ended.
-        ask_to_stop: Asks the call to end soon; False where there is nothing to wait for.
-        timeout_s: Seconds that the call has for it.
-
-    Raises:
-        KeyboardInterrupt, SystemExit: a signal came, or `tick` raised StopRequested; `call` has ended since, or did not
-            in time, or a second signal came.
+    `tick` runs several times a second meanwhile, and once more when the call has ended. After a signal, or a
+    StopRequested of `tick`, `ask_to_stop` asks the call to end within `timeout_s`, and returns False where there is
+    nothing to wait for; then KeyboardInterrupt or SystemExit is raised. A second signal does not wait.
     """
-    results: list[T] = []
-    failure: list[BaseException] = []
+    outcome: Future[T] = Future()
+    # Not Thread.join, which, interrupted, takes a thread for dead that is not (bpo-45274), nor a wait for `outcome`,
+    # whose lock an interruption could leave locked.
+    done = threading.Event()
 
     def run() -> None:
         try:
-            results.append(call())
+            outcome.set_result(call())
         except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
-            failure.append(error)
+            outcome.set_exception(error)
         finally:
             done.set()
 
     # The call is not in the main thread: Ray's own handler, set where `fit` runs there, would end with status 0.
-    done = threading.Event()  # Thread.join, interrupted, takes a thread for dead that is not (bpo-45274)
     threading.Thread(target=run, daemon=True).start()
     signal: BaseException | None = None
     deadline = float("inf")
     while not done.is_set() and time.monotonic() < deadline:
+        # The loop is inside, since a signal comes at any line.
         try:
-            while not done.wait(_INTERVAL_S) and time.monotonic() < deadline:  # inside: a signal comes at any line
+            while not done.wait(_INTERVAL_S) and time.monotonic() < deadline:
                 tick()
         except (KeyboardInterrupt, SystemExit) as error:
             if signal is not None or not ask_to_stop():
@@ -76,15 +71,14 @@ def run_interruptibly(
             logger.warning(
                 "stopping behind this step with a checkpoint, within %g s; a second signal stops at once", timeout_s
             )
-    with contextlib.suppress(StopRequested):  # the call has ended already
+    # The call has ended already.
+    with contextlib.suppress(StopRequested):
         tick()
-    if signal is not None:
-        if not done.is_set():
-            logger.warning("no checkpoint was written in %g s", timeout_s)
-        elif failure:
-            text = str(failure[0]).strip() or repr(failure[0])
-            logger.warning("the workers did not end in order: %s", text.splitlines()[-1])
-        raise signal
-    if failure:
-        raise failure[0]
-    return results[0]
+    if signal is None:
+        return outcome.result()
+    if not done.is_set():
+        logger.warning("no checkpoint was written in %g s", timeout_s)
+    elif (failure := outcome.exception()) is not None:
+        text = str(failure).strip() or repr(failure)
+        logger.warning("the workers did not end in order: %s", text.splitlines()[-1])
+    raise signal

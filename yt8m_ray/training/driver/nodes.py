@@ -1,4 +1,4 @@
-"""The nodes of a run's Ray cluster: which are there and answer, which are to go, whether they share a folder."""
+"""The nodes of a run's Ray cluster: which of them answer, which are about to go, whether they share a folder."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from yt8m_ray.training.driver.scaling import Node, Workers, plan_workers
 
 logger = logging.getLogger(__name__)
 
+# A run that has lost nodes waits so long for the cluster to have room for it again.
 CLUSTER_WAIT_S = 300.0
-"""Seconds that a run which has lost nodes waits for the cluster to have room for it again."""
-
 _PROBE_TIMEOUT_S = 20.0
 _PAUSE_S = 1.0
 _BUSY_S = 10.0
@@ -47,7 +46,7 @@ def draining_nodes() -> set[str]:
 
 
 def free_cpus() -> float:
-    """Returns the logical CPUs that are free."""
+    """Returns the logical CPUs that no work of the cluster has reserved."""
     return float(ray.available_resources().get("CPU", 0.0))
 
 
@@ -57,11 +56,7 @@ def fitting_workers(config: TrainConfig) -> Workers:
 
 
 def wait_for_workers(config: TrainConfig, *, wait_s: float = CLUSTER_WAIT_S) -> Workers:
-    """Returns the workers that fit nodes which answer; waits for nodes where too few do.
-
-    Raises:
-        ConfigError: there is still too little room after `wait_s`.
-    """
+    """Returns the workers that fit nodes which answer; ConfigError where there is too little room for `wait_s`."""
     deadline = time.monotonic() + wait_s
     has_said = False
     while True:
@@ -108,6 +103,7 @@ def check_shared(folder: Path) -> None:
     nodes = present_nodes()
     if len(nodes) < 2:
         return
+    # A new name: a node that mounts another folder at this path may hold the probe of another run.
     probe = folder / f".probe-{uuid.uuid4().hex}"
     probe.touch()
     try:
@@ -128,13 +124,12 @@ def _ask_nodes(nodes: Collection[Node], function: Any, *arguments: Any) -> dict[
     if len(nodes) < 2:
         return {node.node_id: function(*arguments) for node in nodes}
     ask = ray.remote(num_cpus=0, max_retries=0)(_call)
-    questions = {
-        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(
-            function, *arguments
-        ): node.node_id
-        for node in nodes
-    }
+    questions = {}
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+        questions[ask.options(scheduling_strategy=there).remote(function, *arguments)] = node.node_id
     done, late = ray.wait(list(questions), num_returns=len(questions), timeout=_PROBE_TIMEOUT_S)
+    # A task for a node that has died would wait for ever.
     for question in late:
         ray.cancel(question, force=True)
     answers = {}

@@ -13,7 +13,7 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-# Of this process: a store serves as long as it is referenced
+# Of this process: a store serves as long as it is referenced.
 _stores: list[TCPStore] = []
 
 

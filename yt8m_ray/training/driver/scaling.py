@@ -1,4 +1,4 @@
-"""How many workers a cluster has room for. Without Ray: `yt8m_ray.training.driver.nodes` asks the cluster."""
+"""How many workers a cluster has room for, from what `yt8m_ray.training.driver.nodes` has found there."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
 
 _LEAST_CPUS = 0.01
+# In floats, 0.3 CPUs hold 2.9999999999999996 workers of 0.1.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of the cluster, with what it has of logical CPUs and GPUs."""
+    """A machine of the cluster, with its logical CPUs and GPUs."""
 
     node_id: str
     cpus: float
@@ -33,10 +34,9 @@ class Workers:
 
 
 def plan_workers(config: TrainConfig, nodes: Sequence[Node], *, reader_cpus: float) -> Workers:
-    """Returns as many workers as the config wants and the nodes have room for, with a reader beside them.
+    """Returns as many workers as the config wants and the nodes have room for; ConfigError where the fewest do not fit.
 
-    Raises:
-        ConfigError: not even the fewest fit; with the numbers.
+    A reader has room beside them.
     """
     wanted = config.scaling
     least, most = wanted.least_workers, wanted.most_workers
@@ -62,15 +62,15 @@ def plan_workers(config: TrainConfig, nodes: Sequence[Node], *, reader_cpus: flo
 
 
 def gpu_places(node: Node, share: float) -> int:
-    """Returns how many workers find their share of GPUs on a node; no worker has parts of two GPUs."""
+    """Returns how many workers find their share of GPUs on a node."""
+    # No worker has parts of two GPUs.
     if share >= 1:
         return math.floor(node.gpus / share + _ROUNDING)
     return int(node.gpus) * math.floor(1 / share + _ROUNDING)
 
 
 def _room(nodes: Sequence[Node], each: float, *, share: float | None, reader_cpus: float) -> int:
-    """Returns how many workers fit where one node, the one that suits best, has the reader too."""
-
+    # Where one node, the one that suits best, has the reader too.
     def fitting(node: Node, cpus: float) -> int:
         num = math.floor(cpus / each + _ROUNDING)
         return num if share is None else min(num, gpu_places(node, share))

@@ -1,4 +1,4 @@
-"""Load and memory of the machine that rank 0 runs on, between two looks at it."""
+"""Load and memory of the machine that rank 0 runs on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class SystemMetrics:
         self._device = device
         self._enabled = enabled
         self._process = psutil.Process()
-        psutil.cpu_percent()  # percentages are those since the last call
+        # Percentages are those since the last call, and 0 at the first.
+        psutil.cpu_percent()
         self._process.cpu_percent()
 
     def read(self) -> dict[str, float]:
@@ -40,6 +41,7 @@ class SystemMetrics:
             "system/gpu_memory_used_gb": (total - free) / _GB,
             "system/gpu_memory_peak_gb": torch.cuda.max_memory_reserved(self._device) / _GB,
         }
-        with contextlib.suppress(ImportError, RuntimeError):  # without nvidia-ml-py, or a driver that answers it
+        # Without nvidia-ml-py, or a driver that answers it, there is no such value.
+        with contextlib.suppress(ImportError, RuntimeError):
             values["system/gpu_percent"] = float(torch.cuda.utilization(self._device))
         return values

@@ -28,21 +28,13 @@ Details = Mapping[str, np.ndarray]
 
 @dataclass
 class Validation:
-    """Measures a model on the validation videos; every call is collective.
-
-    Attributes:
-        config: The run.
-        shards: Of `validation`; none where the run has no validation.
-        num_records: Of each shard, where there is a manifest.
-        device: Where to compute.
-        batches: `batches(position)` starts a pass over this worker's share; what the reader rejects goes to `position`.
-        should_stop: Whether the run is to stop.
-    """
+    """Measures a model on the validation videos; every call is collective."""
 
     config: TrainConfig
-    shards: Sequence[str]
-    num_records: Sequence[int] | None
+    shards: Sequence[str]  # none where the run has no validation
+    num_records: Sequence[int] | None  # of each shard, where there is a manifest
     device: torch.device
+    # `batches(position)` starts a pass over this worker's share; what the reader rejects goes to `position`.
     batches: Callable[[Position], Iterator[PackedVideos]]
     should_stop: Callable[[], bool]
 
@@ -50,10 +42,11 @@ class Validation:
         self._loss = LOSSES.build(self.config.loss).to(self.device)
 
     def run(self, model: torch.nn.Module, *, epoch: int) -> tuple[Metrics, Details] | None:
-        """Returns `validation/...` and, on rank 0, what a report shows besides; None where the run is to stop first."""
+        """Returns `validation/...` and, on rank 0, what a report shows besides; None where the run stops first."""
         if not self.shards:
             return {}, {}
         data, seen = self.config.data, Position()
+        # All workers measure the same model.
         share_buffers(model)
 
         def counted(videos: PackedVideos) -> PackedVideos:
@@ -66,6 +59,7 @@ class Validation:
         )
         evaluation = merge_over_workers(evaluate(model, batches, self._loss), Evaluation())
         position = merge_over_workers(seen, Position())
+        # All workers decide alike, although a request to stop does not reach them at once.
         is_stopping = sum_over_workers([self.should_stop()], self.device)[0] > 0
         if is_stopping and not position.is_complete(len(self.shards)):
             if rank() == 0:
@@ -97,4 +91,5 @@ def check_complete(position: Position, shards: Sequence[str], num_records: Seque
 def rejected(split: str, position: Position) -> Metrics:
     """Returns how many records were left out, by cause."""
     causes = {f"{split}/rejected_{cause}": float(position.rejected[cause]) for cause in CAUSES}
+    # No fault of the record: it is counted by a name of its own.
     return {**causes, f"{split}/unlabelled": float(position.rejected[UNLABELLED])}

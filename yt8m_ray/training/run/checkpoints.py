@@ -25,24 +25,20 @@ class CheckpointWriteError(OSError):
 
 
 class Checkpoints(Protocol):
-    """The checkpoints of one run, by name."""
+    """The checkpoints of one run, by name; the best ones stay, as many as the run keeps, and the last."""
 
     def save(self, name: str, write: Callable[[Path], None]) -> None:
-        """Keeps what `write(folder)` writes, and removes checkpoints that are neither the best nor the last.
-
-        Raises:
-            CheckpointWriteError: it cannot be written; the others are as they were.
-        """
+        """Keeps what `write(folder)` writes, and removes superfluous ones; CheckpointWriteError where it cannot."""
 
     def latest(self) -> str | None:
-        """Returns the name of the intact checkpoint that is furthest on, None where there is none."""
+        """Returns the name of the intact checkpoint that is furthest on, or None."""
 
     def path(self, name: str) -> Path:
         """Returns the folder of a checkpoint on this machine."""
 
 
 class LocalCheckpoints:
-    """Those in a folder of this machine, or one that all machines share; `num_to_keep` best ones stay, and the last."""
+    """Those in a folder of this machine, or one that all machines share."""
 
     def __init__(self, folder: Path, *, num_to_keep: int) -> None:
         self._folder = folder
@@ -51,12 +47,16 @@ class LocalCheckpoints:
     def save(self, name: str, write: Callable[[Path], None]) -> None:
         aside, place = self._folder / f"{_ASIDE}{name}", self._folder / name
         try:
-            self._clear_aside()
+            # What writes left that were cut short.
+            for path in self._folder.glob(f"{_ASIDE}*"):
+                shutil.rmtree(path, ignore_errors=True)
             aside.mkdir()
             write(aside)
+            # A name must never come to the disk before what it names.
             for path in (*aside.rglob("*"), aside):
-                _to_disk(path)  # a name must never come to the disk before what it names
-            if place.exists():  # a broken one, or one that was not validated
+                _to_disk(path)
+            # A broken one, or one that was not validated.
+            if place.exists():
                 self._remove(name)
             aside.rename(place)
             _to_disk(self._folder)
@@ -69,8 +69,11 @@ class LocalCheckpoints:
             latest = self.latest()
             kept = f"the last one is {latest}" if latest else "there is none yet"
             raise CheckpointWriteError(f"{place}: the checkpoint cannot be written: {error}; {kept}") from None
-        for old in superfluous(self._metrics(), self._num_to_keep):
-            with contextlib.suppress(OSError):  # it is tried again at the next one
+        manifests = {path.name: path / MANIFEST_FILE for path in self._folder.glob(CHECKPOINT_PATTERN)}
+        contents = {name: read_document(path) if path.is_file() else None for name, path in manifests.items()}
+        for old in superfluous(contents, self._num_to_keep):
+            # It is tried again after the next one.
+            with contextlib.suppress(OSError):
                 self._remove(old)
 
     def latest(self) -> str | None:
@@ -80,20 +83,12 @@ class LocalCheckpoints:
     def path(self, name: str) -> Path:
         return self._folder / name
 
-    def _metrics(self) -> dict[str, dict[str, float] | None]:
-        manifests = {path.name: path / MANIFEST_FILE for path in self._folder.glob(CHECKPOINT_PATTERN)}
-        return {name: metrics_of(read_document(path) if path.is_file() else None) for name, path in manifests.items()}
-
     def _remove(self, name: str) -> None:
         away = self._folder / f"{_ASIDE}old-{name}"
         shutil.rmtree(away, ignore_errors=True)
-        (self._folder / name).rename(away)  # at once: a process that reads meanwhile finds all of it or nothing
+        # At once: a process that reads meanwhile finds all of it or nothing.
+        (self._folder / name).rename(away)
         shutil.rmtree(away)
-
-    def _clear_aside(self) -> None:
-        """Removes what writes left that were cut short."""
-        for path in self._folder.glob(f"{_ASIDE}*"):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def score_of(metrics: Mapping[str, float]) -> float:
@@ -102,24 +97,20 @@ def score_of(metrics: Mapping[str, float]) -> float:
     return -1.0 if math.isnan(gap) else gap
 
 
-def superfluous(metrics: dict[str, dict[str, float] | None], num_to_keep: int) -> list[str]:
+def superfluous(manifests: Mapping[str, bytes | None], num_to_keep: int) -> list[str]:
     """Returns the names that are neither the last nor among the best by validation GAP; a later one wins a tie."""
-
-    def rank(name: str) -> tuple[float, str]:
-        values = metrics[name]
-        return (-2.0 if values is None else score_of(values)), name
-
-    best = sorted(metrics, key=rank, reverse=True)[:num_to_keep]
-    return sorted(set(metrics) - {*best, max(metrics)})
+    scores = {name: _score_in(manifest) for name, manifest in manifests.items()}
+    # Names sort by progress.
+    best = sorted(scores, key=lambda name: (scores[name], name), reverse=True)[:num_to_keep]
+    return sorted(scores.keys() - {*best, max(scores)})
 
 
-def metrics_of(manifest: bytes | None) -> dict[str, float] | None:
-    """Returns the metrics in a manifest, or None where it is not one of a checkpoint."""
+def _score_in(manifest: bytes | None) -> float:
     try:
-        metrics = parse_json(manifest or b"null", where=MANIFEST_FILE, nan=True)["metrics"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return metrics if isinstance(metrics, dict) else None
+        return score_of(parse_json(manifest or b"null", where=MANIFEST_FILE, nan=True)["metrics"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # No manifest of a checkpoint: below one that was not validated.
+        return -2.0
 
 
 def _to_disk(path: Path) -> None:

@@ -6,23 +6,15 @@ from collections.abc import Mapping
 
 
 class RunHooks:
-    """Does nothing; a caller overrides what it needs. All of it runs in the run's driver.
+    """Does nothing; a caller overrides what it needs. All of it runs in the run's driver."""
 
-    Attributes:
-        tags: Of the run in MLflow.
-        has_uploads: Whether MLflow gets the best checkpoint and the report.
-        is_in_process: Whether this process, which then has the CPUs and the GPU for it, is the run's one worker.
-    """
-
-    tags: Mapping[str, str] = {}
-    has_uploads: bool = True
-    is_in_process: bool = False
+    tags: Mapping[str, str] = {}  # of the run in MLflow
+    has_uploads: bool = True  # MLflow gets the best checkpoint and the report
+    is_in_process: bool = False  # this process is the one worker, and has the CPUs and the GPU for it
 
     def checkpoint_written(self, metrics: Mapping[str, float]) -> None:
-        """Follows a checkpoint; after an epoch its metrics have `epoch` and `validation/...`.
-
-        Where the run is in process, its worker calls it, and trains on when it returns.
-        """
+        """Follows a checkpoint; after an epoch its metrics have `epoch` and `validation/...`."""
+        # Where the run is in process, its worker calls it, and trains on when it returns.
 
     def should_stop(self) -> bool:
         """Returns whether the run is to stop after its running step, with a checkpoint; called about every second."""

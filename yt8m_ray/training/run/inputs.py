@@ -11,53 +11,53 @@ from yt8m_ray.data.labels.vocabulary import Vocabulary
 from yt8m_ray.data.pipeline.preflight import check_first_videos
 from yt8m_ray.data.pipeline.ray_dataset import estimate_num_videos
 from yt8m_ray.data.pipeline.shards import bootstrap, expand_shards, split_folds
-from yt8m_ray.errors import ConfigError
+from yt8m_ray.errors import ConfigError, config_errors
 from yt8m_ray.losses import build_loss
 from yt8m_ray.training.steps.teachers import check_paths
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run reads: shards of `train` and perhaps `validation`, their manifest, the videos of `train`.
+    """What a run reads."""
 
-    Without a manifest, `num_videos` is an estimate.
-    """
-
-    shards: dict[str, list[str]]
+    shards: dict[str, list[str]]  # of `train` and perhaps `validation`
     manifest: Manifest | None
-    num_videos: float
+    num_videos: float  # of `train`; an estimate without a manifest
 
 
 def prepare_inputs(config: TrainConfig, shards: dict[str, list[str]], *, is_new: bool = True) -> RunInputs:
-    """Returns what a run reads, after every check that needs no cluster.
-
-    Args:
-        config: The run.
-        shards: From `splits_of`.
-        is_new: Whether it starts from `train.init_from`, if from anything; a continued run has weights of its own.
+    """Returns what a run reads of the shards from `splits_of`, after every check that needs no cluster.
 
     Raises:
         ConfigError: the vocabulary, the loss, a teacher, the manifest or what the run starts from does not fit.
         ValueError, OSError: the first videos do not fit the model, have no labels, or cannot be read.
     """
-    check_vocabulary(config)
+    data, expected = config.data, config.data.num_classes
+    if data.vocabulary is not None and (found := len(Vocabulary.load(data.vocabulary))) != expected:
+        raise ConfigError(f"data.vocabulary: {data.vocabulary} names {found} classes, data.num_classes is {expected}")
     check_paths(config, shards["train"], is_new=is_new)
-    check_loss(config)
-    manifest = load_manifest_of(config, shards)
+    # Its messages name the key themselves, which depends on the loss.
+    try:
+        build_loss(config.loss).check_num_classes(expected)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    manifest = None
+    if data.manifest is not None:
+        with config_errors("data.manifest"):
+            manifest = load_manifest(data.manifest)
+        check_shards(manifest, [shard for split in shards.values() for shard in split])
     check_records(config, shards)
     if manifest is None:
-        num_videos = estimate_num_videos(shards["train"], config.data.read_options)
+        num_videos = estimate_num_videos(shards["train"], data.read_options)
     else:
         num_videos = manifest.num_videos_of(shards["train"])
     return RunInputs(shards, manifest, num_videos)
 
 
 def check_records(config: TrainConfig, shards: dict[str, list[str]]) -> None:
-    """Checks that the first videos of each split fit the model and have labels; a verb does before it starts a cluster.
-
-    Raises:
-        ValueError, OSError: as `check_first_videos`.
-    """
+    """Checks that the first videos of each split fit the model and have labels; errors as in `check_first_videos`."""
+    # Verbs call it before they start a cluster, and `fit` for callers without a verb: as a rule it reads one record a
+    # split.
     for split, paths in shards.items():
         check_first_videos(paths, config.data.spec, config.read_options(split), key=f"data.{split}")
 
@@ -80,31 +80,3 @@ def splits_of(data: DataConfig) -> dict[str, list[str]]:
     if data.bagging is not None:
         shards["train"] = bootstrap(shards["train"], seed=data.bagging)
     return shards
-
-
-def check_vocabulary(config: TrainConfig) -> None:
-    """Checks that a vocabulary of the config's own names as many classes as the model has."""
-    path, expected = config.data.vocabulary, config.data.num_classes
-    if path is not None and (found := len(Vocabulary.load(path))) != expected:
-        raise ConfigError(f"data.vocabulary: {path} names {found} classes, data.num_classes is {expected}")
-
-
-def check_loss(config: TrainConfig) -> None:
-    """Checks that what the loss reads is there, and of as many classes as the model has."""
-    try:
-        build_loss(config.loss).check_num_classes(config.data.num_classes)
-    except (OSError, ValueError) as error:
-        raise ConfigError(str(error)) from None
-
-
-def load_manifest_of(config: TrainConfig, shards: dict[str, list[str]]) -> Manifest | None:
-    """Returns the manifest of the config, after all shards were found in it in their sizes; None without one."""
-    path = config.data.manifest
-    if path is None:
-        return None
-    try:
-        manifest = load_manifest(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"data.manifest: {error}") from None
-    check_shards(manifest, [shard for split in shards.values() for shard in split])
-    return manifest

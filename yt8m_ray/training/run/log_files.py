@@ -21,7 +21,8 @@ def logging_to(path: Path, *, prefix: str) -> Iterator[None]:
     package_logger.setLevel(logging.INFO)
     try:
         yield
-    finally:  # the process may be used for another fold
+    finally:
+        # The process may be used for another fold.
         package_logger.removeHandler(handler)
         handler.close()
 
@@ -32,10 +33,12 @@ def lines_passed_on(path: Path) -> Iterator[None]:
     path.touch()
     is_over = threading.Event()
     with path.open(encoding="utf-8") as lines:
+        # Earlier commands have shown what is there.
         lines.seek(0, 2)
 
         def pass_on() -> None:
             was_over = False
+            # Once more after the end: lines may have come since the last look.
             while not was_over:
                 was_over = is_over.wait(0.5)
                 for line in lines:

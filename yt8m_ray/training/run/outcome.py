@@ -1,4 +1,4 @@
-"""What a run ends with: its result and its report; and its place in MLflow."""
+"""What a run ends with: its result, its report, and its record in MLflow."""
 
 from __future__ import annotations
 
@@ -22,22 +22,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitResult:
-    """The outcome of a run.
+    """The outcome of a run: its best checkpoint by validation GAP, and where it is kept."""
 
-    Attributes:
-        checkpoint: Folder of the best checkpoint by validation GAP, on this machine.
-        place: The same for other machines: a URI where the run's output is one.
-        metrics: Its metrics.
-        run_path: The run's folder.
-        tracking_uri: Where MLflow has the run.
-        mlflow_run_id: The run there.
-    """
-
-    checkpoint: Path
-    place: str
-    metrics: dict[str, float]
+    checkpoint: Path  # on this machine
+    place: str  # the same for other machines: a URI where the run's output is one
+    metrics: dict[str, float]  # of the checkpoint
     run_path: Path
-    tracking_uri: str
+    tracking_uri: str  # of the MLflow that has the run
     mlflow_run_id: str
 
 
@@ -45,8 +36,8 @@ MLFLOW_STATUS: dict[Status, MLflowStatus] = {"finished": "FINISHED", "failed": "
 
 
 def add_report(folder: Path, tracker: Sender) -> None:
-    """Writes the run's report; a run does not fail by it."""
-    # Its pictures take a second to import, which no worker needs.
+    """Writes the run's report; no failure of it fails the run."""
+    # Late: its pictures take a second to import, which no worker needs.
     from yt8m_ray.training.run.run_report import write_report
 
     try:
@@ -66,6 +57,7 @@ def describe(place: str, metrics: dict[str, float]) -> str:
 
 def describe_stop(store: RunStore) -> str:
     """Returns where a run has stopped, and how to continue it."""
+    # Workers have written to the store since the copy was made.
     try:
         store.pull()
     except OSError as error:
@@ -84,6 +76,7 @@ def start_tracking(config: TrainConfig, folder: Path, hooks: RunHooks) -> Sender
     sender = sender_of(config, folder, hooks)
     sender.start()
     folder.mkdir(parents=True, exist_ok=True)
+    # At once: a start after a crash then continues in the same MLflow run.
     RunRecord("running", sender.run_id).save(folder)
     return sender
 

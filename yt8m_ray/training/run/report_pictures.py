@@ -16,10 +16,7 @@ from yt8m_ray.reporting.pictures import BLUE, GREY, count_in_thousands, label_ax
 CURVES, CLASSES, PRECISION, CALIBRATION = "curves.png", "classes.png", "precision_recall.png", "calibration.png"
 
 _COLOURS = (BLUE, "#d9793a", "#3a9a5b", "#8a5fb3", "#c2a024")
-_WIDE = (10.0, 4.4)
-_HIGH = (8.0, 5.6)
 QUALITIES = {"gap": "GAP", "hit_at_1": "Hit@1", "perr": "PERR", "mean_ap": "mAP"}
-"""Labels of the metrics."""
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 Panel = Mapping[str, tuple[np.ndarray, np.ndarray] | None]
@@ -39,7 +36,7 @@ def draw_curves(path: Path, curves: Curves) -> bool:
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _draw_panel(axes, panel, is_loss=panel is losses)
 
-    save_picture(path, draw, size=_WIDE)
+    save_picture(path, draw, size=(10.0, 4.4))
     return True
 
 
@@ -73,7 +70,8 @@ def draw_classes(path: Path, details: Details) -> None:
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        spread = np.random.default_rng(0).uniform(-0.12, 0.12, len(seen))  # else classes with one video are one point
+        # Without a spread, classes with one video would be one point.
+        spread = np.random.default_rng(0).uniform(-0.12, 0.12, len(seen))
         axes.scatter(counts[seen] + spread * (counts[seen] < 30), precisions[seen], s=9, color=BLUE, alpha=0.35, lw=0)
         middles, means = _binned_means(counts[seen], precisions[seen])
         axes.plot(middles, means, color=_COLOURS[1], linewidth=2, marker="o", markersize=4, label="mean of the classes")
@@ -96,6 +94,7 @@ def draw_classes(path: Path, details: Details) -> None:
 
 def _binned_means(counts: np.ndarray, precisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns (geometric mean count, mean precision) of the classes between powers of two."""
+    # Few classes have many videos: a curve of the mean needs bins that widen.
     bins = np.floor(np.log2(counts)).astype(int)
     used = np.unique(bins)
     middles = [np.exp(np.log(counts[bins == number]).mean()) for number in used]
@@ -112,7 +111,8 @@ def draw_precision_recall(path: Path, details: Details, names: Sequence[str]) ->
         for axes, (title, rows) in zip(figure.subplots(1, 2, sharey=True), halves.items(), strict=True):
             for row, colour in zip(rows, _COLOURS, strict=False):
                 class_id = details["curve_class_ids"][row]
-                label = f"{_short(names[row])}, AP {precisions[class_id]:.2f}, {_videos(counts[class_id])}"
+                num_videos = f"{counts[class_id]:,} video{'' if counts[class_id] == 1 else 's'}"
+                label = f"{_short(names[row])}, AP {precisions[class_id]:.2f}, {num_videos}"
                 recall, precision = details["curve_recall"][row], details["curve_precision"][row]
                 axes.plot(recall, precision, color=colour, linewidth=1.6, label=label, marker=".", markersize=3)
             axes.set_xlim(-0.02, 1.02)
@@ -151,12 +151,8 @@ def draw_calibration(path: Path, details: Details) -> None:
         for axis in (upper.yaxis, upper.xaxis):
             axis.set_major_formatter(PercentFormatter(1.0))
 
-    save_picture(path, draw, size=_HIGH)
+    save_picture(path, draw, size=(8.0, 5.6))
 
 
 def _short(name: str) -> str:
     return name if len(name) <= 28 else name[:27] + "…"
-
-
-def _videos(count: int) -> str:
-    return f"{count:,} video{'' if count == 1 else 's'}"

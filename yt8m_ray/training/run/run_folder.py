@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import filelock
 import torch
@@ -31,13 +31,12 @@ LOG_FILE = "train.log"
 REPORT_FOLDER = "report"
 SHARDS_KEY = "shards.sha256"
 
-# Sections that a continued run may change; a change is logged
+# Sections that a continued run may change; a change is logged.
 _FREE_TO_CHANGE = (
     *("output", "run", "tracking", "scaling", "checkpoint", "optimizer", "train", "data"),
     *("augmentation", "distillation", "ema"),
 )
-
-# Keys of those sections that it may not
+# Keys of those sections that it may not.
 _FIXED = ("data.features", "data.num_classes", "data.max_frames", "data.normalize")
 
 Status = Literal["running", "finished", "failed", "stopped"]
@@ -45,15 +44,10 @@ Status = Literal["running", "finished", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run leaves for the next start of the same name, in run.json.
+    """What a run leaves for the next start of the same name, in run.json."""
 
-    Attributes:
-        status: `running` also where the process died.
-        mlflow_run_id: The run to continue logging to.
-    """
-
-    status: Status
-    mlflow_run_id: str
+    status: Status  # `running` also where the process died
+    mlflow_run_id: str  # the run that a continued one logs to
 
     def save(self, run_path: Path) -> None:
         """Writes the record aside and renames it."""
@@ -74,6 +68,7 @@ class RunRecord:
 
 def run_path(config: TrainConfig) -> Path:
     """Returns the absolute folder of the run; where its output is an object store, that of a copy on this machine."""
+    # Runs of one name in two stores have two copies.
     if is_remote(config.output):
         return cache_folder() / "runs" / hashlib.sha256(config.output.encode()).hexdigest()[:16] / config.run.name
     return Path(config.output).absolute() / config.run.name
@@ -81,10 +76,9 @@ def run_path(config: TrainConfig) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps a run's folder to this process while the `with` block runs, and removes it where the block left nothing.
+    """Keeps a run's folder to this process while the `with` block runs; ConfigError where another command has it.
 
-    Raises:
-        ConfigError: another command has it.
+    A folder that the block left empty is removed.
     """
     missing = [path for path in (folder, folder.parent) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,30 +90,33 @@ def locked(folder: Path) -> Iterator[None]:
         with lock:
             yield
     finally:
-        if missing and [path.name for path in folder.glob("*")] == [LOCK_FILE]:  # nothing where the folder is gone
+        # `glob` finds nothing where the folder is gone.
+        if missing and [path.name for path in folder.glob("*")] == [LOCK_FILE]:
             (folder / LOCK_FILE).unlink()
             for path in missing:
-                with contextlib.suppress(OSError):  # it holds something else by now
+                # It may hold something else by now.
+                with contextlib.suppress(OSError):
                     path.rmdir()
 
 
 def wait_until_free(folder: Path, *, timeout_s: float) -> None:
-    """Waits until no process is at work on a run's folder: a run that was asked to stop has its last checkpoint."""
+    """Waits until no process is at work on a run's folder, or `timeout_s` are over."""
+    # A run that was asked to stop has then written its last checkpoint.
     if folder.exists():
         with contextlib.suppress(filelock.Timeout), filelock.FileLock(folder / LOCK_FILE).acquire(timeout=timeout_s):
             pass
 
 
 def shards_digest(shards: Sequence[str]) -> torch.Tensor:
-    """Returns the SHA-256 of a list of shards, uint8 [32]: a position inside an epoch speaks of their numbers."""
+    """Returns the SHA-256 of a list of shards, uint8 [32]."""
+    # A position inside an epoch names shards by their numbers, which mean something in the same list alone.
     return torch.frombuffer(bytearray(hashlib.sha256("\n".join(shards).encode()).digest()), dtype=torch.uint8)
 
 
 def check_resume(config: TrainConfig, train_shards: Sequence[str]) -> Path | None:
     """Returns the checkpoint that the run continues from, or None for a new run.
 
-    Raises:
-        ConfigError: `run.resume` forbids what the folder holds, or the model or its data differ from the checkpoint's.
+    ConfigError where `run.resume` forbids what the folder holds, or the model or its data differ from the checkpoint's.
     """
     folder = run_path(config)
     record, checkpoint = RunRecord.load(folder), latest_checkpoint(folder)
@@ -139,34 +136,33 @@ def is_finished(config: TrainConfig) -> bool:
     if checkpoint is None:
         return False
     state = read_tensors(checkpoint / STATE_FILE)
-    is_due = bool(state.get("progress.is_validation_due", False))  # older checkpoints come after a validation
+    # Older checkpoints do not say so: they come after a validation.
+    is_due = bool(state.get("progress.is_validation_due", False))
     return not is_due and config.train.is_reached(epoch=int(state["position.epoch"]), step=int(state["progress.step"]))
 
 
 def best_checkpoint(folder: Path) -> tuple[Path, dict[str, float]]:
     """Returns (checkpoint with the highest validation GAP, its metrics); the last one where none was validated.
 
-    Raises:
-        CheckpointError: the folder holds no intact checkpoint.
+    CheckpointError where the folder holds no intact checkpoint.
     """
-    best: tuple[float, str, Path, dict[str, float]] | None = None
+    intact: list[tuple[Path, dict[str, float]]] = []
     for path in folder.glob(CHECKPOINT_PATTERN):
         try:
             manifest = read_manifest(path, kind="checkpoint")
         except CheckpointError as error:
             logger.warning("passed over: %s", error)
-            continue
-        metrics = manifest["metrics"]
-        assert isinstance(metrics, dict)
-        candidate = (score_of(metrics), path.name, path, metrics)
-        best = candidate if best is None or candidate[:2] > best[:2] else best
-    if best is None:
+        else:
+            intact.append((path, cast(dict[str, float], manifest["metrics"])))
+    if not intact:
         raise CheckpointError(f"{folder}: no intact checkpoint")
-    return best[2], best[3]
+    # Names sort by progress: of equal scores the later one wins.
+    return max(intact, key=lambda found: (score_of(found[1]), found[0].name))
 
 
 def _check_shards(checkpoint: Path, train_shards: Sequence[str]) -> None:
     state = read_tensors(checkpoint / STATE_FILE)
+    # Between two epochs a run may change its shards.
     is_inside_epoch = len(state["position.shards"]) > 0
     if is_inside_epoch and not torch.equal(state[SHARDS_KEY], shards_digest(train_shards)):
         raise ConfigError(
@@ -185,6 +181,7 @@ def _check_changes(saved: TrainConfig, config: TrainConfig, checkpoint: Path) ->
     if refused:
         refused.append("a continued run keeps its model; choose another run.name to train anew")
         raise ConfigError("\n".join(refused))
+    # These change nothing that the run learns.
     for key, old, new in found:
         if not key.startswith(("output", "run.", "tracking.", "scaling.")):
             logger.warning("continued with a change: %s was %r, now %r", key, old, new)

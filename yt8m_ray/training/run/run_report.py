@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from yt8m_ray.artifacts.checkpoint import load_config, load_details
 from yt8m_ray.artifacts.folder_manifest import MANIFEST_FILE, read_manifest
+from yt8m_ray.config.document import flatten
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.labels.vocabulary import Vocabulary
 from yt8m_ray.models import build_empty_model
@@ -27,22 +28,17 @@ _METRICS = {**pictures.QUALITIES, "loss": "loss", "num_videos": "videos", "mean_
 def write_report(path: str | Path, output: str | Path | None = None) -> Path:
     """Writes the report of a run's best checkpoint, or of the checkpoint given, and returns the path of report.html.
 
-    Args:
-        path: The folder of a run, or of a checkpoint in one.
-        output: A folder, made where it is missing; `report` in the run's folder by default.
-
-    Raises:
-        CheckpointError: there is no intact checkpoint.
-        OSError: the folder cannot be written.
+    `path` is the folder of a run, or of a checkpoint in one; `output` is `report` in the run's folder by default.
+    CheckpointError where there is no intact checkpoint.
     """
     path = Path(path)
+    # A path of nothing is refused by the message for a checkpoint.
     if (path / MANIFEST_FILE).exists() or not path.is_dir():
-        metrics = read_manifest(path, kind="checkpoint").get("metrics", {})
+        metrics = cast(dict[str, float], read_manifest(path, kind="checkpoint").get("metrics", {}))
         checkpoint, run_path = path, path.absolute().parent
     else:
         checkpoint, metrics = best_checkpoint(path)
         run_path = path
-    assert isinstance(metrics, dict)
     folder = run_path / REPORT_FOLDER if output is None else Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     config = load_config(checkpoint)
@@ -55,17 +51,21 @@ def write_report(path: str | Path, output: str | Path | None = None) -> Path:
 
 
 def _facts(config: TrainConfig, checkpoint: Path, metrics: Mapping[str, Any]) -> list[Section]:
-    found = {
-        label: metrics[f"validation/{name}"] for name, label in _METRICS.items() if f"validation/{name}" in metrics
-    }
-    values = [f"{value:,.0f}" if float(value).is_integer() else f"{value:.4f}" for value in found.values()]
-    epoch = f" after epoch {metrics['epoch']}" if "epoch" in metrics else ""
-    sections = [Section("Validation", f"Checkpoint {checkpoint.name}{epoch}.", list(found), [values] if values else [])]
-    if not found:
-        sections = [Section("Validation", f"Checkpoint {checkpoint.name} was not validated.")]
+    found = {label: metrics.get(f"validation/{name}") for name, label in _METRICS.items()}
+    measured = {label: value for label, value in found.items() if value is not None}
+    validation = Section("Validation", f"Checkpoint {checkpoint.name} was not validated.")
+    if measured:
+        values = [f"{value:,.0f}" if float(value).is_integer() else f"{value:.4f}" for value in measured.values()]
+        epoch = f" after epoch {metrics['epoch']}" if "epoch" in metrics else ""
+        validation = Section("Validation", f"Checkpoint {checkpoint.name}{epoch}.", list(measured), [values])
+    changed = flatten(config, exclude_defaults=True)
     rows = [("model.name", config.model.name), *_size(config)]
-    rows += [(key, _shown(value)) for key, value in _changes(config.model_dump(mode="json", exclude_defaults=True))]
-    return [*sections, Section("Run", "What differs from the defaults.", ("key", "value"), rows)]
+    rows += [
+        (key, f"{value:g}" if isinstance(value, float) else str(value))
+        for key, value in changed.items()
+        if key != "model.name" and value != {}
+    ]
+    return [validation, Section("Run", "What differs from the defaults.", ("key", "value"), rows)]
 
 
 def _size(config: TrainConfig) -> list[tuple[str, str]]:
@@ -79,17 +79,6 @@ def _size(config: TrainConfig) -> list[tuple[str, str]]:
     macs = count_macs(model, num_frames=num_frames)
     frames = f" (a clip of {num_frames} frames)" if is_frame_level else ""
     return [("parameters", f"{num_parameters(model):,}"), ("multiply-accumulates a video", f"{macs:,}{frames}")]
-
-
-def _changes(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(node, dict):
-        return [(prefix, node)]
-    pairs = [_changes(child, f"{prefix}.{key}" if prefix else key) for key, child in node.items()]
-    return [pair for several in pairs for pair in several if pair[0] != "model.name"]
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _curves(folder: Path, run_path: Path) -> list[Section]:
@@ -120,9 +109,11 @@ def _details(folder: Path, details: Mapping[str, np.ndarray], names: Sequence[st
 def _worst_videos(details: Mapping[str, np.ndarray], names: Sequence[str]) -> list[tuple[str, str, str, str]]:
     rows = []
     for row, encoded in enumerate(details["worst_video_ids"][:_MAX_VIDEOS]):
+        # Rows of classes are filled up with -1.
         labels = [names[class_id] for class_id in details["worst_labels"][row] if class_id >= 0]
         pairs = zip(details["worst_class_ids"][row], details["worst_scores"][row], strict=True)
         guesses = [f"{names[class_id]} {score:.2f}" for class_id, score in pairs if class_id >= 0]
+        # An array of ids has rows of equal length, filled up with zeros.
         video_id = encoded.tobytes().rstrip(b"\0").decode(errors="replace")
         precision = f"{details['worst_average_precision'][row]:.3f}"
         rows.append((video_id, precision, ", ".join(labels), ", ".join(guesses[:_MAX_NAMES])))
@@ -131,7 +122,8 @@ def _worst_videos(details: Mapping[str, np.ndarray], names: Sequence[str]) -> li
 
 def _class_names(config: TrainConfig) -> list[str]:
     path = config.data.vocabulary
-    is_there = path is not None and Path(path).is_file()  # a checkpoint may have come here without it
+    # A checkpoint may have come here without it.
+    is_there = path is not None and Path(path).is_file()
     count = config.data.num_classes
     vocabulary = Vocabulary.load(path) if is_there else Vocabulary.meant_by(config.data.features, count)
     return [vocabulary.name(class_id) or f"class {class_id}" for class_id in range(count)]

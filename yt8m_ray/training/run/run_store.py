@@ -29,19 +29,18 @@ from yt8m_ray.training.run.checkpoints import (
     Checkpoints,
     CheckpointWriteError,
     LocalCheckpoints,
-    metrics_of,
     superfluous,
 )
 from yt8m_ray.training.run.run_folder import LOCK_FILE, LOG_FILE, REPORT_FOLDER, RUN_FILE, RunRecord, run_path
 
 logger = logging.getLogger(__name__)
 
-# Files that a continued run adds to, on whichever machine it continues
+# Files that a continued run adds to, on whichever machine it continues.
 _GROWING = (LOG_FILE, HISTORY_FILE)
 
 
 class StoredCheckpoints:
-    """Those in an object store, below `uri`; `num_to_keep` best ones stay, and the last."""
+    """Those in an object store, below `uri`."""
 
     def __init__(self, uri: str, *, num_to_keep: int) -> None:
         self._uri = uri
@@ -55,12 +54,12 @@ class StoredCheckpoints:
                 # The manifest last: a folder that has one is whole.
                 upload_folder(Path(aside), place, last=MANIFEST_FILE)
         except (OSError, safetensors.SafetensorError) as error:
-            raise CheckpointWriteError(
-                f"{place}: the checkpoint cannot be written: {error}; the earlier ones stay"
-            ) from None
-        with contextlib.suppress(OSError):  # it is tried again at the next one
-            metrics = {one: metrics_of(read_file(join_uri(self._uri, one, MANIFEST_FILE))) for one in self._names()}
-            for old in superfluous(metrics, self._num_to_keep):
+            message = f"{place}: the checkpoint cannot be written: {error}; the earlier ones stay"
+            raise CheckpointWriteError(message) from None
+        # It is tried again after the next one.
+        with contextlib.suppress(OSError):
+            manifests = {one: read_file(join_uri(self._uri, one, MANIFEST_FILE)) for one in self._names()}
+            for old in superfluous(manifests, self._num_to_keep):
                 remove_folder(join_uri(self._uri, old), first=MANIFEST_FILE)
 
     def latest(self) -> str | None:
@@ -83,16 +82,11 @@ class StoredCheckpoints:
 class RunStore:
     """Where a run is kept: in a folder, or in an object store with a copy on this machine.
 
-    The copy is pulled before it is read and pushed when it has changed, so that all else works on a folder. The lock on
-    it holds on one machine only.
-
-    Attributes:
-        folder: The run's folder, or its copy.
-
-    Raises:
-        ConfigError: an object store is given, but no place for what MLflow keeps.
+    ConfigError where an object store is given, but no place for what MLflow keeps.
     """
 
+    # The copy is pulled before it is read and pushed when it has changed, so that all else works on a folder. The lock
+    # on it holds on one machine only.
     def __init__(self, config: TrainConfig) -> None:
         self.folder = run_path(config)
         self._num_to_keep = config.checkpoint.num_to_keep
@@ -111,6 +105,7 @@ class RunStore:
     @property
     def checkpoints(self) -> Checkpoints:
         """Those of the run, for its workers."""
+        # Pickled to the workers, which write the checkpoints.
         if self._uri is None:
             return LocalCheckpoints(self.folder, num_to_keep=self._num_to_keep)
         return StoredCheckpoints(self._uri, num_to_keep=self._num_to_keep)
@@ -126,24 +121,27 @@ class RunStore:
         names = list_folders(self._uri, CHECKPOINT_PATTERN, last=MANIFEST_FILE)
         contents = {name: read_file(join_uri(self._uri, name)) for name in (RUN_FILE, *_GROWING)}
         if not names and contents[RUN_FILE] is None:
-            shutil.rmtree(self.folder, ignore_errors=True)  # a run that was removed there
+            # A run that was removed there.
+            shutil.rmtree(self.folder, ignore_errors=True)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             path = self.folder / name
+            # A driver that was killed has not pushed its last lines.
             is_behind = name in _GROWING and path.exists() and path.stat().st_size > len(content or b"")
-            if content is not None and not is_behind:  # a driver that was killed has not pushed its last lines
+            if content is not None and not is_behind:
                 path.write_bytes(content)
         for old in self.folder.glob(CHECKPOINT_PATTERN):
             if old.name not in names:
                 shutil.rmtree(old)
         for name in names:
-            with contextlib.suppress(CheckpointError):  # `latest` logs it
-                copy = local_folder(join_uri(self._uri, name))
-                shutil.copytree(copy, self.folder / name, dirs_exist_ok=True)
+            # `latest` logs a damaged one.
+            with contextlib.suppress(CheckpointError):
+                shutil.copytree(local_folder(join_uri(self._uri, name)), self.folder / name, dirs_exist_ok=True)
 
     def record(self, record: RunRecord) -> None:
-        """Saves how the run has ended; a failure is logged, since there may be a worse error to show."""
+        """Saves how the run has ended; logs a failure to do so."""
+        # It is not raised: there may be a worse error to show.
         try:
             record.save(self.folder)
             self.push()
@@ -154,6 +152,7 @@ class RunStore:
         """Puts the run's record, log, curves and report into the store; OSError where that cannot be written."""
         if self._uri is None or not self.folder.is_dir():
             return
+        # Checkpoints are there already: the workers write them to the store.
         for path in self.folder.iterdir():
             if path.is_file() and path.name != LOCK_FILE:
                 write_file(path.read_bytes(), join_uri(self._uri, path.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 
@@ -20,7 +21,6 @@ def augment(batch: Batch, config: AugmentationConfig) -> Batch:
 
 
 def _select_frames(batch: Batch, *, min_crop: float, dropout: float) -> Batch:
-    """Returns a stretch of each clip without the dropped frames, in order; of a clip with frames at least one stays."""
     frames, num_frames = batch.frames, batch.num_frames.unsqueeze(1)
     num_videos, longest = frames.shape[:2]
     times = torch.arange(longest, device=frames.device)
@@ -41,10 +41,11 @@ def _select_frames(batch: Batch, *, min_crop: float, dropout: float) -> Batch:
 
 
 def _mix(batch: Batch, alpha: float) -> Batch:
-    """Returns each video mixed with another of the batch, by a share of its own of at least one half."""
+    """Returns each video mixed with another of the batch (arXiv:1710.09412), by a share of its own."""
     device = batch.frames.device
     concentration = torch.full((len(batch),), alpha, device=device)
     drawn = torch.distributions.Beta(concentration, concentration).sample()
+    # At least one half, since a mixture keeps the id and the place of its first video.
     shares = torch.maximum(drawn, 1 - drawn)
     others = torch.randperm(len(batch), device=device)
 
@@ -52,14 +53,8 @@ def _mix(batch: Batch, alpha: float) -> Batch:
         share = shares.view(-1, *[1] * (values.ndim - 1))
         return share * values + (1 - share) * values[others]
 
-    def mixed_or_none(values: torch.Tensor | None) -> torch.Tensor | None:
-        return None if values is None else mixed(values)
-
-    return dataclasses.replace(
-        batch,
-        frames=mixed(batch.frames),
-        num_frames=torch.maximum(batch.num_frames, batch.num_frames[others]),
-        labels=mixed_or_none(batch.labels),
-        soft_labels=mixed_or_none(batch.soft_labels),
-        weights=mixed_or_none(batch.weights),
-    )
+    tensors = {name: getattr(batch, name) for name in ("frames", "labels", "soft_labels", "weights")}
+    mixtures: dict[str, Any] = {name: mixed(values) for name, values in tensors.items() if values is not None}
+    # The shorter clip of a pair is followed by frames of 0, as in every batch.
+    num_frames = torch.maximum(batch.num_frames, batch.num_frames[others])
+    return dataclasses.replace(batch, num_frames=num_frames, **mixtures)

@@ -19,7 +19,7 @@ from yt8m_ray.inference.predictor import locate_model
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.models.layers import set_batch_norm_sync
-from yt8m_ray.training.steps.distributed import is_distributed, rank
+from yt8m_ray.training.steps.distributed import rank, world_size
 from yt8m_ray.training.steps.loop import TrainingLoop
 from yt8m_ray.training.steps.objective import Objective
 from yt8m_ray.training.steps.optimizer import freeze, run_examples
@@ -40,23 +40,16 @@ def build_loop(
 ) -> tuple[TrainingLoop, Position]:
     """Returns the loop of a run, on this worker, and what of its epoch was done before.
 
-    Args:
-        config: The run.
-        device: Where to compute.
-        shards: Of `train`, which soft labels go by.
-        num_videos: Estimated videos of an epoch.
-        checkpoint: Where to continue; None begins with new weights, or those of `train.init_from`.
-        teacher_outputs: What goes with the videos besides labels; None takes what the config names.
-        should_stop: Whether the run is to stop.
-
-    Raises:
-        ConfigError: a teacher does not go with the model.
-        ValueError: a checkpoint is damaged, or does not fit.
+    Without a checkpoint it begins with new weights, or those of `train.init_from`. `shards` are those of `train`, which
+    soft labels go by, and `num_videos` is the estimated size of an epoch. `teacher_outputs` replaces what the config
+    names. ConfigError where a teacher does not go with the model, ValueError for a checkpoint that does not fit.
     """
-    torch.manual_seed(config.run.seed)  # the same initial weights on all workers
+    # The same initial weights on all workers.
+    torch.manual_seed(config.run.seed)
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
     teacher = build_teacher(config)
     teacher_outputs = TeacherOutputs.load(config, shards, device) if teacher_outputs is None else teacher_outputs
+    # Before training starts: the representations of student and teacher have one size.
     frozen = teacher_outputs.frozen_teacher
     if frozen is not None:
         check_pair(config.teacher, model, frozen.model)
@@ -66,6 +59,7 @@ def build_loop(
             load_weights(teacher, checkpoint / TEACHER_FOLDER / MODEL_FILE)
     elif config.train.init_from is not None:
         _initialize(model, config.train.init_from)
+    # Before DistributedDataParallel, which waits for the gradient of each parameter that requires one when it is built.
     freeze(dict(model.named_parameters()), config.optimizer)
     objective: torch.nn.Module = Objective(
         model, build_loss(config.loss), distillation=config.distillation, teaching=config.teacher, teacher=teacher
@@ -73,13 +67,12 @@ def build_loop(
     set_batch_norm_sync(objective, config.train.sync_batch_norm)
     if config.train.compile:
         objective.compile()
-    if is_distributed():
+    if world_size() > 1:
         # Without forward_sync_buffers: batch norm synchronises its statistics, or they are shared where they are used.
         objective = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
     loop = TrainingLoop(
         objective,
         config,
-        spec=config.data.spec,
         device=device,
         run_examples=run_examples(config, num_videos),
         teacher_outputs=teacher_outputs,
@@ -90,13 +83,11 @@ def build_loop(
 
 def _continue(loop: TrainingLoop, checkpoint: Path) -> Position:
     tensors = read_tensors(checkpoint / STATE_FILE)
-    loop.load_state(tensors)
+    position = loop.load_state(tensors)
+    # A run may have had no average before: then it starts from the weights.
     average = checkpoint / EMA_FILE
     if loop.ema is not None and average.is_file():
         load_weights(loop.ema.average, average)
-    position = Position.from_arrays(
-        {name.removeprefix("position."): t.numpy() for name, t in tensors.items() if name.startswith("position.")}
-    )
     if rank() == 0:
         logger.info(
             "continuing from %s: epoch %d, %d of its videos done", checkpoint, position.epoch + 1, position.num_done
@@ -105,7 +96,6 @@ def _continue(loop: TrainingLoop, checkpoint: Path) -> Position:
 
 
 def _initialize(model: Model, checkpoint: str) -> None:
-    """Starts from the weights of another run; logs which weights the model has of its own."""
     new = initialize(model, locate_model(checkpoint))
     if rank() == 0:
         names = f"; {len(new)} start anew: {', '.join(new[:8])}{', ...' * (len(new) > 8)}" if new else ""

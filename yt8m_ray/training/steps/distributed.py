@@ -21,25 +21,21 @@ T = TypeVar("T")
 M = TypeVar("M", bound=_Mergeable)
 
 
-def is_distributed() -> bool:
-    """Returns whether there is more than this worker."""
-    return world_size() > 1
-
-
 def world_size() -> int:
-    """Returns the number of workers."""
+    """Returns the number of workers, 1 without a process group."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Returns this worker's number; 0 writes checkpoints and logs."""
+    """Returns this worker's number from 0; rank 0 writes checkpoints and logs."""
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
 def sum_over_workers(values: list[float], device: torch.device) -> list[float]:
     """Returns the element-wise sum of every worker's values."""
-    if not is_distributed():
+    if world_size() == 1:
         return values
+    # float64 counts videos exactly up to 2^53.
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(tensor)
     totals: list[float] = tensor.tolist()
@@ -48,7 +44,7 @@ def sum_over_workers(values: list[float], device: torch.device) -> list[float]:
 
 def gather(value: T) -> list[T]:
     """Returns every worker's value, by rank, on every worker."""
-    if not is_distributed():
+    if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
     torch.distributed.all_gather_object(values, value)
@@ -63,16 +59,18 @@ def merge_over_workers(value: M, empty: M) -> M:
 
 
 def share_buffers(model: torch.nn.Module) -> None:
-    """Gives every worker rank 0's statistics; collective. Equal already where batch norm is synchronised."""
-    if is_distributed():
+    """Gives every worker rank 0's statistics; collective."""
+    # They differ where batch norm is not synchronised: each worker has those of its own videos.
+    if world_size() > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
 
 
 def from_rank_0(value: T) -> T:
     """Returns rank 0's value on every worker; also a barrier."""
-    if not is_distributed():
+    if world_size() == 1:
         return value
+    # Only rank 0's entry is sent; the others are replaced.
     values: list[Any] = [value]
     torch.distributed.broadcast_object_list(values, src=0)
     received: T = values[0]

@@ -1,4 +1,4 @@
-"""Exponential moving averages of a model's weights and batch-norm statistics. Torch only."""
+"""Exponential moving averages of a model's weights and batch-norm statistics."""
 
 from __future__ import annotations
 
@@ -11,14 +11,7 @@ import torch
 class MovingAverage:
     """The average of a model's state: average = decay * average + (1 - decay) * state, from the state it began with.
 
-    Args:
-        model: The model.
-        decay: What is kept of the average at each update, in [0, 1).
-        warm_up: Whether the decay is at most (1 + n) / (10 + n) after n updates, TensorFlow's rule.
-
-    Attributes:
-        average: A model with the average as its weights, in eval mode.
-        num_updates: n.
+    With `warm_up` the decay is at most (1 + n) / (10 + n) after n updates, TensorFlow's rule.
     """
 
     # torch.optim.swa_utils.AveragedModel is no shorter (torch 2.13): its first update copies the model, where the
@@ -29,14 +22,14 @@ class MovingAverage:
         self._decay = decay
         self._warm_up = warm_up
         self._model = model
+        # A model of its own, which can be evaluated and saved like any other.
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.num_updates = 0
 
     def update(self) -> None:
         """Adds the model's current state; once a step, after the optimizer."""
-        decay = self._decay
-        if self._warm_up:
-            decay = min(decay, (1 + self.num_updates) / (10 + self.num_updates))
+        limit = (1 + self.num_updates) / (10 + self.num_updates) if self._warm_up else 1.0
+        decay = min(self._decay, limit)
         move_towards(self.average.state_dict(), self._model.state_dict(), 1 - decay)
         self.num_updates += 1
 

@@ -1,4 +1,4 @@
-"""The training loop: batches in, optimizer steps out. Torch only; one process or many."""
+"""The training loop: batches in, optimizer steps out, in one process or many."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from yt8m_ray.config.train import TrainConfig
-from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.read_position import Position
 from yt8m_ray.metrics import Metric, build_metric
@@ -41,34 +40,23 @@ from yt8m_ray.training.steps.teachers import TeacherOutputs
 
 logger = logging.getLogger(__name__)
 
-MAX_SKIPPED_IN_A_ROW = 10
-"""After more skipped steps in a row the run ends: the weights themselves are not finite."""
-
+# After more skipped steps in a row the run ends: the weights themselves are not finite.
+_MAX_SKIPPED_IN_A_ROW = 10
 _NAMED_VIDEOS = 8
-
+# The GAP of an interval is over this many of its steps, and videos of each; over all of them it would slow training.
 _SCORED_STEPS = 4
-# The GAP of an interval is over this many of its steps, and videos of each; over all of them it would slow training
 _SCORED_ROWS = 256
 
 
 @dataclass
 class Progress:
-    """How far a run is; the same on all workers but for `position`, which has the records of each worker alone.
+    """How far a run is; the same on all workers but for `position`, which has the records of each worker alone."""
 
-    Attributes:
-        step: Steps done.
-        num_skipped: Those of them that were left out.
-        num_examples: Videos trained on over all epochs; sets the learning rate.
-        num_examples_in_epoch: Videos trained on in the current epoch.
-        is_validation_due: Whether the steps of the epoch, or of the run, are done and their validation is not.
-        position: Epoch, and the records of it that are done.
-    """
-
-    step: int = 0
-    num_skipped: int = 0
-    num_examples: int = 0
+    step: int = 0  # steps done
+    num_skipped: int = 0  # those of them that were left out
+    num_examples: int = 0  # videos trained on over all epochs, which set the learning rate
     num_examples_in_epoch: int = 0
-    is_validation_due: bool = False
+    is_validation_due: bool = False  # the steps of the epoch, or of the run, are done and their validation is not
     position: Position = field(default_factory=Position)
 
 
@@ -78,7 +66,6 @@ class _Interval:
 
     started: float = field(default_factory=time.perf_counter)
     num_steps: int = 0
-    num_skipped: int = 0
     num_videos: int = 0
     loss_sum: float = 0.0
     wait_s: float = 0.0
@@ -88,23 +75,8 @@ class _Interval:
 class TrainingLoop:
     """Steps of one run.
 
-    Args:
-        objective: An `Objective` on its device, or one wrapped in DistributedDataParallel.
-        config: The run.
-        spec: The features of the videos.
-        device: Where the models are.
-        progress: Where to continue.
-        run_examples: Videos of all epochs, over which the learning rate falls where the config does not say.
-        teacher_outputs: What goes with the videos besides labels.
-        should_stop: Whether the run is to stop; all workers stop where one of them is to.
-
-    Attributes:
-        model: What learns.
-        teacher: What is trained beside it, if anything.
-        ema: The moving average of the model, if there is one.
-        optimizer: A hook before its step sees the rates that the schedule has set.
-        progress: How far the run is.
-        is_stopped: Whether the steps ended because of a stop, the same on all workers.
+    `objective` is an `Objective` on `device`, or one wrapped in DistributedDataParallel. The learning rate falls over
+    `run_examples` videos where the config does not say over how many. All workers stop where one of them is to.
     """
 
     def __init__(
@@ -112,9 +84,7 @@ class TrainingLoop:
         objective: torch.nn.Module,
         config: TrainConfig,
         *,
-        spec: FeatureSpec,
         device: torch.device,
-        progress: Progress | None = None,
         run_examples: float = math.inf,
         teacher_outputs: TeacherOutputs = TeacherOutputs(),  # noqa: B008 - frozen
         should_stop: Callable[[], bool] = lambda: False,
@@ -123,28 +93,30 @@ class TrainingLoop:
         assert isinstance(inner, Objective)
         self.model: Model = inner.model
         self.teacher = inner.teacher
-        self.is_stopped = False
+        self.is_stopped = False  # by a request to stop; the same on all workers
+        self.progress = Progress()
         self._should_stop = should_stop
-        self.progress = progress or Progress()
         self._objective = objective
         self._regularization = inner.regularization
         self._config = config
         self._device = device
         self._is_bfloat16 = runs_in_bfloat16(config.train.precision, device)
-        self._spec = spec
         self._run_examples = run_examples
         self._teachers = teacher_outputs
-        self._nothing = PackedVideos.from_rows([], spec)
+        # What a worker steps with whose videos have run out.
+        self._nothing = PackedVideos.from_rows([], config.data.spec)
         named = dict(self.model.named_parameters())
         if self.teacher is not None:
             named |= {f"teacher.{name}": parameter for name, parameter in self.teacher.named_parameters()}
         self._names = {parameter: name for name, parameter in named.items()}
+        # A hook before its step sees the rates that the schedule has set.
         self.optimizer = build_optimizer(named, config.optimizer)
         self._interval = _Interval()
         self._last_finite = "none"
         self._skipped_in_a_row = 0
         decay = config.ema.decay_per_step
         self.ema = None if decay is None else MovingAverage(self.model, decay=decay, warm_up=config.ema.warm_up)
+        # New statistics count as settled: they have no warm-up.
         if not config.train.warm_up_batch_norm:
             set_batch_norm_updates(inner)
         self._batch_norms = batch_norms(inner)
@@ -166,9 +138,8 @@ class TrainingLoop:
     def steps(self, videos: Iterator[PackedVideos]) -> Iterator[int]:
         """Takes a step for each batch, yielding the step's number, until all workers are out of videos or to stop.
 
-        Raises:
-            FloatingPointError: a loss or gradient is not finite, and the config does not say to skip it.
-            ValueError: the device has too little memory for the batch.
+        FloatingPointError where a loss or gradient is not finite and `train.on_nonfinite` is to stop, ValueError where
+        the device has too little memory for the batch.
         """
         self.model.train()
         if self.teacher is not None:
@@ -180,7 +151,8 @@ class TrainingLoop:
             # All workers take the same number of steps: one without videos left takes part with an empty batch until
             # no worker has any, so that no video is dropped and none waits for ever in a collective.
             total, num_stops = sum_over_workers([len(mine), self._should_stop()], self._device)
-            self.is_stopped = num_stops > 0  # this step is still taken: no batch was read for nothing
+            # This step is still taken: no batch was read for nothing.
+            self.is_stopped = num_stops > 0
             if not total:
                 return
             try:
@@ -205,6 +177,7 @@ class TrainingLoop:
         loss_sum, num_videos, wait = sum_over_workers(
             [mine.loss_sum, mine.num_videos, mine.wait_s / elapsed], self._device
         )
+        # Times are those of this worker, but all take their steps together.
         metrics = {
             "train/loss": loss_sum / max(num_videos, 1),
             "train/videos_per_s": num_videos / elapsed,
@@ -230,8 +203,8 @@ class TrainingLoop:
             **{f"batch_norm.{name}": torch.tensor(norm.num_updates) for name, norm in self._batch_norms.items()},
         }
 
-    def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Continues from what `state` returned. The position's records stay with the reader, not with this worker."""
+    def load_state(self, tensors: Mapping[str, torch.Tensor]) -> Position:
+        """Continues from what `state` returned, and returns the position of its epoch."""
         position = Position.from_arrays(
             {name: tensor.numpy() for name, tensor in _section(tensors, "position").items()}
         )
@@ -240,18 +213,22 @@ class TrainingLoop:
         is_validation_due = bool(counters.pop("is_validation_due", False))
         if self.ema is not None:
             self.ema.num_updates = ema_updates
+        # The reader leaves out the records that are done, and the merge of the workers' positions adds them once.
         self.progress = Progress(**counters, is_validation_due=is_validation_due, position=Position(position.epoch))
+        # A checkpoint may be older than these counters; its steps are as many as its updates.
         if self._config.train.warm_up_batch_norm:
             num_updates = _section(tensors, "batch_norm")
             for name, norm in self._batch_norms.items():
                 norm.set_num_updates(int(num_updates.get(name, tensors["progress.step"])))
         load_optimizer_state(self.optimizer, self._names, _section(tensors, "optimizer"), self._config.optimizer)
+        return position
 
     def _step(self, mine: PackedVideos, total: int) -> None:
         config = self._config
         update = self.progress.step + 1 - self.progress.num_skipped
         prepare_step(self.optimizer, config.optimizer, step=update, rate=self.learning_rate())
         self.optimizer.zero_grad(set_to_none=True)
+        # A forward pass changes the statistics of batch norm, before it is known whether its loss is finite.
         kept = self._buffers() if config.train.on_nonfinite == "skip" else {}
         loss, logits, labels = self._backward(mine, total)
         is_finite = clip_gradients(self._names, config.optimizer) & torch.isfinite(loss).to(self._device)
@@ -268,10 +245,7 @@ class TrainingLoop:
         self._count(mine, total, mean_loss)
 
     def _backward(self, mine: PackedVideos, total: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Adds up the gradients of the step's parts.
-
-        Returns (sum of the videos' losses, logits and labels of the last part's labelled videos).
-        """
+        """Adds up the gradients; returns (sum of losses, logits and labels of the last part's labelled videos)."""
         config, num_parts = self._config, self._config.train.accumulation
         loss_sum = torch.zeros((), device=self._device)
         is_sum = config.optimizer.gradient_reduction == "sum"
@@ -281,10 +255,11 @@ class TrainingLoop:
             is_last = number == num_parts - 1
             videos = mine if num_parts == 1 else mine.select(rows)
             with contextlib.ExitStack() as stack:
+                # Gradients are averaged over workers once a step, in its last part.
                 if not is_last and isinstance(self._objective, DistributedDataParallel):
                     stack.enter_context(self._objective.no_sync())
                 with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bfloat16):
-                    batch, targets = self._teachers.prepare(videos, config, self._spec, self._device, total=num_summed)
+                    batch, targets = self._teachers.prepare(videos, config, self._device, total=num_summed)
                     loss, logits = self._objective(batch.frames, batch.num_frames, batch.labels, targets)
                 # The step follows the mean over the `total` videos of all workers. DDP averages gradients over workers,
                 # and `loss` is a mean over n videos of this one: sum (n / total * W * loss) / W over all parts and
@@ -305,14 +280,13 @@ class TrainingLoop:
         return loss_sum, logits, labels
 
     def _score(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Adds some of a step's videos to the interval's GAP."""
+        # Mixed labels have no GAP.
         every = max(self._config.train.log_every_steps // _SCORED_STEPS, 1)
         if self._config.augmentation.mixup_alpha or (self.progress.step + 1) % every:
             return
         self._interval.gap.update(torch.sigmoid(logits[:_SCORED_ROWS].float()), labels[:_SCORED_ROWS])
 
     def _buffers(self) -> dict[torch.Tensor, torch.Tensor]:
-        """Returns copies of the statistics that a forward pass changes."""
         models = [model for model in (self.model, self.teacher) if model is not None]
         return {buffer: buffer.clone() for model in models for buffer in model.buffers()}
 
@@ -323,7 +297,7 @@ class TrainingLoop:
         # Where every loss is finite, it is a gradient that is not, of whichever video.
         message = f"step {step}: {'; '.join(text for is_culprit, text in whose if is_culprit) or whose[0][1]}"
         self._skipped_in_a_row += 1
-        if self._config.train.on_nonfinite == "stop" or self._skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
+        if self._config.train.on_nonfinite == "stop" or self._skipped_in_a_row > _MAX_SKIPPED_IN_A_ROW:
             raise FloatingPointError(
                 f"{message}; the last finite step was {self._last_finite}; lower optimizer.learning_rate, look at "
                 "these videos, or leave such steps out by train.on_nonfinite=skip"
@@ -338,6 +312,7 @@ class TrainingLoop:
         self.progress.num_examples += total
         self.progress.num_examples_in_epoch += total
         self._interval.num_steps += 1
+        # Videos of a step that was left out are done too; a loss that is not finite is in no mean.
         if len(mine):
             self.progress.position.add(mine.shards, mine.records)
             if math.isfinite(loss):

@@ -15,34 +15,19 @@ from yt8m_ray.models import Model
 
 @dataclass(frozen=True)
 class TeacherTargets:
-    """What there is to learn from besides labels.
+    """What there is to learn from besides labels."""
 
-    Attributes:
-        soft_labels: A teacher's scores [B, C] in 0..1.
-        weights: Of each video [B].
-        representation: A frozen teacher's, [B, R].
-        logits: A frozen teacher's, [B, C].
-        num_videos: Which published sums multiply means by: of the step over all workers, or of this worker's share
-            where their gradients are added up.
-    """
-
-    soft_labels: torch.Tensor | None = None
-    weights: torch.Tensor | None = None
-    representation: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
+    soft_labels: torch.Tensor | None = None  # a teacher's scores [B, C] in 0..1
+    weights: torch.Tensor | None = None  # of each video [B]
+    representation: torch.Tensor | None = None  # a frozen teacher's, [B, R]
+    logits: torch.Tensor | None = None  # a frozen teacher's, [B, C]
+    # Which published sums multiply means by: the videos of the step over all workers, or those of this worker where
+    # gradients are added up.
     num_videos: int = 1
 
 
 class Objective(torch.nn.Module):
-    """A batch to its loss.
-
-    Args:
-        model: What learns.
-        criterion: The loss of labels.
-        distillation: How a teacher's scores weigh in.
-        teaching: How a student imitates its teacher.
-        teacher: Trained beside the model, on labels alone.
-    """
+    """The loss of a batch for `model`; a `teacher` is trained beside it, on labels alone."""
 
     def __init__(
         self,
@@ -68,24 +53,24 @@ class Objective(torch.nn.Module):
         frames: torch.Tensor,
         num_frames: torch.Tensor,
         labels: torch.Tensor,
-        targets: TeacherTargets | None = None,
+        targets: TeacherTargets = TeacherTargets(),
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns (the mean loss over the batch, the model's logits [B, C] without a graph)."""
-        targets = targets or TeacherTargets()
-        taught, teacher_loss = self._teacher_outputs(frames, num_frames, labels, targets)
-        if taught is None:
-            seen: list[torch.Tensor] = []
-
-            def criterion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-                seen.append(logits.detach())
-                return self._label_loss(logits, labels, targets)
-
-            loss = self.model.loss(frames, num_frames, labels, criterion)
-            return loss, seen[0]
+        config = self.teaching
+        taught_representation, taught_logits = targets.representation, targets.logits
+        if self.teacher is not None:
+            representation = self.teacher.represent(frames, num_frames)
+            logits = self.teacher.head(representation).float()
+            teacher_loss = self.criterion(logits, labels, _of_rows(targets))
+            # Without a graph: the student does not draw its teacher towards itself.
+            taught_representation, taught_logits = representation.detach(), logits.detach()
+        if taught_representation is None or taught_logits is None:
+            return self._loss_of_labels(frames, num_frames, labels, targets)
         representation = self.model.represent(frames, num_frames)
         logits = self.model.head(representation).float()
-        total = teacher_loss + self.teaching.label_weight * self._label_loss(logits, labels, targets)
-        config, (taught_representation, taught_logits) = self.teaching, taught
+        total = config.label_weight * self._label_loss(logits, labels, targets)
+        if self.teacher is not None:
+            total = total + teacher_loss
         if config.representation_weight:
             distance = mean_squared_distance(representation, taught_representation)
             total = total + config.representation_weight * distance * (2 if config.published_sums else 1)
@@ -101,6 +86,18 @@ class Objective(torch.nn.Module):
             term = term + self.teacher.regularization()
         return 2 * term if self.teaching.is_on and self.teaching.published_sums else term
 
+    def _loss_of_labels(
+        self, frames: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor, targets: TeacherTargets
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        # A model may call the criterion several times, with the logits of `forward` first.
+        seen: list[torch.Tensor] = []
+
+        def criterion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            seen.append(logits.detach())
+            return self._label_loss(logits, labels, targets)
+
+        return self.model.loss(frames, num_frames, labels, criterion), seen[0]
+
     def _label_loss(self, logits: torch.Tensor, labels: torch.Tensor, targets: TeacherTargets) -> torch.Tensor:
         weights = _of_rows(targets)
         loss: torch.Tensor = self.criterion(logits, labels, weights)
@@ -111,19 +108,8 @@ class Objective(torch.nn.Module):
         if temperature != 1:
             logits, soft_labels = logits / temperature, torch.sigmoid(torch.logit(soft_labels) / temperature)
         soft_loss: torch.Tensor = self.soft_criterion(logits, soft_labels, weights)
+        # Gradients of softened scores shrink by T^2 (arXiv:1503.02531).
         return (1 - weight) * loss + weight * temperature**2 * soft_loss
-
-    def _teacher_outputs(
-        self, frames: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor, targets: TeacherTargets
-    ) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor]:
-        """Returns ((representation, logits) of the teacher without a graph, its own loss); None without one."""
-        if self.teacher is not None:
-            representation = self.teacher.represent(frames, num_frames)
-            logits = self.teacher.head(representation).float()
-            return (representation.detach(), logits.detach()), self.criterion(logits, labels, _of_rows(targets))
-        if targets.representation is not None and targets.logits is not None:
-            return (targets.representation, targets.logits), torch.zeros((), device=frames.device)
-        return None, torch.zeros((), device=frames.device)
 
 
 def _of_rows(targets: TeacherTargets) -> torch.Tensor | None:

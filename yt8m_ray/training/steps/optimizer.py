@@ -17,22 +17,19 @@ from yt8m_ray.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 _ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
-# What each optimizer keeps of a parameter
+# What each optimizer keeps of a parameter.
 _STATE = {"adam": _ADAM_STATE, "adamw": _ADAM_STATE, "sgd": ("momentum_buffer",)}
 
 
 def build_optimizer(parameters: Mapping[str, torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Returns the optimizer of parameters by name; `prepare_step` sets its learning rates before each step.
-
-    Raises:
-        ConfigError: a pattern fits no parameter, or none is left to train.
-    """
+    """Returns the optimizer of parameters by name; ConfigError where a pattern fits none, or none is left to train."""
     _check_patterns("learning_rate_factors", config.learning_rate_factors, parameters)
     _check_patterns("no_weight_decay", config.no_weight_decay, parameters)
+    # A group for each pair of rate and decay, not for each parameter: torch updates a group by one kernel.
     members: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in parameters.items():
         if parameter.requires_grad:
-            key = (rate_factor(name, config), _weight_decay(name, parameter, config))
+            key = (_rate_factor(name, config), _weight_decay(name, parameter, config))
             members.setdefault(key, []).append(parameter)
     if not members:
         raise ConfigError("optimizer.learning_rate_factors: all parameters are frozen")
@@ -47,7 +44,7 @@ def build_optimizer(parameters: Mapping[str, torch.nn.Parameter], config: Optimi
 def freeze(parameters: Mapping[str, torch.nn.Parameter], config: OptimizerConfig) -> None:
     """Takes the parameters whose rate is 0 out of the backward pass."""
     for name, parameter in parameters.items():
-        if rate_factor(name, config) == 0:
+        if _rate_factor(name, config) == 0:
             parameter.requires_grad_(False)
 
 
@@ -72,14 +69,13 @@ def learning_rate(config: OptimizerConfig, num_examples: int, *, run_examples: f
 
 def run_examples(config: TrainConfig, num_videos: float) -> float:
     """Returns the examples of a whole run whose epochs have `num_videos` each."""
-    examples = num_videos * config.train.num_epochs
-    return (
-        examples if config.train.max_steps is None else min(examples, config.train.max_steps * config.train.batch_size)
-    )
+    train = config.train
+    most = math.inf if train.max_steps is None else train.max_steps * train.batch_size
+    return min(num_videos * train.num_epochs, most)
 
 
 def _shape(config: OptimizerConfig, num_examples: int, examples_left: float) -> float:
-    """Returns what the base rate is multiplied by, `num_examples` after the warm-up."""
+    # What the base rate is multiplied by, `num_examples` after the warm-up.
     lowest = config.final_fraction
     if config.schedule == "staircase":
         return config.decay_factor ** (num_examples // config.decay_examples)
@@ -132,12 +128,11 @@ def load_optimizer_state(
     num_missing = 0
     for parameter, name in names.items():
         if all(f"{kind}.{name}" in tensors for kind in kinds):
+            device = parameter.device
+            # The fused kernels read `step` beside the parameter, the others on the CPU.
+            places = {"step": torch.device("cpu") if config.fused is False else device}
             optimizer.state[parameter] = {
-                # Where one kernel does all, torch keeps `step` beside the parameter; else on the CPU.
-                kind: tensors[f"{kind}.{name}"].to(
-                    "cpu" if kind == "step" and config.fused is False else parameter.device, copy=True
-                )
-                for kind in kinds
+                kind: tensors[f"{kind}.{name}"].to(places.get(kind, device), copy=True) for kind in kinds
             }
         elif any(key.endswith(f".{name}") for key in tensors):
             num_missing += 1
@@ -149,16 +144,14 @@ def load_optimizer_state(
         )
 
 
-def rate_factor(name: str, config: OptimizerConfig) -> float:
-    """Returns what the learning rate of a parameter is multiplied by; the last pattern that fits decides."""
-    factor = 1.0
-    for pattern, value in config.learning_rate_factors.items():
-        if fnmatch.fnmatchcase(name, pattern):
-            factor = value
-    return factor
+def _rate_factor(name: str, config: OptimizerConfig) -> float:
+    # The last pattern that fits decides.
+    factors = reversed(config.learning_rate_factors.items())
+    return next((factor for pattern, factor in factors if fnmatch.fnmatchcase(name, pattern)), 1.0)
 
 
 def _weight_decay(name: str, parameter: torch.nn.Parameter, config: OptimizerConfig) -> float:
+    # Vectors are not decayed: biases, and the scales and offsets of normalization.
     is_excluded = parameter.ndim < 2 or any(fnmatch.fnmatchcase(name, pattern) for pattern in config.no_weight_decay)
     return 0.0 if is_excluded else config.weight_decay
 

@@ -13,16 +13,14 @@ from torch.profiler import ProfilerActivity, profile, schedule
 logger = logging.getLogger(__name__)
 
 TRACE_FILE = "trace.json.gz"
-
+# The first steps compile, allocate and fill caches.
 NUM_SKIPPED = 10
-"""Steps before the trace: they compile, allocate and fill caches."""
-
 NUM_TRACED = 5
 
 
 def traced(steps: Iterator[int], path: Path, device: torch.device) -> Iterator[int]:
     """Passes steps on, and writes a trace of steps 11 to 15, as far as there are any, to `path`, which ends in .gz."""
-    # Its name ends in .gz too: that is what makes torch compress it.
+    # Its name ends in .gz too, which makes torch compress it.
     aside = path.with_name(f"aside.{path.name}")
 
     def save(profiler: profile) -> None:
@@ -32,6 +30,7 @@ def traced(steps: Iterator[int], path: Path, device: torch.device) -> Iterator[i
         os.replace(aside, path)
         logger.info("a trace of %d steps or less is in %s", NUM_TRACED, path)
 
+    # One step of warm-up: the first one that a profiler sees takes longer.
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     plan = schedule(wait=NUM_SKIPPED - 1, warmup=1, active=NUM_TRACED, repeat=1)
     num_steps = 0

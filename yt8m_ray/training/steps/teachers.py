@@ -19,7 +19,7 @@ from yt8m_ray.data.labels.soft_labels import SoftLabels
 from yt8m_ray.data.labels.video_weights import VideoWeights
 from yt8m_ray.data.pipeline.batches import to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
-from yt8m_ray.errors import ConfigError
+from yt8m_ray.errors import ConfigError, config_errors
 from yt8m_ray.inference.predictor import Predictor, locate_model, read_spec
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.schema import Batch
@@ -37,60 +37,49 @@ class FrozenTeacher:
     model: Model
     normalize: Normalization
 
+    @torch.no_grad()
     def scores(self, batch: Batch) -> torch.Tensor:
         """Returns its scores [B, C] in 0..1."""
-        with torch.no_grad():
-            return torch.sigmoid(self.model(batch.frames, batch.num_frames).float())
+        return torch.sigmoid(self.model(batch.frames, batch.num_frames).float())
 
+    @torch.no_grad()
     def outputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns its representation [B, R] and logits [B, C]."""
-        with torch.no_grad():
-            representation = self.model.represent(batch.frames, batch.num_frames)
-            return representation, self.model.head(representation).float()
+        representation = self.model.represent(batch.frames, batch.num_frames)
+        return representation, self.model.head(representation).float()
 
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """What goes with a run's videos besides their labels.
+    """What goes with a run's videos besides their labels."""
 
-    Attributes:
-        soft_labels: `distillation.labels`.
-        video_weights: `data.video_weights`.
-        soft_teacher: `distillation.teacher`.
-        frozen_teacher: `teacher.checkpoint`.
-    """
-
-    soft_labels: SoftLabels | None = None
-    video_weights: VideoWeights | None = None
-    soft_teacher: FrozenTeacher | None = None
-    frozen_teacher: FrozenTeacher | None = None
+    soft_labels: SoftLabels | None = None  # distillation.labels
+    video_weights: VideoWeights | None = None  # data.video_weights
+    soft_teacher: FrozenTeacher | None = None  # distillation.teacher
+    frozen_teacher: FrozenTeacher | None = None  # teacher.checkpoint
 
     @classmethod
     def load(cls, config: TrainConfig, shards: Sequence[str], device: torch.device) -> TeacherOutputs:
         """Returns what `config` names; `shards` are those of `train`, teachers go to `device`.
 
-        Raises:
-            ConfigError: a teacher reads other features or knows other classes than the student.
-            ValueError, OSError: a file is damaged or not there.
+        ConfigError where something of it does not fit the student, ValueError or OSError where a teacher is damaged.
         """
-        labels, weights = config.distillation.labels, config.data.video_weights
+        soft_labels, video_weights = _load_labels(config, shards)
         return cls(
-            soft_labels=None if labels is None else SoftLabels(labels, shards, config.data.num_classes),
-            video_weights=None if weights is None else VideoWeights.load(weights),
+            soft_labels=soft_labels,
+            video_weights=video_weights,
             soft_teacher=_load_teacher("distillation.teacher", config.distillation.teacher, config, device),
             frozen_teacher=_load_teacher("teacher.checkpoint", config.teacher.checkpoint, config, device),
         )
 
     def prepare(
-        self, videos: PackedVideos, config: TrainConfig, spec: FeatureSpec, device: torch.device, *, total: int
+        self, videos: PackedVideos, config: TrainConfig, device: torch.device, *, total: int
     ) -> tuple[Batch, TeacherTargets]:
-        """Returns videos as an augmented batch, and what there is to learn from besides its labels.
-
-        `total` is `TeacherTargets.num_videos`.
-        """
+        """Returns an augmented batch and what there is to learn from besides labels; `total` is its `num_videos`."""
+        spec, transfer = config.data.spec, config.train.transfer
 
         def batch_in(normalize: Normalization) -> Batch:
-            return to_batch(videos, spec=spec, normalize=normalize, device=device, transfer=config.train.transfer)
+            return to_batch(videos, spec=spec, normalize=normalize, device=device, transfer=transfer)
 
         batch = batch_in(config.data.normalize)
         if self.soft_labels is not None:
@@ -98,9 +87,11 @@ class TeacherOutputs:
         if self.video_weights is not None:
             weights = torch.from_numpy(self.video_weights.lookup(list(videos.video_ids))).to(device)
             batch = dataclasses.replace(batch, weights=weights)
+        # With its labels and weights, which MixUp mixes too.
         batch = augment(batch, config.augmentation)
 
         def seen_by(teacher: FrozenTeacher) -> Batch:
+            # `_load_teacher` refuses augmentation with another normalization: each would draw its own.
             return batch if teacher.normalize == config.data.normalize else batch_in(teacher.normalize)
 
         soft_labels, representation, logits = batch.soft_labels, None, None
@@ -136,41 +127,40 @@ def build_teacher(config: TrainConfig) -> Model | None:
 def save_teacher(folder: Path, *, config: TrainConfig, model: Model) -> None:
     """Writes the model that was trained beside a student as a checkpoint of its own."""
     folder.mkdir()
+    # It has no average: `ema` is of the student.
     changes = {"model": config.teacher.model, "teacher": TeacherConfig(), "ema": EMAConfig()}
-    of_teacher = config.model_copy(update=changes)
-    save_checkpoint(folder, config=of_teacher, model=model, state={}, facts={})
+    save_checkpoint(folder, config=config.model_copy(update=changes), model=model, state={}, facts={})
 
 
 def check_paths(config: TrainConfig, shards: Sequence[str], *, is_new: bool = True) -> None:
     """Checks, before anything starts, that what a run names of other runs is there and goes with its model and shards.
 
-    A run that is not new has weights of its own, and does not start from `train.init_from`.
-
-    Raises:
-        ConfigError: a teacher, labels, weights, or what the run starts from, is not there or does not fit.
-        CheckpointError: a teacher is damaged.
+    ConfigError where something is not there or does not fit, CheckpointError where a teacher is damaged.
     """
-    labels, weights = config.distillation.labels, config.data.video_weights
-    for key, load in (
-        ("distillation.labels", lambda: labels is None or SoftLabels(labels, shards, config.data.num_classes)),
-        ("data.video_weights", lambda: weights is None or VideoWeights.load(weights)),
-    ):
-        try:
-            load()
-        except (ValueError, OSError) as error:
-            raise ConfigError(f"{key}: {error}") from None
+    _load_labels(config, shards)
+    # A continued run has weights of its own.
     if is_new and config.train.init_from is not None:
         load_config(locate_model(config.train.init_from))
     if config.distillation.teacher is not None:
         _check_input("distillation.teacher", config, read_spec(locate_model(config.distillation.teacher)))
     if config.teacher.checkpoint is not None:
         folder = locate_model(config.teacher.checkpoint)
-        load_config(folder)  # a bundle has none, and its model no representation to imitate
+        # A bundle has none, and its model no representation to imitate.
+        load_config(folder)
         _check_input("teacher.checkpoint", config, read_spec(folder))
+
+
+def _load_labels(config: TrainConfig, shards: Sequence[str]) -> tuple[SoftLabels | None, VideoWeights | None]:
+    labels, weights = config.distillation.labels, config.data.video_weights
+    with config_errors("distillation.labels"):
+        soft_labels = None if labels is None else SoftLabels(labels, shards, config.data.num_classes)
+    with config_errors("data.video_weights"):
+        return soft_labels, None if weights is None else VideoWeights.load(weights)
 
 
 def _check_input(key: str, config: TrainConfig, spec: FeatureSpec) -> None:
     data = config.data
+    # In the same order, too: features are concatenated in it.
     if list(spec.sizes.items()) != list(data.features.items()):
         raise ConfigError(f"{key}: reads {dict(spec.sizes)}, data.features are {dict(data.features)}")
     if spec.num_classes != data.num_classes:

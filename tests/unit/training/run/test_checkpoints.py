@@ -175,14 +175,17 @@ def test_a_writer_killed_at_any_moment_leaves_no_checkpoint_that_loads_wrong(sav
 
 
 def test_a_validation_without_a_label_ranks_below_all_others() -> None:
-    metrics: dict[str, dict[str, float] | None] = {
-        "epoch_1": {"validation/gap": 0.3},
-        "epoch_2": {"validation/gap": float("nan")},
-        "epoch_3": {"validation/gap": 0.1},
-        "epoch_4": {"validation/gap": float("nan")},
-    }
+    gaps = {"epoch_1": 0.3, "epoch_2": float("nan"), "epoch_3": 0.1, "epoch_4": float("nan")}
+    manifests = {name: json.dumps({"metrics": {"validation/gap": gap}}).encode() for name, gap in gaps.items()}
 
-    assert superfluous(metrics, num_to_keep=2) == ["epoch_2"]
+    assert superfluous(manifests, num_to_keep=2) == ["epoch_2"]
+
+
+@pytest.mark.parametrize("manifest", [None, b"cut sho", b"[]", b"{}", b'{"metrics": []}'])
+def test_what_has_no_manifest_ranks_below_what_was_not_validated(manifest: bytes | None) -> None:
+    others = dict.fromkeys(["epoch_1", "epoch_3"], b'{"metrics": {}}')
+
+    assert superfluous({"epoch_2": manifest, **others}, num_to_keep=2) == ["epoch_2"]
 
 
 def test_a_run_whose_folder_was_removed_says_so(save: Save, tmp_path: Path) -> None:

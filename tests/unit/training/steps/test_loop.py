@@ -38,7 +38,7 @@ def loop_of(config: TrainConfig, **options: Any) -> TrainingLoop:
     model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
     device = torch.device("cpu")
     objective = Objective(model, build_loss(config.loss))
-    return TrainingLoop(objective, config, spec=config.data.spec, device=device, **options)
+    return TrainingLoop(objective, config, device=device, **options)
 
 
 def videos(config: TrainConfig, *, skip: frozenset[int] = frozenset()) -> Iterator[PackedVideos]:

@@ -43,7 +43,7 @@ def test_a_frozen_teacher_gives_the_scores_of_its_checkpoint(save_tiny_checkpoin
     config = config_of(distillation={"teacher": str(path)})
     batch = to_batch(videos(config), spec=config.data.spec)
 
-    _, targets = TeacherOutputs.load(config, [], CPU).prepare(videos(config), config, config.data.spec, CPU, total=4)
+    _, targets = TeacherOutputs.load(config, [], CPU).prepare(videos(config), config, CPU, total=4)
 
     with torch.no_grad():
         expected = torch.sigmoid(load_model(path)[0](batch.frames, batch.num_frames))
@@ -56,7 +56,7 @@ def test_a_teacher_gets_its_frames_as_it_was_trained_with_them(save_tiny_checkpo
     config = config_of(teacher={"checkpoint": str(path), "representation_weight": 0})
     batch = to_batch(videos(config), spec=config.data.spec, normalize="none")
 
-    _, targets = TeacherOutputs.load(config, [], CPU).prepare(videos(config), config, config.data.spec, CPU, total=4)
+    _, targets = TeacherOutputs.load(config, [], CPU).prepare(videos(config), config, CPU, total=4)
 
     with torch.no_grad():
         expected = load_model(path)[0](batch.frames, batch.num_frames)
@@ -172,7 +172,7 @@ def test_the_weights_of_videos_go_with_their_batch(tmp_path: Path) -> None:
     save_weights(tmp_path / "weights.parquet", ["3", "0", "1", "2"], np.array([4.0, 1.0, 0.5, 2.0], np.float32))
     config = config_of(data={"video_weights": str(tmp_path / "weights.parquet")})
 
-    _, targets = TeacherOutputs.load(config, [], CPU).prepare(videos(config), config, config.data.spec, CPU, total=4)
+    _, targets = TeacherOutputs.load(config, [], CPU).prepare(videos(config), config, CPU, total=4)
 
     assert targets.weights is not None
     assert targets.weights.tolist() == [1.0, 0.5, 2.0, 4.0]
