@@ -18,9 +18,8 @@ from yt8m_ray.models.frame_attention import FrameAttention, FrameAttentionModel
 from yt8m_ray.models.gru import BidirectionalGRU, BidirectionalGRUModel, BranchedGRUModel, GRUBranch
 from yt8m_ray.models.late_fusion import Assignment, LateFusionModel
 from yt8m_ray.models.layers import ContextGating
-from yt8m_ray.models.logistic import LogisticModel
 from yt8m_ray.models.lstm import BidirectionalLSTMModel, LSTMModel
-from yt8m_ray.models.moe import MoEModel
+from yt8m_ray.models.mean_frame import LogisticModel, MoEModel
 from yt8m_ray.models.netfv import NetFV
 from yt8m_ray.models.netvlad import NetVLAD
 from yt8m_ray.models.recurrent import LSTM, LSTMCellWeights

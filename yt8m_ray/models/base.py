@@ -22,18 +22,17 @@ class Model(nn.Module):
     """A classifier of clips: frames in, one logit a class out.
 
     A family writes `represent` and sets `head`; those with more than one classifier write `forward` and `loss`.
-    The contract, which tests check for each name in `MODELS`:
+    `feature_sizes` are those of the features that a frame concatenates, in order; they add up to D.
 
     - Logits depend on a clip's real frames alone: not on the padding's values or length and, in eval mode, not on the
       other clips of the batch. Eval mode is deterministic.
     - A clip of one frame (a video-level record), a clip without frames and a batch without clips are legal. A batch
-      without clips gives logits [0, C] and zero gradients, so that a worker without rows can take part in a step.
+      without clips gives logits [0, C] and zero gradients.
     - Logits are finite for finite frames.
-
-    Attributes:
-        feature_sizes: Of the features that a frame concatenates, in order; they add up to D.
-        num_classes: C.
     """
+
+    # Tests check these rules for each name in `MODELS`. A batch without clips is that of a worker without rows, which
+    # takes part in the step.
 
     head: Head
 
@@ -66,10 +65,7 @@ class Model(nn.Module):
     ) -> torch.Tensor:
         """Returns the scalar that training minimizes: `criterion` of the logits, and further terms of an architecture.
 
-        Args:
-            frames, num_frames: As those of `forward`.
-            labels: float [B, C].
-            criterion: The configured loss, called with the logits of `forward` first.
+        `labels` are float [B, C]; the first call of `criterion` is with the logits of `forward`.
         """
         return criterion(self(frames, num_frames).float(), labels)
 
@@ -127,7 +123,11 @@ def build_model(
     Raises:
         ValueError: the name is unknown, or a field is unknown or out of range.
     """
-    _check_sizes(feature_sizes, num_classes)
+    if not feature_sizes or min(feature_sizes) < 1 or num_classes < 1:
+        raise ValueError(
+            f"a model needs feature sizes and a number of classes of at least 1, found feature_sizes "
+            f"{tuple(feature_sizes)} and num_classes {num_classes}"
+        )
     model = MODELS.build(config, feature_sizes=feature_sizes, num_classes=num_classes)
     set_batch_norm_updates(model, 0)
     return model
@@ -146,10 +146,12 @@ def build_empty_model(
         with torch.device("meta"):
             return build_model(config, feature_sizes=feature_sizes, num_classes=num_classes)
     except (RuntimeError, TypeError, OverflowError) as error:
-        if "overflow" in str(error).lower():  # torch has several errors for a size beyond 64 bits
+        # torch has several errors for a size beyond 64 bits.
+        if "overflow" in str(error).lower():
             raise ValueError(f"{config.name}: a tensor would be too large: {str(error).splitlines()[0]}") from None
         if type(config).__module__.partition(".")[0] == __name__.partition(".")[0]:
-            raise  # our models need no storage, so the error is a fault
+            # Our models need no storage, so the error is a fault.
+            raise
         return None
 
 
@@ -157,15 +159,6 @@ def build_model_for_weights(
     config: Mapping[str, Any] | ComponentConfig, *, feature_sizes: Sequence[int], num_classes: int
 ) -> Model:
     """Returns a model to which weights are assigned: without storage where possible."""
-    model = build_empty_model(config, feature_sizes=feature_sizes, num_classes=num_classes)
-    if model is None:
-        model = build_model(config, feature_sizes=feature_sizes, num_classes=num_classes)
-    return model
-
-
-def _check_sizes(feature_sizes: Sequence[int], num_classes: int) -> None:
-    if not feature_sizes or min(feature_sizes) < 1 or num_classes < 1:
-        raise ValueError(
-            f"a model needs feature sizes and a number of classes of at least 1, found feature_sizes "
-            f"{tuple(feature_sizes)} and num_classes {num_classes}"
-        )
+    sizes: dict[str, Any] = {"feature_sizes": feature_sizes, "num_classes": num_classes}
+    model = build_empty_model(config, **sizes)
+    return build_model(config, **sizes) if model is None else model

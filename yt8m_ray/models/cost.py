@@ -1,9 +1,11 @@
-"""The size of a model and the arithmetic of one clip, from shapes alone."""
+"""What a model costs: its size and the arithmetic of a clip, from shapes alone, and its latency on this machine."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from yt8m_ray.models.base import Model
 
+_WARM_UP_CLIPS = 3
+_TIMED_CLIPS = 15
+
 
 def num_parameters(model: torch.nn.Module) -> int:
     """Returns the number of trained values; moving statistics are none."""
@@ -23,12 +28,39 @@ def num_parameters(model: torch.nn.Module) -> int:
 def count_macs(model: Model, *, num_frames: int) -> int:
     """Returns the multiply-accumulates of the forward pass of a clip of `num_frames` real frames in eval mode.
 
-    They are those of matrix products and convolutions, inside recurrent cells too, on the frames that the model's
-    sampling takes; element-wise operations do not count. The model may be without storage.
+    Matrix products and convolutions count, on the frames that the model's sampling takes; element-wise operations do
+    not. The model may be without storage.
     """
-    with _counter() as counter:
+    # What torch's own table lacks: a product added to in place, as in the steps of our GRU, and oneDNN's LSTM, which
+    # is one operation. Without oneDNN an LSTM comes apart into products that are in the table.
+    table: dict[Any, Callable[..., int]] = {
+        torch.ops.aten.addmm_: _addmm_flops,
+        torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
+    }
+    with FlopCounterMode(display=False, custom_mapping=table) as counter:
         _run_without_values(model, model, num_frames)
+    # A multiply-accumulate is two operations.
     return int(counter.get_total_flops()) // 2
+
+
+def clip_latency_ms(model: Model, *, num_frames: int) -> float:
+    """Returns the median milliseconds of a clip of `num_frames` real frames on one CPU thread, in eval mode."""
+    frames = torch.randn(1, num_frames, model.frame_dim)
+    count = torch.tensor([num_frames])
+    num_threads, was_training = torch.get_num_threads(), model.training
+    torch.set_num_threads(1)
+    model.eval()
+    try:
+        with torch.inference_mode():
+            times = []
+            for _ in range(_WARM_UP_CLIPS + _TIMED_CLIPS):
+                started = time.perf_counter()
+                model(frames, count)
+                times.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(num_threads)
+        model.train(was_training)
+    return 1000 * statistics.median(times[_WARM_UP_CLIPS:])
 
 
 def representation_dim(model: Model) -> int:
@@ -59,16 +91,6 @@ def _run_without_values(model: Model, module: torch.nn.Module, num_frames: int) 
             return functional_call(module, state, (frames, torch.empty(1, dtype=torch.int64, device="cpu")))
     finally:
         model.train(was_training)
-
-
-def _counter() -> FlopCounterMode:
-    # What torch's own table lacks: a product added to in place, as in the steps of our GRU, and oneDNN's LSTM, which
-    # is one operation. Without oneDNN an LSTM comes apart into products that are in the table.
-    table: dict[Any, Callable[..., int]] = {
-        torch.ops.aten.addmm_: _addmm_flops,
-        torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
-    }
-    return FlopCounterMode(display=False, custom_mapping=table)
 
 
 def _addmm_flops(_: Sequence[int], first: Sequence[int], second: Sequence[int], *__: Any, **___: Any) -> int:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pydantic
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from yt8m_ray.models.base import FrameModel, FrameModelFields
-from yt8m_ray.models.layers import BatchNorm, ContextGating, HiddenLayer, NormalizedBy, normal_linear
+from yt8m_ray.models.layers import BatchNorm, ContextGating, NormalizedBy, normal_linear
 
-CLIPS_A_PART = 4  # clips that a CPU pools at a time without a gradient
+# Clips that a CPU pools at a time without a gradient.
+CLIPS_A_PART = 4
 
 
 class LateFusionFields(FrameModelFields):
@@ -34,7 +37,7 @@ class Assignment(nn.Module):
         std = 1 / math.sqrt(feature_dim)
         self.weights = normal_linear(feature_dim, num_clusters, std=std, bias_std=None if fields.batch_norm else std)
         self.bn = BatchNorm(num_clusters, momentum=fields.batch_norm_momentum) if fields.batch_norm else None
-        # Set by a pooling layer that reads the weights too: then their output is not for the batch norm alone.
+        # A pooling layer that reads the weights too sets this: their output is not for the batch norm alone.
         self.shares_weights = False
 
     @property
@@ -59,14 +62,29 @@ class Pooling(nn.Module):
         raise NotImplementedError
 
 
+class HiddenLayer(nn.Module):
+    """relu6(BN(x W)) with `use_relu` and batch normalization, else x W + b."""
+
+    normalized_by: ClassVar[NormalizedBy] = {"linear": "bn"}
+
+    def __init__(self, input_dim: int, hidden_dim: int, fields: LateFusionFields) -> None:
+        super().__init__()
+        normalized = fields.use_relu and fields.batch_norm
+        # As published: not 1 / sqrt(input), although the input is many times as long.
+        std = 1 / math.sqrt(fields.num_clusters)
+        self.linear = normal_linear(input_dim, hidden_dim, std=std, bias_std=None if normalized else 0.01)
+        self.bn = BatchNorm(hidden_dim, momentum=fields.batch_norm_momentum) if normalized else None
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Returns the hidden representation [B, hidden_dim]."""
+        hidden: torch.Tensor = self.linear(inputs)
+        return hidden if self.bn is None else F.relu6(self.bn(hidden))
+
+
 class LateFusionModel(FrameModel):
     """Batch-normalized frames, a pooling layer a feature, the results concatenated; hidden layer, gate and head on top.
 
-    Args:
-        pools: One a feature.
-        hidden_dim: None is no hidden layer.
-        gating: Whether a context gate follows.
-        gating_remove_diagonal: Whether a hidden unit is kept out of its own gate.
+    Without `hidden_dim` there is no hidden layer; `gating` is a context gate behind it.
     """
 
     def __init__(
@@ -88,16 +106,7 @@ class LateFusionModel(FrameModel):
         self.hidden: HiddenLayer | None = None
         self.gating: ContextGating | None = None
         if hidden_dim is not None:
-            # As published: not 1 / sqrt(input), although the input is many times as long.
-            std = 1 / math.sqrt(config.num_clusters)
-            self.hidden = HiddenLayer(
-                output_dim,
-                hidden_dim,
-                std=std,
-                use_relu=config.use_relu,
-                batch_norm=config.batch_norm,
-                momentum=momentum,
-            )
+            self.hidden = HiddenLayer(output_dim, hidden_dim, config)
             output_dim = hidden_dim
         if gating:
             self.gating = ContextGating(
@@ -109,7 +118,7 @@ class LateFusionModel(FrameModel):
         self.head = self.build_head(config, output_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        # Nothing is kept for a gradient, and no statistic is that of the batch.
+        # Parts are the same as the whole where nothing is kept for a gradient, and no statistic is the batch's.
         if frames.device.type == "cpu" and not (self.training or torch.is_grad_enabled()):
             pooled = self._pool_by_parts(frames, num_frames)
         else:

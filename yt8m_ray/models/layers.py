@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -22,13 +22,14 @@ BATCH_NORM_MOMENTUM = 0.001
 TORCH_BATCH_NORM_EPSILON = 1e-5
 TORCH_BATCH_NORM_MOMENTUM = 0.1
 
-
 # TensorFlow's averages that count their updates take a share of 9 / (10 + n) where that is more than the plain one.
 WARM_UP = 9
 
-SETTLED = 1 << 40  # updates after which no warm-up is left
+# Updates after which no warm-up is left.
+SETTLED = 1 << 40
 
-LOG_OF_NOTHING = -1e30  # the log of a gate of 0: beyond every logit, with a gradient where -inf has none
+# The log of a gate of 0: beyond every logit, with a gradient where -inf has none.
+LOG_OF_NOTHING = -1e30
 
 # `normalized_by` of a module: names of linear layers whose output only a batch norm reads, with its name.
 NormalizedBy = Mapping[str, str]
@@ -46,13 +47,15 @@ def mask_frames(frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.T
     """Returns `frames` [B, T, D] with padding zeroed, and the mask of real frames, bool [B, T]."""
     mask = torch.arange(frames.shape[1], device=frames.device) < num_frames.unsqueeze(1)
     if _lengths_can_be_read(frames) and bool(mask.all()):
-        return frames, mask  # a single clip never has padding, and pays as much for the copy as for its frames
+        # A single clip never has padding, and pays as much for the copy as for its frames.
+        return frames, mask
     return torch.where(mask.unsqueeze(2), frames, 0.0), mask
 
 
 def masked_mean(frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
     """Returns the mean over the real frames [B, D]; zeros for a clip without frames."""
-    if _lengths_can_be_read(frames):  # a fifth of the passes over memory
+    if _lengths_can_be_read(frames):
+        # A fifth of the passes over memory.
         sums = torch.stack([clip[:count].sum(dim=0) for clip, count in zip(frames, num_frames.tolist(), strict=True)])
     else:
         sums = mask_frames(frames, num_frames)[0].sum(dim=1)
@@ -60,7 +63,7 @@ def masked_mean(frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
 
 
 def _lengths_can_be_read(frames: torch.Tensor) -> bool:
-    """Returns whether Python may read the lengths: there are clips, on the CPU, neither compiled nor for a gradient."""
+    """Returns whether Python may read lengths: there are clips, on the CPU, neither compiled nor for a gradient."""
     here_and_now = type(frames) is torch.Tensor and frames.device.type == "cpu" and not torch.compiler.is_compiling()
     return here_and_now and not torch.is_grad_enabled() and len(frames) > 0
 
@@ -72,17 +75,19 @@ def l2_normalize(inputs: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def _empty_linear(input_dim: int, output_dim: int, *, bias: bool) -> nn.Linear:
+    """Returns a linear layer with any weights, and biases 0."""
     # torch draws its own initial weights, which takes seconds for a NetVLAD: build without storage, then allocate.
     linear = nn.Linear(input_dim, output_dim, bias=bias, device="meta")
-    return linear.to_empty(device=torch.get_default_device())
+    linear = linear.to_empty(device=torch.get_default_device())
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
 
 
 def glorot_linear(input_dim: int, output_dim: int, *, bias: bool = True) -> nn.Linear:
     """Returns the published fully connected layer: weights uniform in +-sqrt(6 / (input + output)), biases 0."""
     linear = _empty_linear(input_dim, output_dim, bias=bias)
     nn.init.xavier_uniform_(linear.weight)
-    if bias:
-        nn.init.zeros_(linear.bias)
     return linear
 
 
@@ -90,7 +95,7 @@ def normal_linear(input_dim: int, output_dim: int, *, std: float, bias_std: floa
     """Returns a linear layer with weights N(0, std), not truncated, and biases N(0, bias_std) or none."""
     linear = _empty_linear(input_dim, output_dim, bias=bias_std is not None)
     nn.init.normal_(linear.weight, std=std)
-    if bias_std is not None:
+    if bias_std:
         nn.init.normal_(linear.bias, std=bias_std)
     return linear
 
@@ -110,8 +115,6 @@ def variance_scaling_linear(input_dim: int, output_dim: int, *, bias: bool = Tru
     """Returns a linear layer with weights of `variance_scaling_` and biases 0."""
     linear = _empty_linear(input_dim, output_dim, bias=bias)
     variance_scaling_(linear.weight, fan_in=input_dim)
-    if bias:
-        nn.init.zeros_(linear.bias)
     return linear
 
 
@@ -122,8 +125,6 @@ def diagonal_of(linear: nn.Module) -> torch.Tensor:
 
 
 class _SumOverWorkers(torch.autograd.Function):
-    """The sum of a tensor over all workers."""
-
     # Every worker's loss depends on the sum, so its gradient is such a sum too. torch 2.13's own differentiable
     # all_reduce is deprecated and cannot be compiled.
 
@@ -144,20 +145,16 @@ def _sum_rows(inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Returns the sum [C] over all rows of `inputs` [..., C], or over those of [B, T, C] that `mask` [B, T] keeps."""
     if mask is None:
         return inputs.sum(dim=tuple(range(inputs.dim() - 1)))
-    return torch.bmm(mask.to(inputs.dtype).unsqueeze(1), inputs).sum(dim=(0, 1))  # one pass, no masked copy
+    # One pass, no masked copy.
+    return torch.bmm(mask.to(inputs.dtype).unsqueeze(1), inputs).sum(dim=(0, 1))
 
 
 class BatchNorm(nn.Module):
     """Batch normalization of slim.batch_norm, over all axes but the last, in float32.
 
     In training the statistics are those of the rows that `mask` keeps, and with `synchronized` those of the global
-    batch, however unequal the workers' numbers of rows (0 is legal). Normalizing uses the biased variance; the moving
-    variance receives the unbiased one unless `unbiased_moving_variance` is False.
-
-    Attributes:
-        gamma, beta: Scale and shift [C].
-        moving_mean, moving_variance: The statistics of eval mode [C]; a batch has the share `momentum`.
-        synchronized: See `set_batch_norm_sync`.
+    batch, however unequal the workers' numbers of rows (0 is legal). A batch has the share `momentum` in the moving
+    statistics. Scale, shift and statistics are [C].
     """
 
     moving_mean: torch.Tensor
@@ -174,7 +171,8 @@ class BatchNorm(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.epsilon = epsilon
-        # TensorFlow's fused kernel, for inputs of rank 2, has the unbiased variance; its other one, for rank 3, not.
+        # Normalizing uses the biased variance. The moving one is unbiased in TensorFlow's fused kernel, for inputs of
+        # rank 2, and biased in its other one, for rank 3.
         self.unbiased_moving_variance = unbiased_moving_variance
         self.synchronized = True
         self.gamma = nn.Parameter(torch.ones(dim))
@@ -198,8 +196,9 @@ class BatchNorm(nn.Module):
         with torch.autocast(inputs.device.type, enabled=False):
             if self.training:
                 return self._normalize_by_batch(inputs.float(), mask)
+            # One pass over the inputs.
             scale = self.gamma * torch.rsqrt(self.moving_variance + self.epsilon)
-            return torch.addcmul(self.beta - self.moving_mean * scale, inputs.float(), scale)  # one pass
+            return torch.addcmul(self.beta - self.moving_mean * scale, inputs.float(), scale)
 
     def _normalize_by_batch(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         num_rows = inputs.new_full((1,), inputs.shape[:-1].numel()) if mask is None else mask.sum().reshape(1)
@@ -225,7 +224,8 @@ class BatchNorm(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        if f"{prefix}moving_mean" in state_dict:  # a state without them leaves them at their start, to warm up
+        # A state without statistics leaves them at their start, to warm up.
+        if f"{prefix}moving_mean" in state_dict:
             self.set_num_updates(SETTLED)
 
     def _sum_over_workers(self, values: torch.Tensor) -> torch.Tensor:
@@ -236,11 +236,12 @@ class BatchNorm(nn.Module):
         return total
 
 
-def set_batch_norm_updates(model: nn.Module, num_updates: int = SETTLED) -> None:
-    """Sets the number of updates of all batch normalizations: 0 for a new model, the default for no warm-up.
+BatchNormFactory = Callable[[int], BatchNorm]  # from a number of channels
 
-    Update n, from 0, has the share max(momentum, 9 / (10 + n)), TensorFlow's rule for averages that count updates.
-    """
+
+def set_batch_norm_updates(model: nn.Module, num_updates: int = SETTLED) -> None:
+    """Sets the number of updates of all batch normalizations: 0 for a new model, the default for no warm-up."""
+    # Update n, from 0, has the share max(momentum, 9 / (10 + n)), TensorFlow's rule for averages that count updates.
     # With the published momentum of 0.001 alone, the arbitrary start is felt for some 7,000 steps, and a model that was
     # trained for less cannot be evaluated.
     for module in batch_norms(model).values():
@@ -259,10 +260,7 @@ def set_batch_norm_sync(model: nn.Module, enabled: bool) -> None:
 
 
 class ContextGating(nn.Module):
-    """x * sigmoid(BN(x W)), optionally without the diagonal of W (Miech et al. 2017, arXiv:1706.06905).
-
-    Without batch normalization the gate has a bias instead.
-    """
+    """x * sigmoid(BN(x W)), or of x W + b, optionally without W's diagonal (Miech et al. 2017, arXiv:1706.06905)."""
 
     normalized_by: ClassVar[NormalizedBy] = {"gate": "gate_bn"}
 
@@ -283,35 +281,13 @@ class ContextGating(nn.Module):
         return inputs * torch.sigmoid(gate)
 
 
-class HiddenLayer(nn.Module):
-    """The hidden layer of the 2018 winner: relu6(BN(x W)) with `use_relu` and batch normalization, else x W + b."""
-
-    normalized_by: ClassVar[NormalizedBy] = {"linear": "bn"}
-
-    def __init__(
-        self, input_dim: int, hidden_dim: int, *, std: float, use_relu: bool, batch_norm: bool, momentum: float
-    ) -> None:
-        super().__init__()
-        normalized = use_relu and batch_norm
-        self.linear = normal_linear(input_dim, hidden_dim, std=std, bias_std=None if normalized else 0.01)
-        self.bn = BatchNorm(hidden_dim, momentum=momentum) if normalized else None
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Returns the hidden representation [B, hidden_dim]."""
-        hidden: torch.Tensor = self.linear(inputs)
-        return hidden if self.bn is None else F.relu6(self.bn(hidden))
-
-
 def mixture_logits(log_gates: torch.Tensor, expert_logits: torch.Tensor) -> torch.Tensor:
-    """Returns the logits of the probabilities sum_m gate_m * sigmoid(expert_m), in float32.
+    """Returns the logits [...] of the probabilities sum_m gate_m * sigmoid(expert_m), in float32.
 
     Args:
         log_gates: [..., M], or [..., M + 1] with a last gate for the dummy expert, which predicts probability 0.
             Broadcast against the experts; -inf switches an expert off.
         expert_logits: [..., M], finite.
-
-    Returns:
-        Logits [...].
     """
     log_gates, expert_logits = log_gates.float(), expert_logits.float()
     num_experts = expert_logits.shape[-1]
@@ -324,7 +300,8 @@ def mixture_logits(log_gates: torch.Tensor, expert_logits: torch.Tensor) -> torc
     gates = log_gates.clamp(min=LOG_OF_NOTHING).reshape(*leading, *log_gates.shape).movedim(-1, 0).contiguous()
     experts = expert_logits.movedim(-1, 0).contiguous()
     positive = gates[:num_experts] + F.logsigmoid(experts)
-    negative = positive - experts  # log(1 - sigmoid(x)) = log(sigmoid(x)) - x
+    # log(1 - sigmoid(x)) = log(sigmoid(x)) - x
+    negative = positive - experts
     log_p: torch.Tensor = functools.reduce(torch.logaddexp, positive)
     log_not_p: torch.Tensor = functools.reduce(torch.logaddexp, [*negative, *gates[num_experts:]])
     return log_p - log_not_p

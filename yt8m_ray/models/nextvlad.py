@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pydantic
 import torch
@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from yt8m_ray.models.base import MODELS, Criterion, FrameModel, FrameModelFields
-from yt8m_ray.models.gates import BatchNormFactory, SEGate
 from yt8m_ray.models.heads import HeadField, LogisticHeadConfig
 from yt8m_ray.models.layers import (
     BatchNorm,
+    BatchNormFactory,
+    NormalizedBy,
     l2_normalize,
     masked_mean,
     variance_scaling_,
@@ -132,6 +133,23 @@ class NeXtVLAD(nn.Module):
         if self.cluster_bn is not None and self.shares_cluster_bn:
             logits = self.cluster_bn(logits, mask.repeat_interleave(self.groups, dim=1))
         return logits
+
+
+class SEGate(nn.Module):
+    """y * sigmoid(relu(BN(y W1)) W2), without biases: each unit is scaled by what all units of its vector say."""
+
+    normalized_by: ClassVar[NormalizedBy] = {"squeeze": "bn"}
+
+    def __init__(self, dim: int, *, reduction: int, batch_norm: BatchNormFactory) -> None:
+        super().__init__()
+        squeezed_dim = max(dim // reduction, 1)
+        self.squeeze = variance_scaling_linear(dim, squeezed_dim, bias=False)
+        self.bn = batch_norm(squeezed_dim)
+        self.excite = variance_scaling_linear(squeezed_dim, dim, bias=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Returns the gated inputs [B, dim]."""
+        return inputs * torch.sigmoid(self.excite(F.relu(self.bn(self.squeeze(inputs)))))
 
 
 class NeXtVLADEncoder(nn.Module):

@@ -10,8 +10,7 @@ from yt8m_ray.config.tune import Cost
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.quantization.quantize import channel_axes, stored_bytes
 from yt8m_ray.models import build_model, build_model_for_weights
-from yt8m_ray.models.cost import count_macs
-from yt8m_ray.models.latency import clip_latency_ms
+from yt8m_ray.models.cost import clip_latency_ms, count_macs
 
 
 def measure_costs(config: TrainConfig, names: Collection[Cost]) -> dict[str, float]:

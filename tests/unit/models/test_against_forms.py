@@ -23,8 +23,8 @@ from yt8m_ray.interop.parts import Part, batch_norm, dense, gru, head, linear, l
 from yt8m_ray.interop.tensorflow import load_published, published_parts
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import Model, build_model
-from yt8m_ray.models.gates import BatchNormSEGate
 from yt8m_ray.models.nextvlad import NeXtVLAD, NeXtVLADEncoder
+from yt8m_ray.models.seventh_place_2019 import BatchNormSEGate
 
 RTOL = 1e-4
 LABELS = torch.tensor([[1.0, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0, 1, 1, 0, 0]])

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from yt8m_ray.models import build_model
-from yt8m_ray.models.gates import BatchNormSEGate, SEGate
 from yt8m_ray.models.layers import BatchNorm
+from yt8m_ray.models.nextvlad import SEGate
+from yt8m_ray.models.seventh_place_2019 import BatchNormSEGate
 
 BATCH_NORM = functools.partial(BatchNorm, momentum=0.1, epsilon=1e-5)
 INPUTS = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))

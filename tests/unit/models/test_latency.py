@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from yt8m_ray.models import Model, build_model
-from yt8m_ray.models.latency import clip_latency_ms
+from yt8m_ray.models.cost import clip_latency_ms
 
 SMALL = {
     "logistic": {"name": "logistic"},

@@ -38,8 +38,8 @@ from yt8m_ray.inference.ensemble.members import (
 )
 from yt8m_ray.inference.mlflow_model.registration import finishing, log_bundle
 from yt8m_ray.inference.predictor import load_vocabulary
+from yt8m_ray.models.cost import clip_latency_ms
 from yt8m_ray.models.ensemble import Ensemble
-from yt8m_ray.models.latency import clip_latency_ms
 from yt8m_ray.tracking.runs import Tracker, TrackingError, default_uri
 
 logger = logging.getLogger(__name__)
