@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from yt8m_ray.registry import ComponentConfig, Registry
 
-INFINITE_LOGIT = 1e4  # in place of infinity: what a wrong certainty costs
-MIN_SUM = 1e-7  # the smallest divisor, as in the published softmax loss
+# In place of infinity: what a wrong certainty costs.
+INFINITE_LOGIT = 1e4
+# The smallest divisor, as in the published softmax loss.
+MIN_SUM = 1e-7
 
 
 class Loss(nn.Module):

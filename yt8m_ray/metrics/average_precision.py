@@ -76,13 +76,15 @@ def _ordered_keys(scores: Sequence[Array]) -> Iterable[Array]:
     """Returns, part by part, an integer below 2**32 for each score, in their order."""
     if all(part.dtype == np.float32 for part in scores):
         return map(_float32_keys, scores)
+    # float64 has more bits than a pair has room for: the rank among all scores stands for each.
     ranks = np.unique(np.concatenate(scores), return_inverse=True)[1]
     return np.split(ranks, np.cumsum([len(part) for part in scores])[:-1])
 
 
 def _float32_keys(scores: Array) -> Array:
     """Returns the bits of the scores, of negative ones the complement, which sort like the numbers."""
-    bits = (scores + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0, which it equals
+    # -0.0 + 0.0 is 0.0, which it equals.
+    bits = (scores + np.float32(0)).view(np.uint32)
     return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
 
 
@@ -100,13 +102,8 @@ def _rank(keys: np.ndarray) -> None:
 
 @compiled
 def _close_group(class_id: Any, groups: np.ndarray, before: np.ndarray) -> float:
-    """Returns what the open group of equal scores adds to a class, and empties it.
-
-    Args:
-        class_id: The class.
-        groups: [C, 2], size n and hits k of each open group.
-        before: [C, 2], pairs R and hits P ahead of it.
-    """
+    """Returns what the open group of equal scores adds to a class, and empties it."""
+    # `groups` [C, 2] are size n and hits k of each open group, `before` [C, 2] pairs R and hits P ahead of it.
     # The published code orders equal scores by a fixed pseudo-random permutation, so that its value depends on the
     # order of the videos. Here a group counts by its expectation over all its orders:
     #   sum over i = 1..n of (k / n) * (P + 1 + (i - 1) * (k - 1) / (n - 1)) / (R + i)

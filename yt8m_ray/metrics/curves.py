@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from yt8m_ray.metrics.base import Array
-from yt8m_ray.metrics.mean_ap import MeanAP
+from yt8m_ray.metrics.gap import MeanAP
 
 NUM_POINTS = 200  # at most, of a curve
 NUM_CLASSES = 5  # with a curve, of the best and of the worst
 
-_LEAST_VIDEOS = 10  # the average precision of a class with fewer is chance
+# The average precision of a class with fewer is chance.
+_LEAST_VIDEOS = 10
 _NUM_BINS = 20
 
 
@@ -59,6 +60,7 @@ def precision_recall(scores: Array, hits: Array, num_videos: int) -> Array:
     Recall ends below 1 where videos with the label do not have the class among their best.
     """
     order = np.argsort(-scores, kind="stable")
+    # Equal scores are one point of the curve, the last of them.
     is_last = np.append(np.diff(scores[order]) != 0, True)[: len(order)]
     ranks = np.flatnonzero(is_last) + 1
     if len(ranks) > NUM_POINTS:
@@ -79,6 +81,7 @@ def calibration(metric: MeanAP) -> dict[str, Array]:
     num_pairs = np.bincount(bins, minlength=_NUM_BINS)
     score_sums = np.bincount(bins, weights=pairs.scores, minlength=_NUM_BINS)
     num_hits = np.bincount(bins[pairs.hits], minlength=_NUM_BINS)
+    # A bin without pairs has no mean.
     with np.errstate(invalid="ignore"):
         return {
             "calibration_num_pairs": num_pairs.astype(np.int64),

@@ -20,7 +20,8 @@ NUM_LANES = 64
 # Most classes a video for which `select_best` is fast; with more, the bound leaves too many candidates.
 MAX_SELECTED = 48
 
-_WORD = 8  # flags of a byte that one comparison tests
+# Flags of a byte that one comparison tests.
+_WORD = 8
 
 
 @compiled
@@ -35,6 +36,7 @@ def _flagged(flags: np.ndarray, words: np.ndarray, found: np.ndarray) -> int:
     return num_found
 
 
+# No early return: a loop with one is not turned into vector instructions.
 @compiled
 def _has_nan(row: np.ndarray) -> bool:
     has_nan = False

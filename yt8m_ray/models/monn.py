@@ -19,7 +19,8 @@ from yt8m_ray.registry import ComponentConfig, PositiveInt
 # (over all frames and dimensions) one a feature, `num_frames` one.
 Statistic = Literal["mean", "cube_root_moment", "std", "num_frames", "std_all"]
 
-MIDDLE_NUM_FRAMES, NUM_FRAMES_SCALE = 151, 300  # the published feature is (n - 151) / 300
+# The published feature is (n - 151) / 300.
+MIDDLE_NUM_FRAMES, NUM_FRAMES_SCALE = 151, 300
 
 
 class MoNNConfig(ComponentConfig):
