@@ -10,7 +10,9 @@ from yt8m_ray.config.space import Parameter, Params, allowed_values, apply, lies
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
 
+# What the search itself sets, trial by trial or for all.
 _NOT_SEARCHED = ("output", "run.name", "run.resume", "run.trace_videos", "tracking", "scaling", "checkpoint")
+# Metrics of other videos or classes cannot be compared.
 _SAME_VIDEOS = (
     *("data.train", "data.validation", "data.test", "data.folds", "data.fold", "data.split_seed"),
     *("data.manifest", "data.on_corrupt", "data.num_classes"),
@@ -37,7 +39,8 @@ def _fault_of(key: str, space: Mapping[str, Parameter], base: TrainConfig) -> st
     for context in _contexts(key, space):
         lines = _faults(context, base)
         in_context.append(next(filter(None, (_about(other, lines) for other in context)), None))
-        if in_context[-1] is not None:  # a fault of another key, which is reported there
+        # A fault of another key is reported there.
+        if in_context[-1] is not None:
             continue
         for value in space[key].probes:
             fault = _about(key, _faults({**context, key: value}, base))
