@@ -98,7 +98,7 @@ class ExportConfig(Config):
 
     def transform_of(self, member: MemberConfig) -> TransformConfig:
         """Returns how a member is stored: as given, or as found (`with_transforms`)."""
-        return self.transform if member.transform is None else self.transform.named(member.transform)
+        return self.transform.model_copy(update={"name": member.transform or self.transform.name})
 
     def trials(self, index: int) -> ExportConfig:
         """Returns an export of one member in all the ways that it may be stored, as trained first."""

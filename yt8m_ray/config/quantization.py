@@ -45,10 +45,6 @@ class TransformConfig(ComponentConfig):
     max_gap_loss: pydantic.NonNegativeFloat = 0.0005
     """What a member's GAP alone may fall by in `smallest`, on `weighting.shards` of the export."""
 
-    def named(self, name: TransformName) -> TransformConfig:
-        """Returns the transform of a member that is stored as `name`."""
-        return self.model_copy(update={"name": name})
-
     def check_use(self, names: Iterable[str]) -> None:
         """Checks that what none of the transforms with these names reads has its default; ValueError names the key."""
         # No validator, since a bundle does not ask this: an earlier version may have written more than is read.

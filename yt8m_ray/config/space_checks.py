@@ -45,7 +45,8 @@ def _fault_of(key: str, space: Mapping[str, Parameter], base: TrainConfig) -> st
         for value in space[key].probes:
             fault = _about(key, _faults({**context, key: value}, base))
             if fault is not None:
-                return f"{place}: {fault}" + (f" (where {_shown(context)})" if context else "")
+                where = ", ".join(f"{other}={chosen}" for other, chosen in context.items())
+                return f"{place}: {fault}" + (f" (where {where})" if context else "")
     return f"{place}.when: {in_context[-1]}" if space[key].when and all(in_context) else None
 
 
@@ -103,7 +104,3 @@ def _contexts(key: str, space: Mapping[str, Parameter]) -> Iterator[Params]:
         deciding = {**found, **deciding}
     for values in itertools.product(*deciding.values()):
         yield dict(zip(deciding, values, strict=True))
-
-
-def _shown(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in params.items())

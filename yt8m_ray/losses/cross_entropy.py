@@ -97,10 +97,9 @@ class FocalConfig(BinaryConfig):
 
 @LOSSES.register("focal", FocalConfig)
 class Focal(BinaryLoss):
-    """-(alpha y (1 - p)^gamma log p + (1 - alpha) (1 - y) p^gamma log(1 - p)), summed over classes, mean over clips.
+    """-(alpha y (1 - p)^gamma log p + (1 - alpha) (1 - y) p^gamma log(1 - p)), summed over classes, mean over clips."""
 
-    For labels of 0 and 1 that is the paper's loss; soft ones weigh its two cases.
-    """
+    # For labels of 0 and 1 that is the paper's loss; soft ones weigh its two cases.
 
     def _total(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         gamma, alpha, logits = self.config.gamma, self.config.alpha, bounded(logits)

@@ -37,13 +37,11 @@ class SoftmaxConfig(ComponentConfig):
 
 @LOSSES.register("softmax", SoftmaxConfig)
 class Softmax(Loss):
-    """-(y / sum y) log softmax(p), summed over classes, averaged over clips; as published on probabilities, not logits.
-
-    A clip without labels costs nothing.
-    """
+    """-(y / sum y) log softmax(p), summed over classes, mean over clips; as published on probabilities, not logits."""
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         labels = labels.float()
+        # A clip without labels costs nothing.
         shares = labels / labels.sum(dim=1, keepdim=True).clamp(min=MIN_SUM)
         total = -weighted(shares * torch.log_softmax(torch.sigmoid(logits.float()), dim=1), weights).sum()
         return total / max(logits.shape[0], 1)
@@ -78,8 +76,7 @@ class Sampled(Loss):
         """Returns the loss.
 
         Args:
-            logits: [B, C].
-            labels: [B, C], ignored where `weights` is 0.
+            logits, labels: [B, C].
             weights: Mask of the rated labels, one class a clip as published; None means that all are rated.
             negatives: Mask [B, C] of unrated negatives: neither labels of the video nor rated in any of its segments.
                 None leaves that term out.

@@ -22,11 +22,8 @@ def precision_sums(
 ) -> Array:
     """Returns, for each class, the sum over its hits of the precision at the hit's rank, float64 [num_classes].
 
-    Args:
-        scores: Parts of any length in any order, float32 or float64 [N] each.
-        hits: bool [N] each.
-        class_ids: [N] each, the ranking of each pair; None for one ranking.
-        num_classes: Number of rankings, below 2**31.
+    Pairs come in parts of any length: scores float32 or float64 [N], hits bool [N], and class ids [N], the ranking of
+    each pair, or None for one ranking. There are fewer than 2**31 rankings.
     """
     pairs = _packed(scores, hits, class_ids)
     pairs.sort()
@@ -36,12 +33,7 @@ def precision_sums(
 
 
 def score_keys(scores: Array, hits: Array) -> Array:
-    """Returns (score, hit) pairs as integers for `precision_sum`, uint64 [N].
-
-    Args:
-        scores: float64 [N], at least 0.
-        hits: bool [N].
-    """
+    """Returns scores float64 [N], at least 0, with their hits bool [N], as integers for `precision_sum`, uint64 [N]."""
     # The bits of numbers that are not negative sort like them, and the sign's bit is free for the hit.
     return scores.view(np.uint64) << _ONE | hits
 

@@ -79,9 +79,8 @@ class WorstVideos:
     def arrays(self) -> dict[str, Array]:
         """Returns the videos, worst first.
 
-        Returns:
-            video_ids uint8 [N, L] (UTF-8, padded with 0), average_precision float32 [N], labels and class_ids
-            int32 [N, num_classes] (padded with -1), scores float32 [N, num_classes].
+        video_ids are uint8 [N, L] (UTF-8, padded with 0), average_precision is float32 [N], labels and class_ids are
+        int32 [N, num_classes] (padded with -1), scores float32 [N, num_classes].
         """
         shape = (len(self.videos), self._num_classes)
         encoded = [video.video_id.encode() for video in self.videos]
