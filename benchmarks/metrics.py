@@ -32,7 +32,7 @@ from peers.published_calculators import PublishedCalculators
 from yt8m_ray.metrics import build_metric, update_all
 from yt8m_ray.metrics.base import RankedBatch
 from yt8m_ray.metrics.curves import calibration, class_arrays
-from yt8m_ray.metrics.mean_ap import MeanAP
+from yt8m_ray.metrics.gap import MeanAP
 from yt8m_ray.metrics.worst_videos import WorstVideos
 
 NUM_CLASSES = 3862

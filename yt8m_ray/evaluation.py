@@ -11,7 +11,7 @@ import torch
 from yt8m_ray.metrics import Metric, build_metric
 from yt8m_ray.metrics.base import RankedBatch
 from yt8m_ray.metrics.curves import calibration, class_arrays
-from yt8m_ray.metrics.mean_ap import MeanAP
+from yt8m_ray.metrics.gap import MeanAP
 from yt8m_ray.metrics.worst_videos import WorstVideos
 from yt8m_ray.schema import Batch
 from yt8m_ray.topk import check_scores

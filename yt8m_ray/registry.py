@@ -39,11 +39,11 @@ class Config(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
 
-    def check_unused(self, *keys: str, why: str) -> None:
-        """Raises ValueError, with `why`, unless keys without an effect have their defaults."""
+    def check_unused(self, *keys: str, why: str, section: str = "") -> None:
+        """Raises ValueError, with `why`, unless keys without an effect have their defaults; `section` precedes them."""
         for key in keys:
             if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key}: {why}")
+                raise ValueError(f"{section}{key}: {why}")
 
 
 class ComponentConfig(Config):

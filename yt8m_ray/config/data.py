@@ -12,8 +12,8 @@ from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy, ReadOptions
 from yt8m_ray.registry import Config, LocalPath, NonNegativeInt, PositiveInt
 from yt8m_ray.schema import MAX_FRAMES, MOST_FRAMES, NUM_CLASSES_2018, VIDEO_FEATURES
 
+# A path, a glob, or a list of them; local, `s3://` or `gs://`.
 Shards = LocalPath | list[LocalPath] | None
-"""A path, a glob, or a list of them; local, `s3://` or `gs://`."""
 
 
 class DataConfig(Config):
@@ -32,22 +32,20 @@ class DataConfig(Config):
     split_seed: NonNegativeInt = 0
     """Chooses which shards are in which fold."""
     bagging: NonNegativeInt | None = None
-    """Seed of a bootstrap: as many shards of `train` as there are, drawn with replacement; null takes each once.
-    Members trained on different ones are bagged."""
+    """Seed of a bootstrap, for bagged members: as many shards of `train` as there are, drawn with replacement; null
+    takes each once."""
     video_weights: LocalPath | None = None
     """What `jobs.boost` wrote: the weight of each video in the loss; null weighs all alike."""
     manifest: LocalPath | None = None
     """A file that `jobs.inspect` wrote. Every shard of `train` and `validation` has to be in it, every shard in it has
     to exist in its size, and each epoch counts records again; null checks none of that."""
     features: dict[str, PositiveInt] = Field(default=dict(VIDEO_FEATURES), min_length=1)
-    """Sizes by name, in the order in which they are concatenated; names that begin with `mean_` are video-level. Either
-    all are, or none."""
+    """Sizes by name, in the order in which they are concatenated; names with `mean_` are video-level, all or none."""
     num_classes: PositiveInt = NUM_CLASSES_2018
     max_frames: Annotated[PositiveInt, Field(le=MOST_FRAMES)] = MAX_FRAMES
     normalize: Normalization = "l2"
-    """`l2` divides each frame by its norm over the concatenated features, as the published systems do;
-    `reverse_whitened` is what NeXtVLAD's authors do; it and `unwhitened` are described in
-    `yt8m_ray.data.pipeline.normalize`."""
+    """`l2` divides each frame by its norm over the concatenated features, as most published systems do;
+    `reverse_whitened` (NeXtVLAD's authors) and `unwhitened` are described in `yt8m_ray.data.pipeline.normalize`."""
     shuffle_window: NonNegativeInt = 1024
     """Videos that a worker gathers and deals out at random; 0 keeps the order of the shards."""
     vocabulary: LocalPath | None = None
@@ -87,7 +85,8 @@ class DataConfig(Config):
 
     @pydantic.model_validator(mode="after")
     def _check_features(self) -> DataConfig:
-        _ = self.spec  # its own check: no mixture of video level and frame level
+        # Its own check: no mixture of video level and frame level.
+        _ = self.spec
         return self
 
 
@@ -95,11 +94,10 @@ class AugmentationConfig(Config):
     """What training changes in its batches at random; evaluation sees every video as it is."""
 
     mixup_alpha: NonNegativeFloat = 0.0
-    """Each video is mixed with another of its batch, frames and labels, by a share drawn from Beta(alpha, alpha), at
-    least one half its own (arXiv:1710.09412; the 7th place of 2019 takes 0.4); 0 mixes none. At frame level the mixture
-    is of the frames at equal times, as long as the longer clip."""
+    """Alpha of mixup (arXiv:1710.09412; the 7th place of 2019 takes 0.4): each video's frames and labels are mixed with
+    another's of its batch by a share from Beta(alpha, alpha), at least one half its own; 0 mixes none. Frames are mixed
+    at equal times, as long as the longer clip."""
     frame_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Each frame is left out with this probability; at least one stays."""
     min_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Of each clip a stretch of consecutive frames is taken, of a length drawn between this share and all of it; 1
-    takes all."""
+    """Least share of a clip that is taken as one stretch of frames, of a length drawn up to all of it; 1 takes all."""

@@ -28,7 +28,7 @@ class DistillationConfig(Config):
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the teacher (published: lambda 0.5)."""
     temperature: PositiveFloat = 1.0
-    """Divides the logits of both in the teacher's term, which is multiplied by its square so that gradients keep their
+    """Divides the logits of both in the teacher's term; its square multiplies the term, so that gradients keep their
     size."""
 
     @property
@@ -59,9 +59,7 @@ class TeacherConfig(Config):
     representation_weight: NonNegativeFloat = 1.0
     """Both representations have to be of one size where it is not 0."""
     prediction_weight: NonNegativeFloat = 1.0
-    """See above."""
     label_weight: NonNegativeFloat = 1.0
-    """See above."""
     published_sums: bool = False
     """As coded by the paper's authors: the representation's term twice, the KL summed over the batch, regularization
     twice."""
@@ -82,11 +80,7 @@ class TeacherConfig(Config):
 
 
 def check_pair(config: TeacherConfig, student: Model, teacher: Model) -> None:
-    """Checks that a student can imitate a teacher; both may be without storage.
-
-    Raises:
-        ConfigError: one of them has a loss of its own, or their representations differ in size.
-    """
+    """Checks that a student can imitate a teacher; both may be without storage. ConfigError says what differs."""
     for key, model in (("model", student), ("teacher", teacher)):
         if type(model).loss is not Model.loss:
             raise ConfigError(f"{key}: a model with a loss of its own neither teaches nor learns by imitation")

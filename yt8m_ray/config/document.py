@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,15 +81,16 @@ def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
 
 def flatten(config: Config, *, exclude_defaults: bool = False) -> dict[str, Any]:
     """Returns the config by dotted key, lists whole: the names of parameters in MLflow and in search spaces."""
+    return dict(leaves(config.model_dump(mode="json", exclude_defaults=exclude_defaults)))
 
-    def walk(prefix: str, node: Any) -> Iterable[tuple[str, Any]]:
-        if isinstance(node, dict) and node:
-            for name, child in node.items():
-                yield from walk(f"{prefix}.{name}" if prefix else name, child)
+
+def leaves(node: Any, *, is_leaf: Callable[[Mapping[Any, Any]], bool] = lambda _: False) -> Iterator[tuple[str, Any]]:
+    """Yields all values of a document by dotted key; an empty section is a value too."""
+    for name, child in node.items():
+        if isinstance(child, Mapping) and child and not is_leaf(child):
+            yield from ((f"{name}.{key}", value) for key, value in leaves(child, is_leaf=is_leaf))
         else:
-            yield prefix, node
-
-    return dict(walk("", config.model_dump(mode="json", exclude_defaults=exclude_defaults)))
+            yield str(name), child
 
 
 def to_yaml(config: Config) -> str:
@@ -99,9 +100,10 @@ def to_yaml(config: Config) -> str:
 
 def parse_value(text: str) -> Any:
     """Returns what a text is in YAML, or the text itself: the value of an override, or of a parameter in MLflow."""
+    # A bare glob such as *.tfrecord is not YAML.
     try:
         return load_yaml(text)
-    except ValueError:  # a bare glob such as *.tfrecord is not YAML
+    except ValueError:
         return text
 
 
@@ -149,7 +151,8 @@ def _explain(error: pydantic.ValidationError, config_type: type[Config], tree: M
             yield f"{key}: required, but not given"
         else:
             message = detail["msg"].removeprefix("Value error, ")
-            place = f"{key}: " if key else ""  # a fault of the whole document names its key itself
+            # A fault of the whole document names its key itself.
+            place = f"{key}: " if key else ""
             yield f"{place}{message}" + ("" if detail["type"] == "value_error" else f", found {detail['input']!r}")
 
 
@@ -159,6 +162,7 @@ def _fields_at(config_type: Any, location: Sequence[str | int], tree: Any) -> li
         if isinstance(part, int):
             return []
         field, tree = config_type.model_fields[part], tree[part]
+        # A component's field is validated by a method of its registry.
         registries = [getattr(getattr(item, "func", None), "__self__", None) for item in field.metadata]
         registry = next((item for item in registries if isinstance(item, Registry)), None)
         config_type = registry.config_type(tree["name"]) if registry else field.annotation

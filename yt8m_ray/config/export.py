@@ -27,8 +27,8 @@ class MemberConfig(Config):
     checkpoint: str
     """A checkpoint folder, as the last line of `jobs.train` names it."""
     weight: Annotated[float, pydantic.Field(gt=0)] = 1.0
-    """Its share of the averaged probabilities, relative to the other members; equal shares by default. Where
-    `weighting.name` is another than `given`, shares are found and none may be given."""
+    """Its share of the averaged probabilities, relative to the other members; none may be given where `weighting.name`
+    is another than `given`."""
     ema: bool | None = None
     """Whether to take the moving average of its weights; null takes what its run was validated with."""
     transform: TransformName | None = None
@@ -39,7 +39,7 @@ class ExportDataConfig(Config):
     """The shards that GAP is measured on."""
 
     validation: Shards = None
-    """A glob, or a list of globs; None takes the first member's own `data.validation`."""
+    """A glob, or a list of globs; null takes the first member's own `data.validation`."""
     batch_size: Annotated[int, pydantic.Field(ge=1)] = 256
     """Videos a batch while measuring; no result depends on it."""
 
@@ -97,8 +97,8 @@ class ExportConfig(Config):
         return self.transform.name == "smallest" and any(member.transform is None for member in self.members)
 
     def transform_of(self, member: MemberConfig) -> TransformConfig:
-        """Returns how a member is stored, which is known: given, or found (`with_transforms`)."""
-        return self.transform if member.transform is None else self.transform.named(member.transform)
+        """Returns how a member is stored: as given, or as found (`with_transforms`)."""
+        return self.transform.model_copy(update={"name": member.transform or self.transform.name})
 
     def trials(self, index: int) -> ExportConfig:
         """Returns an export of one member in all the ways that it may be stored, as trained first."""
@@ -121,11 +121,11 @@ class ExportConfig(Config):
         return self._with_members([member.model_copy(update={"weight": share}) for member, share in pairs])
 
     def _with_members(self, members: Sequence[MemberConfig]) -> ExportConfig:
-        # A copy, not a new document: `_check_weighting` refuses given weights, and these were found.
+        # A copy, not a new document: `_check` refuses given weights, and these were found.
         return self.model_copy(update={"members": tuple(members)})
 
     @pydantic.model_validator(mode="after")
-    def _check_weighting(self) -> ExportConfig:
+    def _check(self) -> ExportConfig:
         name = self.weighting.name
         given = [index for index, member in enumerate(self.members) if member.weight != 1]
         if name != "given" and given:
@@ -134,30 +134,16 @@ class ExportConfig(Config):
             )
         if self.weighting.shards is None and (asker := self._asks_for_shards()) is not None:
             raise ValueError(f"weighting.shards: {asker} needs labelled shards, other ones than data.validation")
-        unread = [] if self.needs_scores else ["folds", "top_k"]
-        if not self.needs_scores and not self.needs_transforms:
-            unread.insert(0, "shards")
-        for key in unread:
-            if getattr(self.weighting, key) != WeightingConfig.model_fields[key].default:
-                raise ValueError(
-                    f"weighting.{key}: nothing is chosen by it where weights are {name} and selection is null"
-                )
+        if not self.needs_scores:
+            unread = ("folds", "top_k") if self.needs_transforms else ("shards", "folds", "top_k")
+            why = f"nothing is chosen by it where weights are {name} and selection is null"
+            self.weighting.check_unused(*unread, why=why, section="weighting.")
+        # All transforms that are given to a member, or tried.
+        transforms: set[str] = {member.transform or self.transform.name for member in self.members}
+        self.transform.check_use(transforms.union(self.transform.of) if "smallest" in transforms else transforms)
         return self
 
     def _asks_for_shards(self) -> str | None:
         if self.needs_scores:
             return "selection" if self.selection is not None else f"weighting.name {self.weighting.name}"
         return "transform.name smallest" if self.needs_transforms else None
-
-    @pydantic.model_validator(mode="after")
-    def _check_transform(self) -> ExportConfig:
-        try:
-            self.transform.check_use(self._transform_names())
-        except ValueError as error:
-            raise ValueError(f"transform.{error}") from None
-        return self
-
-    def _transform_names(self) -> set[str]:
-        """Returns the names of all transforms that are given to a member, or tried."""
-        names: set[str] = {member.transform or self.transform.name for member in self.members}
-        return names.union(self.transform.of) if "smallest" in names else names

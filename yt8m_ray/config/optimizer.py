@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
 
-# Keys that only some values of another key use; elsewhere they keep their default
+# Keys that only some values of another key use; elsewhere they keep their default.
 _USED_BY = {
     "decay_factor": ("schedule", ("staircase",)),
     "decay_examples": ("schedule", ("staircase",)),
@@ -25,15 +25,16 @@ _USED_BY = {
 
 
 class OptimizerConfig(Config):
-    """The optimizer, and a learning rate that depends on examples seen: not on the number of workers."""
+    """The optimizer, and a learning rate that depends on examples seen."""
+
+    # Not on steps, so that a schedule stays the same for other batches and numbers of workers.
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """`adamw` is Adam with decoupled weight decay; `sgd` has momentum."""
     learning_rate: PositiveFloat = 0.01
     """The base rate."""
     learning_rate_factors: dict[str, NonNegativeFloat] = Field(default_factory=dict)
-    """By pattern of parameter names (`head.*`), what the rate is multiplied by there; the last pattern that fits
-    decides, 0 freezes."""
+    """Factors of the rate by pattern of parameter names (`head.*`); the last pattern that fits decides, 0 freezes."""
     schedule: Literal["staircase", "linear", "cosine", "triangular"] = "staircase"
     """What the base rate is multiplied by. `staircase`: decay_factor ** floor(examples / decay_examples) (published:
     0.95 every 4,000,000). `linear` and `cosine`: falls from 1 to `final_fraction` over `schedule_examples` and stays
@@ -53,8 +54,8 @@ class OptimizerConfig(Config):
     epsilon: PositiveFloat = 1e-8
     """Added to the root of the second moment."""
     epsilon_hat: bool = False
-    """Whether to add it before the moment's bias is corrected, as TensorFlow's Adam and therefore the published systems
-    do; otherwise after, as torch does. Only gradients near epsilon tell the difference."""
+    """Whether to add it before the moment's bias is corrected, as TensorFlow and the published systems do, or after, as
+    torch does. Only gradients near epsilon tell the difference."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of `sgd`."""
     nesterov: bool = False
@@ -62,8 +63,7 @@ class OptimizerConfig(Config):
     weight_decay: NonNegativeFloat = 0.0
     """Of `adamw`: share of a weight taken off at each step, times the learning rate."""
     no_weight_decay: tuple[str, ...] = ()
-    """Patterns of parameter names that keep out of it. Vectors (biases, and the scales and offsets of normalization) do
-    in any case."""
+    """Patterns of parameter names that keep out of it, as vectors (biases, scales and offsets) always do."""
     clip_gradient_norm: NonNegativeFloat = 1.0
     """Bound of a gradient's norm; 0 switches clipping off."""
     clip: Literal["variable", "global"] = "variable"
@@ -101,11 +101,9 @@ class EMAConfig(Config):
     mean_lifetime_steps: Annotated[float, Field(ge=1)] | None = None
     """Mean age of the weights in the average: decay 1 - 1 / steps, the published flag `ema_halflife`."""
     warm_up: bool = False
-    """The decay is at most (1 + steps) / (10 + steps), so that the average soon forgets the initial weights; false is
-    published."""
+    """Whether the decay is at most (1 + steps) / (10 + steps), which soon forgets the initial weights."""
     evaluate: bool = True
-    """Whether validation, and therefore the choice of the best checkpoint, is of the average; both are in every
-    checkpoint, and each verb takes either."""
+    """Whether validation, and so the choice of the best checkpoint, is of the average. Every checkpoint has both."""
 
     @property
     def is_on(self) -> bool:

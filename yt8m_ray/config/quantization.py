@@ -9,10 +9,10 @@ import pydantic
 
 from yt8m_ray.registry import ComponentConfig
 
+# The 2018 systems quantized variables with more elements than this; smaller ones are not worth it.
 PUBLISHED_MIN_ELEMENTS = 17_000
-"""Variables with more elements than this were quantized by the 2018 systems; smaller ones are not worth it."""
 
-# Transforms that read a key; under others alone it does nothing
+# Transforms that read a key; under others alone it does nothing.
 _READ_BY = {
     "min_elements": ("int8", "int4", "float16", "bfloat16", "uniform", "quantile", "kmeans"),
     "group_size": ("int4",),
@@ -21,9 +21,7 @@ _READ_BY = {
     "max_gap_loss": ("smallest",),
 }
 
-
 TransformName = Literal["int8", "int4", "float16", "bfloat16", "uniform", "quantile", "kmeans", "none"]
-"""A way to store weights."""
 
 
 class TransformConfig(ComponentConfig):
@@ -47,19 +45,11 @@ class TransformConfig(ComponentConfig):
     max_gap_loss: pydantic.NonNegativeFloat = 0.0005
     """What a member's GAP alone may fall by in `smallest`, on `weighting.shards` of the export."""
 
-    def named(self, name: TransformName) -> TransformConfig:
-        """Returns the transform of a member that is stored as `name`."""
-        return self.model_copy(update={"name": name})
-
     def check_use(self, names: Iterable[str]) -> None:
-        """Checks that what none of the transforms with these names reads has its default.
-
-        A bundle does not ask this: those that an earlier version wrote may say more than is read.
-
-        Raises:
-            ValueError: names the key, and the transforms that read it.
-        """
+        """Checks that what none of the transforms with these names reads has its default; ValueError names the key."""
+        # No validator, since a bundle does not ask this: an earlier version may have written more than is read.
         names = set(names)
         for key, readers in _READ_BY.items():
             if names.isdisjoint(readers):
-                self.check_unused(key, why=f"{', '.join(sorted(names))} does not use it, only {', '.join(readers)}")
+                why = f"{', '.join(sorted(names))} does not use it, only {', '.join(readers)}"
+                self.check_unused(key, why=why, section="transform.")

@@ -6,14 +6,14 @@ import contextlib
 import copy
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Annotated, Any
 
 import pydantic
 from pydantic import Field
 
-from yt8m_ray.config.document import set_key, validate
+from yt8m_ray.config.document import leaves, set_key, validate
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.registry import ComponentConfig, Config
@@ -26,7 +26,7 @@ Params = dict[str, Any]  # values by dotted key
 
 
 class Parameter(Config):
-    """The values of a key, one of the first six, and its condition."""
+    """The values of a key, given as exactly one of `KINDS`, and its condition."""
 
     choice: list[Any] | None = None
     """One of these values of any type, also whole sections."""
@@ -41,8 +41,7 @@ class Parameter(Config):
     loginteger: tuple[pydantic.StrictInt, pydantic.StrictInt] | None = None
     """The same, equally likely in each decade."""
     when: dict[str, Any] = Field(default_factory=dict)
-    """The key is searched only where other keys have these values, or one of a list; elsewhere it keeps the document's
-    value."""
+    """Other keys, with the value or list of values where this one is searched; elsewhere it keeps the document's."""
 
     @pydantic.model_serializer(mode="wrap")
     def _short(self, serialize: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -74,7 +73,8 @@ class Parameter(Config):
     def at(self, number: int) -> Number:
         """Returns the value of a `quniform` after so many steps."""
         low, _, step = self._decimals
-        value = low + number * step  # in decimals: 0.3, where floats of 0.1 + 2 * 0.1 are not
+        # In decimals: 0.3, where floats of 0.1 + 2 * 0.1 are not.
+        value = low + number * step
         return int(value) if all(isinstance(one, int) for one in self.quniform or ()) else float(value)
 
     @property
@@ -108,10 +108,12 @@ class Parameter(Config):
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         low, high = self.bounds
-        if not low <= value <= high:  # infinity and NaN too, which have no whole number
+        # Infinity and NaN too, which have no whole number.
+        if not low <= value <= high:
             return False
         steps = (value - low) / self.step if self.kind == "quniform" else 0
         is_whole = self.kind not in ("integer", "loginteger") or value == int(value)
+        # Floats of a step need not be exact.
         return is_whole and abs(steps - round(steps)) < 1e-6
 
     def is_met(self, tree: Mapping[str, Any]) -> bool:
@@ -151,7 +153,7 @@ def encode(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value with whole numbers as such: a config makes 100.0 of a searched 100."""
+    # A config makes 100.0 of a searched 100.
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if isinstance(value, Mapping):
@@ -161,19 +163,11 @@ def _plain(value: Any) -> Any:
 
 def flatten_space(node: Any) -> Any:
     """Returns the space by dotted key; a document may nest sections, and null removes a key."""
-    if not isinstance(node, Mapping) or not node:
+    if not isinstance(node, Mapping):
         return node
-
-    def walk(prefix: str, child: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(child, Mapping) and child and not set(child) & {*KINDS, "when"}:
-            for name, inner in child.items():
-                yield from walk(f"{prefix}.{name}" if prefix else str(name), inner)
-        else:
-            yield prefix, child
-
-    # Pairs, since an override comes after what it replaces.
+    # An override comes after what it replaces, in its place or nested.
     flat: dict[str, Any] = {}
-    for key, child in walk("", node):
+    for key, child in leaves(node, is_leaf=lambda section: bool(set(section) & {*KINDS, "when"})):
         flat.pop(key, None)
         if child is not None:
             flat[key] = child
@@ -226,40 +220,32 @@ def choose(space: Mapping[str, Parameter], base: TrainConfig, pick: Any) -> Para
             params[key] = pick(key, space[key])
             _put(tree, base, key, params[key])
             if any(lies_in(one, key) for other in space.values() for one in other.when):
-                with contextlib.suppress(ConfigError):  # for conditions on defaults of the chosen section
+                # Its defaults, for conditions on them. A choice that is not valid yet has none.
+                with contextlib.suppress(ConfigError):
                     tree = validate(tree, TrainConfig, where=None).model_dump(mode="json")
     return params
 
 
 def apply(base: TrainConfig, params: Mapping[str, Any], *, where: str | None = "tune.space") -> TrainConfig:
-    """Returns `base` with a choice; another name in a section resets it to that component's defaults.
-
-    Raises:
-        ConfigError: the result is no train config.
-    """
+    """Returns `base` with a choice, or ConfigError; another name in a section resets it to the component's defaults."""
     tree = base.model_dump(mode="json")
-    for key in ordered(dict.fromkeys(params, _ANY)):
+    # Sections before the keys in them.
+    for key in ordered(dict.fromkeys(params, Parameter(choice=[None]))):
         _put(tree, base, key, params[key])
     return validate(tree, TrainConfig, where=where)
 
 
 def _put(tree: dict[str, Any], base: TrainConfig, key: str, value: Any) -> None:
     section = key.removesuffix(".name")
-    if section != key and isinstance(_attribute(base, section), ComponentConfig | None):
-        if look_up(tree, key) != value:
-            set_key(tree, section, {"name": value})
-        return
-    set_key(tree, key, copy.deepcopy(value))  # keys in a section are set in it
-
-
-def _attribute(base: Config, key: str) -> Any:
     node: Any = base
-    for part in key.split("."):
+    for part in section.split("."):
         node = getattr(node, part, None)
-    return node
-
-
-_ANY = Parameter(choice=[None])
+    if section == key or not isinstance(node, ComponentConfig | None):
+        # A copy, since keys in a section are set in it.
+        set_key(tree, key, copy.deepcopy(value))
+    elif look_up(tree, key) != value:
+        # Another component has other keys.
+        set_key(tree, section, {"name": value})
 
 
 def grid(space: Mapping[str, Parameter], base: TrainConfig) -> list[Params]:
@@ -268,7 +254,9 @@ def grid(space: Mapping[str, Parameter], base: TrainConfig) -> list[Params]:
         if parameter.values is None:
             raise ConfigError(f"tune.space.{key}: a grid needs values that can be counted: choice, quniform or integer")
     found: list[Params] = []
-    pending: list[list[Any]] = [[]]  # the first decisions of choices that are not followed yet
+    # The first decisions of choices that are not followed yet. A decision can add keys and remove others, so that this
+    # is no plain product.
+    pending: list[list[Any]] = [[]]
     while pending:
         taken = pending.pop()
         trail: list[tuple[Any, Sequence[Any]]] = []

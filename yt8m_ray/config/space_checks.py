@@ -10,7 +10,9 @@ from yt8m_ray.config.space import Parameter, Params, allowed_values, apply, lies
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
 
+# What the search itself sets, trial by trial or for all.
 _NOT_SEARCHED = ("output", "run.name", "run.resume", "run.trace_videos", "tracking", "scaling", "checkpoint")
+# Metrics of other videos or classes cannot be compared.
 _SAME_VIDEOS = (
     *("data.train", "data.validation", "data.test", "data.folds", "data.fold", "data.split_seed"),
     *("data.manifest", "data.on_corrupt", "data.num_classes"),
@@ -37,12 +39,14 @@ def _fault_of(key: str, space: Mapping[str, Parameter], base: TrainConfig) -> st
     for context in _contexts(key, space):
         lines = _faults(context, base)
         in_context.append(next(filter(None, (_about(other, lines) for other in context)), None))
-        if in_context[-1] is not None:  # a fault of another key, which is reported there
+        # A fault of another key is reported there.
+        if in_context[-1] is not None:
             continue
         for value in space[key].probes:
             fault = _about(key, _faults({**context, key: value}, base))
             if fault is not None:
-                return f"{place}: {fault}" + (f" (where {_shown(context)})" if context else "")
+                where = ", ".join(f"{other}={chosen}" for other, chosen in context.items())
+                return f"{place}: {fault}" + (f" (where {where})" if context else "")
     return f"{place}.when: {in_context[-1]}" if space[key].when and all(in_context) else None
 
 
@@ -100,7 +104,3 @@ def _contexts(key: str, space: Mapping[str, Parameter]) -> Iterator[Params]:
         deciding = {**found, **deciding}
     for values in itertools.product(*deciding.values()):
         yield dict(zip(deciding, values, strict=True))
-
-
-def _shown(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in params.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import pydantic
 from pydantic import Field, NonNegativeFloat, PositiveFloat
@@ -15,7 +15,7 @@ from yt8m_ray.config.optimizer import EMAConfig, OptimizerConfig
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.models import MODELS, build_empty_model
-from yt8m_ray.registry import ComponentConfig, Config, LocalPath, NonNegativeInt, PositiveInt
+from yt8m_ray.registry import ABSOLUTE, ComponentConfig, Config, LocalPath, NonNegativeInt, PositiveInt
 
 LossField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(LOSSES.validate)]
 
@@ -27,7 +27,7 @@ class RunConfig(Config):
     seed: NonNegativeInt = 0
     resume: Literal["auto", "never", "must"] = "auto"
     trace_videos: bool = False
-    """Each worker writes the ids of the videos of each of its steps to `videos-RANK.jsonl` there."""
+    """Whether each worker writes the ids of each step's videos to `videos-RANK.jsonl` there."""
 
 
 Precision = Literal["float32", "bfloat16"]
@@ -42,11 +42,11 @@ class LoopConfig(Config):
     max_steps: PositiveInt | None = None
     """Ends the run early; null trains all epochs."""
     init_from: LocalPath | None = None
-    """A checkpoint whose weights the run starts from. Weights that do not fit the model, such as those of a head for
-    other classes, are initialised as usual and named."""
+    """A checkpoint whose weights the run starts from. Those that do not fit, such as a head's for other classes, are
+    initialised as usual and named."""
     accumulation: PositiveInt = 1
-    """Parts that a worker's share of a batch is cut into, one after the other, for what does not fit the memory at
-    once; the step is that of the whole batch, but batch norm sees parts."""
+    """Parts of a worker's share of a batch, one after the other, for what does not fit the memory at once; the step is
+    that of the whole batch, but batch norm sees parts."""
     precision: Precision = "float32"
     """`bfloat16` runs the model under autocast; weights and loss stay float32. A CPU without instructions for it takes
     float32, which is faster there, with a warning."""
@@ -62,8 +62,8 @@ class LoopConfig(Config):
     transfer: Literal["uint8", "float32"] = "uint8"
     """Frames go to the device as they are stored, or as floats, four times the bytes."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What a loss or gradient that is not finite does: `stop` ends the run, `skip` leaves the step out and counts it;
-    ten such steps one after the other stop in any case. Either names the videos."""
+    """What a loss or gradient that is not finite does: `stop` ends the run, `skip` leaves out and counts the step,
+    though the tenth in a row ends the run too. Either names the videos."""
     profile: bool = False
     """Writes a trace of some steps of the first epoch into the run's folder, for a trace viewer."""
     report: bool = True
@@ -84,16 +84,15 @@ class CheckpointConfig(Config):
     num_to_keep: PositiveInt = 1
     """Best checkpoints by validation GAP to keep; the last one is kept too."""
     on_write_error: Literal["stop", "continue"] = "stop"
-    """What a checkpoint that cannot be written does (a full disk): `stop` ends the run, `continue` trains on and tries
-    again at the next one. The earlier ones stay whole."""
+    """What a checkpoint that cannot be written (a full disk) does: `stop` ends the run, `continue` trains on and tries
+    again at the next one. Earlier ones stay whole."""
 
 
 class ScalingConfig(Config):
     """The workers of the run; what is learned does not depend on how many there are."""
 
     num_workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
-    """How many, or `[least, most]`: as many as the cluster has room for, fewer when a node leaves and more when one
-    comes."""
+    """How many, or `[least, most]`: as many as the cluster has room for, as nodes come and leave."""
     use_gpu: bool | None = None
     """One GPU a worker; null takes GPUs where the cluster has one for every worker."""
     gpus_per_worker: PositiveFloat = 1.0
@@ -167,16 +166,15 @@ class TrainConfig(Config):
     @pydantic.model_validator(mode="after")
     def _check_augmentation(self) -> TrainConfig:
         if self.data.spec.is_video_level:
-            try:
-                self.augmentation.check_unused("frame_dropout", "min_crop", why="a video-level record has one frame")
-            except ValueError as error:
-                raise ValueError(f"augmentation.{error}") from None
+            why = "a video-level record has one frame"
+            self.augmentation.check_unused("frame_dropout", "min_crop", why=why, section="augmentation.")
         return self
 
     @pydantic.model_validator(mode="after")
     def _check_model(self) -> TrainConfig:
         sizes, num_classes = self.data.feature_sizes, self.data.num_classes
-        try:  # without storage and initial weights, it takes some milliseconds
+        # Without storage and initial weights, a model takes some milliseconds.
+        try:
             model = build_empty_model(self.model, feature_sizes=sizes, num_classes=num_classes)
             if self.teacher.model is not None:
                 teacher = build_empty_model(self.teacher.model, feature_sizes=sizes, num_classes=num_classes)
@@ -190,8 +188,17 @@ class TrainConfig(Config):
 def changes(before: TrainConfig, after: TrainConfig) -> list[tuple[str, Any, Any]]:
     """Returns (dotted key, old value, new value) of what differs between two configs, sorted."""
     old, new = flatten(before), flatten(after)
+    # Two dicts are equal in any order, but features are concatenated in theirs.
     if list(before.data.features) != list(after.data.features):
-        # Two dicts are equal in any order, but features are concatenated in theirs.
         old["data.features"], new["data.features"] = dict(before.data.features), dict(after.data.features)
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) or key == "data.features")
     return [(key, old.get(key), new.get(key)) for key in keys]
+
+
+C = TypeVar("C", bound=TrainConfig)
+
+
+def with_absolute_paths(config: C) -> C:
+    """Returns the config with its local paths absolute."""
+    # Workers and later jobs run in other folders than this process.
+    return type(config).model_validate(config.model_dump(mode="json"), context=ABSOLUTE)

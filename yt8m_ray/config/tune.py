@@ -75,7 +75,7 @@ class SchedulerConfig(Config):
     resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Of `pbt`: how often a key is drawn instead of multiplied by 0.8 or 1.2."""
     synchronous: bool = False
-    """Of `pbt`: whether trials wait for one another; otherwise those that begin first are compared with few others."""
+    """Of `pbt`: whether trials wait for one another; else the first ones are compared with few others."""
 
     @pydantic.model_validator(mode="after")
     def _check_use(self) -> SchedulerConfig:
@@ -117,8 +117,7 @@ class SearchConfig(Config):
     metric: Literal["gap", "hit_at_1", "perr", "mean_ap"] = "gap"
     """The validation metric to maximise, the best of a trial's epochs."""
     pareto: Cost | None = None
-    """A cost to minimise too: the result is a front, whose best is the one with the highest metric, and no trial is
-    stopped early."""
+    """A cost to minimise too: the result is a front, its best the one with the highest metric; no trial stops early."""
     searcher: SearcherConfig = SearcherConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -130,8 +129,7 @@ class SearchConfig(Config):
     start_with: list[dict[str, Any]] = Field(default_factory=list)
     """Configurations to try first, by dotted key; the searcher chooses missing keys."""
     warm_start: list[str] = Field(default_factory=list)
-    """Earlier searches that `tpe` and `gp` learn from: their folders, or `mlflow:RUN_ID`, a parent run in the store of
-    `tracking.uri`."""
+    """Earlier searches that `tpe` and `gp` learn from: folders, or `mlflow:RUN_ID` of parent runs in `tracking.uri`."""
     keep_checkpoints: PositiveInt = 1
     """Number of best trials whose checkpoints stay after the search."""
     max_failures: NonNegativeInt = 2

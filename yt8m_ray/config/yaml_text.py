@@ -20,7 +20,7 @@ _PATTERNS = {kind: re.compile(rf"(?:{pattern})\Z") for kind, pattern in _SCALARS
 
 _DIRECTIVE = re.compile(r"^%(?!YAML[ \t])\S*", re.MULTILINE)
 _MOST_DEPTH = 50
-# Keys and values of a document, read in 0.4 s; a bundle that was measured on all 3,844 shards has 12,000
+# Keys and values of a document, read in 0.4 s; a bundle that was measured on all 3,844 shards has 12,000.
 _MOST_NODES = 50_000
 _MOST_DIGITS = 20
 _SHOWN_DEPTH = 8
@@ -33,11 +33,12 @@ def load_yaml(text: str) -> Any:
     Scalars are what they look like: `1e-3` is a number; `007`, `2024_01_01` and `no` are text.
 
     Raises:
-        ValueError: it is not YAML, has a key twice, an alias, a tag or a directive of its own, or is too large or too
-            deep; names the line and, where there is one, the dotted key.
+        ValueError: it is not YAML, has a key twice, an alias, a tag or a directive, or is too large or too deep; names
+            the line and, where there is one, the dotted key.
     """
     directive = _DIRECTIVE.search(text)
-    if directive is not None:  # libyaml compares each %TAG with all before it
+    # Refused unread: libyaml compares each %TAG with all before it.
+    if directive is not None:
         number = text.count("\n", 0, directive.start()) + 1
         raise ValueError(f"line {number}: found the directive {_cut(directive[0])}; expected a plain document")
     try:
@@ -56,10 +57,10 @@ def dump_yaml(tree: Mapping[str, Any]) -> str:
 
 
 class _Loader(Composer, yaml.CSafeLoader):
-    """Parses in C, which is ten times as fast as in Python, and composes the nodes in Python, to check each."""
+    """Parses in C and composes the nodes in Python, to check each."""
 
-    # A document may come from anywhere, and a few lines of YAML can expand to more than a machine's memory holds: each
-    # node is checked before the next one is read.
+    # C is ten times as fast. A document may come from anywhere, and a few lines of YAML can expand to more than a
+    # machine's memory holds: each node is checked before the next one is read.
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # typeshed has it on instances
 
@@ -71,7 +72,8 @@ class _Loader(Composer, yaml.CSafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
-        is_value = index is not None  # not a key, nor the document itself
+        # Neither a key nor the document itself.
+        is_value = index is not None
         if is_value:
             self._path.append(str(getattr(index, "value", index)))
         elif parent is not None and isinstance(event, yaml.CollectionStartEvent):
@@ -107,7 +109,8 @@ class _Loader(Composer, yaml.CSafeLoader):
         self._kind_of(node, ("map",))
         lines: dict[Any, int] = {}
         for key, _ in node.value:
-            name = self.construct_object(key)  # `1` and `1.0`, `true` and `True` are one key
+            # As values: `1` and `1.0`, `true` and `True` are one key.
+            name = self.construct_object(key)
             if name in lines:
                 raise self._refused(key, f"the key {_cut(repr(key.value))} is there twice, first in line {lines[name]}")
             lines[name] = key.start_mark.line + 1
@@ -133,7 +136,7 @@ class _Dumper(yaml.SafeDumper):
 
 for _kind, _pattern in _PATTERNS.items():
     _Loader.add_implicit_resolver(f"{_TAGS}:{_kind}", _pattern, None)
-    # Text that looks like one of these gets quotes, besides that which YAML 1.1 takes for another thing.
+    # Text that looks like one of these gets quotes, besides what YAML 1.1 takes for another thing.
     _Dumper.add_implicit_resolver(f"{_TAGS}:{_kind}", _pattern, None)
 
 

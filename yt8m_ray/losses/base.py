@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from yt8m_ray.registry import ComponentConfig, Registry
 
-INFINITE_LOGIT = 1e4  # in place of infinity: what a wrong certainty costs
-MIN_SUM = 1e-7  # the smallest divisor, as in the published softmax loss
+# In place of infinity: what a wrong certainty costs.
+INFINITE_LOGIT = 1e4
+# The smallest divisor, as in the published softmax loss.
+MIN_SUM = 1e-7
 
 
 class Loss(nn.Module):
@@ -25,10 +27,8 @@ class Loss(nn.Module):
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the scalar loss: the weighted sum of all elements' terms over the number of clips B.
 
-        Args:
-            logits: [B, C].
-            labels: Float [B, C] in 0..1, multi-hot or soft.
-            weights: Float, factors of the terms: [B, 1] for weights of videos, [B, C] for a mask of rated labels.
+        Logits are [B, C], labels float [B, C] in 0..1, multi-hot or soft. Weights multiply the terms: [B, 1] for
+        weights of videos, [B, C] for a mask of rated labels.
         """
         raise NotImplementedError
 
@@ -42,9 +42,7 @@ LOSSES: Registry[Loss] = Registry("loss")
 def build_loss(config: Mapping[str, Any] | ComponentConfig) -> Loss:
     """Returns the loss of a config such as `{"name": "cross_entropy"}`.
 
-    Raises:
-        ValueError: the config, or a file that it names, is invalid.
-        OSError: that file cannot be read.
+    Raises ValueError where the config, or a file that it names, is invalid, OSError where the file cannot be read.
     """
     return LOSSES.build(config)
 

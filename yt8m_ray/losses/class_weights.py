@@ -49,9 +49,7 @@ def _read_counts(file: TextIO, path: str | Path) -> np.ndarray:
 def class_weights(counts: np.ndarray, *, most: float) -> np.ndarray:
     """Returns the weight of each class, min(most, s / count), float64 [C]; their mean over all labels is 1.
 
-    Args:
-        counts: int64 [C], videos of each class, not all 0.
-        most: At least 1, which gives every class the weight 1.
+    Counts are int64 [C], not all 0; `most` is at least 1, which gives every class the weight 1.
     """
     # The mean of 1 keeps the size of the positive labels in the loss; all classes below `most` have the same share.
     # With the counts ascending, the k rarest classes at `most` and all others at s / count:
@@ -62,6 +60,7 @@ def class_weights(counts: np.ndarray, *, most: float) -> np.ndarray:
     rarest = np.concatenate([[0.0], np.cumsum(ascending)[:-1]])
     scales = (ascending.sum() - most * rarest) / (len(counts) - num_capped)
     scale = scales[np.argmax(scales <= most * ascending * (1 + 1e-12))]
+    # A class without videos has the largest weight.
     with np.errstate(divide="ignore"):
         weights: np.ndarray = np.minimum(most, scale / counts)
     return weights

@@ -76,16 +76,12 @@ class CrossEntropyConfig(BinaryConfig):
 class CrossEntropy(BinaryLoss):
     """-(y log(p + epsilon) + (1 - y) log(1 - p + epsilon)), summed over classes, averaged over clips."""
 
-    @property
-    def epsilon(self) -> float:
-        """Added to both probabilities."""
-        return float(self.config.published_epsilon)
-
     def _total(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-        if self.epsilon == 0:
+        epsilon = self.config.published_epsilon
+        if epsilon == 0:
             return cross_entropy(logits, labels, weights)
-        log_p = torch.log(torch.sigmoid(logits) + self.epsilon)
-        log_not_p = torch.log(torch.sigmoid(-logits) + self.epsilon)
+        log_p = torch.log(torch.sigmoid(logits) + epsilon)
+        log_not_p = torch.log(torch.sigmoid(-logits) + epsilon)
         return -weighted(labels * log_p + (1 - labels) * log_not_p, weights).sum()
 
 
@@ -101,10 +97,9 @@ class FocalConfig(BinaryConfig):
 
 @LOSSES.register("focal", FocalConfig)
 class Focal(BinaryLoss):
-    """-(alpha y (1 - p)^gamma log p + (1 - alpha) (1 - y) p^gamma log(1 - p)), summed over classes, mean over clips.
+    """-(alpha y (1 - p)^gamma log p + (1 - alpha) (1 - y) p^gamma log(1 - p)), summed over classes, mean over clips."""
 
-    For labels of 0 and 1 that is the paper's loss; soft ones weigh its two cases.
-    """
+    # For labels of 0 and 1 that is the paper's loss; soft ones weigh its two cases.
 
     def _total(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         gamma, alpha, logits = self.config.gamma, self.config.alpha, bounded(logits)

@@ -1,4 +1,4 @@
-"""The other losses of the starter code, both of probabilities."""
+"""Other published losses: two of probabilities from the starter code, and that of rated segments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pydantic
 import torch
 from torch.nn import functional as F
 
-from yt8m_ray.losses.base import LOSSES, MIN_SUM, Loss, weighted
+from yt8m_ray.losses.base import LOSSES, MIN_SUM, Loss, bounded, cross_entropy, weighted
 from yt8m_ray.registry import ComponentConfig
 
 
@@ -37,13 +37,57 @@ class SoftmaxConfig(ComponentConfig):
 
 @LOSSES.register("softmax", SoftmaxConfig)
 class Softmax(Loss):
-    """-(y / sum y) log softmax(p), summed over classes, averaged over clips; as published on probabilities, not logits.
-
-    A clip without labels costs nothing.
-    """
+    """-(y / sum y) log softmax(p), summed over classes, mean over clips; as published on probabilities, not logits."""
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         labels = labels.float()
+        # A clip without labels costs nothing.
         shares = labels / labels.sum(dim=1, keepdim=True).clamp(min=MIN_SUM)
         total = -weighted(shares * torch.log_softmax(torch.sigmoid(logits.float()), dim=1), weights).sum()
         return total / max(logits.shape[0], 1)
+
+
+class SampledConfig(ComponentConfig):
+    """The loss of segments of the 7th place of 2019 (ceshine/yt8m-2019, SampledCrossEntropyLoss)."""
+
+    name: Literal["sampled"] = "sampled"
+    positive_weight: float = pydantic.Field(default=1.5, ge=0)
+    """Of a rated label that is 1."""
+    negative_weight: float = pydantic.Field(default=0.5, ge=0)
+    """Of a rated label that is 0, as coded; the paper prints 1."""
+    unrated_weight: float = pydantic.Field(default=0.5, ge=0)
+    """Of the mean over unrated negatives."""
+
+
+@LOSSES.register("sampled", SampledConfig)
+class Sampled(Loss):
+    """The cross-entropy of rated labels, summed and averaged over clips, and of unrated negatives, averaged over them.
+
+    (1 / B) sum over rated (0.5 + y) BCE(z, y) + 0.5 sum(m softplus(z)) / sum(m), with m the mask of the negatives.
+    """
+
+    def forward(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        negatives: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Returns the loss.
+
+        Args:
+            logits, labels: [B, C].
+            weights: Mask of the rated labels, one class a clip as published; None means that all are rated.
+            negatives: Mask [B, C] of unrated negatives: neither labels of the video nor rated in any of its segments.
+                None leaves that term out.
+        """
+        logits, labels = logits.float(), labels.float()
+        positive, negative = self.config.positive_weight, self.config.negative_weight
+        sides = negative + (positive - negative) * labels
+        rated = cross_entropy(logits, labels, sides if weights is None else sides * weights.float())
+        total = rated / max(logits.shape[0], 1)
+        if negatives is not None:
+            mask = negatives.float()
+            unrated = (mask * F.softplus(bounded(logits))).sum() / mask.sum().clamp(min=MIN_SUM)
+            total = total + self.config.unrated_weight * unrated
+        return total

@@ -22,11 +22,8 @@ def precision_sums(
 ) -> Array:
     """Returns, for each class, the sum over its hits of the precision at the hit's rank, float64 [num_classes].
 
-    Args:
-        scores: Parts of any length in any order, float32 or float64 [N] each.
-        hits: bool [N] each.
-        class_ids: [N] each, the ranking of each pair; None for one ranking.
-        num_classes: Number of rankings, below 2**31.
+    Pairs come in parts of any length: scores float32 or float64 [N], hits bool [N], and class ids [N], the ranking of
+    each pair, or None for one ranking. There are fewer than 2**31 rankings.
     """
     pairs = _packed(scores, hits, class_ids)
     pairs.sort()
@@ -36,12 +33,7 @@ def precision_sums(
 
 
 def score_keys(scores: Array, hits: Array) -> Array:
-    """Returns (score, hit) pairs as integers for `precision_sum`, uint64 [N].
-
-    Args:
-        scores: float64 [N], at least 0.
-        hits: bool [N].
-    """
+    """Returns scores float64 [N], at least 0, with their hits bool [N], as integers for `precision_sum`, uint64 [N]."""
     # The bits of numbers that are not negative sort like them, and the sign's bit is free for the hit.
     return scores.view(np.uint64) << _ONE | hits
 
@@ -76,13 +68,15 @@ def _ordered_keys(scores: Sequence[Array]) -> Iterable[Array]:
     """Returns, part by part, an integer below 2**32 for each score, in their order."""
     if all(part.dtype == np.float32 for part in scores):
         return map(_float32_keys, scores)
+    # float64 has more bits than a pair has room for: the rank among all scores stands for each.
     ranks = np.unique(np.concatenate(scores), return_inverse=True)[1]
     return np.split(ranks, np.cumsum([len(part) for part in scores])[:-1])
 
 
 def _float32_keys(scores: Array) -> Array:
     """Returns the bits of the scores, of negative ones the complement, which sort like the numbers."""
-    bits = (scores + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0, which it equals
+    # -0.0 + 0.0 is 0.0, which it equals.
+    bits = (scores + np.float32(0)).view(np.uint32)
     return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
 
 
@@ -100,13 +94,8 @@ def _rank(keys: np.ndarray) -> None:
 
 @compiled
 def _close_group(class_id: Any, groups: np.ndarray, before: np.ndarray) -> float:
-    """Returns what the open group of equal scores adds to a class, and empties it.
-
-    Args:
-        class_id: The class.
-        groups: [C, 2], size n and hits k of each open group.
-        before: [C, 2], pairs R and hits P ahead of it.
-    """
+    """Returns what the open group of equal scores adds to a class, and empties it."""
+    # `groups` [C, 2] are size n and hits k of each open group, `before` [C, 2] pairs R and hits P ahead of it.
     # The published code orders equal scores by a fixed pseudo-random permutation, so that its value depends on the
     # order of the videos. Here a group counts by its expectation over all its orders:
     #   sum over i = 1..n of (k / n) * (P + 1 + (i - 1) * (k - 1) / (n - 1)) / (R + i)

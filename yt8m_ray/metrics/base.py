@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from yt8m_ray.metrics.selection import MAX_SELECTED, find_hits, find_labels, select_best
-from yt8m_ray.registry import ComponentConfig, Registry
+from yt8m_ray.registry import Registry
 
 Array = npt.NDArray[Any]
 
@@ -38,17 +37,14 @@ class TopPairs:
 class RankedBatch:
     """Scores and labels of B videos, with what several metrics need of them computed once.
 
+    `num_labels` are int64 [B], `class_counts`, the videos of the batch that have each label, int64 [C].
+
     Args:
         scores: [B, C] probabilities.
         labels: [B, C] multi-hot, of any type of number; everything above 0 is a label.
 
     Raises:
         ValueError: the shapes differ or are not [B, C], or a score is NaN.
-
-    Attributes:
-        scores: float32 or float64 [B, C].
-        num_labels: int64 [B].
-        class_counts: int64 [C], videos of the batch that have each label.
     """
 
     def __init__(self, scores: Values, labels: Values) -> None:
@@ -140,30 +136,6 @@ class Metric(abc.ABC):
     @abc.abstractmethod
     def compute(self) -> float:
         """Returns the metric over every video seen so far; NaN without any."""
-
-
-class VideoMean(Metric):
-    """A mean over videos."""
-
-    def __init__(self, config: ComponentConfig) -> None:
-        self._sum = 0.0
-        self._num_videos = 0
-
-    @abc.abstractmethod
-    def of_videos(self, batch: RankedBatch) -> Array:
-        """Returns the value of each video of a batch, [B]; B > 0."""
-
-    def update_ranked(self, batch: RankedBatch) -> None:
-        if len(batch):
-            self._sum += float(self.of_videos(batch).sum())
-            self._num_videos += len(batch)
-
-    def merge(self, other: Self) -> None:
-        self._sum += other._sum
-        self._num_videos += other._num_videos
-
-    def compute(self) -> float:
-        return self._sum / self._num_videos if self._num_videos else math.nan
 
 
 METRICS: Registry[Metric] = Registry("metric")

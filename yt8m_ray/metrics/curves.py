@@ -5,21 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from yt8m_ray.metrics.base import Array
-from yt8m_ray.metrics.mean_ap import MeanAP
+from yt8m_ray.metrics.gap import MeanAP
 
 NUM_POINTS = 200  # at most, of a curve
 NUM_CLASSES = 5  # with a curve, of the best and of the worst
 
-_LEAST_VIDEOS = 10  # the average precision of a class with fewer is chance
+# The average precision of a class with fewer is chance.
+_LEAST_VIDEOS = 10
 _NUM_BINS = 20
 
 
 def class_arrays(metric: MeanAP) -> dict[str, Array]:
     """Returns the AP of each class, and the curves of the best and the worst ones.
 
-    Returns:
-        class_ap float32 [C] (NaN where no video has the label), class_num_videos int32 [C]; curve_class_ids int32 [K]
-        by falling AP, curve_recall and curve_precision float32 [K, NUM_POINTS], padded with NaN.
+    class_ap is float32 [C] (NaN where no video has the label), class_num_videos int32 [C], curve_class_ids int32 [K] by
+    falling AP, curve_recall and curve_precision are float32 [K, NUM_POINTS], padded with NaN.
     """
     precisions, counts = metric.average_precisions(), metric.class_counts
     chosen = best_and_worst(precisions, counts)
@@ -54,11 +54,10 @@ def best_and_worst(precisions: Array, counts: Array) -> Array:
 
 
 def precision_recall(scores: Array, hits: Array, num_videos: int) -> Array:
-    """Returns recall and precision at the distinct scores, highest first, [2, up to NUM_POINTS], evenly by rank.
-
-    Recall ends below 1 where videos with the label do not have the class among their best.
-    """
+    """Returns recall and precision at the distinct scores, highest first, [2, up to NUM_POINTS], evenly by rank."""
+    # Recall ends below 1 where videos with the label do not have the class among their best.
     order = np.argsort(-scores, kind="stable")
+    # Equal scores are one point of the curve, the last of them.
     is_last = np.append(np.diff(scores[order]) != 0, True)[: len(order)]
     ranks = np.flatnonzero(is_last) + 1
     if len(ranks) > NUM_POINTS:
@@ -68,17 +67,16 @@ def precision_recall(scores: Array, hits: Array, num_videos: int) -> Array:
 
 
 def calibration(metric: MeanAP) -> dict[str, Array]:
-    """Returns how often a score is a label, over the best 20 classes of each video.
+    """Returns how often a score is a label, over the best 20 classes of each video, in 20 equal bins of 0..1.
 
-    Returns:
-        calibration_num_pairs int64, calibration_score and calibration_frequency float32 (means; NaN without pairs), all
-        for 20 bins of equal width over 0..1.
+    calibration_num_pairs is int64, calibration_score and calibration_frequency are float32 means (NaN without pairs).
     """
     pairs = metric.pairs
     bins = np.minimum((pairs.scores * np.float32(_NUM_BINS)).astype(np.uint8), _NUM_BINS - 1)
     num_pairs = np.bincount(bins, minlength=_NUM_BINS)
     score_sums = np.bincount(bins, weights=pairs.scores, minlength=_NUM_BINS)
     num_hits = np.bincount(bins[pairs.hits], minlength=_NUM_BINS)
+    # A bin without pairs has no mean.
     with np.errstate(invalid="ignore"):
         return {
             "calibration_num_pairs": num_pairs.astype(np.int64),

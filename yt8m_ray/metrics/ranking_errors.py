@@ -8,9 +8,7 @@ import torch
 def ranking_errors(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Returns 1 - each video's average precision over all classes, float32 [B]; 0 without labels.
 
-    Args:
-        logits: [B, C]; equal ones rank in any order.
-        labels: Multi-hot [B, C].
+    Labels are multi-hot [B, C]; equal logits [B, C] rank in any order.
     """
     # Ranks, as in GAP: weights made of these errors follow what is measured, not how sure the model is.
     hits = labels.gather(1, logits.argsort(dim=1, descending=True)).float()

@@ -20,7 +20,8 @@ NUM_LANES = 64
 # Most classes a video for which `select_best` is fast; with more, the bound leaves too many candidates.
 MAX_SELECTED = 48
 
-_WORD = 8  # flags of a byte that one comparison tests
+# Flags of a byte that one comparison tests.
+_WORD = 8
 
 
 @compiled
@@ -35,6 +36,7 @@ def _flagged(flags: np.ndarray, words: np.ndarray, found: np.ndarray) -> int:
     return num_found
 
 
+# No early return: a loop with one is not turned into vector instructions.
 @compiled
 def _has_nan(row: np.ndarray) -> bool:
     has_nan = False
@@ -68,13 +70,8 @@ def _bound(row: np.ndarray, k: int, lanes: np.ndarray, num_better: np.ndarray) -
 def select_best(scores: np.ndarray, best_scores: np.ndarray, best_ids: np.ndarray) -> int:
     """Fills in the k best classes of each video, best first, of equal scores the lower id first.
 
-    Args:
-        scores: [B, C].
-        best_scores: [B, k], k at most C and MAX_SELECTED.
-        best_ids: [B, k], integers that hold C - 1.
-
-    Returns:
-        The first row with a NaN, at which it stopped, or -1.
+    `scores` are [B, C], the results [B, k], k at most C and MAX_SELECTED. Returns the first row with a NaN, at which it
+    stops, or -1.
     """
     num_classes, k = scores.shape[1], best_ids.shape[1]
     flags = np.zeros((num_classes + _WORD - 1) // _WORD * _WORD, np.uint8)
@@ -112,12 +109,9 @@ def select_best(scores: np.ndarray, best_scores: np.ndarray, best_ids: np.ndarra
 
 @compiled
 def find_labels(labels: np.ndarray, ends: np.ndarray, class_counts: np.ndarray) -> np.ndarray:
-    """Returns the class ids of all labels, int32, video by video; a label is a number above 0.
+    """Returns the class ids of all labels, int32, video by video; a label is a number above 0 in `labels` [B, C].
 
-    Args:
-        labels: [B, C].
-        ends: int64 [B], filled with the place behind each video's last label.
-        class_counts: int64 [C], to which the labels of each class are added.
+    Fills `ends`, int64 [B], with the place after each video's last label, and adds to `class_counts`, int64 [C].
     """
     num_classes = labels.shape[1]
     flags = np.zeros((num_classes + _WORD - 1) // _WORD * _WORD, np.uint8)
@@ -129,6 +123,7 @@ def find_labels(labels: np.ndarray, ends: np.ndarray, class_counts: np.ndarray) 
         row = labels[video]
         for class_id in range(num_classes):
             flags[class_id] = row[class_id] > zero
+        # Room for a video that has every label; `_flagged` writes one place past the last.
         if num_labels + len(flags) + 1 > len(class_ids):
             longer = np.empty(2 * len(class_ids) + len(flags), np.int32)
             longer[:num_labels] = class_ids[:num_labels]

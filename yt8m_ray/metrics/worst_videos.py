@@ -29,7 +29,7 @@ class WorstVideo:
 
 
 class WorstVideos:
-    """The `num_kept` labelled videos with the lowest average precision, with `num_classes` labels and predictions."""
+    """The `num_kept` labelled videos of lowest average precision, each with `num_classes` labels and predictions."""
 
     def __init__(self, num_kept: int = 50, num_classes: int = 10) -> None:
         self._num_kept = num_kept
@@ -41,10 +41,12 @@ class WorstVideos:
         if not len(batch):
             return
         top = batch.top(_TOP_K)
+        # The precision at a label's rank is the number of hits up to it over the rank, and 0 beyond the best classes.
         hits_before = np.cumsum(top.hits, axis=1, dtype=np.float32) * top.hits
         average = hits_before @ (1 / np.arange(1, hits_before.shape[1] + 1)) / np.maximum(batch.num_labels, 1)
         doubt = 1 - top.scores[:, 0].astype(np.float64)
         is_candidate = batch.num_labels > 0
+        # Once the list is full, most videos of a batch are no worse than its last one.
         if len(self.videos) == self._num_kept:
             best = self.videos[-1]
             is_tied = (average == best.average_precision) & (doubt <= best.doubt)
@@ -77,9 +79,8 @@ class WorstVideos:
     def arrays(self) -> dict[str, Array]:
         """Returns the videos, worst first.
 
-        Returns:
-            video_ids uint8 [N, L] (UTF-8, padded with 0), average_precision float32 [N], labels and class_ids
-            int32 [N, num_classes] (padded with -1), scores float32 [N, num_classes].
+        video_ids are uint8 [N, L] (UTF-8, padded with 0), average_precision is float32 [N], labels and class_ids are
+        int32 [N, num_classes] (padded with -1), scores float32 [N, num_classes].
         """
         shape = (len(self.videos), self._num_classes)
         encoded = [video.video_id.encode() for video in self.videos]
@@ -91,10 +92,9 @@ class WorstVideos:
             labels[row, : len(video.labels)] = video.labels
             class_ids[row, : len(video.class_ids)] = video.class_ids
             scores[row, : len(video.scores)] = video.scores
-        average = np.array([video.average_precision for video in self.videos], np.float32)
         return {
             "video_ids": ids,
-            "average_precision": average,
+            "average_precision": np.array([video.average_precision for video in self.videos], np.float32),
             "labels": labels,
             "class_ids": class_ids,
             "scores": scores,

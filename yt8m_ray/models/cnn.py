@@ -42,15 +42,13 @@ class CNNConfig(ComponentConfig):
 
 
 class PooledConvolution(nn.Module):
-    """A convolution over a random cut, in eval mode the clip's middle, pooled over time.
-
-    Shorter clips repeat their last frame, as published.
-    """
+    """A convolution over a random cut, in eval mode the clip's middle, pooled over time."""
 
     def __init__(self, frame_dim: int, num_channels: int, branch: Branch, *, pooling: Literal["mean", "max"]) -> None:
         super().__init__()
         self.every = branch.every
         self.pooling = pooling
+        # Shorter clips repeat their last frame, as published.
         self.cut = FrameSequence(FrameSequenceConfig(num_frames=branch.num_frames))
         self.convolution = nn.Conv1d(frame_dim, num_channels, branch.kernel_size, stride=branch.stride)
         nn.init.trunc_normal_(self.convolution.weight, std=INITIAL_STD, a=-2 * INITIAL_STD, b=2 * INITIAL_STD)

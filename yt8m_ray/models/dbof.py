@@ -77,7 +77,8 @@ class DBoF(nn.Module):
         return self.activation(hidden)
 
     def _pool(self, units: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        units = units.masked_fill(~mask.unsqueeze(2), 0.0)  # both activations are at least 0: padding is no maximum
+        # Both activations are at least 0: padding is no maximum.
+        units = units.masked_fill(~mask.unsqueeze(2), 0.0)
         if self.pooling == "max" and units.shape[1]:
             return units.amax(dim=1)
         return units.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)

@@ -32,10 +32,7 @@ class DeepCombineChainConfig(ComponentConfig):
 
 @MODELS.register("deep_combine_chain", DeepCombineChainConfig)
 class DeepCombineChain(Model):
-    """Classifiers in a row, each of which reads the clip's mean frame and the predictions of all before it.
-
-    A prediction [B, C] is passed on as l2(relu(p W + b)) [B, relu_dim]; `head` is the last classifier.
-    """
+    """Classifiers in a row, each of which reads the clip's mean frame and the predictions of all before it."""
 
     def __init__(self, config: DeepCombineChainConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
@@ -63,6 +60,7 @@ class DeepCombineChain(Model):
         """Returns the inputs of the last classifier, and the logits of those before it."""
         inputs, predictions = masked_mean(frames, num_frames), []
         for support, compression in zip(self.supports, self.compressions, strict=True):
+            # A prediction [B, C] is passed on as l2(relu(p W + b)) [B, relu_dim].
             predictions.append(support(inputs))
             compressed = l2_normalize(F.relu(compression(torch.sigmoid(predictions[-1]))), dim=1)
             inputs = torch.cat([inputs, compressed], dim=1)

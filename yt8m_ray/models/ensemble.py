@@ -11,16 +11,12 @@ from torch import nn
 from yt8m_ray.models.base import Model
 from yt8m_ray.models.layers import mixture_logits
 
-WEIGHT_TOLERANCE = 1e-4  # of the weights' sum to 1, as in the 2018 ensembles
+# Of the weights' sum to 1, as in the 2018 ensembles.
+WEIGHT_TOLERANCE = 1e-4
 
 
 class Ensemble(Model):
-    """The weighted mean of the members' probabilities, as logits.
-
-    Args:
-        members: Models of the same inputs and classes.
-        weights: One positive share a member; their sum is 1.
-    """
+    """The weighted mean of the probabilities of models of the same inputs and classes, as logits."""
 
     log_weights: torch.Tensor
 

@@ -67,7 +67,8 @@ class FrameAttentionModel(FrameModel):
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
         frames, _, mask = self.sample(frames, num_frames)
         if self.attend_to_padding:
-            frames = F.pad(frames, (0, 0, 0, self.max_frames - frames.shape[1]))  # cuts where that is negative
+            # Cuts where the number is negative.
+            frames = F.pad(frames, (0, 0, 0, self.max_frames - frames.shape[1]))
             mask = torch.ones_like(frames[..., 0], dtype=torch.bool)
         features = frames.split(self.feature_sizes, dim=2)
         return torch.cat([pool(feature, mask) for pool, feature in zip(self.attentions, features, strict=True)], dim=1)

@@ -23,9 +23,11 @@ from yt8m_ray.models.layers import (
 )
 from yt8m_ray.registry import ComponentConfig, Registry
 
-L2 = 1e-8  # weight of the l2 term in the starter code
+# Weight of the l2 term in the starter code.
+L2 = 1e-8
 
-GATED_SHARE = 0.5  # probability gating before training: its batch norm centres the gate's logit at 0
+# Probability gating before training: its batch norm centres the gate's logit at 0.
+GATED_SHARE = 0.5
 
 
 class Head(Regularized):
@@ -151,10 +153,9 @@ class MoEHeadConfig(MoEFields):
 
 @HEADS.register("moe", MoEHeadConfig)
 class MoEHead(Head):
-    """A mixture of logistic experts a class, with a dummy expert and without gate biases.
+    """A mixture of logistic experts a class, with a dummy expert and without gate biases."""
 
-    Columns are class-major: expert m of class c is column c * M + m, its gate c * (M + 1) + m.
-    """
+    # Columns are class-major: expert m of class c is column c * M + m, its gate c * (M + 1) + m.
 
     normalized_by: ClassVar[NormalizedBy] = {"prob_gate": "prob_gate_bn"}
 

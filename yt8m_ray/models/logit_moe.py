@@ -9,12 +9,7 @@ import torch
 from torch import nn
 
 from yt8m_ray.models.heads import HEADS, L2, Head, half_sum_of_squares
-from yt8m_ray.models.layers import (
-    TORCH_BATCH_NORM_EPSILON,
-    TORCH_BATCH_NORM_MOMENTUM,
-    BatchNorm,
-    kaiming_linear,
-)
+from yt8m_ray.models.layers import TORCH_BATCH_NORM_EPSILON, TORCH_BATCH_NORM_MOMENTUM, BatchNorm, kaiming_linear
 from yt8m_ray.registry import ComponentConfig
 
 
@@ -38,11 +33,10 @@ class LogitMoEHeadConfig(ComponentConfig):
 
 @HEADS.register("logit_moe", LogitMoEHeadConfig)
 class LogitMoEHead(Head):
-    """logit_c = sum_m gate_{c,m} * E_{c,m}, the gates a softmax of M + 1.
+    """logit_c = sum_m gate_{c,m} * E_{c,m}, the gates a softmax of M + 1; the last expert's logit is 0."""
 
-    The last expert's logit is 0, which pulls towards a probability of one half; that of `moe` predicts 0. Columns are
-    class-major: expert m of class c is column c * M + m, its gate c * (M + 1) + m.
-    """
+    # That pulls towards a probability of one half, where the dummy of `moe` predicts 0. Columns are class-major: expert
+    # m of class c is column c * M + m, its gate c * (M + 1) + m.
 
     def __init__(
         self,

@@ -97,7 +97,7 @@ class BidirectionalLSTMModel(FrameModel):
 
 
 class HierarchicalLSTMConfig(StackedLSTMFields):
-    """HierarchicalLstmModel; the defaults are the teacher, and `every: 10, num_blocks: 5` is its student."""
+    """The teacher of Efficient Video Classification (Bhardwaj et al. 2019); `every: 10, num_blocks: 5` its student."""
 
     name: Literal["hierarchical_lstm"] = "hierarchical_lstm"
     num_blocks: int = pydantic.Field(default=20, ge=1, le=10_000)
@@ -109,16 +109,14 @@ class HierarchicalLSTMConfig(StackedLSTMFields):
     @property
     def block_len(self) -> int:
         """Frames of a block that are read."""
+        # -(-a // b) rounds up.
         num_read = -(-self.max_frames // self.every)
         return -(-num_read // self.num_blocks)
 
 
 @MODELS.register("hierarchical_lstm", HierarchicalLSTMConfig)
 class HierarchicalLSTMModel(FrameModel):
-    """An LSTM reads each block of frames from the zero state, another the blocks' full states; a head its full state.
-
-    Shape letters: B clips, T frames, D values of a frame, N blocks, L frames of a block.
-    """
+    """An LSTM reads each block of frames from the zero state, another the blocks' states; a head its full state."""
 
     def __init__(self, config: HierarchicalLSTMConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
@@ -133,6 +131,7 @@ class HierarchicalLSTMModel(FrameModel):
         num_read = -(-num_frames // self.every)
         frames = frames[:, :: self.every]
         num_clips, max_read = frames.shape[:2]
+        # The last block is filled up with padding, and every block is a clip of its own.
         num_blocks = -(-max_read // self.block_len)
         frames = F.pad(frames, (0, 0, 0, num_blocks * self.block_len - max_read))
         blocks = frames.reshape(num_clips * num_blocks, self.block_len, self.frame_dim)

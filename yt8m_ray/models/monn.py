@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -19,7 +20,8 @@ from yt8m_ray.registry import ComponentConfig, PositiveInt
 # (over all frames and dimensions) one a feature, `num_frames` one.
 Statistic = Literal["mean", "cube_root_moment", "std", "num_frames", "std_all"]
 
-MIDDLE_NUM_FRAMES, NUM_FRAMES_SCALE = 151, 300  # the published feature is (n - 151) / 300
+# The published feature is (n - 151) / 300.
+MIDDLE_NUM_FRAMES, NUM_FRAMES_SCALE = 151, 300
 
 
 class MoNNConfig(ComponentConfig):
@@ -64,12 +66,6 @@ def statistics_of(
     return torch.cat([compute(statistic) for statistic in statistics], dim=1)
 
 
-def num_statistics(statistics: Sequence[Statistic], feature_sizes: Sequence[int]) -> int:
-    """Returns S, the length of what `statistics_of` returns for a clip."""
-    sizes = {"num_frames": 1, "std_all": len(feature_sizes)}
-    return sum(sizes.get(statistic, sum(feature_sizes)) for statistic in statistics)
-
-
 def _std_of_all(feature: torch.Tensor, mask: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     num_values = count * feature.shape[2]
     mean = feature.sum(dim=(1, 2)).unsqueeze(1) / num_values
@@ -84,7 +80,7 @@ class MoNNHead(Head):
         super().__init__()
         self.config = config
         dims = (input_dim, *config.hidden_dims)
-        self.layers = nn.ModuleList(glorot_linear(dims[i], dims[i + 1]) for i in range(len(config.hidden_dims)))
+        self.layers = nn.ModuleList(itertools.starmap(glorot_linear, itertools.pairwise(dims)))
         self.gates = glorot_linear(input_dim, num_classes * (config.num_mixtures + 1), bias=False)
         self.experts = glorot_linear(dims[-1], num_classes * config.num_mixtures)
 
@@ -110,9 +106,9 @@ class MoNNModel(Model):
     def __init__(self, config: MoNNConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
         self.statistics = config.statistics
-        self.head = MoNNHead(
-            config, input_dim=num_statistics(config.statistics, feature_sizes), num_classes=num_classes
-        )
+        sizes = {"num_frames": 1, "std_all": len(feature_sizes)}
+        input_dim = sum(sizes.get(statistic, self.frame_dim) for statistic in config.statistics)
+        self.head = MoNNHead(config, input_dim=input_dim, num_classes=num_classes)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
         return statistics_of(frames, num_frames, self.statistics, self.feature_sizes)

@@ -14,7 +14,8 @@ from yt8m_ray.models.base import MODELS
 from yt8m_ray.models.late_fusion import Assignment, LateFusionFields, LateFusionModel, Pooling
 from yt8m_ray.models.layers import l2_normalize
 
-MIN_DEVIATION = 1e-6  # added to the square of a learned deviation, as published
+# Added to the square of a learned deviation, as published.
+MIN_DEVIATION = 1e-6
 
 
 class NetFVConfig(LateFusionFields):
@@ -37,10 +38,10 @@ class NetFV(Pooling):
     """Aggregates one feature's frames [B, T, D] into first- and second-order statistics [B, 2 * D * K].
 
     Both halves are D-major and l2-normalized; in the first one, each cluster is normalized before. The squares of
-    `deviations` [D, K] divide the differences to `centers` [D, K], which may be coupled to the assignment's weights.
-
-    Shape letters: B clips, T frames, D feature dimensions, K clusters.
+    `deviations` [D, K] divide the differences to `centers` [D, K].
     """
+
+    # Shape letters: B clips, T frames, D feature dimensions, K clusters.
 
     def __init__(self, feature_dim: int, num_clusters: int, config: NetFVConfig) -> None:
         super().__init__()

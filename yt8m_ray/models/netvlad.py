@@ -42,10 +42,11 @@ class NetVLAD(Pooling):
     """Aggregates one feature's frames [B, T, D] into residuals [B, D * K], l2-normalized.
 
     Frames are assigned softly to clusters; a cluster's vector is the sum of its frames' differences to its centre, or
-    of its frames without `centers` [D, K]. The result is D-major: element d * K + k is dimension d of cluster k.
-
-    Shape letters: B clips, T frames, D feature dimensions, K clusters.
+    of its frames without `centers` [D, K].
     """
+
+    # Shape letters: B clips, T frames, D feature dimensions, K clusters. The result is D-major: element d * K + k is
+    # dimension d of cluster k.
 
     def __init__(self, feature_dim: int, num_clusters: int, fields: NetVLADFields, *, has_centers: bool) -> None:
         super().__init__()
@@ -57,7 +58,8 @@ class NetVLAD(Pooling):
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         assignment_BTK = self.assignment(frames, mask)
-        vlad_BDK = torch.bmm(frames.transpose(1, 2), assignment_BTK)  # no [B, T, K, D] is ever held
+        # The product sums over frames: no [B, T, K, D] is ever held.
+        vlad_BDK = torch.bmm(frames.transpose(1, 2), assignment_BTK)
         if self.centers is not None:
             vlad_BDK = torch.addcmul(vlad_BDK, assignment_BTK.sum(dim=1, keepdim=True), self.centers, value=-1)
         return normalize_twice(vlad_BDK)

@@ -68,12 +68,12 @@ class NeXtVLAD(nn.Module):
     """Aggregates one feature's frames [B, T, D] into residuals [B, d * K].
 
     Frames are widened to W values and cut into G groups; each group of each frame is assigned softly to the K clusters,
-    which the groups share, and weighed by its attention. The result is d-major: element i * K + k is dimension i of
-    cluster k; `cluster_weights`, W to G * K, is group-major.
-
-    Shape letters: B clips, T frames, D feature and W widened dimensions, G groups, P = T * G pieces, K clusters,
-    d = W / G.
+    which the groups share, and weighed by its attention.
     """
+
+    # Shape letters: B clips, T frames, D feature and W widened dimensions, G groups, P = T * G pieces (one group of one
+    # frame), K clusters, d = W / G. The result is d-major: element i * K + k is dimension i of cluster k;
+    # `cluster_weights`, W to G * K, is group-major.
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class NeXtVLAD(nn.Module):
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Returns the descriptors [B, d * K]; rows of `frames` outside `mask` [B, T] do not count."""
-        num_clips, num_pieces = mask.shape[0], mask.shape[1] * self.groups  # a piece is one group of one frame
+        num_clips, num_pieces = mask.shape[0], mask.shape[1] * self.groups
         wide_BTW = self.widen(frames)
         attention_BTG = torch.sigmoid(self.attention(wide_BTW)) * mask.unsqueeze(2)
         assignment_BPK = torch.softmax(self._assign(wide_BTW, mask), dim=2)
@@ -208,12 +208,9 @@ class NeXtVLADModel(FrameModel):
 
 @MODELS.register("mix_nextvlad", MixNeXtVLADConfig)
 class MixNeXtVLADModel(FrameModel):
-    """Several NeXtVLADs, whose logits are mixed with weights of the clip's mean frame.
+    """Several NeXtVLADs, whose logits are mixed with weights of the clip's mean frame."""
 
-    The mean is that of the real frames; the published one divides by 300 whatever the clip's length.
-
-    Shape letters: B clips, M branches, C classes.
-    """
+    # Shape letters: B clips, M branches, C classes.
 
     def __init__(self, config: MixNeXtVLADConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
@@ -235,12 +232,13 @@ class MixNeXtVLADModel(FrameModel):
         """Returns `criterion` of the mixture and of each branch, and the Kullback-Leibler divergence of the branches.
 
         The divergence from the mixture, as distributions over all classes, is summed over branches and averaged over
-        clips. The mixture learns from it too, as published.
+        clips.
         """
         mixture_BC, branches_BMC = self._mix(frames, num_frames)
         total = criterion(mixture_BC, labels)
         for branch_BC in branches_BMC.unbind(1):
             total = total + criterion(branch_BC, labels)
+        # The mixture learns from the divergence too, as published.
         log_mixture = F.log_softmax(mixture_BC / self.temperature, dim=1).unsqueeze(1)
         log_branches = F.log_softmax(branches_BMC / self.temperature, dim=2)
         divergence = (log_mixture.exp() * (log_mixture - log_branches)).sum() / max(labels.shape[0], 1)
@@ -251,6 +249,7 @@ class MixNeXtVLADModel(FrameModel):
         frames, num_frames, mask = self.sample(frames, num_frames)
         branches = [head(encoder(frames, mask)) for head, encoder in zip(self.heads, self.encoders, strict=True)]
         branches_BMC = torch.stack(branches, dim=1).float()
+        # The mean is that of the real frames; the published one divides by 300 whatever the clip's length.
         weights_BM = torch.softmax(
             self.mixture_weights(self.mixture_bn(masked_mean(frames, num_frames))).float(), dim=1
         )

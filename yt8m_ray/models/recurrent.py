@@ -16,14 +16,15 @@ from torch.nn import functional as F
 # stays to the end of the batch, and the backward direction begins its real frames in the zero state. That keeps whole
 # batches in one call of oneDNN or cuDNN, asks the device for no length, and makes clips without frames legal.
 
-SHUT = 1e30  # added to a gate in the padding: beyond every sum of inputs, so that its sigmoid is exactly 1 or 0
+# Added to a gate in the padding: beyond every sum of inputs, so that its sigmoid is exactly 1 or 0.
+SHUT = 1e30
 
 
 def shuffle_frames(frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
     """Returns `frames` [B, T, D] with every clip's real frames in an order drawn at random, and the padding behind."""
-    positions = torch.arange(frames.shape[1], device=frames.device)
-    drawn = torch.rand(frames.shape[1], frames.shape[0], device=frames.device).t()  # the same whatever the padding
-    order = drawn.masked_fill(positions >= num_frames.unsqueeze(1), 2.0).argsort(dim=1)
+    # Drawn frame by frame: a clip's order is the same whatever the padding.
+    drawn = torch.rand(frames.shape[1], frames.shape[0], device=frames.device).t()
+    order = drawn.masked_fill(_is_padding(frames, num_frames), 2.0).argsort(dim=1)
     return frames.gather(1, order.unsqueeze(2).expand_as(frames))
 
 
@@ -54,14 +55,12 @@ def _num_padding_columns(inputs: torch.Tensor) -> int:
 class LSTMCellWeights(nn.Module):
     """The weights of one published BasicLSTMCell, in torch's order of gates i, f, j, o (TensorFlow's is i, j, f, o).
 
-    Attributes:
-        weight_ih, weight_hh: [4 * cell_dim, input_dim] and [4 * cell_dim, cell_dim]; together the transpose of the
-            published kernel, and drawn as one, uniform in +-sqrt(6 / (input + cell_dim + 4 * cell_dim)).
-        bias: [4 * cell_dim], without the constant 1 that the forget gate gets on top.
+    `bias` is without the constant 1 that the forget gate gets on top.
     """
 
     def __init__(self, input_dim: int, cell_dim: int) -> None:
         super().__init__()
+        # Both matrices together are the transpose of the published kernel, and drawn as one, by its Glorot bound.
         bound = math.sqrt(6 / (input_dim + 5 * cell_dim))
         self.weight_ih = nn.Parameter(torch.empty(4 * cell_dim, input_dim).uniform_(-bound, bound))
         self.weight_hh = nn.Parameter(torch.empty(4 * cell_dim, cell_dim).uniform_(-bound, bound))
@@ -80,10 +79,9 @@ class LSTMCellWeights(nn.Module):
 
 
 class LSTM(nn.Module):
-    """Stacked layers of the published BasicLSTMCell with forget bias 1, each bidirectional where asked for.
+    """Stacked layers of the published BasicLSTMCell with forget bias 1, each bidirectional where asked for."""
 
-    Shape letters: B clips, T frames, D inputs, H cell_dim, or 2 * cell_dim of a bidirectional layer (forward first).
-    """
+    # Shape letters: B clips, T frames, D inputs, H cell_dim, or 2 * cell_dim of a bidirectional layer (forward first).
 
     def __init__(self, input_dim: int, cell_dim: int, *, num_layers: int = 1, bidirectional: bool = False) -> None:
         super().__init__()
@@ -102,9 +100,7 @@ class LSTM(nn.Module):
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         """Returns the outputs [B, T, H] of the top layer, 0 in the padding, and every layer's last c and h [B, H].
 
-        Args:
-            frames: [B, T, D], finite in the padding too.
-            num_frames: int64 [B], each in 0..T.
+        `frames` [B, T, D] are finite in the padding too.
         """
         num_clips, max_frames = frames.shape[:2]
         outputs, num_frames = _at_least_one(frames, num_frames)
@@ -148,13 +144,11 @@ class GRU(nn.Module):
 
     r, u = sigmoid([x, h] Wg + bg), c = tanh([x, r * h] Wc + bc), h' = u * h + (1 - u) * c.
 
-    Shape letters: B clips, T frames, D inputs, H cell_dim.
-
-    Attributes:
-        gates_kernel, gates_bias: Wg [D + H, 2 * H] and bg, 1 before training; r first.
-        candidate_kernel, candidate_bias: Wc [D + H, H] and bc, 0 before training.
-        backward_in_time: Whether a clip is read from its last frame to its first.
+    `gates_kernel` is Wg [D + H, 2 * H], r first, and `candidate_kernel` Wc [D + H, H]. With `backward_in_time` a clip
+    is read from its last frame to its first.
     """
+
+    # Shape letters: B clips, T frames, D inputs, H cell_dim.
 
     def __init__(self, input_dim: int, cell_dim: int, *, backward_in_time: bool = False) -> None:
         super().__init__()
@@ -163,6 +157,7 @@ class GRU(nn.Module):
         joint_dim = input_dim + cell_dim
         gates_bound, candidate_bound = (math.sqrt(6 / (joint_dim + count * cell_dim)) for count in (2, 1))
         self.gates_kernel = nn.Parameter(torch.empty(joint_dim, 2 * cell_dim).uniform_(-gates_bound, gates_bound))
+        # A new cell keeps most of its state.
         self.gates_bias = nn.Parameter(torch.ones(2 * cell_dim))
         self.candidate_kernel = nn.Parameter(
             torch.empty(joint_dim, cell_dim).uniform_(-candidate_bound, candidate_bound)
@@ -186,14 +181,11 @@ class GRU(nn.Module):
         gates = torch.addmm(self.gates_bias, steps, self.gates_kernel[:input_dim])
         candidates = torch.addmm(self.candidate_bias, steps, self.candidate_kernel[:input_dim])
         with torch.autocast(frames.device.type, enabled=False):
-            arguments = (
-                gates.to(self.gates_kernel.dtype).unflatten(0, padding.t().shape),
-                candidates.to(self.gates_kernel.dtype).unflatten(0, padding.t().shape),
-                self.gates_kernel[input_dim:],
-                self.candidate_kernel[input_dim:],
-                padding.t(),
-                self.backward_in_time,
-            )
+            # The inputs' shares of all steps are one product each; the steps below add the state's.
+            dtype, shape = self.gates_kernel.dtype, padding.t().shape
+            gates, candidates = gates.to(dtype).unflatten(0, shape), candidates.to(dtype).unflatten(0, shape)
+            kernels = self.gates_kernel[input_dim:], self.candidate_kernel[input_dim:]
+            arguments = (gates, candidates, *kernels, padding.t(), self.backward_in_time)
             if not torch.is_grad_enabled():
                 return _scan(*arguments)
             states, last = _GRUScan.apply(*arguments)  # type: ignore[no-untyped-call]
@@ -210,28 +202,18 @@ def _scan(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the states [T, B, H] and the last one; overwrites `gates` and `candidates` with their values.
 
-    Args:
-        gates, candidates: The shares of the inputs and the biases, [T, B, 2 * H] and [T, B, H].
-        gates_kernel, candidate_kernel: Of the state, [H, 2 * H] and [H, H].
-        padding: bool [T, B].
-        backward_in_time: Whether the last step comes first.
+    `gates` [T, B, 2 * H] and `candidates` [T, B, H] are the shares of the inputs and the biases; the kernels [H, 2 * H]
+    and [H, H] those of the state. `padding` is bool [T, B].
     """
     cell_dim = candidates.shape[2]
-    gates[..., cell_dim:].masked_fill_(padding.unsqueeze(2), SHUT)  # u = 1 keeps the state
+    # u = 1 keeps the state.
+    gates[..., cell_dim:].masked_fill_(padding.unsqueeze(2), SHUT)
     states = torch.empty_like(candidates)
     state = torch.zeros_like(candidates[0])
     reset_state = torch.empty_like(state)
     # All views of single steps at once: small cells spend most of a step outside the products.
-    views = list(
-        zip(
-            gates.unbind(0),
-            gates[..., :cell_dim].unbind(0),
-            gates[..., cell_dim:].unbind(0),
-            candidates.unbind(0),
-            states.unbind(0),
-            strict=True,
-        )
-    )
+    tensors = (gates, gates[..., :cell_dim], gates[..., cell_dim:], candidates, states)
+    views = list(zip(*(tensor.unbind(0) for tensor in tensors), strict=True))
     for gate, reset, update, candidate, after in reversed(views) if backward_in_time else views:
         gate.addmm_(state, gates_kernel).sigmoid_()
         torch.mul(reset, state, out=reset_state)
@@ -245,18 +227,14 @@ class _GRUScan(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        gates: torch.Tensor,
-        candidates: torch.Tensor,
-        gates_kernel: torch.Tensor,
-        candidate_kernel: torch.Tensor,
-        padding: torch.Tensor,
-        backward_in_time: bool,
+        ctx: Any, gates: torch.Tensor, candidates: torch.Tensor, *others: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        # `_scan` overwrites them.
         gates, candidates = gates.clone(), candidates.clone()
-        states, last = _scan(gates, candidates, gates_kernel, candidate_kernel, padding, backward_in_time)
+        states, last = _scan(gates, candidates, *others)
+        gates_kernel, candidate_kernel, _, ctx.backward_in_time = others
         ctx.save_for_backward(gates, candidates, states, gates_kernel, candidate_kernel)
-        ctx.backward_in_time = backward_in_time
+        # A gradient that nobody asks for stays None, not a tensor of zeros.
         ctx.set_materialize_grads(False)
         return states, last.clone()
 
@@ -277,7 +255,8 @@ def _gru_gradients(
     """Returns the gradients of `_scan`'s first four arguments, from what its forward pass saved."""
     gates, candidates, states, gates_kernel, candidate_kernel = saved
     num_steps, _, cell_dim = candidates.shape
-    before = torch.zeros_like(states)  # the state that each step began with
+    # The state that each step began with.
+    before = torch.zeros_like(states)
     if backward_in_time:
         before[:-1] = states[1:]
     else:

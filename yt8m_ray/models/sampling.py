@@ -78,12 +78,10 @@ class FrameSequenceConfig(ComponentConfig):
 
 @SAMPLERS.register("sequence", FrameSequenceConfig)
 class FrameSequence(Sampler):
-    """`num_frames` consecutive frames from a random start (SampleRandomSequence); in eval mode from the clip's middle.
-
-    A shorter clip is taken whole, and its last frame repeated, as published.
-    """
+    """`num_frames` consecutive frames from a random start (SampleRandomSequence), in eval mode the clip's middle."""
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # A shorter clip is taken whole, and its last frame repeated, as published.
         last_starts = (num_frames - self.config.num_frames).clamp(min=0).unsqueeze(1)
         if self.training:
             drawn = torch.rand(num_frames.shape[0], 1, device=frames.device)
@@ -117,13 +115,11 @@ class SampleAllConfig(ComponentConfig):
 
 @SAMPLERS.register("sample_all", SampleAllConfig)
 class SampleAll(Sampler):
-    """Every frame once, in order, at most `num_frames`; in training, frames drawn at random fill the slots left over.
-
-    The 2018 winner fills at inference too.
-    """
+    """Every frame once, in order, at most `num_frames`; in training, random frames fill the slots left over."""
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # Pooling that weighs frames alike gives the same in expectation with and without the filler.
+        # The 2018 winner fills at inference too. Pooling that weighs frames alike gives the same in expectation with
+        # and without the filler.
         if not self.training:
             return frames[:, : self.config.num_frames], num_frames.clamp(max=self.config.num_frames)
         clip_lengths = num_frames.unsqueeze(1)
@@ -146,9 +142,11 @@ class TrimmedFrames(Sampler):
     """A clip without its beginning and its end; where that is too long, one frame of each of `num_frames` strata.
 
     In training a stratum's frame is drawn, in eval mode it is the middle one: distinct frames in their order. A clip
-    too short to be trimmed is taken whole. The 7th place of 2019 cuts the batch's padding in place of a clip's end, and
-    draws one set of frames for a whole batch, with replacement, in evaluation too.
+    too short to be trimmed is taken whole.
     """
+
+    # The 7th place of 2019 cuts the batch's padding in place of a clip's end, and draws one set of frames for a whole
+    # batch, with replacement, in evaluation too.
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         config = self.config

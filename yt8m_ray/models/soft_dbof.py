@@ -89,7 +89,8 @@ class SoftDBoFModel(LateFusionModel):
 
     def __init__(self, config: SoftDBoFFields, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         first = GatedDBoF if isinstance(config, GatedDBoFConfig) else SoftDBoF
-        others = max(config.num_clusters // 8, 2)  # a single cluster has every frame whole, and nothing to learn
+        # A single cluster would have every frame whole, and nothing to learn.
+        others = max(config.num_clusters // 8, 2)
         super().__init__(
             config,
             [

@@ -14,8 +14,7 @@ from typing import Any
 from yt8m_ray.artifacts.folder_manifest import folder_version
 from yt8m_ray.cluster import READ_CPUS, cluster_cpus, map_tasks
 from yt8m_ray.config.document import override
-from yt8m_ray.config.local_paths import with_absolute_paths
-from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.config.train import TrainConfig, with_absolute_paths
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.evaluation import Evaluation
 from yt8m_ray.inference.batch.evaluate import evaluation_config, evaluation_of

@@ -16,9 +16,8 @@ from typing import Any
 
 from yt8m_ray.cluster import READ_CPUS
 from yt8m_ray.config.document import flatten, load_document, override, parse_value, to_yaml
-from yt8m_ray.config.local_paths import with_absolute_paths
 from yt8m_ray.config.space import Params
-from yt8m_ray.config.train import changes
+from yt8m_ray.config.train import changes, with_absolute_paths
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking import runs as tracking

@@ -5,7 +5,7 @@ import pytest
 
 from yt8m_ray.metrics import build_metric
 from yt8m_ray.metrics.curves import NUM_POINTS, best_and_worst, calibration, class_arrays, precision_recall
-from yt8m_ray.metrics.mean_ap import MeanAP
+from yt8m_ray.metrics.gap import MeanAP
 
 RNG = np.random.default_rng(1)
 LABELS = RNG.random((400, 25)) < np.linspace(0.002, 0.3, 25)

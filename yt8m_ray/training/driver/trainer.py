@@ -16,8 +16,7 @@ import ray.train.torch
 import torch
 
 from yt8m_ray.cluster import root_cause
-from yt8m_ray.config.local_paths import with_absolute_paths
-from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.config.train import TrainConfig, with_absolute_paths
 from yt8m_ray.data.pipeline.packed_videos import Block, from_table
 from yt8m_ray.data.pipeline.ray_dataset import keep_order, read_dataset, split_dataset
 from yt8m_ray.errors import ConfigError

@@ -45,7 +45,7 @@ class Objective(torch.nn.Module):
         self.distillation = distillation
         self.teaching = teaching
         # The published mixture has the same epsilon in both of its terms.
-        epsilon = criterion.epsilon if isinstance(criterion, CrossEntropy) else 0.0
+        epsilon = criterion.config.published_epsilon if isinstance(criterion, CrossEntropy) else 0.0
         self.soft_criterion = CrossEntropy(CrossEntropyConfig(published_epsilon=epsilon))
 
     def forward(
