@@ -29,7 +29,8 @@ def node(head: Head, output: Path, *prefix: str) -> Iterator[Command]:
     arguments = ("--block", "--disable-usage-stats")
     line = (*prefix, str(BIN / "ray"), *join, *arguments)
     with Command(*line, folder=output, environment=head.raylet_environment) as command:
-        command.wait_until(lambda: raylets(command))
+        # The raylet is there seconds before the cluster counts it: a run that starts between has fewer workers.
+        command.wait_until(lambda: "Ray runtime started" in command.stdout)
         yield command
 
 

@@ -87,14 +87,15 @@ def fit(config: TrainConfig, hooks: RunHooks | None = None) -> FitResult:
     hooks = hooks or RunHooks()
     config = with_absolute_paths(config)
     store = RunStore(config)
-    store.pull()
     shards = splits_of(config.data)
-    continued = check_resume(config, shards["train"])
-    if is_finished(config):
-        return _finished(config, store, hooks)
-    inputs = prepare_inputs(config, shards, is_new=continued is None)
-    fitting_workers(config)  # a run that never fits is refused before anything is written
+    # Before anything of the folder is read: a run that is at work removes checkpoints.
     with locked(store.folder):
+        store.pull()
+        continued = check_resume(config, shards["train"])
+        if is_finished(config):
+            return _finished(config, store, hooks)
+        inputs = prepare_inputs(config, shards, is_new=continued is None)
+        fitting_workers(config)  # a run that never fits is refused before anything is written
         return _run(config, store, inputs, hooks)
 
 
