@@ -29,7 +29,7 @@ demo: setup ## shards, training, quantized ensemble, serving, one answer over HT
 
 # Unit tests share the cores. The others wait for processes to start for much of their time, so that two files of them
 # run at once, also on two cores; each of the two processes has clusters of its own.
-test: lint types ## lint, types and all tests with small counts (some 20 minutes)
+test: lint types ## lint, types and all tests with small counts (some 17 minutes)
 	$(BIN)/python -m pytest tests/unit --numprocesses=auto
 	$(BIN)/python -m pytest tests --ignore=tests/unit --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 

@@ -104,8 +104,10 @@ class Command:
         """Returns the command and all that it has started and that still runs."""
         return self._alive()
 
-    def leftovers(self, grace_s: float = 20) -> list[str]:
+    def leftovers(self, grace_s: float = 90) -> list[str]:
         """Returns the command lines of what is still there `grace_s` after the command ended."""
+        # After a SIGKILL, Ray's two agents of a node report the death of their raylet before they end, and try for 60 s
+        # where the GCS was gone first (seen on Ray 2.60 alone: 61 s).
         deadline = time.monotonic() + grace_s
         while (processes := self._alive()) and time.monotonic() < deadline:
             time.sleep(0.2)
