@@ -86,9 +86,6 @@ def can_train_here(config: TrainConfig, workers: Workers) -> bool:
 @contextlib.contextmanager
 def reserved_cpus(num: float) -> Iterator[None]:
     """Waits for logical CPUs and holds them while the `with` block runs."""
-    if not num:
-        yield
-        return
     group = placement_group([{"CPU": num}])
     try:
         while not group.wait(timeout_seconds=_BUSY_S):

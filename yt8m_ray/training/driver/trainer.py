@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -222,8 +223,8 @@ def _train_here(config: TrainConfig, payload: dict[str, Any], supervisor: Superv
 
     def train() -> None:
         # A trial of a search has its CPUs from Ray Tune. Elsewhere other work of the cluster must not take them.
-        cpus = 0 if supervisor.hooks.is_in_process else supervisor.workers.cpus_each
-        with reserved_cpus(cpus):
+        has_cpus = supervisor.hooks.is_in_process
+        with contextlib.nullcontext() if has_cpus else reserved_cpus(supervisor.workers.cpus_each):
             trainer.fit()
 
     try:
