@@ -25,7 +25,7 @@ $(STAMP): constraints.txt pyproject.toml
 	@touch $@
 
 demo: setup ## shards, training, quantized ensemble, serving, one answer over HTTP: the whole road on synthetic data
-	$(BIN)/python -m jobs.demo
+	$(BIN)/yt8m demo
 
 # Unit tests share the cores. The others wait for processes to start for much of their time, so that two files of them
 # run at once, also on two cores; each of the two processes has clusters of its own.
@@ -53,7 +53,7 @@ image: ## build the container image that docker-compose.yml runs
 up: secrets/ray_token ## start the containers: a Ray cluster, MLflow and the service (GPU=1: with the GPUs)
 	$(COMPOSE) up --build --detach
 	@test -e "$${YT8M_MODEL:-runs/bundle}" || echo "There is no bundle at $${YT8M_MODEL:-runs/bundle}: the service" \
-		"starts as soon as jobs.export has written one (docker compose logs --follow deploy)"
+		"starts as soon as yt8m export has written one (docker compose logs --follow deploy)"
 
 down: ## stop the containers; runs/ and MLflow's volume stay
 	$(COMPOSE) down

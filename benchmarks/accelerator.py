@@ -2,7 +2,7 @@
 
     python benchmarks/accelerator.py [--models netvlad,nextvlad,lstm] [--seconds 3] [--options all] [--json]
 
-Each model is that of `configs/train/NAME.yaml`, with its batch size, trained by the loop of `jobs.train` on packed
+Each model is that of `configs/train/NAME.yaml`, with its batch size, trained by the loop of `yt8m train` on packed
 uint8 videos of 120 to 300 random frames that lie in (pinned) memory. Their delivery is left out: `train_loop.py`
 measures it. `same_batch` takes one batch over and over. FLOP are 2 * 3 * `count_macs` of a clip of the mean length: two
 a multiply-accumulate, and a backward pass of twice the forward pass; padding, and all that is no matrix product, counts
@@ -85,7 +85,7 @@ def again_and_again(batches: Sequence[PackedVideos], loop: TrainingLoop) -> Iter
 
 
 def loop_of(config: TrainConfig, device: torch.device) -> TrainingLoop:
-    """Returns the loop of `jobs.train`; initial weights are drawn on the device, which is quicker there."""
+    """Returns the loop of `yt8m train`; initial weights are drawn on the device, which is quicker there."""
     torch.manual_seed(0)
     with device:
         model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)

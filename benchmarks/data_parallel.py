@@ -2,7 +2,7 @@
 
     python benchmarks/data_parallel.py [--config CONFIG] [--batch-size 1024] [--json] [section.key=value ...]
 
-Both train the same model on the same global batch, held in memory, by the loop of `jobs.train`; the workers are a gloo
+Both train the same model on the same global batch, held in memory, by the loop of `yt8m train`; the workers are a gloo
 group on loopback. Rounds alternate; the ratios are of the best of each. Efficiency is videos/s of two workers divided
 by videos/s of one with as many threads in all; scaling, divided by twice those of one worker with one thread, which
 does not depend on how well torch shares one product out among threads.

@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, folder: str, scratch: str) -> dict[str, float]:
-    from jobs.cli import RAY_ENVIRONMENT
+    from yt8m_ray.cli.command import RAY_ENVIRONMENT
 
     configure_environment(RAY_ENVIRONMENT, import_environment())  # Ray reads it when it is imported
 

@@ -7,7 +7,7 @@
 The report of "Efficient Video Classification Using Fewer Frames" (arXiv:1902.10640) for H-LSTM, NetVLAD and NeXtVLAD at
 small sizes. The teacher is trained on labels first; each student then learns from labels and from it, as it is
 (serial), by the `teacher` section of the config, beginning with its weights or anew (`--anew`: all of them); `--alone`
-trains each from the same beginning on labels alone besides. Runs are `jobs.train`'s loop in one process, without Ray. A
+trains each from the same beginning on labels alone besides. Runs are `yt8m train`'s loop in one process, without Ray. A
 teacher that stays as it is says the same of a clip in each epoch: it is asked once.
 
 Nothing is read: clips of 240 to 300 frames are those of the planted world (`yt8m_ray.data.synthetic.planted_labels`)

@@ -2,7 +2,7 @@
 
     python benchmarks/learning.py [--models lstm,netvlad] [--num-videos 4096] [--seed 0]
 
-Models are small, and trained as `jobs.train` trains (its loop, its batches, its normalization) in one process without
+Models are small, and trained as `yt8m train` trains (its loop, its batches, its normalization) in one process without
 Ray. A model has learned when its GAP is at least half of the ideal scorer's and five times that of the scorer that
 knows the class frequencies alone.
 """
@@ -25,7 +25,7 @@ from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.pipeline.batches import batches_of, to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
-from yt8m_ray.data.synthetic.video_source import SynthesisConfig
+from yt8m_ray.data.synthetic.config import SynthesisConfig
 from yt8m_ray.data.synthetic.write_shards import synthesize
 from yt8m_ray.evaluation import evaluate
 from yt8m_ray.losses import build_loss

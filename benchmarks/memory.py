@@ -72,7 +72,7 @@ def read_alone(paths: list[str]) -> dict[str, float]:
 
 
 def read_by_ray(paths: list[str]) -> dict[str, float]:
-    from jobs.cli import RAY_ENVIRONMENT
+    from yt8m_ray.cli.command import RAY_ENVIRONMENT
 
     configure_environment(RAY_ENVIRONMENT, import_environment())  # Ray reads it when it is imported
 

@@ -82,14 +82,14 @@ SOURCES: dict[str, tuple[str, str]] = {
 HEADER = """# Models
 
 Every model of the registry, at the size of the run that won, with the 1,024 + 128 features and 3,862 classes of 2018
-unless its config says otherwise. The config has the hyper-parameters; `python -m jobs.train` takes it as it is.
+unless its config says otherwise. The config has the hyper-parameters; `yt8m train` takes it as it is.
 
 """
 COLUMNS = """| model | config | published by | parameters | MACs a video | fp32 MB | int8 MB | videos/s | GAP reported |
 |---|---|---|--:|--:|--:|--:|--:|---|
 """
 FOOTER = """
-Parameters count what is trained; MB (10^6 bytes) also the moving statistics, int8 as `jobs.export` stores it. MACs are
+Parameters count what is trained; MB (10^6 bytes) also the moving statistics, int8 as `yt8m export` stores it. MACs are
 multiply-accumulates of matrix products and convolutions in one forward pass over a clip of {frames} frames, of which
 the config's sampling may take fewer. Videos a second: eval mode, float32, batches of {batch}, {cores} cores of {cpu},
 the best of {rounds}; a shared machine. Written by `python benchmarks/model_table.py`.

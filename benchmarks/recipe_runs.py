@@ -1,6 +1,6 @@
 """Runs of video-level recipes in memory, several at a time: what `recipe_search.py` asks for, one task after the other.
 
-The loop is that of `jobs.train`; what it does not do here is to read shards again in every epoch and to write
+The loop is that of `yt8m train`; what it does not do here is to read shards again in every epoch and to write
 checkpoints.
 """
 

@@ -26,9 +26,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, its folder is what Python looks in
 
-from jobs.cli import RAY_ENVIRONMENT, ray_cluster
+from yt8m_ray.cli.command import RAY_ENVIRONMENT, ray_cluster
 from yt8m_ray.config.tune import TuneConfig
-from yt8m_ray.data.synthetic.video_source import SynthesisConfig
+from yt8m_ray.data.synthetic.config import SynthesisConfig
 from yt8m_ray.data.synthetic.write_shards import synthesize
 from yt8m_ray.local_cluster import configure_environment, import_environment
 from yt8m_ray.metrics import build_metric

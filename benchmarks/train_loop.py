@@ -4,7 +4,7 @@
 
 The model is the 2018 winner's NetVLAD (256 clusters, hidden 1024, MoE-2, 3,862 classes) in bfloat16;
 `model.hidden_dim=64` and the like make it smaller. No Ray is needed: reader processes hand blocks over through shared
-memory, and everything behind them is what a worker of `jobs.train` runs, from `batches_of` to the optimizer's step.
+memory, and everything behind them is what a worker of `yt8m train` runs, from `batches_of` to the optimizer's step.
 `input_wait_fraction` is the share of the time in which the loop waited for a batch. The goal on a large GPU is 15,600
 videos/s: ten epochs of YouTube-8M's 5.6 million videos in an hour.
 """

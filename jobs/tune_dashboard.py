@@ -1,28 +1,4 @@
-"""python -m jobs.tune_dashboard SEARCH [--port N] [--host ADDRESS]: shows a search, running or ended, in a browser.
-
-SEARCH is its folder. The only line of stdout is the page's address; Ctrl-C ends it, and the search goes on.
-"""
-
-from __future__ import annotations
-
-import contextlib
-import threading
-from pathlib import Path
-
-from jobs.cli import new_parser, run_verb
-from yt8m_ray.tuning.dashboard import start_dashboard
-
-
-def main(argv: list[str]) -> None:
-    parser = new_parser("Shows a search in a browser.")
-    parser.add_argument("path", metavar="SEARCH", help="a folder")
-    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one (default 8080)")
-    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="of this machine (default 127.0.0.1)")
-    options = parser.parse_args(argv)
-    with contextlib.closing(start_dashboard(Path(options.path), port=options.port, host=options.host)) as dashboard:
-        print(dashboard.url, flush=True)
-        threading.Event().wait()
-
+from yt8m_ray.cli.main import run
 
 if __name__ == "__main__":
-    run_verb(main)
+    run("tune-dashboard")

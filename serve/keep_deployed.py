@@ -46,7 +46,7 @@ class Deployment:
         """Deploys if that is due, and returns the state in one sentence."""
         bundle = _state_of(self._model)
         if bundle is None:
-            return f"waiting for the bundle {self._model}, which is not there yet (jobs.export writes one)"
+            return f"waiting for the bundle {self._model}, which is not there yet (yt8m export writes one)"
         try:
             found = self._ask("GET").json()["applications"]
             if bundle != self._deployed or any(name not in found for name in self._names):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.import_weights import main
 from tests.e2e.conftest import RunVerb
 from tests.published.golden import published_frames, published_variables
 from yt8m_ray.artifacts.checkpoint import load_model
 from yt8m_ray.artifacts.folder_manifest import read_manifest
+from yt8m_ray.cli.main import call
 from yt8m_ray.errors import ConfigError
 
 TITLE = "LstmModel 2x8 +Logistic"
@@ -75,11 +75,11 @@ def test_keys_may_follow_the_flags(
     config: str, variables: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="0"):
-        main([config, variables, "--output", f"{tmp_path}/lstm", "run.name=mine", "--dry-run"])
+        call(["import-weights", config, variables, "--output", f"{tmp_path}/lstm", "run.name=mine", "--dry-run"])
     assert "name: mine" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_written_is_a_wrong_argument(config: str, variables: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"output: .*/file/lstm: cannot be written: "):
-        main([config, variables, "--output", f"{tmp_path}/file/lstm"])
+        call(["import-weights", config, variables, "--output", f"{tmp_path}/file/lstm"])

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.release import main
 from serve.http.api import build_api
 from serve.operations.changes import Canary, Change, Promote, Rollback
 from tests.e2e.conftest import RunVerb
 from tests.support.local_service import LocalService, administered_service
 from tests.support.servers import running
+from yt8m_ray.cli.main import call
 from yt8m_ray.errors import ConfigError
 
 
@@ -52,7 +52,7 @@ def test_stdout_is_the_releases_after_the_change(
     arguments: list[str],
     changes: list[Change],
 ) -> None:
-    main([*arguments, "--url", url])
+    call(["release", *arguments, "--url", url])
     assert json.loads(capsys.readouterr().out) == {"release": {"number": len(changes)}}
     assert service.changes == changes
 
@@ -60,9 +60,9 @@ def test_stdout_is_the_releases_after_the_change(
 def test_the_token_may_lie_in_a_file(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("YT8M_ADMIN_TOKEN")
     (tmp_path / "token").write_text("the-token\n")
-    main(["status", "--url", url, "--token-file", str(tmp_path / "token")])
+    call(["release", "status", "--url", url, "--token-file", str(tmp_path / "token")])
     with pytest.raises(ConfigError, match="YT8M_ADMIN_TOKEN or --token-file, found none"):
-        main(["status", "--url", url])
+        call(["release", "status", "--url", url])
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_token_may_lie_in_a_file(url: str, tmp_path: Path, monkeypatch: pyte
 )
 def test_a_mistake_in_the_arguments_is_exit_code_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(arguments)
+        call(["release", *arguments])
     assert ended.value.code == 2
 
 

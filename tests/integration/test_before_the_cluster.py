@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs import average, boost, cross_validate, distill, evaluate, export, find_lr, predict, register, train, tune
+from yt8m_ray.cli.main import call
 from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.export import ExportConfig
 from yt8m_ray.data.format.example import encode_example, encode_sequence_example
@@ -176,38 +176,38 @@ RUN = ["run.name=x", "model.name=logistic", "data.train=*.tfrecord"]
 
 
 @pytest.mark.parametrize(
-    ("main", "arguments", "message"),
+    ("name", "arguments", "message"),
     [
-        (cross_validate.main, RUN, r"data\.folds: how many folds\? expected at least 2, found null"),
-        (cross_validate.main, [*RUN, "data.folds=2"], r"data\.folds: 2 folds need as many shards"),
-        (cross_validate.main, [*RUN, "data.folds=2", "--num-parallel", "0"], "--num-parallel: expected at least 1"),
-        (find_lr.main, [*RUN, "--min", "1", "--max", "0.1"], "min, max: expected 0 < min < max"),
-        (find_lr.main, [*RUN, "data.train=b*"], r"data\.train: no file matches 'b\*'"),
-        (average.main, ["nothing", "one", "--output", "mean"], "nothing: no checkpoint: there is no such folder"),
-        (average.main, ["one", "one", "--output", "one"], "output: one: expected a folder that does not exist"),
-        (average.main, ["one", "one", "--output", "mean", "--weights", "1"], "weights: expected one a checkpoint"),
-        (predict.main, ["nothing", "*.tfrecord", "--output", "p.csv"], "nothing: expected a checkpoint's folder"),
+        ("cross-validate", RUN, r"data\.folds: how many folds\? expected at least 2, found null"),
+        ("cross-validate", [*RUN, "data.folds=2"], r"data\.folds: 2 folds need as many shards"),
+        ("cross-validate", [*RUN, "data.folds=2", "--num-parallel", "0"], "--num-parallel: expected at least 1"),
+        ("find-lr", [*RUN, "--min", "1", "--max", "0.1"], "min, max: expected 0 < min < max"),
+        ("find-lr", [*RUN, "data.train=b*"], r"data\.train: no file matches 'b\*'"),
+        ("average", ["nothing", "one", "--output", "mean"], "nothing: no checkpoint: there is no such folder"),
+        ("average", ["one", "one", "--output", "one"], "output: one: expected a folder that does not exist"),
+        ("average", ["one", "one", "--output", "mean", "--weights", "1"], "weights: expected one a checkpoint"),
+        ("predict", ["nothing", "*.tfrecord", "--output", "p.csv"], "nothing: expected a checkpoint's folder"),
         (
-            predict.main,
+            "predict",
             ["one", "*.tfrecord", "--output", "p.txt"],
             r"output: .*\.csv, \.csv\.gz or \.parquet, found 'p\.txt'",
         ),
-        (predict.main, ["one", "b*", "--output", "p.csv"], r"shards: no file matches 'b\*'"),
-        (evaluate.main, ["nothing", "data.test=*.tfrecord"], "nothing: expected a checkpoint's folder"),
-        (evaluate.main, ["one", "data.test=b*"], r"data\.test: no file matches 'b\*'"),
-        (evaluate.main, ["one"], r"data\.test: no shards are given"),
+        ("predict", ["one", "b*", "--output", "p.csv"], r"shards: no file matches 'b\*'"),
+        ("evaluate", ["nothing", "data.test=*.tfrecord"], "nothing: expected a checkpoint's folder"),
+        ("evaluate", ["one", "data.test=b*"], r"data\.test: no file matches 'b\*'"),
+        ("evaluate", ["one"], r"data\.test: no shards are given"),
         (
-            evaluate.main,
+            "evaluate",
             ["one", "data.normalize=none"],
             r"data\.normalize: unknown key; valid: on_corrupt, test, verify_checksums",
         ),
-        (export.main, ["members=[{checkpoint: nothing}]", "output=bundle"], r"members\.0\.checkpoint: .*nothing"),
+        ("export", ["members=[{checkpoint: nothing}]", "output=bundle"], r"members\.0\.checkpoint: .*nothing"),
     ],
 )
 def test_a_verb_refuses_its_arguments_before_it_connects(
     save_tiny_checkpoint: Save,
     monkeypatch: pytest.MonkeyPatch,
-    main: Callable[[list[str]], None],
+    name: str,
     arguments: list[str],
     message: str,
 ) -> None:
@@ -215,7 +215,7 @@ def test_a_verb_refuses_its_arguments_before_it_connects(
     save_tiny_checkpoint("one")
 
     with pytest.raises((ValueError, NoShardsError), match=message):
-        main(arguments)
+        call([name, *arguments])
 
 
 FRAMES = "data.features={rgb: 8, audio: 4}"
@@ -225,23 +225,23 @@ LEVEL = (
 UNLABELLED = r"(data\.train|data\.test|data\.validation|shards): none of the 3 videos has labels"
 TUNE = ["tune.space={optimizer.learning_rate: {choice: [0.1, 0.2]}}", "data.validation=w.tfrecord"]
 FITTING = {
-    "train": (train.main, [*RUN[:2], FRAMES, "data.train=v.tfrecord"]),
-    "train on labels": (train.main, [*RUN[:2], FRAMES, "data.train=u.tfrecord"]),
-    "tune": (tune.main, [*RUN[:2], FRAMES, *TUNE, "data.train=v.tfrecord"]),
-    "tune on labels": (tune.main, [*RUN[:2], FRAMES, *TUNE, "data.train=u.tfrecord"]),
-    "cross_validate": (cross_validate.main, [*RUN[:2], FRAMES, "data.train=[v.tfrecord, w.tfrecord]", "data.folds=2"]),
-    "find_lr": (find_lr.main, [*RUN[:2], FRAMES, "data.train=v.tfrecord"]),
-    "find_lr on labels": (find_lr.main, [*RUN[:2], FRAMES, "data.train=u.tfrecord"]),
-    "evaluate": (evaluate.main, ["one", "data.test=v.tfrecord"]),
-    "evaluate by labels": (evaluate.main, ["one", "data.test=u.tfrecord"]),
-    "predict": (predict.main, ["one", "v.tfrecord", "--output", "p.csv"]),
-    "distill": (distill.main, ["one", "v.tfrecord", "--output", "soft"]),
-    "boost": (boost.main, ["one", "v.tfrecord", "--output", "w.parquet"]),
-    "boost by labels": (boost.main, ["one", "u.tfrecord", "--output", "w.parquet"]),
-    "export": (export.main, ["members=[{checkpoint: one}]", "output=bundle", "data.validation=v.tfrecord"]),
-    "export by labels": (export.main, ["members=[{checkpoint: one}]", "output=bundle", "data.validation=u.tfrecord"]),
+    "train": ("train", [*RUN[:2], FRAMES, "data.train=v.tfrecord"]),
+    "train on labels": ("train", [*RUN[:2], FRAMES, "data.train=u.tfrecord"]),
+    "tune": ("tune", [*RUN[:2], FRAMES, *TUNE, "data.train=v.tfrecord"]),
+    "tune on labels": ("tune", [*RUN[:2], FRAMES, *TUNE, "data.train=u.tfrecord"]),
+    "cross_validate": ("cross-validate", [*RUN[:2], FRAMES, "data.train=[v.tfrecord, w.tfrecord]", "data.folds=2"]),
+    "find_lr": ("find-lr", [*RUN[:2], FRAMES, "data.train=v.tfrecord"]),
+    "find_lr on labels": ("find-lr", [*RUN[:2], FRAMES, "data.train=u.tfrecord"]),
+    "evaluate": ("evaluate", ["one", "data.test=v.tfrecord"]),
+    "evaluate by labels": ("evaluate", ["one", "data.test=u.tfrecord"]),
+    "predict": ("predict", ["one", "v.tfrecord", "--output", "p.csv"]),
+    "distill": ("distill", ["one", "v.tfrecord", "--output", "soft"]),
+    "boost": ("boost", ["one", "v.tfrecord", "--output", "w.parquet"]),
+    "boost by labels": ("boost", ["one", "u.tfrecord", "--output", "w.parquet"]),
+    "export": ("export", ["members=[{checkpoint: one}]", "output=bundle", "data.validation=v.tfrecord"]),
+    "export by labels": ("export", ["members=[{checkpoint: one}]", "output=bundle", "data.validation=u.tfrecord"]),
     "export that chooses": (
-        export.main,
+        "export",
         [
             *("members=[{checkpoint: one}]", "output=bundle", "data.validation=f.tfrecord"),
             *("weighting.name=nnls", "weighting.shards=v.tfrecord"),
@@ -263,10 +263,10 @@ def test_a_verb_reads_a_record_before_it_connects(
     write_records("u.tfrecord", [encode_sequence_example({"id": [b"x"]}, lists)] * 3)
     write_records("f.tfrecord", [encode_sequence_example({"id": [b"x"], "labels": np.array([1])}, lists)])
     before = sorted(tmp_path.rglob("*"))
-    main, arguments = FITTING[verb]
+    name, arguments = FITTING[verb]
 
     with pytest.raises(ValueError, match=UNLABELLED if "label" in verb else LEVEL):
-        main(arguments)
+        call([name, *arguments])
 
     assert sorted(tmp_path.rglob("*")) == before  # neither a run nor MLflow's store
 
@@ -279,10 +279,10 @@ def test_names_for_the_registry_are_refused_before_anything_is_made(
     before = sorted(tmp_path.rglob("*"))
 
     with pytest.raises(ConfigError, match="registered model "):
-        tune.main([*RUN, "tune.space={optimizer.learning_rate: {choice: [0.1]}}", "--register", name])
+        call(["tune", *RUN, "tune.space={optimizer.learning_rate: {choice: [0.1]}}", "--register", name])
     given, _, alias = name.partition("@")
     with pytest.raises(ConfigError, match="registered model "):
-        register.main(["nowhere", "--uri", "sqlite:///x.db", "--name", given, "--alias", alias or "champion"])
+        call(["register", "nowhere", "--uri", "sqlite:///x.db", "--name", given, "--alias", alias or "champion"])
 
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -291,9 +291,9 @@ def test_the_test_of_a_learning_rate_checks_what_training_checks(tmp_path: Path)
     Vocabulary.for_num_classes(5).save(tmp_path / "few.csv")
 
     with pytest.raises(ConfigError, match=r"data\.vocabulary: .*few\.csv names 5 classes"):
-        find_lr.main([*RUN, f"data.vocabulary={tmp_path}/few.csv"])
+        call(["find-lr", *RUN, f"data.vocabulary={tmp_path}/few.csv"])
     with pytest.raises(ConfigError, match=r"data\.manifest: "):
-        find_lr.main([*RUN, "data.manifest=nowhere.json"])
+        call(["find-lr", *RUN, "data.manifest=nowhere.json"])
 
 
 def test_an_evaluation_of_a_checkpoint_begins_with_its_own_loss_and_shards(save_tiny_checkpoint: Save) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.boost import main
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
 from yt8m_ray.artifacts.checkpoint import save_checkpoint
+from yt8m_ray.cli.main import call
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.labels.video_weights import VideoWeights, boost
 from yt8m_ray.data.pipeline.shard_reader import read_rows
@@ -89,4 +89,4 @@ def test_previous_weights_that_lack_a_video_are_refused(shards: Shards, tmp_path
 )
 def test_a_wrong_argument_is_refused_by_its_name(tmp_path: Path, options: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        main([str(save_judge(tmp_path / "judge")), "no.tfrecord", *options])
+        call(["boost", str(save_judge(tmp_path / "judge")), "no.tfrecord", *options])

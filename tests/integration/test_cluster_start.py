@@ -17,11 +17,11 @@ import psutil
 import pytest
 import ray
 
-from jobs import cluster
-from jobs.cluster import join_cluster
 from tests.e2e.conftest import free_port
 from tests.e2e.processes import Command
 from tests.integration.conftest import FEATURE_DIM, Shards
+from yt8m_ray.cli import ray_cluster as cluster
+from yt8m_ray.cli.ray_cluster import join_cluster
 from yt8m_ray.errors import ConfigError
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.distill import main
 from tests.integration.test_predict import NUM_CLASSES, save_model, write_shard
 from yt8m_ray.artifacts.checkpoint import save_checkpoint
+from yt8m_ray.cli.main import call
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.format.example import decode_record, encode_sequence_example
 from yt8m_ray.data.format.tfrecord import read_payloads, write_records
@@ -154,7 +154,7 @@ def test_the_options_choose_a_format() -> None:
 def test_the_verb_prints_the_folder_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teacher, shard = save_model(tmp_path / "teacher", seed=1), write_shard(tmp_path / "a.tfrecord", 0, 3)
 
-    main([str(teacher), str(shard), "--output", str(tmp_path / "soft"), "--top", "3"])
+    call(["distill", str(teacher), str(shard), "--output", str(tmp_path / "soft"), "--top", "3"])
 
     assert capsys.readouterr().out == f"{tmp_path / 'soft'}\n"
     assert SoftLabelIndex.load(str(tmp_path / "soft")).num_entries == 3
@@ -171,4 +171,4 @@ def test_the_verb_prints_the_folder_and_nothing_else(tmp_path: Path, capsys: pyt
 def test_a_wrong_argument_is_refused_by_its_name(tmp_path: Path, options: list[str], message: str) -> None:
     teacher = save_model(tmp_path / "teacher", seed=1)
     with pytest.raises(ConfigError, match=message):
-        main([str(teacher), "no.tfrecord", "--output", str(tmp_path / "soft"), *options])
+        call(["distill", str(teacher), "no.tfrecord", "--output", str(tmp_path / "soft"), *options])

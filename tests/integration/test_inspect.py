@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import inspect
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
+from yt8m_ray.cli.main import call
 from yt8m_ray.cluster import map_tasks
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.errors import CorruptRecordError
@@ -38,7 +38,7 @@ def run(ray_cluster: None, capsys: pytest.CaptureFixture[str], caplog: pytest.Lo
         code = 0
         with caplog.at_level("INFO"):
             try:
-                inspect.main([str(argument) for argument in arguments])
+                call(["inspect", *map(str, arguments)])
             except SystemExit as error:
                 code = int(error.code or 0)
         return Outcome(code, json.loads(capsys.readouterr().out), caplog.text)
@@ -185,7 +185,7 @@ def test_a_bad_argument_is_refused_before_anything_starts(
     monkeypatch.chdir(folder)
 
     with pytest.raises((ConfigError, NoShardsError), match=message):
-        inspect.main(arguments)
+        call(["inspect", *arguments])
 
 
 def _length(path: str) -> int:

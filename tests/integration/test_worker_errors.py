@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import boost, cross_validate, distill, evaluate, export, inspect, predict, train, tune
 from yt8m_ray.artifacts.checkpoint import save_checkpoint
 from yt8m_ray.artifacts.folder_manifest import CheckpointError
+from yt8m_ray.cli.main import call
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.format.example import encode_example
@@ -88,13 +88,13 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 OF_A_MODEL: dict[str, tuple[Callable[[list[str]], None], str]] = {
-    "predict": (predict.main, "{model} {enormous} --output {output}/p.csv"),
-    "evaluate": (evaluate.main, "{model} data.test={enormous}"),
-    "distill": (distill.main, "{model} {enormous} --output {output}/soft"),
-    "boost": (boost.main, "{model} {enormous} --output {output}/w.parquet"),
-    "export": (export.main, "{export} output={output}/bundle data.validation={enormous}"),
+    "predict": ("predict", "{model} {enormous} --output {output}/p.csv"),
+    "evaluate": ("evaluate", "{model} data.test={enormous}"),
+    "distill": ("distill", "{model} {enormous} --output {output}/soft"),
+    "boost": ("boost", "{model} {enormous} --output {output}/w.parquet"),
+    "export": ("export", "{export} output={output}/bundle data.validation={enormous}"),
     "export that chooses": (
-        export.main,
+        "export",
         "{export} output={output}/bundle data.validation={sound} weighting.name=nnls weighting.shards={enormous}",
     ),
 }
@@ -107,10 +107,10 @@ def each_verb_with(*always: str) -> list[Any]:
 
 @pytest.mark.parametrize("verb", each_verb_with("predict", "evaluate", "export that chooses"))
 def test_what_a_models_worker_raises_is_one_message(case: Case, tmp_path: Path, verb: str) -> None:
-    main, command = OF_A_MODEL[verb]
+    name, command = OF_A_MODEL[verb]
 
     with pytest.raises(ValueError) as caught:
-        main(command.format(**vars(case), output=tmp_path).split())
+        call([name, *command.format(**vars(case), output=tmp_path).split()])
 
     assert type(caught.value) is ValueError
     assert re.fullmatch(case.nan_scores, str(caught.value))
@@ -132,7 +132,7 @@ def test_a_video_whose_scores_are_nan_is_a_bad_record(
     case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "yt8m_ray"):
-        predict.main([case.model, case.enormous, "--output", str(tmp_path / "p.csv"), "--on-corrupt", "skip"])
+        call(["predict", case.model, case.enormous, "--output", str(tmp_path / "p.csv"), "--on-corrupt", "skip"])
     lines = (tmp_path / "p.csv").read_bytes().removeprefix(CSV_HEADER).decode().splitlines()
 
     assert [line.partition(",")[0] for line in lines] == [f"enormous{n}" for n in range(40) if n != 30]
@@ -140,24 +140,25 @@ def test_a_video_whose_scores_are_nan_is_a_bad_record(
     assert "left out: value 1" in caplog.text
 
     capsys.readouterr()
-    evaluate.main([case.model, f"data.test={case.enormous}", "data.on_corrupt=skip"])
+    call(["evaluate", case.model, f"data.test={case.enormous}", "data.on_corrupt=skip"])
     scores = json.loads(capsys.readouterr().out)
     assert (scores["num_videos"], scores["num_rejected"], scores["rejected"]["value"]) == (39, 1, 1)
 
 
 @pytest.mark.parametrize("verb", each_verb_with("distill", "boost", "export"))
 def test_what_a_reader_raises_is_one_message(case: Case, tmp_path: Path, verb: str) -> None:
-    main, command = OF_A_MODEL[verb]
+    name, command = OF_A_MODEL[verb]
 
     with pytest.raises(CorruptRecordError) as caught:
-        main(command.replace("{enormous}", "{not_finite}").format(**vars(case), output=tmp_path).split())
+        command = command.replace("{enormous}", "{not_finite}")
+        call([name, *command.format(**vars(case), output=tmp_path).split()])
 
     assert re.fullmatch(case.bad_value, str(caught.value))
 
 
 def test_inspect_counts_a_value_that_is_not_finite_as_a_failure(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        inspect.main([case.not_finite, "--num-classes", str(NUM_CLASSES)])
+        call(["inspect", case.not_finite, "--num-classes", str(NUM_CLASSES)])
     document = json.loads(capsys.readouterr().out)
 
     assert document["rejected"] == {"crc": 0, "length": 0, "parse": 0, "label": 0, "value": 1}
@@ -171,7 +172,7 @@ def run_of(case: Case, output: Path) -> list[str]:
 
 def test_train_tells_what_a_reader_raises(case: Case, tmp_path: Path) -> None:
     with pytest.raises(CorruptRecordError) as caught:
-        train.main([*run_of(case, tmp_path), f"data.train={case.not_finite}"])
+        call(["train", *run_of(case, tmp_path), f"data.train={case.not_finite}"])
 
     assert re.fullmatch(case.bad_value, str(caught.value))
 
@@ -179,7 +180,7 @@ def test_train_tells_what_a_reader_raises(case: Case, tmp_path: Path) -> None:
 def test_train_tells_what_a_validation_raises(case: Case, tmp_path: Path) -> None:
     start = [f"train.init_from={case.model}", "optimizer.learning_rate=1e-9"]  # the weights stay as they are
     with pytest.raises(NaNScoresError) as caught:
-        train.main([*run_of(case, tmp_path), *start, f"data.train={case.sound}", f"data.validation={case.enormous}"])
+        call(["train", *run_of(case, tmp_path), *start, f"data.train={case.sound}", f"data.validation={case.enormous}"])
 
     assert str(caught.value) == "the model's scores of video 'bad' are NaN"
 
@@ -188,8 +189,15 @@ def test_a_search_tells_what_the_readers_of_its_trials_raise(case: Case, tmp_pat
     space = "tune.space={optimizer.learning_rate: {choice: [0.1, 0.2]}}"
     budget = ["tune.budget.trials=1", "tune.max_concurrent=1", "tune.dashboard_port=null"]
     with pytest.raises(CheckpointError) as caught:
-        tune.main(
-            [*run_of(case, tmp_path), space, *budget, f"data.train={case.not_finite}", f"data.validation={case.sound}"]
+        call(
+            [
+                "tune",
+                *run_of(case, tmp_path),
+                space,
+                *budget,
+                f"data.train={case.not_finite}",
+                f"data.validation={case.sound}",
+            ]
         )
 
     assert re.search(case.bad_value, str(caught.value)) and "\n" not in str(caught.value)
@@ -200,7 +208,9 @@ def test_cross_validation_tells_what_the_readers_of_its_folds_raise(
     case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RuntimeError, match="2 of 2 folds failed"):
-        cross_validate.main([*run_of(case, tmp_path), "data.folds=2", f"data.train=[{case.not_finite}, {case.sound}]"])
+        call(
+            ["cross-validate", *run_of(case, tmp_path), "data.folds=2", f"data.train=[{case.not_finite}, {case.sound}]"]
+        )
     report = json.loads(capsys.readouterr().out)
 
     for fold in report["folds"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Nothing here imports torch, so that `jobs.describe` starts at once.
+# Nothing here imports torch, so that `yt8m describe` starts at once.
 import contextlib
 import hashlib
 import json

@@ -24,7 +24,7 @@ class DataConfig(Config):
     validation: Shards = None
     """What every epoch is measured on; no shard of `train`."""
     test: Shards = None
-    """What `jobs.evaluate` measures on."""
+    """What `yt8m evaluate` measures on."""
     folds: Annotated[int, Field(ge=2)] | None = None
     """Splits the shards of `train` into so many folds and holds one out as validation."""
     fold: NonNegativeInt = 0
@@ -35,9 +35,9 @@ class DataConfig(Config):
     """Seed of a bootstrap, for bagged members: as many shards of `train` as there are, drawn with replacement; null
     takes each once."""
     video_weights: LocalPath | None = None
-    """What `jobs.boost` wrote: the weight of each video in the loss; null weighs all alike."""
+    """What `yt8m boost` wrote: the weight of each video in the loss; null weighs all alike."""
     manifest: LocalPath | None = None
-    """A file that `jobs.inspect` wrote. Every shard of `train` and `validation` has to be in it, every shard in it has
+    """A file that `yt8m inspect` wrote. Every shard of `train` and `validation` has to be in it, every shard in it has
     to exist in its size, and each epoch counts records again; null checks none of that."""
     features: dict[str, PositiveInt] = Field(default=dict(VIDEO_FEATURES), min_length=1)
     """Sizes by name, in the order in which they are concatenated; names with `mean_` are video-level, all or none."""

@@ -22,7 +22,7 @@ class DistillationConfig(Config):
     """A teacher's predictions beside the labels: weight * CE(teacher) + (1 - weight) * loss(labels)."""
 
     labels: LocalPath | None = None
-    """The folder that `jobs.distill` wrote."""
+    """The folder that `yt8m distill` wrote."""
     teacher: LocalPath | None = None
     """A checkpoint or a bundle that runs beside the student; either this or `labels`, or none."""
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -25,7 +25,7 @@ class MemberConfig(Config):
     """One model of the ensemble."""
 
     checkpoint: str
-    """A checkpoint folder, as the last line of `jobs.train` names it."""
+    """A checkpoint folder, as the last line of `yt8m train` names it."""
     weight: Annotated[float, pydantic.Field(gt=0)] = 1.0
     """Its share of the averaged probabilities, relative to the other members; none may be given where `weighting.name`
     is another than `given`."""

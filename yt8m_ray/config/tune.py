@@ -102,7 +102,7 @@ class LimitsConfig(Config):
     """The most that a model may cost; a configuration beyond is recorded and not trained."""
 
     int8_bytes: PositiveFloat | None = None
-    """Of the weights as `jobs.export` stores them."""
+    """Of the weights as `yt8m export` stores them."""
     macs: PositiveFloat | None = None
     """Multiply-accumulates of a clip of `data.max_frames` frames."""
     latency_ms: PositiveFloat | None = None
@@ -135,7 +135,7 @@ class SearchConfig(Config):
     max_failures: NonNegativeInt = 2
     """How often a trial whose process or node is lost starts again from its last checkpoint."""
     retrain: dict[str, Any] = Field(default_factory=dict)
-    """Further changes of `jobs.tune --retrain` and `best/config.yaml`, by dotted key."""
+    """Further changes of `yt8m tune --retrain` and `best/config.yaml`, by dotted key."""
     dashboard_port: NonNegativeInt | None = 0
     """Of the web page on 127.0.0.1; 0 takes a free one, null shows none."""
 

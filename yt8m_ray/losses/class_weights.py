@@ -11,7 +11,7 @@ import numpy as np
 
 from yt8m_ray.local_files import regular_only
 
-# Class id and count in the published vocabulary and in the table of `jobs.inspect`.
+# Class id and count in the published vocabulary and in the table of `yt8m inspect`.
 _COUNT_COLUMNS = (("Index", "TrainVideoCount"), ("class_id", "num_videos"))
 
 

@@ -20,7 +20,7 @@ class BinaryConfig(ComponentConfig):
     """s in y (1 - s) + s / 2, arXiv:1512.00567 for two outcomes."""
     class_weights: LocalPath | None = None
     """A CSV file with a count for each class: the published vocabulary (`Index`, `TrainVideoCount`) or
-    `class_histogram.csv` of `jobs.inspect`; null weighs all classes alike."""
+    `class_histogram.csv` of `yt8m inspect`; null weighs all classes alike."""
     max_class_weight: float = pydantic.Field(default=10.0, ge=1)
     """The largest weight; see `yt8m_ray.losses.class_weights`."""
 

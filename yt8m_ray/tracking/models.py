@@ -162,14 +162,14 @@ def fetch_model(uri: str) -> str:
 
     Raises:
         ConfigError, TrackingError: as `resolve_model`.
-        ValueError: the model is not one of `jobs.register`.
+        ValueError: the model is not one of `yt8m register`.
     """
     if not uri.startswith(MODEL_SCHEME):
         return uri
     folder = _copy(get_tracking_uri(), resolve_model(uri))
     bundles = [path for path in folder.glob("artifacts/*") if path.is_dir()]
     if len(bundles) != 1:
-        raise ValueError(f"{uri}: expected a model of jobs.register, with one bundle, found {len(bundles)}")
+        raise ValueError(f"{uri}: expected a model of yt8m register, with one bundle, found {len(bundles)}")
     return str(bundles[0])
 
 

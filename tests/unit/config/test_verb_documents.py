@@ -26,12 +26,12 @@ def test_a_shipped_export_survives_save_and_load(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXPORTS, ids=lambda path: path.stem)
 def test_the_command_in_the_header_of_a_shipped_export_names_every_member(path: Path) -> None:
-    (command,) = [line for line in path.read_text().splitlines() if line.startswith("# python")]
+    (command,) = [line for line in path.read_text().splitlines() if line.startswith("# yt8m")]
     words = shlex.split(command.removeprefix("# "))
 
-    assert words[:3] == ["python", "-m", "jobs.export"]
-    assert (ROOT / words[3]).samefile(path)
-    config = load_document(path, ExportConfig, words[4:])
+    assert words[:2] == ["yt8m", "export"]
+    assert words[2] == path.stem
+    config = load_document(path, ExportConfig, words[3:])
     assert {member.checkpoint for member in config.members} == {"CHECKPOINT"}
 
 

@@ -67,13 +67,13 @@ class SoftLabelIndex(SoftLabelJob):
 
     @classmethod
     def load(cls, folder: str) -> SoftLabelIndex:
-        """Returns the index of a folder or of a URI; FileNotFoundError where `jobs.distill` has not finished."""
+        """Returns the index of a folder or of a URI; FileNotFoundError where `yt8m distill` has not finished."""
         path = join(folder, INDEX_FILE)
         try:
             return cls.model_validate(parse_json(read_bytes(path), where=path))
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{folder}: no {INDEX_FILE}; expected a folder that `jobs.distill` has finished (interrupted, the same "
+                f"{folder}: no {INDEX_FILE}; expected a folder that `yt8m distill` has finished (interrupted, the same "
                 "command goes on)"
             ) from None
         except pydantic.ValidationError as error:

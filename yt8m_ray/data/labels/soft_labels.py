@@ -37,7 +37,7 @@ class SoftLabels:
     """The teacher's scores of the videos of shards, looked up batch by batch.
 
     Args:
-        folder: What `jobs.distill` wrote; local, `s3://` or `gs://`.
+        folder: What `yt8m distill` wrote; local, `s3://` or `gs://`.
         shards: Paths, to which the videos' shard numbers refer. Only their names count: the data may have moved.
 
     Raises:

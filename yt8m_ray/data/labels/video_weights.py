@@ -1,4 +1,4 @@
-"""How much each video counts in a loss: a Parquet file with a weight for each id, which `jobs.boost` writes."""
+"""How much each video counts in a loss: a Parquet file with a weight for each id, which `yt8m boost` writes."""
 
 from __future__ import annotations
 

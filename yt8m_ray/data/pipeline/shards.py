@@ -17,7 +17,7 @@ def split_folds(shards: Sequence[str], *, num_folds: int, fold: int, seed: int) 
 
     Folds differ by one shard at most in size; ValueError where there are fewer shards than folds.
     """
-    # Whole shards are split, so that no video is in two parts as long as none is in two shards (`jobs.inspect` tells).
+    # Whole shards are split, so that no video is in two parts as long as none is in two shards (`yt8m inspect` tells).
     # Names play no part: the same data in another folder has the same folds.
     if len(shards) < num_folds:
         raise ValueError(f"data.folds: {num_folds} folds need as many shards, data.train names {len(shards)}")

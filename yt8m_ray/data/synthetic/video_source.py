@@ -5,30 +5,25 @@ from __future__ import annotations
 import string
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pydantic
-from pydantic import Field
 
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_rows
+from yt8m_ray.data.synthetic.config import NUM_IDS, SPLITS, SynthesisConfig
 from yt8m_ray.data.synthetic.planted_labels import (
     NOISE_STD,
-    WINDOW_LENGTHS,
     PlantedVideo,
     PlantedWorld,
     class_counts,
     quantize,
 )
-from yt8m_ray.registry import Config
-from yt8m_ray.schema import MAX_FRAMES, NUM_CLASSES_2017, NUM_CLASSES_2018, VIDEO_FEATURES
+from yt8m_ray.schema import VIDEO_FEATURES
 
 # Weight of the previous frame's noise around a real mean; neighbours then correlate by 0.28, as in a real clip.
 PREVIOUS_FRAME_WEIGHT = 0.3
 
-SPLITS = ("train", "validate", "test")
 
 # Tenths of the real videos that each split is made of: CRC-32 of the id, modulo 10. So no video is in two splits,
 # whatever shards they are made from and however many videos they take.
@@ -36,81 +31,8 @@ SOURCE_TENTHS = {"validate": (0,), "test": (1,), "train": tuple(range(2, 10))}
 
 _ID_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _ID_LENGTH = 4
-_NUM_IDS = len(_ID_ALPHABET) ** _ID_LENGTH
-# Prime, so that its multiples modulo _NUM_IDS run through all ids without repetition.
+# Prime, so that its multiples modulo NUM_IDS run through all ids without repetition.
 _ID_STRIDE = 6_700_417
-
-
-class SynthesisConfig(Config):
-    """A synthetic data set.
-
-    Data sets of one `world` and `modes_per_class` can serve as each other's validation: what the classes look like
-    depends on nothing else. Different seeds, and different splits of one seed, hold different videos.
-    """
-
-    kind: Literal["frame", "video"] = Field(default="frame", description="frame: SequenceExamples; video: Examples")
-    num_shards: int = Field(default=4, ge=1, le=9999, description="files")
-    videos_per_shard: int = Field(default=256, ge=1, description="records a file")
-    num_classes: int = Field(
-        default=NUM_CLASSES_2018, ge=2, le=NUM_CLASSES_2017, description="classes, as frequent as those of YouTube-8M"
-    )
-    seed: int = Field(default=0, ge=0, description="of the videos")
-    world: int = Field(default=0, ge=0, description="of what the classes look like")
-    modes_per_class: int = Field(
-        default=1, ge=1, description="ways a class can look: several make more clusters and mixtures pay"
-    )
-    signal: float = Field(
-        default=16.0, gt=0, description="length of a prototype in a marked frame, in noise standard deviations"
-    )
-    from_video_level: str | None = Field(
-        default=None, description="glob of video-level shards: real labels and means, synthetic frames around them"
-    )
-    split: Literal["train", "validate", "test"] = Field(
-        default="train", description="train, validate or test: different videos, and the first part of the file names"
-    )
-    window_scale: int = Field(
-        default=1, ge=1, description="times 3 to 6 seconds that a label marks: with 10, every 30th frame shows them all"
-    )
-    min_frames: int = Field(default=40, ge=max(WINDOW_LENGTHS), description="shortest clip, in seconds")
-    max_frames: int = Field(default=80, le=MAX_FRAMES, description="longest clip, in seconds")
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> SynthesisConfig:
-        if self.min_frames > self.max_frames:
-            raise ValueError(f"min_frames {self.min_frames} is more than max_frames {self.max_frames}")
-        longest_window = max(WINDOW_LENGTHS) * self.window_scale
-        if self.min_frames < longest_window and self.from_video_level is None:
-            raise ValueError(
-                f"min_frames: with window_scale {self.window_scale} a label marks up to {longest_window} frames, found "
-                f"{self.min_frames}"
-            )
-        if self.window_scale != 1 and self.from_video_level is not None:
-            raise ValueError("window_scale: in clips around real means no label marks a window")
-        if self.from_video_level is not None and self.kind != "frame":
-            raise ValueError(f"from_video_level makes frames: expected kind frame, found {self.kind}")
-        if self.num_videos * len(SPLITS) > _NUM_IDS:
-            raise ValueError(
-                f"num_shards * videos_per_shard: at most {_NUM_IDS // len(SPLITS)}, found {self.num_videos}"
-            )
-        return self
-
-    @property
-    def num_videos(self) -> int:
-        """Videos of all shards together."""
-        return self.num_shards * self.videos_per_shard
-
-    @property
-    def mean_frames(self) -> int:
-        """Frames of each clip whose mean a video-level data set holds."""
-        return (self.min_frames + self.max_frames) // 2
-
-    def random(self, shard: int) -> np.random.Generator:
-        """Returns the random numbers of a shard: its videos depend on no other shard, nor on their number."""
-        return np.random.default_rng([self.seed, SPLITS.index(self.split), shard])
-
-    def draw_num_frames(self, random: np.random.Generator) -> int:
-        """Returns the length of a clip."""
-        return int(random.integers(self.min_frames, self.max_frames + 1))
 
 
 class PlantedSource:
@@ -150,7 +72,7 @@ class PlantedSource:
     def _video_id(self, number: int) -> str:
         # Four characters as published. Two videos of one seed never share an id, whatever their splits.
         (first,) = np.random.SeedSequence(self.config.seed).generate_state(1)
-        code = (int(first) + _ID_STRIDE * (number * len(SPLITS) + SPLITS.index(self.config.split))) % _NUM_IDS
+        code = (int(first) + _ID_STRIDE * (number * len(SPLITS) + SPLITS.index(self.config.split))) % NUM_IDS
         digits = [code // len(_ID_ALPHABET) ** power % len(_ID_ALPHABET) for power in range(_ID_LENGTH)]
         return "".join(_ID_ALPHABET[digit] for digit in digits)
 

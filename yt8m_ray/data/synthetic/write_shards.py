@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from yt8m_ray.data.format.example import encode_example, encode_sequence_example
 from yt8m_ray.data.format.tfrecord import write_records
+from yt8m_ray.data.synthetic.config import SynthesisConfig
 from yt8m_ray.data.synthetic.planted_labels import PlantedVideo
-from yt8m_ray.data.synthetic.video_source import AroundMeansSource, PlantedSource, SynthesisConfig
+from yt8m_ray.data.synthetic.video_source import AroundMeansSource, PlantedSource
 from yt8m_ray.schema import FRAME_FEATURES, ID_KEYS, LABELS_KEY, VIDEO_FEATURES
 
 DOCUMENT_FILE = "dataset.json"

@@ -62,7 +62,7 @@ def _records(videos: PackedVideos, scores: np.ndarray, spec: FeatureSpec) -> Ite
 
 
 def choose_format(file_format: str, *, top: int | None, dense: bool) -> tuple[LabelFormat, int]:
-    """Returns the format that the options of `jobs.distill` mean, and its entries a video, 0 for all classes."""
+    """Returns the format that the options of `yt8m distill` mean, and its entries a video, 0 for all classes."""
     if top is not None and top < 1:
         raise ConfigError(f"top: expected at least 1, found {top}")
     if file_format == "tfrecord":

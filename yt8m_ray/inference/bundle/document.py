@@ -177,7 +177,7 @@ def open_bundle(path: str | Path) -> tuple[Path, BundleDocument]:
     if (folder / DOCUMENT_FILE).is_file():
         return folder, read_document(folder)
     if (folder / CONFIG_FILE).is_file():
-        raise ConfigError(f"{path}: expected a bundle, found a checkpoint; jobs.export makes a bundle of checkpoints")
+        raise ConfigError(f"{path}: expected a bundle, found a checkpoint; yt8m export makes a bundle of checkpoints")
     raise NoSuchFolderError(f"{path}: expected a bundle's folder (has {DOCUMENT_FILE}) or tar")
 
 

@@ -205,6 +205,6 @@ def _track(config: ExportConfig, trained: TrainConfig, path: Path, document: Bun
         with finishing(tracker):
             log_bundle(tracker, open_folder(path), document)
     except TrackingError as error:
-        message = f"{path} is written, but not in MLflow, where jobs.register puts it: {error}"
+        message = f"{path} is written, but not in MLflow, where yt8m register puts it: {error}"
         raise TrackingError(message, is_temporary=error.is_temporary) from None
     logger.info("MLflow: run %s in %s", tracker.run_id, uri)

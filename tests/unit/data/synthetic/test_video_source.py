@@ -12,7 +12,8 @@ import pytest
 
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow
 from yt8m_ray.data.pipeline.shard_reader import read_rows
-from yt8m_ray.data.synthetic.video_source import SynthesisConfig, draw_frames_around
+from yt8m_ray.data.synthetic.config import SynthesisConfig
+from yt8m_ray.data.synthetic.video_source import draw_frames_around
 from yt8m_ray.data.synthetic.write_shards import synthesize
 from yt8m_ray.metrics import build_metric
 from yt8m_ray.schema import FRAME_FEATURES, VIDEO_FEATURES

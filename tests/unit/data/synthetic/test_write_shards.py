@@ -15,6 +15,7 @@ from yt8m_ray.data.format.tfrecord import read_payloads
 from yt8m_ray.data.labels.vocabulary import Vocabulary
 from yt8m_ray.data.pipeline.shard_reader import read_rows
 from yt8m_ray.data.storage.filesystem import open_stream
+from yt8m_ray.data.synthetic.config import SynthesisConfig
 from yt8m_ray.data.synthetic.planted_labels import (
     LABEL_COUNT_SHARES,
     NOISE_STD,
@@ -24,7 +25,6 @@ from yt8m_ray.data.synthetic.planted_labels import (
     draw_prototypes,
     quantize,
 )
-from yt8m_ray.data.synthetic.video_source import SynthesisConfig
 from yt8m_ray.data.synthetic.write_shards import synthesize
 from yt8m_ray.schema import FRAME_FEATURES, VIDEO_FEATURES
 
