@@ -2,21 +2,30 @@
 
 # Without `from __future__ import annotations`: Ray Serve evaluates the annotation of `args`, and would find a string.
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from ray import serve
 from ray.serve import Application
 
 from serve.deployments import PredictionService, ReleaseManager
-from serve.settings import ServeArgs
+from serve.settings import MODEL_VARIABLE, ServeArgs
 from yt8m_ray.data.storage.folders import is_remote
 from yt8m_ray.tracking.models import MODEL_SCHEME
 
-MODEL_VARIABLE = "YT8M_MODEL"
 _FILES = ("tokens_file", "admin_tokens_file", "access_log", "examples")
 
 
 def build(args: ServeArgs) -> Application:
-    """Returns the application; ValueError if no model is named."""
+    """Returns the application, for a config file of Ray Serve; errors as in `application`."""
+    return application(args, {})
+
+
+def application(args: ServeArgs, options: Mapping[str, Mapping[str, Any]]) -> Application:
+    """Returns the application; ValueError if no model is named.
+
+    `options` are those of Ray Serve's deployments by name, as a config file has them.
+    """
     model = args.model or os.environ.get(MODEL_VARIABLE)
     if not model:
         raise ValueError(
@@ -26,9 +35,10 @@ def build(args: ServeArgs) -> Application:
     place = model if model.startswith(MODEL_SCHEME) else _absolute(model)
     files = {name: _absolute(path) for name in _FILES if (path := getattr(args, name)) is not None}
     args = args.model_copy(update={"model": place, **files})
-    releases = serve.deployment(name="ReleaseManager")(ReleaseManager).bind(place, args.alias_interval_s)
+    manager = serve.deployment(name="ReleaseManager")(ReleaseManager).options(**options.get("ReleaseManager", {}))
     service = serve.deployment(name="PredictionService")(serve.ingress()(PredictionService))
-    return service.bind(args, releases)
+    releases = manager.bind(place, args.alias_interval_s)
+    return service.options(**options.get("PredictionService", {})).bind(args, releases)
 
 
 def _absolute(path: str) -> str:

@@ -44,6 +44,9 @@ def haproxy_environment(folder: str | None = None) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_MAXCONN": "1000",  # each connection may fill two buffers
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        # A replica that ends waits so long for HAProxy, which asks each second, to leave it out. Ray's own 30 s are for
+        # balancers that it cannot tell: the service would take them to end.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{place}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{place}/admin.sock",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{place}/metrics.sock",

@@ -178,6 +178,10 @@ RUN = ["run.name=x", "model.name=logistic", "data.train=*.tfrecord"]
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
+        ("serve", [], "MODEL: name a bundle or a checkpoint, here or in the environment variable YT8M_MODEL"),
+        ("serve", ["one", "--port", "99999"], "--port 99999: cannot listen there"),
+        ("serve", ["one", "--max-batch-size", "0"], "max_batch_size: Input should be greater than or equal to 1"),
+        ("serve", ["one", "--num-replicas", "0"], "--num-replicas: expected at least 1, found 0"),
         ("cross-validate", RUN, r"data\.folds: how many folds\? expected at least 2, found null"),
         ("cross-validate", [*RUN, "data.folds=2"], r"data\.folds: 2 folds need as many shards"),
         ("cross-validate", [*RUN, "data.folds=2", "--num-parallel", "0"], "--num-parallel: expected at least 1"),

@@ -67,13 +67,13 @@ def brought_along(requirements: list[Requirement]) -> set[str]:
     return {name for name, _ in seen}
 
 
-def test_the_wheel_holds_the_package_its_vocabulary_and_nothing_else(tmp_path: Path) -> None:
+def test_the_wheel_holds_what_is_used_outside_of_the_checkout_and_no_more(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    shutil.copytree(ROOT / "yt8m_ray", source / "yt8m_ray", ignore=shutil.ignore_patterns("__pycache__"))
-    for folder in ("jobs", "serve", "tests"):
-        (source / folder).mkdir()
-        (source / folder / "module.py").touch()
-    for file in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+    for folder in ("yt8m_ray", "jobs", "serve", "configs"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (source / "tests").mkdir()
+    (source / "tests" / "module.py").touch()
+    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / file, source)
 
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
@@ -82,12 +82,17 @@ def test_the_wheel_holds_the_package_its_vocabulary_and_nothing_else(tmp_path: P
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"yt8m_ray"}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"yt8m_ray", "jobs", "serve"}
     for expected in (
         "yt8m_ray/data/labels/vocabulary.csv",
         "yt8m_ray/data/pipeline/pca_eigenvalues.npy",
         "yt8m_ray/py.typed",
         "yt8m_ray/models/base.py",
+        "yt8m_ray/configs/train/netvlad.yaml",
+        "jobs/train.py",
+        "serve/config.yaml",
+        "serve/page/index.html",
+        "serve/haproxy/overloaded.json",
     ):
         assert expected in names
     assert any(name.endswith("licenses/NOTICE") for name in names)

@@ -53,9 +53,11 @@ def load_config(arguments: Sequence[str], config_type: type[C], kind: Kind) -> C
     return load_document(find_config(paths[0], kind) if paths else None, config_type, overrides)
 
 
-def add_fields(parser: argparse.ArgumentParser, config_type: type[Config]) -> None:
-    """Adds a flag for each field of a flat config; `fields_of` reads them."""
+def add_fields(parser: argparse._ActionsContainer, config_type: type[Config], *, but: Sequence[str] = ()) -> None:
+    """Adds a flag for each field of a flat config; `fields_of` and `given_fields` read them."""
     for name, field in config_type.model_fields.items():
+        if name in but:
+            continue
         has_default = not field.is_required() and field.default is not None
         text = f"{field.description} (default: {field.default})" if has_default else field.description
         parser.add_argument(f"--{name.replace('_', '-')}", required=field.is_required(), metavar="VALUE", help=text)
@@ -63,8 +65,13 @@ def add_fields(parser: argparse.ArgumentParser, config_type: type[Config]) -> No
 
 def fields_of(options: argparse.Namespace, config_type: type[C]) -> C:
     """Returns the config of the flags that were given."""
-    given = {name: getattr(options, name) for name in config_type.model_fields}
-    return validate({name: text for name, text in given.items() if text is not None}, config_type, where="command line")
+    return validate(given_fields(options, config_type), config_type, where="command line")
+
+
+def given_fields(options: argparse.Namespace, config_type: type[Config]) -> dict[str, str]:
+    """Returns the texts of the flags that were given."""
+    texts = {name: getattr(options, name, None) for name in config_type.model_fields}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -54,8 +54,10 @@ def run_guarded(work: Callable[[], None], *, is_verbose: bool = False) -> NoRetu
         sys.stdout.flush()
         # Ray's own way out would wait for what has died.
         os._exit(1)
-    except BrokenPipeError as error:
-        _end_without_reader(error, is_verbose)
+    except BrokenPipeError:
+        # The reader of stdout has ended, as `head` does; Python would complain when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, OSError, FloatingPointError, OverflowError, MemoryError, RuntimeError) as error:
         _fail(error, 1, is_verbose)
     except KeyboardInterrupt:
@@ -116,16 +118,6 @@ def _fail(error: BaseException, code: int, is_verbose: bool) -> NoReturn:
     if is_verbose:
         traceback.print_exception(error)
     _end(f"error: {str(error) or type(error).__name__}", code)
-
-
-def _end_without_reader(error: BrokenPipeError, is_verbose: bool) -> NoReturn:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of stdout has ended, as `head` does; Python would complain once more when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    _fail(error, 1, is_verbose)
 
 
 def _end(line: str, code: int) -> NoReturn:

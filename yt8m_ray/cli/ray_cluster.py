@@ -80,7 +80,8 @@ def join_cluster(address: str, runtime_env: dict[str, Any]) -> None:
         reason = "none of the cluster's nodes is on this machine; run the command on one, or with `ray job submit`"
         raise ConnectionError(f"RAY_ADDRESS {address}: {reason}")
     try:
-        ray.init(address, runtime_env=runtime_env, **_QUIET)
+        with _silent_library():
+            ray.init(address, runtime_env=runtime_env, **_QUIET)
     except (ConnectionError, RuntimeError, AuthenticationError) as error:
         raise ConnectionError(f"RAY_ADDRESS {address}: {_one_line(error.__cause__ or error)}") from None
 
@@ -170,12 +171,27 @@ class _StartError(Exception):
 def _start(runtime_env: dict[str, Any]) -> Any:
     others = set(psutil.Process().children(recursive=True))
     try:
-        return ray.init("local", runtime_env=runtime_env, **_QUIET)
+        with _silent_library():
+            return ray.init("local", runtime_env=runtime_env, **_QUIET)
     except Exception as error:  # noqa: BLE001 - Ray 2.60 raises Exception itself where a raylet or the dashboard is late
         # It does not stop the processes of an incomplete cluster.
         ray.shutdown()
         psutil.wait_procs(_kill_descendants(but=others), timeout=10)
         raise _StartError(_one_line(error)) from None
+
+
+@contextlib.contextmanager
+def _silent_library() -> Iterator[None]:
+    """Drops what is written to the file descriptor of stderr: Ray's C++ library says there which log level it has."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _kill_descendants(*, but: Set[psutil.Process] = frozenset()) -> Set[psutil.Process]:
