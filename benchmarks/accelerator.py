@@ -37,6 +37,7 @@ from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import build_model
 from yt8m_ray.models.cost import count_macs, num_parameters
+from yt8m_ray.models.recurrent import keep_scans_uncompiled
 from yt8m_ray.training.steps.loop import TrainingLoop
 from yt8m_ray.training.steps.objective import Objective
 
@@ -91,6 +92,7 @@ def loop_of(config: TrainConfig, device: torch.device) -> TrainingLoop:
         model = build_model(config.model, feature_sizes=config.data.feature_sizes, num_classes=config.data.num_classes)
         objective = Objective(model, build_loss(config.loss)).to(device)
     if config.train.compile:
+        keep_scans_uncompiled()
         objective.compile()
     return TrainingLoop(objective, config, device=device)
 

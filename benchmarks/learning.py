@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, i
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.pipeline.batches import batches_of, to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
+from yt8m_ray.data.pipeline.read_options import ReadOptions
+from yt8m_ray.data.pipeline.shard_reader import read_blocks
 from yt8m_ray.data.synthetic.config import SynthesisConfig
 from yt8m_ray.data.synthetic.write_shards import synthesize
 from yt8m_ray.evaluation import evaluate

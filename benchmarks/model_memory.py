@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, i
 import torch
 
 from benchmarks.measure import Figures, cores, run_pinned
+from yt8m_ray.components.aggregation import NetVLADConfig
 from yt8m_ray.models.layers import BatchNorm, l2_normalize
-from yt8m_ray.models.netvlad import NetVLAD, NetVLADConfig
+from yt8m_ray.models.netvlad import NetVLAD
 from yt8m_ray.models.nextvlad import NeXtVLAD
 
 FEATURE_DIM = 1024

@@ -12,7 +12,8 @@ import numpy as np
 
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
+from yt8m_ray.data.pipeline.read_options import ReadOptions
+from yt8m_ray.data.pipeline.shard_reader import read_blocks
 
 SLOT_BYTES = 4 << 20
 NUM_SLOTS = 4

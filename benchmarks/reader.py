@@ -38,7 +38,8 @@ SIZES = {"frame": {"rgb": 1024, "audio": 128}, "video": {"mean_rgb": 1024, "mean
 def read_ours(paths: list[str], level: str, *, padded: bool = False) -> int:
     """Returns the number of videos."""
     from yt8m_ray.data.format.features import FeatureSpec
-    from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
+    from yt8m_ray.data.pipeline.read_options import ReadOptions
+    from yt8m_ray.data.pipeline.shard_reader import read_blocks
 
     spec = FeatureSpec(SIZES[level], num_classes=3862)
     batch = np.empty((128, 300, spec.dim), np.uint8) if padded else None

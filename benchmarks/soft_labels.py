@@ -28,7 +28,8 @@ from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.labels.soft_label_files import to_label_table, write_labels
 from yt8m_ray.data.pipeline.batches import to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
+from yt8m_ray.data.pipeline.read_options import ReadOptions
+from yt8m_ray.data.pipeline.shard_reader import read_blocks
 from yt8m_ray.losses import build_loss
 from yt8m_ray.metrics import build_metric
 from yt8m_ray.models import Model, build_model

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 import pydantic
@@ -31,6 +32,7 @@ def _place(path: str, info: pydantic.ValidationInfo) -> str:
 LocalPath = Annotated[str, pydantic.AfterValidator(_place)]
 
 T = TypeVar("T")
+C = TypeVar("C", bound="ComponentConfig")
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
@@ -51,25 +53,36 @@ class ComponentConfig(Config):
 
     name: str
 
+    def check_sizes(self, feature_sizes: Sequence[int]) -> None:
+        """Raises ValueError where a component with these settings cannot read features of these sizes."""
+
 
 class Registry(Generic[T]):
     """Components of one kind by name, each with a config type; error messages name the kind ("model").
 
+    A config is parsed without the component: `implementation`, a module, is imported when the first one is built.
     Packages of the entry-point group add components from outside: they are imported at the first look-up.
     """
 
-    def __init__(self, kind: str, *, entry_point_group: str | None = None) -> None:
+    def __init__(self, kind: str, *, implementation: str | None = None, entry_point_group: str | None = None) -> None:
         self.kind = kind
+        self._implementation = implementation
         self._entry_point_group = entry_point_group
-        self._components: dict[str, tuple[type[ComponentConfig], Callable[..., T]]] = {}
+        self._config_types: dict[str, type[ComponentConfig]] = {}
+        self._factories: dict[str, Callable[..., T]] = {}
+
+    def config(self, config_type: type[C]) -> type[C]:
+        """Registers a config type, as a decorator, under its field `name`; the factory is registered elsewhere."""
+        self._config_types[config_type.model_fields["name"].default] = config_type
+        return config_type
 
     def register(self, name: str, config_type: type[ComponentConfig]) -> Callable[[Factory], Factory]:
         """Returns a decorator that registers a factory, called as `factory(config, **context)`."""
 
         def decorate(factory: Factory) -> Factory:
-            if name in self._components:
+            if name in self._factories or self._config_types.get(name, config_type) is not config_type:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
-            self._components[name] = (config_type, factory)
+            self._config_types[name], self._factories[name] = config_type, factory
             return factory
 
         return decorate
@@ -77,11 +90,14 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """Returns every registered name, sorted."""
         self._load_entry_points()
-        return sorted(self._components)
+        return sorted(self._config_types)
 
     def config_type(self, name: str) -> type[ComponentConfig]:
         """Returns the config type of `name`; ValueError lists the valid names."""
-        return self._lookup(name)[0]
+        self._load_entry_points()
+        if name not in self._config_types:
+            raise ValueError(f"name: unknown {self.kind} {name!r}; valid: {', '.join(sorted(self._config_types))}")
+        return self._config_types[name]
 
     def parse(self, section: Mapping[str, Any] | ComponentConfig) -> ComponentConfig:
         """Returns the typed config of a section such as `{"name": "moe"}`; ValueError names a key that is wrong."""
@@ -101,13 +117,9 @@ class Registry(Generic[T]):
     def build(self, section: Mapping[str, Any] | ComponentConfig, **context: Any) -> T:
         """Returns the component of a section, built with `context` (for models: the sizes of the data)."""
         config = self.parse(section)
-        return self._lookup(config.name)[1](config, **context)
-
-    def _lookup(self, name: str) -> tuple[type[ComponentConfig], Callable[..., T]]:
-        self._load_entry_points()
-        if name not in self._components:
-            raise ValueError(f"name: unknown {self.kind} {name!r}; valid: {', '.join(sorted(self._components))}")
-        return self._components[name]
+        if config.name not in self._factories and self._implementation is not None:
+            importlib.import_module(self._implementation)
+        return self._factories[config.name](config, **context)
 
     def _load_entry_points(self) -> None:
         # Cleared before the import, whose modules may look up names themselves.

@@ -40,7 +40,7 @@ with atheris.instrument_imports(include=["yt8m_ray.data"], exclude=COMPILED):
     from yt8m_ray.data.errors import CorruptRecordError
     from yt8m_ray.data.format.features import LabelPolicy
     from yt8m_ray.data.format.tfrecord import frame_record, read_payloads
-    from yt8m_ray.data.pipeline.shard_reader import ReadOptions
+    from yt8m_ray.data.pipeline.read_options import ReadOptions
 
 MOST_CPU_S = 1.0 if IS_COMPILED else 10.0
 """An input has at most some kilobytes: it takes milliseconds."""

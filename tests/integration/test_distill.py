@@ -17,7 +17,8 @@ from yt8m_ray.data.format.tfrecord import read_payloads, write_records
 from yt8m_ray.data.labels.soft_label_files import SoftLabelIndex
 from yt8m_ray.data.labels.soft_labels import SoftLabels
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks, read_rows
+from yt8m_ray.data.pipeline.read_options import ReadOptions
+from yt8m_ray.data.pipeline.shard_reader import read_blocks, read_rows
 from yt8m_ray.data.storage.filesystem import open_stream
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.batch.distill import choose_format, label_shards

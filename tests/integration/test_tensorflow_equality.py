@@ -22,7 +22,7 @@ from yt8m_ray.data.format.example import Fields, decode_record, encode_example, 
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow, to_row
 from yt8m_ray.data.format.tfrecord import read_payloads, write_records
 from yt8m_ray.data.labels.soft_label_files import encode_published
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions
+from yt8m_ray.data.pipeline.read_options import ReadOptions
 from yt8m_ray.data.storage.filesystem import open_stream
 
 TESTS = Path(__file__).resolve().parents[1]

@@ -17,7 +17,8 @@ from yt8m_ray.data.errors import UNLABELLED, RecordError
 from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import FeatureSpec, LabelPolicy, VideoRow, to_row
 from yt8m_ray.data.format.tfrecord import frame_record
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
+from yt8m_ray.data.pipeline.read_options import ReadOptions
+from yt8m_ray.data.pipeline.shard_reader import read_blocks
 
 SPECS = (
     FeatureSpec({"rgb": 4, "audio": 2}, num_classes=300, max_frames=5),

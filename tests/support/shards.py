@@ -13,7 +13,8 @@ from yt8m_ray.data.format.example import decode_record, encode_sequence_example
 from yt8m_ray.data.format.features import FeatureSpec, to_row
 from yt8m_ray.data.format.tfrecord import frame_record
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos, Rejection, ShardEnd
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
+from yt8m_ray.data.pipeline.read_options import ReadOptions
+from yt8m_ray.data.pipeline.shard_reader import read_blocks
 
 SPEC = FeatureSpec({"rgb": 8, "audio": 3}, num_classes=50, max_frames=30)
 BLOCK_BYTES = 100 * SPEC.dim  # so that the shard is two blocks

@@ -28,7 +28,7 @@ PACKAGE = "yt8m_ray"
 # in its row and never from a row below.
 LAYERS = (
     ("schema", "registry", "compiled", "errors", "local_files", "json_document", "local_cluster"),
-    ("topk", "cluster", "reporting"),
+    ("topk", "cluster", "reporting", "components"),
     ("data", "models", "losses", "metrics"),
     ("config", "evaluation"),
     ("artifacts",),

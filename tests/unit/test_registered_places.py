@@ -100,7 +100,7 @@ def test_another_form_is_refused_with_the_two_that_there_are(uri: str) -> None:
 
 
 def test_a_model_of_another_program_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"models:/videos/2: expected a model of jobs\.register"):
+    with pytest.raises(ValueError, match=r"models:/videos/2: expected a model of yt8m register"):
         fetch_model("models:/videos/2")
 
 

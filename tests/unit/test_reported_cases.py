@@ -12,7 +12,8 @@ from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import FeatureSpec, to_row
 from yt8m_ray.data.inspection.shard_counts import survey_shard
 from yt8m_ray.data.pipeline.preflight import check_first_videos
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
+from yt8m_ray.data.pipeline.read_options import ReadOptions
+from yt8m_ray.data.pipeline.shard_reader import read_blocks
 from yt8m_ray.inference.predictions.ground_truth import write_truth
 from yt8m_ray.inference.predictions.merge import merge_predictions
 from yt8m_ray.schema import FRAME_FEATURES, VIDEO_FEATURES

@@ -12,6 +12,7 @@ import argparse
 from yt8m_ray.cli.arguments import load_config
 from yt8m_ray.cli.command import print_result, ray_cluster
 from yt8m_ray.config.document import to_yaml
+from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.config.yaml_text import dump_yaml
 
 DEFAULT_ALIAS = "best"
@@ -26,16 +27,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from yt8m_ray.config.tune import TuneConfig
+    config = load_config(options.arguments, TuneConfig, "tune")
+    if options.dry_run:
+        from yt8m_ray.tuning.preview import preview
+
+        print("---\n".join([to_yaml(config), *map(dump_yaml, preview(config, options.samples))]), end="")
+        return
     from yt8m_ray.tracking.models import check_names
     from yt8m_ray.training.run.inputs import check_records, splits_of
     from yt8m_ray.tuning import winner
-    from yt8m_ray.tuning.search import preview, search
+    from yt8m_ray.tuning.search import search
 
-    config = load_config(options.arguments, TuneConfig, "tune")
-    if options.dry_run:
-        print("---\n".join([to_yaml(config), *map(dump_yaml, preview(config, options.samples))]), end="")
-        return
     name, _, alias = (options.register or "").partition("@")
     alias = alias or DEFAULT_ALIAS
     # Before the search, which may take days.

@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field, NonNegativeFloat
 
 from yt8m_ray.data.format.features import FeatureSpec, Normalization
-from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy, ReadOptions
+from yt8m_ray.data.pipeline.read_options import OnCorruptPolicy, ReadOptions
 from yt8m_ray.registry import Config, LocalPath, NonNegativeInt, PositiveInt
 from yt8m_ray.schema import MAX_FRAMES, MOST_FRAMES, NUM_CLASSES_2018, VIDEO_FEATURES
 

@@ -7,9 +7,7 @@ from typing import Annotated
 import pydantic
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from yt8m_ray.errors import ConfigError
-from yt8m_ray.models import MODELS, Model
-from yt8m_ray.models.cost import representation_dim
+from yt8m_ray.components import MODELS
 from yt8m_ray.registry import ComponentConfig, Config, LocalPath
 
 OptionalModel = Annotated[
@@ -77,17 +75,3 @@ class TeacherConfig(Config):
             keys = ("representation_weight", "prediction_weight", "label_weight", "published_sums")
             self.check_unused(*keys, why="there is no teacher without model or checkpoint")
         return self
-
-
-def check_pair(config: TeacherConfig, student: Model, teacher: Model) -> None:
-    """Checks that a student can imitate a teacher; both may be without storage. ConfigError says what differs."""
-    for key, model in (("model", student), ("teacher", teacher)):
-        if type(model).loss is not Model.loss:
-            raise ConfigError(f"{key}: a model with a loss of its own neither teaches nor learns by imitation")
-    if config.representation_weight:
-        sizes = [representation_dim(model) for model in (student, teacher)]
-        if sizes[0] != sizes[1]:
-            raise ConfigError(
-                f"teacher.representation_weight: the student's representation has {sizes[0]} values, the teacher's "
-                f"{sizes[1]}; make them equal, or set it to 0"
-            )

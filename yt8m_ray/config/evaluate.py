@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from yt8m_ray.components import LOSSES
 from yt8m_ray.config.data import Shards
 from yt8m_ray.config.train import LossField
-from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy
-from yt8m_ray.losses import LOSSES
+from yt8m_ray.data.pipeline.read_options import OnCorruptPolicy
 from yt8m_ray.registry import Config, PositiveInt
 
 

@@ -8,13 +8,12 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 import pydantic
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
+from yt8m_ray.components import LOSSES, MODELS
 from yt8m_ray.config.data import AugmentationConfig, DataConfig
-from yt8m_ray.config.distillation import DistillationConfig, TeacherConfig, check_pair
+from yt8m_ray.config.distillation import DistillationConfig, TeacherConfig
 from yt8m_ray.config.document import flatten
 from yt8m_ray.config.optimizer import EMAConfig, OptimizerConfig
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions
-from yt8m_ray.losses import LOSSES
-from yt8m_ray.models import MODELS, build_empty_model
+from yt8m_ray.data.pipeline.read_options import ReadOptions
 from yt8m_ray.registry import ABSOLUTE, ComponentConfig, Config, LocalPath, NonNegativeInt, PositiveInt
 
 LossField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(LOSSES.validate)]
@@ -172,16 +171,13 @@ class TrainConfig(Config):
 
     @pydantic.model_validator(mode="after")
     def _check_model(self) -> TrainConfig:
-        sizes, num_classes = self.data.feature_sizes, self.data.num_classes
-        # Without storage and initial weights, a model takes some milliseconds.
-        try:
-            model = build_empty_model(self.model, feature_sizes=sizes, num_classes=num_classes)
-            if self.teacher.model is not None:
-                teacher = build_empty_model(self.teacher.model, feature_sizes=sizes, num_classes=num_classes)
-                if model is not None and teacher is not None:
-                    check_pair(self.teacher, model, teacher)
-        except ValueError as error:
-            raise ValueError(f"model: {error}") from None
+        # What only a built model can refuse, `check_models` does when the run begins.
+        for model in (self.model, self.teacher.model):
+            try:
+                if model is not None:
+                    model.check_sizes(self.data.feature_sizes)
+            except ValueError as error:
+                raise ValueError(f"model: {error}") from None
         return self
 
 

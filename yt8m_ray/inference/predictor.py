@@ -18,7 +18,7 @@ from yt8m_ray.data.labels.vocabulary import Vocabulary
 from yt8m_ray.data.pipeline.batches import to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.preflight import check_first_videos
-from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy, ReadOptions
+from yt8m_ray.data.pipeline.read_options import OnCorruptPolicy, ReadOptions
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.bundle.document import DOCUMENT_FILE, VOCABULARY_FILE, BundleDocument, read_document
 from yt8m_ray.inference.bundle.folder import load_bundle

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.registry import ComponentConfig, Registry
+from yt8m_ray.components import LOSSES
+from yt8m_ray.registry import ComponentConfig
 
 # In place of infinity: what a wrong certainty costs.
 INFINITE_LOGIT = 1e4
@@ -36,15 +37,13 @@ class Loss(nn.Module):
         """Raises ValueError where the loss is configured for another number of classes."""
 
 
-LOSSES: Registry[Loss] = Registry("loss")
-
-
 def build_loss(config: Mapping[str, Any] | ComponentConfig) -> Loss:
     """Returns the loss of a config such as `{"name": "cross_entropy"}`.
 
     Raises ValueError where the config, or a file that it names, is invalid, OSError where the file cannot be read.
     """
-    return LOSSES.build(config)
+    loss: Loss = LOSSES.build(config)
+    return loss
 
 
 def bounded(logits: torch.Tensor) -> torch.Tensor:

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import pydantic
 import torch
 from torch.nn import functional as F
 
-from yt8m_ray.losses.base import LOSSES, Loss, bounded, cross_entropy, weighted
+from yt8m_ray.components import LOSSES
+from yt8m_ray.components.losses import BinaryConfig, CrossEntropyConfig, FocalConfig
+from yt8m_ray.losses.base import Loss, bounded, cross_entropy, weighted
 from yt8m_ray.losses.class_weights import class_weights, read_class_counts
-from yt8m_ray.registry import ComponentConfig, LocalPath
-
-
-class BinaryConfig(ComponentConfig):
-    """The fields of losses of independent classes."""
-
-    label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
-    """s in y (1 - s) + s / 2, arXiv:1512.00567 for two outcomes."""
-    class_weights: LocalPath | None = None
-    """A CSV file with a count for each class: the published vocabulary (`Index`, `TrainVideoCount`) or
-    `class_histogram.csv` of `yt8m inspect`; null weighs all classes alike."""
-    max_class_weight: float = pydantic.Field(default=10.0, ge=1)
-    """The largest weight; see `yt8m_ray.losses.class_weights`."""
-
-    @pydantic.model_validator(mode="after")
-    def _check_use(self) -> BinaryConfig:
-        if self.class_weights is None:
-            self.check_unused("max_class_weight", why="there are no class_weights to bound")
-        return self
 
 
 class BinaryLoss(Loss):
@@ -63,15 +43,6 @@ class BinaryLoss(Loss):
         raise NotImplementedError
 
 
-class CrossEntropyConfig(BinaryConfig):
-    """The cross-entropy of independent classes."""
-
-    name: Literal["cross_entropy"] = "cross_entropy"
-    published_epsilon: float = pydantic.Field(default=0.0, ge=0, lt=1)
-    """Added to the arguments of both logarithms, by published systems 1e-5, which bounds the loss of a class at 11.5
-    and lets gradients of certain errors vanish; 0 is the exact cross-entropy."""
-
-
 @LOSSES.register("cross_entropy", CrossEntropyConfig)
 class CrossEntropy(BinaryLoss):
     """-(y log(p + epsilon) + (1 - y) log(1 - p + epsilon)), summed over classes, averaged over clips."""
@@ -83,16 +54,6 @@ class CrossEntropy(BinaryLoss):
         log_p = torch.log(torch.sigmoid(logits) + epsilon)
         log_not_p = torch.log(torch.sigmoid(-logits) + epsilon)
         return -weighted(labels * log_p + (1 - labels) * log_not_p, weights).sum()
-
-
-class FocalConfig(BinaryConfig):
-    """The focal loss (arXiv:1708.02002)."""
-
-    name: Literal["focal"] = "focal"
-    gamma: float = pydantic.Field(default=2.0, ge=0)
-    """0 is the cross-entropy; 2 in the paper."""
-    alpha: float | None = pydantic.Field(default=None, gt=0, lt=1)
-    """Weight of positive labels, 1 - alpha of negative ones (0.25 in the paper); null weighs both 1."""
 
 
 @LOSSES.register("focal", FocalConfig)

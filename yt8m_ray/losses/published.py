@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import pydantic
 import torch
 from torch.nn import functional as F
 
-from yt8m_ray.losses.base import LOSSES, MIN_SUM, Loss, bounded, cross_entropy, weighted
-from yt8m_ray.registry import ComponentConfig
-
-
-class HingeConfig(ComponentConfig):
-    """The published hinge loss; `margin` is b."""
-
-    name: Literal["hinge"] = "hinge"
-    margin: float = pydantic.Field(default=1.0, gt=0)
+from yt8m_ray.components import LOSSES
+from yt8m_ray.components.losses import HingeConfig, SampledConfig, SoftmaxConfig
+from yt8m_ray.losses.base import MIN_SUM, Loss, bounded, cross_entropy, weighted
 
 
 @LOSSES.register("hinge", HingeConfig)
@@ -29,12 +20,6 @@ class Hinge(Loss):
         return total / max(logits.shape[0], 1)
 
 
-class SoftmaxConfig(ComponentConfig):
-    """The published softmax loss."""
-
-    name: Literal["softmax"] = "softmax"
-
-
 @LOSSES.register("softmax", SoftmaxConfig)
 class Softmax(Loss):
     """-(y / sum y) log softmax(p), summed over classes, mean over clips; as published on probabilities, not logits."""
@@ -45,18 +30,6 @@ class Softmax(Loss):
         shares = labels / labels.sum(dim=1, keepdim=True).clamp(min=MIN_SUM)
         total = -weighted(shares * torch.log_softmax(torch.sigmoid(logits.float()), dim=1), weights).sum()
         return total / max(logits.shape[0], 1)
-
-
-class SampledConfig(ComponentConfig):
-    """The loss of segments of the 7th place of 2019 (ceshine/yt8m-2019, SampledCrossEntropyLoss)."""
-
-    name: Literal["sampled"] = "sampled"
-    positive_weight: float = pydantic.Field(default=1.5, ge=0)
-    """Of a rated label that is 1."""
-    negative_weight: float = pydantic.Field(default=0.5, ge=0)
-    """Of a rated label that is 0, as coded; the paper prints 1."""
-    unrated_weight: float = pydantic.Field(default=0.5, ge=0)
-    """Of the mean over unrated negatives."""
 
 
 @LOSSES.register("sampled", SampledConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from yt8m_ray.components import MODELS
 from yt8m_ray.models import cnn as cnn
 from yt8m_ray.models import dbof as dbof
 from yt8m_ray.models import deep_combine_chain as deep_combine_chain
@@ -16,7 +17,7 @@ from yt8m_ray.models import netvlad as netvlad
 from yt8m_ray.models import nextvlad as nextvlad
 from yt8m_ray.models import seventh_place_2019 as seventh_place_2019
 from yt8m_ray.models import soft_dbof as soft_dbof
-from yt8m_ray.models.base import MODELS, Model, build_empty_model, build_model, build_model_for_weights
+from yt8m_ray.models.base import Model, build_empty_model, build_model, build_model_for_weights
 from yt8m_ray.models.layers import mixture_logits, set_batch_norm_sync
 
 __all__ = [

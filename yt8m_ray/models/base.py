@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pydantic
 import torch
 from torch import nn
 
-from yt8m_ray.models.heads import HEADS, Head, HeadField, MoEHeadConfig
-from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, Regularized, mask_frames, set_batch_norm_updates
-from yt8m_ray.models.sampling import SAMPLERS, AllFramesConfig, SamplingField
-from yt8m_ray.registry import ComponentConfig, Registry
+from yt8m_ray.components import HEADS, MODELS, SAMPLERS
+from yt8m_ray.components.models import FrameModelFields
+from yt8m_ray.models.heads import Head
+from yt8m_ray.models.layers import Regularized, mask_frames, set_batch_norm_updates
+from yt8m_ray.registry import ComponentConfig
 
 # `criterion(logits, labels)`, both [B, C], to the mean loss over the clips.
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -75,15 +75,6 @@ class Model(nn.Module):
         return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
-class FrameModelFields(ComponentConfig):
-    """The fields of models of single frames."""
-
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
-    """Share of a batch in the moving statistics, those of the head too."""
-    sampling: SamplingField = AllFramesConfig()
-    head: HeadField = MoEHeadConfig()
-
-
 class FrameModel(Model):
     """A model of a clip's sampled frames."""
 
@@ -93,21 +84,19 @@ class FrameModel(Model):
 
     def build_head(self, config: FrameModelFields, input_dim: int) -> Head:
         """Returns the configured head for representations [B, input_dim]."""
-        return HEADS.build(
+        head: Head = HEADS.build(
             config.head,
             input_dim=input_dim,
             num_classes=self.num_classes,
             batch_norm_momentum=config.batch_norm_momentum,
         )
+        return head
 
     def sample(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns the sampled frames [B, S, D] with padding zeroed, how many are real [B], and their mask [B, S]."""
         frames, num_frames = self.sampler(frames, num_frames)
         frames, mask = mask_frames(frames, num_frames)
         return frames, num_frames, mask
-
-
-MODELS: Registry[Model] = Registry("model", entry_point_group="yt8m_ray.models")
 
 
 def build_model(
@@ -128,7 +117,9 @@ def build_model(
             f"a model needs feature sizes and a number of classes of at least 1, found feature_sizes "
             f"{tuple(feature_sizes)} and num_classes {num_classes}"
         )
-    model = MODELS.build(config, feature_sizes=feature_sizes, num_classes=num_classes)
+    config = MODELS.parse(config)
+    config.check_sizes(feature_sizes)
+    model: Model = MODELS.build(config, feature_sizes=feature_sizes, num_classes=num_classes)
     set_batch_norm_updates(model, 0)
     return model
 

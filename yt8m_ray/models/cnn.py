@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import pydantic
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, Model
-from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
-from yt8m_ray.models.sampling import FrameSequence, FrameSequenceConfig
-from yt8m_ray.registry import ComponentConfig
+from yt8m_ray.components import HEADS, MODELS
+from yt8m_ray.components.models import CNNConfig
+from yt8m_ray.components.sampling import FrameSequenceConfig
+from yt8m_ray.models.base import Model
+from yt8m_ray.models.sampling import FrameSequence
 
 
 class Branch(NamedTuple):
@@ -30,15 +30,6 @@ BRANCHES = (Branch(20, 1, 1, 1), Branch(33, 3, 5, 2), Branch(50, 5, 3, 1), Branc
 
 INITIAL_STD = 0.1
 INITIAL_BIAS = 0.1
-
-
-class CNNConfig(ComponentConfig):
-    """You8M's CNN."""
-
-    name: Literal["cnn"] = "cnn"
-    num_channels: int = pydantic.Field(default=164, ge=1)
-    """Of each of the eight convolutions; 164 makes the published 1312 in all."""
-    head: HeadField = MoEHeadConfig()
 
 
 class PooledConvolution(nn.Module):

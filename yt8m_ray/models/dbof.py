@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import pydantic
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
+from yt8m_ray.components import MODELS
+from yt8m_ray.components.models import Activation, BagFields, DBoFConfig
+from yt8m_ray.models.base import FrameModel
 from yt8m_ray.models.layers import BatchNorm, NormalizedBy, normal_linear
 
-Pooled = Literal["max", "average"]
-Activation = Literal["sigmoid", "relu6"]
-
 ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {"sigmoid": torch.sigmoid, "relu6": F.relu6}
-
-
-class BagFields(FrameModelFields):
-    """The fields of a deep bag of frames."""
-
-    num_clusters: int = pydantic.Field(default=8192, ge=1)
-    """K, the units that every frame is projected to."""
-    hidden_dim: int = pydantic.Field(default=1024, ge=1)
-    """Units after the pooling."""
-    pooling: Pooled = "max"
-    """Over the frames, of each unit."""
-    activation: Activation = "sigmoid"
-    """Of the units before and after the pooling."""
-    batch_norm: bool = True
-    """Whether frames, clusters and hidden units are batch-normalized; else the latter two have biases."""
-
-
-class DBoFConfig(BagFields):
-    """The starter code's DbofModel with its defaults, but on all frames; other systems have relu6."""
-
-    name: Literal["dbof"] = "dbof"
 
 
 class DBoF(nn.Module):

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-import pydantic
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, Criterion, Model
-from yt8m_ray.models.heads import HEADS, HeadField, MoEHeadConfig
+from yt8m_ray.components import HEADS, MODELS
+from yt8m_ray.components.models import DeepCombineChainConfig
+from yt8m_ray.models.base import Criterion, Model
 from yt8m_ray.models.layers import glorot_linear, l2_normalize, masked_mean
-from yt8m_ray.registry import ComponentConfig
-
-
-class DeepCombineChainConfig(ComponentConfig):
-    """The runner-up's video-level chain; the defaults are its run."""
-
-    name: Literal["deep_combine_chain"] = "deep_combine_chain"
-    num_layers: int = pydantic.Field(default=8, ge=1, le=100)
-    """Classifiers before the last one, L."""
-    relu_dim: int = pydantic.Field(default=128, ge=1)
-    """Units that a classifier's predictions are compressed to for the following ones."""
-    support_weight: float = pydantic.Field(default=0.025, ge=0, le=1)
-    """Share of the L classifiers in the loss; the last one has the rest."""
-    head: HeadField = MoEHeadConfig()
-    """Every classifier of the chain."""
 
 
 @MODELS.register("deep_combine_chain", DeepCombineChainConfig)

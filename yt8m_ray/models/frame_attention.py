@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-import pydantic
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
-from yt8m_ray.models.heads import HeadField, LogisticHeadConfig
+from yt8m_ray.components import MODELS
+from yt8m_ray.components.models import FrameAttentionConfig
+from yt8m_ray.models.base import FrameModel
 from yt8m_ray.models.layers import LOG_OF_NOTHING, BatchNorm, glorot_linear
 
 EXPANSION = 2  # units for each dimension of a feature
-
-
-class FrameAttentionConfig(FrameModelFields):
-    """The 2018 winner's attention_frames_v0."""
-
-    name: Literal["frame_attention"] = "frame_attention"
-    attend_to_padding: bool = False
-    """Whether every clip counts as `max_frames` frames, padded with zeros, as published; published weights need it, and
-    `load_published` switches it on. Otherwise padding has no weight."""
-    max_frames: int = pydantic.Field(default=300, ge=1)
-    head: HeadField = LogisticHeadConfig()
 
 
 class FrameAttention(nn.Module):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-import pydantic
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
-from yt8m_ray.models.dbof import Activation, BagFields, DBoF
+from yt8m_ray.components import MODELS
+from yt8m_ray.components.models import BidirectionalGRUConfig, BranchedGRUConfig, GRUDBoFConfig
+from yt8m_ray.models.base import FrameModel
+from yt8m_ray.models.dbof import DBoF
 from yt8m_ray.models.layers import BatchNorm, ContextGating, glorot_linear, mask_frames
 from yt8m_ray.models.recurrent import GRU
 
@@ -38,16 +38,6 @@ def _gating(dim: int, *, enabled: bool, batch_norm_momentum: float) -> ContextGa
     return ContextGating(dim, remove_diagonal=False, batch_norm=False, batch_norm_momentum=batch_norm_momentum)
 
 
-class BidirectionalGRUConfig(FrameModelFields):
-    """GRUbidirect of the 2018 winner, and of You8M with 1,250 cells."""
-
-    name: Literal["bidirectional_gru"] = "bidirectional_gru"
-    cell_dim: int = pydantic.Field(default=1024, ge=2, multiple_of=2)
-    """Units of the second layer; each direction of the first has half of them."""
-    gating: bool = False
-    """Whether a context gate, with a bias, follows."""
-
-
 @MODELS.register("bidirectional_gru", BidirectionalGRUConfig)
 class BidirectionalGRUModel(FrameModel):
     """The last state of a bidirectional GRU with another on top, optionally gated, and a head."""
@@ -63,14 +53,6 @@ class BidirectionalGRUModel(FrameModel):
         frames, num_frames, _ = self.sample(frames, num_frames)
         state: torch.Tensor = self.gru(frames, num_frames)
         return state if self.gating is None else self.gating(state)
-
-
-class BranchedGRUConfig(FrameModelFields):
-    """The 2018 winner's GRUbidirect_branchedBN."""
-
-    name: Literal["branched_gru"] = "branched_gru"
-    gating: bool = False
-    """Whether a context gate, with a bias, follows; the published one cannot run."""
 
 
 class GRUBranch(nn.Module):
@@ -99,8 +81,6 @@ class BranchedGRUModel(FrameModel):
     def __init__(self, config: BranchedGRUConfig, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(config, feature_sizes=feature_sizes, num_classes=num_classes)
         momentum = config.batch_norm_momentum
-        if min(feature_sizes) < 2:
-            raise ValueError(f"branched_gru needs features of at least 2 values, found sizes {tuple(feature_sizes)}")
         self.branches = nn.ModuleList(GRUBranch(size, batch_norm_momentum=momentum) for size in feature_sizes)
         self.gating = _gating(self.frame_dim, enabled=config.gating, batch_norm_momentum=momentum)
         self.head = self.build_head(config, self.frame_dim)
@@ -111,15 +91,6 @@ class BranchedGRUModel(FrameModel):
         states = [branch(feature, mask, num_frames) for branch, feature in zip(self.branches, features, strict=True)]
         state = torch.cat(states, dim=1)
         return state if self.gating is None else self.gating(state)
-
-
-class GRUDBoFConfig(BagFields):
-    """You8M's GRU_DBoF_hybrid; `sampling` chooses the bag's frames, 30 random ones as published, the GRU reads all."""
-
-    name: Literal["gru_dbof"] = "gru_dbof"
-    cell_dim: int = pydantic.Field(default=1024, ge=2, multiple_of=2)
-    """Of the GRU over both directions; each of them has half as many."""
-    activation: Activation = "relu6"
 
 
 @MODELS.register("gru_dbof", GRUDBoFConfig)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
-import pydantic
 import torch
 from torch import nn
 
+from yt8m_ray.components import HEADS
+from yt8m_ray.components.heads import LogisticFields, LogisticHeadConfig, MoEFields, MoEHeadConfig
+from yt8m_ray.components.models import BATCH_NORM_MOMENTUM
 from yt8m_ray.models.layers import (
-    BATCH_NORM_MOMENTUM,
     BatchNorm,
     NormalizedBy,
     Regularized,
@@ -21,13 +22,6 @@ from yt8m_ray.models.layers import (
     mixture_logits,
     normal_linear,
 )
-from yt8m_ray.registry import ComponentConfig, Registry
-
-# Weight of the l2 term in the starter code.
-L2 = 1e-8
-
-# Probability gating before training: its batch norm centres the gate's logit at 0.
-GATED_SHARE = 0.5
 
 
 class Head(Regularized):
@@ -42,12 +36,6 @@ class Head(Regularized):
         raise NotImplementedError
 
 
-HEADS: Registry[Head] = Registry("head")
-
-# The type of a config field that holds any registered head.
-HeadField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(HEADS.parse)]
-
-
 def half_sum_of_squares(weights: Sequence[torch.Tensor]) -> torch.Tensor:
     """Returns 0.5 * sum(W^2), what the published l2 terms multiply."""
     # The gradient of W . stop(W) is W, as that of 0.5 * sum(W^2) is: two passes over the weights in place of six.
@@ -58,23 +46,6 @@ def half_sum_of_squares(weights: Sequence[torch.Tensor]) -> torch.Tensor:
 def _set_bias(linear: nn.Linear, probabilities: torch.Tensor) -> None:
     with torch.no_grad():
         linear.bias.copy_(torch.logit(probabilities))
-
-
-class LogisticFields(ComponentConfig):
-    """The fields of a logistic classifier, as a head or as a whole model."""
-
-    l2: float = pydantic.Field(default=L2, ge=0)
-    """Weight of the l2 term."""
-    l2_on_biases: bool = False
-    """Whether the biases are in the l2 term, as with NeXtVLAD's authors."""
-    initial_probability: float | None = pydantic.Field(default=None, gt=0, lt=1)
-    """Of every class before training; None is the published start of 0.5, which takes hundreds of steps to unlearn."""
-
-
-class LogisticHeadConfig(LogisticFields):
-    """The head `logistic`."""
-
-    name: Literal["logistic"] = "logistic"
 
 
 @HEADS.register("logistic", LogisticHeadConfig)
@@ -106,49 +77,6 @@ class LogisticHead(Head):
 
     def set_class_prior(self, probabilities: torch.Tensor) -> None:
         _set_bias(self.linear, probabilities)
-
-
-class MoEFields(ComponentConfig):
-    """The fields of a mixture of experts, as a head or as a whole model."""
-
-    num_mixtures: int = pydantic.Field(default=2, ge=1)
-    """Experts a class, M; a dummy expert that predicts 0 joins them."""
-    low_rank: int | None = pydantic.Field(default=None, ge=1)
-    """Rank of the gates' weights; None is full rank."""
-    prob_gating: Literal["none", "prob", "input"] = "none"
-    """The input of a gate on the probabilities: none, the probabilities or the head's input."""
-    prob_gating_remove_diagonal: bool = False
-    """Whether a class's own probability is kept out of its gate."""
-    l2: float = pydantic.Field(default=L2, ge=0)
-    """Weight of the l2 term on gates and experts."""
-    initial_probability: float | None = pydantic.Field(default=None, gt=0, lt=1)
-    """Of every class before training, below the M / (M + 1) that the dummy leaves (half of it with probability gating);
-    None is the published start, half of that bound."""
-
-    @property
-    def expert_share(self) -> float:
-        """The factor of an expert's probability before training."""
-        share = self.num_mixtures / (self.num_mixtures + 1)
-        return share if self.prob_gating == "none" else share * GATED_SHARE
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> MoEFields:
-        if self.prob_gating_remove_diagonal and self.prob_gating != "prob":
-            raise ValueError(
-                f"prob_gating_remove_diagonal needs prob_gating: prob, found prob_gating: {self.prob_gating}"
-            )
-        if self.initial_probability is not None and self.initial_probability >= self.expert_share:
-            raise ValueError(
-                f"initial_probability must lie below {self.expert_share:.4g}, what untrained gates give the experts, "
-                f"found {self.initial_probability}"
-            )
-        return self
-
-
-class MoEHeadConfig(MoEFields):
-    """The head `moe`."""
-
-    name: Literal["moe"] = "moe"
 
 
 @HEADS.register("moe", MoEHeadConfig)

@@ -6,27 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-import pydantic
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import FrameModel, FrameModelFields
+from yt8m_ray.components.aggregation import LateFusionFields
+from yt8m_ray.models.base import FrameModel
 from yt8m_ray.models.layers import BatchNorm, ContextGating, NormalizedBy, normal_linear
 
 # Clips that a CPU pools at a time without a gradient.
 CLIPS_A_PART = 4
-
-
-class LateFusionFields(FrameModelFields):
-    """The fields of every such model."""
-
-    num_clusters: int = pydantic.Field(default=256, ge=2)
-    """K of the first feature; the others have a published fraction of it."""
-    use_relu: bool = False
-    """Whether the hidden layer is relu6 of a batch norm; otherwise it is linear with a bias."""
-    batch_norm: bool = True
-    """Whether frames, clusters, hidden layer and gate are batch-normalized."""
 
 
 class Assignment(nn.Module):

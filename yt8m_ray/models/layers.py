@@ -12,15 +12,15 @@ import torch.distributed
 from torch import nn
 from torch.nn import functional as F
 
+from yt8m_ray.components.models import BATCH_NORM_MOMENTUM
+
 L2_NORMALIZE_EPSILON = 1e-12  # smallest squared norm that TensorFlow's l2_normalize divides by
 
 # Defaults of slim.batch_norm, which no published TensorFlow system changes.
 BATCH_NORM_EPSILON = 1e-3
-BATCH_NORM_MOMENTUM = 0.001
 
 # Defaults of torch.nn.BatchNorm1d, which the 2019 systems written in torch do not change.
 TORCH_BATCH_NORM_EPSILON = 1e-5
-TORCH_BATCH_NORM_MOMENTUM = 0.1
 
 # TensorFlow's averages that count their updates take a share of 9 / (10 + n) where that is more than the plain one.
 WARM_UP = 9

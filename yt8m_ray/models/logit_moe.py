@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import pydantic
 import torch
 from torch import nn
 
-from yt8m_ray.models.heads import HEADS, L2, Head, half_sum_of_squares
-from yt8m_ray.models.layers import TORCH_BATCH_NORM_EPSILON, TORCH_BATCH_NORM_MOMENTUM, BatchNorm, kaiming_linear
-from yt8m_ray.registry import ComponentConfig
-
-
-class LogitMoEHeadConfig(ComponentConfig):
-    """The head `logit_moe`; the defaults are those of the 7th place of 2019, but for its weight decay instead of l2."""
-
-    name: Literal["logit_moe"] = "logit_moe"
-    num_mixtures: int = pydantic.Field(default=4, ge=1)
-    """Experts a class, M; a dummy expert whose logit is 0 joins them."""
-    per_class: bool = False
-    """Whether each class has gates of its own."""
-    batch_norm: bool = True
-    """Whether experts and gates batch-normalize the input, each apart; not with the 3rd place of 2019."""
-    dropout: float = pydantic.Field(default=0.5, ge=0, lt=1)
-    """Of the input, drawn for experts and gates apart."""
-    l2: float = pydantic.Field(default=L2, ge=0)
-    """Weight of the l2 term on gates and experts."""
-    initial_probability: float | None = pydantic.Field(default=None, gt=0, lt=1)
-    """Of every class before training; None is the published start of 0.5."""
+from yt8m_ray.components import HEADS
+from yt8m_ray.components.heads import LogitMoEHeadConfig
+from yt8m_ray.components.models import TORCH_BATCH_NORM_MOMENTUM
+from yt8m_ray.models.heads import Head, half_sum_of_squares
+from yt8m_ray.models.layers import TORCH_BATCH_NORM_EPSILON, BatchNorm, kaiming_linear
 
 
 @HEADS.register("logit_moe", LogitMoEHeadConfig)

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-import pydantic
 import torch
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
+from yt8m_ray.components import MODELS
+from yt8m_ray.components.models import BidirectionalLSTMConfig, HierarchicalLSTMConfig, LSTMConfig, LSTMPairConfig
+from yt8m_ray.models.base import FrameModel
 from yt8m_ray.models.recurrent import LSTM, full_state, shuffle_frames
-
-
-class StackedLSTMFields(FrameModelFields):
-    """The layers of an LSTM, and the units of each."""
-
-    num_layers: int = pydantic.Field(default=2, ge=1, le=100)
-    cell_dim: int = pydantic.Field(default=1024, ge=1)
-
-
-class LSTMConfig(StackedLSTMFields):
-    """The starter code's LstmModel."""
-
-    name: Literal["lstm"] = "lstm"
 
 
 @MODELS.register("lstm", LSTMConfig)
@@ -42,12 +29,6 @@ class LSTMModel(FrameModel):
         return h
 
 
-class LSTMPairConfig(StackedLSTMFields):
-    """You8M's LstmModelPair; both LSTMs have the same size."""
-
-    name: Literal["lstm_pair"] = "lstm_pair"
-
-
 @MODELS.register("lstm_pair", LSTMPairConfig)
 class LSTMPairModel(FrameModel):
     """A stack of LSTMs for the frames 0, 2, 4, ..., another for the rest; the mean of their full states, and a head."""
@@ -63,16 +44,6 @@ class LSTMPairModel(FrameModel):
         _, even_state = self.even(frames[:, ::2], (num_frames + 1) // 2)
         _, odd_state = self.odd(frames[:, 1::2], num_frames // 2)
         return (full_state(even_state) + full_state(odd_state)) / 2
-
-
-class BidirectionalLSTMConfig(FrameModelFields):
-    """Lstmbidirect of the 2018 winner, and of You8M with 1,200 cells."""
-
-    name: Literal["bidirectional_lstm"] = "bidirectional_lstm"
-    cell_dim: int = pydantic.Field(default=1024, ge=2, multiple_of=2)
-    """Units of the second layer; each direction of the first has half of them."""
-    frame_shuffle: bool = False
-    """Whether training sees a clip's frames in random order; the published code evaluates so, too."""
 
 
 @MODELS.register("bidirectional_lstm", BidirectionalLSTMConfig)
@@ -94,24 +65,6 @@ class BidirectionalLSTMModel(FrameModel):
         _, state = self.lstm(outputs, num_frames)
         c: torch.Tensor = state[-1][0]
         return c
-
-
-class HierarchicalLSTMConfig(StackedLSTMFields):
-    """The teacher of Efficient Video Classification (Bhardwaj et al. 2019); `every: 10, num_blocks: 5` its student."""
-
-    name: Literal["hierarchical_lstm"] = "hierarchical_lstm"
-    num_blocks: int = pydantic.Field(default=20, ge=1, le=10_000)
-    """Blocks of a clip of `max_frames` frames; a longer clip has more of the same length."""
-    every: int = pydantic.Field(default=1, ge=1)
-    """The frames 0, every, 2 * every, ... are read."""
-    max_frames: int = pydantic.Field(default=300, ge=1)
-
-    @property
-    def block_len(self) -> int:
-        """Frames of a block that are read."""
-        # -(-a // b) rounds up.
-        num_read = -(-self.max_frames // self.every)
-        return -(-num_read // self.num_blocks)
 
 
 @MODELS.register("hierarchical_lstm", HierarchicalLSTMConfig)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-import pydantic
 import torch
 
-from yt8m_ray.models.base import MODELS, Model
-from yt8m_ray.models.heads import LogisticFields, LogisticHead, MoEFields, MoEHead
-from yt8m_ray.models.layers import BATCH_NORM_MOMENTUM, masked_mean
+from yt8m_ray.components import MODELS
+from yt8m_ray.components.heads import LogisticFields
+from yt8m_ray.components.models import FrameLogisticConfig, LogisticConfig, MoEConfig
+from yt8m_ray.models.base import Model
+from yt8m_ray.models.heads import LogisticHead, MoEHead
+from yt8m_ray.models.layers import masked_mean
 
 
 class MeanFrameModel(Model):
@@ -18,18 +19,6 @@ class MeanFrameModel(Model):
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
         return masked_mean(frames, num_frames)
-
-
-class LogisticConfig(LogisticFields):
-    """The starter code's LogisticModel, for video-level records."""
-
-    name: Literal["logistic"] = "logistic"
-
-
-class FrameLogisticConfig(LogisticFields):
-    """The starter code's FrameLevelLogisticModel, for frame-level records."""
-
-    name: Literal["frame_logistic"] = "frame_logistic"
 
 
 # The published code has two models of one formula, for records of either level.
@@ -41,13 +30,6 @@ class LogisticModel(MeanFrameModel):
     def __init__(self, config: LogisticFields, *, feature_sizes: Sequence[int], num_classes: int) -> None:
         super().__init__(feature_sizes=feature_sizes, num_classes=num_classes)
         self.head = LogisticHead(config, input_dim=self.frame_dim, num_classes=num_classes)
-
-
-class MoEConfig(MoEFields):
-    """The starter code's MoeModel, with the 2018 winner's extensions."""
-
-    name: Literal["moe"] = "moe"
-    batch_norm_momentum: float = pydantic.Field(default=BATCH_NORM_MOMENTUM, gt=0, le=1)
 
 
 @MODELS.register("moe", MoEConfig)

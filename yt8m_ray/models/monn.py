@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
 
-import pydantic
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, Model
-from yt8m_ray.models.heads import L2, Head, half_sum_of_squares
+from yt8m_ray.components import MODELS
+from yt8m_ray.components.models import MoNNConfig, Statistic
+from yt8m_ray.models.base import Model
+from yt8m_ray.models.heads import Head, half_sum_of_squares
 from yt8m_ray.models.layers import glorot_linear, mask_frames, mixture_logits
-from yt8m_ray.registry import ComponentConfig, PositiveInt
-
-# `mean`, `std` (population) and `cube_root_moment` (cube root of the mean cube) have one value a dimension, `std_all`
-# (over all frames and dimensions) one a feature, `num_frames` one.
-Statistic = Literal["mean", "cube_root_moment", "std", "num_frames", "std_all"]
 
 # The published feature is (n - 151) / 300.
 MIDDLE_NUM_FRAMES, NUM_FRAMES_SCALE = 151, 300
-
-
-class MoNNConfig(ComponentConfig):
-    """You8M's MoNN; the defaults are MoNN3Lw, and configs/train/ has the others."""
-
-    name: Literal["monn"] = "monn"
-    hidden_dims: tuple[PositiveInt, ...] = pydantic.Field(default=(18440, 2305, 9220), min_length=1, max_length=100)
-    """Units of the experts' relu layers; published are MoNN2Lw (13830, 6915), MoNN3L (4096 three times), MoNN3Lw
-    (18440, 2305, 9220) and MoNN4Ln (2048 four times)."""
-    num_mixtures: int = pydantic.Field(default=3, ge=1)
-    """Experts a class, M; a dummy expert that predicts 0 joins them."""
-    statistics: tuple[Statistic, ...] = pydantic.Field(default=("mean", "std", "num_frames"), min_length=1)
-    """The input, in order; You8M wrote them to shards."""
-    l2: float = pydantic.Field(default=L2, ge=0)
-    """Weight of the l2 term on all matrices."""
 
 
 def statistics_of(

@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
-import pydantic
 import torch
 from torch import nn
 
-from yt8m_ray.models.base import MODELS
-from yt8m_ray.models.late_fusion import Assignment, LateFusionFields, LateFusionModel, Pooling
+from yt8m_ray.components import MODELS
+from yt8m_ray.components.aggregation import NetFVConfig
+from yt8m_ray.models.late_fusion import Assignment, LateFusionModel, Pooling
 from yt8m_ray.models.layers import l2_normalize
 
 # Added to the square of a learned deviation, as published.
 MIN_DEVIATION = 1e-6
-
-
-class NetFVConfig(LateFusionFields):
-    """The 2018 winner's NetFVModelLF; the defaults are its flags'."""
-
-    name: Literal["netfv"] = "netfv"
-    num_clusters: int = pydantic.Field(default=64, ge=2)
-    hidden_dim: int = pydantic.Field(default=2048, ge=1)
-    """Outputs of the hidden layer."""
-    use_relu: bool = True
-    """Whether the hidden layer is relu6 of a batch norm; otherwise it is linear with a bias."""
-    gating: bool = False
-    """Whether a context gate follows the hidden layer."""
-    couple_weights: bool = True
-    """Whether the centres are the assignment's weights times `coupling_factor`, or learned."""
-    coupling_factor: float = 0.01
 
 
 class NetFV(Pooling):

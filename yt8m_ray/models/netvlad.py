@@ -4,38 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
-import pydantic
 import torch
 from torch import nn
 
-from yt8m_ray.models.base import MODELS
-from yt8m_ray.models.late_fusion import Assignment, LateFusionFields, LateFusionModel, Pooling
+from yt8m_ray.components import MODELS
+from yt8m_ray.components.aggregation import LightVLADConfig, NetVLADConfig, NetVLADFields
+from yt8m_ray.models.late_fusion import Assignment, LateFusionModel, Pooling
 from yt8m_ray.models.layers import L2_NORMALIZE_EPSILON
-
-
-class NetVLADFields(LateFusionFields):
-    """The 2018 winner's NetVLADModelLF; the defaults are its largest model, but for its head's probability gating."""
-
-    hidden_dim: int = pydantic.Field(default=1024, ge=1)
-    """Outputs of the hidden layer."""
-    gating: bool = True
-    """Whether a context gate follows the hidden layer."""
-    gating_remove_diagonal: bool = False
-    """Whether a hidden unit is kept out of its own gate."""
-
-
-class NetVLADConfig(NetVLADFields):
-    """Residuals to learned centres."""
-
-    name: Literal["netvlad"] = "netvlad"
-
-
-class LightVLADConfig(NetVLADFields):
-    """No centres: the flag `lightvlad` of the 2018 winner, NetRVLAD of the 2017 one."""
-
-    name: Literal["light_vlad"] = "light_vlad"
 
 
 class NetVLAD(Pooling):

@@ -6,13 +6,13 @@ import functools
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-import pydantic
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, Criterion, FrameModel, FrameModelFields
-from yt8m_ray.models.heads import HeadField, LogisticHeadConfig
+from yt8m_ray.components import MODELS
+from yt8m_ray.components.aggregation import MixNeXtVLADConfig, NeXtVLADConfig, NeXtVLADFields
+from yt8m_ray.models.base import Criterion, FrameModel
 from yt8m_ray.models.layers import (
     BatchNorm,
     BatchNormFactory,
@@ -25,43 +25,6 @@ from yt8m_ray.models.layers import (
 
 # After the assignment's linear layer: a batch norm of G * K channels, one of K shared by groups, or a bias.
 ClusterNormalization = Literal["batch_norm", "shared_batch_norm", "bias"]
-
-
-class NeXtVLADFields(FrameModelFields):
-    """The fields of one NeXtVLAD, alone or as a branch of a mixture."""
-
-    num_clusters: int = pydantic.Field(default=128, ge=2)
-    """K of the first feature; the others have K // 2 clusters."""
-    groups: int = pydantic.Field(default=8, ge=1)
-    """G of the first feature; the others have G // 2 groups."""
-    expansion: int = pydantic.Field(default=2, ge=1)
-    """How many times a feature's frames are widened before they are cut into groups."""
-    hidden_dim: int = pydantic.Field(default=2048, ge=1)
-    dropout: float = pydantic.Field(default=0.5, ge=0, lt=1)
-    """Of the descriptors."""
-    gating_reduction: int = pydantic.Field(default=8, ge=1)
-    """How much narrower than the hidden layer the middle of its gate is."""
-    head: HeadField = LogisticHeadConfig(l2=1e-5, l2_on_biases=True)
-
-
-class NeXtVLADConfig(NeXtVLADFields):
-    """The authors' single model, with the defaults of its best row."""
-
-    name: Literal["nextvlad"] = "nextvlad"
-
-
-class MixNeXtVLADConfig(NeXtVLADFields):
-    """The authors' mixture, with the defaults of its final run."""
-
-    name: Literal["mix_nextvlad"] = "mix_nextvlad"
-    num_clusters: int = pydantic.Field(default=112, ge=2)
-    gating_reduction: int = pydantic.Field(default=16, ge=1)
-    num_branches: int = pydantic.Field(default=3, ge=2, le=100)
-    """NeXtVLADs in the mixture."""
-    temperature: float = pydantic.Field(default=3.0, gt=0)
-    """Divides the logits before branches are compared with the mixture."""
-    kl_weight: float = pydantic.Field(default=9.0, ge=0)
-    """Of that comparison in the loss; published is the square of the temperature."""
 
 
 class NeXtVLAD(nn.Module):
@@ -87,11 +50,6 @@ class NeXtVLAD(nn.Module):
     ) -> None:
         super().__init__()
         wide_dim = expansion * feature_dim
-        if wide_dim % groups:
-            raise ValueError(
-                f"groups: {groups} groups need a widened feature that they divide, found expansion {expansion} * "
-                f"{feature_dim} = {wide_dim}"
-            )
         self.groups = groups
         self.shares_cluster_bn = cluster_normalization == "shared_batch_norm"
         has_bias = cluster_normalization == "bias"
@@ -164,7 +122,7 @@ class NeXtVLADEncoder(nn.Module):
             NeXtVLAD(
                 size,
                 num_clusters=config.num_clusters if index == 0 else config.num_clusters // 2,
-                groups=config.groups if index == 0 else max(config.groups // 2, 1),
+                groups=config.groups_of(index),
                 expansion=config.expansion,
                 cluster_normalization="batch_norm",
                 batch_norm=batch_norm,

@@ -20,6 +20,13 @@ from torch.nn import functional as F
 SHUT = 1e30
 
 
+def keep_scans_uncompiled() -> None:
+    """Keeps torch.compile out of the loops over time, which it would unroll for each length; call it before."""
+    # Not a decorator of the methods: torch._dynamo takes two seconds to import, and most processes compile nothing.
+    LSTM._run_layer = torch.compiler.disable(LSTM._run_layer)  # type: ignore[method-assign]
+    GRU._run = torch.compiler.disable(GRU._run)  # type: ignore[method-assign]
+
+
 def shuffle_frames(frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
     """Returns `frames` [B, T, D] with every clip's real frames in an order drawn at random, and the padding behind."""
     # Drawn frame by frame: a clip's order is the same whatever the padding.
@@ -115,7 +122,6 @@ class LSTM(nn.Module):
             state.append((c[:num_clips], h[:num_clips]))
         return outputs[:num_clips, :max_frames], state
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _run_layer(
         self, weights: list[torch.Tensor], inputs: torch.Tensor, columns: torch.Tensor, num_frames: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -173,7 +179,6 @@ class GRU(nn.Module):
         outputs = states.transpose(0, 1).masked_fill(padding.unsqueeze(2), 0.0)
         return outputs[:num_clips, :max_frames], last[:num_clips]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _run(self, frames: torch.Tensor, padding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the states after every step [T, B, H] and the last one [B, H]."""
         input_dim = self.input_dim

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import pydantic
 import torch
 from torch import nn
 
-from yt8m_ray.registry import ComponentConfig, Registry
-from yt8m_ray.schema import MAX_FRAMES
+from yt8m_ray.components import SAMPLERS
+from yt8m_ray.components.sampling import (
+    AllFramesConfig,
+    FrameSequenceConfig,
+    RandomFramesConfig,
+    SampleAllConfig,
+    TrimmedFramesConfig,
+    UniformFramesConfig,
+)
 
 
 class Sampler(nn.Module):
@@ -27,31 +33,12 @@ class Sampler(nn.Module):
         raise NotImplementedError
 
 
-SAMPLERS: Registry[Sampler] = Registry("sampling")
-
-# The type of a config field that holds any registered sampling.
-SamplingField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(SAMPLERS.parse)]
-
-
-class AllFramesConfig(ComponentConfig):
-    """`all` has no options."""
-
-    name: Literal["all"] = "all"
-
-
 @SAMPLERS.register("all", AllFramesConfig)
 class AllFrames(Sampler):
     """Every frame, once, in order."""
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return frames, num_frames
-
-
-class RandomFramesConfig(ComponentConfig):
-    """`num_frames` frames, drawn independently with replacement."""
-
-    name: Literal["random"] = "random"
-    num_frames: int = pydantic.Field(default=30, ge=1, le=10_000)
 
 
 @SAMPLERS.register("random", RandomFramesConfig)
@@ -69,13 +56,6 @@ class RandomFrames(Sampler):
         return _take(frames, num_frames, indices)
 
 
-class FrameSequenceConfig(ComponentConfig):
-    """`num_frames` consecutive frames."""
-
-    name: Literal["sequence"] = "sequence"
-    num_frames: int = pydantic.Field(default=30, ge=1, le=10_000)
-
-
 @SAMPLERS.register("sequence", FrameSequenceConfig)
 class FrameSequence(Sampler):
     """`num_frames` consecutive frames from a random start (SampleRandomSequence), in eval mode the clip's middle."""
@@ -91,26 +71,12 @@ class FrameSequence(Sampler):
         return _take(frames, num_frames, starts + torch.arange(self.config.num_frames, device=frames.device))
 
 
-class UniformFramesConfig(ComponentConfig):
-    """The first frame and every `every`-th one after it."""
-
-    name: Literal["uniform"] = "uniform"
-    every: int = pydantic.Field(default=2, ge=1)
-
-
 @SAMPLERS.register("uniform", UniformFramesConfig)
 class UniformFrames(Sampler):
     """The frames 0, every, 2 * every, ..."""
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return frames[:, :: self.config.every], (num_frames + self.config.every - 1) // self.config.every
-
-
-class SampleAllConfig(ComponentConfig):
-    """Every frame once, in order; in training, random frames fill what is left of `num_frames`."""
-
-    name: Literal["sample_all"] = "sample_all"
-    num_frames: int = pydantic.Field(default=MAX_FRAMES, ge=1, le=10_000)
 
 
 @SAMPLERS.register("sample_all", SampleAllConfig)
@@ -126,15 +92,6 @@ class SampleAll(Sampler):
         slots = torch.arange(self.config.num_frames, device=frames.device)
         filler = (torch.rand(num_frames.shape[0], self.config.num_frames, device=frames.device) * clip_lengths).long()
         return _take(frames, num_frames, torch.where(slots < clip_lengths, slots, filler))
-
-
-class TrimmedFramesConfig(ComponentConfig):
-    """At most `num_frames` frames of a clip without its first `start` and last `end`."""
-
-    name: Literal["trimmed"] = "trimmed"
-    start: int = pydantic.Field(default=30, ge=0)
-    end: int = pydantic.Field(default=10, ge=0)
-    num_frames: int = pydantic.Field(default=140, ge=1, le=10_000)
 
 
 @SAMPLERS.register("trimmed", TrimmedFramesConfig)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal
 
-import pydantic
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yt8m_ray.models.base import MODELS, FrameModel, FrameModelFields
-from yt8m_ray.models.heads import HeadField
+from yt8m_ray.components import MODELS
+from yt8m_ray.components.aggregation import GatedDBoF2019Config, NeXtVLAD2019Config, SeventhPlaceFields
+from yt8m_ray.models.base import FrameModel
 from yt8m_ray.models.layers import (
     TORCH_BATCH_NORM_EPSILON,
-    TORCH_BATCH_NORM_MOMENTUM,
     BatchNorm,
     BatchNormFactory,
     kaiming_linear,
@@ -23,9 +21,7 @@ from yt8m_ray.models.layers import (
     mask_frames,
     masked_mean,
 )
-from yt8m_ray.models.logit_moe import LogitMoEHeadConfig
 from yt8m_ray.models.nextvlad import NeXtVLAD
-from yt8m_ray.models.sampling import SamplingField, TrimmedFramesConfig
 
 # Not as published: scales of batch norms start at 1, not uniform in (0, 1) (torch's default before 1.2), which only
 # halves each layer's output.
@@ -35,20 +31,9 @@ ALPHA = 100.0  # the first assignments are softmax(-ALPHA * squared distance to 
 LinearFactory = Callable[[int, int], nn.Linear]  # from numbers of inputs and outputs
 
 
-class SeventhPlaceFields(FrameModelFields):
-    """The fields of both models."""
-
-    hidden_dim: int = pydantic.Field(default=2048, ge=1)
-    se_reduction: int | None = pydantic.Field(default=4, ge=1)
-    """How much narrower than the hidden layer the middle of its gate is; null is no gate."""
-    batch_norm_momentum: float = pydantic.Field(default=TORCH_BATCH_NORM_MOMENTUM, gt=0, le=1)
-    sampling: SamplingField = TrimmedFramesConfig()
-    head: HeadField = LogitMoEHeadConfig()
-
-    @property
-    def batch_norm(self) -> BatchNormFactory:
-        """What makes their batch norms."""
-        return functools.partial(BatchNorm, momentum=self.batch_norm_momentum, epsilon=TORCH_BATCH_NORM_EPSILON)
+def _batch_norm(config: SeventhPlaceFields) -> BatchNormFactory:
+    """Returns what makes their batch norms."""
+    return functools.partial(BatchNorm, momentum=config.batch_norm_momentum, epsilon=TORCH_BATCH_NORM_EPSILON)
 
 
 class BatchNormSEGate(nn.Module):
@@ -78,8 +63,9 @@ class SeventhPlaceModel(FrameModel):
     def build_top(self, config: SeventhPlaceFields) -> None:
         """Adds the gate and the head."""
         self.gate = None
+        batch_norm = _batch_norm(config)
         if config.se_reduction is not None:
-            self.gate = BatchNormSEGate(config.hidden_dim, reduction=config.se_reduction, batch_norm=config.batch_norm)
+            self.gate = BatchNormSEGate(config.hidden_dim, reduction=config.se_reduction, batch_norm=batch_norm)
         self.head = self.build_head(config, config.hidden_dim)
 
     def represent(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
@@ -89,18 +75,6 @@ class SeventhPlaceModel(FrameModel):
     def pool(self, frames: torch.Tensor, num_frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Returns the hidden layer's input from what `sample` returns."""
         raise NotImplementedError
-
-
-class GatedDBoF2019Config(SeventhPlaceFields):
-    """The defaults are the run that was published as dbof-3."""
-
-    name: Literal["gated_dbof_2019"] = "gated_dbof_2019"
-    num_clusters: int = pydantic.Field(default=4096, ge=1)
-    """Units that each frame is projected to."""
-    dropout: float = pydantic.Field(default=0.5, ge=0, lt=1)
-    """Of the pooled units."""
-    frame_se_reduction: int | None = pydantic.Field(default=8, ge=1)
-    """The same as `se_reduction`, for the gate on a frame's units."""
 
 
 @MODELS.register("gated_dbof_2019", GatedDBoF2019Config)
@@ -115,9 +89,9 @@ class GatedDBoF2019Model(SeventhPlaceModel):
         if (reduction := config.frame_se_reduction) is not None:
             # Published as convolutions, which keep torch's own initial weights.
             self.frame_gate = BatchNormSEGate(
-                num_units, reduction=reduction, batch_norm=config.batch_norm, linear=nn.Linear
+                num_units, reduction=reduction, batch_norm=_batch_norm(config), linear=nn.Linear
             )
-        self.pooled_bn = config.batch_norm(2 * num_units)
+        self.pooled_bn = _batch_norm(config)(2 * num_units)
         self.dropout = nn.Dropout(config.dropout)
         self.hidden = kaiming_linear(2 * num_units, config.hidden_dim, bias=False)
         self.build_top(config)
@@ -135,22 +109,6 @@ class GatedDBoF2019Model(SeventhPlaceModel):
         pooled = torch.cat([real.amax(dim=1), masked_mean(units, num_frames)], dim=1)
         dropped: torch.Tensor = self.dropout(self.pooled_bn(pooled))
         return dropped
-
-
-class NeXtVLAD2019Config(SeventhPlaceFields):
-    """The defaults are the run that was published as nextvlad-2."""
-
-    name: Literal["nextvlad_2019"] = "nextvlad_2019"
-    num_clusters: int = pydantic.Field(default=64, ge=2)
-    """K of the first feature; the others have K // 2 clusters."""
-    groups: int = pydantic.Field(default=16, ge=1)
-    """G of every feature."""
-    expansion: int = pydantic.Field(default=2, ge=1)
-    """How many times a feature's frames are widened before they are cut into groups."""
-    cluster_bn: bool = True
-    """Whether a batch norm of K channels, shared by groups, precedes the assignment, or a bias."""
-    dropout: float = pydantic.Field(default=0.25, ge=0, lt=1)
-    """Of whole clusters."""
 
 
 @MODELS.register("nextvlad_2019", NeXtVLAD2019Config)
@@ -171,7 +129,7 @@ class NeXtVLAD2019Model(SeventhPlaceModel):
                 groups=config.groups,
                 expansion=config.expansion,
                 cluster_normalization="shared_batch_norm" if config.cluster_bn else "bias",
-                batch_norm=config.batch_norm,
+                batch_norm=_batch_norm(config),
             )
             for size, num_clusters in zip(feature_sizes, self.cluster_counts, strict=True)
         ]

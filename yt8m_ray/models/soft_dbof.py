@@ -4,38 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import pydantic
 import torch
 
-from yt8m_ray.models.base import MODELS
-from yt8m_ray.models.late_fusion import Assignment, LateFusionFields, LateFusionModel, Pooling
+from yt8m_ray.components import MODELS
+from yt8m_ray.components.aggregation import GatedDBoFConfig, SoftDBoFConfig, SoftDBoFFields
+from yt8m_ray.models.late_fusion import Assignment, LateFusionModel, Pooling
 from yt8m_ray.models.layers import BatchNorm, NormalizedBy, l2_normalize, normal_linear
-
-
-class SoftDBoFFields(LateFusionFields):
-    """The fields of both bags; the defaults are the winner's DBoF1 but for `use_relu`, its flag's default."""
-
-    num_clusters: int = pydantic.Field(default=4096, ge=2)
-    """K of the first feature; the others have K // 8, at least 2."""
-    hidden_dim: int | None = pydantic.Field(default=1024, ge=0)
-    """Null or 0 is no hidden layer (the flag `fc_dimred` off)."""
-    use_relu: bool = True
-    max_pool: bool = False
-    """Whether the largest shares stand beside the sums; the gated bag of the first feature ignores it."""
-
-
-class SoftDBoFConfig(SoftDBoFFields):
-    """Soft bags for all features."""
-
-    name: Literal["soft_dbof"] = "soft_dbof"
-
-
-class GatedDBoFConfig(SoftDBoFFields):
-    """A gated bag for the first feature, soft ones for the others."""
-
-    name: Literal["gated_dbof"] = "gated_dbof"
 
 
 class SoftDBoF(Pooling):

@@ -7,10 +7,10 @@ from collections.abc import Collection
 from yt8m_ray.config.quantization import TransformConfig
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.tune import Cost
-from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.quantization.quantize import channel_axes, stored_bytes
 from yt8m_ray.models import build_model, build_model_for_weights
 from yt8m_ray.models.cost import clip_latency_ms, count_macs
+from yt8m_ray.training.steps.model_checks import check_models
 
 
 def measure_costs(config: TrainConfig, names: Collection[Cost]) -> dict[str, float]:
@@ -19,11 +19,9 @@ def measure_costs(config: TrainConfig, names: Collection[Cost]) -> dict[str, flo
     Raises:
         ConfigError: the model cannot be built.
     """
+    check_models(config)
     data = config.data
-    try:
-        model = build_model_for_weights(config.model, feature_sizes=data.feature_sizes, num_classes=data.num_classes)
-    except ValueError as error:
-        raise ConfigError(f"model: {error}") from None
+    model = build_model_for_weights(config.model, feature_sizes=data.feature_sizes, num_classes=data.num_classes)
     num_frames = 1 if config.data.spec.is_video_level else config.data.max_frames
     costs: dict[str, float] = {}
     if "int8_bytes" in names:

@@ -7,7 +7,6 @@ import itertools
 import logging
 import math
 import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from typing import Any
 
 from yt8m_ray.cluster import READ_CPUS
 from yt8m_ray.config.document import flatten, load_document, override, parse_value, to_yaml
-from yt8m_ray.config.space import Params
 from yt8m_ray.config.train import changes, with_absolute_paths
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError
@@ -83,14 +81,6 @@ def search(config: TuneConfig) -> SearchResult:
         return _Search(config, folder).run(capacity)
 
 
-def preview(config: TuneConfig, num_samples: int) -> list[Params]:
-    """Returns the first configurations that a search without results would train."""
-    with tempfile.TemporaryDirectory(prefix="yt8m_tune_") as folder:
-        study = _open_study(config, Path(folder))
-        suggestions = [study.next() for _ in range(num_samples)]
-    return [one.params for one in suggestions if one is not None]
-
-
 def _check(config: TuneConfig) -> Path:
     """Checks what needs no trial, and returns the search's folder."""
     if "://" in config.output:
@@ -125,18 +115,13 @@ def _check_same_base(config: TuneConfig, path: Path) -> None:
         logger.warning("continued with a change: %s was %r, now %r", key, old, new)
 
 
-def _open_study(config: TuneConfig, folder: Path) -> SearchStudy:
-    costs = config.tune.costs
-    return SearchStudy(folder, config, lambda trial: measure_costs(trial, costs))
-
-
 class _Search:
     """One start of a search; the config has absolute paths."""
 
     def __init__(self, config: TuneConfig, folder: Path) -> None:
         self._config = config
         self._folder = folder
-        self._study = _open_study(config, folder)
+        self._study = SearchStudy(folder, config, lambda trial: measure_costs(trial, config.tune.costs))
         self._history = History(folder)
         self._num_ended = 0
         self._tagger = ThreadPoolExecutor(1)

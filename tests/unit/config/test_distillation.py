@@ -7,6 +7,7 @@ import pytest
 from yt8m_ray.config.document import override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
+from yt8m_ray.training.steps.model_checks import check_models
 
 STUDENT = {"name": "netvlad", "num_clusters": 4, "hidden_dim": 8, "sampling": {"name": "uniform", "every": 10}}
 
@@ -23,18 +24,18 @@ def test_a_student_and_a_teacher_of_one_size_go_together() -> None:
     assert config.teacher.is_on
 
 
-def test_representations_of_different_sizes_are_refused_when_the_config_loads() -> None:
+def test_representations_of_different_sizes_are_refused() -> None:
     model = {"name": "netvlad", "num_clusters": 4, "hidden_dim": 12}
 
     with pytest.raises(ValueError, match="the student's representation has 8 values, the teacher's 12; make them"):
-        config_of(teacher={"model": model})
+        check_models(config_of(teacher={"model": model}))
 
-    assert config_of(teacher={"model": model, "representation_weight": 0}).teacher.is_on
+    check_models(config_of(teacher={"model": model, "representation_weight": 0}))
 
 
 def test_a_model_with_a_loss_of_its_own_does_not_teach() -> None:
     with pytest.raises(ValueError, match="teacher: a model with a loss of its own neither teaches nor learns"):
-        config_of(teacher={"model": {"name": "deep_combine_chain"}})
+        check_models(config_of(teacher={"model": {"name": "deep_combine_chain"}}))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from yt8m_ray.data.format.example import decode_record, encode_example, encode_s
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow, to_row
 from yt8m_ray.data.format.tfrecord import frame_record
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions
+from yt8m_ray.data.pipeline.read_options import ReadOptions
 
 MEANS = FeatureSpec({"mean_rgb": 8, "mean_audio": 3}, num_classes=50)
 

@@ -33,7 +33,8 @@ from tests.support.shards import (
 from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.format.tfrecord import frame_record, read_payloads
 from yt8m_ray.data.pipeline.packed_videos import Rejection, ShardEnd
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
+from yt8m_ray.data.pipeline.read_options import ReadOptions
+from yt8m_ray.data.pipeline.shard_reader import read_blocks
 
 IS_SOAK = os.environ.get("YT8M_SOAK") == "1"
 

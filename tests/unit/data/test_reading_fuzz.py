@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.support.messages import SPECS, Messages, assert_read_as_decoded, decode_slowly
 from yt8m_ray.data.format.features import FeatureSpec, LabelPolicy
 from yt8m_ray.data.pipeline.fast_decode import DONE, UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions
+from yt8m_ray.data.pipeline.read_options import ReadOptions
 
 POLICIES = get_args(LabelPolicy)
 ROOT = Path(__file__).resolve().parents[3]

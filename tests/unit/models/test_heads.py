@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from yt8m_ray.models.heads import HEADS, Head
+from yt8m_ray.components import HEADS
+from yt8m_ray.models.heads import Head
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "logistic": {"name": "logistic"},

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from yt8m_ray.models.sampling import SAMPLERS, Sampler
+from yt8m_ray.components import SAMPLERS
+from yt8m_ray.models.sampling import Sampler
 
 FRAMES = (100.0 * torch.arange(3)[:, None] + torch.arange(8)).unsqueeze(2)
 NUM_FRAMES = torch.tensor([8, 3, 0])

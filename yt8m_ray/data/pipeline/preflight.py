@@ -9,8 +9,8 @@ from yt8m_ray.data.errors import CorruptRecordError, RecordError
 from yt8m_ray.data.format.example import decode_record
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow, to_row
 from yt8m_ray.data.format.tfrecord import read_payloads
+from yt8m_ray.data.pipeline.read_options import ReadOptions
 from yt8m_ray.data.pipeline.read_position import unlabelled_message
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 from yt8m_ray.data.storage.filesystem import open_stream
 
 MOST_SHARDS = 8

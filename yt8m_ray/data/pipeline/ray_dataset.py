@@ -20,9 +20,9 @@ from yt8m_ray.cluster import READ_CPUS, root_cause
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.format.tfrecord import read_payloads
 from yt8m_ray.data.pipeline.packed_videos import Block, PackedVideos, ShardEnd, to_table
+from yt8m_ray.data.pipeline.read_options import ReadOptions
 from yt8m_ray.data.pipeline.read_position import Position, epoch_order
 from yt8m_ray.data.pipeline.shard_cache import read_tables
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 from yt8m_ray.data.storage.filesystem import open_stream, total_bytes
 from yt8m_ray.errors import CarriedError, ClusterTooSmallError
 
@@ -33,7 +33,7 @@ _SAMPLE_RECORDS = 32
 _FRAMING_BYTES = 16  # of a record besides its payload: length and two checksums
 
 
-def estimate_num_videos(shards: Sequence[str], options: ReadOptions = ReadOptions()) -> float:  # noqa: B008 - frozen
+def estimate_num_videos(shards: Sequence[str], options: ReadOptions = ReadOptions()) -> float:
     """Returns about how many videos the shards hold, from their sizes and the first records; for progress alone."""
     skip = None if options.on_corrupt == "fail" else lambda _: None
     for shard in shards:
@@ -88,7 +88,7 @@ class ShardSource(Datasource):
 def read_dataset(
     shards: Sequence[str],
     spec: FeatureSpec,
-    options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
+    options: ReadOptions = ReadOptions(),
     *,
     num_parts: int = 1,
     shuffle_seed: int | None = None,

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.pipeline.packed_videos import BLOCK_SCHEMA, to_table
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
+from yt8m_ray.data.pipeline.read_options import ReadOptions
+from yt8m_ray.data.pipeline.shard_reader import read_blocks
 from yt8m_ray.data.storage.filesystem import from_uri
 
 _VERSION = 2  # 1 had values that are not finite, and no difference between no labels and none known

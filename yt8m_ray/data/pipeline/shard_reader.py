@@ -4,36 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from yt8m_ray.data.buffer_pool import shared_pool
 from yt8m_ray.data.errors import UNLABELLED, CorruptRecordError, RecordError
 from yt8m_ray.data.format.example import decode_record
-from yt8m_ray.data.format.features import FeatureSpec, LabelPolicy, VideoRow, describe_unlabelled, to_row
+from yt8m_ray.data.format.features import FeatureSpec, VideoRow, describe_unlabelled, to_row
 from yt8m_ray.data.format.framing import Records
 from yt8m_ray.data.format.tfrecord import read_records
 from yt8m_ray.data.pipeline.fast_decode import FULL, UNUSUAL, VIDEO_COLUMNS, pack_records, reading_of
 from yt8m_ray.data.pipeline.packed_videos import Block, PackedVideos, Rejection, ShardEnd
+from yt8m_ray.data.pipeline.read_options import ReadOptions
 from yt8m_ray.data.storage.filesystem import open_stream
 
-# What a bad record does: stops everything with its place, or is left out and counted.
-OnCorruptPolicy = Literal["fail", "skip"]
-# Frames of a block: what Ray does for a block costs less than reading it only where it is as large as this.
-BLOCK_BYTES = 64 * 2**20
 _MOST_LABELS = 1 << 16
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How shards are read."""
-
-    verify_checksums: bool = True  # of every payload; those of the lengths are compared always
-    labels: LabelPolicy = "optional"  # a video without required ones is a `Rejection`, whatever `on_corrupt` says
-    on_corrupt: OnCorruptPolicy = "fail"
-    block_bytes: int = BLOCK_BYTES
 
 
 def read_blocks(

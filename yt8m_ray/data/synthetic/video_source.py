@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from yt8m_ray.data.format.features import FeatureSpec
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_rows
+from yt8m_ray.data.pipeline.read_options import ReadOptions
+from yt8m_ray.data.pipeline.shard_reader import read_rows
 from yt8m_ray.data.synthetic.config import NUM_IDS, SPLITS, SynthesisConfig
 from yt8m_ray.data.synthetic.planted_labels import (
     NOISE_STD,

@@ -11,7 +11,7 @@ import numpy as np
 
 from yt8m_ray.data.labels.video_weights import VideoWeights, boost, save_weights
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
-from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy, ReadOptions
+from yt8m_ray.data.pipeline.read_options import OnCorruptPolicy, ReadOptions
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.batch.worker_pool import batches_on_device, map_videos
 from yt8m_ray.inference.predictor import Predictor, read_spec

@@ -23,7 +23,7 @@ from yt8m_ray.data.labels.soft_label_files import (
     to_label_table,
 )
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
-from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy, ReadOptions
+from yt8m_ray.data.pipeline.read_options import OnCorruptPolicy, ReadOptions
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.batch.resumable_output import SoftLabelParts
 from yt8m_ray.inference.batch.worker_pool import batches_on_device, write_missing

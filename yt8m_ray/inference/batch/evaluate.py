@@ -23,8 +23,8 @@ from yt8m_ray.config.evaluate import EvaluateConfig, EvaluateDataConfig
 from yt8m_ray.data.errors import UNLABELLED
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.preflight import check_first_videos
+from yt8m_ray.data.pipeline.read_options import ReadOptions
 from yt8m_ray.data.pipeline.read_position import CAUSES
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.data.storage.folders import is_remote, join_uri, list_folders, read_file
 from yt8m_ray.errors import ConfigError

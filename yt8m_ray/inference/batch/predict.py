@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
-from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy, ReadOptions
+from yt8m_ray.data.pipeline.read_options import OnCorruptPolicy, ReadOptions
 from yt8m_ray.inference.batch.resumable_output import PredictionParts
 from yt8m_ray.inference.batch.worker_pool import batches_on_device, write_missing
 from yt8m_ray.inference.predictor import Predictor, model_version, read_spec

@@ -20,8 +20,8 @@ from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.pipeline.batches import batches_of, to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos, Rejection, ShardEnd, from_table
 from yt8m_ray.data.pipeline.ray_dataset import map_blocks, read_dataset
+from yt8m_ray.data.pipeline.read_options import OnCorruptPolicy, ReadOptions
 from yt8m_ray.data.pipeline.read_position import Position, check_labelled
-from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy, ReadOptions
 from yt8m_ray.errors import CarriedError
 from yt8m_ray.inference.batch.resumable_output import ResumableOutput
 from yt8m_ray.inference.predictor import Predictor
@@ -127,7 +127,7 @@ def map_videos(
     compute: Callable[[M, PackedVideos], Any],
     *,
     num_workers: int,
-    options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
+    options: ReadOptions = ReadOptions(),
     key: str = "shards",
 ) -> Iterator[Answer]:
     """Yields what the workers make of each block of the shards, in order; logs progress and what was left out.

@@ -14,8 +14,8 @@ import numpy as np
 
 from yt8m_ray.data.errors import CorruptRecordError
 from yt8m_ray.data.labels.label_reader import read_labels
+from yt8m_ray.data.pipeline.read_options import OnCorruptPolicy
 from yt8m_ray.data.pipeline.read_position import unlabelled_message
-from yt8m_ray.data.pipeline.shard_reader import OnCorruptPolicy
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.predictions.align_files import NUM_NAMED
 from yt8m_ray.inference.predictions.reader import open_csv

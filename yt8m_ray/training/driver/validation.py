@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from yt8m_ray.components import LOSSES
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.errors import UNLABELLED
 from yt8m_ray.data.inspection.dataset_manifest import check_num_records
@@ -17,7 +18,6 @@ from yt8m_ray.data.pipeline.batches import to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.read_position import CAUSES, Position, check_labelled
 from yt8m_ray.evaluation import Evaluation, evaluate
-from yt8m_ray.losses import LOSSES
 from yt8m_ray.training.steps.distributed import merge_over_workers, rank, share_buffers, sum_over_workers
 
 logger = logging.getLogger(__name__)

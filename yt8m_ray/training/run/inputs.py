@@ -13,6 +13,7 @@ from yt8m_ray.data.pipeline.ray_dataset import estimate_num_videos
 from yt8m_ray.data.pipeline.shards import bootstrap, expand_shards, split_folds
 from yt8m_ray.errors import ConfigError, config_errors
 from yt8m_ray.losses import build_loss
+from yt8m_ray.training.steps.model_checks import check_models
 from yt8m_ray.training.steps.teachers import check_paths
 
 
@@ -55,9 +56,13 @@ def prepare_inputs(config: TrainConfig, shards: dict[str, list[str]], *, is_new:
 
 
 def check_records(config: TrainConfig, shards: dict[str, list[str]]) -> None:
-    """Checks that the first videos of each split fit the model and have labels; errors as in `check_first_videos`."""
+    """Checks that the models can be built, and that the first videos of each split fit them and have labels.
+
+    Errors as in `check_models` and `check_first_videos`.
+    """
     # Verbs call it before they start a cluster, and `fit` for callers without a verb: as a rule it reads one record a
     # split.
+    check_models(config)
     for split, paths in shards.items():
         check_first_videos(paths, config.data.spec, config.read_options(split), key=f"data.{split}")
 

@@ -12,15 +12,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from yt8m_ray.artifacts.checkpoint import EMA_FILE, initialize, load_weights, read_tensors
 from yt8m_ray.artifacts.folder_manifest import MODEL_FILE, STATE_FILE
-from yt8m_ray.config.distillation import check_pair
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.pipeline.read_position import Position
 from yt8m_ray.inference.predictor import locate_model
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.models.layers import set_batch_norm_sync
+from yt8m_ray.models.recurrent import keep_scans_uncompiled
 from yt8m_ray.training.steps.distributed import rank, world_size
 from yt8m_ray.training.steps.loop import TrainingLoop
+from yt8m_ray.training.steps.model_checks import check_pair
 from yt8m_ray.training.steps.objective import Objective
 from yt8m_ray.training.steps.optimizer import freeze, run_examples
 from yt8m_ray.training.steps.teachers import TEACHER_FOLDER, TeacherOutputs, build_teacher
@@ -66,6 +67,7 @@ def build_loop(
     ).to(device)
     set_batch_norm_sync(objective, config.train.sync_batch_norm)
     if config.train.compile:
+        keep_scans_uncompiled()
         objective.compile()
     if world_size() > 1:
         # Without forward_sync_buffers: batch norm synchronises its statistics, or they are shared where they are used.

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from yt8m_ray.components.losses import CrossEntropyConfig
 from yt8m_ray.config.distillation import DistillationConfig, TeacherConfig
 from yt8m_ray.losses import Loss
-from yt8m_ray.losses.cross_entropy import CrossEntropy, CrossEntropyConfig
+from yt8m_ray.losses.cross_entropy import CrossEntropy
 from yt8m_ray.models import Model
 
 

@@ -14,7 +14,8 @@ from yt8m_ray.data.format.example import Values, encode_example, encode_sequence
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.format.tfrecord import frame_record, write_records
 from yt8m_ray.data.inspection.shard_counts import ShardSurvey, Survey, detect_features, survey_shard
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks
+from yt8m_ray.data.pipeline.read_options import ReadOptions
+from yt8m_ray.data.pipeline.shard_reader import read_blocks
 
 FRAME = {"rgb": 8, "audio": 4}
 VIDEO = {"mean_rgb": 8}

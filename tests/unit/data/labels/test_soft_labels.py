@@ -173,7 +173,7 @@ def test_labels_for_the_published_reader_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no index.json; expected a folder that `jobs.distill` has finished"):
+    with pytest.raises(FileNotFoundError, match=r"no index.json; expected a folder that `yt8m distill` has finished"):
         SoftLabels(str(tmp_path), SHARDS, NUM_CLASSES)
 
 

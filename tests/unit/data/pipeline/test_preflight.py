@@ -13,7 +13,7 @@ from yt8m_ray.data.format.example import encode_example, encode_sequence_example
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.format.tfrecord import frame_record, write_records
 from yt8m_ray.data.pipeline.preflight import MOST_RECORDS, MOST_SHARDS, check_first_videos
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions
+from yt8m_ray.data.pipeline.read_options import ReadOptions
 
 SPEC = FeatureSpec({"mean_rgb": 4}, num_classes=9)
 REQUIRED, OPTIONAL = ReadOptions(labels="required"), ReadOptions(labels="optional")

@@ -12,8 +12,8 @@ from yt8m_ray.data.format.example import encode_example
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.format.tfrecord import write_records
 from yt8m_ray.data.pipeline.packed_videos import Block, from_table
+from yt8m_ray.data.pipeline.read_options import ReadOptions
 from yt8m_ray.data.pipeline.shard_cache import read_tables
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions
 
 SPEC = FeatureSpec({"mean_rgb": 4}, num_classes=9)
 NOTHING = np.empty(0, np.int64)

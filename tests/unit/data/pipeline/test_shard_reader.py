@@ -13,7 +13,8 @@ from yt8m_ray.data.format.example import Values, decode_record, encode_example, 
 from yt8m_ray.data.format.features import FeatureSpec, VideoRow, to_row
 from yt8m_ray.data.format.tfrecord import frame_record, write_records
 from yt8m_ray.data.pipeline.packed_videos import Block, PackedVideos
-from yt8m_ray.data.pipeline.shard_reader import ReadOptions, read_blocks, read_rows
+from yt8m_ray.data.pipeline.read_options import ReadOptions
+from yt8m_ray.data.pipeline.shard_reader import read_blocks, read_rows
 
 FRAMES = FeatureSpec({"rgb": 8, "audio": 3}, num_classes=50, max_frames=6)
 MEANS = FeatureSpec({"mean_rgb": 8, "mean_audio": 3}, num_classes=50)

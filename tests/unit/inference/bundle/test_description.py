@@ -139,7 +139,7 @@ def test_a_tar_is_described_like_its_folder(
 
 
 def test_a_checkpoint_is_told_what_makes_a_bundle_of_it(save_tiny_checkpoint: Write) -> None:
-    with pytest.raises(ConfigError, match=r"expected a bundle, found a checkpoint; jobs\.export makes a bundle"):
+    with pytest.raises(ConfigError, match=r"expected a bundle, found a checkpoint; yt8m export makes a bundle"):
         describe(save_tiny_checkpoint())
 
 
@@ -171,7 +171,8 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) 
 
 def test_the_verb_prints_one_document_without_torch_ray_or_mlflow() -> None:
     heavy = "{'torch', 'ray', 'mlflow', 'numba'}"
-    code = f"import sys, jobs.describe as verb; verb.main(sys.argv[1:]); sys.exit({heavy} & set(sys.modules) or 0)"
+    verb = "from yt8m_ray.cli.main import call; call(['describe', *sys.argv[1:]])"
+    code = f"import sys; {verb}; sys.exit({heavy} & set(sys.modules) or 0)"
 
     command = [sys.executable, "-c", code, str(VERSION_1), "--json"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -9,6 +9,7 @@ from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.models import MODELS, Model
 from yt8m_ray.registry import ComponentConfig
+from yt8m_ray.training.steps.model_checks import check_models
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ from yt8m_ray.registry import ComponentConfig
         ("branched_gru", ["data.features={rgb: 1024, audio: 1}"], "branched_gru needs features of at least 2 values"),
     ],
 )
-def test_what_only_a_built_model_can_refuse_is_refused_early(config: str, overrides: list[str], message: str) -> None:
+def test_a_model_that_does_not_fit_its_features_is_refused(config: str, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_document(f"configs/train/{config}.yaml", TrainConfig, overrides)
 
@@ -34,13 +35,14 @@ def needs_storage(*_: object, **__: object) -> Model:
 
 
 def test_a_model_from_outside_that_needs_storage_is_left_to_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS._components, "foreign", (ForeignConfig, needs_storage))
+    monkeypatch.setitem(MODELS._config_types, "foreign", ForeignConfig)
+    monkeypatch.setitem(MODELS._factories, "foreign", needs_storage)
 
-    assert load_document("configs/train/moe_video.yaml", TrainConfig, ["model={name: foreign}"]).model.name == "foreign"
+    check_models(load_document("configs/train/moe_video.yaml", TrainConfig, ["model={name: foreign}"]))
 
 
 def test_one_of_ours_that_needs_storage_is_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS._components, "moe", (MODELS._components["moe"][0], needs_storage))
+    monkeypatch.setitem(MODELS._factories, "moe", needs_storage)
 
     with pytest.raises(RuntimeError, match="this needs storage"):
-        load_document("configs/train/moe_video.yaml", TrainConfig)
+        check_models(load_document("configs/train/moe_video.yaml", TrainConfig))
