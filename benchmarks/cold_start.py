@@ -40,7 +40,8 @@ from yt8m_ray.inference.bundle.document import (
 )
 from yt8m_ray.inference.bundle.folder import write_bundle
 from yt8m_ray.inference.bundle.input_schema import InputSchema
-from yt8m_ray.inference.predictor import Predictor, locate_model
+from yt8m_ray.inference.locate import locate_model
+from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.inference.quantization.quantize import channel_axes, quantize_state
 from yt8m_ray.models import build_model
 from yt8m_ray.schema import NUM_CLASSES_2018, VIDEO_FEATURES

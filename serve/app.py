@@ -11,7 +11,7 @@ from ray.serve import Application
 from serve.deployments import PredictionService, ReleaseManager
 from serve.settings import MODEL_VARIABLE, ServeArgs
 from yt8m_ray.data.storage.folders import is_remote
-from yt8m_ray.tracking.models import MODEL_SCHEME
+from yt8m_ray.inference.locate import is_in_mlflow
 
 _FILES = ("tokens_file", "admin_tokens_file", "access_log", "examples")
 
@@ -32,7 +32,7 @@ def application(args: ServeArgs, options: Mapping[str, Mapping[str, Any]]) -> Ap
             f"model: name the folder or tar of a bundle in args.model or in the environment variable {MODEL_VARIABLE}"
         )
     # A replica has another working directory.
-    place = model if model.startswith(MODEL_SCHEME) else _absolute(model)
+    place = model if is_in_mlflow(model) else _absolute(model)
     files = {name: _absolute(path) for name in _FILES if (path := getattr(args, name)) is not None}
     args = args.model_copy(update={"model": place, **files})
     manager = serve.deployment(name="ReleaseManager")(ReleaseManager).options(**options.get("ReleaseManager", {}))

@@ -111,12 +111,11 @@ def _settings(app: dict[str, Any], options: argparse.Namespace) -> tuple[ServeAr
 
 def _check_model(model: str | None) -> None:
     """Raises what is wrong with the name of a model, before Ray starts."""
-    from yt8m_ray.inference.predictor import locate_model
-    from yt8m_ray.tracking.models import MODEL_SCHEME
+    from yt8m_ray.inference.locate import is_in_mlflow, locate_model
 
     assert model is not None
     # The replicas follow an alias of MLflow themselves.
-    if not model.startswith(MODEL_SCHEME):
+    if not is_in_mlflow(model):
         locate_model(model)
 
 

@@ -17,7 +17,6 @@ from yt8m_ray.data.format.features import VideoRow
 from yt8m_ray.data.pipeline.single_record import OrdinaryRecords, encode_row
 from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.topk import NaNScoresError
-from yt8m_ray.tracking.models import fetch_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +30,10 @@ class HostedModel:
     def load(cls, uri: str, *, device: str = "cpu") -> Self:
         """Returns a model after checks of its files and golden answers, and a first call.
 
-        The place is that of a bundle (folder or tar) or a checkpoint, local or in an object store, or
-        `models:/NAME@ALIAS`. ValueError, OSError or RuntimeError if it is missing, damaged, or fails a golden answer.
+        The place is any name that `locate_model` takes.
+        ValueError, OSError or RuntimeError if it is missing, damaged, or fails a golden answer.
         """
-        predictor = Predictor.from_path(fetch_model(uri), device=device)
+        predictor = Predictor.from_path(uri, device=device)
         predictor.self_check()
         # The first call pays for allocations and kernels: now, not in a request.
         spec = predictor.spec

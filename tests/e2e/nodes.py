@@ -16,7 +16,7 @@ import psutil
 
 from tests.e2e.conftest import BIN, NUM_CLASSES, Head, Shards
 from tests.e2e.processes import Command
-from yt8m_ray.artifacts.checkpoint import latest_checkpoint
+from yt8m_ray.artifacts.checkpoint_folders import latest_checkpoint
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.pipeline.shard_reader import read_rows
 from yt8m_ray.schema import VIDEO_FEATURES

@@ -94,7 +94,7 @@ EMPTY = r"{bad}: record 0 at byte 0: 0 bytes: no record"
 TEXT = r"{bad}: record 0 at byte 0: not a TFRecord shard: .*"
 CLASS_ID = r"\S+\.tfrecord: record \d+ at byte \d+: labels: class id [4-7] is out of range, valid are 0 to 3"
 FEATURE_SIZE = r"\S+\.tfrecord: record 0 at byte 0: mean_rgb: expected 512 float32 values, found 1024 float32 values"
-NO_MODEL = r".*\bno: (expected a checkpoint's folder .*|no checkpoint: there is no such folder)"
+NO_MODEL = r".*\bno: there is no such folder; .*"
 UNKNOWN_KEY = r"command line: train\.num_epoch: unknown key; valid: .*num_epochs.*"
 
 FAULTS: dict[str, tuple[str, Callable[[bytes], bytes], int]] = {

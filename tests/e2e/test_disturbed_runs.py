@@ -19,7 +19,7 @@ import pytest
 from tests.e2e.conftest import NUM_CLASSES, RunVerb, Shards, StartVerb
 from tests.e2e.nodes import RunFolder, videos_of
 from tests.support.tracking_server import Mood, tracking_server
-from yt8m_ray.artifacts.checkpoint import latest_checkpoint
+from yt8m_ray.artifacts.checkpoint_folders import latest_checkpoint
 from yt8m_ray.artifacts.folder_manifest import read_manifest
 
 NUM_KILLS = 10

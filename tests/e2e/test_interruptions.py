@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 
 from tests.e2e.conftest import NUM_CLASSES, RunVerb, Shards, StartVerb
 from tests.e2e.processes import Command, Outcome
-from yt8m_ray.artifacts.checkpoint import latest_checkpoint, read_tensors
+from yt8m_ray.artifacts.checkpoint import read_tensors
+from yt8m_ray.artifacts.checkpoint_folders import latest_checkpoint
 from yt8m_ray.artifacts.folder_manifest import read_manifest
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.pipeline.read_position import Position

@@ -20,7 +20,7 @@ import pytest
 from tests.e2e.conftest import NUM_CLASSES, Head, RunVerb, Shards, StartVerb, started
 from tests.e2e.nodes import NoticeGiver, RunFolder, elastic_run, node, raylets, videos_of
 from tests.e2e.processes import Outcome
-from yt8m_ray.artifacts.checkpoint import latest_checkpoint
+from yt8m_ray.artifacts.checkpoint_folders import latest_checkpoint
 from yt8m_ray.artifacts.folder_manifest import read_manifest
 
 pytestmark = pytest.mark.soak

@@ -17,8 +17,8 @@ from yt8m_ray.data.format.tfrecord import write_records
 from yt8m_ray.data.labels.vocabulary import Vocabulary
 from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError, NoShardsError
-from yt8m_ray.inference.batch.evaluate import evaluation_config
 from yt8m_ray.inference.ensemble.export import resolve
+from yt8m_ray.inference.evaluation_config import evaluation_config
 from yt8m_ray.losses import LOSSES
 from yt8m_ray.training.run.inputs import splits_of
 
@@ -187,17 +187,17 @@ RUN = ["run.name=x", "model.name=logistic", "data.train=*.tfrecord"]
         ("cross-validate", [*RUN, "data.folds=2", "--num-parallel", "0"], "--num-parallel: expected at least 1"),
         ("find-lr", [*RUN, "--min", "1", "--max", "0.1"], "min, max: expected 0 < min < max"),
         ("find-lr", [*RUN, "data.train=b*"], r"data\.train: no file matches 'b\*'"),
-        ("average", ["nothing", "one", "--output", "mean"], "nothing: no checkpoint: there is no such folder"),
+        ("average", ["nothing", "one", "--output", "mean"], "nothing: there is no such folder; "),
         ("average", ["one", "one", "--output", "one"], "output: one: expected a folder that does not exist"),
         ("average", ["one", "one", "--output", "mean", "--weights", "1"], "weights: expected one a checkpoint"),
-        ("predict", ["nothing", "*.tfrecord", "--output", "p.csv"], "nothing: expected a checkpoint's folder"),
+        ("predict", ["nothing", "*.tfrecord", "--output", "p.csv"], "nothing: there is no such folder; "),
         (
             "predict",
             ["one", "*.tfrecord", "--output", "p.txt"],
             r"output: .*\.csv, \.csv\.gz or \.parquet, found 'p\.txt'",
         ),
         ("predict", ["one", "b*", "--output", "p.csv"], r"shards: no file matches 'b\*'"),
-        ("evaluate", ["nothing", "data.test=*.tfrecord"], "nothing: expected a checkpoint's folder"),
+        ("evaluate", ["nothing", "data.test=*.tfrecord"], "nothing: there is no such folder; "),
         ("evaluate", ["one", "data.test=b*"], r"data\.test: no file matches 'b\*'"),
         ("evaluate", ["one"], r"data\.test: no shards are given"),
         (

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
-from yt8m_ray.artifacts.checkpoint import latest_checkpoint
+from yt8m_ray.artifacts.checkpoint_folders import latest_checkpoint
 from yt8m_ray.artifacts.folder_manifest import folder_version
 from yt8m_ray.cluster import map_tasks
 from yt8m_ray.config.train import TrainConfig

@@ -12,12 +12,14 @@ import torch
 from tests.integration.conftest import Shards
 from tests.integration.test_train import config_of
 from tests.support.object_store import BUCKET, ENVIRONMENT, ObjectStore
-from yt8m_ray.artifacts.checkpoint import checkpoint_name, load_model, save_checkpoint
+from yt8m_ray.artifacts.checkpoint import load_model, save_checkpoint
+from yt8m_ray.artifacts.checkpoint_folders import checkpoint_name
 from yt8m_ray.artifacts.folder_manifest import CheckpointError, NoSuchFolderError, local_folder
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.storage.folders import list_folders, read_file, write_file
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.predictor import Predictor, locate_model
+from yt8m_ray.inference.locate import locate_model
+from yt8m_ray.inference.predictor import Predictor
 from yt8m_ray.models import build_model
 from yt8m_ray.tracking.history import History, read_curves
 from yt8m_ray.training.run.checkpoints import CheckpointWriteError

@@ -12,7 +12,8 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
-from yt8m_ray.artifacts.checkpoint import latest_checkpoint, read_tensors
+from yt8m_ray.artifacts.checkpoint import read_tensors
+from yt8m_ray.artifacts.checkpoint_folders import latest_checkpoint
 from yt8m_ray.config.document import override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.format.features import FeatureSpec
@@ -20,7 +21,8 @@ from yt8m_ray.data.pipeline.read_position import Position
 from yt8m_ray.data.pipeline.shard_reader import read_rows
 from yt8m_ray.data.pipeline.shards import expand_shards
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.batch.evaluate import evaluate_shards, evaluation_config
+from yt8m_ray.inference.batch.evaluate import evaluate_shards
+from yt8m_ray.inference.evaluation_config import evaluation_config
 from yt8m_ray.training.driver.trainer import fit
 from yt8m_ray.training.run.outcome import FitResult
 

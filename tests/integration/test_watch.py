@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.integration.conftest import FEATURE_DIM, NUM_CLASSES, Shards
-from yt8m_ray.artifacts.checkpoint import checkpoint_name
+from yt8m_ray.artifacts.checkpoint_folders import checkpoint_name
 from yt8m_ray.artifacts.folder_manifest import NoSuchFolderError
 from yt8m_ray.errors import NoShardsError
 from yt8m_ray.inference.batch import evaluate

@@ -16,11 +16,12 @@ from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.format.example import encode_example
 from yt8m_ray.data.format.tfrecord import write_records
 from yt8m_ray.inference.batch.distill import label_shards
-from yt8m_ray.inference.batch.evaluate import evaluate_shards, evaluation_config
+from yt8m_ray.inference.batch.evaluate import evaluate_shards
 from yt8m_ray.inference.bundle.description import format_table
 from yt8m_ray.inference.bundle.document import BundleDocument
 from yt8m_ray.inference.bundle.folder import load_bundle
 from yt8m_ray.inference.ensemble.export import export, resolve
+from yt8m_ray.inference.evaluation_config import evaluation_config
 from yt8m_ray.models import build_model
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -14,7 +14,8 @@ import pytest
 
 from tests.integration.conftest import Shards
 from tests.integration.test_train import config_of, state_of
-from yt8m_ray.artifacts.checkpoint import latest_checkpoint, load_model
+from yt8m_ray.artifacts.checkpoint import load_model
+from yt8m_ray.artifacts.checkpoint_folders import latest_checkpoint
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.training.driver.trainer import fit
 from yt8m_ray.training.run.checkpoints import CheckpointWriteError

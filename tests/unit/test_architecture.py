@@ -52,7 +52,8 @@ SUB_LAYERS = {
         ("inspection", "synthetic", "download"),
     ),
     "yt8m_ray/inference": (
-        ("predictions", "quantization"),
+        ("locate",),
+        ("evaluation_config", "predictions", "quantization"),
         ("bundle",),
         ("predictor",),
         ("batch", "mlflow_model"),

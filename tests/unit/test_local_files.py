@@ -12,7 +12,8 @@ import pytest
 
 from serve.http.tokens import TokenFile
 from yt8m_ray.artifacts.archive import unpacked_folder
-from yt8m_ray.artifacts.checkpoint import load_config, read_tensors
+from yt8m_ray.artifacts.checkpoint import read_tensors
+from yt8m_ray.artifacts.checkpoint_folders import load_config
 from yt8m_ray.artifacts.folder_manifest import read_manifest
 from yt8m_ray.artifacts.tensor_file import read_tensor_entries
 from yt8m_ray.config.document import load_document

@@ -24,25 +24,24 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
+from yt8m_ray.artifacts.checkpoint_folders import load_config
 from yt8m_ray.artifacts.folder_manifest import (
     CONFIG_FILE,
     MODEL_FILE,
     STATE_FILE,
     CheckpointError,
-    NoSuchFolderError,
     read_manifest,
     write_manifest,
     written_aside,
 )
 from yt8m_ray.artifacts.tensor_file import read_tensor_entries
-from yt8m_ray.config.document import read_yaml, to_yaml, validate
+from yt8m_ray.config.document import to_yaml
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.local_files import check_regular
 from yt8m_ray.models import Model, build_model_for_weights
 
 EMA_FILE = "ema.safetensors"
 DETAILS_FILE = "validation.safetensors"
-CHECKPOINT_PATTERN = "epoch_*_step_*"
 # The names in a safetensors file of the types that models have.
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
 _MOST_FAULTS = 10
@@ -85,16 +84,6 @@ def adopt_checkpoint(source: str | Path, folder: Path, config: TrainConfig) -> N
                     shutil.copyfile(Path(source) / name, aside / name)
         (aside / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
         write_manifest(aside, {key: value for key, value in manifest.items() if key not in ("format_version", "files")})
-
-
-def load_config(folder: str | Path) -> TrainConfig:
-    """Returns the config that a checkpoint was trained with."""
-    path = Path(folder) / CONFIG_FILE
-    if not path.parent.is_dir():
-        raise NoSuchFolderError(f"{folder}: no checkpoint: there is no such folder")
-    if not path.exists():
-        raise CheckpointError(f"{folder}: no checkpoint: {CONFIG_FILE} is missing")
-    return validate(read_yaml(path), TrainConfig, where=str(path))
 
 
 class Checkpoint(NamedTuple):
@@ -225,23 +214,6 @@ def load_details(folder: str | Path) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
     return {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
-
-
-def latest_checkpoint(run_path: str | Path) -> Path | None:
-    """Returns the intact checkpoint of a run folder that is furthest on, or None."""
-    for folder in sorted(Path(run_path).glob(CHECKPOINT_PATTERN), reverse=True):
-        try:
-            read_manifest(folder, kind="checkpoint")
-        except CheckpointError:  # a write was cut short, or another process removes it
-            continue
-        return folder
-    return None
-
-
-def checkpoint_name(*, epoch: int, step: int) -> str:
-    """Returns the folder name of a checkpoint after `epoch` whole epochs and `step` steps."""
-    # With zeros in front, so that names sort by progress.
-    return f"epoch_{epoch:04d}_step_{step:09d}"
 
 
 def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

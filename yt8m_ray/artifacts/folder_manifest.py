@@ -22,6 +22,8 @@ from yt8m_ray.local_files import read_document
 
 MANIFEST_FILE = "manifest.json"
 CONFIG_FILE = "config.yaml"
+# Of a bundle: its document, which a checkpoint lacks.
+BUNDLE_FILE = "bundle.yaml"
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.safetensors"
 

@@ -25,14 +25,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from yt8m_ray.data.pipeline.shards import expand_shards
-    from yt8m_ray.inference.batch.boost import boost_videos
-    from yt8m_ray.inference.predictor import check_fit, locate_model
+    from yt8m_ray.inference.locate import locate_model
 
     if options.num_workers < 1 or (options.max_weight is not None and not options.max_weight >= 1):
         raise ConfigError("--num-workers and --max-weight: expected at least 1")
     if not options.output.endswith(".parquet") or "://" in options.output:
         raise ConfigError(f"--output: expected a local name that ends in .parquet, found {options.output!r}")
     model, shards = locate_model(options.model), expand_shards(options.shards, key="shards")
+    from yt8m_ray.inference.batch.boost import boost_videos
+    from yt8m_ray.inference.predictor import check_fit
+
     # Before Ray starts: what does not fit the model is refused within seconds.
     check_fit(model, shards, labels="required", on_corrupt=options.on_corrupt)
     with ray_cluster():

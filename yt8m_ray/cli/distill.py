@@ -27,14 +27,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from yt8m_ray.data.pipeline.shards import expand_shards
-    from yt8m_ray.inference.batch.distill import choose_format, label_shards, local_folder
-    from yt8m_ray.inference.predictor import check_fit, locate_model
+    from yt8m_ray.inference.locate import locate_model
 
     if options.num_workers < 1:
         raise ConfigError("--num-workers: expected at least 1")
+    model, shards = locate_model(options.model), expand_shards(options.shards, key="shards")
+    from yt8m_ray.inference.batch.distill import choose_format, label_shards, local_folder
+    from yt8m_ray.inference.predictor import check_fit
+
     label_format, num_entries = choose_format(options.format, top=options.top, dense=options.dense)
-    model, output = locate_model(options.model), local_folder(options.output)
-    shards = expand_shards(options.shards, key="shards")
+    output = local_folder(options.output)
     # Before Ray starts: what does not fit the model is refused within seconds.
     check_fit(model, shards, labels="ignored", on_corrupt=options.on_corrupt)
     with ray_cluster():

@@ -27,23 +27,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from yt8m_ray.inference.batch.evaluate import evaluate_shards, evaluation_config, shards_of, watch
-    from yt8m_ray.inference.predictor import locate_model
-
     inputs, overrides = split_overrides(options.arguments)
     if len(inputs) != 1:
         raise ConfigError(f"one CHECKPOINT_OR_BUNDLE is expected, found {', '.join(inputs) or 'none'}")
     changes = dict(map(parse_override, overrides))
     if options.watch:
+        from yt8m_ray.inference.batch.evaluate import watch
+
         # Inside of `ray_cluster` it is stderr.
         stdout = sys.stdout
         with ray_cluster():
             for scores in watch(inputs[0], changes):
                 print(json.dumps(scores), file=stdout, flush=True)
         return
+    from yt8m_ray.inference.evaluation_config import evaluation_config
+    from yt8m_ray.inference.locate import locate_model
+
     model = locate_model(inputs[0])
     config = override(evaluation_config(model), changes)
     exit_if_dry(options, config)
+    from yt8m_ray.inference.batch.evaluate import evaluate_shards, shards_of
+
     shards = shards_of(model, config)
     with ray_cluster():
         metrics = evaluate_shards(model, shards, config)

@@ -25,14 +25,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from yt8m_ray.data.pipeline.shards import expand_shards
-    from yt8m_ray.inference.batch.predict import predict_shards
-    from yt8m_ray.inference.predictions.writer import SubmissionWriter
-    from yt8m_ray.inference.predictor import check_fit, locate_model
+    from yt8m_ray.inference.locate import locate_model
 
     if options.top_k < 1 or options.num_workers < 1:
         raise ConfigError("--top-k and --num-workers: expected at least 1")
     model = locate_model(options.model)
     shards = expand_shards(options.shards, key="shards")
+    from yt8m_ray.inference.batch.predict import predict_shards
+    from yt8m_ray.inference.predictions.writer import SubmissionWriter
+    from yt8m_ray.inference.predictor import check_fit
+
     # Refuses a name that no format has, before anything starts.
     SubmissionWriter(options.output)
     # Before Ray starts: what does not fit the model is refused within seconds.

@@ -10,9 +10,9 @@ from typing import Self
 
 import torch
 
-from yt8m_ray.artifacts.archive import open_folder
-from yt8m_ray.artifacts.checkpoint import load_config, load_model
-from yt8m_ray.artifacts.folder_manifest import CONFIG_FILE, NoSuchFolderError, folder_version, read_manifest
+from yt8m_ray.artifacts.checkpoint import load_model
+from yt8m_ray.artifacts.checkpoint_folders import load_config
+from yt8m_ray.artifacts.folder_manifest import folder_version, read_manifest
 from yt8m_ray.data.format.features import FeatureSpec, LabelPolicy, Normalization, VideoRow
 from yt8m_ray.data.labels.vocabulary import Vocabulary
 from yt8m_ray.data.pipeline.batches import to_batch
@@ -20,9 +20,10 @@ from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.preflight import check_first_videos
 from yt8m_ray.data.pipeline.read_options import OnCorruptPolicy, ReadOptions
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.bundle.document import DOCUMENT_FILE, VOCABULARY_FILE, BundleDocument, read_document
+from yt8m_ray.inference.bundle.document import VOCABULARY_FILE, BundleDocument, read_document
 from yt8m_ray.inference.bundle.folder import load_bundle
 from yt8m_ray.inference.bundle.golden_answers import TOLERANCE, GoldenAnswers
+from yt8m_ray.inference.locate import is_bundle, locate_model
 from yt8m_ray.models import Model
 from yt8m_ray.schema import Batch
 from yt8m_ray.topk import TopK, check_scores
@@ -51,12 +52,12 @@ class Predictor:
         """Returns the predictor of a bundle or a checkpoint.
 
         Args:
-            path: The folder, or a bundle's tar; either may be in an object store.
+            path: As `locate_model` takes it.
             ema: Whether to take a checkpoint's moving average of the weights; None takes what was validated.
 
         Raises:
             ConfigError: `ema` is given for a bundle, which has one set of weights.
-            NoSuchFolderError: there is neither a bundle nor a checkpoint.
+            NoSuchFolderError: there is neither a bundle nor a checkpoint; more errors as in `locate_model`.
             ValueError: its files are damaged or of an unknown version, or there is no such average.
         """
         path, place = locate_model(path), torch.device(device)
@@ -105,21 +106,6 @@ class Predictor:
         videos = self.golden.videos
         self.golden.compare(self.predict(videos, self.spec.num_classes), tolerance=tolerance)
         return len(videos)
-
-
-def locate_model(path: str | Path) -> Path:
-    """Returns the folder of a checkpoint or bundle; arguments and errors as in `open_folder`."""
-    folder = open_folder(path)
-    if not is_bundle(folder) and not (folder / CONFIG_FILE).is_file():
-        raise NoSuchFolderError(
-            f"{folder}: expected a checkpoint's folder (has {CONFIG_FILE}) or a bundle's ({DOCUMENT_FILE})"
-        )
-    return folder
-
-
-def is_bundle(folder: Path) -> bool:
-    """Returns whether a folder from `locate_model` is a bundle's."""
-    return (folder / DOCUMENT_FILE).is_file()
 
 
 def model_version(folder: Path, *, ema: bool | None = None) -> str:

@@ -19,12 +19,15 @@ from mlflow.utils.validation import (
     _validate_model_name,
 )
 
-from yt8m_ray.artifacts.folder_manifest import cache_folder, folder_aside
+from yt8m_ray.artifacts.folder_manifest import MANIFEST_FILE, cache_folder, folder_aside
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking.runs import Tracker, longer_timeout, open_client, tracking_errors
 
 # Begins the address of a registered model.
 MODEL_SCHEME = "models:/"
+RUN_SCHEME = "runs:/"
+# Of a training run: the artifacts of its best checkpoint.
+CHECKPOINT_PATH = "checkpoint"
 
 _NOT_IN_NAMES = "@'?#"
 _LONGEST_NAME = 256
@@ -156,21 +159,49 @@ def resolve_model(uri: str) -> str:
 
 
 def fetch_model(uri: str) -> str:
-    """Returns the place of the bundle that a registered model is made of; any other place as it is.
+    """Returns the folder of the bundle or checkpoint that `models:/...` or `runs:/ID[/PATH]` names.
 
-    A version is copied to this machine once, below `cache_folder()`: replicas that load it share the copy.
+    It is copied to this machine once, below `cache_folder()`: replicas that load it share the copy. The store asked is
+    that of MLFLOW_TRACKING_URI.
 
     Raises:
-        ConfigError, TrackingError: as `resolve_model`.
+        ConfigError, TrackingError: as `resolve_model`; a run without a model.
         ValueError: the model is not one of `yt8m register`.
     """
-    if not uri.startswith(MODEL_SCHEME):
-        return uri
-    folder = _copy(get_tracking_uri(), resolve_model(uri))
+    tracking_uri = get_tracking_uri()
+    if uri.startswith(RUN_SCHEME):
+        with tracking_errors(tracking_uri):
+            source, key = _run_artifacts(tracking_uri, uri)
+    else:
+        name, _, version = _parse_uri(resolve_model(uri))
+        with tracking_errors(tracking_uri):
+            found = open_client(tracking_uri).get_model_version(name, version)
+        # A name that was deleted and registered again has the same version numbers.
+        source, key = f"{MODEL_SCHEME}{name}/{version}", f"{found.source} {found.creation_timestamp}"
+    folder = _copy(tracking_uri, source, key)
+    # A pyfunc model holds a bundle; a search registers a checkpoint as it is.
     bundles = [path for path in folder.glob("artifacts/*") if path.is_dir()]
-    if len(bundles) != 1:
+    if len(bundles) == 1:
+        return str(bundles[0])
+    if bundles or not (folder / MANIFEST_FILE).is_file():
         raise ValueError(f"{uri}: expected a model of yt8m register, with one bundle, found {len(bundles)}")
-    return str(bundles[0])
+    return str(folder)
+
+
+def _run_artifacts(tracking_uri: str, uri: str) -> tuple[str, str]:
+    """Returns what `download_artifacts` takes for a run's model, and what tells it from others."""
+    run_id, _, path = uri.removeprefix(RUN_SCHEME).partition("/")
+    client = open_client(tracking_uri)
+    run = client.get_run(run_id)
+    if not path and any(each.path == CHECKPOINT_PATH for each in client.list_artifacts(run_id)):
+        path = CHECKPOINT_PATH
+    if path:
+        return f"{RUN_SCHEME}{run_id}/{path}", f"{run.info.artifact_uri} {run.info.end_time}"
+    outputs = [] if run.outputs is None else run.outputs.model_outputs
+    if not outputs:
+        found = ", ".join(each.path for each in client.list_artifacts(run_id)) or "none"
+        raise ConfigError(f"{uri}: the run has no checkpoint and no bundle in {tracking_uri}; its artifacts: {found}")
+    return f"{MODEL_SCHEME}{outputs[-1].model_id}", ""
 
 
 def registered_name(uri: str) -> str | None:
@@ -186,13 +217,10 @@ def _parse_uri(uri: str) -> tuple[str, str, str]:
     return name, alias, version
 
 
-def _copy(tracking_uri: str, uri: str) -> Path:
-    name, _, version = _parse_uri(uri)
+def _copy(tracking_uri: str, uri: str, key: str) -> Path:
+    digest = hashlib.sha256(f"{tracking_uri} {uri} {key}".encode()).hexdigest()
+    folder = cache_folder() / "mlflow" / digest[:16] / "model"
     with tracking_errors(tracking_uri):
-        found = open_client(tracking_uri).get_model_version(name, version)
-        # A name that was deleted and registered again has the same version numbers.
-        key = f"{tracking_uri} {uri} {found.source} {found.creation_timestamp}"
-        folder = cache_folder() / "mlflow" / hashlib.sha256(key.encode()).hexdigest()[:16] / "model"
         if not folder.is_dir():
             with folder_aside(folder) as aside:
                 written = download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri, dst_path=str(aside))

@@ -17,8 +17,9 @@ from yt8m_ray.config.document import override
 from yt8m_ray.config.train import TrainConfig, with_absolute_paths
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.evaluation import Evaluation
-from yt8m_ray.inference.batch.evaluate import evaluation_config, evaluation_of
+from yt8m_ray.inference.batch.evaluate import evaluation_of
 from yt8m_ray.inference.batch.predict import predict_shards
+from yt8m_ray.inference.evaluation_config import evaluation_config
 from yt8m_ray.inference.predictions.writer import join_submissions
 from yt8m_ray.training.driver.interruptible import STOP_TIMEOUT_S
 from yt8m_ray.training.driver.trainer import fit

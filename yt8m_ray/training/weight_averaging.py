@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from yt8m_ray.artifacts.checkpoint import load_config, load_model, read_weights, save_checkpoint, weights_path
-from yt8m_ray.artifacts.folder_manifest import check_new, local_folder, written_aside
+from yt8m_ray.artifacts.checkpoint import load_model, read_weights, save_checkpoint, weights_path
+from yt8m_ray.artifacts.checkpoint_folders import load_config
+from yt8m_ray.artifacts.folder_manifest import check_new, written_aside
 from yt8m_ray.config.train import changes
 from yt8m_ray.data.storage.folders import is_remote
 from yt8m_ray.errors import ConfigError
+from yt8m_ray.inference.locate import locate_checkpoint
 from yt8m_ray.models.ensemble import WEIGHT_TOLERANCE
 from yt8m_ray.training.steps.ema import move_towards
 
@@ -29,15 +31,15 @@ def average_checkpoints(
     Integers, which have no mean, are the last checkpoint's; the config is the first one's. The folder is written whole
     or not at all.
 
-    `paths` are local or URIs; `weights` are a positive share of each, with the sum 1, or None for equal ones; `ema` is
-    as in `yt8m_ray.artifacts.checkpoint.load_model`.
+    `paths` are as `locate_model` takes them; `weights` are a positive share of each, with the sum 1, or None for equal
+    ones; `ema` is as in `yt8m_ray.artifacts.checkpoint.load_model`.
 
     Raises:
         ConfigError: the folder is taken, or the checkpoints are of different models; says which and in what.
         CheckpointError: one of them is damaged.
     """
     folder = Path(folder)
-    first, *others = map(local_folder, paths)
+    first, *others = map(locate_checkpoint, paths)
     shares = [1 / len(paths)] * len(paths) if weights is None else list(weights)
     if len(shares) != len(paths):
         raise ConfigError(f"weights: expected one a checkpoint, {len(paths)}, found {len(shares)}")
@@ -58,7 +60,10 @@ def average_checkpoints(
         total += share
         move_towards(mean, read_weights(weights_path(path, ema=ema), mean), share / total)
     with written_aside(folder) as aside:
-        places = [str(path) if is_remote(str(path)) else str(Path(path).absolute()) for path in paths]
+        places = [
+            str(path) if is_remote(str(path)) else str(place)
+            for path, place in zip(paths, [first, *others], strict=True)
+        ]
         facts = {"averaged_from": places, "weights": shares}
         save_checkpoint(aside, config=config, model=model, state={}, facts=facts)
     return folder

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from ray import tune
 
-from yt8m_ray.artifacts.checkpoint import adopt_checkpoint, latest_checkpoint
+from yt8m_ray.artifacts.checkpoint import adopt_checkpoint
+from yt8m_ray.artifacts.checkpoint_folders import best_checkpoint, latest_checkpoint
 from yt8m_ray.cluster import root_cause
 from yt8m_ray.config.document import override
 from yt8m_ray.config.space import Params
@@ -28,7 +29,7 @@ from yt8m_ray.training.driver.interruptible import STOP_TIMEOUT_S
 from yt8m_ray.training.driver.trainer import WorkersLostError, fit
 from yt8m_ray.training.run.hooks import RunHooks
 from yt8m_ray.training.run.log_files import logging_to
-from yt8m_ray.training.run.run_folder import best_checkpoint, wait_until_free
+from yt8m_ray.training.run.run_folder import wait_until_free
 
 SEARCH_KEY = "search"  # the key of `TrialFacts` in a trial's config; the other keys are its params
 

@@ -7,7 +7,8 @@ import logging
 import shutil
 from pathlib import Path
 
-from yt8m_ray.artifacts.checkpoint import CHECKPOINT_PATTERN, adopt_checkpoint, load_config
+from yt8m_ray.artifacts.checkpoint import adopt_checkpoint
+from yt8m_ray.artifacts.checkpoint_folders import CHECKPOINT_PATTERN, load_config
 from yt8m_ray.artifacts.folder_manifest import CheckpointError, folder_aside, read_manifest
 from yt8m_ray.config.document import load_document, override, to_yaml
 from yt8m_ray.config.train import TrainConfig

@@ -12,16 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from yt8m_ray.artifacts.checkpoint import (
-    adopt_checkpoint,
-    checkpoint_name,
-    initialize,
-    is_finite,
-    latest_checkpoint,
-    load_config,
-    load_model,
-    read_tensors,
-)
+from yt8m_ray.artifacts.checkpoint import adopt_checkpoint, initialize, is_finite, load_model, read_tensors
+from yt8m_ray.artifacts.checkpoint_folders import checkpoint_name, latest_checkpoint, load_config
 from yt8m_ray.artifacts.folder_manifest import CheckpointError, NoSuchFolderError, read_manifest, write_manifest
 from yt8m_ray.config.document import override, to_yaml
 from yt8m_ray.models import build_model

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from yt8m_ray.artifacts.checkpoint import load_config
+from yt8m_ray.artifacts.checkpoint_folders import load_config
 from yt8m_ray.config.document import load_document, parse_override
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.config.yaml_text import dump_yaml, load_yaml

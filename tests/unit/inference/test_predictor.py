@@ -13,7 +13,8 @@ from yt8m_ray.data.format.example import Fields
 from yt8m_ray.data.format.features import VideoRow, to_row
 from yt8m_ray.data.labels.vocabulary import Vocabulary
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.inference.predictor import Predictor, is_bundle, locate_model
+from yt8m_ray.inference.locate import is_bundle, locate_model
+from yt8m_ray.inference.predictor import Predictor
 
 NO_LABELS = np.empty(0, np.int32)
 
@@ -81,7 +82,7 @@ def test_a_model_is_found_from_any_working_directory(
 
 
 def test_a_folder_of_something_else_is_a_mistake_in_the_arguments(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected a checkpoint's folder"):
+    with pytest.raises(ConfigError, match="no run, checkpoint or bundle"):
         locate_model(tmp_path)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from yt8m_ray.artifacts.checkpoint import CHECKPOINT_PATTERN, load_config
+from yt8m_ray.artifacts.checkpoint_folders import CHECKPOINT_PATTERN
 from yt8m_ray.artifacts.folder_manifest import (
     MANIFEST_FILE,
     CheckpointError,
@@ -19,7 +19,7 @@ from yt8m_ray.artifacts.folder_manifest import (
     read_manifest,
 )
 from yt8m_ray.config.document import override
-from yt8m_ray.config.evaluate import EvaluateConfig, EvaluateDataConfig
+from yt8m_ray.config.evaluate import EvaluateConfig
 from yt8m_ray.data.errors import UNLABELLED
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.data.pipeline.preflight import check_first_videos
@@ -30,7 +30,8 @@ from yt8m_ray.data.storage.folders import is_remote, join_uri, list_folders, rea
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.evaluation import Evaluation, evaluate
 from yt8m_ray.inference.batch.worker_pool import batches_on_device, map_videos
-from yt8m_ray.inference.predictor import Predictor, is_bundle, read_spec
+from yt8m_ray.inference.evaluation_config import evaluation_config
+from yt8m_ray.inference.predictor import Predictor, read_spec
 from yt8m_ray.json_document import parse_json
 from yt8m_ray.losses import build_loss
 from yt8m_ray.registry import ComponentConfig
@@ -46,16 +47,6 @@ _RUN_FILE = "run.json"
 def _evaluate(predictor: Predictor, videos: PackedVideos, *, loss: ComponentConfig) -> Evaluation:
     batches = batches_on_device(videos, predictor, predictor.device)
     return evaluate(predictor.model, batches, build_loss(loss).to(predictor.device))
-
-
-def evaluation_config(model_path: Path) -> EvaluateConfig:
-    """Returns how a checkpoint or a bundle is evaluated by default: as its training was validated."""
-    if is_bundle(model_path):  # which has no config of a training
-        return EvaluateConfig()
-    config = load_config(model_path)
-    read = config.data
-    data = EvaluateDataConfig(test=read.test, verify_checksums=read.verify_checksums, on_corrupt=read.on_corrupt)
-    return EvaluateConfig(data=data, loss=config.loss)
 
 
 def evaluate_shards(model_path: Path, shards: Sequence[str], config: EvaluateConfig) -> dict[str, Any]:

@@ -10,13 +10,11 @@ import pydantic
 from pydantic import Field
 
 from yt8m_ray import local_files
-from yt8m_ray.artifacts.archive import open_folder
 from yt8m_ray.artifacts.folder_manifest import (
-    CONFIG_FILE,
+    BUNDLE_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
     CheckpointError,
-    NoSuchFolderError,
     files_of,
     read_manifest,
 )
@@ -27,11 +25,11 @@ from yt8m_ray.data.labels.vocabulary import Vocabulary
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.inference.bundle.choice_reports import TransformReport, WeightingReport
 from yt8m_ray.inference.bundle.input_schema import NUM_FRAMES, InputSchema, Level
+from yt8m_ray.inference.locate import is_bundle, locate_model
 from yt8m_ray.registry import Config, NonNegativeInt, PositiveInt
 from yt8m_ray.schema import MOST_FRAMES
 
 FORMAT_VERSION = 2
-DOCUMENT_FILE = "bundle.yaml"
 VOCABULARY_FILE = "vocabulary.csv"
 GOLDEN_FILE = "golden.safetensors"
 
@@ -173,22 +171,20 @@ def open_bundle(path: str | Path) -> tuple[Path, BundleDocument]:
         ConfigError: it is a checkpoint, or nothing that this program knows.
         ValueError, OSError: it is damaged, of an unknown version, or cannot be read.
     """
-    folder = open_folder(path)
-    if (folder / DOCUMENT_FILE).is_file():
-        return folder, read_document(folder)
-    if (folder / CONFIG_FILE).is_file():
+    folder = locate_model(path)
+    if not is_bundle(folder):
         raise ConfigError(f"{path}: expected a bundle, found a checkpoint; yt8m export makes a bundle of checkpoints")
-    raise NoSuchFolderError(f"{path}: expected a bundle's folder (has {DOCUMENT_FILE}) or tar")
+    return folder, read_document(folder)
 
 
 def read_document(folder: str | Path) -> BundleDocument:
     """Returns the document of a bundle, after its files were compared with the manifest; errors as in `open_bundle`."""
     folder = Path(folder)
     files = files_of(read_manifest(folder, kind="bundle"))
-    if DOCUMENT_FILE not in files:
-        raise CheckpointError(f"{folder / MANIFEST_FILE}: expected the file {DOCUMENT_FILE}, found {sorted(files)}")
-    document = parse_document(local_files.read_document(folder / DOCUMENT_FILE), where=str(folder / DOCUMENT_FILE))
-    needed = {DOCUMENT_FILE, VOCABULARY_FILE, *map(weights_name, range(len(document.members)))}
+    if BUNDLE_FILE not in files:
+        raise CheckpointError(f"{folder / MANIFEST_FILE}: expected the file {BUNDLE_FILE}, found {sorted(files)}")
+    document = parse_document(local_files.read_document(folder / BUNDLE_FILE), where=str(folder / BUNDLE_FILE))
+    needed = {BUNDLE_FILE, VOCABULARY_FILE, *map(weights_name, range(len(document.members)))}
     if document.num_golden_inputs:
         needed.add(GOLDEN_FILE)
     if needed - files.keys():

@@ -19,12 +19,17 @@ from safetensors.torch import save_file
 
 from yt8m_ray.artifacts.archive import is_archive, open_folder, write_archive
 from yt8m_ray.artifacts.checkpoint import check_finite, check_fit, read_tensors
-from yt8m_ray.artifacts.folder_manifest import CheckpointError, folder_aside, folder_version, write_manifest
+from yt8m_ray.artifacts.folder_manifest import (
+    BUNDLE_FILE,
+    CheckpointError,
+    folder_aside,
+    folder_version,
+    write_manifest,
+)
 from yt8m_ray.artifacts.tensor_file import read_tensor_entries
 from yt8m_ray.config.document import to_yaml
 from yt8m_ray.data.labels.vocabulary import Vocabulary
 from yt8m_ray.inference.bundle.document import (
-    DOCUMENT_FILE,
     GOLDEN_FILE,
     VOCABULARY_FILE,
     BundleDocument,
@@ -66,7 +71,7 @@ def write_bundle(
             # safetensors refuses what is not contiguous, such as a transposed matrix.
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
         vocabulary.save(str(aside / VOCABULARY_FILE))
-        (aside / DOCUMENT_FILE).write_text(to_yaml(document), encoding="utf-8")
+        (aside / BUNDLE_FILE).write_text(to_yaml(document), encoding="utf-8")
         if document.num_golden_inputs:
             # Answered by the model as it is loaded from here, with the rounding of its stored weights.
             videos = make_inputs(document.spec, document.num_golden_inputs)
@@ -105,7 +110,7 @@ def _load_model(document: BundleDocument, folder: Path, device: str = "cpu") -> 
     try:
         return Ensemble(members, [entry.weight for entry in entries]).to(device).eval()
     except ValueError as error:
-        raise CheckpointError(f"{folder / DOCUMENT_FILE}: members: {error}") from None
+        raise CheckpointError(f"{folder / BUNDLE_FILE}: members: {error}") from None
 
 
 def _load_member(entry: MemberEntry, document: BundleDocument, path: Path, device: str) -> Model:
@@ -118,7 +123,7 @@ def _load_member(entry: MemberEntry, document: BundleDocument, path: Path, devic
         raise
     except ValueError as error:
         fault = first_fault(error) if isinstance(error, pydantic.ValidationError) else error
-        raise CheckpointError(f"{path}: its model in {DOCUMENT_FILE}: {fault}") from None
+        raise CheckpointError(f"{path}: its model in {BUNDLE_FILE}: {fault}") from None
     # The head of the file decides before its tensors, which may be of any size, are read.
     check_fit(wrong, where=str(path))
     stored = read_tensors(path)

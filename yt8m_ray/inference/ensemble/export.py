@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from yt8m_ray.artifacts.archive import open_folder
-from yt8m_ray.artifacts.checkpoint import load_config, load_model
-from yt8m_ray.artifacts.folder_manifest import CheckpointError, local_folder
+from yt8m_ray.artifacts.checkpoint import load_model
+from yt8m_ray.artifacts.checkpoint_folders import load_config
+from yt8m_ray.artifacts.folder_manifest import CheckpointError
 from yt8m_ray.cluster import Shared
 from yt8m_ray.config.data import DataConfig
 from yt8m_ray.config.document import flatten
@@ -36,6 +37,7 @@ from yt8m_ray.inference.ensemble.members import (
     check_vocabularies,
     load_members,
 )
+from yt8m_ray.inference.locate import locate_checkpoint
 from yt8m_ray.inference.mlflow_model.registration import finishing, log_bundle
 from yt8m_ray.inference.predictor import load_vocabulary
 from yt8m_ray.models.cost import clip_latency_ms
@@ -84,9 +86,9 @@ def resolve(config: ExportConfig) -> tuple[ExportConfig, list[str]]:
     members, data = [], []
     for index, member in enumerate(config.members):
         try:
-            folder = local_folder(member.checkpoint)
+            folder = locate_checkpoint(member.checkpoint)
             data.append(load_config(folder).data)
-        except CheckpointError as error:
+        except (CheckpointError, ConfigError) as error:
             raise ConfigError(f"members.{index}.checkpoint: {error}") from None
         members.append(member.model_copy(update={"checkpoint": str(folder)}))
     names = [member.checkpoint for member in members]

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from yt8m_ray.artifacts.checkpoint import checkpoint_name, save_checkpoint
+from yt8m_ray.artifacts.checkpoint import save_checkpoint
+from yt8m_ray.artifacts.checkpoint_folders import checkpoint_name
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.pipeline.read_position import Position
 from yt8m_ray.training.run.checkpoints import Checkpoints, CheckpointWriteError

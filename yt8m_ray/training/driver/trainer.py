@@ -16,11 +16,13 @@ import ray.train
 import ray.train.torch
 import torch
 
+from yt8m_ray.artifacts.checkpoint_folders import best_checkpoint
 from yt8m_ray.cluster import root_cause
 from yt8m_ray.config.train import TrainConfig, with_absolute_paths
 from yt8m_ray.data.pipeline.packed_videos import Block, from_table
 from yt8m_ray.data.pipeline.ray_dataset import keep_order, read_dataset, split_dataset
 from yt8m_ray.errors import ConfigError
+from yt8m_ray.tracking.models import CHECKPOINT_PATH
 from yt8m_ray.training.driver.coordinator import Coordinator, Messages
 from yt8m_ray.training.driver.failures import final_error, last_line
 from yt8m_ray.training.driver.interruptible import TERMINATED, run_interruptibly
@@ -51,15 +53,7 @@ from yt8m_ray.training.run.outcome import (
     sender_of,
     start_tracking,
 )
-from yt8m_ray.training.run.run_folder import (
-    LOG_FILE,
-    RunRecord,
-    Status,
-    best_checkpoint,
-    check_resume,
-    is_finished,
-    locked,
-)
+from yt8m_ray.training.run.run_folder import LOG_FILE, RunRecord, Status, check_resume, is_finished, locked
 from yt8m_ray.training.run.run_store import RunStore
 from yt8m_ray.training.steps.distributed import rank
 from yt8m_ray.training.steps.profiling import TRACE_FILE
@@ -119,7 +113,7 @@ def _run(config: TrainConfig, store: RunStore, inputs: RunInputs, hooks: RunHook
         _fit_with_restarts(config, store, payload, hooks)
         checkpoint, metrics = best_checkpoint(folder)
         if hooks.has_uploads:
-            tracker.add_artifacts(checkpoint, artifact_path="checkpoint")
+            tracker.add_artifacts(checkpoint, artifact_path=CHECKPOINT_PATH)
         if (folder / TRACE_FILE).exists():
             tracker.add_artifacts(folder / TRACE_FILE)
         if config.train.report:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from typing import Protocol
 
 import safetensors
 
-from yt8m_ray.artifacts.checkpoint import CHECKPOINT_PATTERN, latest_checkpoint
+from yt8m_ray.artifacts.checkpoint_folders import CHECKPOINT_PATTERN, latest_checkpoint, score_of
 from yt8m_ray.artifacts.folder_manifest import MANIFEST_FILE
 from yt8m_ray.json_document import parse_json
 from yt8m_ray.local_files import read_document
@@ -89,12 +88,6 @@ class LocalCheckpoints:
         # At once: a process that reads meanwhile finds all of it or nothing.
         (self._folder / name).rename(away)
         shutil.rmtree(away)
-
-
-def score_of(metrics: Mapping[str, float]) -> float:
-    """Returns what checkpoints are ranked by: the validation GAP, or -1 where there is none or no label."""
-    gap = float(metrics.get("validation/gap", math.nan))
-    return -1.0 if math.isnan(gap) else gap
 
 
 def superfluous(manifests: Mapping[str, bytes | None], num_to_keep: int) -> list[str]:

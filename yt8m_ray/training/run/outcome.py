@@ -6,7 +6,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from yt8m_ray.artifacts.checkpoint import latest_checkpoint, read_tensors
+from yt8m_ray.artifacts.checkpoint import read_tensors
+from yt8m_ray.artifacts.checkpoint_folders import latest_checkpoint
 from yt8m_ray.artifacts.folder_manifest import STATE_FILE
 from yt8m_ray.config.document import flatten
 from yt8m_ray.config.train import TrainConfig

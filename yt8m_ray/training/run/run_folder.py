@@ -9,19 +9,19 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import filelock
 import torch
 
-from yt8m_ray.artifacts.checkpoint import CHECKPOINT_PATTERN, latest_checkpoint, load_config, read_tensors
-from yt8m_ray.artifacts.folder_manifest import STATE_FILE, CheckpointError, cache_folder, read_manifest
+from yt8m_ray.artifacts.checkpoint import read_tensors
+from yt8m_ray.artifacts.checkpoint_folders import latest_checkpoint, load_config
+from yt8m_ray.artifacts.folder_manifest import STATE_FILE, cache_folder
 from yt8m_ray.config.train import TrainConfig, changes
 from yt8m_ray.data.storage.folders import is_remote
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.json_document import parse_json
 from yt8m_ray.local_files import read_document, replace_file
-from yt8m_ray.training.run.checkpoints import score_of
 
 logger = logging.getLogger(__name__)
 
@@ -139,25 +139,6 @@ def is_finished(config: TrainConfig) -> bool:
     # Older checkpoints do not say so: they come after a validation.
     is_due = bool(state.get("progress.is_validation_due", False))
     return not is_due and config.train.is_reached(epoch=int(state["position.epoch"]), step=int(state["progress.step"]))
-
-
-def best_checkpoint(folder: Path) -> tuple[Path, dict[str, float]]:
-    """Returns (checkpoint with the highest validation GAP, its metrics); the last one where none was validated.
-
-    CheckpointError where the folder holds no intact checkpoint.
-    """
-    intact: list[tuple[Path, dict[str, float]]] = []
-    for path in folder.glob(CHECKPOINT_PATTERN):
-        try:
-            manifest = read_manifest(path, kind="checkpoint")
-        except CheckpointError as error:
-            logger.warning("passed over: %s", error)
-        else:
-            intact.append((path, cast(dict[str, float], manifest["metrics"])))
-    if not intact:
-        raise CheckpointError(f"{folder}: no intact checkpoint")
-    # Names sort by progress: of equal scores the later one wins.
-    return max(intact, key=lambda found: (score_of(found[1]), found[0].name))
 
 
 def _check_shards(checkpoint: Path, train_shards: Sequence[str]) -> None:

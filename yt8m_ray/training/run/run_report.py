@@ -8,17 +8,19 @@ from typing import Any, cast
 
 import numpy as np
 
-from yt8m_ray.artifacts.checkpoint import load_config, load_details
-from yt8m_ray.artifacts.folder_manifest import MANIFEST_FILE, read_manifest
+from yt8m_ray.artifacts.checkpoint import load_details
+from yt8m_ray.artifacts.checkpoint_folders import load_config
+from yt8m_ray.artifacts.folder_manifest import read_manifest
 from yt8m_ray.config.document import flatten
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.labels.vocabulary import Vocabulary
+from yt8m_ray.inference.locate import locate_checkpoint
 from yt8m_ray.models import build_empty_model
 from yt8m_ray.models.cost import count_macs, num_parameters
 from yt8m_ray.reporting.document import Section, write_document
 from yt8m_ray.tracking.history import read_curves
 from yt8m_ray.training.run import report_pictures as pictures
-from yt8m_ray.training.run.run_folder import REPORT_FOLDER, best_checkpoint
+from yt8m_ray.training.run.run_folder import REPORT_FOLDER
 
 _MAX_VIDEOS = 20
 _MAX_NAMES = 5
@@ -28,17 +30,12 @@ _METRICS = {**pictures.QUALITIES, "loss": "loss", "num_videos": "videos", "mean_
 def write_report(path: str | Path, output: str | Path | None = None) -> Path:
     """Writes the report of a run's best checkpoint, or of the checkpoint given, and returns the path of report.html.
 
-    `path` is the folder of a run, or of a checkpoint in one; `output` is `report` in the run's folder by default.
-    CheckpointError where there is no intact checkpoint.
+    `path` is as `locate_model` takes it, mostly the folder of a run or of a checkpoint in one; `output` is `report` in
+    the run's folder by default. CheckpointError where there is no intact checkpoint.
     """
-    path = Path(path)
-    # A path of nothing is refused by the message for a checkpoint.
-    if (path / MANIFEST_FILE).exists() or not path.is_dir():
-        metrics = cast(dict[str, float], read_manifest(path, kind="checkpoint").get("metrics", {}))
-        checkpoint, run_path = path, path.absolute().parent
-    else:
-        checkpoint, metrics = best_checkpoint(path)
-        run_path = path
+    checkpoint = locate_checkpoint(path)
+    metrics = cast(dict[str, float], read_manifest(checkpoint, kind="checkpoint").get("metrics", {}))
+    run_path = checkpoint.parent
     folder = run_path / REPORT_FOLDER if output is None else Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     config = load_config(checkpoint)

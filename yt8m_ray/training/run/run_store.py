@@ -11,7 +11,7 @@ from pathlib import Path
 
 import safetensors
 
-from yt8m_ray.artifacts.checkpoint import CHECKPOINT_PATTERN
+from yt8m_ray.artifacts.checkpoint_folders import CHECKPOINT_PATTERN
 from yt8m_ray.artifacts.folder_manifest import MANIFEST_FILE, CheckpointError, local_folder
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.storage.folders import (

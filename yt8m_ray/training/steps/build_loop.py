@@ -14,7 +14,7 @@ from yt8m_ray.artifacts.checkpoint import EMA_FILE, initialize, load_weights, re
 from yt8m_ray.artifacts.folder_manifest import MODEL_FILE, STATE_FILE
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.data.pipeline.read_position import Position
-from yt8m_ray.inference.predictor import locate_model
+from yt8m_ray.inference.locate import locate_model
 from yt8m_ray.losses import build_loss
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.models.layers import set_batch_norm_sync

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from yt8m_ray.artifacts.checkpoint import load_config, save_checkpoint
+from yt8m_ray.artifacts.checkpoint import save_checkpoint
+from yt8m_ray.artifacts.checkpoint_folders import load_config
 from yt8m_ray.config.data import AugmentationConfig
 from yt8m_ray.config.distillation import TeacherConfig
 from yt8m_ray.config.optimizer import EMAConfig
@@ -20,7 +21,8 @@ from yt8m_ray.data.labels.video_weights import VideoWeights
 from yt8m_ray.data.pipeline.batches import to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos
 from yt8m_ray.errors import ConfigError, config_errors
-from yt8m_ray.inference.predictor import Predictor, locate_model, read_spec
+from yt8m_ray.inference.locate import locate_model
+from yt8m_ray.inference.predictor import Predictor, read_spec
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.schema import Batch
 from yt8m_ray.training.steps.augmentation import augment

@@ -144,7 +144,7 @@ def test_a_checkpoint_is_told_what_makes_a_bundle_of_it(save_tiny_checkpoint: Wr
 
 
 def test_a_folder_of_something_else_is_a_mistake_in_the_arguments(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"expected a bundle's folder \(has bundle\.yaml\) or tar"):
+    with pytest.raises(ConfigError, match=r"no run, checkpoint or bundle; the folder holds nothing"):
         describe(tmp_path)
 
 

@@ -284,8 +284,9 @@ def test_a_checkpoint_is_not_registered(save_tiny_checkpoint: Write, tmp_path: P
 def test_everything_that_the_model_imports_is_among_its_requirements() -> None:
     required = {Requirement(line).name for line in requirements()}
     names = importlib.metadata.packages_distributions()
-    # TensorFlow reads checkpoints of another system, where that is asked for; llvmlite comes with Numba.
-    optional = {"tensorflow", "llvmlite"}
+    # TensorFlow reads checkpoints of another system, where that is asked for; llvmlite comes with Numba, SQLAlchemy and
+    # requests with MLflow.
+    optional = {"tensorflow", "llvmlite", "sqlalchemy", "requests"}
 
     imported = imported_by(ROOT / "yt8m_ray" / "inference" / "mlflow_model" / "pyfunc_model.py") - set(
         sys.stdlib_module_names

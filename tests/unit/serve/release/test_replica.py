@@ -170,7 +170,7 @@ def test_a_replica_without_a_manager_or_a_model_does_not_start(models: dict[str,
         assert not office.followers[0].is_following
 
     async def nothing(office: Office) -> None:
-        with pytest.raises(ValueError, match="expected a checkpoint's folder"):
+        with pytest.raises(ValueError, match="there is no such folder"):
             await office.hire(str(tmp_path / "nothing"))
 
     run(models["a"], away)

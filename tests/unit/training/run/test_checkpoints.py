@@ -17,13 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from yt8m_ray.artifacts.checkpoint import (
-    checkpoint_name,
-    latest_checkpoint,
-    load_model,
-    read_tensors,
-    save_checkpoint,
-)
+from yt8m_ray.artifacts.checkpoint import load_model, read_tensors, save_checkpoint
+from yt8m_ray.artifacts.checkpoint_folders import checkpoint_name, latest_checkpoint
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.models import Model, build_model
 from yt8m_ray.training.run.checkpoints import CheckpointWriteError, LocalCheckpoints, superfluous

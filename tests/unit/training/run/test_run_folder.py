@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from yt8m_ray.artifacts.checkpoint import checkpoint_name, load_config
+from yt8m_ray.artifacts.checkpoint_folders import best_checkpoint, checkpoint_name, load_config
 from yt8m_ray.artifacts.folder_manifest import CheckpointError
 from yt8m_ray.config.document import override
 from yt8m_ray.config.train import TrainConfig, with_absolute_paths
 from yt8m_ray.data.pipeline.read_position import Position
 from yt8m_ray.errors import ConfigError
-from yt8m_ray.training.run.run_folder import SHARDS_KEY, RunRecord, best_checkpoint, check_resume, locked, shards_digest
+from yt8m_ray.training.run.run_folder import SHARDS_KEY, RunRecord, check_resume, locked, shards_digest
 
 Save = Callable[..., Path]
 

@@ -122,7 +122,7 @@ def test_what_a_checkpoint_keeps_of_its_validation_comes_back(tmp_path: Path) ->
 
 
 def test_a_folder_without_a_checkpoint_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no intact checkpoint"):
+    with pytest.raises(CheckpointError, match="no run, checkpoint or bundle"):
         write_report(tmp_path)
     with pytest.raises(CheckpointError, match="there is no such folder"):
         write_report(tmp_path / "nothing")
