@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from yt8m_ray.metrics import Metric, build_metric
+from yt8m_ray.metrics import METRICS, Metric, build_metric
 from yt8m_ray.metrics.base import RankedBatch
 from yt8m_ray.metrics.curves import calibration, class_arrays
 from yt8m_ray.metrics.gap import MeanAP
@@ -16,12 +16,16 @@ from yt8m_ray.metrics.worst_videos import WorstVideos
 from yt8m_ray.schema import Batch
 from yt8m_ray.topk import check_scores
 
+_FIRST = ("gap", "hit_at_1", "perr", "mean_ap")
+
 
 class Evaluation:
     """Metrics and mean loss of the videos seen so far; mergeable and picklable."""
 
     def __init__(self) -> None:
-        self._metrics: dict[str, Metric] = {name: build_metric(name) for name in ("gap", "hit_at_1", "perr", "mean_ap")}
+        self._metrics: dict[str, Metric] = {
+            name: build_metric(name) for name in dict.fromkeys([*_FIRST, *METRICS.names()])
+        }
         self._worst = WorstVideos()
         self._loss_sum = 0.0
         self.num_videos = 0
@@ -50,7 +54,7 @@ class Evaluation:
         self.num_videos += other.num_videos
 
     def compute(self) -> dict[str, float]:
-        """Returns num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes and loss."""
+        """Returns num_videos, gap, hit_at_1, perr, mean_ap, mean_ap_num_classes, loss and what users registered."""
         values = {name: metric.compute() for name, metric in self._metrics.items()}
         loss = self._loss_sum / self.num_videos if self.num_videos else math.nan
         num_classes = self._mean_ap.num_classes

@@ -60,7 +60,9 @@ def test_a_member_that_is_no_checkpoint_is_named(save_tiny_checkpoint: Save, tmp
     save_tiny_checkpoint("one")
     (tmp_path / "empty").mkdir()
 
-    with pytest.raises(ConfigError, match=rf"members\.1\.checkpoint: .*{name}: no checkpoint"):
+    with pytest.raises(
+        ConfigError, match=rf"members\.1\.checkpoint: {name}: (there is no such folder|no run, checkpoint or bundle)"
+    ):
         resolve(config("one", name))
 
 

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from yt8m_ray.errors import ClusterDiedError, ClusterTooSmallError, ConfigError, NoShardsError
 from yt8m_ray.local_cluster import configure_environment, import_environment
+from yt8m_ray.registry import IMPORTS_VARIABLE
 
 _TERMINATED = 128 + signal.SIGTERM
 
@@ -89,7 +90,10 @@ def ray_cluster() -> Iterator[None]:
         return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it prints advice to Ray's own developers as errors
     address = os.environ.get("RAY_ADDRESS") or "local"
-    runtime_env = {"env_vars": {name: os.environ[name] for name in RAY_ENVIRONMENT}}
+    # The last two find components of a user's own, where there are some.
+    own = ("PYTHONPATH", IMPORTS_VARIABLE) if IMPORTS_VARIABLE in os.environ else ()
+    names = [*RAY_ENVIRONMENT, *own]
+    runtime_env = {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
     try:
         if address == "local":
             start_cluster(runtime_env)

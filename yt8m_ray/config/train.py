@@ -14,7 +14,16 @@ from yt8m_ray.config.distillation import DistillationConfig, TeacherConfig
 from yt8m_ray.config.document import flatten
 from yt8m_ray.config.optimizer import EMAConfig, OptimizerConfig
 from yt8m_ray.data.pipeline.read_options import ReadOptions
-from yt8m_ray.registry import ABSOLUTE, ComponentConfig, Config, LocalPath, NonNegativeInt, PositiveInt
+from yt8m_ray.registry import (
+    ABSOLUTE,
+    ComponentConfig,
+    Config,
+    Imports,
+    LocalPath,
+    NonNegativeInt,
+    PositiveInt,
+    import_extensions,
+)
 
 LossField = Annotated[pydantic.SerializeAsAny[ComponentConfig], pydantic.BeforeValidator(LOSSES.validate)]
 
@@ -25,6 +34,8 @@ class RunConfig(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: NonNegativeInt = 0
     resume: Literal["auto", "never", "must"] = "auto"
+    imports: Imports = ()
+    """Modules, or Python files, that register models, losses or metrics of your own; see docs/extending.md."""
     trace_videos: bool = False
     """Whether each worker writes the ids of each step's videos to `videos-RANK.jsonl` there."""
 
@@ -161,6 +172,18 @@ class TrainConfig(Config):
             uses_labels = self.teacher.model is not None or (uses_labels and self.teacher.label_weight > 0)
         options = self.data.read_options
         return options if uses_labels or split != "train" else dataclasses.replace(options, labels="optional")
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _import_first(cls, tree: Any) -> Any:
+        # Before the other sections, which may name what the imports register.
+        run = tree.get("run") if isinstance(tree, dict) else None
+        if isinstance(run, dict) and isinstance(run.get("imports"), list | tuple):
+            try:
+                import_extensions(map(str, run["imports"]))
+            except ValueError as error:
+                raise ValueError(f"run.imports: {error}") from None
+        return tree
 
     @pydantic.model_validator(mode="after")
     def _check_augmentation(self) -> TrainConfig:

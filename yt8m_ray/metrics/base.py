@@ -138,7 +138,7 @@ class Metric(abc.ABC):
         """Returns the metric over every video seen so far; NaN without any."""
 
 
-METRICS: Registry[Metric] = Registry("metric")
+METRICS: Registry[Metric] = Registry("metric", entry_point_group="yt8m_ray.metrics")
 
 
 def build_metric(name: str, **options: Any) -> Metric:
