@@ -2,8 +2,8 @@
 
 from setuptools import find_namespace_packages, setup
 
-# As yt8m_ray.config.shipped looks for them.
-FOLDERS = {"yt8m_ray.configs": "configs"}
+# As yt8m_ray.config.shipped and yt8m_ray.data.samples look for them.
+FOLDERS = {"yt8m_ray.configs": "configs", "yt8m_ray.samples": "samples"}
 
 setup(
     packages=[*find_namespace_packages(include=["yt8m_ray", "yt8m_ray.*", "serve", "serve.*", "jobs"]), *FOLDERS],

@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> None:
     args, deployments = _settings(app, options)
     url = f"http://{http['host']}:{http['port']}"
     _check_free(http["host"], http["port"])
-    if options.haproxy:
+    # On a cluster of others, those who started it have chosen its proxy.
+    if options.haproxy and os.environ.get("RAY_ADDRESS") in (None, "local"):
         _use_haproxy(http["port"])
     _check_model(args.model)
     # Its import takes as long as the start of Ray, which mostly waits.

@@ -43,7 +43,8 @@ class ServeArgs(Config):
     alias_interval_s: Seconds = 10.0
     """Between two looks whether the alias has moved."""
     examples: str | None = None
-    """A shard whose first videos the page offers to try; None offers the bundle's golden videos."""
+    """A shard whose first videos the page offers to try; None offers real videos that come along, or, for a model of
+    other features, those that its bundle checks itself with."""
 
 
 class Limits(Config):

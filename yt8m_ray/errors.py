@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 
 class ConfigError(ValueError):
@@ -48,9 +47,3 @@ class CarriedError(Exception):
             carried = cls()
             carried.error = error
             raise carried from None
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Returns `; did you mean X?` for the name that `name` may be a slip of, or an empty text."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {close[0]}?" if close else ""

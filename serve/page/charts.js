@@ -29,12 +29,14 @@ export const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(seconds 
 export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 const score = (value) => (value > 0 && value < 0.001 ? "<0.001" : value.toFixed(3));
 
-export function drawBars(list, labels) {
+/** Draws the best classes; those in `known`, the record's own labels, get a mark. */
+export function drawBars(list, labels, known) {
   list.replaceChildren(...labels.map((label) => {
     const details = [label.vertical, label.knowledge_graph_id, label.name ? `class ${label.class_id}` : "no name"].filter(Boolean);
     const shown = details.flatMap((detail, index) => (index ? [" · ", foreign(detail, 60)] : [foreign(detail, 60)]));
     return make("li", { className: "bar-row", "--score": label.score },
-      make("span", { className: "bar-name" }, nameOf(label)),
+      make("span", { className: "bar-name" }, nameOf(label),
+        ...(known.includes(label.class_id) ? [make("span", { className: "bar-known" }, "in the record")] : [])),
       make("span", { className: "bar-score" }, score(label.score)),
       make("span", { className: "bar", "aria-hidden": "true" }, make("span", { className: "bar-fill" })),
       make("span", { className: "bar-details" }, ...shown));

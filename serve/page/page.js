@@ -92,7 +92,7 @@ function markChosen(button) {
   button?.setAttribute("aria-pressed", "true");
 }
 
-async function predict(title, payload, numFrames, signal) {
+async function predict(title, payload, numFrames, known, signal) {
   const topK = Math.min(TOP_K, cards?.current.num_classes ?? TOP_K);
   const started = performance.now();
   const response = await ask(`v1/predict?top_k=${topK}&timeline=true`, { method: "POST", headers: BINARY, body: payload, signal });
@@ -101,7 +101,7 @@ async function predict(title, payload, numFrames, signal) {
   const { video_id: videoId, labels, timeline } = answer.predictions[0];
   at("result").hidden = false;
   at("result-title").textContent = `Top ${labels.length}`;
-  drawBars(at("bars"), labels);
+  drawBars(at("bars"), labels, known);
   const hasTimeline = labels.length > 0 && (timeline?.scores.length ?? 0) > 1;
   at("timeline").hidden = !hasTimeline;
   if (hasTimeline) {
@@ -113,8 +113,8 @@ async function predict(title, payload, numFrames, signal) {
     foreign(videoId || title), ` (${length}) · ${answer.model_name} `, make("code", {}, answer.model_version),
     ` · ${Math.round(elapsed)} ms${hasTimeline ? " with its timeline" : ""} · request `, make("code", {}, answer.request_id));
   at("result").scrollIntoView({ block: "nearest" });
-  const known = [cards?.current.version, cards?.canary?.version];
-  if (!known.includes(answer.model_version)) await loadCards(); // another model answers since the page was loaded
+  const versions = [cards?.current.version, cards?.canary?.version];
+  if (!versions.includes(answer.model_version)) await loadCards(); // another model answers since the page was loaded
 }
 
 function clearResult() {
@@ -130,13 +130,13 @@ async function takeFile(file) {
     if (isShard) {
       const which = hasMore ? `the first ${MOST_RECORDS} records` : count(records.length, "record");
       at("records-title").replaceChildren(foreign(file.name), `: ${which}`);
-      const choose = (record) => attempt((next) => predict(record.title, record.payload, record.numFrames, next));
+      const choose = (record) => attempt((next) => predict(record.title, record.payload, record.numFrames, record.labels, next));
       drawChoices(at("records-list"), records, choose);
       at("records").hidden = false;
     }
     markChosen(isShard ? at("records-list").querySelector("button") : null);
     const [first] = records;
-    await predict(first.title, first.payload, first.numFrames, signal);
+    await predict(first.title, first.payload, first.numFrames, first.labels, signal);
   });
 }
 
@@ -153,11 +153,11 @@ async function loadExamples() {
   const { is_made_up: isMadeUp, examples } = await (await ask("v1/examples")).json();
   at("examples").hidden = examples.length === 0;
   at("examples-title").textContent = isMadeUp ? "Or try an example (noise, with which the model checks itself)" : "Or try an example";
-  const choices = examples.map(({ id, title, num_frames: numFrames }) => ({ id, title, numFrames }));
-  drawChoices(at("examples-list"), choices, ({ id, title, numFrames }) => attempt(async (signal) => {
+  const choices = examples.map(({ id, title, num_frames: numFrames, labels }) => ({ id, title, numFrames, labels }));
+  drawChoices(at("examples-list"), choices, ({ id, title, numFrames, labels }) => attempt(async (signal) => {
     at("records").hidden = true;
     const record = await (await ask(`v1/examples/${encodeURIComponent(id)}`, { signal })).arrayBuffer();
-    await predict(title, record, numFrames, signal);
+    await predict(title, record, numFrames, labels, signal);
   }));
 }
 

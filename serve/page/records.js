@@ -88,26 +88,41 @@ async function readPayload(read, header, offset, where) {
 /** Returns a record with a title; one that cannot be read has the given title: the service will say what is wrong. */
 function describe(payload, title) {
   try {
-    const { id, numFrames } = parse(payload);
-    return { title: id || title, numFrames, payload };
+    const { id, numFrames, labels } = parse(payload);
+    return { title: id || title, numFrames, labels, payload };
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
-    return { title, numFrames: null, payload };
+    return { title, numFrames: null, labels: [], payload };
   }
 }
 
-/** Returns the id of an Example or SequenceExample, and how many frames it has: null where it has means alone. */
+/** Returns the id and the labels of an Example or SequenceExample, and its frames: null where it has means alone. */
 function parse(payload) {
-  let id = "", numFrames = null;
+  let id = "", numFrames = null, labels = [];
   for (const [section, entry] of mapEntries(payload)) {
     if (section === 1 && (entry.key === "id" || entry.key === "video_id")) {
       const texts = [...fieldsOf(entry.value, 1)].flatMap((list) => [...fieldsOf(list, 1)]);
       if (texts.length === 1) id = new TextDecoder().decode(texts[0]);
+    } else if (section === 1 && entry.key === "labels") {
+      const packed = [...fieldsOf(entry.value, 3)].flatMap((list) => [...fieldsOf(list, 1)]);
+      labels = packed.flatMap((bytes) => [...varintsOf(bytes)]);
     } else if (section === 2) {
       numFrames = Math.max(numFrames ?? 0, [...fieldsOf(entry.value, 1)].length);
     }
   }
-  return { id, numFrames };
+  return { id, numFrames, labels };
+}
+
+function* varintsOf(bytes) {
+  let value = 0, scale = 1;
+  for (const byte of bytes) {
+    value += (byte & 0x7f) * scale;
+    scale *= 128;
+    if (byte < 0x80) {
+      yield value;
+      [value, scale] = [0, 1];
+    }
+  }
 }
 
 function* mapEntries(payload) {

@@ -92,9 +92,11 @@ class RunFolder:
     path: Path
 
     def starts(self) -> list[str]:
-        """The lines with which the starts began: `N workers on cpu, from step S`."""
+        """The lines with which the starts began: `N workers on cpu, from step S; ...`, without their time."""
         log = self.path / "train.log"
-        return re.findall(r"^\d+ workers on .*", log.read_text(), re.MULTILINE) if log.exists() else []
+        return (
+            re.findall(r"^\S+ \S+ (\d+ workers? on \w+, from step \d+);", log.read_text(), re.M) if log.exists() else []
+        )
 
     def first_steps(self) -> list[int]:
         """The step that each start went on from."""

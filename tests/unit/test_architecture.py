@@ -27,7 +27,7 @@ PACKAGE = "yt8m_ray"
 # Facts first. A module imports from its own package and from the rows above it in this table, never from a sibling
 # in its row and never from a row below.
 LAYERS = (
-    ("schema", "registry", "compiled", "errors", "local_files", "json_document", "local_cluster"),
+    ("schema", "registry", "compiled", "errors", "local_files", "json_document", "local_cluster", "wording"),
     ("topk", "cluster", "reporting", "components"),
     ("data", "models", "losses", "metrics"),
     ("config", "evaluation"),
@@ -44,7 +44,7 @@ LAYERS = (
 OTHERS = "*"
 SUB_LAYERS = {
     "yt8m_ray/data": (
-        ("errors", "buffer_pool", "video_keys", "progress"),
+        ("errors", "buffer_pool", "video_keys", "progress", "samples"),
         ("storage",),
         ("format",),
         ("pipeline",),

@@ -69,7 +69,7 @@ def brought_along(requirements: list[Requirement]) -> set[str]:
 
 def test_the_wheel_holds_what_is_used_outside_of_the_checkout_and_no_more(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for folder in ("yt8m_ray", "jobs", "serve", "configs"):
+    for folder in ("yt8m_ray", "jobs", "serve", "configs", "samples"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (source / "tests").mkdir()
     (source / "tests" / "module.py").touch()
@@ -89,6 +89,7 @@ def test_the_wheel_holds_what_is_used_outside_of_the_checkout_and_no_more(tmp_pa
         "yt8m_ray/py.typed",
         "yt8m_ray/models/base.py",
         "yt8m_ray/configs/train/netvlad.yaml",
+        "yt8m_ray/samples/video_level/train0.tfrecord",
         "jobs/train.py",
         "serve/config.yaml",
         "serve/page/index.html",

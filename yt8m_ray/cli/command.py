@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -41,6 +42,8 @@ def run_guarded(work: Callable[[], None], *, is_verbose: bool = False) -> NoRetu
     # Ray reads the environment when it is imported, which a verb does late.
     configure_environment(RAY_ENVIRONMENT, import_environment())
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # What Ray says of its own calls of itself.
+    warnings.filterwarnings("ignore", module=r"ray\.")
     # Migrations and checks: nothing to act on.
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
         logging.getLogger(name).setLevel(logging.WARNING)

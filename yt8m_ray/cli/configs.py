@@ -12,7 +12,8 @@ from typing import get_args
 
 from yt8m_ray.cli.command import print_result
 from yt8m_ray.config.shipped import Kind, purpose, shipped_configs
-from yt8m_ray.errors import ConfigError, nearest
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.wording import nearest
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

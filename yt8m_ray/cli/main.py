@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 from yt8m_ray import __version__
 from yt8m_ray.cli.command import run_guarded
 from yt8m_ray.cli.verbs import NAMES, VERBS
-from yt8m_ray.errors import ConfigError, nearest
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.wording import nearest
 
 # The service lies outside of the package.
 _ELSEWHERE = {"serve": "serve.command"}

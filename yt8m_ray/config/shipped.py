@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from yt8m_ray.errors import ConfigError, nearest
+from yt8m_ray.errors import ConfigError
+from yt8m_ray.wording import nearest
 
 Kind = Literal["train", "tune", "export"]
 

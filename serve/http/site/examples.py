@@ -21,16 +21,20 @@ from yt8m_ray.data.format.example import Fields, decode_record
 from yt8m_ray.data.format.features import VideoRow
 from yt8m_ray.data.format.tfrecord import read_payloads
 from yt8m_ray.data.pipeline.single_record import encode_row
+from yt8m_ray.data.samples import samples_folder
 from yt8m_ray.data.storage.filesystem import open_stream
-from yt8m_ray.schema import ID_KEYS
+from yt8m_ray.schema import FRAME_FEATURES, ID_KEYS, LABELS_KEY, NUM_CLASSES_2018, VIDEO_FEATURES
 
 NUM_EXAMPLES = 12
+# By whether the model reads means.
+_SAMPLES = {True: "video_level/validate0.tfrecord", False: "frame_level/one_real_video.tfrecord"}
 
 
 class ExampleEntry(pydantic.BaseModel):
     id: str
     title: str
     num_frames: int | None = Field(description="null for a video that has means alone")
+    labels: list[int] = Field(description="The classes that the record itself names")
 
 
 class ExampleList(pydantic.BaseModel):
@@ -45,7 +49,8 @@ def add_example_routes(api: FastAPI, service: Service) -> None:
     async def examples(request: Request) -> ExampleList:
         service.client_tokens.check(request)
         found = await held.of(service.host.current)
-        return ExampleList(is_made_up=service.args.examples is None, examples=[each.entry for each in found.values()])
+        is_made_up = held.shard_for(service.host.current) is None
+        return ExampleList(is_made_up=is_made_up, examples=[each.entry for each in found.values()])
 
     async def example(request: Request) -> Response:
         service.client_tokens.check(request)
@@ -73,22 +78,36 @@ class ExampleVideo:
 
 
 class Examples:
-    """The examples of a replica, read at the first use and kept; without a shard, the golden videos of the model."""
+    """The examples of a replica, read at the first use and kept.
+
+    Without a shard of its own they are real videos that come along, or what the model checks itself with where it reads
+    other features than those.
+    """
 
     def __init__(self, path: str | None) -> None:
         self._path = path
         self._lock = asyncio.Lock()
-        self._of_shard: dict[str, ExampleVideo] | None = None
+        self._of_shards: dict[str, dict[str, ExampleVideo]] = {}
+
+    def shard_for(self, model: HostedModel) -> str | None:
+        """Returns the shard of a model's examples, None where there is none."""
+        if self._path is not None:
+            return self._path
+        spec = model.predictor.spec
+        fits = spec.num_classes == NUM_CLASSES_2018 and spec.sizes in (VIDEO_FEATURES, FRAME_FEATURES)
+        found = samples_folder() / _SAMPLES[spec.is_video_level]
+        return str(found) if fits and found.is_file() else None
 
     async def of(self, model: HostedModel) -> dict[str, ExampleVideo]:
         """Returns the examples by id, in order; ValueError or OSError if the shard cannot be read."""
-        if self._path is None:
+        shard = self.shard_for(model)
+        if shard is None:
             return await asyncio.to_thread(_golden_examples, model)
         # Requests that come meanwhile wait, and do not read it again.
         async with self._lock:
-            if self._of_shard is None:
-                self._of_shard = await asyncio.to_thread(_read_examples, self._path)
-            return self._of_shard
+            if shard not in self._of_shards:
+                self._of_shards[shard] = await asyncio.to_thread(_read_examples, shard)
+            return self._of_shards[shard]
 
 
 def _read_examples(path: str) -> dict[str, ExampleVideo]:
@@ -99,9 +118,16 @@ def _read_examples(path: str) -> dict[str, ExampleVideo]:
         fields = decode_record(payload)
         # Means alone have no sequences.
         lengths = [len(steps) for steps in fields.sequences.values()]
-        entry = ExampleEntry(id=str(index), title=_title(fields, index), num_frames=max(lengths, default=None))
+        entry = ExampleEntry(
+            id=str(index), title=_title(fields, index), num_frames=max(lengths, default=None), labels=_labels(fields)
+        )
         examples[entry.id] = ExampleVideo(entry, payload)
     return examples
+
+
+def _labels(fields: Fields) -> list[int]:
+    labels = fields.context.get(LABELS_KEY)
+    return [] if labels is None else [int(label) for label in labels]
 
 
 def _title(fields: Fields, index: int) -> str:
@@ -118,6 +144,6 @@ def _golden_examples(model: HostedModel) -> dict[str, ExampleVideo]:
     videos, examples = golden.videos, {}
     for index, clip in enumerate(np.split(videos.frames, np.cumsum(videos.num_frames)[:-1]), 1):
         num_frames = None if spec.is_video_level else len(clip)
-        entry = ExampleEntry(id=str(index), title=f"made-up-{index}", num_frames=num_frames)
+        entry = ExampleEntry(id=str(index), title=f"made-up-{index}", num_frames=num_frames, labels=[])
         examples[entry.id] = ExampleVideo(entry, encode_row(VideoRow(entry.title, clip, np.empty(0, np.int32)), spec))
     return examples

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 
-from yt8m_ray.data.progress import byte_bar
+from yt8m_ray.data.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ class Progress:
         self._files: dict[str, tuple[int, int]] = {}
         self._known_bytes = 0
         self._lock = threading.Lock()
-        self._bar = byte_bar(logger, _LINE, leave=False)
+        self._open = contextlib.ExitStack()
+        self._bar = self._open.enter_context(progress_bar(logger, _LINE, leave=False))
 
     def report(self, name: str, num_bytes: int, size: int | None) -> None:
         """Notes that `num_bytes` of a file are here; fewer than before where it was started again."""
@@ -48,7 +50,7 @@ class Progress:
 
     def close(self) -> None:
         """Removes the bar."""
-        self._bar.close()
+        self._open.close()
 
     def _show(self, change: int) -> None:
         # Files that have not begun are estimated to be as large as the others on average.

@@ -23,6 +23,7 @@ from yt8m_ray.data.download.progress import Progress
 from yt8m_ray.data.download.transfer import PART_SUFFIX, OnBytes, StoppedError, Transfer, TransferError, md5_of
 from yt8m_ray.errors import NoShardsError
 from yt8m_ray.json_document import append_json_line, parse_json, read_json_lines
+from yt8m_ray.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -205,9 +206,9 @@ def _fetch_plan(transfer: Transfer, url: str) -> dict[str, str]:
 
 def _log_summary(report: Report, output: Path, seconds: float) -> None:
     logger.info(
-        "%s: %d files; %d fetched (%sB in %s), %d were there, %d failed, %d not reached",
+        "%s: %s; %d fetched (%sB in %s), %d were there, %d failed, %d not reached",
         output,
-        report.num_files,
+        counted(report.num_files, "file"),
         report.num_fetched,
         tqdm.format_sizeof(report.num_bytes),
         tqdm.format_interval(seconds),

@@ -13,7 +13,7 @@ from yt8m_ray.data.inspection.dataset_manifest import Manifest, differences
 from yt8m_ray.data.inspection.dataset_summary import Summary
 from yt8m_ray.data.inspection.histograms import write_histograms
 from yt8m_ray.data.inspection.shard_counts import detect_features, survey_shard
-from yt8m_ray.data.progress import byte_bar
+from yt8m_ray.data.progress import progress_bar
 from yt8m_ray.data.storage.filesystem import total_bytes
 from yt8m_ray.schema import VIDEO_FEATURES
 
@@ -29,7 +29,7 @@ def inspect_shards(config: InspectionConfig, shards: Sequence[str], *, manifest:
     sizes = (detect_features(shards) or VIDEO_FEATURES) if config.features is None else config.features
     summary = Summary(shards, sizes, config.num_classes, is_detected=config.features is None)
     survey = functools.partial(survey_shard, sizes=dict(sizes), num_classes=config.num_classes)
-    with byte_bar(logger, "{desc}, {n_fmt}B of {total_fmt}B", total=total_bytes(shards)) as bar:
+    with progress_bar(logger, "{desc}, {n_fmt}B of {total_fmt}B", total=total_bytes(shards)) as bar:
         surveys = map_tasks(survey, shards, num_workers=config.num_workers)
         for num_done, (index, shard) in enumerate(surveys, 1):
             summary.add(index, shard)
@@ -38,7 +38,6 @@ def inspect_shards(config: InspectionConfig, shards: Sequence[str], *, manifest:
             state = f"{num_done}/{len(shards)} shards, {num_videos} videos, {rate:.0f} videos/s"
             bar.set_description_str(state, refresh=False)
             bar.update(shard.counts.num_bytes)
-        bar.refresh()
     if manifest is not None:
         summary.differences = differences(manifest, summary.entries.values())
     summary.seconds = time.monotonic() - started

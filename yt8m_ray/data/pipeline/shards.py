@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from yt8m_ray.data.samples import resolve_sample
 from yt8m_ray.data.storage.filesystem import match_paths, match_uris
 from yt8m_ray.errors import NoShardsError
 from yt8m_ray.local_files import NotAFileError, check_regular
@@ -45,7 +46,7 @@ def expand_shards(patterns: str | Sequence[str] | None, *, key: str, keep_folder
         NoShardsError: nothing is given, or a pattern matches nothing, or a folder, a pipe or a device.
     """
     shards: set[str] = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
+    for pattern in map(resolve_sample, [patterns] if isinstance(patterns, str) else patterns or []):
         try:
             matches = match_uris(pattern) if "://" in pattern else match_paths(pattern)
         except FileNotFoundError as error:  # no such bucket

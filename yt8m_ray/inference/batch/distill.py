@@ -29,6 +29,7 @@ from yt8m_ray.inference.batch.resumable_output import SoftLabelParts
 from yt8m_ray.inference.batch.worker_pool import batches_on_device, write_missing
 from yt8m_ray.inference.predictor import Predictor, read_spec
 from yt8m_ray.topk import top_k
+from yt8m_ray.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ def label_shards(
     )
     num_videos, index, elapsed = parts.num_videos, parts.complete(), time.monotonic() - started
     num_new, bytes_each = num_videos - num_before, sum(shard.bytes for shard in index.shards) / max(num_videos, 1)
-    message = "%d videos of %d shards, %.0f bytes a video; %d of them in %.1f s: %.0f videos/s"
-    logger.info(message, num_videos, len(index.shards), bytes_each, num_new, elapsed, num_new / elapsed)
+    message = "%d videos of %s, %.0f bytes a video; %d of them in %.1f s: %.0f videos/s"
+    shards = counted(len(index.shards), "shard")
+    logger.info(message, num_videos, shards, bytes_each, num_new, elapsed, num_new / elapsed)
     return index

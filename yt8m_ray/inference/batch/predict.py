@@ -16,6 +16,7 @@ from yt8m_ray.inference.batch.resumable_output import PredictionParts
 from yt8m_ray.inference.batch.worker_pool import batches_on_device, write_missing
 from yt8m_ray.inference.predictor import Predictor, model_version, read_spec
 from yt8m_ray.topk import TopK
+from yt8m_ray.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,6 @@ def predict_shards(
     num_videos = counts.pop("num_videos", 0)
     num_new = num_videos - num_before
     causes = ", ".join(f"{cause} {count}" for cause, count in sorted(counts.items())) or "none"
-    message = "%d videos of %d shards; %d of them in %.1f s: %.0f videos/s; left out: %s"
-    logger.info(message, num_videos, len(shards), num_new, elapsed, num_new / elapsed, causes)
+    message = "%d videos of %s; %d of them in %.1f s: %.0f videos/s; left out: %s"
+    logger.info(message, num_videos, counted(len(shards), "shard"), num_new, elapsed, num_new / elapsed, causes)
     return num_videos

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import pickle
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from yt8m_ray.config.data import DataConfig
 from yt8m_ray.data.format.features import FeatureSpec
 from yt8m_ray.data.pipeline.batches import batches_of, to_batch
 from yt8m_ray.data.pipeline.packed_videos import PackedVideos, Rejection, ShardEnd, from_table
-from yt8m_ray.data.pipeline.ray_dataset import map_blocks, read_dataset
+from yt8m_ray.data.pipeline.ray_dataset import estimate_num_videos, map_blocks, read_dataset
 from yt8m_ray.data.pipeline.read_options import OnCorruptPolicy, ReadOptions
 from yt8m_ray.data.pipeline.read_position import Position, check_labelled
+from yt8m_ray.data.progress import progress_bar
 from yt8m_ray.errors import CarriedError
 from yt8m_ray.inference.batch.resumable_output import ResumableOutput
 from yt8m_ray.inference.predictor import Predictor
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 BATCH_SIZE = 64
 # Logical CPUs that a worker asks for, so that two of them and a reader fit a machine of two.
 CPUS_PER_WORKER = 0.5
-PROGRESS_INTERVAL_S = 5.0
+_LINE = "{n:.0f} of some {total:.0f} videos, {rate_noinv_fmt}, ETA {remaining}"
 
 
 @dataclass(frozen=True)
@@ -143,23 +143,22 @@ def map_videos(
     Raises:
         ValueError, OSError: a shard cannot be read, or none of the videos has labels and they are required.
     """
-    started = reported = time.monotonic()
     done = Position()
     dataset = read_dataset(shards, spec, options, num_parts=num_workers)
     arguments = (load, compute, spec, list(shards), options.on_corrupt)
-    for table in map_blocks(dataset, _Worker, arguments, num_workers=num_workers, cpus_per_worker=CPUS_PER_WORKER):
-        for state in table["answer"].to_pylist():
-            # Unpickling runs code, but only our own workers write these.
-            answer: Answer = pickle.loads(state)
-            done.add(answer.shards, answer.records)
-            done.add_remarks(answer.rejections, answer.ends)
-            for message in answer.messages:
-                logger.warning("%s", message)
-            yield answer
-        if time.monotonic() - reported > PROGRESS_INTERVAL_S:
-            reported = time.monotonic()
-            num_videos = done.num_done - done.num_rejected
-            logger.info("%d videos, %.0f videos/s", num_videos, num_videos / (reported - started))
+    # An estimate, which is why it says some.
+    total = round(estimate_num_videos(list(shards), options)) or None
+    with progress_bar(logger, _LINE, total=total, unit=" videos", leave=False) as bar:
+        for table in map_blocks(dataset, _Worker, arguments, num_workers=num_workers, cpus_per_worker=CPUS_PER_WORKER):
+            for state in table["answer"].to_pylist():
+                # Unpickling runs code, but only our own workers write these.
+                answer: Answer = pickle.loads(state)
+                done.add(answer.shards, answer.records)
+                done.add_remarks(answer.rejections, answer.ends)
+                bar.update(len(answer.records))
+                for message in answer.messages:
+                    logger.warning("%s", message)
+                yield answer
     # AccountingError unless every record of every shard has arrived, as a video or as a rejection.
     done.check_complete(shards)
     check_labelled(key, done)

@@ -18,6 +18,7 @@ from yt8m_ray.inference.bundle.document import (
     open_bundle,
     weights_name,
 )
+from yt8m_ray.wording import counted
 
 _UNKNOWN = "unknown"
 
@@ -105,7 +106,7 @@ def _table(document: BundleDocument) -> list[str]:
     if is_mixed:
         last = ["  stored as", *(f"  {name}" for name in transforms), ""]
         lines = [line + end for line, end in zip(lines, last, strict=True)]
-    return [*lines, f"on {quality.num_videos} videos of {len(quality.split)} shards"]
+    return [*lines, f"on {counted(quality.num_videos, 'video')} of {counted(len(quality.split), 'shard')}"]
 
 
 def _choices(document: BundleDocument) -> Iterator[tuple[list[str], list[str]]]:

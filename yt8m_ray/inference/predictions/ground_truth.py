@@ -21,6 +21,7 @@ from yt8m_ray.inference.predictions.align_files import NUM_NAMED
 from yt8m_ray.inference.predictions.reader import open_csv
 from yt8m_ray.inference.predictions.rows import Row
 from yt8m_ray.inference.predictions.writer import csv_line, written_aside
+from yt8m_ray.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,9 @@ def write_truth(
             raise ValueError(unlabelled_message("shards", num_unlabelled))
     if num_unlabelled:
         logger.warning("%d of %d videos have no labels and are left out", num_unlabelled, num_unlabelled + num_videos)
-    logger.info("%d videos of %d shards; left out: %d records", num_videos, len(shards), num_rejected)
+    logger.info(
+        "%s of %s; left out: %s", *map(counted, (num_videos, len(shards), num_rejected), ("video", "shard", "record"))
+    )
     return num_videos
 
 

@@ -18,6 +18,7 @@ from yt8m_ray.inference.predictions.ground_truth import TruthScore, read_truth
 from yt8m_ray.inference.predictions.reader import open_predictions
 from yt8m_ray.inference.predictions.rows import Row
 from yt8m_ray.inference.predictions.writer import SubmissionWriter
+from yt8m_ray.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def merge_predictions(
                 if correlation is not None:
                     correlation.add(video)
         document: dict[str, Any] = {} if score is None else score.document()
-    logger.info("%d videos of %d files in %.1f s", len(alignment), len(paths), time.monotonic() - started)
+    logger.info("%d videos of %s in %.1f s", len(alignment), counted(len(paths), "file"), time.monotonic() - started)
     if correlation is not None:
         matrix = correlation.matrix()
         logger.info("correlation of the files:\n%s", correlation_table(paths, matrix))

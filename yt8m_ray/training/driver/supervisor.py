@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from pathlib import Path
 
 from yt8m_ray.config.train import TrainConfig
+from yt8m_ray.data.progress import LINE_INTERVAL_S
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking.history import History
 from yt8m_ray.training.driver.coordinator import Coordinator, Messages
@@ -16,7 +16,7 @@ from yt8m_ray.training.driver.nodes import draining_nodes, fitting_workers, free
 from yt8m_ray.training.driver.progress import ProgressBar
 from yt8m_ray.training.driver.scaling import Workers
 from yt8m_ray.training.run.hooks import RunHooks
-from yt8m_ray.training.run.run_folder import LOG_FILE
+from yt8m_ray.training.run.run_folder import append_log
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,9 @@ class Supervisor:
         self.reason: str | None = None  # why the workers were asked to stop
         self.has_notice = False  # whether that is because a node of theirs is about to go
         self._config = config
-        self._log_path = folder / LOG_FILE
+        self._folder = folder
+        self._step: int | None = None
+        self._last_line = time.monotonic()
         self._history = History(folder)
         self.hooks = hooks
         self._is_ending = False
@@ -56,17 +58,21 @@ class Supervisor:
         lines, self._node_ids = taken.lines, taken.node_ids
         for metrics, step, progress in taken.measured:
             self._history.append(metrics, step, progress)
+            self._step = step
         for metrics in taken.reported:
             self.hooks.checkpoint_written(metrics)
+        now = time.monotonic()
         if lines:
-            # A full disk: the lines are in this process's log too.
-            with contextlib.suppress(OSError), self._log_path.open("a", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in lines)
+            append_log(self._folder, lines)
+            self._last_line = now
         for line in lines:
             logger.info("%s", line)
+        # Their start, a validation, the writing of a checkpoint.
+        if now - self._last_line > LINE_INTERVAL_S and bar is None:
+            self._last_line = now
+            logger.info("%s", "starting" if self._step is None else f"at work, after step {self._step}")
         if bar is not None:
             bar.update()
-        now = time.monotonic()
         if self._node_ids and self._training_since is None:
             self._training_since = now
         if self.reason is None and self._training_since is not None and now >= self._next_look:

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ from yt8m_ray.training.run.outcome import (
     sender_of,
     start_tracking,
 )
-from yt8m_ray.training.run.run_folder import LOG_FILE, RunRecord, Status, check_resume, is_finished, locked
+from yt8m_ray.training.run.run_folder import LOG_FILE, RunRecord, Status, append_log, check_resume, is_finished, locked
 from yt8m_ray.training.run.run_store import RunStore
 from yt8m_ray.training.steps.distributed import rank
 from yt8m_ray.training.steps.profiling import TRACE_FILE
@@ -123,6 +124,10 @@ def _run(config: TrainConfig, store: RunStore, inputs: RunInputs, hooks: RunHook
     except (KeyboardInterrupt, SystemExit):
         status = "stopped"
         logger.warning("%s", describe_stop(store))
+        raise
+    except Exception:
+        # A user sees one message; where it came from is here.
+        append_log(folder, traceback.format_exc().splitlines())
         raise
     finally:
         store.record(RunRecord(status, tracker.run_id))

@@ -25,6 +25,7 @@ from yt8m_ray.training.run.checkpoints import Checkpoints
 from yt8m_ray.training.steps.build_loop import build_loop
 from yt8m_ray.training.steps.distributed import from_rank_0, merge_over_workers, rank, sum_over_workers, world_size
 from yt8m_ray.training.steps.profiling import TRACE_FILE, traced
+from yt8m_ray.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,11 @@ class Worker:
         """Trains to the end, or to where it is to stop, and returns the last metrics."""
         metrics: Metrics = {}
         if rank() == 0:
-            logger.info("%d workers on %s, from step %d", world_size(), self._device, self._loop.progress.step)
+            workers, step = counted(world_size(), "worker"), self._loop.progress.step
+            num_classes = self._config.data.num_classes
+            logger.info(
+                "%s on %s, from step %d; losses are sums over %d classes", workers, self._device, step, num_classes
+            )
         progress = self._loop.progress
         while (progress.is_validation_due or not self._loop.is_finished) and not self._is_stopped():
             metrics = self._end_epoch({}) if progress.is_validation_due else self._run_epoch()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
+
+# Before each line of a log file.
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+_TIME = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
 
 @contextlib.contextmanager
@@ -16,7 +21,7 @@ def logging_to(path: Path, *, prefix: str) -> Iterator[None]:
     """Appends what this package logs while the `with` block runs to a file, each line with a prefix."""
     package_logger = logging.getLogger("yt8m_ray")
     handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", TIME_FORMAT))
     package_logger.addHandler(handler)
     package_logger.setLevel(logging.INFO)
     try:
@@ -42,7 +47,7 @@ def lines_passed_on(path: Path) -> Iterator[None]:
             while not was_over:
                 was_over = is_over.wait(0.5)
                 for line in lines:
-                    logger.info("%s", line.rstrip())
+                    logger.info("%s", _TIME.sub("", line.rstrip()))
 
         thread = threading.Thread(target=pass_on, daemon=True)
         thread.start()

@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from yt8m_ray.data.storage.folders import is_remote
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.json_document import parse_json
 from yt8m_ray.local_files import read_document, replace_file
+from yt8m_ray.training.run.log_files import TIME_FORMAT
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,13 @@ def run_path(config: TrainConfig) -> Path:
     if is_remote(config.output):
         return cache_folder() / "runs" / hashlib.sha256(config.output.encode()).hexdigest()[:16] / config.run.name
     return Path(config.output).absolute() / config.run.name
+
+
+def append_log(folder: Path, lines: Iterable[str]) -> None:
+    """Adds lines with the time to a run's log; a full disk is passed over, for they are on stderr too."""
+    now = time.strftime(TIME_FORMAT)
+    with contextlib.suppress(OSError), (folder / LOG_FILE).open("a", encoding="utf-8") as file:
+        file.writelines(f"{now} {line}\n" for line in lines)
 
 
 @contextlib.contextmanager

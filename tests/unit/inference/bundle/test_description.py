@@ -35,7 +35,7 @@ def test_the_page_says_what_an_operator_asks(write_tiny_bundle: Write) -> None:
         f"bundle {bundle}",
         f"version {description.version}, format 2",
         f"ensemble              1.0000 {quality.gap_before:12.6f} {quality.gap_after:12.6f}        0.00        0.00",
-        "on 8 videos of 1 shards\n  validate.tfrecord",
+        "on 8 videos of 1 shard\n  validate.tfrecord",
         "input: frame level, at most 6 frames, normalized here: l2",
         "  audio            4 uint8 a frame",
         "output: 30 classes, named in vocabulary.csv",
@@ -76,7 +76,7 @@ def test_each_figure_stands_beside_the_shards_that_it_was_measured_on(write_tiny
 
     page = to_text(dataclasses.replace(description, document=document))
 
-    assert "\non 8 videos of 1 shards\n  validate.tfrecord\n\nstored as the smallest" in page
+    assert "\non 8 videos of 1 shard\n  validate.tfrecord\n\nstored as the smallest" in page
     assert " on 9 videos of 2 other shards:\n  w0\n  ... w1\nlogistic of runs/a\n" in page
 
 

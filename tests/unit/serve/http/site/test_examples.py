@@ -31,6 +31,15 @@ def clip(name: str, num_frames: int) -> bytes:
     return encode_sequence_example({"id": [name.encode()]}, frames)
 
 
+def test_an_example_names_the_labels_of_its_record(save_tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    means = {"mean_rgb": np.zeros(8, np.float32), "mean_audio": np.zeros(4, np.float32)}
+    write_records(str(tmp_path / "shard"), [encode_example({"id": [b"v"], "labels": np.array([3, 1]), **means})])
+
+    listed = client_of(save_tiny_checkpoint(), tmp_path / "shard").get("/v1/examples").json()
+
+    assert listed["examples"] == [{"id": "1", "title": "v", "num_frames": None, "labels": [3, 1]}]
+
+
 def test_the_first_twelve_videos_of_a_shard_are_offered(
     save_tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -40,7 +49,7 @@ def test_the_first_twelve_videos_of_a_shard_are_offered(
     listed = client.get("/v1/examples").json()
     assert listed["is_made_up"] is False
     assert listed["examples"] == [
-        {"id": str(index + 1), "title": f"v{index}", "num_frames": 1 + index % 6} for index in range(12)
+        {"id": str(index + 1), "title": f"v{index}", "num_frames": 1 + index % 6, "labels": []} for index in range(12)
     ]
     response = client.get("/v1/examples/3")
     assert response.headers["content-type"] == "application/octet-stream" and response.content == payloads[2]
