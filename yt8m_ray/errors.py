@@ -6,19 +6,27 @@ import contextlib
 from collections.abc import Iterator
 
 
-class ConfigError(ValueError):
+class YT8MError(Exception):
+    """What a user can mend, or at least has to know: all errors of this package that are meant for users."""
+
+
+class InputError(YT8MError, ValueError):
+    """Videos or arguments that a model cannot take."""
+
+
+class ConfigError(YT8MError, ValueError):
     """A document, an override or an argument that the user has to change; the message names the dotted key."""
 
 
-class ClusterTooSmallError(ValueError):
+class ClusterTooSmallError(YT8MError, ValueError):
     """Workers that the cluster can never place; Ray would wait for ever."""
 
 
-class ClusterDiedError(RuntimeError):
+class ClusterDiedError(YT8MError, RuntimeError):
     """A process of Ray without which no call to the cluster ends."""
 
 
-class NoShardsError(FileNotFoundError):
+class NoShardsError(YT8MError, FileNotFoundError):
     """A path or glob that names no shard."""
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from yt8m_ray.errors import YT8MError
+
 
 @dataclass(frozen=True)
 class TopK:
@@ -16,7 +18,7 @@ class TopK:
     scores: torch.Tensor  # float32 [B, k], probabilities
 
 
-class NaNScoresError(ValueError):
+class NaNScoresError(YT8MError, ValueError):
     """A model's scores of some videos are NaN, as features that are finite and enormous make them."""
 
     def __init__(self, rows: Sequence[int], video_ids: Sequence[str]) -> None:

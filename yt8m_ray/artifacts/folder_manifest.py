@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from yt8m_ray import __version__
 from yt8m_ray.data.storage.folders import download_folder, is_remote, join_uri, read_file
-from yt8m_ray.errors import ConfigError
+from yt8m_ray.errors import ConfigError, YT8MError
 from yt8m_ray.json_document import parse_json
 from yt8m_ray.local_files import read_document
 
@@ -32,7 +32,7 @@ FORMAT_VERSION = 1
 _MOST_THREADS = 4
 
 
-class CheckpointError(ValueError):
+class CheckpointError(YT8MError, ValueError):
     """A folder that is no intact checkpoint; the message says which file and why."""
 
 

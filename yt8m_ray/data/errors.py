@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from yt8m_ray.errors import YT8MError
+
 # Why a record is refused: a checksum, a length or truncation, its content, a class id out of range, a feature's value
 # that is not a finite number.
 Cause = Literal["crc", "length", "parse", "label", "value"]
@@ -11,7 +13,7 @@ Cause = Literal["crc", "length", "parse", "label", "value"]
 UNLABELLED = "unlabelled"
 
 
-class RecordError(ValueError):
+class RecordError(YT8MError, ValueError):
     """A record's bytes or fields are bad; raised where the path and the position are not known."""
 
     def __init__(self, reason: str, cause: Cause = "parse") -> None:
@@ -27,7 +29,7 @@ class RecordTooLargeError(RecordError):
     """A record may be sound, and is longer than the reader takes."""
 
 
-class CorruptRecordError(ValueError):
+class CorruptRecordError(YT8MError, ValueError):
     """A shard holds a bad record; `offset` is its first byte in the uncompressed stream."""
 
     def __init__(self, path: str, record: int, offset: int, reason: str, cause: Cause) -> None:

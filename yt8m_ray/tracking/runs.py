@@ -21,7 +21,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from yt8m_ray.errors import ConfigError
+from yt8m_ray.errors import ConfigError, YT8MError
 from yt8m_ray.local_cluster import configure_environment
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ _SQLALCHEMY_ADVICE = "(raised as a result of Query-invoked autoflush"
 _REASON = re.compile(r"""Caused by \w+\(['"](?:\w+\(.*?\): )?([^'"]*)['"]""")
 
 
-class TrackingError(ConnectionError):
+class TrackingError(YT8MError, ConnectionError):
     """MLflow refused a call or did not answer; the message names its address."""
 
     def __init__(self, message: str, *, is_temporary: bool) -> None:

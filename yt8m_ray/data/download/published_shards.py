@@ -21,7 +21,7 @@ from tqdm import tqdm
 from yt8m_ray.data.download.config import FILE_NAME, DownloadConfig, select
 from yt8m_ray.data.download.progress import Progress
 from yt8m_ray.data.download.transfer import PART_SUFFIX, OnBytes, StoppedError, Transfer, TransferError, md5_of
-from yt8m_ray.errors import NoShardsError
+from yt8m_ray.errors import NoShardsError, YT8MError
 from yt8m_ray.json_document import append_json_line, parse_json, read_json_lines
 from yt8m_ray.wording import counted
 
@@ -35,7 +35,7 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 _STOP_TIMEOUT_S = 1.0
 
 
-class DownloadError(OSError):
+class DownloadError(YT8MError, OSError):
     """Files that could not be fetched; all others have been."""
 
 

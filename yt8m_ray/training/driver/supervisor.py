@@ -59,6 +59,7 @@ class Supervisor:
         for metrics, step, progress in taken.measured:
             self._history.append(metrics, step, progress)
             self._step = step
+            self.hooks.measured(metrics)
         for metrics in taken.reported:
             self.hooks.checkpoint_written(metrics)
         now = time.monotonic()

@@ -22,7 +22,7 @@ from yt8m_ray.cluster import root_cause
 from yt8m_ray.config.train import TrainConfig, with_absolute_paths
 from yt8m_ray.data.pipeline.packed_videos import Block, from_table
 from yt8m_ray.data.pipeline.ray_dataset import keep_order, read_dataset, split_dataset
-from yt8m_ray.errors import ConfigError
+from yt8m_ray.errors import ConfigError, YT8MError
 from yt8m_ray.tracking.models import CHECKPOINT_PATH
 from yt8m_ray.training.driver.coordinator import Coordinator, Messages
 from yt8m_ray.training.driver.failures import final_error, last_line
@@ -62,7 +62,7 @@ from yt8m_ray.training.steps.profiling import TRACE_FILE
 logger = logging.getLogger(__name__)
 
 
-class WorkersLostError(RuntimeError):
+class WorkersLostError(YT8MError, RuntimeError):
     """Workers died more often than `scaling.max_failures` allows."""
 
 

@@ -13,13 +13,14 @@ import safetensors
 
 from yt8m_ray.artifacts.checkpoint_folders import CHECKPOINT_PATTERN, latest_checkpoint, score_of
 from yt8m_ray.artifacts.folder_manifest import MANIFEST_FILE
+from yt8m_ray.errors import YT8MError
 from yt8m_ray.json_document import parse_json
 from yt8m_ray.local_files import read_document
 
 _ASIDE = ".aside-"
 
 
-class CheckpointWriteError(OSError):
+class CheckpointWriteError(YT8MError, OSError):
     """A checkpoint that could not be written; the earlier ones are as they were."""
 
 

@@ -16,6 +16,9 @@ class RunHooks:
         """Follows a checkpoint; after an epoch its metrics have `epoch` and `validation/...`."""
         # Where the run is in process, its worker calls it, and trains on when it returns.
 
+    def measured(self, metrics: Mapping[str, float]) -> None:
+        """Follows an interval, or an epoch."""
+
     def should_stop(self) -> bool:
         """Returns whether the run is to stop after its running step, with a checkpoint; called about every second."""
         return False
