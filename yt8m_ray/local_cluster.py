@@ -1,8 +1,8 @@
 """The environment of a Ray cluster on this machine that only its user can use.
 
-    eval "$(python -m yt8m_ray.local_cluster)"    # then `serve run serve/config.yaml`, or `ray start --head`
+    eval "$(python -m yt8m_ray.local_cluster)"    # then `ray start --head`
 
-The verbs in `jobs/` set the same variables themselves. Ray reads some of them when it is imported.
+The verbs set the same variables themselves. Ray reads some of them when it is imported.
 """
 
 from __future__ import annotations
