@@ -30,5 +30,5 @@ def test_the_upload_holds_the_code_the_configs_and_the_vocabulary(upload: Path) 
 def test_the_upload_is_small_and_leaves_the_environment_data_and_results_behind(upload: Path) -> None:
     tops = {name.split("/")[0] for name in zipfile.ZipFile(upload).namelist()}
 
-    assert tops == {"yt8m_ray", "jobs", "serve", "configs"}
+    assert tops == {"yt8m_ray", "jobs", "serve", "configs", "samples"}
     assert upload.stat().st_size < MAX_UPLOAD_BYTES

@@ -31,12 +31,12 @@ def run(options: argparse.Namespace) -> None:
 
     if options.num_workers < 1:
         raise ConfigError("--num-workers: expected at least 1")
-    model, shards = locate_model(options.model), expand_shards(options.shards, key="shards")
+    model = locate_model(options.model)
     from yt8m_ray.inference.batch.distill import choose_format, label_shards, local_folder
     from yt8m_ray.inference.predictor import check_fit
 
     label_format, num_entries = choose_format(options.format, top=options.top, dense=options.dense)
-    output = local_folder(options.output)
+    output, shards = local_folder(options.output), expand_shards(options.shards, key="shards")
     # Before Ray starts: what does not fit the model is refused within seconds.
     check_fit(model, shards, labels="ignored", on_corrupt=options.on_corrupt)
     with ray_cluster():

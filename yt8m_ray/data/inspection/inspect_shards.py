@@ -38,6 +38,7 @@ def inspect_shards(config: InspectionConfig, shards: Sequence[str], *, manifest:
             state = f"{num_done}/{len(shards)} shards, {num_videos} videos, {rate:.0f} videos/s"
             bar.set_description_str(state, refresh=False)
             bar.update(shard.counts.num_bytes)
+        bar.refresh()
     if manifest is not None:
         summary.differences = differences(manifest, summary.entries.values())
     summary.seconds = time.monotonic() - started
