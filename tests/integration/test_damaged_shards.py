@@ -102,9 +102,9 @@ def test_each_epoch_counts_what_it_read_and_what_it_rejected(trained: FitResult,
     def history(name: str) -> list[float]:
         return [metric.value for metric in client.get_metric_history(trained.mlflow_run_id, name)]
 
-    assert history("data/videos_read") == [damaged.num_train] * NUM_EPOCHS
+    assert history("train/videos_read") == [damaged.num_train] * NUM_EPOCHS
     for cause in ("crc", "length", "parse", "label", "value"):
-        assert history(f"data/rejected_{cause}") == [count(TRAIN, cause)] * NUM_EPOCHS, cause
+        assert history(f"train/rejected_{cause}") == [count(TRAIN, cause)] * NUM_EPOCHS, cause
         assert history(f"validation/rejected_{cause}") == [count(VALIDATION, cause)] * NUM_EPOCHS, cause
     assert trained.metrics["validation/num_videos"] == damaged.num_validation
 

@@ -26,12 +26,14 @@ class TrackingServer:
         folder: Where clients put artifacts.
         mood: How it answers from now on. `hangs` does not answer before the mood changes.
         runs: By id.
+        models: By id, as they were asked for.
         num_requests: How often it was asked anything.
     """
 
     folder: Path
     mood: Mood = "well"
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
     num_requests: int = 0
     port: int = 0
     well_again: threading.Event = field(default_factory=threading.Event)
@@ -47,6 +49,8 @@ class TrackingServer:
         match path.rsplit("2.0/mlflow/", 1)[-1]:
             case "experiments/get-by-name":
                 return {"experiment": {"experiment_id": "1", "name": "e", "artifact_location": self.folder.as_uri()}}
+            case "experiments/set-experiment-tag":
+                return {}
             case "runs/search":
                 runs = [run for run in self.runs.values() if any(t["value"] in query["filter"] for t in run["tags"])]
                 return {"runs": [self._describe(run) for run in runs]}
@@ -65,9 +69,22 @@ class TrackingServer:
                 run = self.runs[query["run_id"]]
                 run["metrics"] |= {(m["key"], m["timestamp"], m["step"], m["value"]) for m in query.get("metrics", [])}
                 run["params"] |= {param["key"]: param["value"] for param in query.get("params", [])}
+                changed = {tag["key"] for tag in query.get("tags", [])}
+                run["tags"] = [tag for tag in run["tags"] if tag["key"] not in changed] + query.get("tags", [])
                 return {}
+            case "logged-models":
+                self.models[model_id := f"m-{len(self.models)}"] = query
+                return self._describe_model(model_id)
+            case "runs/outputs":
+                return {}
+            case model if model.startswith("logged-models/"):
+                return self._describe_model(model.removeprefix("logged-models/"))
             case other:
                 raise LookupError(other)
+
+    def _describe_model(self, model_id: str) -> dict[str, Any]:
+        info = {"model_id": model_id, "experiment_id": "1", "name": self.models[model_id]["name"]}
+        return {"model": {"info": {**info, "status": "LOGGED_MODEL_READY"}}}
 
     def _describe(self, run: dict[str, Any]) -> dict[str, Any]:
         info = {"run_id": run["id"], "run_uuid": run["id"], "experiment_id": "1", "status": run["status"]}

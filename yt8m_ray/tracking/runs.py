@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from yt8m_ray.errors import ConfigError, YT8MError
 from yt8m_ray.local_cluster import configure_environment
+from yt8m_ray.tracking.datasets import ShardSet
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +43,14 @@ _SQLITE = "sqlite:///"
 _LOCK_TIMEOUT_S = 120.0
 # At most what MLflow takes: characters of a value, entries of a call.
 _MAX_PARAM_LENGTH = 6000
-_MAX_TAG_LENGTH = 5000
+MAX_TAG_LENGTH = 5000
 _PARAMS_A_CALL = 100
 _METRICS_A_CALL = 1000
 _ARTIFACT_TIMEOUT_S = 120
-_KEY_TAG = "yt8m_ray.key"
+# The page hides tags with MLflow's prefix: nobody can make use of a hash.
+_KEY_TAG = "mlflow.yt8m_ray.key"
+# Without it the page shows runs as evaluations of GenAI.
+_EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 # MLflow's page shows a run with this tag below the run that it names.
 PARENT_TAG = "mlflow.parentRunId"
@@ -88,6 +92,7 @@ class Tracker:
         artifact_path: Path,
         key: str | None = None,
         tags: Mapping[str, str] | None = None,
+        datasets: Sequence[ShardSet] = (),
     ) -> Tracker:
         """Returns a new run with `params`, by dotted key; a missing SQLite store or experiment is created.
 
@@ -102,9 +107,8 @@ class Tracker:
         with tracking_errors(uri):
             with _creation_lock(uri):
                 client = open_client(uri)
-                found = client.get_experiment_by_name(experiment)
-                experiment_id = found.experiment_id if found else client.create_experiment(experiment, location)
-            all_tags = dict(tags or {})
+                experiment_id = _experiment(client, experiment, location)
+            all_tags = {name: value[:MAX_TAG_LENGTH] for name, value in (tags or {}).items()}
             found_runs: list[Run] = []
             if key is not None:  # the answer to an earlier call may not have arrived
                 all_tags[_KEY_TAG] = key
@@ -114,6 +118,8 @@ class Tracker:
             entries = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in params.items()]
             for start in range(0, len(entries), _PARAMS_A_CALL):
                 client.log_batch(tracker.run_id, params=entries[start : start + _PARAMS_A_CALL])
+            if datasets:
+                client.log_inputs(tracker.run_id, [shards.as_input() for shards in datasets])
         return tracker
 
     @classmethod
@@ -204,7 +210,7 @@ def child_runs(uri: str, parent_run_id: str, *, metric: str) -> list[RunView]:
 def set_tags(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
     """Sets tags of a run; TrackingError where MLflow does not."""
     with tracking_errors(uri):
-        entries = [RunTag(name, value[:_MAX_TAG_LENGTH]) for name, value in tags.items()]
+        entries = [RunTag(name, value[:MAX_TAG_LENGTH]) for name, value in tags.items()]
         open_client(uri).log_batch(run_id, tags=entries)
 
 
@@ -245,6 +251,18 @@ def longer_timeout() -> Iterator[None]:
         yield
     finally:
         os.environ[name] = before
+
+
+def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
+    """Returns the id of an experiment, which is made where there is none, and shown as one of model training."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return str(client.create_experiment(name, location, _EXPERIMENT_KIND))
+    # A kind that somebody chose on the page stays.
+    for tag, kind in _EXPERIMENT_KIND.items():
+        if tag not in found.tags:
+            client.set_experiment_tag(found.experiment_id, tag, kind)
+    return str(found.experiment_id)
 
 
 def _creation_lock(uri: str) -> AbstractContextManager[object]:

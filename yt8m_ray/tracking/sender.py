@@ -14,14 +14,16 @@ import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.json_document import parse_json
 from yt8m_ray.local_files import read_document, replace_file
+from yt8m_ray.tracking.datasets import ShardSet
 from yt8m_ray.tracking.history import HISTORY_FILE, read_history
+from yt8m_ray.tracking.outcome import NOTE_TAG, Outcome, log_checkpoint_model, log_outcome
 from yt8m_ray.tracking.runs import Status, Tracker, TrackingError
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,9 @@ class State:
     run_id: str = ""  # empty until the run is made
     num_sent_bytes: int = 0  # of the history
     artifacts: list[tuple[str, str | None]] = field(default_factory=list)  # (path, folder there), still to be sent
+    outcome: Outcome | None = None  # what the run came to, until MLflow has it
+    model_id: str = ""  # of the outcome, as soon as MLflow has it
+    note: str = ""  # the description that MLflow was sent last
     status: Status | None = None  # how the run ended, until MLflow has it
 
     @classmethod
@@ -75,7 +80,8 @@ class State:
         """
         try:
             found = parse_json(read_document(run_path / STATE_FILE), where=STATE_FILE)
-            state = cls(**{**found, "artifacts": [tuple(one) for one in found["artifacts"]]})
+            outcome = None if found.get("outcome") is None else Outcome(**found["outcome"])
+            state = cls(**{**found, "artifacts": [tuple(one) for one in found["artifacts"]], "outcome": outcome})
         except FileNotFoundError:
             return cls(uri, run_id=run_id)
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -98,6 +104,7 @@ class RunFacts:
     params: Mapping[str, object]
     artifact_path: Path
     tags: Mapping[str, str] = field(default_factory=dict)
+    datasets: Sequence[ShardSet] = ()
 
 
 class Sender:
@@ -110,8 +117,8 @@ class Sender:
         self, uri: str, run_path: Path, facts: RunFacts, *, run_id: str = "", limits: RetryLimits = RetryLimits()
     ) -> None:
         self.uri = uri
+        self.facts = facts
         self._run_path = run_path
-        self._facts = facts
         self._limits = limits
         self._state = State.load(run_path, uri, run_id)
         self._is_new = not self._state.run_id
@@ -152,8 +159,9 @@ class Sender:
 
     def send_the_rest(self) -> None:
         """Sends what an ended run still has for MLflow, and how it ended; instead of `start` and `close`."""
-        status, has_artifacts = self._state.status, bool(self._state.artifacts)
-        if status is not None or has_artifacts:
+        state = self._state
+        status = state.status
+        if status is not None or state.artifacts or state.outcome is not None:
             self.start()
             self.close(status or "FINISHED")
 
@@ -161,6 +169,13 @@ class Sender:
         """Sends a file or a folder, which has to stay where it is."""
         with self._changed:
             self._state.artifacts.append((str(path), artifact_path))
+            self._save()
+            self._changed.notify_all()
+
+    def set_outcome(self, outcome: Outcome) -> None:
+        """Sends what the run came to, after all else that it has measured."""
+        with self._changed:
+            self._state.outcome, self._state.model_id = outcome, ""
             self._save()
             self._changed.notify_all()
 
@@ -255,20 +270,37 @@ class Sender:
             with self._changed:
                 state.artifacts.remove((path, artifact_path))
             self._save()
+        if state.outcome is not None:
+            self._send_outcome(tracker, state.outcome)
         if state.status is not None:
             tracker.finish(state.status)
             with self._changed:
                 state.status = None
             self._save()
 
+    def _send_outcome(self, tracker: Tracker, outcome: Outcome) -> None:
+        state = self._state
+        if outcome.checkpoint and not state.model_id:
+            try:
+                state.model_id = log_checkpoint_model(tracker, outcome)
+            except TrackingError as error:
+                if error.is_temporary:
+                    raise
+                logger.warning("MLflow at %s takes no model: %s", self.uri, error)  # a server of MLflow 2
+            self._save()
+        log_outcome(tracker, outcome, model_id=state.model_id, note_before=state.note)
+        with self._changed:
+            state.outcome, state.note = None, outcome.note
+        self._save()
+
     def _connect(self) -> Tracker:
-        state, facts = self._state, self._facts
+        state, facts = self._state, self.facts
         tracker = Tracker.resume(self.uri, state.run_id) if state.run_id else None
         if tracker is None:
             if state.run_id:  # the store lost it: a new one gets everything
-                state.key, state.num_sent_bytes = uuid.uuid4().hex, 0
+                state.key, state.num_sent_bytes, state.model_id = uuid.uuid4().hex, 0, ""
             tracker = Tracker.start(self.uri, key=state.key, **vars(facts))
-            state.run_id = tracker.run_id
+            state.run_id, state.note = tracker.run_id, facts.tags.get(NOTE_TAG, "")
         self._save()
         return tracker
 

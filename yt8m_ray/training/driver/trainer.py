@@ -51,6 +51,7 @@ from yt8m_ray.training.run.outcome import (
     add_report,
     describe,
     describe_stop,
+    outcome_of,
     sender_of,
     start_tracking,
 )
@@ -98,7 +99,7 @@ def fit(config: TrainConfig, hooks: RunHooks | None = None) -> FitResult:
 def _run(config: TrainConfig, store: RunStore, inputs: RunInputs, hooks: RunHooks) -> FitResult:
     """Trains, and records in MLflow and in the run's folder how it ended."""
     folder, shards, manifest = store.folder, inputs.shards, inputs.manifest
-    tracker = start_tracking(config, folder, hooks)
+    tracker = start_tracking(config, folder, inputs, hooks)
     store.push()
     status: Status = "failed"
     try:
@@ -119,6 +120,9 @@ def _run(config: TrainConfig, store: RunStore, inputs: RunInputs, hooks: RunHook
             tracker.add_artifacts(folder / TRACE_FILE)
         if config.train.report:
             add_report(folder, tracker)
+        # A search removes the checkpoints of most trials.
+        is_kept, place = hooks.has_uploads, store.place_of(checkpoint)
+        tracker.set_outcome(outcome_of(config, tracker.facts, checkpoint, place, metrics, is_kept=is_kept))
         logger.info("%s", describe(store.place_of(checkpoint), metrics))
         status = "finished"
     except (KeyboardInterrupt, SystemExit):

@@ -186,7 +186,8 @@ class Worker:
             check_complete(position, self._shards, self._num_records)
             self._check_labelled(position)
         num_read = position.num_done - position.num_rejected
-        metrics = {**metrics, "epoch": position.epoch + 1, "data/videos_read": num_read, **rejected("data", position)}
+        read = {"train/videos_read": num_read, **rejected("train", position)}
+        metrics = {**metrics, "epoch": position.epoch + 1, **read}
         validation = self._validation.run(self._loop.evaluated_model, epoch=position.epoch)
         if validation is None:
             self._checkpoint(metrics, only_if_new=True)
@@ -194,8 +195,7 @@ class Worker:
         progress.is_validation_due = False
         metrics |= validation[0]
         if rank() == 0:
-            of_epoch = {name: value for name, value in metrics.items() if name.startswith(("data/", "validation/"))}
-            self._coordinator.log(of_epoch, progress.step, {})
+            self._coordinator.log(read | validation[0], progress.step, {})
         if is_epoch_complete:
             self._num_videos = progress.num_examples_in_epoch
             progress.num_examples_in_epoch = 0

@@ -138,7 +138,7 @@ def test_videos_without_labels_are_left_out_and_counted(tmp_path: Path, caplog: 
     with caplog.at_level(logging.WARNING):
         metrics = run(tmp_path, shards, train={"num_epochs": 2})
 
-    assert (metrics["data/videos_read"], metrics["data/unlabelled"]) == (17, 3)
+    assert (metrics["train/videos_read"], metrics["train/unlabelled"]) == (17, 3)
     assert (metrics["validation/num_videos"], metrics["validation/unlabelled"]) == (9, 1)
     assert [record.getMessage() for record in caplog.records if "labels" in record.getMessage()] == [
         "data.train: 3 of 20 videos have no labels and are left out",
@@ -164,7 +164,7 @@ def test_what_learns_from_a_teacher_alone_needs_no_labels(tmp_path: Path, save_t
 
     metrics = run(tmp_path, shards, train={"num_epochs": 1}, distillation={"teacher": str(teacher), "weight": 1.0})
 
-    assert (metrics["data/videos_read"], metrics["data/unlabelled"]) == (20, 0)
+    assert (metrics["train/videos_read"], metrics["train/unlabelled"]) == (20, 0)
 
 
 def test_features_of_other_names_and_classes_are_trained_on(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_features_of_other_names_and_classes_are_trained_on(tmp_path: Path) -> N
 
     metrics = run(tmp_path, {"train": str(tmp_path / "train.tfrecord")}, train={"num_epochs": 1}, data=data)
 
-    assert metrics["data/videos_read"] == 20 and np.isfinite(metrics["train/loss"])
+    assert metrics["train/videos_read"] == 20 and np.isfinite(metrics["train/loss"])
 
 
 TEACHER = {"checkpoint": "x"}
