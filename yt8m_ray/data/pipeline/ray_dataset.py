@@ -117,7 +117,7 @@ def read_dataset(
         num_cpus=READ_CPUS,
         # Ray keeps as many idle processes as there are CPUs and ends any others: more readers would be started
         # again and again, which takes seconds.
-        concurrency=max(int(ray.cluster_resources().get("CPU", 1)), 1),
+        concurrency=max(min(int(ray.cluster_resources().get("CPU", 1)), len(shards)), 1),
     )
     # Ray merges what a read task yields up to this size. Its default of 128 MB would make a shard one block, and the
     # last blocks of a pass are what leaves one worker with more videos than another.
