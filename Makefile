@@ -24,7 +24,7 @@ $(STAMP): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup ## shards, training, quantized ensemble, serving, one answer over HTTP: the whole road on synthetic data
+demo: setup ## shards, training, a quantized ensemble, answers over HTTP for real videos: the whole way
 	$(BIN)/yt8m demo
 
 # Unit tests share the cores. The others wait for processes to start for much of their time, so that two files of them
