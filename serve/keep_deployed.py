@@ -89,12 +89,15 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _state_of(model: str | None) -> str | None:
-    """Returns a text that changes with a local bundle; None if it is missing."""
+    """Returns a text that changes with a local model; None if it is missing."""
     # An object store, or MLflow's `models:/`: the replicas find out themselves.
     if model is None or ":/" in model:
         return "not local"
-    path = Path(model) / _MANIFEST if os.path.isdir(model) else Path(model)
-    return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else None
+    # Of a run or a search, the newest checkpoint.
+    patterns = (_MANIFEST, f"*/{_MANIFEST}", f"best/*/{_MANIFEST}")
+    found = [path for pattern in patterns for path in Path(model).glob(pattern)] or [Path(model)]
+    states = [path.stat() for path in found if path.is_file()]
+    return max((f"{state.st_mtime_ns} {state.st_size}" for state in states), default=None)
 
 
 def _with_variable(config: dict[str, Any], bundle: str) -> dict[str, Any]:

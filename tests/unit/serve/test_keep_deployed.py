@@ -104,6 +104,19 @@ def test_nothing_is_deployed_before_the_bundle_is_there(dashboard: Dashboard, tm
     assert len(dashboard.configs) == 1
 
 
+def test_a_run_is_deployed_with_its_first_checkpoint_and_again_with_the_next(
+    dashboard: Dashboard, tmp_path: Path
+) -> None:
+    kept = deployment(dashboard, tmp_path)
+    assert kept.step().startswith("waiting for")
+    for number in (1, 2):
+        (tmp_path / f"epoch_000{number}").mkdir()
+        (tmp_path / f"epoch_000{number}" / "manifest.json").write_text("{}" + " " * number)
+
+        assert kept.step() == f"deployed yt8m with {tmp_path}"
+    assert kept.step() == "yt8m is RUNNING"
+
+
 @pytest.mark.parametrize("model", [None, "s3://bucket/bundle.tar", "models:/videos@champion"])
 def test_what_is_not_on_this_machine_is_not_waited_for(dashboard: Dashboard, model: str | None) -> None:
     assert deployment(dashboard, model).step().startswith("deployed yt8m")
