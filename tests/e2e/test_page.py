@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from serve.http.tokens import TokenFile
@@ -12,6 +13,7 @@ from tests.support.chromium import find_chromium
 from tests.support.local_service import LocalService
 from tests.support.site import Site, clip, count, open_site, text
 from tests.support.tiny import write_bundle_of
+from yt8m_ray.data.format.example import encode_sequence_example
 from yt8m_ray.data.format.tfrecord import write_records
 from yt8m_ray.inference.predictor import Predictor
 
@@ -48,6 +50,19 @@ def test_an_example_gets_bars_a_timeline_and_its_answer_names_the_model(site: Si
         "[...document.querySelectorAll('.bar')].map(bar => bar.firstChild.offsetWidth / bar.offsetWidth)"
     )
     assert widths == pytest.approx(scores, abs=0.01)
+    site.assert_quiet()
+
+
+def test_the_labels_that_a_record_carries_are_marked(site: Site, tmp_path: Path) -> None:
+    frames = {key: np.full((9, size), 7, np.uint8) for key, size in (("rgb", 8), ("audio", 4))}
+    path = tmp_path / "labelled.tfrecord"
+    write_records(str(path), [encode_sequence_example({"id": [b"v"], "labels": np.arange(30)}, frames)])
+    page = site.open()
+
+    page.choose_file("input[type=file]", path)
+
+    page.wait_for("document.querySelectorAll('.bar-row').length === 20")
+    assert count(page, ".bar-known") == 20  # of 30 classes, all of which the record names
     site.assert_quiet()
 
 
