@@ -29,7 +29,7 @@ from yt8m_ray.schema import MAX_FRAMES, MEAN_PREFIX
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "models.md"
 CONFIGS = ROOT / "configs" / "train"
-DEMO = "demo_"
+DEMO = ("demo_", "sample")
 RECIPES = ("chain_video", "hierarchical_lstm_pair", "netvlad_distilled", "netvlad_ema")
 """Configs whose model has a row already, by another config."""
 

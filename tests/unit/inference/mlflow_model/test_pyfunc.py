@@ -300,7 +300,8 @@ def test_everything_that_the_model_imports_is_among_its_requirements() -> None:
 def imported_by(start: Path) -> set[str]:
     """Returns the top-level modules that a file and all of this repository's files that it leads to import."""
     found: set[str] = set()
-    waiting, seen = [start], {start}
+    # The public names of the package are imported when they are used.
+    waiting, seen = [start], {start, ROOT / "yt8m_ray" / "__init__.py"}
     while waiting:
         for node in ast.walk(ast.parse(waiting.pop().read_text())):
             targets = []
