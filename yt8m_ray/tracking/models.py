@@ -26,8 +26,9 @@ from yt8m_ray.tracking.runs import Tracker, longer_timeout, open_client, trackin
 # Begins the address of a registered model.
 MODEL_SCHEME = "models:/"
 RUN_SCHEME = "runs:/"
-# Of a training run: the artifacts of its best checkpoint.
+# Of a training run: the artifacts of its best checkpoint. Of a search, those of its winner's.
 CHECKPOINT_PATH = "checkpoint"
+WINNER_PATH = "best/checkpoint"
 
 _NOT_IN_NAMES = "@'?#"
 _LONGEST_NAME = 256
@@ -193,8 +194,9 @@ def _run_artifacts(tracking_uri: str, uri: str) -> tuple[str, str]:
     run_id, _, path = uri.removeprefix(RUN_SCHEME).partition("/")
     client = open_client(tracking_uri)
     run = client.get_run(run_id)
-    if not path and any(each.path == CHECKPOINT_PATH for each in client.list_artifacts(run_id)):
-        path = CHECKPOINT_PATH
+    if not path:
+        there = {each.path for each in client.list_artifacts(run_id)}
+        path = next((one for one in (CHECKPOINT_PATH, WINNER_PATH) if one.partition("/")[0] in there), "")
     if path:
         return f"{RUN_SCHEME}{run_id}/{path}", f"{run.info.artifact_uri} {run.info.end_time}"
     outputs = [] if run.outputs is None else run.outputs.model_outputs

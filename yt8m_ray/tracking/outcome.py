@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, RunTag
@@ -17,6 +17,8 @@ NOTE_TAG = "mlflow.note.content"
 BEST_GROUP = "best/"
 # Of a model, where its checkpoint is.
 CHECKPOINT_TAG = "yt8m_ray.checkpoint"
+# Of a model, the short hash of its checkpoint's contents, by which an evaluation finds it.
+VERSION_TAG = "yt8m_ray.version"
 
 _EXTERNAL_TAG = "mlflow.model.isExternal"
 # What the name of a model may not have.
@@ -30,9 +32,11 @@ class Outcome:
     metrics: dict[str, float]  # of the best checkpoint, by their names without the split
     step: int
     note: str  # Markdown
+    dataset: tuple[str, str] | None = None  # name and digest of what the figures were measured on
     # The folder or URI of the checkpoint that is the run's model; empty where it does not stay.
     checkpoint: str = ""
     model_name: str = ""
+    model_tags: dict[str, str] = field(default_factory=dict)
     model_params: dict[str, str] = field(default_factory=dict)
     # The same each time that it is sent, so that MLflow keeps one of each value.
     time_ms: int = field(default_factory=lambda: int(time.time() * 1000))
@@ -48,11 +52,13 @@ def log_outcome(tracker: Tracker, outcome: Outcome, *, model_id: str = "", note_
     """Logs the figures, of the run and of its model, and the description unless somebody has changed `note_before`."""
     with tracking_errors(tracker.uri):
         client = open_client(tracker.uri)
-        metrics = [
-            Metric(BEST_GROUP + name, value, outcome.time_ms, outcome.step, model_id=model_id or None)
-            for name, value in outcome.metrics.items()
-            if math.isfinite(value)
-        ]
+        metrics = measured(
+            {BEST_GROUP + name: value for name, value in outcome.metrics.items()},
+            step=outcome.step,
+            time_ms=outcome.time_ms,
+            model_id=model_id,
+            dataset=outcome.dataset,
+        )
         note = client.get_run(tracker.run_id).data.tags.get(NOTE_TAG, "")
         tags = [RunTag(NOTE_TAG, cut(outcome.note))] if note in {"", cut(note_before)} else []
         client.log_batch(tracker.run_id, metrics=metrics, tags=tags)
@@ -67,12 +73,24 @@ def log_checkpoint_model(tracker: Tracker, outcome: Outcome) -> str:
             client.get_run(tracker.run_id).info.experiment_id,
             _NOT_IN_MODEL_NAMES.sub("-", outcome.model_name),
             source_run_id=tracker.run_id,
-            tags={_EXTERNAL_TAG: "true", CHECKPOINT_TAG: outcome.checkpoint},
+            tags={_EXTERNAL_TAG: "true", CHECKPOINT_TAG: outcome.checkpoint, **outcome.model_tags},
             params=outcome.model_params,
         )
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         client.log_outputs(tracker.run_id, [LoggedModelOutput(model.model_id, step=outcome.step)])
     return str(model.model_id)
+
+
+def measured(
+    metrics: Mapping[str, float], *, step: int, time_ms: int, model_id: str, dataset: Sequence[str] | None
+) -> list[Metric]:
+    """Returns finite values as those of a run, of its model where it has one, and of a dataset's name and digest."""
+    name, digest = dataset or (None, None)
+    return [
+        Metric(key, value, time_ms, step, model_id=model_id or None, dataset_name=name, dataset_digest=digest)
+        for key, value in metrics.items()
+        if math.isfinite(value)
+    ]
 
 
 def cut(note: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yt8m_ray.artifacts.folder_manifest import folder_version
 from yt8m_ray.cluster import READ_CPUS
 from yt8m_ray.config.document import flatten, load_document, override, parse_value, to_yaml
 from yt8m_ray.config.train import changes, with_absolute_paths
@@ -20,12 +21,14 @@ from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.errors import ConfigError
 from yt8m_ray.tracking import runs as tracking
 from yt8m_ray.tracking.history import History, read_curves
+from yt8m_ray.tracking.outcome import NOTE_TAG, VERSION_TAG, Outcome, describe_in_table
 from yt8m_ray.tracking.runs import TrackingError, default_uri
 from yt8m_ray.tracking.sender import RunFacts, Sender
+from yt8m_ray.tracking.source import source_tags
 from yt8m_ray.training.driver.interruptible import run_interruptibly
 from yt8m_ray.training.driver.nodes import check_shared, present_nodes
-from yt8m_ray.training.run.inputs import prepare_inputs, splits_of
-from yt8m_ray.training.run.outcome import MLFLOW_STATUS
+from yt8m_ray.training.run.inputs import RunInputs, prepare_inputs, splits_of
+from yt8m_ray.training.run.outcome import FIGURES, MLFLOW_STATUS, begun_facts, describe_inputs
 from yt8m_ray.training.run.run_folder import RunRecord, Status, locked, run_path
 from yt8m_ray.tuning.capacity import Capacity, plan_trials
 from yt8m_ray.tuning.costs import measure_costs
@@ -36,7 +39,7 @@ from yt8m_ray.tuning.study import SearchStudy
 from yt8m_ray.tuning.study_file import STUDY_FILE, read_records
 from yt8m_ray.tuning.trial import DONORS_FOLDER, TRIALS_FOLDER, trial_name
 from yt8m_ray.tuning.tuner import SearchState, remove_leftovers, run_trials
-from yt8m_ray.tuning.winner import BEST_FOLDER, remove_checkpoints, write_best
+from yt8m_ray.tuning.winner import BEST_FOLDER, CHECKPOINT_FOLDER, remove_checkpoints, write_best
 
 logger = logging.getLogger(__name__)
 
@@ -71,24 +74,24 @@ def search(config: TuneConfig) -> SearchResult:
         KeyboardInterrupt, SystemExit: a signal came; the same call continues.
     """
     config = with_absolute_paths(config)
-    folder = _check(config)
+    folder, inputs = _check(config)
     capacity = plan_trials(config, present_nodes(), reader_cpus=READ_CPUS)
     if config.tracking.uri is None:
         config = override(config, {"tracking.uri": default_uri(config.output)})
     with locked(folder):
         check_shared(folder)
         (folder / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
-        return _Search(config, folder).run(capacity)
+        return _Search(config, folder, inputs).run(capacity)
 
 
-def _check(config: TuneConfig) -> Path:
-    """Checks what needs no trial, and returns the search's folder."""
+def _check(config: TuneConfig) -> tuple[Path, RunInputs]:
+    """Checks what needs no trial, and returns the search's folder and what its trials read."""
     if "://" in config.output:
         raise ConfigError(f"output: a search keeps its study in a folder that all nodes share, found {config.output}")
     shards = splits_of(config.data)
     if "validation" not in shards:
         raise ConfigError("data.validation: trials are compared by it; give some shards, or data.folds")
-    prepare_inputs(config, shards)
+    inputs = prepare_inputs(config, shards)
     folder = run_path(config)
     has_study = (folder / STUDY_FILE).exists()
     if config.run.resume == "never" and has_study:
@@ -99,7 +102,7 @@ def _check(config: TuneConfig) -> Path:
         _check_same_base(config, folder / CONFIG_FILE)
     if RunRecord.load(folder) is not None and not has_study:
         raise ConfigError(f"run.name: {folder} holds a training run; choose another name for the search")
-    return folder
+    return folder, inputs
 
 
 def _check_same_base(config: TuneConfig, path: Path) -> None:
@@ -118,7 +121,7 @@ def _check_same_base(config: TuneConfig, path: Path) -> None:
 class _Search:
     """One start of a search; the config has absolute paths."""
 
-    def __init__(self, config: TuneConfig, folder: Path) -> None:
+    def __init__(self, config: TuneConfig, folder: Path, inputs: RunInputs) -> None:
         self._config = config
         self._folder = folder
         self._study = SearchStudy(folder, config, lambda trial: measure_costs(trial, config.tune.costs))
@@ -127,6 +130,9 @@ class _Search:
         self._tagger = ThreadPoolExecutor(1)
         assert config.tracking.uri is not None
         record = RunRecord.load(folder)
+        tags, datasets = source_tags("search"), describe_inputs(config, inputs)
+        facts = begun_facts(config, datasets, tags) | {"searched": ", ".join(config.tune.space)}
+        self._about = f"Search by {config.tune.searcher.name} for {config.tune.metric}", facts
         self._sender = Sender(
             config.tracking.uri,
             folder,
@@ -135,7 +141,8 @@ class _Search:
                 run_name=config.run.name,
                 params=flatten(config),
                 artifact_path=folder.parent / "mlartifacts",
-                tags={"yt8m_ray.kind": "search"},
+                tags={**tags, NOTE_TAG: describe_in_table(f"{self._about[0]}.", facts)},
+                datasets=datasets,
             ),
             run_id=record.mlflow_run_id if record else "",
         )
@@ -206,9 +213,28 @@ class _Search:
         self._sender.add_artifacts(self._folder / TRIALS_FILE)
         self._sender.add_artifacts(report.parent, artifact_path="report")
         self._sender.add_artifacts(self._folder / BEST_FOLDER, artifact_path=BEST_FOLDER)
+        self._sender.set_outcome(self._outcome(best))
         logger.info("%s", self._headline())
         logger.info("report: %s", report)
         return SearchResult(self._folder, best, records, self._sender.uri, self._sender.run_id)
+
+    def _outcome(self, best: TrialRecord) -> Outcome:
+        """Returns what the search came to: its winner, in `best/`."""
+        headline, facts = self._about
+        figures = {name: best.metrics[name] for name in FIGURES if name in best.metrics}
+        checkpoint = self._folder / BEST_FOLDER / CHECKPOINT_FOLDER
+        shown = {FIGURES[name]: f"{value:.4f}" for name, value in figures.items()}
+        winner = {"best": f"trial {best.number}, epoch {best.best_epoch}", **shown, "checkpoint": f"`{checkpoint}`"}
+        params = {key: str(value) for key, value in best.params.items()}
+        return Outcome(
+            figures,
+            len(self._study.records()),
+            describe_in_table(f"{headline}: {self._headline()}", facts | winner | params),
+            checkpoint=str(checkpoint),
+            model_name=self._config.run.name,
+            model_tags={VERSION_TAG: folder_version(checkpoint)},
+            model_params=params,
+        )
 
     def _trial_ended(self, record: TrialRecord) -> None:
         self._num_ended += 1

@@ -10,7 +10,7 @@ import queue
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class TrialFacts:
     metric: str  # the validation metric that is the score
     cpus_per_worker: float
     mlflow_run_id: str  # the search's run in MLflow, or empty
+    tags: dict[str, str] = field(default_factory=dict)  # of each trial's run there
 
 
 class _Run(RunHooks):
@@ -187,7 +188,7 @@ class TrialRunner(tune.Trainable):
     def _start(self) -> _Run:
         run_folder = self._folder / TRIALS_FOLDER / self._run_name
         run_folder.mkdir(parents=True, exist_ok=True)
-        tags = {"yt8m_ray.trial": self.trial_name}
+        tags = {**self._search.tags, "yt8m_ray.trial": self.trial_name}
         if self._search.mlflow_run_id:
             tags[PARENT_TAG] = self._search.mlflow_run_id
         return _Run(self._train_config(), stop_file(self._folder, self.trial_name), tags, self._search.metric)

@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 
 from yt8m_ray.config.tune import TuneConfig
 from yt8m_ray.local_cluster import configure_environment
+from yt8m_ray.tracking.source import source_tags
 from yt8m_ray.tuning.capacity import TRIAL_CPUS, Capacity
 from yt8m_ray.tuning.progress import describe_end, describe_params
 from yt8m_ray.tuning.records import TrialStatus, total_epochs
@@ -239,6 +240,7 @@ def run_trials(config: TuneConfig, state: SearchState, capacity: Capacity, *, ml
         metric=config.tune.metric,
         cpus_per_worker=capacity.cpus_per_worker,
         mlflow_run_id=mlflow_run_id,
+        tags=source_tags("trial"),
     )
     searcher = _StudySearcher(state, facts)
 

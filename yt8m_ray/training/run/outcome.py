@@ -10,11 +10,11 @@ from typing import cast
 
 from yt8m_ray.artifacts.checkpoint import read_tensors
 from yt8m_ray.artifacts.checkpoint_folders import latest_checkpoint
-from yt8m_ray.artifacts.folder_manifest import CONFIG_FILE, STATE_FILE, read_manifest
+from yt8m_ray.artifacts.folder_manifest import CONFIG_FILE, STATE_FILE, folder_version, read_manifest
 from yt8m_ray.config.document import flatten
 from yt8m_ray.config.train import TrainConfig
 from yt8m_ray.tracking.datasets import Context, ShardSet, describe_shards
-from yt8m_ray.tracking.outcome import NOTE_TAG, Outcome, describe_in_table
+from yt8m_ray.tracking.outcome import NOTE_TAG, VERSION_TAG, Outcome, describe_in_table
 from yt8m_ray.tracking.runs import Status as MLflowStatus
 from yt8m_ray.tracking.runs import default_uri
 from yt8m_ray.tracking.sender import RunFacts, Sender
@@ -94,10 +94,10 @@ def start_tracking(config: TrainConfig, folder: Path, inputs: RunInputs, hooks: 
 def sender_of(config: TrainConfig, folder: Path, hooks: RunHooks, inputs: RunInputs | None = None) -> Sender:
     """Returns the sender of a run, not started; `inputs` are for a run that MLflow may not have."""
     record = RunRecord.load(folder)
-    datasets = () if inputs is None else _datasets(config, inputs)
+    datasets = () if inputs is None else describe_inputs(config, inputs)
     tags = {**source_tags("training"), **hooks.tags}
     headline = f"Model {config.model.name}, {_epochs(config)}."
-    note = describe_in_table(headline, _facts(config, datasets, tags))
+    note = describe_in_table(headline, begun_facts(config, datasets, tags))
     facts = RunFacts(
         experiment=config.tracking.experiment,
         run_name=config.run.name,
@@ -121,7 +121,7 @@ def outcome_of(
     step = cast(int, read_manifest(checkpoint, kind="checkpoint").get("step", 0))
     gap = f"GAP {found['gap']:.4f}: " if "gap" in found else ""
     epoch = f"epoch {metrics['epoch']:.0f}, step {step}" if "epoch" in metrics else f"step {step}"
-    begun = _facts(config, facts.datasets, facts.tags)
+    begun = begun_facts(config, facts.datasets, facts.tags)
     figures = {FIGURES[name]: f"{value:.4f}" for name, value in found.items()}
     ended = {"best": epoch, **figures, "checkpoint": f"`{place}`", "config": f"`{place}/{CONFIG_FILE}`"}
     return Outcome(
@@ -129,12 +129,15 @@ def outcome_of(
         step,
         describe_in_table(f"{gap}model {config.model.name}, {_epochs(config)}.", begun | ended),
         checkpoint=place if is_kept else "",
+        dataset=next(((data.name, data.digest) for data in facts.datasets if data.context == "validation"), None),
         model_name=config.run.name,
+        model_tags={VERSION_TAG: folder_version(checkpoint)},
         model_params={key: str(value) for key, value in flatten(config).items() if key.startswith("model.")},
     )
 
 
-def _datasets(config: TrainConfig, inputs: RunInputs) -> tuple[ShardSet, ...]:
+def describe_inputs(config: TrainConfig, inputs: RunInputs) -> tuple[ShardSet, ...]:
+    """Returns what a run reads, as MLflow shows it."""
     contexts: dict[str, Context] = {"train": "training", "validation": "validation"}
     return tuple(
         describe_shards(shards, contexts[split], config.data.spec, inputs.manifest)
@@ -142,7 +145,7 @@ def _datasets(config: TrainConfig, inputs: RunInputs) -> tuple[ShardSet, ...]:
     )
 
 
-def _facts(config: TrainConfig, datasets: Sequence[ShardSet], tags: Mapping[str, str]) -> dict[str, str]:
+def begun_facts(config: TrainConfig, datasets: Sequence[ShardSet], tags: Mapping[str, str]) -> dict[str, str]:
     """Returns what a description says from the start on."""
     shards: dict[str, str] = {
         data.context: f"{data.name}, {data.counts['num_shards']} shards ({data.digest})" for data in datasets

@@ -59,7 +59,9 @@ def _draw_panel(axes: Axes, panel: Panel, *, is_loss: bool) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     count_in_thousands(axes.xaxis)
     axes.legend(frameon=False, fontsize=9)
-    title, subtitle = ("Loss", "sum over the classes, mean over the videos") if is_loss else ("Quality", "on the validation videos")
+    title, subtitle = "Quality", "on the validation videos"
+    if is_loss:
+        title, subtitle = "Loss", "sum over the classes, mean over the videos"
     label_axes(axes, title=title, subtitle=subtitle, x="steps", y=title.lower())
 
 
