@@ -156,7 +156,8 @@ def test_searches_leave_no_process_no_placement_group_and_no_file_elsewhere(stor
     before, after = story.temporary
     groups = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
 
-    assert after - before == set()
+    # torch makes a folder of that name once, where its counting of MACs is imported first.
+    assert {name for name in after - before if not name.startswith("torchinductor_")} == set()
     assert groups == []
     assert Counter(story.actors[1]) - Counter(story.actors[0]) == Counter()  # those of earlier tests may have ended
     assert not list(story.result.folder.glob(".*"))
