@@ -43,6 +43,7 @@ from yt8m_ray.inference.predictor import load_vocabulary
 from yt8m_ray.models.cost import clip_latency_ms
 from yt8m_ray.models.ensemble import Ensemble
 from yt8m_ray.tracking.runs import Tracker, TrackingError, default_uri
+from yt8m_ray.tracking.source import source_tags
 
 logger = logging.getLogger(__name__)
 
@@ -202,6 +203,7 @@ def _track(config: ExportConfig, trained: TrainConfig, path: Path, document: Bun
         run_name=path.name,
         params=flatten(config),
         artifact_path=Path(trained.output) / "mlartifacts",
+        tags=source_tags("export"),
     )
     try:
         with finishing(tracker):

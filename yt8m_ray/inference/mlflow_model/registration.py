@@ -15,6 +15,7 @@ from yt8m_ray.inference.bundle.document import BundleDocument, open_bundle
 from yt8m_ray.inference.mlflow_model.pyfunc import save_pyfunc_model
 from yt8m_ray.tracking.models import check_names, find_model, log_model, register_model
 from yt8m_ray.tracking.runs import Tracker, TrackingError, default_uri
+from yt8m_ray.tracking.source import source_tags
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def register_bundle(path: str | Path, uri: str, *, name: str, alias: str, experi
             params=flatten(document),
             # Beside a SQLite store; a server has a place of its own.
             artifact_path=Path(uri.removeprefix(_SQLITE)).parent / "mlartifacts",
+            tags=source_tags("registration"),
         )
         with finishing(tracker):
             model_id = log_bundle(tracker, folder, document)
